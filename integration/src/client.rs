@@ -1,0 +1,161 @@
+//! A Flight SQL client for tests: asks, reads everything, and holds the server to its word about schemas.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
+use arrow_flight::{FlightDescriptor, FlightInfo, SchemaResult, Ticket};
+use futures::TryStreamExt;
+use prost::Message;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// A result as its client saw it.
+pub type Rows = (SchemaRef, Vec<RecordBatch>);
+
+/// Larger than any message a server may send: one row of many megabytes is one message.
+const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects to `grpc://HOST:PORT`.
+    ///
+    /// # Panics
+    /// When nobody listens there.
+    pub async fn connect(url: &str) -> Self {
+        let url = url.replacen("grpc://", "http://", 1);
+        let endpoint = Endpoint::from_shared(url.clone()).expect("a ready line holds a URL");
+        let channel = endpoint
+            .connect()
+            .await
+            .unwrap_or_else(|error| panic!("no connection to {url}: {error}"));
+        Self { channel }
+    }
+
+    /// The connection, for clients of other services.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// The plain Flight client.
+    pub fn flight(&self) -> FlightServiceClient<Channel> {
+        FlightServiceClient::new(self.channel())
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(MESSAGE_LIMIT)
+    }
+
+    /// The Flight SQL client of arrow-flight.
+    pub fn sql(&self) -> FlightSqlServiceClient<Channel> {
+        FlightSqlServiceClient::new_from_inner(self.flight())
+    }
+
+    /// Runs `sql` and reads all of its rows.
+    ///
+    /// # Errors
+    /// What the server answers.
+    ///
+    /// # Panics
+    /// When the stream has another schema than its FlightInfo.
+    pub async fn query(&self, sql: &str) -> Result<Rows, Status> {
+        let info = self.info(sql).await?;
+        self.fetch(info).await
+    }
+
+    /// Starts `sql`; its rows wait for [`Client::fetch`].
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn info(&self, sql: &str) -> Result<FlightInfo, Status> {
+        self.sql().execute(sql.into(), None).await.map_err(status)
+    }
+
+    /// Starts `sql` and opens its stream without reading from it.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn open(&self, sql: &str) -> Result<FlightRecordBatchStream, Status> {
+        let info = self.info(sql).await?;
+        self.get(ticket(&info)).await
+    }
+
+    /// Opens the stream of a ticket.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn get(&self, ticket: Ticket) -> Result<FlightRecordBatchStream, Status> {
+        self.sql().do_get(ticket).await.map_err(status)
+    }
+
+    /// Reads all rows of a started query.
+    ///
+    /// # Errors
+    /// What the server answers.
+    ///
+    /// # Panics
+    /// When the stream has another schema than `info`, or none.
+    pub async fn fetch(&self, info: FlightInfo) -> Result<Rows, Status> {
+        let mut stream = self.get(ticket(&info)).await?;
+        let batches: Vec<_> = (&mut stream).try_collect().await.map_err(status)?;
+        let schema = stream.schema().cloned();
+        let schema = schema.expect("a stream tells its schema, also when there are no rows");
+        let promised = info.try_decode_schema().expect("FlightInfo holds a schema");
+        assert_eq!(*schema, promised, "DoGet has another schema than its FlightInfo");
+        Ok((schema, batches))
+    }
+
+    /// The schema that GetSchema tells for `sql`.
+    ///
+    /// # Errors
+    /// What the server answers.
+    ///
+    /// # Panics
+    /// When the answer holds no schema.
+    pub async fn schema(&self, sql: &str) -> Result<SchemaRef, Status> {
+        let command = CommandStatementQuery {
+            query: sql.into(),
+            transaction_id: None,
+        };
+        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let answer: SchemaResult = self.flight().get_schema(descriptor).await?.into_inner();
+        Ok(Arc::new(
+            Schema::try_from(&answer).expect("GetSchema answers a schema"),
+        ))
+    }
+
+    /// Runs `sql` through DoPut and gives the number of affected rows, or -1.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn update(&self, sql: &str) -> Result<i64, Status> {
+        let updated = self.sql().execute_update(sql.into(), None).await;
+        updated.map_err(status)
+    }
+}
+
+/// The one ticket of `info`.
+///
+/// # Panics
+/// When there is not exactly one endpoint: popular clients read the first one alone.
+pub fn ticket(info: &FlightInfo) -> Ticket {
+    assert_eq!(info.endpoint.len(), 1, "one endpoint is the default");
+    let ticket = info.endpoint[0].ticket.clone();
+    ticket.expect("an endpoint has a ticket")
+}
+
+/// The status behind an error of arrow-flight.
+pub fn status(error: FlightError) -> Status {
+    match error {
+        FlightError::Tonic(status) => *status,
+        other => Status::unknown(other.to_string()),
+    }
+}

@@ -1,0 +1,342 @@
+//! Clusters for tests: real processes over real sockets, in words that read as prose.
+//!
+//! ```text
+//! let cluster = cluster().workers(3).slots(2).tpch(0.01).tiny_splits().start().await;
+//! let (schema, rows) = cluster.client().await.query("SELECT count(*) FROM lineitem").await?;
+//! ```
+//!
+//! All ports are 0 and read from the ready lines. A cluster owns its processes and a folder for their logs and spill
+//! files; both are gone with it. When a test fails, its clusters print their logs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::client::Client;
+use crate::process::{GLANCE, Process, squadron, target_folder};
+
+/// Splits so small that every table with two rows is spread over all tasks a cluster can run.
+const TINY_SPLITS: [&str; 4] = ["--min-task-bytes", "1", "--partition-bytes", "1"];
+
+/// Enough for any test, and several clusters fit on a small machine.
+const MEMORY: &str = "512MiB";
+
+/// Lines of each log that a failed test shows.
+const SHOWN_LINES: usize = 120;
+
+/// Describes a cluster; nothing runs before [`ClusterBuilder::start`].
+#[derive(Clone, Debug, Default)]
+pub struct ClusterBuilder {
+    remote_workers: usize,
+    slots: Option<usize>,
+    serve: Vec<String>,
+    worker: Vec<String>,
+    variables: Vec<(String, String)>,
+}
+
+/// A server with one embedded worker, until told otherwise.
+pub fn cluster() -> ClusterBuilder {
+    ClusterBuilder::default()
+}
+
+/// Where generated TPC-H tables are kept between runs.
+///
+/// # Panics
+/// When this executable has no folder.
+pub fn cache_folder() -> PathBuf {
+    target_folder().join("test-data")
+}
+
+impl ClusterBuilder {
+    /// `count` worker processes and no embedded worker.
+    pub fn workers(mut self, count: usize) -> Self {
+        self.remote_workers = count;
+        self
+    }
+
+    /// Slots of each worker, remote or embedded.
+    pub fn slots(mut self, count: usize) -> Self {
+        self.slots = Some(count);
+        self
+    }
+
+    /// TPC-H tables, generated once and shared by all tests.
+    pub fn tpch(self, scale_factor: f64) -> Self {
+        self.serve_arg("--tpch").serve_arg(scale_factor.to_string())
+    }
+
+    /// The tables of a folder, or one table given as `NAME=URL`.
+    pub fn data(self, source: impl AsRef<Path>) -> Self {
+        self.serve_arg("--data")
+            .serve_arg(source.as_ref().display().to_string())
+    }
+
+    /// Forces distribution: scans and shuffles are cut as small as they get.
+    pub fn tiny_splits(mut self) -> Self {
+        self.serve.extend(TINY_SPLITS.map(String::from));
+        self
+    }
+
+    /// One more argument of `squadron serve`.
+    pub fn serve_arg(mut self, argument: impl Into<String>) -> Self {
+        self.serve.push(argument.into());
+        self
+    }
+
+    /// One more argument of every `squadron worker`.
+    pub fn worker_arg(mut self, argument: impl Into<String>) -> Self {
+        self.worker.push(argument.into());
+        self
+    }
+
+    /// An environment variable of every process.
+    pub fn variable(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts everything and returns when the server answers and all workers are members.
+    ///
+    /// # Panics
+    /// When a process does not become ready.
+    pub async fn start(self) -> Cluster {
+        let folder = TempDir::with_prefix("squadron-test-").expect("there is a temporary folder");
+        let mut server = Process::start(
+            "server",
+            self.serve_command(folder.path()),
+            folder.path().join("server.log"),
+        );
+        let url = server.line("squadron listening on ").await;
+        let cluster_url = match self.remote_workers {
+            0 => None,
+            _ => Some(server.line("squadron cluster on ").await),
+        };
+        let mut cluster = Cluster {
+            server,
+            workers: Vec::new(),
+            launched: 0,
+            url,
+            cluster_url,
+            folder,
+            builder: self,
+        };
+        for _ in 0..cluster.builder.remote_workers {
+            cluster.launch_worker();
+        }
+        for worker in &mut cluster.workers {
+            worker.ready().await;
+        }
+        cluster
+    }
+
+    fn serve_command(&self, folder: &Path) -> Command {
+        let mut command = self.command("serve", folder.join("server-spill"));
+        command.args(["--listen", "127.0.0.1:0", "--cache-dir"]);
+        command.arg(cache_folder());
+        if self.remote_workers > 0 {
+            command.args(["--embedded-workers", "0"]);
+            command.args(["--cluster-listen", "127.0.0.1:0"]);
+        }
+        command.args(&self.serve);
+        command
+    }
+
+    fn worker_command(&self, server: &str, spill: PathBuf) -> Command {
+        let mut command = self.command("worker", spill);
+        command.args(["--server", server]);
+        command.args(&self.worker);
+        command
+    }
+
+    fn command(&self, subcommand: &str, spill: PathBuf) -> Command {
+        let mut command = Command::new(squadron());
+        command.args([subcommand, "--memory", MEMORY, "--spill-dir"]);
+        command.arg(spill);
+        if let Some(slots) = self.slots {
+            command.args(["--slots", &slots.to_string()]);
+        }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// A remote worker and, once it is ready, where its data is fetched.
+struct Worker {
+    process: Process,
+    url: String,
+}
+
+impl Worker {
+    async fn ready(&mut self) {
+        self.url = self.process.line("squadron worker ready on ").await;
+    }
+}
+
+/// A running cluster.
+pub struct Cluster {
+    server: Process,
+    workers: Vec<Worker>,
+    launched: usize,
+    url: String,
+    cluster_url: Option<String>,
+    folder: TempDir,
+    builder: ClusterBuilder,
+}
+
+impl Cluster {
+    /// `grpc://HOST:PORT`, for clients.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// `http://HOST:PORT`, for workers.
+    ///
+    /// # Panics
+    /// When the cluster has no remote workers, hence no cluster port.
+    pub fn cluster_url(&self) -> &str {
+        let url = self.cluster_url.as_deref();
+        url.expect("only a server of remote workers has a cluster port")
+    }
+
+    /// A new connection.
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.url).await
+    }
+
+    /// The server.
+    pub fn server(&mut self) -> &mut Process {
+        &mut self.server
+    }
+
+    /// A remote worker.
+    pub fn worker(&mut self, index: usize) -> &mut Process {
+        &mut self.workers[index].process
+    }
+
+    /// `grpc://HOST:PORT` of a remote worker.
+    pub fn worker_url(&self, index: usize) -> &str {
+        &self.workers[index].url
+    }
+
+    /// One more remote worker; returns when it is a member.
+    pub async fn add_worker(&mut self) {
+        self.launch_worker();
+        let newest = self.workers.last_mut().expect("one was just launched");
+        newest.ready().await;
+    }
+
+    fn launch_worker(&mut self) {
+        let name = format!("worker-{}", self.launched);
+        self.launched += 1;
+        let spill = self.folder.path().join(format!("{name}-spill"));
+        let command = self.builder.worker_command(self.cluster_url(), spill);
+        let log = self.folder.path().join(format!("{name}.log"));
+        let process = Process::start(name, command, log);
+        let url = String::new();
+        self.workers.push(Worker { process, url });
+    }
+
+    /// Processor time all living processes used so far, in hundredths of a second (Linux).
+    pub fn cpu_ticks(&self) -> u64 {
+        self.processes().map(Process::cpu_ticks).sum()
+    }
+
+    /// Waits until the processes have worked for `ticks` hundredths of a second from now on: a query surely runs.
+    ///
+    /// # Panics
+    /// When that takes longer than `limit`.
+    pub async fn busy(&self, ticks: u64, limit: Duration) {
+        let start = self.cpu_ticks();
+        let condition = format!("the cluster works for {ticks} hundredths of a second");
+        until(&condition, limit, || self.cpu_ticks() >= start + ticks).await;
+    }
+
+    /// Waits until no process works any more: nothing of any query runs.
+    ///
+    /// # Panics
+    /// When that takes longer than `limit`.
+    pub async fn idle(&self, limit: Duration) {
+        // Heartbeats and timers cost less than a tenth of one core; the least query in a debug build costs all of one.
+        const WINDOW: Duration = Duration::from_millis(500);
+        const BACKGROUND_TICKS: u64 = 5;
+        let end = Instant::now() + limit;
+        loop {
+            let before = self.cpu_ticks();
+            sleep(WINDOW).await;
+            if self.cpu_ticks() - before <= BACKGROUND_TICKS {
+                return;
+            }
+            assert!(Instant::now() < end, "the cluster is not idle after {limit:?}");
+        }
+    }
+
+    /// Files that hold overflown rows; a process's own marker files do not count.
+    pub fn spilled_files(&self) -> Vec<PathBuf> {
+        let folders = fs::read_dir(self.folder.path()).expect("the test's folder is readable");
+        folders
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .flat_map(|folder| files_below(&folder))
+            .filter(|file| fs::metadata(file).is_ok_and(|data| data.len() > 64))
+            .collect()
+    }
+
+    /// Drops a worker that the test killed or ended, so that it no longer counts.
+    pub fn forget_worker(&mut self, index: usize) {
+        drop(self.workers.remove(index));
+    }
+
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        let workers = self.workers.iter().map(|worker| &worker.process);
+        std::iter::once(&self.server).chain(workers)
+    }
+
+    fn print_logs(&self) {
+        for process in self.processes() {
+            let log = process.log();
+            let lines: Vec<_> = log.lines().collect();
+            let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+            println!("---- log of {} ({} lines) ----", process.name(), lines.len());
+            println!("{}", shown.join("\n"));
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_logs();
+        }
+    }
+}
+
+/// Waits until `holds`, which is a condition and never a duration.
+///
+/// # Panics
+/// When it does not hold within `limit`; the message names `condition`.
+pub async fn until(condition: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + limit;
+    while !holds() {
+        assert!(Instant::now() < end, "not within {limit:?}: {condition}");
+        sleep(GLANCE).await;
+    }
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut files = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        match path.is_dir() {
+            true => files.extend(files_below(&path)),
+            false => files.push(path),
+        }
+    }
+    files
+}

@@ -1,0 +1,209 @@
+//! One process of the product: started from the folder this executable stands in, watched through its ready lines,
+//! killed when dropped.
+//!
+//! A child also ends when its standard input closes (`SQUADRON_EXIT_ON_STDIN_EOF`), so that no orphan outlives a killed
+//! test. What it logs goes to a file, which [`crate::cluster::Cluster`] prints when a test fails.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{sleep, timeout};
+
+/// How long a process may take from its start to a ready line. A debug build on two busy cores is slow.
+const START_LIMIT: Duration = Duration::from_secs(90);
+
+/// How often a condition is looked at.
+pub(crate) const GLANCE: Duration = Duration::from_millis(20);
+
+/// A running child.
+pub struct Process {
+    name: String,
+    child: Child,
+    lines: UnboundedReceiver<String>,
+    log: PathBuf,
+}
+
+/// The folder of the executables of this build, e.g. `target/debug`.
+///
+/// # Panics
+/// When this executable has no folder.
+pub fn target_folder() -> PathBuf {
+    let this = env::current_exe().expect("an executable knows its own path");
+    let folder = this.parent().expect("an executable is in a folder");
+    // Test executables stand one folder deeper than binaries.
+    match folder.file_name() {
+        Some(name) if name == "deps" => folder.parent().expect("`deps` is in a folder").into(),
+        _ => folder.into(),
+    }
+}
+
+/// The `squadron` binary of this build.
+///
+/// # Panics
+/// When it is not there.
+pub fn squadron() -> PathBuf {
+    let path = target_folder().join(format!("squadron{}", env::consts::EXE_SUFFIX));
+    assert!(
+        path.is_file(),
+        "there is no {}; build it with `cargo build --workspace`, or run `cargo test --workspace`, which builds it too",
+        path.display()
+    );
+    path
+}
+
+impl Process {
+    /// Starts `command`, its log in the file `log`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(name: impl Into<String>, mut command: Command, log: PathBuf) -> Self {
+        let name = name.into();
+        let log_file = File::create(&log).expect("the test's folder takes files");
+        let mut child = command
+            .env("SQUADRON_EXIT_ON_STDIN_EOF", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log_file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
+        let (sender, lines) = unbounded_channel();
+        // Reads on to the end, so that the child never waits for a reader of its output.
+        std::thread::spawn(move || {
+            stdout
+                .lines()
+                .map_while(Result::ok)
+                .for_each(|line| drop(sender.send(line)));
+        });
+        Self {
+            name,
+            child,
+            lines,
+            log,
+        }
+    }
+
+    /// What follows `prefix` on the first line of standard output that begins with it.
+    ///
+    /// # Panics
+    /// When the process ends or 90 seconds pass without such a line.
+    pub async fn line(&mut self, prefix: &str) -> String {
+        let found = timeout(START_LIMIT, async {
+            while let Some(line) = self.lines.recv().await {
+                if let Some(rest) = line.strip_prefix(prefix) {
+                    return Some(rest.trim().to_owned());
+                }
+            }
+            None
+        });
+        match found.await {
+            Ok(Some(rest)) => rest,
+            Ok(None) => panic!("{} ended without saying \"{prefix}\":\n{}", self.name, self.log()),
+            Err(_) => panic!(
+                "{} did not say \"{prefix}\" within {START_LIMIT:?}:\n{}",
+                self.name,
+                self.log()
+            ),
+        }
+    }
+
+    /// Its name in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `kill -9`, and waits until it is gone. Nothing when it ended before.
+    pub fn kill(&mut self) {
+        // Fails only where there is nothing left to kill or to wait for.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    /// Asks it to end, as an operator would: SIGTERM.
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by name.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args([&format!("-{signal}"), &self.id().to_string()])
+            .status()
+            .expect("there is a `kill` command");
+        assert!(status.success(), "{} takes no SIG{signal}", self.name);
+    }
+
+    /// Closes its standard input, as the death of its parent would.
+    pub fn close_stdin(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end within `limit`.
+    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(
+                Instant::now() < end,
+                "{} did not end within {limit:?}:\n{}",
+                self.name,
+                self.log()
+            );
+            sleep(GLANCE).await;
+        }
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Processor time it used so far, in hundredths of a second. Linux only: it is read from `/proc`.
+    ///
+    /// # Panics
+    /// When the process is gone or the system has no `/proc`.
+    pub fn cpu_ticks(&self) -> u64 {
+        let path = format!("/proc/{}/stat", self.id());
+        let stat = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        // The name in brackets may hold anything; utime and stime are the 12th and 13th field after it.
+        let (_, fields) = stat.rsplit_once(')').expect("a stat line names the process");
+        let mut fields = fields.split_whitespace().skip(11);
+        let mut ticks = || -> u64 {
+            let field = fields.next().expect("a stat line has 52 fields");
+            field.parse().expect("processor time is a number")
+        };
+        ticks() + ticks()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,79 @@
+//! Wrong SQL, and SQL that goes wrong while it runs.
+
+use squadron_integration::cluster::cluster;
+use tonic::Code;
+
+use super::goes_on;
+use crate::support::{Mismatches, bounded, minutes};
+
+/// A statement, the status it must end in, and words its message must hold.
+const WRONG: [(&str, Code, &[&str]); 26] = [
+    ("SELEC 1", Code::InvalidArgument, &["SELEC", "line 1", "column 1"]),
+    ("SELECT 1 +", Code::InvalidArgument, &["line 1", "column"]),
+    ("SELECT *\nFROM region\nWHERE AND", Code::InvalidArgument, &["line 3", "column"]),
+    ("SELECT 'open", Code::InvalidArgument, &["line 1", "column 8"]),
+    ("", Code::InvalidArgument, &["statement"]),
+    ("   -- nothing", Code::InvalidArgument, &["statement"]),
+    ("SELECT 1; SELECT 2", Code::InvalidArgument, &["one statement"]),
+    ("SELECT * FROM lineitems", Code::NotFound, &["lineitems", "lineitem"]),
+    ("SELECT * FROM regoin", Code::NotFound, &["regoin", "region"]),
+    ("SELECT * FROM nowhere.public.region", Code::NotFound, &["nowhere"]),
+    ("SELECT r_nam FROM region", Code::InvalidArgument, &["r_nam", "r_name"]),
+    ("SELECT nofunction(1)", Code::InvalidArgument, &["nofunction"]),
+    ("SELECT r_name FROM region GROUP BY r_regionkey", Code::InvalidArgument, &["r_name"]),
+    ("SELECT r_regionkey FROM region UNION SELECT n_name, n_nationkey FROM nation", Code::InvalidArgument, &["column"]),
+    ("SELECT 1 / (r_regionkey - r_regionkey) FROM region", Code::InvalidArgument, &["zero"]),
+    ("SELECT CAST(r_name AS BIGINT) FROM region", Code::InvalidArgument, &["Int64"]),
+    ("SELECT CAST('x' AS INT)", Code::InvalidArgument, &["x"]),
+    ("SELECT DATE '2024-02-30'", Code::InvalidArgument, &["2024-02-30"]),
+    ("SELECT r_name FROM region WHERE r_regionkey = (SELECT n_nationkey FROM nation)", Code::InvalidArgument, &["row"]),
+    ("SELECT regexp_like(r_name, '(') FROM region", Code::InvalidArgument, &["("]),
+    ("SELECT $1", Code::InvalidArgument, &["parameter"]),
+    ("INSERT INTO region VALUES (9, 'x', 'y')", Code::Unimplemented, &["INSERT"]),
+    ("DELETE FROM region", Code::Unimplemented, &["DELETE"]),
+    ("COPY region TO '/tmp/never.csv'", Code::Unimplemented, &["COPY"]),
+    ("CREATE EXTERNAL TABLE gone STORED AS PARQUET LOCATION '/no/such/file.parquet'", Code::InvalidArgument, &["/no/such/file.parquet"]),
+    ("DROP TABLE nothing_of_this_name", Code::NotFound, &["nothing_of_this_name"]),
+];
+
+#[test]
+fn wrong_sql_is_the_callers_error() {
+    bounded(minutes(5), async {
+        let cluster = cluster().workers(2).slots(1).tpch(0.01).tiny_splits().start().await;
+        let client = cluster.client().await;
+        let mut mismatches = Mismatches::default();
+        for (sql, code, words) in WRONG {
+            let outcome = match client.query(sql).await {
+                Ok(_) => Err("no error".into()),
+                Err(status) if status.code() != code => Err(format!("not {code:?}: {status}")),
+                Err(status) => match words.iter().find(|word| !status.message().contains(**word)) {
+                    Some(word) => Err(format!("does not say \"{word}\": {}", status.message())),
+                    None => Ok(()),
+                },
+            };
+            mismatches.note(sql, outcome);
+        }
+        goes_on(&client).await;
+        mismatches.assert_none();
+    });
+}
+
+#[test]
+fn too_much_is_refused_and_not_fatal() {
+    bounded(minutes(5), async {
+        let cluster = cluster().slots(1).start().await;
+        let client = cluster.client().await;
+        let brackets = format!("SELECT {}1{}", "(".repeat(100_000), ")".repeat(100_000));
+        let calls = format!("SELECT {}1{}", "abs(".repeat(20_000), ")".repeat(20_000));
+        let nots = format!("SELECT {} true", "NOT ".repeat(100_000));
+        let selects = format!("{}SELECT 1{}", "SELECT * FROM (".repeat(5_000), ")".repeat(5_000));
+        for sql in [brackets, calls, nots, selects] {
+            let status = client.query(&sql).await.expect_err("too deep");
+            assert_eq!(status.code(), Code::InvalidArgument, "{} ...: {status}", &sql[..40]);
+            goes_on(&client).await;
+        }
+        // Long, but flat: this is fine.
+        let long = format!("SELECT '{}' AS text", "x".repeat(8 * 1024 * 1024));
+        client.query(&long).await.expect("a long statement runs");
+    });
+}

@@ -1,0 +1,239 @@
+//! Workers that speak garbage on the cluster port, or garbage to the data port of a worker.
+
+use std::time::Duration;
+
+use arrow_flight::Ticket;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use futures::StreamExt;
+use squadron_integration::cluster::{Cluster, cluster};
+use squadron_proto::wire::control::control_client::ControlClient;
+use squadron_proto::wire::control::{
+    AttemptKey, Finished, Heartbeat, Leaving, PartitionOutput, Register, Report, ServerMessage, WorkerMessage, report,
+    server_message, worker_message,
+};
+use squadron_proto::{PROTOCOL_VERSION, WorkerId};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+
+use super::{blames_the_caller, goes_on};
+use crate::support::{bounded, minutes, seconds};
+
+/// The far end of a control stream.
+struct Impostor {
+    says: mpsc::Sender<WorkerMessage>,
+    hears: Streaming<ServerMessage>,
+}
+
+impl Impostor {
+    async fn dial(cluster: &Cluster) -> Self {
+        let (says, messages) = mpsc::channel(16);
+        let mut client = ControlClient::new(channel(cluster.cluster_url()).await);
+        let joined = client.join(ReceiverStream::new(messages)).await;
+        let hears = joined.expect("everyone may dial").into_inner();
+        Self { says, hears }
+    }
+
+    async fn say(&self, message: worker_message::Message) {
+        let message = WorkerMessage { message: Some(message) };
+        // The server may have hung up already.
+        drop(self.says.send(message).await);
+    }
+
+    /// The status that ends the stream.
+    async fn dismissed(&mut self) -> Status {
+        let end = timeout(seconds(30), async {
+            loop {
+                match self.hears.next().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(status)) => return status,
+                    None => return Status::ok(""),
+                }
+            }
+        });
+        end.await.expect("the server dismisses it")
+    }
+
+    /// Becomes a member with one slot.
+    async fn join(&mut self) {
+        self.say(worker_message::Message::Register(registration())).await;
+        let member = timeout(seconds(30), async {
+            while let Some(message) = self.hears.next().await {
+                if let Some(server_message::Message::Registered(_)) = message.expect("no refusal").message {
+                    return true;
+                }
+            }
+            false
+        });
+        assert!(member.await.expect("in time"), "the server accepts it");
+    }
+}
+
+async fn channel(url: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL");
+    endpoint.connect().await.expect("it listens")
+}
+
+fn registration() -> Register {
+    Register {
+        protocol_version: PROTOCOL_VERSION,
+        worker: WorkerId::new().to_bytes(),
+        epoch: 1,
+        flight_address: "http://127.0.0.1:9".into(),
+        slots: 1,
+        memory_bytes: 1 << 30,
+        version: "0.0.0".into(),
+        proof: Default::default(),
+    }
+}
+
+async fn start() -> Cluster {
+    cluster().workers(1).slots(2).tpch(0.01).tiny_splits().start().await
+}
+
+#[test]
+fn a_registration_that_is_wrong_is_refused_with_a_reason() {
+    bounded(minutes(5), async {
+        let cluster = start().await;
+        let wrong = [
+            (Register { protocol_version: 99, version: "9.9.9".into(), ..registration() }, vec!["version 99", "9.9.9", env!("CARGO_PKG_VERSION")]),
+            (Register { worker: vec![1, 2, 3].into(), ..registration() }, vec!["worker"]),
+            (Register { slots: 0, ..registration() }, vec!["slot"]),
+            (Register { flight_address: "nowhere".into(), ..registration() }, vec!["nowhere"]),
+            (Register { flight_address: String::new(), ..registration() }, vec!["advertise"]),
+        ];
+        for (registration, words) in wrong {
+            let mut impostor = Impostor::dial(&cluster).await;
+            impostor.say(worker_message::Message::Register(registration.clone())).await;
+            let status = impostor.dismissed().await;
+            assert_eq!(status.code(), Code::InvalidArgument, "{registration:?}: {status}");
+            for word in words {
+                assert!(status.message().contains(word), "does not say {word}: {status}");
+            }
+        }
+        goes_on(&cluster.client().await).await;
+    });
+}
+
+#[test]
+fn the_secret_is_asked_for() {
+    bounded(minutes(5), async {
+        let cluster = cluster().workers(1).slots(1).tpch(0.01);
+        let cluster = cluster.serve_arg("--cluster-secret=open sesame").worker_arg("--cluster-secret=open sesame");
+        let cluster = cluster.start().await;
+        for proof in [vec![], vec![0; 32], vec![7; 1_000]] {
+            let mut impostor = Impostor::dial(&cluster).await;
+            let registration = Register { proof: proof.into(), ..registration() };
+            impostor.say(worker_message::Message::Register(registration)).await;
+            let status = impostor.dismissed().await;
+            assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+            assert!(status.message().contains("--cluster-secret"), "{status}");
+        }
+        // Those who know it work.
+        let (_, batches) = cluster.client().await.query("SELECT count(*) FROM lineitem GROUP BY l_tax").await.expect("rows");
+        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 9);
+    });
+}
+
+#[test]
+fn words_before_the_registration_are_refused() {
+    bounded(minutes(5), async {
+        let cluster = start().await;
+        let first_words = [
+            None,
+            Some(worker_message::Message::Heartbeat(Heartbeat::default())),
+            Some(worker_message::Message::Leaving(Leaving {})),
+            Some(worker_message::Message::Report(Report::default())),
+        ];
+        for message in first_words {
+            let mut impostor = Impostor::dial(&cluster).await;
+            drop(impostor.says.send(WorkerMessage { message }).await);
+            let status = impostor.dismissed().await;
+            assert!(blames_the_caller(&status), "{status}");
+        }
+        // One that says nothing at all is not waited for.
+        let mut silent = Impostor::dial(&cluster).await;
+        assert_ne!(silent.dismissed().await.code(), Code::Ok);
+        goes_on(&cluster.client().await).await;
+    });
+}
+
+/// Reports about attempts that do not exist, and messages that say nothing, from a member.
+#[test]
+fn a_member_that_talks_nonsense_harms_nobody() {
+    bounded(minutes(5), async {
+        let cluster = start().await;
+        let client = cluster.client().await;
+        let mut impostor = Impostor::dial(&cluster).await;
+        impostor.join().await;
+        let key = |query: Vec<u8>| AttemptKey { query: query.into(), stage: 7, task: 7, attempt: 7 };
+        let finished = report::Status::Finished(Finished {
+            partitions: vec![PartitionOutput { partition: u32::MAX, rows: u64::MAX, bytes: u64::MAX }],
+            metrics: None,
+        });
+        for sequence in [0, 5, 5, u64::MAX, 1] {
+            let attempt = Some(key(WorkerId::new().to_bytes().to_vec()));
+            let status = Some(finished.clone());
+            impostor.say(worker_message::Message::Report(Report { sequence, attempt, status })).await;
+        }
+        goes_on(&client).await;
+        // Now what no worker can mean: a key of three bytes. This member is dismissed, the server goes on.
+        let attempt = Some(key(vec![1, 2, 3]));
+        impostor.say(worker_message::Message::Report(Report { sequence: 2, attempt, status: Some(finished) })).await;
+        impostor.says.send(WorkerMessage { message: None }).await.ok();
+        let status = impostor.dismissed().await;
+        assert_ne!(status.code(), Code::Ok, "{status}");
+        // The real worker does all of the work.
+        let answer = timeout(seconds(60), client.query("SELECT count(*) FROM lineitem GROUP BY l_tax")).await;
+        let (_, batches) = answer.expect("it ends").expect("rows");
+        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 9);
+    });
+}
+
+/// A member that takes work and is never heard of again.
+#[test]
+fn a_member_that_falls_silent_is_lost() {
+    bounded(minutes(5), async {
+        let cluster = start().await;
+        let client = cluster.client().await;
+        let mut impostor = Impostor::dial(&cluster).await;
+        impostor.join().await;
+        // Either the real worker did all of it, or the loss of the silent one is told; never a hang.
+        let answer = timeout(seconds(30), client.query("SELECT count(*) FROM lineitem GROUP BY l_partkey")).await;
+        if let Err(status) = answer.expect("no query waits for a silent worker") {
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+        }
+        let status = impostor.dismissed().await;
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        let answer = timeout(seconds(60), client.query("SELECT count(*) FROM lineitem GROUP BY l_tax")).await;
+        answer.expect("it ends").expect("the real worker answers");
+    });
+}
+
+#[test]
+fn garbage_at_a_workers_data_port() {
+    bounded(minutes(5), async {
+        let mut cluster = cluster().workers(1).slots(2).tpch(0.01).start().await;
+        let client = cluster.client().await;
+        let url = cluster.worker_url(0).replacen("grpc://", "http://", 1);
+        let mut data = FlightServiceClient::new(channel(&url).await);
+        for ticket in [vec![], vec![1; 37], vec![0; 10_000], b"\x01\0\0\0\0garbage".to_vec()] {
+            let outcome = timeout(Duration::from_secs(20), data.do_get(Ticket::new(ticket))).await;
+            let status = match outcome.expect("an answer") {
+                Err(status) => status,
+                Ok(stream) => {
+                    let first = stream.into_inner().next().await;
+                    first.expect("an error").expect_err("an error")
+                }
+            };
+            assert!(blames_the_caller(&status), "{status}");
+        }
+        let actions = data.list_actions(arrow_flight::Empty {}).await;
+        let status = actions.err().expect("a worker serves DoGet alone");
+        assert_eq!(status.code(), Code::Unimplemented, "{status}");
+        client.query("SELECT count(*) FROM lineitem GROUP BY l_tax").await.expect("the worker goes on");
+        assert!(cluster.worker(0).is_running());
+    });
+}

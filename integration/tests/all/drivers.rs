@@ -1,0 +1,73 @@
+//! Drivers and servers of others, fetched once into the target folder, outside any test's time limit.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use squadron_integration::process::target_folder;
+
+/// The JDBC driver and the Maven plugin that fetches it.
+const JDBC_DRIVER: &str = "org.apache.arrow:flight-sql-jdbc-driver:18.3.0";
+const MAVEN_COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy";
+
+/// The sources of the client suites.
+pub(crate) fn suites() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
+}
+
+/// The virtual environment with everything of `requirements.txt`.
+pub(crate) fn python_environment() -> PathBuf {
+    let requirements = suites().join("python/requirements.txt");
+    let wanted = fs::read_to_string(&requirements).expect("the requirements are in the repository");
+    prepared("python", &wanted, |folder| {
+        run(Command::new("python3").args([OsStr::new("-m"), OsStr::new("venv"), folder.as_os_str()]));
+        let mut install = Command::new(folder.join("bin/python"));
+        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+        run(install.arg(&requirements));
+    })
+}
+
+/// The jar of the JDBC driver.
+pub(crate) fn jdbc_driver() -> PathBuf {
+    let folder = prepared("jdbc", JDBC_DRIVER, |folder| {
+        let mut copy = Command::new("mvn");
+        copy.args(["--batch-mode", "--quiet", MAVEN_COPY]);
+        copy.arg(format!("-Dartifact={JDBC_DRIVER}"));
+        run(copy.arg(format!("-DoutputDirectory={}", folder.display())));
+    });
+    let jars = fs::read_dir(&folder).expect("the folder was just made");
+    let mut jars = jars.flatten().map(|entry| entry.path());
+    let jar = jars.find(|path| path.extension().is_some_and(|extension| extension == "jar"));
+    jar.unwrap_or_else(|| panic!("Maven left no jar in {}", folder.display()))
+}
+
+/// A folder of the target folder that `prepare` fills, once for each `content`; other processes wait for it.
+fn prepared(name: &str, content: &str, prepare: impl FnOnce(&Path)) -> PathBuf {
+    let clients = target_folder().join("clients");
+    fs::create_dir_all(&clients).expect("the target folder takes folders");
+    let lock = File::create(clients.join(format!("{name}.lock"))).expect("and files");
+    lock.lock().expect("which can be locked");
+    let folder = clients.join(name);
+    let done = clients.join(format!("{name}.done"));
+    if fs::read_to_string(&done).is_ok_and(|prepared| prepared == content) {
+        return folder;
+    }
+    drop(fs::remove_file(&done));
+    drop(fs::remove_dir_all(&folder));
+    fs::create_dir_all(&folder).expect("it was removed before");
+    prepare(&folder);
+    fs::write(&done, content).expect("the target folder takes files");
+    folder
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?} failed:\n{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

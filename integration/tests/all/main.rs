@@ -1,0 +1,15 @@
+//! End to end: real processes over real sockets, held to single-process DataFusion and to stock clients.
+//!
+//! One binary, since each links DataFusion. Every test starts what it needs, waits for conditions and never for a
+//! duration, and ends within a limit of its own with a message that says what it waited for.
+
+mod architecture;
+mod bad_input;
+mod clients;
+mod cursors;
+mod drivers;
+mod faults;
+mod s3;
+mod support;
+mod tpch;
+mod traps;

@@ -1,0 +1,118 @@
+//! What all tests share: a time limit around each, a list of mismatches, and the single-process reference.
+
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::{SessionConfig, SessionContext};
+use squadron_integration::client::Rows;
+use squadron_integration::compare::order_of;
+
+/// Deep plans are planned here too, for the reference.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
+/// Runs `test` on a runtime of its own and fails it after `limit`.
+pub(crate) fn bounded<Test>(limit: Duration, test: Test)
+where
+    Test: Future<Output = ()> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
+    let body = move || {
+        let outcome = runtime.block_on(async { tokio::time::timeout(limit, test).await });
+        runtime.shutdown_background();
+        assert!(outcome.is_ok(), "the test did not end within {limit:?}");
+    };
+    let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn(body);
+    if let Err(panic) = thread.expect("a thread starts").join() {
+        resume_unwind(panic);
+    }
+}
+
+/// A limit in minutes.
+pub(crate) const fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}
+
+/// A limit in seconds.
+pub(crate) const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// What went wrong in a loop, so that one run shows all of it.
+#[derive(Default)]
+pub(crate) struct Mismatches {
+    checked: usize,
+    found: Vec<String>,
+}
+
+impl Mismatches {
+    /// Notes one outcome of the loop.
+    pub(crate) fn note(&mut self, what: &str, outcome: Result<(), String>) {
+        self.checked += 1;
+        if let Err(why) = outcome {
+            self.found.push(format!("## {what}\n{why}"));
+        }
+    }
+
+    /// Fails unless everything was right.
+    pub(crate) fn assert_none(self) {
+        assert!(
+            self.found.is_empty(),
+            "{} of {} are wrong:\n\n{}",
+            self.found.len(),
+            self.checked,
+            self.found.join("\n\n")
+        );
+    }
+}
+
+/// What the reference gives.
+pub(crate) struct Expected {
+    /// The rows.
+    pub(crate) rows: Rows,
+    /// The columns that the query orders by.
+    pub(crate) order: Vec<usize>,
+}
+
+/// Single-process DataFusion over the same files, in one partition and without dynamic filters (their column mapping
+/// by name loses rows in 55.2), so that nothing that makes distribution hard is in it.
+#[derive(Clone)]
+pub(crate) struct Reference {
+    context: SessionContext,
+}
+
+impl Reference {
+    pub(crate) fn new() -> Self {
+        let config = SessionConfig::new()
+            .with_target_partitions(1)
+            .with_information_schema(true)
+            .set_bool("datafusion.optimizer.enable_dynamic_filter_pushdown", false);
+        Self {
+            context: SessionContext::new_with_config(config),
+        }
+    }
+
+    /// Runs `sql`; the schema is that of the logical plan.
+    pub(crate) async fn run(&self, sql: &str) -> Result<Expected, DataFusionError> {
+        let frame = self.context.sql(sql).await?;
+        let schema = Arc::clone(frame.schema().inner());
+        let order = order_of(frame.logical_plan());
+        let batches = frame.collect().await?;
+        Ok(Expected { rows: (schema, batches), order })
+    }
+
+    /// Runs a statement that gives no rows.
+    pub(crate) async fn define(&self, sql: &str) {
+        if let Err(error) = self.run(sql).await {
+            panic!("the reference refuses {sql}: {error}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The 22 TPC-H queries, distribution forced, on every topology.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use squadron::catalog::tpch::generate;
+use squadron_integration::client::Client;
+use squadron_integration::cluster::{ClusterBuilder, cache_folder, cluster};
+use squadron_integration::compare::compare;
+use squadron_integration::tpch::{QUERIES, TABLES, query};
+use tokio::sync::OnceCell;
+
+use crate::support::{Expected, Mismatches, Reference, bounded, minutes};
+
+const SCALE_FACTOR: f64 = 0.01;
+
+/// What the reference gives for each query; computed once for all topologies.
+static EXPECTED: OnceCell<Vec<Expected>> = OnceCell::const_new();
+
+#[test]
+fn embedded() {
+    bounded(minutes(15), exact(cluster().slots(2)));
+}
+
+#[test]
+fn two_workers_of_two_slots() {
+    bounded(minutes(15), exact(cluster().workers(2).slots(2)));
+}
+
+#[test]
+fn four_workers_of_one_slot() {
+    bounded(minutes(15), exact(cluster().workers(4).slots(1)));
+}
+
+async fn exact(builder: ClusterBuilder) {
+    let cluster = builder.tpch(SCALE_FACTOR).tiny_splits().start().await;
+    let client = cluster.client().await;
+    let expected = EXPECTED.get_or_init(expected).await;
+    let mut mismatches = Mismatches::default();
+    for (number, expected) in (1..).zip(expected) {
+        let outcome = check(&client, &query(number, SCALE_FACTOR), expected).await;
+        mismatches.note(&format!("TPC-H query {number}"), outcome);
+    }
+    mismatches.assert_none();
+}
+
+async fn check(client: &Client, sql: &str, expected: &Expected) -> Result<(), String> {
+    let rows = client.query(sql).await.map_err(|status| status.to_string())?;
+    compare(&expected.rows, &rows, &expected.order).map_err(|difference| difference.to_string())
+}
+
+async fn expected() -> Vec<Expected> {
+    let reference = Reference::new();
+    register(&reference).await;
+    let mut expected = Vec::new();
+    for number in 1..=QUERIES {
+        let result = reference.run(&query(number, SCALE_FACTOR)).await;
+        expected.push(result.unwrap_or_else(|error| panic!("query {number}: {error}")));
+    }
+    expected
+}
+
+/// Tells the reference of the files that the servers serve.
+pub(crate) async fn register(reference: &Reference) {
+    for table in TABLES {
+        let path = tpch_path(table).display().to_string();
+        reference
+            .define(&format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION '{path}'"))
+            .await;
+    }
+}
+
+/// The file of one TPC-H table in the cache that all servers of the tests share; written now unless it is there.
+pub(crate) fn tpch_path(table: &str) -> PathBuf {
+    let folder = generate(SCALE_FACTOR, &cache_folder());
+    folder.expect("the cache can be written").join(format!("{table}.parquet"))
+}
+
+/// One logical schema, frozen, wherever it is told.
+#[test]
+fn one_schema_in_all_places() {
+    bounded(minutes(10), async {
+        let cluster = cluster().workers(2).slots(1).tpch(SCALE_FACTOR).tiny_splits().start().await;
+        let client = cluster.client().await;
+        let mut mismatches = Mismatches::default();
+        let mut queries: Vec<_> = (1..=QUERIES).map(|number| query(number, SCALE_FACTOR)).collect();
+        // Folded to literals that are never NULL, where the logical schema says they may be.
+        queries.push("SELECT count(*), min(l_orderkey), max(l_shipdate) FROM lineitem".into());
+        queries.push("SELECT arrow_cast(l_shipmode, 'Dictionary(Int32, Utf8)') AS mode FROM lineitem LIMIT 5".into());
+        for sql in queries {
+            let outcome = same_schema(&client, &sql).await;
+            mismatches.note(&sql, outcome);
+        }
+        mismatches.assert_none();
+    });
+}
+
+async fn same_schema(client: &Client, sql: &str) -> Result<(), String> {
+    let told = |status: tonic::Status| status.to_string();
+    let asked = client.schema(sql).await.map_err(told)?;
+    // `query` itself holds the stream to its FlightInfo.
+    let (streamed, batches) = client.query(sql).await.map_err(told)?;
+    let prepared = client.sql().prepare(sql.into(), None).await.map_err(|error| error.to_string())?;
+    let dataset = prepared.dataset_schema().map_err(|error| error.to_string())?;
+    for (place, schema) in [("GetSchema", &*asked), ("the prepared statement", dataset)] {
+        if *schema != *streamed {
+            return Err(format!("{place} says {schema:#?}\nDoGet says {streamed:#?}"));
+        }
+    }
+    match batches.iter().all(|batch| Arc::ptr_eq(batch.schema_ref(), &streamed) || *batch.schema() == *streamed) {
+        true => Ok(()),
+        false => Err("a batch has a schema of its own".into()),
+    }
+}
+
+/// Without this, all other tests might compare one process with itself.
+#[test]
+fn distribution_is_forced() {
+    bounded(minutes(5), async {
+        let cluster = cluster().workers(2).slots(2).tpch(SCALE_FACTOR).tiny_splits().start().await;
+        let client = cluster.client().await;
+        let sql = "EXPLAIN SELECT l_returnflag, count(*) FROM lineitem JOIN orders ON l_orderkey = o_orderkey GROUP BY l_returnflag";
+        let (schema, batches) = client.query(sql).await.expect("EXPLAIN answers");
+        let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(names, ["plan_type", "plan"], "EXPLAIN keeps DataFusion's two columns");
+        let plan = arrow::util::pretty::pretty_format_batches(&batches).expect("text").to_string();
+        let tasks = |count: usize| plan.contains(&format!(": {count} tasks"));
+        assert!(tasks(2) || tasks(3) || tasks(4), "no stage has several tasks:\n{plan}");
+        assert!(plan.contains("ShuffleRead"), "no stage reads another:\n{plan}");
+
+        let (_, batches) = client
+            .query("EXPLAIN ANALYZE SELECT count(*) FROM lineitem GROUP BY l_partkey")
+            .await
+            .expect("EXPLAIN ANALYZE answers");
+        let plan = arrow::util::pretty::pretty_format_batches(&batches).expect("text").to_string();
+        for what in ["slowest_task=", "median_task=", "rows=", "bytes="] {
+            assert!(plan.contains(what), "EXPLAIN ANALYZE does not tell {what}:\n{plan}");
+        }
+    });
+}

@@ -1,0 +1,13 @@
+//! Compiles the wire contract without a protoc on the machine.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["proto/control.proto", "proto/ticket.proto"];
+    for file in files {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(files, ["proto"])?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

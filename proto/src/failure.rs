@@ -1,0 +1,145 @@
+//! Why something ended without success: the one taxonomy that the scheduler, the wire and the client share.
+
+use std::fmt;
+
+use crate::wire::control as wire;
+
+/// What kind of failure, which decides both whether the scheduler retries and which gRPC status the client sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// The statement or its data is at fault: syntax, types, a cast, division by zero.
+    Invalid,
+    /// A table, handle or result that does not exist (any more).
+    NotFound,
+    /// A feature that is not there.
+    Unsupported,
+    /// No valid credentials.
+    Unauthenticated,
+    /// Valid credentials, but not for this.
+    Denied,
+    /// Memory, disk, or a queue is full.
+    Exhausted,
+    /// Somebody asked for it to stop.
+    Cancelled,
+    /// It took longer than it was given.
+    Deadline,
+    /// A worker died or was cut off.
+    WorkerLost,
+    /// A producer's output is gone or cannot be reached.
+    ShuffleLost,
+    /// The process is shutting down.
+    Draining,
+    /// An object store or file system did not answer as it should; the same request may succeed later.
+    Storage,
+    /// A bug of ours.
+    Internal,
+}
+
+/// A failure as it travels between processes and ends at the client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Decides status and retry.
+    pub kind: FailureKind,
+    /// A sentence that names what was wrong and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of `kind` whose message is `message`.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// A failure that is a bug of ours.
+    pub fn internal(message: impl fmt::Display) -> Self {
+        Self::new(FailureKind::Internal, message.to_string())
+    }
+}
+
+impl FailureKind {
+    const ALL: [Self; 13] = [
+        Self::Invalid,
+        Self::NotFound,
+        Self::Unsupported,
+        Self::Unauthenticated,
+        Self::Denied,
+        Self::Exhausted,
+        Self::Cancelled,
+        Self::Deadline,
+        Self::WorkerLost,
+        Self::ShuffleLost,
+        Self::Draining,
+        Self::Storage,
+        Self::Internal,
+    ];
+
+    fn number(self) -> u32 {
+        self as u32 + 1
+    }
+
+    /// An unknown number is a bug of whoever sent it, hence internal.
+    fn from_number(number: u32) -> Self {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.number() == number)
+            .unwrap_or(Self::Internal)
+    }
+
+    /// Whether another attempt may succeed where this one failed.
+    pub fn is_retryable(self) -> bool {
+        match self {
+            Self::WorkerLost | Self::ShuffleLost | Self::Draining | Self::Storage => true,
+            Self::Invalid
+            | Self::NotFound
+            | Self::Unsupported
+            | Self::Unauthenticated
+            | Self::Denied
+            | Self::Exhausted
+            | Self::Cancelled
+            | Self::Deadline
+            | Self::Internal => false,
+        }
+    }
+}
+
+impl From<Failure> for wire::Failure {
+    fn from(failure: Failure) -> Self {
+        Self {
+            kind: failure.kind.number(),
+            message: failure.message,
+        }
+    }
+}
+
+impl From<wire::Failure> for Failure {
+    fn from(failure: wire::Failure) -> Self {
+        Self::new(FailureKind::from_number(failure.kind), failure.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_survives_the_wire() {
+        for kind in FailureKind::ALL {
+            let failure = Failure::new(kind, "because");
+            let wire = wire::Failure::from(failure.clone());
+            assert_eq!(Failure::from(wire), failure);
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_is_internal() {
+        let wire = wire::Failure {
+            kind: 99,
+            message: "new".into(),
+        };
+        assert_eq!(Failure::from(wire).kind, FailureKind::Internal);
+    }
+}

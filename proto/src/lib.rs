@@ -1,0 +1,46 @@
+//! The wire contract between Squadron's processes: ids, failures, control messages and tickets.
+//!
+//! This crate stands below all others and knows no DataFusion: a plan is bytes here, or an opaque reference when both
+//! ends share a process. Everything that arrives from outside is converted fallibly into the domain types of
+//! [`control`] and [`ticket`] before anyone acts on it.
+
+pub mod control;
+pub mod failure;
+pub mod ids;
+pub mod ticket;
+
+pub use failure::{Failure, FailureKind};
+pub use ids::{AttemptKey, AttemptNumber, QueryId, StageId, TaskId, WorkerId};
+
+/// Generated wire messages; only this crate and the transports name them.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod wire {
+    /// Control service messages.
+    pub mod control {
+        tonic::include_proto!("squadron.control.v1");
+    }
+    /// Ticket contents.
+    pub mod ticket {
+        tonic::include_proto!("squadron.ticket.v1");
+    }
+}
+
+/// The version both ends of a control stream must share; raised by every incompatible change of the wire.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The largest control message either end accepts. A stage plan with many thousands of files fits; a runaway does not.
+pub const MAX_CONTROL_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+
+/// A message from outside that does not say what it must.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("malformed {what}")]
+pub struct Malformed {
+    /// Which message or field.
+    pub what: &'static str,
+}
+
+impl Malformed {
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self { what }
+    }
+}

@@ -1,0 +1,311 @@
+//! Puts a process together and takes it apart again.
+//!
+//! ```text
+//! serve:   config -> engine -> catalog -> scheduler -> workers -> cluster port -> client port -> ready -> drain -> end
+//! worker:  config -> squadron_worker::serve -> ready -> drain -> end
+//! ```
+//!
+//! Everything that is started here has an owner here: the [`JoinSet`] of the server, whose end ends it all.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use squadron_proto::ticket::ClusterKey;
+use squadron_proto::{Failure, FailureKind, WorkerId};
+use squadron_shuffle::DataService;
+use squadron_worker::{Engine, RemoteOptions, WorkerOptions};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tracing::{info, warn};
+
+use crate::catalog::tpch::Tpch;
+use crate::catalog::{Catalog, CatalogOptions};
+use crate::config::{ServeArgs, WorkArgs, WorkerArgs, default_cache_dir};
+use crate::flight::{self, FlightOptions};
+use crate::planner::{Planner, SizeOptions};
+use crate::queries::{Queries, QueryParts};
+use crate::results::{OpenResults, ResultReader};
+use crate::scheduler::{Driver, Limits, SchedulerHandle};
+use crate::workers::{ControlService, Registry, RegistryOptions, WorkerKind};
+
+/// How long a ticket is good for; the result behind it is usually gone long before.
+const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How often a draining server looks whether everything has ended.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// How long connections may take to close once all queries have ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs `squadron serve` until `shutdown`, then drains.
+///
+/// # Errors
+/// Why it could not start; nothing is left of it then.
+pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), Failure> {
+    let key = cluster_key(args);
+    let engine = Engine::new(&engine_options(args), key.clone(), None)?;
+    let catalog = Catalog::open(&catalog_options(args), Arc::clone(&engine.runtime)).await?;
+    let client_listener = bind(args.listen, "--listen").await?;
+    let cluster_listener = match args.cluster_listen {
+        Some(address) => Some(bind(address, "--cluster-listen").await?),
+        None => None,
+    };
+
+    let stop = CancellationToken::new();
+    let mut owned = JoinSet::new();
+    let (registry, worker_events) = Registry::new(RegistryOptions::default());
+    let (driver, scheduler) = Driver::new(limits(args), registry.clone(), worker_events);
+    owned.spawn(driver.run(stop.clone()));
+    start_workers(args, &engine, &registry, &mut owned).await;
+
+    let client_address = local_address(&client_listener)?;
+    let queries = queries(args, &engine, &catalog, scheduler, key.clone(), &mut owned);
+    let cluster_address = match cluster_listener {
+        Some(listener) => {
+            let address = local_address(&listener)?;
+            serve_cluster(listener, &registry, &engine, key, &stop, &mut owned);
+            Some(address)
+        }
+        None => None,
+    };
+    serve_clients(client_listener, queries.clone(), catalog, &stop, &mut owned).await;
+    announce(client_address, cluster_address);
+
+    shutdown.cancelled().await;
+    drain(&queries, args.drain_timeout).await;
+    stop.cancel();
+    registry.shutdown();
+    if tokio::time::timeout(CLOSE_TIMEOUT, closed(&mut owned)).await.is_err() {
+        info!("some connections were still open and are dropped");
+    }
+    Ok(())
+}
+
+/// Runs `squadron worker` until `shutdown`, then drains.
+///
+/// # Errors
+/// Why it cannot be a worker of that server.
+pub async fn work(args: &WorkerArgs, shutdown: CancellationToken) -> Result<(), Failure> {
+    let options = RemoteOptions {
+        listen: args.listen,
+        advertise: args.advertise.clone(),
+        cluster_secret: args.cluster_secret.as_ref().map(|secret| secret.reveal().to_owned()),
+        worker: worker_options(&args.work, 1),
+        drain_timeout: args.drain_timeout,
+        ..RemoteOptions::new(args.server.clone())
+    };
+    squadron_worker::serve(options, shutdown, |address| {
+        say(&format!("squadron worker ready on grpc://{address}"));
+    })
+    .await
+}
+
+fn cluster_key(args: &ServeArgs) -> ClusterKey {
+    match &args.cluster_secret {
+        Some(secret) => ClusterKey::from_secret(secret.reveal()),
+        None => ClusterKey::random(),
+    }
+}
+
+/// All embedded workers share one engine; the local worker needs its threads even without them.
+fn engine_options(args: &ServeArgs) -> WorkerOptions {
+    let workers = args.embedded_workers.max(1);
+    let one = worker_options(&args.work, workers);
+    WorkerOptions {
+        slots: one.slots * workers,
+        memory_bytes: one.memory_bytes.saturating_mul(workers),
+        ..one
+    }
+}
+
+fn worker_options(args: &WorkArgs, workers: usize) -> WorkerOptions {
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    WorkerOptions {
+        slots: args.slots(workers),
+        memory_bytes: size(args.memory_bytes(workers)),
+        spill_dir: args.spill_dir.clone(),
+        max_spill_bytes: args.max_spill_bytes,
+        streamed_bytes: size(args.stream_bytes),
+        fetch_bytes: size(args.fetch_bytes),
+    }
+}
+
+fn catalog_options(args: &ServeArgs) -> CatalogOptions {
+    CatalogOptions {
+        data: args.data.clone(),
+        tpch: args.tpch.map(|scale| Tpch {
+            scale,
+            cache_dir: args.cache_dir.clone().unwrap_or_else(default_cache_dir),
+            program: std::env::current_exe().ok(),
+        }),
+        strict: args.strict,
+    }
+}
+
+fn limits(args: &ServeArgs) -> Limits {
+    Limits {
+        no_worker_timeout: args.no_worker_timeout,
+        max_open_results: args.max_open_results,
+        ..Limits::default()
+    }
+}
+
+/// The embedded workers, and the local one for what cannot be sent.
+async fn start_workers(
+    args: &ServeArgs,
+    engine: &Arc<Engine>,
+    registry: &Registry,
+    owned: &mut JoinSet<()>,
+) {
+    let slots = args.work.slots(args.embedded_workers);
+    let embedded = std::iter::repeat_n((WorkerKind::Embedded, slots), args.embedded_workers);
+    let local = (WorkerKind::Local, engine_options(args).slots);
+    for (kind, slots) in embedded.chain([local]) {
+        let id = WorkerId::new();
+        let worker = squadron_worker::embedded(Arc::clone(engine), id, slots);
+        registry
+            .attach_embedded(
+                id,
+                kind,
+                u32::try_from(slots).unwrap_or(u32::MAX),
+                args.work.memory_bytes(args.embedded_workers),
+                worker.to_worker,
+                worker.from_worker,
+            )
+            .await;
+        let mut task = worker.task;
+        owned.spawn(async move { while task.join_next().await.is_some() {} });
+    }
+}
+
+fn queries(
+    args: &ServeArgs,
+    engine: &Arc<Engine>,
+    catalog: &Catalog,
+    scheduler: SchedulerHandle,
+    key: ClusterKey,
+    owned: &mut JoinSet<()>,
+) -> Queries {
+    let results = OpenResults::new(args.result_ttl);
+    owned.spawn(results.clone().sweep());
+    Queries::new(QueryParts {
+        catalog: catalog.clone(),
+        planner: Planner::new(SizeOptions {
+            min_task_bytes: args.min_task_bytes,
+            partition_bytes: args.partition_bytes,
+            max_partitions: args.max_partitions,
+        }),
+        reader: ResultReader {
+            store: engine.store.clone(),
+            fetcher: engine.fetcher.clone(),
+            scheduler: scheduler.clone(),
+        },
+        scheduler,
+        results,
+        key,
+        ticket_lifetime: TICKET_LIFETIME,
+        planning: engine.compute().clone(),
+    })
+}
+
+/// The port for workers: control streams, and the output of the embedded workers.
+fn serve_cluster(
+    listener: TcpListener,
+    registry: &Registry,
+    engine: &Engine,
+    key: ClusterKey,
+    stop: &CancellationToken,
+    owned: &mut JoinSet<()>,
+) {
+    let control = ControlService::new(registry.clone(), key.clone()).into_server();
+    let data = DataService::new(engine.store.clone(), key).into_server();
+    let server = squadron_shuffle::serve::http2()
+        .add_service(control)
+        .add_service(data)
+        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
+    owned.spawn(async move {
+        if let Err(error) = server.await {
+            warn!(%error, "the cluster port ended");
+        }
+    });
+}
+
+/// The port for clients: Flight SQL and health.
+async fn serve_clients(
+    listener: TcpListener,
+    queries: Queries,
+    catalog: Catalog,
+    stop: &CancellationToken,
+    owned: &mut JoinSet<()>,
+) {
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    let service = flight::service(queries, catalog, &FlightOptions::default());
+    set_serving(&health_reporter, &service).await;
+    let server = squadron_shuffle::serve::http2()
+        .add_service(health)
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
+    owned.spawn(async move {
+        if let Err(error) = server.await {
+            warn!(%error, "the client port ended");
+        }
+    });
+}
+
+/// The service is passed for its type alone, under whose name health is asked for.
+async fn set_serving<S: tonic::server::NamedService>(
+    health: &tonic_health::server::HealthReporter,
+    _service: &S,
+) {
+    health.set_serving::<S>().await;
+}
+
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(
+            FailureKind::Invalid,
+            format!("{flag} {address} cannot be bound ({error}); choose another address or port 0"),
+        )
+    })
+}
+
+fn local_address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
+    listener.local_addr().map_err(Failure::internal)
+}
+
+fn announce(clients: SocketAddr, cluster: Option<SocketAddr>) {
+    say(&format!("squadron listening on grpc://{clients}"));
+    if let Some(cluster) = cluster {
+        say(&format!("squadron cluster on http://{cluster}"));
+    }
+}
+
+/// Whoever started this process may have closed standard output; that is no reason to stop.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// No new queries; those that run, and results that wait, get their time.
+async fn drain(queries: &Queries, timeout: Duration) {
+    info!("draining: no new queries, running ones may finish");
+    queries.close();
+    let ended = async {
+        while queries.open_results() > 0 {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    };
+    if tokio::time::timeout(timeout, ended).await.is_err() {
+        warn!(open_results = queries.open_results(), "drain timeout: what still runs is stopped");
+    }
+}
+
+async fn closed(owned: &mut JoinSet<()>) {
+    while owned.join_next().await.is_some() {}
+}

@@ -1,0 +1,148 @@
+//! What a file is, by its name.
+
+use std::sync::Arc;
+
+use datafusion::common::parsers::CompressionTypeVariant;
+use datafusion::config::TableParquetOptions;
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::arrow::ArrowFormat;
+use datafusion::datasource::file_format::avro::AvroFormat;
+use datafusion::datasource::file_format::csv::CsvFormat;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::file_format::json::JsonFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::execution::context::SessionState;
+
+/// What the user may call the formats by.
+pub(super) const FORMATS: &str = "Parquet, CSV, JSON lines, Arrow or Avro";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FormatKind {
+    Parquet,
+    Csv,
+    Json,
+    Arrow,
+    Avro,
+}
+
+/// Format, compression, and the suffix that says so, as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Format {
+    pub(super) kind: FormatKind,
+    pub(super) compression: FileCompressionType,
+    /// With the dot, such as `.csv.gz`; listing by it finds the files of one format.
+    pub(super) suffix: String,
+}
+
+impl Format {
+    /// The format of a file of this name; none if it is not one of tables.
+    pub(super) fn of(file_name: &str) -> Option<Self> {
+        let (rest, compression) = match file_name.rsplit_once('.') {
+            Some((rest, extension)) => match compression(extension) {
+                Some(compression) => (rest, compression),
+                None => (file_name, FileCompressionType::UNCOMPRESSED),
+            },
+            None => return None,
+        };
+        let (stem, extension) = rest.rsplit_once('.')?;
+        let kind = match extension.to_ascii_lowercase().as_str() {
+            "parquet" => FormatKind::Parquet,
+            "csv" => FormatKind::Csv,
+            "json" | "ndjson" | "jsonl" => FormatKind::Json,
+            "arrow" => FormatKind::Arrow,
+            "avro" => FormatKind::Avro,
+            _ => return None,
+        };
+        let compressible = matches!(kind, FormatKind::Csv | FormatKind::Json);
+        if stem.is_empty() || compression.is_compressed() && !compressible {
+            return None;
+        }
+        Some(Self {
+            kind,
+            compression,
+            suffix: file_name[stem.len()..].to_string(),
+        })
+    }
+
+    /// The file's name without what says its format.
+    pub(super) fn stem(file_name: &str) -> &str {
+        Self::of(file_name).map_or(file_name, |format| {
+            file_name
+                .strip_suffix(format.suffix.as_str())
+                .unwrap_or(file_name)
+        })
+    }
+
+    /// DataFusion's reader, with the session's defaults.
+    pub(super) fn reader(&self, state: &SessionState) -> Arc<dyn FileFormat> {
+        let execution = &state.config_options().execution;
+        match self.kind {
+            FormatKind::Parquet => {
+                Arc::new(ParquetFormat::new().with_options(TableParquetOptions {
+                    global: execution.parquet.clone(),
+                    ..TableParquetOptions::default()
+                }))
+            }
+            FormatKind::Csv => Arc::new(
+                CsvFormat::default()
+                    .with_has_header(true)
+                    .with_file_compression_type(self.compression),
+            ),
+            FormatKind::Json => {
+                Arc::new(JsonFormat::default().with_file_compression_type(self.compression))
+            }
+            FormatKind::Arrow => Arc::new(ArrowFormat),
+            FormatKind::Avro => Arc::new(AvroFormat),
+        }
+    }
+}
+
+fn compression(extension: &str) -> Option<FileCompressionType> {
+    let variant = match extension.to_ascii_lowercase().as_str() {
+        "gz" | "gzip" => CompressionTypeVariant::GZIP,
+        "bz2" => CompressionTypeVariant::BZIP2,
+        "xz" => CompressionTypeVariant::XZ,
+        "zst" | "zstd" => CompressionTypeVariant::ZSTD,
+        _ => return None,
+    };
+    Some(FileCompressionType::from(variant))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_says_format_and_compression() {
+        for (name, kind, suffix, stem) in [
+            ("a.parquet", FormatKind::Parquet, ".parquet", "a"),
+            ("a.b.csv", FormatKind::Csv, ".csv", "a.b"),
+            ("a.csv.gz", FormatKind::Csv, ".csv.gz", "a"),
+            ("A.CSV", FormatKind::Csv, ".CSV", "A"),
+            ("a.ndjson.zst", FormatKind::Json, ".ndjson.zst", "a"),
+            ("a.jsonl", FormatKind::Json, ".jsonl", "a"),
+            ("a.json.bz2", FormatKind::Json, ".json.bz2", "a"),
+            ("a.arrow", FormatKind::Arrow, ".arrow", "a"),
+            ("a.avro", FormatKind::Avro, ".avro", "a"),
+        ] {
+            let format = Format::of(name).unwrap();
+            assert_eq!(
+                (format.kind, format.suffix.as_str()),
+                (kind, suffix),
+                "{name}"
+            );
+            assert_eq!(Format::stem(name), stem);
+        }
+        for name in [
+            "a",
+            "README.md",
+            ".csv",
+            "a.parquet.gz",
+            "a.gz",
+            "parquet",
+            "a.csv.tmp",
+        ] {
+            assert_eq!(Format::of(name), None, "{name}");
+        }
+    }
+}

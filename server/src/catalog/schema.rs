@@ -1,0 +1,370 @@
+//! The shared schema: every session's tables.
+//!
+//! ```text
+//!   scan of --data --> open --> Found(Readable) | Found(Empty) | Found(Unreadable)
+//!                       ^                   |
+//!                       '-- the path changed'
+//!   scan, two paths for one name --> Conflict
+//!   CREATE --> Created                          DROP of what a scan found --> hidden from later scans
+//! ```
+//!
+//! A found table is opened again when its path changed since: a rewritten file has its new columns with the next query.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::datasource::TableType;
+use datafusion::error::Result;
+use datafusion::execution::context::SessionState;
+use futures::{StreamExt, stream};
+use squadron_proto::Failure;
+use squadron_shuffle::failure::into_datafusion;
+use url::Url;
+
+use super::external::exists;
+use super::found::{Content, Found, is_gone, stamp_of};
+use super::listing;
+use super::source::{self, Source};
+use super::stores::Stores;
+
+/// How soon a new file shows in `SHOW TABLES`. A query that names it does not wait for this.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many tables are opened at once.
+const OPEN_CONCURRENCY: usize = 16;
+
+/// What to do with a table of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnConflict {
+    Refuse,
+    Keep,
+    Replace,
+}
+
+pub(super) struct SharedSchema {
+    sources: Vec<Source>,
+    /// Opens tables; its own catalog is empty.
+    opener: SessionState,
+    stores: Arc<Stores>,
+    tables: Mutex<Tables>,
+    /// One scan at a time.
+    scanning: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Tables {
+    by_name: BTreeMap<String, Entry>,
+    /// Found tables that were dropped; they stay away until the server restarts.
+    hidden: HashSet<String>,
+}
+
+#[derive(Clone)]
+enum Entry {
+    /// By a statement.
+    Created(Arc<dyn TableProvider>),
+    /// By a scan.
+    Found(Found),
+    /// By a scan, twice.
+    Conflict(Failure),
+}
+
+impl fmt::Debug for SharedSchema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedSchema")
+            .field("tables", &self.table_names())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SharedSchema {
+    pub(super) fn new(sources: Vec<Source>, opener: SessionState, stores: Arc<Stores>) -> Self {
+        Self {
+            sources,
+            opener,
+            stores,
+            tables: Mutex::default(),
+            scanning: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Brings the found tables up to date with what lies in the sources. Returns what newly cannot be read.
+    pub(super) async fn rescan(&self) -> Vec<Failure> {
+        let _one_at_a_time = self.scanning.lock().await;
+        let sources = self.sources.clone();
+        let scanned = tokio::task::spawn_blocking(move || source::scan(&sources)).await;
+        let (candidates, mut failures) = match scanned {
+            Ok(scanned) => scanned,
+            Err(error) => return vec![Failure::internal(error)],
+        };
+        let mut to_open = Vec::new();
+        {
+            let mut tables = self.lock();
+            // When a folder could not be listed, its tables are not known to be gone.
+            if failures.is_empty() {
+                tables.by_name.retain(|name, entry| match entry {
+                    Entry::Created(_) => true,
+                    Entry::Found(_) | Entry::Conflict(_) => candidates.contains_key(name),
+                });
+            }
+            for (name, candidate) in candidates {
+                if tables.hidden.contains(&name) {
+                    continue;
+                }
+                match (tables.by_name.get(&name), candidate) {
+                    (Some(Entry::Created(_)), _) => {}
+                    (Some(Entry::Found(found)), Ok(url))
+                        if found.url == url && found.is_settled() => {}
+                    (_, Ok(url)) => to_open.push((name, url)),
+                    (Some(Entry::Conflict(known)), Err(failure)) if *known == failure => {}
+                    (_, Err(failure)) => {
+                        failures.push(failure.clone());
+                        tables.by_name.insert(name, Entry::Conflict(failure));
+                    }
+                }
+            }
+        }
+        let opened: Vec<_> = stream::iter(to_open)
+            .map(|(name, url)| async move {
+                let found = self.open(&name, &url).await;
+                (name, found)
+            })
+            .buffer_unordered(OPEN_CONCURRENCY)
+            .collect()
+            .await;
+        for (name, found) in opened {
+            failures.extend(self.settle(name, found));
+        }
+        failures
+    }
+
+    /// Keeps what was opened, unless a statement was faster. Returns a failure that was not known before.
+    fn settle(&self, name: String, found: Found) -> Option<Failure> {
+        let mut tables = self.lock();
+        let before = match tables.by_name.get(&name) {
+            Some(Entry::Created(_)) => return None,
+            Some(Entry::Found(before)) => Some(before),
+            None if tables.hidden.contains(&name) => return None,
+            Some(Entry::Conflict(_)) | None => None,
+        };
+        let news = match &found.content {
+            Content::Unreadable(failure)
+                if !before.is_some_and(|before| before.failed_with(failure)) =>
+            {
+                Some(failure.clone())
+            }
+            Content::Unreadable(_) | Content::Readable(_) | Content::Empty => None,
+        };
+        tables.by_name.insert(name, Entry::Found(found));
+        news
+    }
+
+    fn has_local_sources(&self) -> bool {
+        self.sources.iter().any(|source| match source {
+            Source::Folder(_) => true,
+            Source::Single { url, .. } => url.scheme() == "file",
+        })
+    }
+
+    async fn open(&self, name: &str, url: &Url) -> Found {
+        // Before reading: what changes meanwhile makes the stamp stale, never the table.
+        let stamp = stamp_of(url);
+        let content = match listing::open(name, url, &self.opener, &self.stores).await {
+            Ok(Some(table)) => Content::Readable(table),
+            Ok(None) => Content::Empty,
+            Err(failure) => Content::Unreadable(failure),
+        };
+        Found {
+            url: url.clone(),
+            stamp,
+            content,
+        }
+    }
+
+    /// Puts a table in place in one step.
+    ///
+    /// # Errors
+    /// With [`OnConflict::Refuse`], when there is one of that name.
+    pub(super) fn put(
+        &self,
+        name: &str,
+        table: Arc<dyn TableProvider>,
+        on_conflict: OnConflict,
+    ) -> Result<()> {
+        let mut tables = self.lock();
+        match (tables.by_name.contains_key(name), on_conflict) {
+            (true, OnConflict::Refuse) => return Err(exists(name)),
+            (true, OnConflict::Keep) => return Ok(()),
+            (true, OnConflict::Replace) | (false, _) => {}
+        }
+        tables
+            .by_name
+            .insert(name.to_string(), Entry::Created(table));
+        Ok(())
+    }
+
+    /// Removes a table of this kind; whether there was one.
+    ///
+    /// # Errors
+    /// When the name is of the other kind.
+    pub(super) fn remove(&self, name: &str, kind: TableType) -> Result<bool> {
+        let mut tables = self.lock();
+        let Some(name) = tables.resolve(name) else {
+            return Ok(false);
+        };
+        let actual = match tables.by_name.get(&name) {
+            Some(Entry::Created(table)) => table.table_type(),
+            Some(Entry::Found(_) | Entry::Conflict(_)) | None => TableType::Base,
+        };
+        if actual != kind {
+            let word = if actual == TableType::View {
+                "VIEW"
+            } else {
+                "TABLE"
+            };
+            return datafusion::common::plan_err!(
+                "{name} is not of that kind; use DROP {word} {name}"
+            );
+        }
+        tables.take(&name);
+        Ok(true)
+    }
+
+    /// The names of all tables, also of those that cannot be read.
+    pub(super) fn all_names(&self) -> Vec<String> {
+        self.lock().by_name.keys().cloned().collect()
+    }
+
+    /// The table as it was when last opened; opened again if its path changed since.
+    async fn current(&self, name: &str) -> Option<Result<Arc<dyn TableProvider>>> {
+        let entry = {
+            let tables = self.lock();
+            tables
+                .resolve(name)
+                .and_then(|name| Some((tables.by_name.get(&name)?.clone(), name)))
+        };
+        let (entry, name) = entry?;
+        match entry {
+            Entry::Created(table) => Some(Ok(table)),
+            Entry::Conflict(failure) => Some(Err(into_datafusion(failure))),
+            Entry::Found(found) if found.is_current() => Some(found.table()),
+            Entry::Found(found) if is_gone(&found.url) => None,
+            Entry::Found(found) => {
+                let found = self.open(&name, &found.url).await;
+                self.settle(name, found.clone());
+                Some(found.table())
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    /// The exact name, or else the only one that differs in case alone: SQL folds what is not quoted.
+    fn resolve(&self, name: &str) -> Option<String> {
+        if self.by_name.contains_key(name) {
+            return Some(name.to_string());
+        }
+        let folded = name.to_lowercase();
+        let mut alike = self
+            .by_name
+            .keys()
+            .filter(|known| known.to_lowercase() == folded);
+        match (alike.next(), alike.next()) {
+            (Some(only), None) => Some(only.clone()),
+            _ => None,
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Option<Entry> {
+        let entry = self.by_name.remove(name);
+        if matches!(entry, Some(Entry::Found(_) | Entry::Conflict(_))) {
+            self.hidden.insert(name.to_string());
+        }
+        entry
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for SharedSchema {
+    /// Tables that can be read, so that one broken file does not spoil `information_schema`.
+    fn table_names(&self) -> Vec<String> {
+        let tables = self.lock();
+        let readable = tables.by_name.iter().filter(|(_, entry)| match entry {
+            Entry::Created(_) => true,
+            Entry::Found(found) => matches!(found.content, Content::Readable(_)),
+            Entry::Conflict(_) => false,
+        });
+        readable.map(|(name, _)| name.clone()).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if let Some(table) = self.current(name).await {
+            return table.map(Some);
+        }
+        if self.sources.is_empty() {
+            return Ok(None);
+        }
+        // Perhaps its file is newer than the last scan.
+        log_failures(&self.rescan().await);
+        self.current(name).await.transpose()
+    }
+
+    /// A table that broke since the last scan is left out of listings, not an error of theirs.
+    async fn table_type(&self, name: &str) -> Result<Option<TableType>> {
+        Ok(match self.current(name).await {
+            Some(Ok(table)) => Some(table.table_type()),
+            Some(Err(_)) | None => None,
+        })
+    }
+
+    fn register_table(
+        &self,
+        name: String,
+        table: Arc<dyn TableProvider>,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        self.put(&name, table, OnConflict::Refuse)?;
+        Ok(None)
+    }
+
+    fn deregister_table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        Ok(match self.lock().take(name) {
+            Some(Entry::Created(table)) => Some(table),
+            Some(Entry::Found(found)) => found.table().ok(),
+            Some(Entry::Conflict(_)) | None => None,
+        })
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.lock().by_name.contains_key(name)
+    }
+}
+
+/// Rescans for as long as the schema lives.
+pub(super) async fn watch(schema: Weak<SharedSchema>) {
+    if schema
+        .upgrade()
+        .is_none_or(|schema| !schema.has_local_sources())
+    {
+        return;
+    }
+    loop {
+        tokio::time::sleep(RESCAN_INTERVAL).await;
+        let Some(schema) = schema.upgrade() else {
+            return;
+        };
+        log_failures(&schema.rescan().await);
+    }
+}
+
+pub(super) fn log_failures(failures: &[Failure]) {
+    for failure in failures {
+        tracing::warn!("{}", failure.message);
+    }
+}

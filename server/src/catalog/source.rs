@@ -1,0 +1,240 @@
+//! Which tables lie where: the rules from paths to table names.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use squadron_proto::{Failure, FailureKind};
+use url::Url;
+
+use super::format::Format;
+use super::shown;
+use crate::config::{DataSource, path_url};
+
+/// Where to look for tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Each file and folder in it is a table.
+    Folder(PathBuf),
+    /// One table.
+    Single { name: String, url: Url },
+}
+
+impl From<&DataSource> for Source {
+    fn from(data: &DataSource) -> Self {
+        match data {
+            DataSource::Path(path) => Self::Folder(path.clone()),
+            DataSource::Named { name, url } => Self::Single {
+                name: name.clone(),
+                url: url.clone(),
+            },
+        }
+    }
+}
+
+/// Changes when what lies at a local path changes. Remote tables have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    modified: SystemTime,
+    bytes: u64,
+}
+
+impl Stamp {
+    /// Of the file or folder itself: a folder's changes when an entry comes or goes.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            modified: metadata.modified().ok()?,
+            bytes: metadata.len(),
+        })
+    }
+
+    /// Whether a change right after this stamp was taken might not show in it, since clocks of file systems tick
+    /// slowly.
+    pub(super) fn is_fresh(&self) -> bool {
+        const SLOWEST_TICK_S: u64 = 2;
+        self.modified
+            .elapsed()
+            .is_ok_and(|age| age.as_secs() < SLOWEST_TICK_S)
+    }
+}
+
+/// What stands behind each table name.
+pub(super) type Candidates = BTreeMap<String, Result<Url, Failure>>;
+
+/// Looks into every source. Reads directories, never files; blocks.
+///
+/// # Errors
+/// Those of a folder that cannot be listed; tables elsewhere are found all the same.
+pub(super) fn scan(sources: &[Source]) -> (Candidates, Vec<Failure>) {
+    let mut found: BTreeMap<String, Vec<Url>> = BTreeMap::new();
+    let mut failures = Vec::new();
+    for source in sources {
+        match source {
+            Source::Single { name, url } => {
+                found.entry(table_name(name)).or_default().push(url.clone())
+            }
+            Source::Folder(path) => match entries(path) {
+                Ok(tables) => {
+                    for (name, url) in tables {
+                        found.entry(name).or_default().push(url);
+                    }
+                }
+                Err(failure) => failures.push(failure),
+            },
+        }
+    }
+    let candidates = found.into_iter().map(|(name, mut urls)| {
+        urls.dedup();
+        let candidate = match urls.as_slice() {
+            [url] => Ok(url.clone()),
+            [first, second, ..] => Err(two_for_one(&name, first, second)),
+            [] => Err(Failure::internal("a table without a place")),
+        };
+        (name, candidate)
+    });
+    (candidates.collect(), failures)
+}
+
+fn two_for_one(name: &str, first: &Url, second: &Url) -> Failure {
+    Failure::new(
+        FailureKind::Invalid,
+        format!(
+            "the table name {name} is claimed by both {} and {}; rename one of them, or serve it as NAME=URL",
+            shown(first),
+            shown(second)
+        ),
+    )
+}
+
+/// The tables of one `--data` path, sorted by name.
+fn entries(path: &Path) -> Result<Vec<(String, Url)>, Failure> {
+    let unreadable = |error: std::io::Error| {
+        Failure::new(
+            FailureKind::Storage,
+            format!("--data {} cannot be read: {error}", path.display()),
+        )
+    };
+    let itself = || {
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        local_table(&name, path).into_iter().collect()
+    };
+    if path.is_file() {
+        return Ok(itself());
+    }
+    let mut tables = Vec::new();
+    for entry in fs::read_dir(path).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let entry = entry.path();
+        if is_hidden(&name) {
+            continue;
+        }
+        if entry.is_dir() && name.contains('=') {
+            // Partitions right here: the folder as a whole is the table.
+            return Ok(itself());
+        }
+        if entry.is_dir() || Format::of(&name).is_some() {
+            tables.extend(local_table(&name, &entry));
+        }
+    }
+    tables.sort();
+    Ok(tables)
+}
+
+fn local_table(file_name: &str, path: &Path) -> Option<(String, Url)> {
+    let url = path_url(path)
+        .inspect_err(|reason| tracing::warn!("{} {reason}", path.display()))
+        .ok()?;
+    Some((table_name(Format::stem(file_name)), url))
+}
+
+/// Files that tools leave beside data: `.part.crc`, `_SUCCESS`, `_delta_log`.
+pub(super) fn is_hidden(name: &str) -> bool {
+    name.starts_with(['.', '_'])
+}
+
+/// Letters, digits and underscores stay, everything else becomes an underscore.
+fn table_name(stem: &str) -> String {
+    stem.chars()
+        .map(|c| {
+            if c.is_alphanumeric() || c == '_' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(entries: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in entries {
+            let path = folder.path().join(entry);
+            if let Some(name) = entry.strip_suffix('/') {
+                fs::create_dir_all(folder.path().join(name)).unwrap();
+            } else {
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "").unwrap();
+            }
+        }
+        folder
+    }
+
+    fn names(folder: &tempfile::TempDir) -> Vec<String> {
+        let (candidates, failures) = scan(&[Source::Folder(folder.path().to_path_buf())]);
+        assert!(failures.is_empty(), "{failures:?}");
+        candidates.into_keys().collect()
+    }
+
+    #[test]
+    fn files_and_folders_are_tables() {
+        let folder = folder(&[
+            "a.parquet",
+            "my-data 2024.csv.gz",
+            "Größe.json",
+            "sub/x.csv",
+            "out.parquet/part-0.parquet",
+            "README.md",
+            ".hidden.csv",
+            "_tmp/x.csv",
+        ]);
+        assert_eq!(names(&folder), ["Größe", "a", "my_data_2024", "out", "sub"]);
+    }
+
+    #[test]
+    fn a_folder_of_partitions_is_one_table() {
+        let outer = folder(&["events/day=1/x.csv", "events/day=2/x.csv"]);
+        let (candidates, _) = scan(&[Source::Folder(outer.path().join("events"))]);
+        let names: Vec<_> = candidates.keys().map(String::as_str).collect();
+        assert_eq!(names, ["events"]);
+    }
+
+    #[test]
+    fn two_files_for_one_name_are_named_both() {
+        let folder = folder(&["a.csv", "a.parquet", "b-c.csv", "b.c.csv", "d.csv"]);
+        let (candidates, _) = scan(&[Source::Folder(folder.path().to_path_buf())]);
+        let failure = candidates["a"].as_ref().unwrap_err();
+        assert!(
+            failure.message.contains("a.csv") && failure.message.contains("a.parquet"),
+            "{failure}"
+        );
+        assert!(candidates["b_c"].is_err() && candidates["d"].is_ok());
+    }
+
+    #[test]
+    fn the_same_path_given_twice_is_one_table() {
+        let folder = folder(&["a.csv"]);
+        let source = Source::Folder(folder.path().to_path_buf());
+        let (candidates, _) = scan(&[source.clone(), source]);
+        assert!(candidates["a"].is_ok());
+    }
+}

@@ -1,0 +1,220 @@
+//! The flags, as the user meets them: the comment on a field is its help text.
+//!
+//! Environment variables and keys of the configuration file are not declared here, they follow from the names of the
+//! flags (see `layers`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use url::Url;
+
+use super::machine;
+use super::values::{self, DataSource, Secret};
+
+/// A distributed SQL server for any Arrow Flight SQL client.
+///
+/// `squadron serve --data DIR` makes every Parquet, CSV, JSON, Arrow or Avro file of a folder a table and serves them;
+/// `squadron sql` asks it; `squadron worker` on another machine makes it faster.
+#[derive(Debug, Parser)]
+#[command(name = "squadron", version, disable_help_subcommand = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// What to run.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve tables to Arrow Flight SQL clients.
+    Serve(Box<ServeArgs>),
+    /// Lend this machine's cores and memory to a server.
+    Worker(Box<WorkerArgs>),
+    /// Ask a server: an interactive shell, or one statement with -c.
+    Sql(Box<SqlArgs>),
+    /// Write the TPC-H tables into the cache; `serve --tpch` starts this as a process of its own, because the generator
+    /// keeps 300 MB for as long as its process lives.
+    #[command(hide = true)]
+    GenerateTpch(GenerateTpchArgs),
+}
+
+/// `squadron serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Where Flight SQL clients connect; port 0 picks a free one and the ready line names it.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051", value_parser = values::address)]
+    pub listen: SocketAddr,
+    /// Where workers connect. Without it this server runs alone, with its embedded workers.
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::address)]
+    pub cluster_listen: Option<SocketAddr>,
+    /// What a worker must know to join; @FILE reads it from a file. Required as soon as other machines can reach
+    /// --cluster-listen.
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret)]
+    pub cluster_secret: Option<Secret>,
+    /// Serve beyond this machine without authentication. Anyone who can reach the port can read every table.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Refuse to start when a table cannot be read. Without it the other tables are served and the broken one says why.
+    #[arg(long)]
+    pub strict: bool,
+    /// Workers inside this process; 0 leaves all work to remote ones.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = values::workers)]
+    pub embedded_workers: usize,
+    /// What each embedded worker may use.
+    #[command(flatten)]
+    pub work: WorkArgs,
+    /// A folder: each file and each folder of files in it is a table. Or NAME=URL: one table from s3://, gs://, az://,
+    /// http(s):// or file://. May be given several times; in a variable, separate with commas.
+    #[arg(long, value_name = "DIR|NAME=URL", action = ArgAction::Append, value_parser = values::data_source)]
+    pub data: Vec<DataSource>,
+    /// Serve the eight TPC-H tables of this scale (1 is 1 GB of raw data), generated on first use and then cached.
+    #[arg(long, value_name = "SCALE", value_parser = values::scale)]
+    pub tpch: Option<f64>,
+    /// Where generated tables are kept [default: the user's cache folder].
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Read flags from this file: a table [serve] with keys such as cluster_listen. A variable beats the file, a flag
+    /// beats both.
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// How long a result waits for its client, before it is dropped and its query cancelled.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::duration)]
+    pub result_ttl: Duration,
+    /// How long a query waits for a first worker before it fails.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
+    pub no_worker_timeout: Duration,
+    /// How long running queries may go on after SIGTERM or Ctrl-C.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
+    pub drain_timeout: Duration,
+    /// How many results may wait for their clients at once; more queries are refused until some are read.
+    #[arg(long, value_name = "N", default_value = "256", value_parser = values::at_least_one)]
+    pub max_open_results: usize,
+    /// How many bytes of a scan are worth a task of their own. Smaller tables are read in fewer tasks.
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = values::size)]
+    pub min_task_bytes: u64,
+    /// How many bytes one partition of an exchange should hold, by the planner's estimate.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    pub partition_bytes: u64,
+    /// How many partitions an exchange may have at most.
+    #[arg(long, value_name = "N", default_value = "512", value_parser = values::at_least_one)]
+    pub max_partitions: usize,
+}
+
+/// `squadron worker`.
+#[derive(Args, Debug)]
+pub struct WorkerArgs {
+    /// The server's cluster port, as `serve --cluster-listen` opened it.
+    #[arg(long, value_name = "http://HOST:PORT", required = true, value_parser = values::server_url)]
+    pub server: Url,
+    /// Where other workers fetch shuffle output from this one [default: a free port of the address that reaches the
+    /// server].
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::address)]
+    pub listen: Option<SocketAddr>,
+    /// The host, or host and port, under which the others reach this worker, where that is not its own address.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub advertise: Option<String>,
+    /// The server's --cluster-secret; @FILE reads it from a file.
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret)]
+    pub cluster_secret: Option<Secret>,
+    /// What this worker may use.
+    #[command(flatten)]
+    pub work: WorkArgs,
+    /// How long running attempts may go on after SIGTERM or Ctrl-C.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
+    pub drain_timeout: Duration,
+    /// Read flags from this file: a table [worker] with keys such as cluster_secret.
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+}
+
+/// What one worker may use of its machine.
+#[derive(Args, Debug, Clone)]
+pub struct WorkArgs {
+    /// How many partitions a worker runs at once [default: cores divided by embedded workers].
+    #[arg(long, value_name = "N", value_parser = values::slots)]
+    pub slots: Option<usize>,
+    /// Memory of a worker's operators, shuffle and results, such as 4GB or 4GiB [default: 70 % of the machine's or
+    /// container's, divided by embedded workers].
+    #[arg(long, value_name = "SIZE", value_parser = values::memory)]
+    pub memory: Option<u64>,
+    /// Where rows go that do not fit into memory [default: the system's temporary folder].
+    #[arg(long, value_name = "DIR")]
+    pub spill_dir: Option<PathBuf>,
+    /// How many bytes may lie in --spill-dir at once; more fails the query that asks for them.
+    #[arg(long, value_name = "SIZE", default_value = "100GiB", value_parser = values::size)]
+    pub max_spill_bytes: u64,
+    /// How far a result may run ahead of its reader, per task.
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::size)]
+    pub stream_bytes: u64,
+    /// How many fetched bytes may wait for an operator, per task and input.
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = values::size)]
+    pub fetch_bytes: u64,
+}
+
+impl WorkArgs {
+    /// Slots of each of `workers` workers in this process.
+    pub fn slots(&self, workers: usize) -> usize {
+        self.slots
+            .unwrap_or_else(|| (machine::cores() / workers.max(1)).max(1))
+    }
+
+    /// Memory of each of `workers` workers in this process, in bytes.
+    pub fn memory_bytes(&self, workers: usize) -> u64 {
+        self.memory
+            .unwrap_or_else(|| machine::memory_bytes() / 10 * 7 / workers.max(1) as u64)
+    }
+}
+
+/// `squadron sql`.
+#[derive(Args, Debug)]
+pub struct SqlArgs {
+    /// The server.
+    #[arg(long, value_name = "grpc://HOST:PORT", default_value = "grpc://127.0.0.1:50051", value_parser = values::server_url)]
+    pub server: Url,
+    /// Run this SQL and exit.
+    #[arg(long, short = 'c', value_name = "SQL", conflicts_with = "file")]
+    pub command: Option<String>,
+    /// Run the SQL of this file and exit.
+    #[arg(long, short = 'f', value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// How rows are printed.
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: OutputFormat,
+    /// The user's name, for servers that ask for one.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// The user's password; @FILE reads it from a file.
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret, requires = "user")]
+    pub password: Option<Secret>,
+    /// A bearer token; @FILE reads it from a file.
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret, conflicts_with_all = ["user", "password"])]
+    pub token: Option<Secret>,
+    /// Read flags from this file: a table [sql] with keys such as server.
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+}
+
+/// How `squadron sql` prints rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// Columns drawn with lines.
+    Table,
+    /// Comma-separated, with a header.
+    Csv,
+    /// One JSON object per row and line.
+    Json,
+    /// An Arrow IPC stream, for other programs.
+    Arrow,
+}
+
+/// `squadron generate-tpch`.
+#[derive(Args, Debug)]
+pub struct GenerateTpchArgs {
+    /// The scale.
+    #[arg(long, value_parser = values::scale)]
+    pub scale: f64,
+    /// The cache folder.
+    #[arg(long)]
+    pub cache_dir: PathBuf,
+}

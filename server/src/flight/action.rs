@@ -1,0 +1,220 @@
+//! DoAction and ListActions: exactly the actions listed here are served.
+//!
+//! The bodies of Flight SQL's own actions are wrapped in `Any`; those of Flight (cancel, sessions) are not.
+
+use arrow_flight::sql::{
+    ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
+    ActionCreatePreparedStatementRequest, Any, ProstMessageExt, TicketStatementQuery,
+};
+use arrow_flight::{
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo,
+};
+use bytes::Bytes;
+use prost::Message;
+use squadron_proto::Failure;
+
+use super::messages::{
+    CloseSessionRequest, CloseSessionResult, CloseSessionStatus, GetSessionOptionsRequest,
+    SetSessionOptionsRequest,
+};
+use super::options;
+use super::prepared::Statements;
+use super::session::Sessions;
+use super::statement;
+use super::status::{invalid, unsupported};
+use crate::queries::{Queries, Session};
+
+const CREATE_PREPARED_STATEMENT: &str = "CreatePreparedStatement";
+const CLOSE_PREPARED_STATEMENT: &str = "ClosePreparedStatement";
+const CANCEL_QUERY: &str = "CancelQuery";
+const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
+const SET_SESSION_OPTIONS: &str = "SetSessionOptions";
+const GET_SESSION_OPTIONS: &str = "GetSessionOptions";
+const CLOSE_SESSION: &str = "CloseSession";
+
+/// Every action with a word on it.
+const ACTIONS: [(&str, &str); 7] = [
+    (
+        CREATE_PREPARED_STATEMENT,
+        "Prepares a SQL statement and answers its handle and schemas.",
+    ),
+    (CLOSE_PREPARED_STATEMENT, "Forgets a prepared statement."),
+    (
+        CANCEL_QUERY,
+        "Stops a query, given its FlightInfo; CancelFlightInfo is the newer form.",
+    ),
+    (CANCEL_FLIGHT_INFO, "Stops a query, given its FlightInfo."),
+    (
+        SET_SESSION_OPTIONS,
+        "Sets options of the session: catalog, schema, and settings by name.",
+    ),
+    (GET_SESSION_OPTIONS, "Answers the options of the session."),
+    (
+        CLOSE_SESSION,
+        "Ends the session with its prepared statements.",
+    ),
+];
+
+/// What an action works on.
+pub(super) struct Parts<'a> {
+    pub(super) queries: &'a Queries,
+    pub(super) sessions: &'a Sessions,
+    pub(super) statements: &'a Statements,
+}
+
+/// What ListActions answers.
+pub(super) fn list() -> impl Iterator<Item = ActionType> {
+    ACTIONS.into_iter().map(|(name, description)| ActionType {
+        r#type: name.into(),
+        description: description.into(),
+    })
+}
+
+/// Runs one action; None when it has no result.
+pub(super) async fn run(
+    parts: Parts<'_>,
+    session: &Session,
+    action: Action,
+) -> Result<Option<Bytes>, Failure> {
+    let body = action.body;
+    match action.r#type.as_str() {
+        CREATE_PREPARED_STATEMENT => create(&parts, session, unpacked(&body)?).await.map(Some),
+        CLOSE_PREPARED_STATEMENT => {
+            let request: ActionClosePreparedStatementRequest = unpacked(&body)?;
+            let handle = &request.prepared_statement_handle;
+            parts.statements.close(handle).await?;
+            Ok(None)
+        }
+        CANCEL_QUERY => {
+            let request: ActionCancelQueryRequest = unpacked(&body)?;
+            cancel(parts.queries, &decoded(&request.info)?)?;
+            let result = ActionCancelQueryResult {
+                result: CancelStatus::Cancelled.into(),
+            };
+            Ok(Some(statement::packed(&result)))
+        }
+        CANCEL_FLIGHT_INFO => {
+            let request: CancelFlightInfoRequest = decoded(&body)?;
+            let info = request
+                .info
+                .ok_or_else(|| invalid("CancelFlightInfo without a FlightInfo"))?;
+            cancel(parts.queries, &info)?;
+            let result = CancelFlightInfoResult {
+                status: CancelStatus::Cancelled.into(),
+            };
+            Ok(Some(result.encode_to_vec().into()))
+        }
+        SET_SESSION_OPTIONS => {
+            let request: SetSessionOptionsRequest = decoded(&body)?;
+            let result = options::set(&session.context, request);
+            Ok(Some(result.encode_to_vec().into()))
+        }
+        GET_SESSION_OPTIONS => {
+            let _: GetSessionOptionsRequest = decoded(&body)?;
+            Ok(Some(options::get(&session.context).encode_to_vec().into()))
+        }
+        CLOSE_SESSION => {
+            let _: CloseSessionRequest = decoded(&body)?;
+            close_session(&parts, session).await.map(Some)
+        }
+        name => Err(not_an_action(name)),
+    }
+}
+
+async fn create(
+    parts: &Parts<'_>,
+    session: &Session,
+    request: ActionCreatePreparedStatementRequest,
+) -> Result<Bytes, Failure> {
+    let transaction = request.transaction_id.as_ref();
+    let planned = statement::plan(parts.queries, session, &request.query, transaction).await?;
+    let result = parts.statements.create(session, planned).await?;
+    Ok(result.into_any().encode_to_vec().into())
+}
+
+async fn close_session(parts: &Parts<'_>, session: &Session) -> Result<Bytes, Failure> {
+    parts.statements.close_session(session)?;
+    parts.sessions.close(session).await;
+    let result = CloseSessionResult {
+        status: CloseSessionStatus::Closed.into(),
+    };
+    Ok(result.encode_to_vec().into())
+}
+
+/// Stops the query of a FlightInfo. The signed ticket says which query that is, since it proves that the caller was
+/// given the result.
+fn cancel(queries: &Queries, info: &FlightInfo) -> Result<(), Failure> {
+    let ticket = info
+        .endpoint
+        .iter()
+        .find_map(|endpoint| endpoint.ticket.as_ref())
+        .ok_or_else(|| invalid("the FlightInfo has no ticket; send the one GetFlightInfo gave"))?;
+    let Ok(ticket) = unpacked::<TicketStatementQuery>(&ticket.ticket) else {
+        return Err(invalid(
+            "the FlightInfo is not one of a query; only queries can be cancelled",
+        ));
+    };
+    let id = queries
+        .query_of(&ticket.statement_handle)
+        .ok_or_else(|| invalid("the ticket has expired or was not issued by this server"))?;
+    // A query that has ended already is as good as cancelled.
+    queries.cancel(id);
+    Ok(())
+}
+
+/// Reads a message that is wrapped in `Any`.
+fn unpacked<M: ProstMessageExt>(body: &[u8]) -> Result<M, Failure> {
+    let any: Any = decoded(body)?;
+    any.unpack()
+        .map_err(|error| invalid(format!("the body of the action cannot be read: {error}")))?
+        .ok_or_else(|| {
+            let expected = M::type_url().rsplit('.').next().unwrap_or_default();
+            invalid(format!("the body of the action is not a {expected}"))
+        })
+}
+
+fn decoded<M: Message + Default>(body: &[u8]) -> Result<M, Failure> {
+    M::decode(body)
+        .map_err(|error| invalid(format!("the body of the action cannot be read: {error}")))
+}
+
+fn not_an_action(name: &str) -> Failure {
+    let why = match name {
+        "BeginTransaction" | "EndTransaction" | "BeginSavepoint" | "EndSavepoint" => {
+            "transactions are not supported; connect with autocommit"
+        }
+        "CreatePreparedSubstraitPlan" => "Substrait plans are not supported yet; send SQL",
+        "RenewFlightEndpoint" => "results do not expire while they are read, so none is renewed",
+        _ => "ListActions answers those that are served",
+    };
+    let name: String = name.chars().take(100).collect();
+    unsupported(&format!("the action {name:?} is not served: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use squadron_proto::FailureKind;
+
+    use super::*;
+
+    #[test]
+    fn bodies_that_are_something_else_are_invalid() {
+        let garbage = unpacked::<ActionCancelQueryRequest>(&[0xff; 9]).unwrap_err();
+        assert_eq!(garbage.kind, FailureKind::Invalid);
+        let other = statement::packed(&ActionCancelQueryResult { result: 1 });
+        let failure = unpacked::<ActionCancelQueryRequest>(&other).unwrap_err();
+        assert!(failure.message.contains("ActionCancelQueryRequest"));
+    }
+
+    #[test]
+    fn an_unknown_action_is_named_and_cut() {
+        let failure = not_an_action(&"x".repeat(1000));
+        assert_eq!(failure.kind, FailureKind::Unsupported);
+        assert!(failure.message.len() < 300);
+        assert!(
+            not_an_action("BeginTransaction")
+                .message
+                .contains("autocommit")
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! The metadata commands: their schemas, exact to name and nullability as Flight SQL lays down, and their rows.
+
+mod catalogs;
+mod keys;
+mod patterns;
+mod sql_info;
+mod tables;
+mod types;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow_flight::FlightData;
+use arrow_flight::error::FlightError;
+use arrow_flight::sql::{
+    Command, CommandGetCatalogs, CommandGetDbSchemas, CommandGetSqlInfo, CommandGetTables,
+    CommandGetXdbcTypeInfo,
+};
+use datafusion::prelude::SessionContext;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use squadron_proto::Failure;
+use squadron_shuffle::encode;
+use tonic::Status;
+
+use super::status;
+
+/// A metadata command.
+pub(super) enum Metadata {
+    Catalogs,
+    DbSchemas(CommandGetDbSchemas),
+    Tables(CommandGetTables),
+    TableTypes,
+    PrimaryKeys,
+    /// Exported keys, imported keys and cross references: one schema, and no rows.
+    ForeignKeys,
+    SqlInfo(CommandGetSqlInfo),
+    XdbcTypeInfo(CommandGetXdbcTypeInfo),
+}
+
+impl Metadata {
+    /// The command, if it is one of metadata.
+    pub(super) fn of(command: &Command) -> Option<Self> {
+        Some(match command {
+            Command::CommandGetCatalogs(CommandGetCatalogs {}) => Self::Catalogs,
+            Command::CommandGetDbSchemas(command) => Self::DbSchemas(command.clone()),
+            Command::CommandGetTables(command) => Self::Tables(command.clone()),
+            Command::CommandGetTableTypes(_) => Self::TableTypes,
+            Command::CommandGetPrimaryKeys(_) => Self::PrimaryKeys,
+            Command::CommandGetExportedKeys(_)
+            | Command::CommandGetImportedKeys(_)
+            | Command::CommandGetCrossReference(_) => Self::ForeignKeys,
+            Command::CommandGetSqlInfo(command) => Self::SqlInfo(command.clone()),
+            Command::CommandGetXdbcTypeInfo(command) => Self::XdbcTypeInfo(*command),
+            _ => return None,
+        })
+    }
+
+    /// The schema of the rows.
+    pub(super) fn schema(&self) -> SchemaRef {
+        match self {
+            Self::Catalogs => CommandGetCatalogs {}.into_builder().schema(),
+            Self::DbSchemas(command) => command.clone().into_builder().schema(),
+            Self::Tables(command) => command.clone().into_builder().schema(),
+            Self::TableTypes => catalogs::table_types_schema(),
+            Self::PrimaryKeys => keys::primary_keys_schema(),
+            Self::ForeignKeys => keys::foreign_keys_schema(),
+            Self::SqlInfo(_) => sql_info::schema(),
+            Self::XdbcTypeInfo(_) => types::xdbc_schema(),
+        }
+    }
+
+    /// The rows as the session sees them.
+    pub(super) async fn rows(&self, context: &SessionContext) -> Result<RecordBatch, Failure> {
+        match self {
+            Self::Catalogs => catalogs::catalogs(context),
+            Self::DbSchemas(command) => catalogs::db_schemas(context, command),
+            Self::Tables(command) => tables::tables(context, command).await,
+            Self::TableTypes => Ok(catalogs::table_types()),
+            Self::PrimaryKeys | Self::ForeignKeys => Ok(RecordBatch::new_empty(self.schema())),
+            Self::SqlInfo(command) => sql_info::rows(&command.info),
+            Self::XdbcTypeInfo(command) => types::xdbc_rows(command.data_type),
+        }
+    }
+
+    /// The rows as Flight frames, from the encoder that results take too.
+    pub(super) async fn frames(
+        &self,
+        context: &SessionContext,
+    ) -> Result<BoxStream<'static, Result<FlightData, Status>>, Failure> {
+        let batch = self.rows(context).await?;
+        let frames = encode::frames(batch.schema(), stream::iter([Ok(batch)]));
+        Ok(frames
+            .map(|frame| frame.map_err(|failure| status::of(&failure, None)))
+            .boxed())
+    }
+}
+
+/// The builders of arrow-flight fail on what a client asked for only by an impossible pattern.
+fn unbuilt(error: FlightError) -> Failure {
+    status::invalid(format!("the metadata cannot be listed: {error}"))
+}

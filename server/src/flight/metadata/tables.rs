@@ -1,0 +1,238 @@
+//! CommandGetTables, in both shapes: with each table's schema, and without.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema};
+use arrow_flight::sql::CommandGetTables;
+use arrow_flight::sql::metadata::GetTablesBuilder;
+use datafusion::catalog::SchemaProvider;
+use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::TableType;
+use datafusion::prelude::SessionContext;
+use squadron_proto::Failure;
+use tracing::warn;
+
+use super::catalogs::{SYSTEM_TABLE, provider, schemas, table_type_name};
+use super::patterns::matching;
+use super::{types, unbuilt};
+use crate::planner::schema::client_schema;
+
+/// Where a table stands.
+struct Place<'a> {
+    catalog: &'a str,
+    schema: &'a str,
+    table: &'a str,
+}
+
+/// The rows of the command. Only tables whose names match are opened.
+pub(super) async fn tables(
+    context: &SessionContext,
+    command: &CommandGetTables,
+) -> Result<RecordBatch, Failure> {
+    let mut builder = command.clone().into_builder();
+    let schema_pattern = command.db_schema_filter_pattern.as_deref();
+    let table_pattern = command.table_name_filter_pattern.as_deref();
+    for (catalog, schema) in schemas(context, command.catalog.as_deref(), schema_pattern)? {
+        let Some(provider) = provider(context, &catalog, &schema) else {
+            continue;
+        };
+        for table in matching(provider.table_names(), table_pattern)? {
+            let place = Place {
+                catalog: &catalog,
+                schema: &schema,
+                table: &table,
+            };
+            append(&mut builder, &*provider, &place).await?;
+        }
+    }
+    builder.build().map_err(unbuilt)
+}
+
+async fn append(
+    builder: &mut GetTablesBuilder,
+    provider: &dyn SchemaProvider,
+    place: &Place<'_>,
+) -> Result<(), Failure> {
+    let seen = match look_at(provider, place, builder.include_schema()).await {
+        Ok(Some(seen)) => seen,
+        // Dropped since its name was read.
+        Ok(None) => return Ok(()),
+        // One table that cannot be read must not hide the others; it has no columns to show.
+        Err(error) => {
+            warn!(table = place.table, "table cannot be described: {error}");
+            (TableType::Base, Schema::empty())
+        }
+    };
+    let (table_type, columns) = seen;
+    let table_type = match place.schema {
+        INFORMATION_SCHEMA => SYSTEM_TABLE,
+        _ => table_type_name(table_type),
+    };
+    let Place {
+        catalog,
+        schema,
+        table,
+    } = *place;
+    builder
+        .append(catalog, schema, table, table_type, &columns)
+        .map_err(unbuilt)
+}
+
+/// A table's type and, if asked for, its columns; the type alone may be known without opening the table.
+async fn look_at(
+    provider: &dyn SchemaProvider,
+    place: &Place<'_>,
+    with_columns: bool,
+) -> DataFusionResult<Option<(TableType, Schema)>> {
+    if !with_columns {
+        let table_type = provider.table_type(place.table).await?;
+        return Ok(table_type.map(|table_type| (table_type, Schema::empty())));
+    }
+    let table = provider.table(place.table).await?;
+    Ok(table.map(|table| {
+        let columns = described(&client_schema(&table.schema()), place);
+        (table.table_type(), columns)
+    }))
+}
+
+/// The schema with what drivers read from the metadata of its fields.
+fn described(schema: &Schema, place: &Place<'_>) -> Schema {
+    let fields = schema.fields().iter().map(|field| {
+        let mut metadata = field.metadata().clone();
+        let described = types::column_metadata(field.data_type()).into_iter();
+        let placed = [
+            ("CATALOG_NAME", place.catalog),
+            ("SCHEMA_NAME", place.schema),
+            ("TABLE_NAME", place.table),
+        ];
+        let placed = placed.map(|(key, value)| (key, value.to_string()));
+        metadata.extend(
+            described
+                .chain(placed)
+                .map(|(key, value)| (format!("ARROW:FLIGHT:SQL:{key}"), value)),
+        );
+        Arc::new(Field::clone(field).with_metadata(metadata))
+    });
+    Schema::new(fields.collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::DataType;
+    use arrow_flight::IpcMessage;
+    use datafusion::prelude::SessionConfig;
+
+    use super::*;
+
+    async fn context() -> SessionContext {
+        let config = SessionConfig::new().with_information_schema(true);
+        let context = SessionContext::new_with_config(config);
+        for sql in [
+            "CREATE TABLE orders (id BIGINT NOT NULL, total DECIMAL(15, 2), name VARCHAR)",
+            "CREATE VIEW order_names AS SELECT name FROM orders",
+            "CREATE SCHEMA other",
+            "CREATE TABLE other.orders (x INT)",
+        ] {
+            context.sql(sql).await.unwrap().collect().await.unwrap();
+        }
+        context
+    }
+
+    async fn names(command: CommandGetTables) -> Vec<String> {
+        let batch = tables(&context().await, &command).await.unwrap();
+        let column = |index: usize| batch.column(index).as_string::<i32>();
+        (0..batch.num_rows())
+            .filter(|row| column(1).value(*row) != INFORMATION_SCHEMA)
+            .map(|row| {
+                let part = |index: usize| column(index).value(row);
+                format!("{}.{} {}", part(1), part(2), part(3))
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn tables_and_views_are_listed_in_order() {
+        assert_eq!(
+            names(CommandGetTables::default()).await,
+            [
+                "other.orders TABLE",
+                "public.order_names VIEW",
+                "public.orders TABLE"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn filters_narrow_the_list() {
+        let wanted = CommandGetTables {
+            catalog: Some("datafusion".into()),
+            db_schema_filter_pattern: Some("pub%".into()),
+            table_name_filter_pattern: Some("order_".into()),
+            table_types: vec!["TABLE".into()],
+            include_schema: false,
+        };
+        assert_eq!(names(wanted.clone()).await, ["public.orders TABLE"]);
+        let views = CommandGetTables {
+            table_types: vec!["VIEW".into()],
+            table_name_filter_pattern: None,
+            ..wanted.clone()
+        };
+        assert_eq!(names(views).await, ["public.order_names VIEW"]);
+        let nowhere = CommandGetTables {
+            catalog: Some(String::new()),
+            ..wanted
+        };
+        assert!(names(nowhere).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_tables_that_describe_others_are_system_tables() {
+        let command = CommandGetTables {
+            db_schema_filter_pattern: Some(INFORMATION_SCHEMA.into()),
+            include_schema: true,
+            ..Default::default()
+        };
+        let batch = tables(&context().await, &command).await.unwrap();
+        assert!(batch.num_rows() > 3);
+        let types = batch.column(3).as_string::<i32>();
+        assert!(types.iter().all(|name| name == Some(SYSTEM_TABLE)));
+    }
+
+    #[tokio::test]
+    async fn a_schema_is_an_encapsulated_message_that_drivers_understand() {
+        let command = CommandGetTables {
+            db_schema_filter_pattern: Some("public".into()),
+            table_name_filter_pattern: Some("orders".into()),
+            include_schema: true,
+            ..Default::default()
+        };
+        let batch = tables(&context().await, &command).await.unwrap();
+        let bytes = batch.column(4).as_binary::<i32>().value(0).to_vec();
+        let schema = Schema::try_from(IpcMessage(bytes.into())).unwrap();
+        let id = schema.field(0);
+        assert_eq!((id.name().as_str(), id.is_nullable()), ("id", false));
+        let total = schema.field(1).metadata();
+        assert_eq!(total["ARROW:FLIGHT:SQL:TYPE_NAME"], "DECIMAL");
+        assert_eq!(total["ARROW:FLIGHT:SQL:PRECISION"], "15");
+        assert_eq!(total["ARROW:FLIGHT:SQL:SCALE"], "2");
+        assert_eq!(total["ARROW:FLIGHT:SQL:TABLE_NAME"], "orders");
+        assert_eq!(schema.field(2).data_type(), &DataType::Utf8);
+    }
+
+    #[tokio::test]
+    async fn both_shapes_have_the_schema_that_was_announced() {
+        for include_schema in [false, true] {
+            let command = CommandGetTables {
+                include_schema,
+                ..Default::default()
+            };
+            let announced = command.clone().into_builder().schema();
+            let batch = tables(&context().await, &command).await.unwrap();
+            assert_eq!(batch.schema(), announced);
+            assert_eq!(batch.column(2).null_count(), 0);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The Flight service: reads each request's command and hands it to the module that answers it.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow_flight::flight_service_server::FlightService;
+use arrow_flight::sql::{Any, Command};
+use arrow_flight::{
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
+    HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
+};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use prost::Message;
+use squadron_proto::Failure;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{Instrument, Span, field, info_span};
+
+use super::FlightOptions;
+use super::action::{self, Parts};
+use super::metadata::Metadata;
+use super::prepared::Statements;
+use super::put;
+use super::session::{Caller, Found, Sessions};
+use super::statement;
+use super::status::{self, Refusal, guarded, invalid, unsupported};
+use crate::catalog::Catalog;
+use crate::queries::{Queries, Session};
+
+/// Squadron's Flight service.
+pub struct Service {
+    queries: Queries,
+    sessions: Sessions,
+    statements: Statements,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Stream<T> = BoxStream<'static, Result<T, Status>>;
+
+impl Service {
+    pub(super) fn new(queries: Queries, catalog: Catalog, options: &FlightOptions) -> Self {
+        Self {
+            queries,
+            sessions: Sessions::new(catalog, options),
+            statements: Statements::new(options),
+        }
+    }
+
+    /// Answers one request: finds its session, runs `work` inside a span, and turns its failure into a status.
+    async fn answer<Q, T, F>(
+        &self,
+        rpc: &'static str,
+        request: Request<Q>,
+        work: impl FnOnce(Arc<Session>, Q) -> F,
+    ) -> Answer<T>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        let caller = Caller::of(request.metadata(), request.remote_addr());
+        let message = request.into_inner();
+        let work = async {
+            let found = self.sessions.find(&caller).await;
+            Span::current().record("session", &found.session.id[..8]);
+            let session = Arc::clone(&found.session);
+            let answer = work(session, message).await?;
+            Ok(greeted(answer, found))
+        };
+        guarded(work).instrument(request_span(rpc)).await
+    }
+
+    async fn flight_info(
+        &self,
+        session: &Session,
+        descriptor: FlightDescriptor,
+    ) -> Result<FlightInfo, Failure> {
+        let queries = &self.queries;
+        match command_of(&descriptor)? {
+            Command::CommandStatementQuery(command) => {
+                let transaction = command.transaction_id.as_ref();
+                let planned =
+                    statement::plan(queries, session, &command.query, transaction).await?;
+                statement::start(queries, session, &planned, None, descriptor).await
+            }
+            Command::CommandPreparedStatementQuery(command) => {
+                let handle = &command.prepared_statement_handle;
+                let prepared = self.statements.get(handle).await?;
+                let parameters = prepared.parameters;
+                statement::start(queries, session, &prepared.planned, parameters, descriptor).await
+            }
+            other => {
+                let metadata =
+                    Metadata::of(&other).ok_or_else(|| not_served("GetFlightInfo", &other))?;
+                // The ticket is the command itself: it says no more than the caller may ask anyway.
+                let ticket = Ticket::new(other.into_any().encode_to_vec());
+                statement::info(&metadata.schema(), ticket, descriptor)
+            }
+        }
+    }
+
+    async fn schema(
+        &self,
+        session: &Session,
+        descriptor: FlightDescriptor,
+    ) -> Result<SchemaResult, Failure> {
+        let schema: SchemaRef = match command_of(&descriptor)? {
+            Command::CommandStatementQuery(command) => {
+                let transaction = command.transaction_id.as_ref();
+                statement::plan(&self.queries, session, &command.query, transaction)
+                    .await?
+                    .schema
+            }
+            Command::CommandPreparedStatementQuery(command) => {
+                let handle = &command.prepared_statement_handle;
+                self.statements.planned(handle).await?.schema
+            }
+            other => Metadata::of(&other)
+                .ok_or_else(|| not_served("GetSchema", &other))?
+                .schema(),
+        };
+        Ok(SchemaResult {
+            schema: statement::encapsulated(&schema)?,
+        })
+    }
+
+    async fn rows(&self, session: &Session, ticket: Ticket) -> Result<Stream<FlightData>, Refusal> {
+        // Bytes that are no command are a forged or foreign ticket; the judge of tickets says so.
+        let handle = match command_in(&ticket.ticket) {
+            Ok(Command::TicketStatementQuery(ticket)) => ticket.statement_handle,
+            Ok(Command::Unknown(_)) | Err(_) => ticket.ticket,
+            Ok(other) => {
+                let metadata = Metadata::of(&other).ok_or_else(|| not_served("DoGet", &other))?;
+                return Ok(metadata.frames(&session.context).await?);
+            }
+        };
+        let id = self.queries.query_of(&handle);
+        Span::current().record("query_id", id.map(field::display));
+        let frames = self.queries.stream(&handle).await;
+        let frames = frames.map_err(|failure| Refusal { failure, query: id })?;
+        Ok(frames
+            .map(move |frame| frame.map_err(|failure| status::of(&failure, id)))
+            .boxed())
+    }
+}
+
+#[tonic::async_trait]
+impl FlightService for Service {
+    type HandshakeStream = Stream<HandshakeResponse>;
+    type ListFlightsStream = Stream<FlightInfo>;
+    type DoGetStream = Stream<FlightData>;
+    type DoPutStream = Stream<PutResult>;
+    type DoActionStream = Stream<arrow_flight::Result>;
+    type ListActionsStream = Stream<ActionType>;
+    type DoExchangeStream = Stream<FlightData>;
+
+    /// Without authentication everyone is let in; the token only names the session.
+    async fn handshake(
+        &self,
+        request: Request<Streaming<HandshakeRequest>>,
+    ) -> Answer<Self::HandshakeStream> {
+        let caller = Caller::of(request.metadata(), request.remote_addr());
+        let work = async {
+            let (found, token) = self.sessions.log_in(&caller).await;
+            let bearer: AsciiMetadataValue = format!("Bearer {token}")
+                .parse()
+                .map_err(|_| Refusal::from(invalid("the token is not printable text")))?;
+            let answer = HandshakeResponse {
+                protocol_version: 0,
+                payload: token.into(),
+            };
+            let mut response = greeted(one(answer), found);
+            response.metadata_mut().insert("authorization", bearer);
+            Ok(response)
+        };
+        guarded(work).instrument(request_span("Handshake")).await
+    }
+
+    async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
+        self.answer("GetFlightInfo", request, async |session, descriptor| {
+            Ok(self.flight_info(&session, descriptor).await?)
+        })
+        .await
+    }
+
+    async fn get_schema(&self, request: Request<FlightDescriptor>) -> Answer<SchemaResult> {
+        self.answer("GetSchema", request, async |session, descriptor| {
+            Ok(self.schema(&session, descriptor).await?)
+        })
+        .await
+    }
+
+    async fn do_get(&self, request: Request<Ticket>) -> Answer<Self::DoGetStream> {
+        self.answer("DoGet", request, async |session, ticket| {
+            self.rows(&session, ticket).await
+        })
+        .await
+    }
+
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
+        self.answer("DoPut", request, async |session, messages| {
+            let result = put::put(&self.queries, &self.statements, &session, messages).await?;
+            Ok(one(result))
+        })
+        .await
+    }
+
+    async fn do_action(&self, request: Request<Action>) -> Answer<Self::DoActionStream> {
+        self.answer("DoAction", request, async |session, action| {
+            let parts = Parts {
+                queries: &self.queries,
+                sessions: &self.sessions,
+                statements: &self.statements,
+            };
+            let result = action::run(parts, &session, action).await?;
+            let result = result.map(|body| Ok(arrow_flight::Result { body }));
+            Ok(stream::iter(result).boxed())
+        })
+        .await
+    }
+
+    async fn list_actions(&self, _: Request<Empty>) -> Answer<Self::ListActionsStream> {
+        let actions = stream::iter(action::list().map(Ok)).boxed();
+        Ok(Response::new(actions))
+    }
+
+    async fn list_flights(&self, _: Request<Criteria>) -> Answer<Self::ListFlightsStream> {
+        refused("ListFlights is not served; CommandGetTables lists the tables")
+    }
+
+    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Answer<PollInfo> {
+        refused("PollFlightInfo is not served yet; use GetFlightInfo, which answers at once")
+    }
+
+    async fn do_exchange(
+        &self,
+        _: Request<Streaming<FlightData>>,
+    ) -> Answer<Self::DoExchangeStream> {
+        refused("DoExchange is not served; use GetFlightInfo and DoGet")
+    }
+}
+
+fn request_span(rpc: &'static str) -> Span {
+    info_span!(
+        "request",
+        rpc,
+        session = field::Empty,
+        query_id = field::Empty
+    )
+}
+
+/// The Flight SQL command of a descriptor.
+pub(super) fn command_of(descriptor: &FlightDescriptor) -> Result<Command, Failure> {
+    if descriptor.cmd.is_empty() {
+        return Err(invalid(
+            "the descriptor has no command; Squadron answers Flight SQL commands, not paths",
+        ));
+    }
+    command_in(&descriptor.cmd)
+}
+
+/// A failure for a command that this method does not answer.
+pub(super) fn not_served(rpc: &str, command: &Command) -> Failure {
+    let name = command.type_url().rsplit(['.', '/']).next();
+    let name: String = name.unwrap_or_default().chars().take(100).collect();
+    let why = match command {
+        Command::CommandStatementSubstraitPlan(_) => "Substrait is not supported yet; send SQL",
+        Command::CommandStatementIngest(_) => {
+            "bulk ingestion is not supported yet; CREATE EXTERNAL TABLE makes a table of files"
+        }
+        Command::CommandStatementUpdate(_) | Command::CommandPreparedStatementUpdate(_) => {
+            "updates are sent with DoPut"
+        }
+        _ => "it is not a command for this method",
+    };
+    unsupported(&format!("{name} is not served by {rpc}: {why}"))
+}
+
+fn command_in(bytes: &[u8]) -> Result<Command, Failure> {
+    let any = Any::decode(bytes)
+        .map_err(|error| invalid(format!("the command is not a Flight SQL message: {error}")))?;
+    Command::try_from(any).map_err(|error| invalid(format!("the command cannot be read: {error}")))
+}
+
+fn refused<T>(why: &str) -> Answer<T> {
+    Err(status::of(&unsupported(why), None))
+}
+
+fn greeted<T>(answer: T, found: Found) -> Response<T> {
+    let mut response = Response::new(answer);
+    found.greet(response.metadata_mut());
+    response
+}
+
+fn one<T: Send + 'static>(item: T) -> Stream<T> {
+    stream::once(async { Ok(item) }.boxed()).boxed()
+}

@@ -1,0 +1,119 @@
+//! A whole server of one embedded worker, in this process, and a client of it.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use squadron_proto::WorkerId;
+use squadron_proto::ticket::ClusterKey;
+use squadron_worker::{Engine, WorkerOptions, embedded};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Server};
+
+use crate::catalog::{Catalog, CatalogOptions};
+use crate::flight;
+use crate::planner::{Planner, SizeOptions};
+use crate::queries::{Queries, QueryParts};
+use crate::results::{OpenResults, ResultReader};
+use crate::scheduler::{Driver, Limits};
+use crate::workers::{Registry, RegistryOptions, WorkerKind};
+
+/// What speaks to the server.
+pub(super) type Client = FlightSqlServiceClient<Channel>;
+
+/// A client with the server it is connected to.
+pub(super) struct Connected {
+    client: Client,
+    _server: JoinSet<()>,
+    _engine: Arc<Engine>,
+}
+
+impl Deref for Connected {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Connected {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+/// A catalog without tables.
+pub(in crate::flight) async fn empty_catalog() -> Catalog {
+    Catalog::open(&CatalogOptions::default(), Arc::default())
+        .await
+        .unwrap()
+}
+
+/// A new server without tables, and a client of it.
+pub(super) async fn connect() -> Connected {
+    let key = ClusterKey::random();
+    let options = WorkerOptions {
+        slots: 1,
+        ..WorkerOptions::default()
+    };
+    let engine = Engine::new(&options, key.clone(), None).unwrap();
+    let mut server = JoinSet::new();
+    let queries = queries(&engine, key, &mut server).await;
+    let service = flight::service(queries.0, queries.1, &flight::FlightOptions::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = Server::builder()
+        .add_service(service)
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    server.spawn(async move { serving.await.unwrap() });
+    let channel = Channel::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    Connected {
+        client: Client::new(channel),
+        _server: server,
+        _engine: engine,
+    }
+}
+
+async fn queries(
+    engine: &Arc<Engine>,
+    key: ClusterKey,
+    server: &mut JoinSet<()>,
+) -> (Queries, Catalog) {
+    let catalog = Catalog::open(&CatalogOptions::default(), Arc::clone(&engine.runtime))
+        .await
+        .unwrap();
+    let (registry, events) = Registry::new(RegistryOptions::default());
+    let (driver, scheduler) = Driver::new(Limits::default(), registry.clone(), events);
+    server.spawn(driver.run(CancellationToken::new()));
+    for kind in [WorkerKind::Embedded, WorkerKind::Local] {
+        let id = WorkerId::new();
+        let mut worker = embedded(Arc::clone(engine), id, 1);
+        registry
+            .attach_embedded(id, kind, 1, 1 << 30, worker.to_worker, worker.from_worker)
+            .await;
+        server.spawn(async move { while worker.task.join_next().await.is_some() {} });
+    }
+    let parts = QueryParts {
+        catalog: catalog.clone(),
+        planner: Planner::new(SizeOptions::default()),
+        reader: ResultReader {
+            store: engine.store.clone(),
+            fetcher: engine.fetcher.clone(),
+            scheduler: scheduler.clone(),
+        },
+        scheduler,
+        results: OpenResults::new(Duration::from_secs(60)),
+        key,
+        ticket_lifetime: Duration::from_secs(60),
+        planning: engine.compute().clone(),
+    };
+    (Queries::new(parts), catalog)
+}

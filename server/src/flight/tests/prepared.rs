@@ -1,0 +1,102 @@
+//! Prepared statements and bound parameters.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ddl_of_jdbc_runs_once_in_do_put() {
+    let mut client = connect().await;
+    let prepared = prepare(&mut client, "CREATE VIEW jdbc AS SELECT 8 AS x").await;
+    assert_eq!(prepared.is_update, Some(true));
+    assert!(prepared.dataset_schema.is_empty());
+    let request = CommandPreparedStatementUpdate {
+        prepared_statement_handle: prepared.prepared_statement_handle.clone(),
+    };
+    put(&mut client, &request, None).await.unwrap();
+    let status = put(&mut client, &request, None).await.unwrap_err();
+    assert!(status.message().contains("already exists"), "{status}");
+    let info = client
+        .execute("SELECT x FROM jdbc".into(), None)
+        .await
+        .unwrap();
+    assert_eq!(numbers(&mut client, &info).await, [8]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_schema_wherever_it_is_told() {
+    let mut client = connect().await;
+    let sql = "SELECT 1 AS a, 'x' AS b, CAST(NULL AS DOUBLE) AS c";
+    let prepared = prepare(&mut client, sql).await;
+    assert_eq!(prepared.is_update, Some(false));
+    let told = Schema::try_from(IpcMessage(prepared.dataset_schema)).unwrap();
+    let request = CommandStatementQuery {
+        query: sql.into(),
+        transaction_id: None,
+    };
+    let schema = raw(&mut client)
+        .get_schema(command(&request))
+        .await
+        .unwrap();
+    assert_eq!(Schema::try_from(schema.into_inner()).unwrap(), told);
+    let handle = prepared.prepared_statement_handle;
+    let info = run_prepared(&mut client, &handle).await.unwrap();
+    assert_eq!(fetch(&mut client, &info).await.0, told);
+    let request = CommandPreparedStatementQuery {
+        prepared_statement_handle: handle,
+    };
+    let schema = raw(&mut client)
+        .get_schema(command(&request))
+        .await
+        .unwrap();
+    assert_eq!(Schema::try_from(schema.into_inner()).unwrap(), told);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bound_parameters_follow_the_handle_that_was_answered() {
+    let mut client = connect().await;
+    let prepared = prepare(&mut client, "SELECT CAST(? AS BIGINT)").await;
+    let parameters = Schema::try_from(IpcMessage(prepared.parameter_schema)).unwrap();
+    assert_eq!(parameters.fields().len(), 1);
+    let handle = prepared.prepared_statement_handle;
+    let one = bind(&mut client, &handle, 1).await;
+    let two = bind(&mut client, &handle, 2).await;
+    assert!(one != two && !one.is_empty());
+    // Both handles at once, and the old one, which means the last binding.
+    for (handle, expected) in [(&one, 1), (&two, 2), (&handle, 2), (&one, 1)] {
+        let info = run_prepared(&mut client, handle).await.unwrap();
+        assert_eq!(numbers(&mut client, &info).await, [expected]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_statement_is_gone_and_closing_twice_is_fine() {
+    let mut client = connect().await;
+    let handle = prepare(&mut client, "SELECT CAST(? AS BIGINT)")
+        .await
+        .prepared_statement_handle;
+    let bound = bind(&mut client, &handle, 1).await;
+    let request = ActionClosePreparedStatementRequest {
+        prepared_statement_handle: bound.clone(),
+    };
+    for _ in 0..2 {
+        let result = act(&mut client, "ClosePreparedStatement", packed(&request)).await;
+        assert_eq!(result.unwrap(), None);
+    }
+    for handle in [&handle, &bound, &Bytes::from_static(b"\xff\xfe")] {
+        let status = run_prepared(&mut client, handle).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wrong_number_of_parameters_is_refused() {
+    let mut client = connect().await;
+    let handle = prepare(&mut client, "SELECT CAST(? AS BIGINT) + CAST(? AS BIGINT)")
+        .await
+        .prepared_statement_handle;
+    let request = CommandPreparedStatementQuery {
+        prepared_statement_handle: handle,
+    };
+    let status = put(&mut client, &request, Some(&row(1))).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("2 parameters but 1"), "{status}");
+}

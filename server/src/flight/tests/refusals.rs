@@ -1,0 +1,166 @@
+//! What is not served, and what cannot be read.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_the_listed_actions_are_served() {
+    let mut client = connect().await;
+    let listed = raw(&mut client)
+        .list_actions(Empty {})
+        .await
+        .unwrap()
+        .into_inner();
+    let listed: Vec<_> = listed.try_collect().await.unwrap();
+    assert!(listed.len() >= 5);
+    for action in listed {
+        // Garbage reaches the action and is judged there.
+        let outcome = act(&mut client, &action.r#type, vec![0xff; 9]).await;
+        assert_eq!(
+            outcome.unwrap_err().code(),
+            Code::InvalidArgument,
+            "{}",
+            action.r#type
+        );
+    }
+    let begin = packed(&ActionBeginTransactionRequest {});
+    let status = act(&mut client, "BeginTransaction", begin)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(status.message().contains("BeginTransaction"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_served_says_its_name() {
+    let mut client = connect().await;
+    let raw = raw(&mut client);
+    let substrait = command(&CommandStatementSubstraitPlan::default());
+    let ingest = CommandStatementIngest::default();
+    let ingest = FlightData::new().with_descriptor(command(&ingest));
+    let update = command(&CommandStatementUpdate::default());
+    let foreign = Any {
+        type_url: "type.googleapis.com/acme.Teapot".into(),
+        value: Bytes::new(),
+    };
+    let foreign = FlightDescriptor::new_cmd(foreign.encode_to_vec());
+    for (name, outcome) in [
+        (
+            "SubstraitPlan",
+            raw.get_flight_info(substrait.clone()).await.err(),
+        ),
+        ("SubstraitPlan", raw.get_schema(substrait).await.err()),
+        ("StatementUpdate", raw.get_flight_info(update).await.err()),
+        ("Teapot", raw.get_flight_info(foreign).await.err()),
+        (
+            "StatementIngest",
+            raw.do_put(stream::iter([ingest])).await.err(),
+        ),
+        (
+            "ListFlights",
+            raw.list_flights(Criteria::default()).await.err(),
+        ),
+        (
+            "PollFlightInfo",
+            raw.poll_flight_info(FlightDescriptor::default())
+                .await
+                .err(),
+        ),
+        (
+            "DoExchange",
+            raw.do_exchange(stream::iter([FlightData::default()]))
+                .await
+                .err(),
+        ),
+    ] {
+        let status = outcome.expect(name);
+        assert_eq!(status.code(), Code::Unimplemented, "{name}");
+        assert!(status.message().contains(name), "{}", status.message());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_is_an_error_and_the_server_goes_on() {
+    let mut client = connect().await;
+    let garbage = || vec![0xff_u8; 40];
+    let broken = |url: &str| {
+        let any = Any {
+            type_url: format!("type.googleapis.com/arrow.flight.protocol.sql.{url}"),
+            value: garbage().into(),
+        };
+        any.encode_to_vec()
+    };
+    let mut commands = vec![
+        garbage(),
+        Vec::new(),
+        vec![0],
+        broken("CommandStatementQuery"),
+    ];
+    commands.extend(["CommandGetTables", "TicketStatementQuery"].map(broken));
+    for bytes in commands {
+        let descriptor = FlightDescriptor::new_cmd(bytes.clone());
+        let raw = raw(&mut client);
+        let put = FlightData::new().with_descriptor(descriptor.clone());
+        for (rpc, outcome) in [
+            (
+                "GetFlightInfo",
+                raw.get_flight_info(descriptor.clone()).await.err(),
+            ),
+            ("GetSchema", raw.get_schema(descriptor).await.err()),
+            ("DoGet", raw.do_get(Ticket::new(bytes)).await.err()),
+            ("DoPut", raw.do_put(stream::iter([put])).await.err()),
+        ] {
+            let status = outcome.expect(rpc);
+            let refused = [Code::InvalidArgument, Code::Unimplemented];
+            assert!(refused.contains(&status.code()), "{rpc}: {status}");
+        }
+    }
+    let forged = TicketStatementQuery {
+        statement_handle: garbage().into(),
+    };
+    let ticket = Ticket::new(packed(&forged));
+    let status = raw(&mut client).do_get(ticket).await.unwrap_err();
+    assert!(
+        status.message().contains("not issued by this server"),
+        "{status}"
+    );
+    let path = FlightDescriptor::new_path(vec!["orders".into()]);
+    assert!(raw(&mut client).get_flight_info(path).await.is_err());
+    let nothing = stream::iter(Vec::<FlightData>::new());
+    assert!(raw(&mut client).do_put(nothing).await.is_err());
+    let info = client.execute("SELECT 5".into(), None).await.unwrap();
+    assert_eq!(numbers(&mut client, &info).await, [5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_parameters_are_invalid() {
+    let mut client = connect().await;
+    let handle = prepare(&mut client, "SELECT CAST(? AS BIGINT)")
+        .await
+        .prepared_statement_handle;
+    let request = CommandPreparedStatementQuery {
+        prepared_statement_handle: handle,
+    };
+    let message = FlightData::new()
+        .with_descriptor(command(&request))
+        .with_data_header(vec![0x10; 64]);
+    let status = raw(&mut client)
+        .do_put(stream::iter([message]))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_of_a_transaction_is_refused() {
+    let mut client = connect().await;
+    let request = CommandStatementQuery {
+        query: "SELECT 1".into(),
+        transaction_id: Some(Bytes::from_static(b"t1")),
+    };
+    let status = raw(&mut client)
+        .get_flight_info(command(&request))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(status.message().contains("transactions"));
+}

@@ -1,0 +1,24 @@
+//! Squadron: a distributed SQL server for Arrow Flight SQL clients.
+//!
+//! ```text
+//! client --SQL--> flight --> queries --> planner --> scheduler --launch--> workers
+//!    ^                          |                                            |
+//!    '------- DoGet(ticket) <---+--------------- results <--- frames --------'
+//! ```
+//!
+//! A module uses only what is below it: `app` builds everything, `flight` speaks to clients, `queries` owns the life of
+//! a query, `planner` and `scheduler` decide, `results` and `workers` carry out, `catalog`, `config` and `error` know.
+
+pub mod app;
+pub mod catalog;
+pub mod config;
+pub mod error;
+pub mod flight;
+pub mod planner;
+pub mod queries;
+pub mod results;
+pub mod scheduler;
+pub mod settings;
+pub mod shell;
+pub mod signals;
+pub mod workers;

@@ -1,0 +1,69 @@
+//! The `squadron` binary: parse, run, exit code.
+
+use std::process::ExitCode;
+
+use squadron::catalog::tpch;
+use squadron::config::{self, Command};
+use squadron::{app, shell, signals};
+use squadron_proto::Failure;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let command = match config::from_process() {
+        Ok(command) => command,
+        Err(stop) => return stop.tell(),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .thread_name("squadron-io")
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("squadron: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(command));
+    // What still blocks, such as a read of standard input, must not hold up the exit.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Serve(args) => {
+            log_to_stderr();
+            ended(app::serve(&args, signals::shutdown()).await)
+        }
+        Command::Worker(args) => {
+            log_to_stderr();
+            ended(app::work(&args, signals::shutdown()).await)
+        }
+        Command::Sql(args) => shell::run(&args).await,
+        Command::GenerateTpch(args) => tpch::run(&args),
+    }
+}
+
+fn ended(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("squadron: {failure}");
+            ExitCode::from(config::USAGE_EXIT_CODE)
+        }
+    }
+}
+
+/// `RUST_LOG` chooses what is logged; the default is what an operator wants to see.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,datafusion=warn,h2=warn,hyper=warn,tower=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}

@@ -1,0 +1,82 @@
+//! Guesses at how many bytes a plan puts out, from DataFusion's statistics.
+
+use std::sync::Arc;
+
+use datafusion::common::stats::Precision;
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+
+/// What a value of variable width is taken for.
+const VARIABLE_WIDTH_BYTES: usize = 24;
+
+/// Keeps what it computed for the nodes below, so that a walk up a plan asks for each node once.
+pub(crate) struct Estimator {
+    context: StatisticsContext,
+}
+
+impl Estimator {
+    pub(crate) fn new() -> Self {
+        Self {
+            context: StatisticsContext::new(),
+        }
+    }
+
+    /// Estimated bytes that `plan` puts out: its rows, where statistics know them, times the width of a row; else the
+    /// bytes of the files below it.
+    pub(crate) fn bytes(&self, plan: &Arc<dyn ExecutionPlan>) -> u64 {
+        self.rows(plan)
+            .map_or_else(|| scan_bytes(plan.as_ref()), |rows| rows.saturating_mul(row_bytes(plan)))
+    }
+
+    fn rows(&self, plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
+        let statistics = self
+            .context
+            .compute(plan.as_ref(), &StatisticsArgs::new())
+            .ok()?;
+        match statistics.num_rows {
+            Precision::Exact(rows) | Precision::Inexact(rows) => u64::try_from(rows).ok(),
+            Precision::Absent => None,
+        }
+    }
+}
+
+/// Bytes of the files that the scans at and below `plan` read.
+pub(crate) fn scan_bytes(plan: &dyn ExecutionPlan) -> u64 {
+    let own = plan
+        .downcast_ref::<DataSourceExec>()
+        .and_then(|source| source.data_source().downcast_ref::<FileScanConfig>())
+        .map_or(0, config_bytes);
+    plan.children()
+        .into_iter()
+        .map(|child| scan_bytes(child.as_ref()))
+        .fold(own, u64::saturating_add)
+}
+
+fn config_bytes(config: &FileScanConfig) -> u64 {
+    config
+        .file_groups
+        .iter()
+        .flat_map(|group| group.files())
+        .map(|file| match &file.range {
+            Some(range) => u64::try_from(range.end - range.start).unwrap_or(0),
+            None => file.object_meta.size,
+        })
+        .sum()
+}
+
+fn row_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let width: usize = plan
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| {
+            field
+                .data_type()
+                .primitive_width()
+                .unwrap_or(VARIABLE_WIDTH_BYTES)
+        })
+        .sum();
+    u64::try_from(width.max(1)).unwrap_or(u64::MAX)
+}

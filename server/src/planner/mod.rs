@@ -1,0 +1,85 @@
+//! From a logical plan to stages.
+//!
+//! ```text
+//! logical plan --DataFusion--> physical plan --cut--> fragments --size--> stages --encode--> StageGraph
+//!                                   |                                        ^
+//!                                   `---- one worker: the plan, whole -------'
+//! ```
+//!
+//! For one worker the physical plan is DataFusion's own. For several it is cut at its exchanges (see [`cut`]), each
+//! fragment gets as many partitions and tasks as its bytes are worth (see [`size`](mod@size)), and boundaries whose two
+//! sides would run as one task disappear.
+
+mod cut;
+mod dynamic_filters;
+mod estimate;
+pub mod explain;
+mod joins;
+pub mod schema;
+mod size;
+pub mod stages;
+
+use std::sync::Arc;
+
+use datafusion::error::Result;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+
+pub use size::{ClusterShape, SizeOptions};
+pub use stages::StagedPlan;
+
+/// Plans queries for a cluster of a given shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Planner {
+    options: SizeOptions,
+}
+
+impl Planner {
+    /// A planner that sizes tasks and partitions by `options`.
+    pub fn new(options: SizeOptions) -> Self {
+        Self { options }
+    }
+
+    /// Plans `logical`, which need not be optimised yet.
+    ///
+    /// # Errors
+    /// What DataFusion says of the plan.
+    pub async fn plan(
+        &self,
+        state: &SessionState,
+        logical: &LogicalPlan,
+        shape: ClusterShape,
+    ) -> Result<StagedPlan> {
+        let logical = state.optimize(logical)?;
+        let state = with_partitions(state, shape.slots.max(1));
+        if shape.workers <= 1 {
+            let physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
+            return stages::assemble(size::size(cut::whole(&physical), shape, &self.options)?);
+        }
+        let physical = physical_plan(&dynamic_filters::without(&state), &logical).await?;
+        let spread = joins::spread_joins(Arc::clone(&physical), shape.slots)?;
+        let sized = size::size(cut::cut(&spread)?, shape, &self.options)?;
+        if size::is_one_task(&sized) {
+            // Cutting dropped exchanges that one worker can use to keep all its slots busy.
+            return stages::assemble(size::size(cut::whole(&physical), shape, &self.options)?);
+        }
+        stages::assemble(sized)
+    }
+}
+
+async fn physical_plan(
+    state: &SessionState,
+    optimized: &LogicalPlan,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    state
+        .query_planner()
+        .create_physical_plan(optimized, state)
+        .await
+}
+
+fn with_partitions(state: &SessionState, partitions: usize) -> SessionState {
+    let mut state = state.clone();
+    state.config_mut().options_mut().execution.target_partitions = partitions;
+    state
+}

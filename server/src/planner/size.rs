@@ -1,0 +1,311 @@
+//! How many partitions an exchange gets and how many tasks a stage is worth; and the merging of fragments whose two
+//! sides would run as one task.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::error::{DataFusionError, Result};
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
+use squadron_shuffle::ShuffleReadExec;
+use squadron_shuffle::fragment::apart::Apart;
+
+use super::cut::{Fragment, Output, rebuild};
+use super::estimate::scan_bytes;
+
+/// What a task and a partition are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SizeOptions {
+    /// Bytes to read that justify one more task.
+    pub min_task_bytes: u64,
+    /// Bytes that one partition of an exchange should carry.
+    pub partition_bytes: u64,
+    /// The most partitions of an exchange.
+    pub max_partitions: usize,
+}
+
+/// The workers a query is planned for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterShape {
+    /// How many workers take tasks.
+    pub workers: usize,
+    /// Their slots, all together.
+    pub slots: usize,
+    /// Whether all of them live in the server's process, so that a plan need not be encoded for them.
+    pub in_process: bool,
+}
+
+impl ClusterShape {
+    fn slots_per_worker(self) -> usize {
+        (self.slots / self.workers.max(1)).max(1)
+    }
+}
+
+/// A fragment with its final partition counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Sized {
+    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    pub(crate) output: Output,
+    /// Partitions of the output: those of the plan, or those that its reader wants.
+    pub(crate) output_partitions: usize,
+    /// The partitions of each task; a task without any runs the plan whole.
+    pub(crate) tasks: Vec<Vec<u32>>,
+    /// Estimated bytes that go in.
+    pub(crate) bytes: u64,
+}
+
+/// The one decision on the number of partitions of an exchange that carries `bytes`: enough to keep every slot busy and
+/// each partition small, but one alone where it is not worth a second task.
+pub(crate) fn exchange_partitions(
+    bytes: u64,
+    shape: ClusterShape,
+    options: &SizeOptions,
+) -> usize {
+    if bytes < options.min_task_bytes {
+        return 1;
+    }
+    let wanted = bytes.div_ceil(options.partition_bytes.max(1));
+    let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+    let rounds = wanted.div_ceil(shape.slots.max(1));
+    let most_rounds = (options.max_partitions / shape.slots.max(1)).max(1);
+    shape.slots.max(1) * rounds.clamp(1, most_rounds)
+}
+
+/// Gives every fragment its partitions and tasks. The result has the same order; a fragment that was merged into its
+/// reader is `None`.
+pub(crate) fn size(
+    fragments: Vec<Fragment>,
+    shape: ClusterShape,
+    options: &SizeOptions,
+) -> Result<Vec<Option<Sized>>> {
+    let readers = count_readers(&fragments);
+    let output_bytes: Vec<u64> = fragments.iter().map(|f| f.output_bytes).collect();
+    let mut sizer = Sizer {
+        shape,
+        options,
+        readers,
+        output_bytes,
+        done: Vec::with_capacity(fragments.len()),
+    };
+    for fragment in fragments {
+        let sized = sizer.size(fragment)?;
+        sizer.done.push(Some(sized));
+    }
+    Ok(sizer.done)
+}
+
+/// Whether everything runs as a single task of a single stage.
+pub(crate) fn is_one_task(sized: &[Option<Sized>]) -> bool {
+    let mut stages = sized.iter().flatten();
+    matches!((stages.next(), stages.next()), (Some(stage), None) if stage.tasks.len() == 1)
+}
+
+struct Sizer<'a> {
+    shape: ClusterShape,
+    options: &'a SizeOptions,
+    readers: HashMap<usize, usize>,
+    output_bytes: Vec<u64>,
+    done: Vec<Option<Sized>>,
+}
+
+impl Sizer<'_> {
+    fn size(&mut self, fragment: Fragment) -> Result<Sized> {
+        let bytes = self.input_bytes(fragment.plan.as_ref());
+        let partitions = if reads_hash(fragment.plan.as_ref()) {
+            exchange_partitions(bytes, self.shape, self.options)
+        } else {
+            fragment.plan.output_partitioning().partition_count()
+        };
+        let worth = usize::try_from(bytes / self.options.min_task_bytes.max(1)).unwrap_or(usize::MAX);
+        let alone = fragment.apart != Apart::Free || partitions == 1 || worth < 2;
+        let exchange = if alone {
+            self.shape.slots_per_worker()
+        } else {
+            partitions
+        };
+        let plan = self.resolve_reads(&fragment.plan, alone, exchange)?;
+        let partitions = plan.output_partitioning().partition_count();
+        let tasks = if alone || partitions < 2 {
+            vec![Vec::new()]
+        } else {
+            share_out(partitions, self.shape.workers.min(worth))
+        };
+        Ok(Sized {
+            plan,
+            output: fragment.output,
+            output_partitions: partitions,
+            tasks,
+            bytes,
+        })
+    }
+
+    /// Replaces each read by what it is to be: the fragment itself where both sides run as one task, else a read of as
+    /// many partitions as there are.
+    fn resolve_reads(
+        &mut self,
+        plan: &Arc<dyn ExecutionPlan>,
+        alone: bool,
+        exchange: usize,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        map_reads(plan, &mut |read| {
+            let index = read.stage().0 as usize;
+            let only_reader = self.readers.get(&index) == Some(&1);
+            let input = self.done[index].as_mut().ok_or_else(|| {
+                DataFusionError::Internal(format!(
+                    "fragment {index} was merged into another reader"
+                ))
+            })?;
+            if alone && only_reader && input.tasks.len() == 1 {
+                let merged = merge(input, exchange)?;
+                self.done[index] = None;
+                return Ok(merged);
+            }
+            let partitioning = match &input.output {
+                Output::Identity => Partitioning::UnknownPartitioning(
+                    input.plan.output_partitioning().partition_count(),
+                ),
+                Output::Hash(_) => {
+                    input.output_partitions = exchange;
+                    repartition_to(read.properties().output_partitioning(), exchange)
+                }
+            };
+            Ok(Arc::new(ShuffleReadExec::new(
+                read.stage(),
+                read.schema(),
+                partitioning,
+                read.properties().output_ordering().cloned(),
+            )))
+        })
+    }
+
+    fn input_bytes(&self, plan: &dyn ExecutionPlan) -> u64 {
+        let read: u64 = reads(plan)
+            .iter()
+            .map(|read| self.output_bytes[read.stage().0 as usize])
+            .fold(0, u64::saturating_add);
+        read.saturating_add(scan_bytes(plan))
+    }
+}
+
+fn reads_hash(plan: &dyn ExecutionPlan) -> bool {
+    reads(plan)
+        .iter()
+        .any(|read| matches!(read.properties().output_partitioning(), Partitioning::Hash(..)))
+}
+
+/// The exchange as DataFusion runs it inside one process.
+fn merge(input: &Sized, exchange: usize) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = Arc::clone(&input.plan);
+    match &input.output {
+        Output::Identity => Ok(plan),
+        Output::Hash(exprs) => Ok(Arc::new(RepartitionExec::try_new(
+            plan,
+            Partitioning::Hash(exprs.clone(), exchange),
+        )?)),
+    }
+}
+
+fn repartition_to(partitioning: &Partitioning, count: usize) -> Partitioning {
+    match partitioning {
+        Partitioning::Hash(exprs, _) => Partitioning::Hash(exprs.clone(), count),
+        Partitioning::RoundRobinBatch(_)
+        | Partitioning::Range(_)
+        | Partitioning::UnknownPartitioning(_) => Partitioning::UnknownPartitioning(count),
+    }
+}
+
+/// Neighbouring partitions go together: they are of equal size where a hash made them, and balanced by DataFusion
+/// where they are file groups.
+fn share_out(partitions: usize, tasks: usize) -> Vec<Vec<u32>> {
+    let tasks = tasks.clamp(1, partitions);
+    let all: Vec<u32> = (0..u32::try_from(partitions).unwrap_or(u32::MAX)).collect();
+    (0..tasks)
+        .map(|task| {
+            let from = task * partitions / tasks;
+            let to = (task + 1) * partitions / tasks;
+            all[from..to].to_vec()
+        })
+        .collect()
+}
+
+fn count_readers(fragments: &[Fragment]) -> HashMap<usize, usize> {
+    let mut readers = HashMap::new();
+    for fragment in fragments {
+        for read in reads(fragment.plan.as_ref()) {
+            *readers.entry(read.stage().0 as usize).or_default() += 1;
+        }
+    }
+    readers
+}
+
+/// All reads at and below `plan`.
+pub(crate) fn reads(plan: &dyn ExecutionPlan) -> Vec<&ShuffleReadExec> {
+    let mut found: Vec<_> = plan.downcast_ref::<ShuffleReadExec>().into_iter().collect();
+    for child in plan.children() {
+        found.extend(reads(child.as_ref()));
+    }
+    found
+}
+
+/// Rebuilds `plan` with every read replaced by what `replace` gives for it.
+pub(crate) fn map_reads(
+    plan: &Arc<dyn ExecutionPlan>,
+    replace: &mut dyn FnMut(&ShuffleReadExec) -> Result<Arc<dyn ExecutionPlan>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
+        return replace(read);
+    }
+    if reads(plan.as_ref()).is_empty() {
+        return Ok(Arc::clone(plan));
+    }
+    let children = plan
+        .children()
+        .into_iter()
+        .map(|child| map_reads(child, replace))
+        .collect::<Result<Vec<_>>>()?;
+    rebuild(plan, children)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: ClusterShape = ClusterShape {
+        workers: 2,
+        slots: 4,
+        in_process: false,
+    };
+
+    fn options() -> SizeOptions {
+        SizeOptions {
+            min_task_bytes: 1000,
+            partition_bytes: 10_000,
+            max_partitions: 16,
+        }
+    }
+
+    #[test]
+    fn little_data_stays_in_one_partition() {
+        assert_eq!(exchange_partitions(999, SHAPE, &options()), 1);
+    }
+
+    #[test]
+    fn partitions_are_a_multiple_of_the_slots_up_to_the_limit() {
+        assert_eq!(exchange_partitions(1000, SHAPE, &options()), 4);
+        assert_eq!(exchange_partitions(50_000, SHAPE, &options()), 8);
+        assert_eq!(exchange_partitions(u64::MAX, SHAPE, &options()), 16);
+    }
+
+    #[test]
+    fn every_partition_is_shared_out_once() {
+        for partitions in 1..20 {
+            for tasks in 1..20 {
+                let shared = share_out(partitions, tasks);
+                let all: Vec<u32> = shared.concat();
+                let expected: Vec<u32> = (0..u32::try_from(partitions).unwrap()).collect();
+                assert_eq!(all, expected);
+                assert!(shared.iter().all(|task| !task.is_empty()));
+            }
+        }
+    }
+}

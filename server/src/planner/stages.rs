@@ -1,0 +1,245 @@
+//! Sized fragments become numbered stages, and stages become what the scheduler and the workers take.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use squadron_proto::control::{ObjectStoreSpec, PlanRef, ScanSplits};
+use squadron_proto::{QueryId, StageId};
+use squadron_shuffle::fragment::{self, InProcessPlan, lossy};
+use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WritePartitioning};
+
+use super::cut::Output;
+use super::size::{Sized, map_reads, reads};
+use crate::scheduler::{OutputPartitions, Placement, StageGraph, StageSpec, TaskSpec};
+
+/// A query as a tree of stages, good for one execution.
+#[derive(Clone, Debug)]
+pub struct StagedPlan {
+    /// Producers before their readers; the last one is the root.
+    pub stages: Vec<PlannedStage>,
+}
+
+/// One stage.
+#[derive(Clone, Debug)]
+pub struct PlannedStage {
+    /// Its number, which is its place in the list.
+    pub id: StageId,
+    /// What it runs, without the shuffle write on top.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// The stages it reads.
+    pub inputs: Vec<StageId>,
+    /// The partitions of each task; a task without any runs the plan whole.
+    pub tasks: Vec<Vec<u32>>,
+    /// How its rows leave it.
+    pub(crate) output: Output,
+    /// In how many partitions.
+    pub output_partitions: usize,
+    /// Estimated bytes that go in.
+    pub bytes: u64,
+}
+
+/// What a stage graph needs to know beside the plan.
+#[derive(Debug)]
+pub struct GraphContext<'a> {
+    /// The query's id.
+    pub query: QueryId,
+    /// The schema that the client was told.
+    pub schema: SchemaRef,
+    /// Settings that differ from DataFusion's defaults.
+    pub settings: Vec<(String, String)>,
+    /// The object stores that the plan may read.
+    pub stores: Vec<ObjectStoreSpec>,
+    /// For test-decoding: knows the functions and object stores.
+    pub task_context: &'a TaskContext,
+    /// Whether every worker lives in this process.
+    pub in_process: bool,
+}
+
+/// Numbers the fragments that are left, in order.
+pub(super) fn assemble(sized: Vec<Option<Sized>>) -> Result<StagedPlan> {
+    let mut numbers = BTreeMap::new();
+    let mut stages: Vec<PlannedStage> = Vec::new();
+    for (index, stage) in sized.into_iter().enumerate() {
+        let Some(stage) = stage else { continue };
+        let id = StageId(u32::try_from(stages.len()).unwrap_or(u32::MAX));
+        numbers.insert(index, id);
+        let plan = renumber(&stage.plan, &numbers)?;
+        let mut inputs: Vec<StageId> = reads(plan.as_ref())
+            .into_iter()
+            .map(ShuffleReadExec::stage)
+            .collect();
+        inputs.sort_unstable();
+        inputs.dedup();
+        stages.push(PlannedStage {
+            id,
+            plan,
+            inputs,
+            tasks: stage.tasks,
+            output: stage.output,
+            output_partitions: stage.output_partitions,
+            bytes: stage.bytes,
+        });
+    }
+    Ok(StagedPlan { stages })
+}
+
+fn renumber(
+    plan: &Arc<dyn ExecutionPlan>,
+    numbers: &BTreeMap<usize, StageId>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    map_reads(plan, &mut |read| {
+        let stage = numbers.get(&(read.stage().0 as usize)).ok_or_else(|| {
+            DataFusionError::Internal(format!("nothing produces stage {}", read.stage()))
+        })?;
+        Ok(Arc::new(ShuffleReadExec::new(
+            *stage,
+            read.schema(),
+            read.properties().output_partitioning().clone(),
+            read.properties().output_ordering().cloned(),
+        )))
+    })
+}
+
+impl StagedPlan {
+    /// The graph that the scheduler runs.
+    ///
+    /// # Errors
+    /// When a plan cannot be rebuilt without its files.
+    pub fn graph(&self, context: &GraphContext<'_>) -> Result<StageGraph> {
+        let root = StageId(u32::try_from(self.stages.len() - 1).unwrap_or(u32::MAX));
+        let stages = self
+            .stages
+            .iter()
+            .map(|stage| stage.spec(stage.id == root, context))
+            .collect::<Result<_>>()?;
+        Ok(StageGraph {
+            query: context.query,
+            stages,
+            root,
+        })
+    }
+}
+
+/// A stage plan and what each of its tasks gets beside it.
+struct Dispatch {
+    plan: PlanRef,
+    placement: Placement,
+    tasks: Vec<TaskSpec>,
+}
+
+impl PlannedStage {
+    fn spec(&self, is_root: bool, context: &GraphContext<'_>) -> Result<StageSpec> {
+        let schema = if is_root {
+            Arc::clone(&context.schema)
+        } else {
+            self.plan.schema()
+        };
+        let write: Arc<dyn ExecutionPlan> = Arc::new(ShuffleWriteExec::new(
+            Arc::clone(&self.plan),
+            self.write_partitioning(),
+            schema,
+        ));
+        let dispatch = self.dispatch(&write, context)?;
+        let partitions = u32::try_from(self.output_partitions).unwrap_or(u32::MAX);
+        Ok(StageSpec {
+            id: self.id,
+            inputs: self.inputs.clone(),
+            tasks: dispatch.tasks,
+            plan: dispatch.plan,
+            settings: context.settings.clone(),
+            stores: context.stores.clone(),
+            placement: dispatch.placement,
+            streamed: is_root,
+            output_partitions: match self.output {
+                Output::Hash(_) => OutputPartitions::Hash(partitions),
+                Output::Identity => OutputPartitions::Identity(partitions),
+            },
+        })
+    }
+
+    fn write_partitioning(&self) -> WritePartitioning {
+        match &self.output {
+            Output::Identity => WritePartitioning::Identity,
+            Output::Hash(exprs) => WritePartitioning::Hash {
+                exprs: exprs.clone(),
+                partitions: self.output_partitions,
+            },
+        }
+    }
+
+    /// A plan that would lose meaning on the way stays here, whole, whatever its size.
+    fn dispatch(
+        &self,
+        write: &Arc<dyn ExecutionPlan>,
+        context: &GraphContext<'_>,
+    ) -> Result<Dispatch> {
+        let sendable = lossy::reason(write.as_ref()).is_none();
+        if sendable && context.in_process && self.tasks.len() == 1 {
+            return Ok(self.in_process(write, Placement::Any));
+        }
+        if sendable {
+            let (stripped, scans) = fragment::strip_scans(write, &self.tasks)?;
+            if let Some(bytes) = encoded(stripped, context.task_context) {
+                return Ok(Dispatch {
+                    plan: PlanRef::Encoded(bytes),
+                    placement: Placement::Any,
+                    tasks: self.task_specs(scans),
+                });
+            }
+        }
+        Ok(self.in_process(write, Placement::Local))
+    }
+
+    fn in_process(&self, write: &Arc<dyn ExecutionPlan>, placement: Placement) -> Dispatch {
+        Dispatch {
+            plan: PlanRef::InProcess(Arc::new(InProcessPlan(Arc::clone(write)))),
+            placement,
+            tasks: vec![TaskSpec {
+                partitions: Vec::new(),
+                scans: Vec::new(),
+                slots: self.slots(0),
+                bytes: self.bytes,
+            }],
+        }
+    }
+
+    fn task_specs(&self, scans: Vec<Vec<ScanSplits>>) -> Vec<TaskSpec> {
+        let share = self.bytes / (self.tasks.len().max(1) as u64);
+        self.tasks
+            .iter()
+            .zip(scans)
+            .map(|(partitions, scans)| TaskSpec {
+                partitions: partitions.clone(),
+                scans,
+                slots: self.slots(partitions.len()),
+                bytes: share,
+            })
+            .collect()
+    }
+
+    /// One slot for each partition that runs; none given means all of the plan.
+    fn slots(&self, partitions: usize) -> u32 {
+        let partitions = if partitions == 0 {
+            self.plan.output_partitioning().partition_count()
+        } else {
+            partitions
+        };
+        u32::try_from(partitions.max(1)).unwrap_or(u32::MAX)
+    }
+}
+
+/// The encoding of a plan, if it has one that can be decoded again.
+fn encoded(plan: Arc<dyn ExecutionPlan>, context: &TaskContext) -> Option<bytes::Bytes> {
+    let bytes = fragment::encode(plan).ok()?;
+    match fragment::decode(&bytes, context) {
+        Ok(_) => Some(bytes),
+        Err(error) => {
+            tracing::debug!(%error, "a stage plan cannot be decoded again and stays on the server");
+            None
+        }
+    }
+}

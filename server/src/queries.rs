@@ -1,0 +1,550 @@
+//! The life of a query: plan, submit, ticket, stream, end.
+//!
+//! ```text
+//! plan ----> start ----> ticket ----> stream ----> end
+//!  parse      run it,     signed,      once          finished, failed or cancelled
+//!  schema     now         expiring
+//! ```
+//!
+//! Statements that change something (DDL, SET) run to their end in [`Queries::start`] or [`Queries::update`], exactly
+//! once, never while a result is read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::ParamValues;
+use datafusion::common::metadata::ScalarAndMetadata;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement};
+use datafusion::prelude::SessionContext;
+use datafusion::scalar::ScalarValue;
+use squadron_proto::ticket::{ClusterKey, Subject, TicketError};
+use squadron_proto::{Failure, FailureKind, QueryId};
+use squadron_shuffle::failure;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, info, info_span};
+
+use crate::catalog::Catalog;
+use crate::planner::explain;
+use crate::planner::schema::client_schema;
+use crate::planner::stages::GraphContext;
+use crate::planner::{ClusterShape, Planner, StagedPlan};
+use crate::results::{Frames, OpenResult, OpenResults, ResultReader};
+use crate::scheduler::{QueryEvents, SchedulerHandle};
+use crate::settings;
+use crate::workers::WorkerKind;
+
+/// One client's settings over the shared catalog.
+#[derive(Clone)]
+pub struct Session {
+    /// Names it in logs.
+    pub id: String,
+    /// Its own configuration; tables and views are shared.
+    pub context: SessionContext,
+}
+
+/// Whether a statement has rows to give or a change to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatementKind {
+    /// Rows.
+    Query,
+    /// A change: DDL or SET.
+    Update,
+}
+
+/// A statement that was understood, with the schema that its client is told.
+#[derive(Clone, Debug)]
+pub struct PlannedStatement {
+    /// Rows or a change.
+    pub kind: StatementKind,
+    /// The schema of the rows, the same everywhere it is told; empty for a change.
+    pub schema: SchemaRef,
+    /// The parameters `$1`, `$2`, ... in order, nullable.
+    pub parameters: SchemaRef,
+    plan: LogicalPlan,
+}
+
+/// A query that was started.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// Its name from now on.
+    pub id: QueryId,
+    /// The schema of its rows.
+    pub schema: SchemaRef,
+    /// How many rows, or -1 when not known yet.
+    pub total_records: i64,
+}
+
+/// What [`Queries`] is made of.
+#[derive(Clone)]
+pub struct QueryParts {
+    /// Tables and views.
+    pub catalog: Catalog,
+    /// Cuts plans into stages.
+    pub planner: Planner,
+    /// Runs stages.
+    pub scheduler: SchedulerHandle,
+    /// Keeps results for their clients.
+    pub results: OpenResults,
+    /// Reads results.
+    pub reader: ResultReader,
+    /// Signs tickets.
+    pub key: ClusterKey,
+    /// How long a ticket is good for.
+    pub ticket_lifetime: Duration,
+    /// Where planning runs, so that it does not hold up connections.
+    pub planning: Handle,
+}
+
+/// The one way from a client's statement to its rows.
+#[derive(Clone)]
+pub struct Queries {
+    parts: Arc<QueryParts>,
+    closed: Arc<AtomicBool>,
+}
+
+impl Queries {
+    /// Queries over these parts.
+    pub fn new(parts: QueryParts) -> Self {
+        Self {
+            parts: Arc::new(parts),
+            closed: Arc::default(),
+        }
+    }
+
+    /// Parses and resolves a statement.
+    ///
+    /// # Errors
+    /// `Invalid` with line and column for wrong SQL, `NotFound` for an unknown table with the nearest name, `Unsupported` for what
+    /// the server does not do.
+    pub async fn plan(&self, session: &Session, sql: &str) -> Result<PlannedStatement, Failure> {
+        let state = session.context.state();
+        let sql = sql.to_owned();
+        let planned = self.on_planner(async move {
+            let plan = state.create_logical_plan(&sql).await?;
+            let schema = frozen_schema(&state, &plan)?;
+            Ok((plan, schema))
+        });
+        let (plan, schema) = planned.await.map_err(|failure| self.with_hint(failure))?;
+        refuse_unserved(&plan)?;
+        let kind = kind_of(&plan);
+        Ok(PlannedStatement {
+            kind,
+            schema: match kind {
+                StatementKind::Query => schema,
+                StatementKind::Update => Arc::new(Schema::empty()),
+            },
+            parameters: parameters_of(&plan)?,
+            plan,
+        })
+    }
+
+    /// Starts a query, or makes a change. Either way its (perhaps empty) result waits for [`Queries::stream`].
+    ///
+    /// # Errors
+    /// What is wrong with the parameters or the plan, or why the server cannot run it now.
+    pub async fn start(
+        &self,
+        session: &Session,
+        planned: &PlannedStatement,
+        parameters: Option<RecordBatch>,
+    ) -> Result<Started, Failure> {
+        self.check_open()?;
+        let id = QueryId::new();
+        let span = info_span!("query", query_id = %id, session = session.id);
+        self.start_as(id, session, planned, parameters)
+            .instrument(span)
+            .await
+    }
+
+    async fn start_as(
+        &self,
+        id: QueryId,
+        session: &Session,
+        planned: &PlannedStatement,
+        parameters: Option<RecordBatch>,
+    ) -> Result<Started, Failure> {
+        let plan = bind(planned, parameters)?;
+        let (schema, result) = match &plan {
+            _ if planned.kind == StatementKind::Update => {
+                self.change(session, plan).await?;
+                let schema = Arc::new(Schema::empty());
+                (Arc::clone(&schema), ready(schema, Vec::new()))
+            }
+            LogicalPlan::Explain(explain) => {
+                let staged = self.staged(session, explain.plan.as_ref().clone()).await?;
+                let batch = explain::plan(explain, &staged.plan, &planned.schema)
+                    .map_err(|error| failure::of(&error))?;
+                (Arc::clone(&planned.schema), ready(Arc::clone(&planned.schema), vec![batch]))
+            }
+            LogicalPlan::Analyze(analyze) => {
+                let inner = analyze.input.as_ref().clone();
+                let batch = self.analyze(id, session, inner, &planned.schema).await?;
+                (Arc::clone(&planned.schema), ready(Arc::clone(&planned.schema), vec![batch]))
+            }
+            _ => {
+                let staged = self.staged(session, plan).await?;
+                let schema = Arc::clone(&staged.schema);
+                let events = self.submit(id, &staged).await?;
+                info!(stages = staged.plan.stages.len(), "query started");
+                (Arc::clone(&schema), OpenResult::Running { schema, events })
+            }
+        };
+        self.parts.results.put(id, result);
+        Ok(Started {
+            id,
+            schema,
+            total_records: -1,
+        })
+    }
+
+    /// Makes a change and waits for it. Returns the affected rows, or -1 when there is no count.
+    ///
+    /// # Errors
+    /// What is wrong with it. A query is run to its end, and its rows are thrown away.
+    pub async fn update(
+        &self,
+        session: &Session,
+        planned: &PlannedStatement,
+        parameters: Option<RecordBatch>,
+    ) -> Result<i64, Failure> {
+        self.check_open()?;
+        if planned.kind == StatementKind::Update {
+            let plan = bind(planned, parameters)?;
+            self.change(session, plan).await?;
+            return Ok(0);
+        }
+        let started = self.start(session, planned, parameters).await?;
+        let mut frames = self.frames_of(started.id).await?;
+        while let Some(frame) = futures::StreamExt::next(&mut frames).await {
+            frame?;
+        }
+        Ok(-1)
+    }
+
+    /// The ticket for a query's result.
+    pub fn ticket(&self, id: QueryId) -> bytes::Bytes {
+        self.parts.key.seal(
+            &Subject::Result(id),
+            SystemTime::now(),
+            self.parts.ticket_lifetime,
+        )
+    }
+
+    /// The rows behind a ticket, once. Dropping the stream before its end cancels the query.
+    ///
+    /// # Errors
+    /// `Invalid` for a ticket that is not ours, `NotFound` for one whose time is over and for a result that is gone, else the
+    /// query's own failure.
+    pub async fn stream(&self, ticket: &[u8]) -> Result<Frames, Failure> {
+        let id = self.open_ticket(ticket)?;
+        self.frames_of(id).await
+    }
+
+    /// The query that a ticket names, if the ticket is ours and good.
+    pub fn query_of(&self, ticket: &[u8]) -> Option<QueryId> {
+        self.open_ticket(ticket).ok()
+    }
+
+    fn open_ticket(&self, ticket: &[u8]) -> Result<QueryId, Failure> {
+        let refused = |error: TicketError| {
+            let kind = match error {
+                TicketError::Foreign => FailureKind::Invalid,
+                TicketError::Expired => FailureKind::NotFound,
+            };
+            Failure::new(kind, error.to_string())
+        };
+        match self.parts.key.open(ticket, SystemTime::now()).map_err(refused)? {
+            Subject::Result(id) => Ok(id),
+            Subject::Fetch(_) => Err(refused(TicketError::Foreign)),
+        }
+    }
+
+    /// Stops a query and drops its result. Returns whether there was something to stop.
+    pub fn cancel(&self, id: QueryId) -> bool {
+        let failure = Failure::new(FailureKind::Cancelled, "the query was cancelled by its client");
+        self.parts.scheduler.cancel(id, failure);
+        self.parts.results.discard(id) || self.parts.results.is_streaming(id)
+    }
+
+    /// Takes no more statements; what runs goes on.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Results that wait for their clients or are being read.
+    pub fn open_results(&self) -> u64 {
+        self.parts.results.len()
+    }
+
+    fn check_open(&self) -> Result<(), Failure> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Failure::new(
+                FailureKind::Draining,
+                "the server is shutting down; connect to another one or try again later",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn frames_of(&self, id: QueryId) -> Result<Frames, Failure> {
+        let (result, guard) = self.parts.results.take(id)?;
+        let frames = self.parts.reader.frames(id, result).await?;
+        Ok(guard.over(frames))
+    }
+
+    /// DDL and SET, through DataFusion, on the shared catalog and the session's own settings.
+    async fn change(&self, session: &Session, plan: LogicalPlan) -> Result<(), Failure> {
+        let catalog = self.parts.catalog.clone();
+        let context = session.context.clone();
+        self.on_planner(async move {
+            match plan {
+                LogicalPlan::Ddl(statement) => catalog.execute_ddl(&context, statement).await,
+                setting => context.execute_logical_plan(setting).await.map(drop),
+            }
+        })
+        .await
+    }
+
+    async fn staged(&self, session: &Session, plan: LogicalPlan) -> Result<Staged, Failure> {
+        let shape = self.shape().await;
+        let state = session.context.state();
+        let planner = self.parts.planner;
+        self.on_planner(async move {
+            let schema = frozen_schema(&state, &plan)?;
+            let plan = planner.plan(&state, &plan, shape).await?;
+            Ok(Staged {
+                plan,
+                schema,
+                state,
+                shape,
+            })
+        })
+        .await
+    }
+
+    async fn submit(&self, id: QueryId, staged: &Staged) -> Result<QueryEvents, Failure> {
+        let graph = staged
+            .plan
+            .graph(&GraphContext {
+                query: id,
+                schema: Arc::clone(&staged.schema),
+                settings: settings::changed(staged.state.config_options(), staged.shape.slots),
+                stores: self.parts.catalog.object_store_specs(),
+                task_context: &staged.state.task_ctx(),
+                in_process: staged.shape.in_process,
+            })
+            .map_err(|error| failure::of(&error))?;
+        self.parts.scheduler.submit(graph).await
+    }
+
+    /// Runs a query for the sake of what it took.
+    async fn analyze(
+        &self,
+        id: QueryId,
+        session: &Session,
+        plan: LogicalPlan,
+        schema: &SchemaRef,
+    ) -> Result<RecordBatch, Failure> {
+        let staged = self.staged(session, plan).await?;
+        let events = self.submit(id, &staged).await?;
+        let summary = self
+            .parts
+            .reader
+            .read_to_end(id, &staged.schema, events)
+            .await?;
+        explain::analyze(&staged.plan, &summary, schema).map_err(|error| failure::of(&error))
+    }
+
+    /// The workers that take tasks now. Without any, a query is planned for one, and waits for it.
+    async fn shape(&self) -> ClusterShape {
+        let workers = self.parts.scheduler.workers().await;
+        let takers: Vec<_> = workers
+            .iter()
+            .filter(|worker| worker.kind != WorkerKind::Local)
+            .collect();
+        let slots: usize = takers.iter().map(|worker| worker.slots as usize).sum();
+        ClusterShape {
+            workers: takers.len().max(1),
+            slots: slots.max(1),
+            in_process: !takers.is_empty()
+                && takers
+                    .iter()
+                    .all(|worker| worker.kind == WorkerKind::Embedded),
+        }
+    }
+
+    async fn on_planner<T, F>(&self, work: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: Future<Output = DataFusionResult<T>> + Send + 'static,
+    {
+        let task = self.parts.planning.spawn(work.in_current_span());
+        match AbortOnDropHandle::new(task).await {
+            Ok(outcome) => outcome.map_err(|error| failure::of(&error)),
+            Err(error) => Err(Failure::internal(format!("planning ended early: {error}"))),
+        }
+    }
+
+    /// Adds the nearest name to what DataFusion says of a table it does not know.
+    fn with_hint(&self, mut failure: Failure) -> Failure {
+        let Some(name) = unknown_table(&failure.message) else {
+            return failure;
+        };
+        failure.kind = FailureKind::NotFound;
+        failure.message = match self.parts.catalog.nearest_table(&name) {
+            Some(nearest) => format!("table '{name}' not found; did you mean '{nearest}'?"),
+            None => format!("table '{name}' not found; SHOW TABLES lists what there is"),
+        };
+        failure
+    }
+}
+
+/// A plan with what it was planned for.
+struct Staged {
+    plan: StagedPlan,
+    schema: SchemaRef,
+    state: SessionState,
+    shape: ClusterShape,
+}
+
+fn ready(schema: SchemaRef, batches: Vec<RecordBatch>) -> OpenResult {
+    OpenResult::Ready { schema, batches }
+}
+
+/// The schema after type coercion, as clients see it.
+fn frozen_schema(state: &SessionState, plan: &LogicalPlan) -> DataFusionResult<SchemaRef> {
+    let analyzed =
+        state
+            .analyzer()
+            .execute_and_check(plan.clone(), state.config_options(), |_, _| {});
+    match analyzed {
+        Ok(analyzed) => Ok(client_schema(analyzed.schema().as_arrow())),
+        // A parameter whose type is not known yet can stop the analysis; it is known once there is a value.
+        Err(_) if !plan.get_parameter_names()?.is_empty() => {
+            Ok(client_schema(plan.schema().as_arrow()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn kind_of(plan: &LogicalPlan) -> StatementKind {
+    match plan {
+        LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => StatementKind::Update,
+        _ => StatementKind::Query,
+    }
+}
+
+/// What would run, but not as its user expects, is refused by name.
+fn refuse_unserved(plan: &LogicalPlan) -> Result<(), Failure> {
+    let refusal = match plan {
+        LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) => {
+            "CREATE TABLE is not supported yet; use CREATE EXTERNAL TABLE over files, or CREATE VIEW"
+        }
+        LogicalPlan::Dml(_) => "INSERT, UPDATE and DELETE are not supported yet; tables are read-only",
+        LogicalPlan::Copy(_) => "COPY is not supported yet; fetch the rows and write them at the client",
+        LogicalPlan::Statement(
+            Statement::TransactionStart(_) | Statement::TransactionEnd(_),
+        ) => "transactions are not supported; every statement stands alone",
+        LogicalPlan::Statement(
+            Statement::Prepare(_) | Statement::Execute(_) | Statement::Deallocate(_),
+        ) => "PREPARE in SQL is not supported; use the driver's prepared statements",
+        _ => return Ok(()),
+    };
+    Err(Failure::new(FailureKind::Unsupported, refusal))
+}
+
+/// The parameters in the order of their numbers. A type that the statement does not tell is taken for a string.
+fn parameters_of(plan: &LogicalPlan) -> Result<SchemaRef, Failure> {
+    let types = plan
+        .get_parameter_types()
+        .map_err(|error| failure::of(&error))?;
+    let mut parameters: Vec<(u32, String, DataType)> = types
+        .into_iter()
+        .map(|(name, data_type)| {
+            let number = name.trim_start_matches('$').parse().unwrap_or(u32::MAX);
+            let known = data_type.filter(|known| *known != DataType::Null);
+            (number, name, known.unwrap_or(DataType::Utf8))
+        })
+        .collect();
+    parameters.sort();
+    let fields: Vec<Field> = parameters
+        .into_iter()
+        .map(|(_, name, data_type)| Field::new(name, data_type, true))
+        .collect();
+    Ok(client_schema(&Schema::new(fields)))
+}
+
+/// The plan with its parameters in place.
+fn bind(planned: &PlannedStatement, parameters: Option<RecordBatch>) -> Result<LogicalPlan, Failure> {
+    let wanted = planned.parameters.fields().len();
+    if wanted == 0 {
+        return Ok(planned.plan.clone());
+    }
+    let batch = parameters.ok_or_else(|| {
+        Failure::new(
+            FailureKind::Invalid,
+            format!("the statement has {wanted} parameters and none is bound"),
+        )
+    })?;
+    if batch.num_columns() != wanted || batch.num_rows() != 1 {
+        return Err(Failure::new(
+            FailureKind::Invalid,
+            format!(
+                "the statement takes one row of {wanted} parameters, but {} rows of {} are bound",
+                batch.num_rows(),
+                batch.num_columns()
+            ),
+        ));
+    }
+    let values = bound_values(planned, &batch).map_err(|error| failure::of(&error))?;
+    planned
+        .plan
+        .clone()
+        .with_param_values(values)
+        .map_err(|error| failure::of(&error))
+}
+
+fn bound_values(planned: &PlannedStatement, batch: &RecordBatch) -> DataFusionResult<ParamValues> {
+    let values = planned
+        .parameters
+        .fields()
+        .iter()
+        .zip(batch.columns())
+        .map(|(parameter, column)| {
+            let value = ScalarValue::try_from_array(column, 0)?;
+            let value = if value.data_type() == *parameter.data_type() {
+                value
+            } else {
+                value.cast_to(parameter.data_type())?
+            };
+            Ok(ScalarAndMetadata::from(value))
+        })
+        .collect::<DataFusionResult<Vec<_>>>()?;
+    Ok(ParamValues::List(values))
+}
+
+/// The name in DataFusion's "table 'x' not found".
+fn unknown_table(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("table '")?;
+    let (name, rest) = rest.split_once('\'')?;
+    let bare = name.rsplit('.').next().unwrap_or(name);
+    rest.starts_with(" not found").then(|| bare.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unknown_table_is_named_without_its_schema() {
+        let message = "Error during planning: table 'datafusion.public.linitem' not found";
+        assert_eq!(unknown_table(message).as_deref(), Some("linitem"));
+        assert_eq!(unknown_table("column 'x' not found"), None);
+    }
+}

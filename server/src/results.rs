@@ -1,0 +1,333 @@
+//! From the root stage to the client: which results are open, and their rows as Flight frames.
+//!
+//! ```text
+//! remote worker   --Flight frames, forwarded as they are--.
+//!                                                          >--> one stream: schema, then frames as they come
+//! embedded worker --batches, encoded here, once-----------'
+//! ```
+//!
+//! A result waits for its client under a time to live. Whoever takes it owns it: when the stream is dropped before its
+//! end, or nobody came in time, the query is cancelled and all it held is freed.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arrow_flight::FlightData;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use futures::stream::{self, BoxStream, SelectAll};
+use futures::{StreamExt, TryStreamExt};
+use moka::sync::Cache;
+use squadron_proto::ticket::{Fetch, FetchOutput};
+use squadron_proto::{Failure, FailureKind, QueryId};
+use squadron_shuffle::fetch::Fetched;
+use squadron_shuffle::{Fetcher, Store, encode};
+
+
+use crate::scheduler::{QueryEvents, QuerySummary, QueryUpdate, ResultPart, SchedulerHandle};
+
+/// Frames on their way to a client.
+pub type Frames = BoxStream<'static, Result<FlightData, Failure>>;
+
+/// How often results that nobody fetched are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A result that waits for its client.
+#[derive(Debug)]
+pub enum OpenResult {
+    /// Rows that the server made itself.
+    Ready {
+        /// Their schema.
+        schema: SchemaRef,
+        /// The rows.
+        batches: Vec<RecordBatch>,
+    },
+    /// Rows of a query that runs.
+    Running {
+        /// The schema that the client was told.
+        schema: SchemaRef,
+        /// What becomes of the query; dropping it cancels the query.
+        events: QueryEvents,
+    },
+}
+
+/// The results that wait for their clients, and those that are being read.
+#[derive(Clone, Debug)]
+pub struct OpenResults {
+    waiting: Cache<QueryId, Arc<Mutex<Option<OpenResult>>>>,
+    streaming: Arc<Mutex<HashSet<QueryId>>>,
+}
+
+/// Says that a result is being read, for as long as it lives.
+#[derive(Debug)]
+pub struct Streaming {
+    query: QueryId,
+    streaming: Arc<Mutex<HashSet<QueryId>>>,
+}
+
+impl Streaming {
+    /// The frames, which hold the guard until they are dropped.
+    pub fn over(self, frames: Frames) -> Frames {
+        frames
+            .inspect(move |_| {
+                let _held = &self;
+            })
+            .boxed()
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        lock(&self.streaming).remove(&self.query);
+    }
+}
+
+impl OpenResults {
+    /// Results are dropped when nobody took them for `time_to_live`.
+    pub fn new(time_to_live: Duration) -> Self {
+        Self {
+            waiting: Cache::builder().time_to_live(time_to_live).build(),
+            streaming: Arc::default(),
+        }
+    }
+
+    /// Keeps `result` until its client comes.
+    pub fn put(&self, query: QueryId, result: OpenResult) {
+        self.waiting
+            .insert(query, Arc::new(Mutex::new(Some(result))));
+    }
+
+    /// The result, for the one who comes first.
+    ///
+    /// # Errors
+    /// `NotFound` when it was taken, or waited too long, or never was.
+    pub fn take(&self, query: QueryId) -> Result<(OpenResult, Streaming), Failure> {
+        let result = self.remove(query).ok_or_else(|| {
+            Failure::new(
+                FailureKind::NotFound,
+                "the result was already fetched, cancelled, or not fetched in time; run the statement again",
+            )
+        })?;
+        lock(&self.streaming).insert(query);
+        let guard = Streaming {
+            query,
+            streaming: Arc::clone(&self.streaming),
+        };
+        Ok((result, guard))
+    }
+
+    /// Drops a result that nobody will take. Returns whether there was one.
+    pub fn discard(&self, query: QueryId) -> bool {
+        self.remove(query).is_some()
+    }
+
+    /// Whether the result is being read.
+    pub fn is_streaming(&self, query: QueryId) -> bool {
+        lock(&self.streaming).contains(&query)
+    }
+
+    fn remove(&self, query: QueryId) -> Option<OpenResult> {
+        let slot = self.waiting.remove(&query)?;
+        lock(&slot).take()
+    }
+
+    /// How many results wait or are being read.
+    pub fn len(&self) -> u64 {
+        self.waiting.run_pending_tasks();
+        self.waiting.entry_count() + lock(&self.streaming).len() as u64
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops what waited too long, until cancelled.
+    pub async fn sweep(self) {
+        let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+        loop {
+            interval.tick().await;
+            self.waiting.run_pending_tasks();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads results, wherever they are.
+#[derive(Clone)]
+pub struct ResultReader {
+    /// Holds the output of embedded workers.
+    pub store: Store,
+    /// Reaches the other workers.
+    pub fetcher: Fetcher,
+    /// Is told when a client has everything.
+    pub scheduler: SchedulerHandle,
+}
+
+impl ResultReader {
+    /// All frames of a result: the schema message first, then the rows. Dropping the stream cancels the query.
+    ///
+    /// # Errors
+    /// The query's own failure, when it comes before the first row can be read.
+    pub async fn frames(&self, query: QueryId, result: OpenResult) -> Result<Frames, Failure> {
+        match result {
+            OpenResult::Ready { schema, batches } => {
+                let batches = stream::iter(batches.into_iter().map(Ok));
+                Ok(encode::frames(schema, batches).boxed())
+            }
+            OpenResult::Running { schema, mut events } => {
+                let parts = ready(&mut events).await?;
+                let rows = self.rows(query, &schema, parts).await?;
+                let schema_message = encode::frames(schema, stream::empty());
+                let guarded = Running {
+                    query,
+                    rows,
+                    events,
+                    scheduler: self.scheduler.clone(),
+                };
+                Ok(schema_message.chain(guarded.into_stream()).boxed())
+            }
+        }
+    }
+
+    /// Reads a result to its end, throws the rows away and returns what the query took.
+    ///
+    /// # Errors
+    /// The query's own failure.
+    pub async fn read_to_end(
+        &self,
+        query: QueryId,
+        schema: &SchemaRef,
+        mut events: QueryEvents,
+    ) -> Result<QuerySummary, Failure> {
+        let parts = ready(&mut events).await?;
+        let mut rows = self.rows(query, schema, parts).await?;
+        while rows.try_next().await?.is_some() {}
+        self.scheduler.result_done(query);
+        match events.next().await {
+            Some(QueryUpdate::Ended(outcome)) => outcome,
+            Some(QueryUpdate::ResultReady { .. }) | None => Err(Failure::internal(
+                "the query never ended after its last row",
+            )),
+        }
+    }
+
+    async fn rows(
+        &self,
+        query: QueryId,
+        schema: &SchemaRef,
+        parts: Vec<ResultPart>,
+    ) -> Result<SelectAll<Frames>, Failure> {
+        let mut rows = SelectAll::new();
+        for part in parts {
+            if self.store.contains(part.attempt) {
+                rows.push(self.local_rows(schema, &part)?);
+            } else {
+                rows.push(self.remote_rows(query, &part).await?);
+            }
+        }
+        Ok(rows)
+    }
+
+    fn local_rows(&self, schema: &SchemaRef, part: &ResultPart) -> Result<Frames, Failure> {
+        let mut batches = SelectAll::new();
+        for partition in &part.partitions {
+            batches.push(self.store.read(part.attempt, *partition)?);
+        }
+        // The schema message went ahead of all parts.
+        Ok(encode::frames(Arc::clone(schema), batches).skip(1).boxed())
+    }
+
+    async fn remote_rows(&self, query: QueryId, part: &ResultPart) -> Result<Frames, Failure> {
+        let fetch = Fetch {
+            query,
+            stage: part.attempt.stage,
+            outputs: vec![FetchOutput {
+                task: part.attempt.task,
+                attempt: part.attempt.attempt,
+                partitions: part.partitions.clone(),
+            }],
+        };
+        let fetched = self.fetcher.open(&part.address, fetch).await?;
+        let frames = fetched.try_filter_map(|step| async move {
+            Ok(match step {
+                Fetched::Frame(_, frame) => Some(frame.with_app_metadata(bytes::Bytes::new())),
+                Fetched::Schema(_) | Fetched::End(_) => None,
+            })
+        });
+        Ok(frames.boxed())
+    }
+}
+
+/// Waits until the result can be read.
+async fn ready(events: &mut QueryEvents) -> Result<Vec<ResultPart>, Failure> {
+    match events.next().await {
+        Some(QueryUpdate::ResultReady { parts }) => Ok(parts),
+        Some(QueryUpdate::Ended(Err(failure))) => Err(failure),
+        Some(QueryUpdate::Ended(Ok(_))) | None => Err(Failure::internal(
+            "the query ended before its result could be read",
+        )),
+    }
+}
+
+/// Rows of a query that runs, and the query's own fate.
+struct Running {
+    query: QueryId,
+    rows: SelectAll<Frames>,
+    events: QueryEvents,
+    scheduler: SchedulerHandle,
+}
+
+impl Running {
+    fn into_stream(self) -> Frames {
+        stream::unfold(Some(self), |running| async move {
+            let mut running = running?;
+            match running.step().await {
+                Ok(Some(frame)) => Some((Ok(frame), Some(running))),
+                Ok(None) => None,
+                Err(failure) => Some((Err(failure), None)),
+            }
+        })
+        .boxed()
+    }
+
+    /// The next frame; `None` when all rows are there and the query ended well. The query's failure goes before what
+    /// the loss of a stream says, since it names the cause.
+    async fn step(&mut self) -> Result<Option<FlightData>, Failure> {
+        tokio::select! {
+            biased;
+            update = self.events.next() => match update {
+                Some(QueryUpdate::Ended(Err(failure))) => Err(failure),
+                Some(QueryUpdate::Ended(Ok(_)) | QueryUpdate::ResultReady { .. }) | None => {
+                    self.rows.try_next().await
+                }
+            },
+            frame = self.rows.try_next() => match frame {
+                Ok(Some(frame)) => Ok(Some(frame)),
+                Ok(None) => self.finish().await,
+                Err(failure) => Err(self.cause(failure).await),
+            },
+        }
+    }
+
+    async fn finish(&mut self) -> Result<Option<FlightData>, Failure> {
+        self.scheduler.result_done(self.query);
+        match self.events.next().await {
+            Some(QueryUpdate::Ended(Err(failure))) => Err(failure),
+            Some(QueryUpdate::Ended(Ok(_)) | QueryUpdate::ResultReady { .. }) | None => Ok(None),
+        }
+    }
+
+    /// A stream that breaks is the consequence of something: the scheduler hears of that too, within moments.
+    async fn cause(&mut self, broken: Failure) -> Failure {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        match tokio::time::timeout(PATIENCE, self.events.next()).await {
+            Ok(Some(QueryUpdate::Ended(Err(failure)))) => failure,
+            Ok(_) | Err(_) => broken,
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! The one async part of the scheduler: owns the mailbox, the clock and the effects.
+//!
+//! ```text
+//! SchedulerHandle ── Command ──┐                          ┌──> Registry::send ──> workers
+//!                 ── signals ──┼──> Driver::run ── apply ─┤
+//! Registry ─── WorkerEvent ────┘        ^                 └──> QueryEvents of each query
+//!                                 clock ┘ (only for deadlines)
+//! ```
+//!
+//! It never waits for a worker or a client: a worker that cannot take a message is lost, and a query has at most two
+//! updates, for which there is always room.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use squadron_proto::control::ServerMessage;
+use squadron_proto::{Failure, FailureKind, QueryId, WorkerId};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::event::{Effect, Event, QuerySummary, ResultPart};
+use super::graph::StageGraph;
+use super::{Limits, Scheduler};
+use crate::workers::{Registry, WorkerEvent, WorkerEventKind, WorkerInfo};
+
+/// How many commands may wait for the driver before their senders wait.
+const MAILBOX_COMMANDS: usize = 1024;
+/// How many worker events are handled before the driver looks elsewhere.
+const WORKER_EVENTS_AT_ONCE: usize = 256;
+/// A query's updates: its result is ready, it ended.
+const UPDATES_PER_QUERY: usize = 2;
+
+/// What the owner of a query is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueryUpdate {
+    /// All partitions of the result can be read from now on, while they are written.
+    ResultReady {
+        /// Where they are.
+        parts: Vec<ResultPart>,
+    },
+    /// The query is over; the last update.
+    Ended(Result<QuerySummary, Failure>),
+}
+
+/// The updates of one query. Dropping it before the end cancels the query.
+#[derive(Debug)]
+pub struct QueryEvents {
+    query: QueryId,
+    updates: mpsc::Receiver<QueryUpdate>,
+    signals: Arc<Signals>,
+    ended: bool,
+}
+
+impl QueryEvents {
+    /// The next update; `None` after [`QueryUpdate::Ended`]. Cancel-safe.
+    pub async fn next(&mut self) -> Option<QueryUpdate> {
+        if self.ended {
+            return None;
+        }
+        let update = self
+            .updates
+            .recv()
+            .await
+            .unwrap_or_else(|| QueryUpdate::Ended(Err(stopping())));
+        self.ended = matches!(update, QueryUpdate::Ended(_));
+        Some(update)
+    }
+}
+
+impl Drop for QueryEvents {
+    fn drop(&mut self) {
+        if !self.ended {
+            let failure = Failure::new(FailureKind::Cancelled, "nobody waits for the result any more");
+            self.signals.cancel(self.query, failure);
+        }
+    }
+}
+
+/// The way to the scheduler, for everyone who has queries.
+#[derive(Clone, Debug)]
+pub struct SchedulerHandle {
+    commands: mpsc::Sender<Command>,
+    signals: Arc<Signals>,
+}
+
+impl SchedulerHandle {
+    /// Hands in a query. That it was refused comes as its end, like any other failure.
+    ///
+    /// # Errors
+    /// When the server is shutting down.
+    pub async fn submit(&self, graph: StageGraph) -> Result<QueryEvents, Failure> {
+        let (sender, updates) = mpsc::channel(UPDATES_PER_QUERY);
+        let mut events = QueryEvents {
+            query: graph.query,
+            updates,
+            signals: Arc::clone(&self.signals),
+            ended: false,
+        };
+        let command = Command::Submit(Box::new(graph), sender);
+        if self.commands.send(command).await.is_err() {
+            events.ended = true;
+            return Err(stopping());
+        }
+        Ok(events)
+    }
+
+    /// Stops a query; its end says `failure`. Never waits; a query that is over, or unknown, is left alone.
+    pub fn cancel(&self, query: QueryId, failure: Failure) {
+        self.signals.cancel(query, failure);
+    }
+
+    /// All rows of the query's result have been read. Never waits.
+    pub fn result_done(&self, query: QueryId) {
+        self.signals.result_done(query);
+    }
+
+    /// The workers there are, in the order of their ids; none when the server is shutting down.
+    pub async fn workers(&self) -> Vec<WorkerInfo> {
+        let (sender, receiver) = oneshot::channel();
+        if self.commands.send(Command::Workers(sender)).await.is_err() {
+            return Vec::new();
+        }
+        receiver.await.unwrap_or_default()
+    }
+}
+
+fn stopping() -> Failure {
+    Failure::new(
+        FailureKind::Draining,
+        "the server is shutting down; run the statement again on another one, or when it is back",
+    )
+}
+
+#[derive(Debug)]
+enum Command {
+    Submit(Box<StageGraph>, mpsc::Sender<QueryUpdate>),
+    Workers(oneshot::Sender<Vec<WorkerInfo>>),
+}
+
+/// What must reach the driver from places that cannot wait, one entry a query.
+#[derive(Debug, Default)]
+struct Signals {
+    pending: Mutex<Pending>,
+    notify: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    cancelled: BTreeMap<QueryId, Failure>,
+    read: BTreeSet<QueryId>,
+}
+
+impl Signals {
+    fn cancel(&self, query: QueryId, failure: Failure) {
+        self.with(|pending| {
+            pending.cancelled.entry(query).or_insert(failure);
+        });
+        self.notify.notify_one();
+    }
+
+    fn result_done(&self, query: QueryId) {
+        self.with(|pending| {
+            pending.read.insert(query);
+        });
+        self.notify.notify_one();
+    }
+
+    fn take(&self) -> Pending {
+        self.with(std::mem::take)
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Pending) -> T) -> T {
+        change(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Runs the scheduler. The app owns it as one task.
+#[derive(Debug)]
+pub struct Driver {
+    scheduler: Scheduler,
+    registry: Registry,
+    worker_events: mpsc::Receiver<WorkerEvent>,
+    commands: mpsc::Receiver<Command>,
+    signals: Arc<Signals>,
+    updates: HashMap<QueryId, mpsc::Sender<QueryUpdate>>,
+    /// Which connection of a worker counts; what older ones still say does not.
+    joined: HashMap<WorkerId, u64>,
+    start: Instant,
+}
+
+impl Driver {
+    /// A scheduler for the workers of `registry`, whose events arrive in `worker_events`.
+    pub fn new(
+        limits: Limits,
+        registry: Registry,
+        worker_events: mpsc::Receiver<WorkerEvent>,
+    ) -> (Self, SchedulerHandle) {
+        let (sender, commands) = mpsc::channel(MAILBOX_COMMANDS);
+        let signals = Arc::new(Signals::default());
+        let handle = SchedulerHandle {
+            commands: sender,
+            signals: Arc::clone(&signals),
+        };
+        let driver = Self {
+            scheduler: Scheduler::new(limits),
+            registry,
+            worker_events,
+            commands,
+            signals,
+            updates: HashMap::new(),
+            joined: HashMap::new(),
+            start: Instant::now(),
+        };
+        (driver, handle)
+    }
+
+    /// Runs until `stop`; queries that are there then end with [`FailureKind::Draining`], and the connections to the
+    /// workers end when these have been told.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let signals = Arc::clone(&self.signals);
+        let mut batch = Vec::with_capacity(WORKER_EVENTS_AT_ONCE);
+        loop {
+            let deadline = self.scheduler.next_deadline().map(|at| self.start + at);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = signals.notify.notified() => self.handle_signals(),
+                _ = self.worker_events.recv_many(&mut batch, WORKER_EVENTS_AT_ONCE) => {
+                    for event in batch.drain(..) {
+                        self.handle_worker_event(event);
+                    }
+                }
+                Some(command) = self.commands.recv() => self.handle_command(command),
+                () = passed(deadline) => self.apply(Event::Tick),
+            }
+        }
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            self.handle_command(command);
+        }
+        let left: BTreeSet<QueryId> = self.updates.keys().copied().collect();
+        for query in left {
+            let failure = stopping();
+            self.apply(Event::Cancel { query, failure });
+        }
+        self.registry.shutdown();
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Submit(graph, updates) => {
+                if self.updates.contains_key(&graph.query) {
+                    let failure = Failure::internal(format!("query {} was submitted twice", graph.query));
+                    deliver(&updates, QueryUpdate::Ended(Err(failure)));
+                    return;
+                }
+                self.updates.insert(graph.query, updates);
+                self.apply(Event::Submit(*graph));
+            }
+            Command::Workers(answer) => {
+                // An asker that has gone away needs no answer.
+                let _ = answer.send(self.workers());
+            }
+        }
+    }
+
+    /// A signal may be about a query that still waits in the mailbox: what was there when the signals were taken comes
+    /// first.
+    fn handle_signals(&mut self) {
+        let pending = self.signals.take();
+        for _ in 0..self.commands.len() {
+            if let Ok(command) = self.commands.try_recv() {
+                self.handle_command(command);
+            }
+        }
+        for query in pending.read {
+            self.apply(Event::ResultDone { query });
+        }
+        for (query, failure) in pending.cancelled {
+            self.apply(Event::Cancel { query, failure });
+        }
+    }
+
+    fn handle_worker_event(&mut self, event: WorkerEvent) {
+        let WorkerEvent { worker, connection, kind } = event;
+        let current = self.joined.get(&worker).copied();
+        match kind {
+            WorkerEventKind::Joined { kind, slots, address } => {
+                if current.is_some_and(|current| current > connection) {
+                    return;
+                }
+                info!(%worker, ?kind, slots, address, "worker joined");
+                self.joined.insert(worker, connection);
+                self.apply(Event::WorkerJoined { worker, slots, address, kind });
+            }
+            WorkerEventKind::Lost { reason } if current == Some(connection) => {
+                warn!(%worker, reason, "worker lost");
+                self.joined.remove(&worker);
+                self.apply(Event::WorkerLost { worker, reason });
+            }
+            WorkerEventKind::Draining if current == Some(connection) => {
+                info!(%worker, "worker is leaving");
+                self.apply(Event::WorkerDraining { worker });
+            }
+            WorkerEventKind::Report { attempt, status } if current == Some(connection) => {
+                self.apply(Event::Report { worker, attempt, status });
+            }
+            WorkerEventKind::Lost { .. } | WorkerEventKind::Draining | WorkerEventKind::Report { .. } => {
+                debug!(%worker, connection, "event of a connection that is gone");
+            }
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for effect in self.scheduler.apply(self.start.elapsed(), event) {
+                if let Some(lost) = self.carry_out(effect) {
+                    events.push(lost);
+                }
+            }
+        }
+    }
+
+    /// Answers with the loss of the worker when that cannot be reached.
+    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::SendStage { worker, stage } => self.send(worker, ServerMessage::Stage(stage)),
+            Effect::Launch { worker, launch } => self.send(worker, ServerMessage::Launch(launch)),
+            Effect::Commit { worker, attempt } => self.send(worker, ServerMessage::Commit(attempt)),
+            Effect::CancelAttempt { worker, attempt } => self.send(worker, ServerMessage::Cancel(attempt)),
+            Effect::Release { worker, release } => self.send(worker, ServerMessage::Release(release)),
+            Effect::ResultReady { query, parts } => {
+                if let Some(updates) = self.updates.get(&query) {
+                    deliver(updates, QueryUpdate::ResultReady { parts });
+                }
+                None
+            }
+            Effect::Ended { query, outcome } => {
+                match &outcome {
+                    Ok(summary) => debug!(query_id = %query, elapsed = ?summary.elapsed, "query finished"),
+                    Err(failure) => info!(query_id = %query, kind = ?failure.kind, "query failed: {failure}"),
+                }
+                if let Some(updates) = self.updates.remove(&query) {
+                    deliver(&updates, QueryUpdate::Ended(outcome));
+                }
+                None
+            }
+            Effect::Unexpected { worker, attempt, what } => {
+                warn!(%worker, query_id = %attempt.query, %attempt, "unexpected report: {what}");
+                None
+            }
+        }
+    }
+
+    fn send(&mut self, worker: WorkerId, message: ServerMessage) -> Option<Event> {
+        let connection = *self.joined.get(&worker)?;
+        let unreachable = self.registry.send(worker, connection, message).err()?;
+        let reason = unreachable.to_string();
+        warn!(%worker, reason, "worker lost");
+        self.registry.close(worker, connection);
+        self.joined.remove(&worker);
+        Some(Event::WorkerLost { worker, reason })
+    }
+
+    fn workers(&self) -> Vec<WorkerInfo> {
+        let loads = self.scheduler.workers();
+        loads
+            .into_iter()
+            .map(|load| {
+                let vitals = self.registry.vitals(load.id);
+                WorkerInfo {
+                    id: load.id,
+                    kind: load.kind,
+                    address: load.address,
+                    slots: load.slots,
+                    used_slots: load.used_slots,
+                    running: load.running,
+                    draining: load.draining,
+                    memory_bytes: vitals.memory_bytes,
+                    memory_used_bytes: vitals.memory_used_bytes,
+                    version: vitals.version,
+                }
+            })
+            .collect()
+    }
+}
+
+/// There is room for all updates of a query; a receiver that has gone away needs none.
+fn deliver(updates: &mpsc::Sender<QueryUpdate>, update: QueryUpdate) {
+    if let Err(error) = updates.try_send(update) {
+        debug!("nobody takes the update: {error}");
+    }
+}
+
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -1,0 +1,175 @@
+//! What goes into the scheduler (events) and what comes out of it (effects).
+//!
+//! ```text
+//! clients, workers, clock ── Event ──> Scheduler::apply ── Effect ──> workers, clients
+//! ```
+
+use std::time::Duration;
+
+use squadron_proto::control::{AttemptStatus, Launch, Release, Stage, TaskOutput};
+use squadron_proto::{AttemptKey, AttemptNumber, Failure, QueryId, StageId, TaskId, WorkerId};
+
+use super::graph::StageGraph;
+use crate::workers::WorkerKind;
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A client's query is planned and wants to run.
+    Submit(StageGraph),
+    /// Somebody wants the query to stop.
+    Cancel {
+        /// Which query.
+        query: QueryId,
+        /// What its client shall see.
+        failure: Failure,
+    },
+    /// The client has read every row.
+    ResultDone {
+        /// Of which query.
+        query: QueryId,
+    },
+    /// A worker is ready for attempts. A worker that was there already has lost everything.
+    WorkerJoined {
+        /// Its id.
+        worker: WorkerId,
+        /// How many slots it offers.
+        slots: u32,
+        /// `http://host:port` of its output; empty: the server itself.
+        address: String,
+        /// Which placements it serves.
+        kind: WorkerKind,
+    },
+    /// A worker died or was cut off, with all it held.
+    WorkerLost {
+        /// Its id.
+        worker: WorkerId,
+        /// How that was seen, as half a sentence.
+        reason: String,
+    },
+    /// A worker leaves when its attempts have ended; it gets no new ones.
+    WorkerDraining {
+        /// Its id.
+        worker: WorkerId,
+    },
+    /// A worker says how an attempt is doing.
+    Report {
+        /// Which worker.
+        worker: WorkerId,
+        /// Which attempt.
+        attempt: AttemptKey,
+        /// Its new state.
+        status: AttemptStatus,
+    },
+    /// Time has passed; see `Scheduler::next_deadline`.
+    Tick,
+}
+
+/// Something is to be done.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Send what all attempts of a stage share; before its first launch on that worker.
+    SendStage {
+        /// To which worker.
+        worker: WorkerId,
+        /// What to send.
+        stage: Stage,
+    },
+    /// Reserve slots for an attempt.
+    Launch {
+        /// On which worker.
+        worker: WorkerId,
+        /// Which attempt, and all it needs.
+        launch: Launch,
+    },
+    /// Run a reserved attempt.
+    Commit {
+        /// On which worker.
+        worker: WorkerId,
+        /// Which attempt.
+        attempt: AttemptKey,
+    },
+    /// Stop an attempt.
+    CancelAttempt {
+        /// On which worker.
+        worker: WorkerId,
+        /// Which attempt.
+        attempt: AttemptKey,
+    },
+    /// Drop output.
+    Release {
+        /// On which worker.
+        worker: WorkerId,
+        /// Which output.
+        release: Release,
+    },
+    /// The rows of the query can be read from now on.
+    ResultReady {
+        /// Which query.
+        query: QueryId,
+        /// Where they are, in the order of the root's tasks.
+        parts: Vec<ResultPart>,
+    },
+    /// The query is over, and nothing of it is left in the scheduler. Comes exactly once for each submitted query.
+    Ended {
+        /// Which query.
+        query: QueryId,
+        /// How.
+        outcome: Result<QuerySummary, Failure>,
+    },
+    /// A worker said what cannot be; it was taken as the progress it claims. For the log.
+    Unexpected {
+        /// Which worker.
+        worker: WorkerId,
+        /// About which attempt.
+        attempt: AttemptKey,
+        /// What it said and when.
+        what: &'static str,
+    },
+}
+
+/// Where some partitions of a query's result are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResultPart {
+    /// Who writes them.
+    pub attempt: AttemptKey,
+    /// Where.
+    pub worker: WorkerId,
+    /// `http://host:port`; empty: in the server's own store.
+    pub address: String,
+    /// Which partitions, in order.
+    pub partitions: Vec<u32>,
+}
+
+/// What a finished query took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QuerySummary {
+    /// From submission to end.
+    pub elapsed: Duration,
+    /// In ascending order of their numbers.
+    pub stages: Vec<StageSummary>,
+}
+
+/// What a stage took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageSummary {
+    /// Which stage.
+    pub stage: StageId,
+    /// From the moment its inputs were there to the end of its last task.
+    pub elapsed: Duration,
+    /// In ascending order of their numbers.
+    pub tasks: Vec<TaskSummary>,
+}
+
+/// What a task took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskSummary {
+    /// Which task.
+    pub task: TaskId,
+    /// Which try at it succeeded.
+    pub attempt: AttemptNumber,
+    /// Where.
+    pub worker: WorkerId,
+    /// What it wrote, with its metrics.
+    pub output: TaskOutput,
+}

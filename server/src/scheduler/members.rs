@@ -1,0 +1,184 @@
+//! The workers as the scheduler knows them: their pools, and which queries depend on each.
+//!
+//! A query *touches* a worker from the first thing it is told to the query's end, and *depends* on it while an attempt of
+//! it runs there or output of it is needed from there.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use squadron_proto::{QueryId, WorkerId};
+
+use super::graph::Placement;
+use super::placement::{Pool, Want};
+use crate::workers::WorkerKind;
+
+/// A worker and its load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerLoad {
+    /// Its id.
+    pub id: WorkerId,
+    /// What kind it is.
+    pub kind: WorkerKind,
+    /// `http://host:port` of its output; empty: the server itself.
+    pub address: String,
+    /// How many slots it offers.
+    pub slots: u32,
+    /// How many of them are taken; may be more, when parked attempts resumed.
+    pub used_slots: u32,
+    /// How many attempts it has that are not parked.
+    pub running: u32,
+    /// Whether it is on its way out.
+    pub draining: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    workers: HashMap<WorkerId, Worker>,
+    any: Pool,
+    local: Pool,
+    /// Queries that workers were told of and then lost without being told of their end; the oldest loss first.
+    untold: VecDeque<(WorkerId, Vec<QueryId>)>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    kind: WorkerKind,
+    address: String,
+    slots: u32,
+    draining: bool,
+    /// The queries that touch it, with how many attempts and outputs each depends on.
+    queries: BTreeMap<QueryId, u32>,
+}
+
+/// What was lost with a worker.
+#[derive(Debug)]
+pub(super) struct Loss {
+    /// How to name the worker to a client.
+    pub(super) name: String,
+    /// The queries that touched it, and whether they depended on it.
+    pub(super) queries: Vec<(QueryId, bool)>,
+}
+
+fn placement_of(kind: WorkerKind) -> Placement {
+    match kind {
+        WorkerKind::Embedded | WorkerKind::Remote => Placement::Any,
+        WorkerKind::Local => Placement::Local,
+    }
+}
+
+impl Members {
+    /// Answers which queries the worker still has to be told the end of.
+    pub(super) fn join(&mut self, worker: WorkerId, slots: u32, address: String, kind: WorkerKind) -> Vec<QueryId> {
+        let slots = slots.max(1);
+        let entry = Worker { kind, address, slots, draining: false, queries: BTreeMap::new() };
+        self.workers.insert(worker, entry);
+        self.pool_mut(placement_of(kind)).join(worker, slots);
+        let known = self.untold.iter().position(|(lost, _)| *lost == worker);
+        known.and_then(|position| self.untold.remove(position)).map(|(_, queries)| queries).unwrap_or_default()
+    }
+
+    /// `remembered`: how many lost workers to keep in mind.
+    pub(super) fn lose(&mut self, worker: WorkerId, remembered: usize) -> Option<Loss> {
+        let entry = self.workers.remove(&worker)?;
+        self.pool_mut(placement_of(entry.kind)).leave(worker);
+        if !entry.queries.is_empty() {
+            self.untold.push_back((worker, entry.queries.keys().copied().collect()));
+            if self.untold.len() > remembered {
+                self.untold.pop_front();
+            }
+        }
+        let name = match entry.kind {
+            WorkerKind::Remote => format!("worker {}", entry.address),
+            WorkerKind::Embedded => "an embedded worker of the server".to_owned(),
+            WorkerKind::Local => "the server's local worker".to_owned(),
+        };
+        let queries = entry.queries.into_iter().map(|(query, needs)| (query, needs > 0)).collect();
+        Some(Loss { name, queries })
+    }
+
+    pub(super) fn drain(&mut self, worker: WorkerId) {
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.draining = true;
+            let placement = placement_of(entry.kind);
+            self.pool_mut(placement).withdraw(worker);
+        }
+    }
+
+    pub(super) fn contains(&self, worker: WorkerId) -> bool {
+        self.workers.contains_key(&worker)
+    }
+
+    pub(super) fn address(&self, worker: WorkerId) -> String {
+        self.workers.get(&worker).map(|entry| entry.address.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn pool(&self, placement: Placement) -> &Pool {
+        match placement {
+            Placement::Any => &self.any,
+            Placement::Local => &self.local,
+        }
+    }
+
+    pub(super) fn pool_mut(&mut self, placement: Placement) -> &mut Pool {
+        match placement {
+            Placement::Any => &mut self.any,
+            Placement::Local => &mut self.local,
+        }
+    }
+
+    /// An attempt gives back its share of the worker.
+    pub(super) fn give(&mut self, worker: WorkerId, share: Want) {
+        if let Some(entry) = self.workers.get(&worker) {
+            self.pool_mut(placement_of(entry.kind)).give(worker, share);
+        }
+    }
+
+    /// A parked attempt takes its share again.
+    pub(super) fn take(&mut self, worker: WorkerId, share: Want) {
+        if let Some(entry) = self.workers.get(&worker) {
+            self.pool_mut(placement_of(entry.kind)).take(worker, share);
+        }
+    }
+
+    /// The query depends on one thing more of the worker.
+    pub(super) fn depend(&mut self, worker: WorkerId, query: QueryId) {
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            *entry.queries.entry(query).or_default() += 1;
+        }
+    }
+
+    /// The query depends on `count` things less of the worker.
+    pub(super) fn undepend(&mut self, worker: WorkerId, query: QueryId, count: u32) {
+        if let Some(needs) = self.workers.get_mut(&worker).and_then(|entry| entry.queries.get_mut(&query)) {
+            debug_assert!(*needs >= count, "query {query} depends less than nothing on {worker}");
+            *needs = needs.saturating_sub(count);
+        }
+    }
+
+    /// The worker is told of the query's end.
+    pub(super) fn forget(&mut self, worker: WorkerId, query: QueryId) {
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.queries.remove(&query);
+        }
+    }
+
+    pub(super) fn loads(&self) -> Vec<WorkerLoad> {
+        let mut loads: Vec<_> = self
+            .workers
+            .iter()
+            .map(|(&id, entry)| {
+                let (used_slots, running) = self.pool(placement_of(entry.kind)).load(id);
+                WorkerLoad {
+                    id,
+                    kind: entry.kind,
+                    address: entry.address.clone(),
+                    slots: entry.slots,
+                    used_slots,
+                    running,
+                    draining: entry.draining,
+                }
+            })
+            .collect();
+        loads.sort_by_key(|load| load.id);
+        loads
+    }
+}

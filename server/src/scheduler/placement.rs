@@ -1,0 +1,326 @@
+//! Where tasks go: a pool of workers, ordered by what they have free.
+//!
+//! A task goes to the worker with the most free slots; among equals to the one that holds most of its input, then to the
+//! one with the fewest bytes to read. It takes as many slots as it would like, but never more than the worker has. All
+//! choices are logarithmic in the number of workers.
+//!
+//! Tasks that start together either all find room, or none is placed, unless the pool could never hold them or they have
+//! waited long enough: then they share slots with others, as soon as any slot is free. Nothing waits for ever for room
+//! that may never come.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use squadron_proto::WorkerId;
+
+/// How many holders of input are looked at for one choice.
+const HOLDERS_LOOKED_AT: usize = 16;
+
+/// What a task wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Want {
+    pub(super) slots: u32,
+    pub(super) bytes: u64,
+}
+
+/// What a task got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) worker: WorkerId,
+    pub(super) slots: u32,
+}
+
+/// Workers of one placement, and their slots.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    members: HashMap<WorkerId, Member>,
+    /// Offered members; most free slots first, then fewest bytes.
+    by_free: BTreeSet<(Reverse<i64>, u64, WorkerId)>,
+    /// Offered members of which no slot is taken; largest first.
+    idle: BTreeSet<(Reverse<u32>, WorkerId)>,
+    /// How many offered members there are of each size.
+    sizes: BTreeMap<u32, usize>,
+    total_slots: u64,
+    free_slots: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    slots: u32,
+    /// May exceed `slots`: parked attempts that resume take their slots back unasked.
+    used: u32,
+    attempts: u32,
+    bytes: u64,
+    offered: bool,
+}
+
+impl Member {
+    fn free(&self) -> i64 {
+        i64::from(self.slots) - i64::from(self.used)
+    }
+}
+
+impl Pool {
+    /// A worker offers its slots, at least one.
+    pub(super) fn join(&mut self, worker: WorkerId, slots: u32) {
+        let member = Member { slots, used: 0, attempts: 0, bytes: 0, offered: true };
+        self.members.insert(worker, member);
+        self.index(worker, member);
+    }
+
+    /// A worker takes no more tasks; those it has go on.
+    pub(super) fn withdraw(&mut self, worker: WorkerId) {
+        self.change(worker, |member| member.offered = false);
+    }
+
+    /// A worker is gone.
+    pub(super) fn leave(&mut self, worker: WorkerId) {
+        self.withdraw(worker);
+        self.members.remove(&worker);
+    }
+
+    /// Slots are taken, whether they are free or not.
+    pub(super) fn take(&mut self, worker: WorkerId, want: Want) {
+        self.change(worker, |member| {
+            member.used += want.slots;
+            member.attempts += 1;
+            member.bytes += want.bytes;
+        });
+    }
+
+    /// Slots are given back.
+    pub(super) fn give(&mut self, worker: WorkerId, want: Want) {
+        self.change(worker, |member| {
+            debug_assert!(member.used >= want.slots, "slots of {worker} given back twice");
+            member.used = member.used.saturating_sub(want.slots);
+            member.attempts = member.attempts.saturating_sub(1);
+            member.bytes = member.bytes.saturating_sub(want.bytes);
+        });
+    }
+
+    /// How many slots of a worker are taken, and by how many attempts.
+    pub(super) fn load(&self, worker: WorkerId) -> (u32, u32) {
+        self.members.get(&worker).map_or((0, 0), |member| (member.used, member.attempts))
+    }
+
+    /// Whether nobody offers slots.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_free.is_empty()
+    }
+
+    /// Whether no slot is taken on any worker that offers some.
+    pub(super) fn is_idle(&self) -> bool {
+        self.idle.len() == self.by_free.len()
+    }
+
+    /// Finds and takes a place for one task. `holders`: who has its input, the most bytes first.
+    pub(super) fn place(&mut self, want: Want, holders: &[WorkerId], impatient: bool) -> Option<Place> {
+        let worker = match self.choose(want.slots, holders) {
+            Some(worker) => worker,
+            None if impatient && self.free_slots > 0 => self.least_loaded()?,
+            None => return None,
+        };
+        Some(self.take_on(worker, want))
+    }
+
+    /// Finds and takes places for tasks that start together: for all of them, or for none.
+    pub(super) fn place_together(
+        &mut self,
+        wants: &[Want],
+        holders: &[WorkerId],
+        impatient: bool,
+    ) -> Option<Vec<Place>> {
+        if self.free_slots == 0 {
+            return None;
+        }
+        let largest = self.sizes.last_key_value().map_or(0, |(slots, _)| *slots);
+        let needed: u64 = wants.iter().map(|want| u64::from(want.slots.min(largest))).sum();
+        if needed <= self.free_slots
+            && let Some(places) = self.place_all(wants, holders)
+        {
+            return Some(places);
+        }
+        if !impatient && needed <= self.total_slots && !self.is_idle() {
+            return None;
+        }
+        wants
+            .iter()
+            .map(|want| {
+                let worker = self.choose(want.slots, holders).or_else(|| self.least_loaded())?;
+                Some(self.take_on(worker, *want))
+            })
+            .collect()
+    }
+
+    fn place_all(&mut self, wants: &[Want], holders: &[WorkerId]) -> Option<Vec<Place>> {
+        let mut places = Vec::with_capacity(wants.len());
+        for want in wants {
+            match self.choose(want.slots, holders) {
+                Some(worker) => places.push(self.take_on(worker, *want)),
+                None => {
+                    for (place, want) in places.iter().zip(wants) {
+                        self.give(place.worker, Want { slots: place.slots, bytes: want.bytes });
+                    }
+                    return None;
+                }
+            }
+        }
+        Some(places)
+    }
+
+    /// A worker with room for `slots`, or a smaller one that is wholly free.
+    fn choose(&self, slots: u32, holders: &[WorkerId]) -> Option<WorkerId> {
+        let &(Reverse(free), _, most_free) = self.by_free.first()?;
+        if free < i64::from(slots) {
+            return self.idle.first().map(|&(_, worker)| worker);
+        }
+        let is_equal = |worker: &WorkerId| {
+            self.members.get(worker).is_some_and(|member| member.offered && member.free() == free)
+        };
+        let holder = holders.iter().take(HOLDERS_LOOKED_AT).copied().find(is_equal);
+        Some(holder.unwrap_or(most_free))
+    }
+
+    fn least_loaded(&self) -> Option<WorkerId> {
+        self.by_free.first().map(|&(_, _, worker)| worker)
+    }
+
+    fn take_on(&mut self, worker: WorkerId, want: Want) -> Place {
+        let limit = self.members.get(&worker).map_or(want.slots, |member| member.slots);
+        let slots = want.slots.min(limit);
+        self.take(worker, Want { slots, bytes: want.bytes });
+        Place { worker, slots }
+    }
+
+    fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Member)) {
+        let Some(mut member) = self.members.get(&worker).copied() else {
+            return;
+        };
+        self.unindex(worker, member);
+        change(&mut member);
+        self.members.insert(worker, member);
+        self.index(worker, member);
+    }
+
+    fn index(&mut self, worker: WorkerId, member: Member) {
+        if !member.offered {
+            return;
+        }
+        self.by_free.insert((Reverse(member.free()), member.bytes, worker));
+        if member.used == 0 {
+            self.idle.insert((Reverse(member.slots), worker));
+        }
+        *self.sizes.entry(member.slots).or_default() += 1;
+        self.total_slots += u64::from(member.slots);
+        self.free_slots += u64::try_from(member.free()).unwrap_or(0);
+    }
+
+    fn unindex(&mut self, worker: WorkerId, member: Member) {
+        if !member.offered {
+            return;
+        }
+        self.by_free.remove(&(Reverse(member.free()), member.bytes, worker));
+        self.idle.remove(&(Reverse(member.slots), worker));
+        if let Some(count) = self.sizes.get_mut(&member.slots) {
+            *count -= 1;
+            if *count == 0 {
+                self.sizes.remove(&member.slots);
+            }
+        }
+        self.total_slots -= u64::from(member.slots);
+        self.free_slots -= u64::try_from(member.free()).unwrap_or(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: WorkerId = WorkerId::from_u128(1);
+    const B: WorkerId = WorkerId::from_u128(2);
+    const C: WorkerId = WorkerId::from_u128(3);
+
+    fn pool(slots: &[(WorkerId, u32)]) -> Pool {
+        let mut pool = Pool::default();
+        for &(worker, slots) in slots {
+            pool.join(worker, slots);
+        }
+        pool
+    }
+
+    fn want(slots: u32) -> Want {
+        Want { slots, bytes: 0 }
+    }
+
+    fn workers(places: &[Place]) -> Vec<WorkerId> {
+        places.iter().map(|place| place.worker).collect()
+    }
+
+    #[test]
+    fn tasks_spread_over_the_workers_with_most_free_slots() {
+        let mut pool = pool(&[(A, 2), (B, 2)]);
+        let places: Vec<_> = (0..4).map(|_| pool.place(want(1), &[], false).unwrap()).collect();
+        assert_eq!(workers(&places), [A, B, A, B]);
+        assert_eq!(pool.place(want(1), &[], false), None);
+        pool.give(B, want(1));
+        assert_eq!(pool.place(want(1), &[], false), Some(Place { worker: B, slots: 1 }));
+    }
+
+    #[test]
+    fn among_equals_bytes_are_balanced_and_input_attracts() {
+        let mut pool = pool(&[(A, 4), (B, 4), (C, 4)]);
+        let read = |bytes| Want { slots: 1, bytes };
+        assert_eq!(pool.place(read(100), &[], false).unwrap().worker, A);
+        assert_eq!(pool.place(read(10), &[], false).unwrap().worker, B);
+        assert_eq!(pool.place(read(10), &[], false).unwrap().worker, C);
+        assert_eq!(pool.place(read(10), &[], false).unwrap().worker, B, "has the fewest bytes");
+        assert_eq!(pool.place(read(0), &[B, A, C], false).unwrap().worker, A, "B has fewer slots free");
+    }
+
+    #[test]
+    fn a_wide_task_fits_a_small_worker_that_is_wholly_free() {
+        let mut pool = pool(&[(A, 4), (B, 2)]);
+        pool.take(A, want(1));
+        assert_eq!(pool.place(want(4), &[], false), Some(Place { worker: B, slots: 2 }));
+        assert_eq!(pool.place(want(4), &[], false), None, "three free of four are not enough");
+        assert_eq!(pool.place(want(4), &[], true), Some(Place { worker: A, slots: 4 }), "unless it has waited");
+        assert_eq!(pool.place(want(1), &[], true), None, "but never where no slot is free");
+    }
+
+    #[test]
+    fn tasks_that_start_together_get_all_or_nothing() {
+        let mut pool = pool(&[(A, 2), (B, 2)]);
+        pool.take(A, want(1));
+        assert_eq!(pool.place_together(&[want(2), want(2)], &[], false), None);
+        assert_eq!((pool.load(A), pool.load(B)), ((1, 1), (0, 0)), "nothing is kept");
+        pool.give(A, want(1));
+        let places = pool.place_together(&[want(2), want(2)], &[], false).unwrap();
+        assert_eq!(workers(&places), [A, B]);
+    }
+
+    #[test]
+    fn tasks_that_never_fit_share_slots() {
+        let mut pool = pool(&[(A, 1), (B, 1)]);
+        let places = pool.place_together(&[want(1); 5], &[], false).unwrap();
+        assert_eq!(workers(&places), [A, B, A, B, A]);
+        assert_eq!(pool.place_together(&[want(1)], &[], true), None, "no slot is free");
+    }
+
+    #[test]
+    fn tasks_that_fit_by_number_alone_start_on_an_idle_pool() {
+        let mut pool = pool(&[(A, 5), (B, 4)]);
+        assert_eq!(pool.place_together(&[want(3); 3], &[], false).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_worker_that_leaves_gets_nothing_more() {
+        let mut pool = pool(&[(A, 1), (B, 1)]);
+        pool.take(A, want(1));
+        pool.withdraw(A);
+        pool.give(A, want(1));
+        assert_eq!(pool.place(want(1), &[A], false).unwrap().worker, B);
+        assert_eq!(pool.place(want(1), &[A], true), None);
+        pool.leave(B);
+        assert!(pool.is_empty());
+    }
+}

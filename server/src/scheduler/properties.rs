@@ -1,0 +1,182 @@
+//! Random histories: workers come, go, come back, refuse, fail and repeat themselves, clients cancel, time passes; and
+//! still every query ends once, no slot is lost or given twice, and the same events give the same effects. What is
+//! checked at each step is in [`super::testing`].
+
+use proptest::prelude::*;
+use squadron_proto::Failure;
+
+use super::testing::{Model, Mood, graph, stage, worker};
+use super::*;
+use crate::workers::WorkerKind;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Submit { shape: u64 },
+    Cancel(usize),
+    ResultDone(usize),
+    Join { number: u128, slots: u32, kind: WorkerKind },
+    Lose(usize),
+    Drain(usize),
+    Rejoin(usize),
+    Progress(usize, Mood),
+    Deliver(usize),
+    Repeat(usize),
+    Wait { ms: u64 },
+    Tick,
+}
+
+fn mood() -> impl Strategy<Value = Mood> {
+    prop_oneof![
+        12 => Just(Mood::Good),
+        2 => Just(Mood::Refuse),
+        3 => Just(Mood::Park),
+        1 => Just(Mood::Fail),
+        1 => Just(Mood::Stop),
+    ]
+}
+
+fn kind() -> impl Strategy<Value = WorkerKind> {
+    prop_oneof![
+        3 => Just(WorkerKind::Remote),
+        1 => Just(WorkerKind::Embedded),
+        1 => Just(WorkerKind::Local),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => any::<u64>().prop_map(|shape| Step::Submit { shape }),
+        1 => any::<usize>().prop_map(Step::Cancel),
+        3 => any::<usize>().prop_map(Step::ResultDone),
+        3 => (0..6_u128, 1..5_u32, kind()).prop_map(|(number, slots, kind)| Step::Join { number, slots, kind }),
+        1 => any::<usize>().prop_map(Step::Lose),
+        1 => any::<usize>().prop_map(Step::Drain),
+        1 => any::<usize>().prop_map(Step::Rejoin),
+        30 => (any::<usize>(), mood()).prop_map(|(number, mood)| Step::Progress(number, mood)),
+        30 => any::<usize>().prop_map(Step::Deliver),
+        5 => any::<usize>().prop_map(Step::Repeat),
+        3 => (0..200_u64).prop_map(|ms| Step::Wait { ms }),
+        3 => Just(Step::Tick),
+    ]
+}
+
+/// A graph of one to five stages, each read by a later one or two.
+fn random_graph(query: u128, shape: u64) -> StageGraph {
+    let mut bits = shape;
+    let mut draw = |below: u64| {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u32::try_from((bits >> 33) % below).unwrap()
+    };
+    let count = 1 + draw(5);
+    let mut inputs = vec![Vec::new(); 5];
+    for producer in 0..count - 1 {
+        let later = u64::from(count - 1 - producer);
+        for _ in 0..1 + draw(2) {
+            let consumer = producer + 1 + draw(later);
+            inputs[consumer as usize].push(producer);
+        }
+    }
+    let mut stages = Vec::new();
+    for id in 0..count {
+        let inputs = &mut inputs[id as usize];
+        inputs.dedup();
+        let mut spec = stage(id, inputs, 1 + draw(4));
+        for task in &mut spec.tasks {
+            task.slots = draw(4);
+            task.bytes = u64::from(draw(100));
+        }
+        if draw(6) == 0 {
+            spec.placement = Placement::Local;
+        }
+        stages.push(spec);
+    }
+    let mut graph = graph(query, stages);
+    if draw(4) == 0 {
+        graph.stages.last_mut().unwrap().streamed = false;
+    }
+    graph
+}
+
+fn nth<T: Copy>(items: impl IntoIterator<Item = T>, number: usize) -> Option<T> {
+    let items: Vec<_> = items.into_iter().collect();
+    (!items.is_empty()).then(|| items[number % items.len()])
+}
+
+fn take(model: &mut Model, step: Step) {
+    match step {
+        Step::Submit { shape } => {
+            let query = model.graphs.len() as u128;
+            model.submit(random_graph(query, shape));
+        }
+        Step::Cancel(number) => {
+            if let Some(query) = nth(model.graphs.keys().copied(), number) {
+                let failure = Failure::new(FailureKind::Cancelled, "the client hung up");
+                model.send(Event::Cancel { query, failure });
+            }
+        }
+        Step::ResultDone(number) => {
+            if let Some(query) = nth(model.ready.iter().copied(), number) {
+                model.send(Event::ResultDone { query });
+            }
+        }
+        Step::Join { number, slots, kind } => {
+            if !model.workers.contains_key(&worker(number)) {
+                model.join(worker(number), slots, kind);
+            }
+        }
+        Step::Lose(number) => {
+            if let Some(worker) = nth(model.workers.keys().copied(), number) {
+                model.lose(worker);
+            }
+        }
+        Step::Drain(number) => {
+            if let Some(worker) = nth(model.workers.keys().copied(), number) {
+                model.drain(worker);
+            }
+        }
+        Step::Rejoin(number) => {
+            if let Some(worker) = nth(model.lost.keys().copied(), number) {
+                model.join(worker, 1, WorkerKind::Remote);
+            }
+        }
+        Step::Progress(number, mood) => {
+            if let Some((worker, attempt)) = nth(model.attempts(), number) {
+                model.progress(worker, attempt, mood);
+            }
+        }
+        Step::Deliver(number) => {
+            if let Some(worker) = nth(model.outboxes(), number) {
+                model.deliver(worker);
+            }
+        }
+        Step::Repeat(number) => model.repeat(number),
+        Step::Wait { ms } => model.now += Duration::from_millis(ms),
+        Step::Tick => model.tick(),
+    }
+}
+
+fn limits() -> Limits {
+    Limits { max_open_results: 6, max_queries: 30, remembered_workers: 16, ..Limits::default() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_query_ends_and_nothing_is_left(steps in prop::collection::vec(step(), 1..250)) {
+        let mut model = Model::new(limits());
+        model.join(worker(100), 2, WorkerKind::Remote);
+        model.join(worker(101), 3, WorkerKind::Remote);
+        model.join(worker(102), 1, WorkerKind::Local);
+        for step in steps {
+            take(&mut model, step);
+        }
+        model.settle();
+        prop_assert_eq!(model.ended.len(), model.graphs.len());
+        for load in model.scheduler.workers() {
+            prop_assert_eq!((load.used_slots, load.running), (0, 0));
+        }
+        prop_assert!(model.scheduler.is_empty());
+        model.check_replay(limits());
+    }
+}

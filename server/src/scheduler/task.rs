@@ -1,0 +1,347 @@
+//! One task: which try at it is where, and what its reports mean.
+//!
+//! | state | Reserved | Refused | Running | Parked | Resumed | Finished | Failed, Cancelled |
+//! |---|---|---|---|---|---|---|---|
+//! | Waiting | - | - | - | - | - | - | - |
+//! | Pending | - | - | - | - | - | - | - |
+//! | Launched | Committed | Waiting | Running ! | Parked ! | Running ! | Finished ! | the query fails |
+//! | Committed | - | Waiting ! | Running | Parked | Running | Finished | the query fails |
+//! | Running | - | - | - | Parked | - | Finished | the query fails |
+//! | Parked | - | - | - | - | Running | Finished | the query fails |
+//! | Finished | - | - | - | - | - | - | - |
+//!
+//! `-` is stale or repeated and changes nothing; `!` cannot come from a correct worker, is taken as the progress it claims
+//! (so that the query still ends) and is logged. From Waiting to Pending leads the stage's start or the end of a pause
+//! after a refusal, from Pending to Launched the placement. Launched, Committed and Running hold slots.
+
+use squadron_proto::control::{AttemptStatus, TaskOutput};
+use squadron_proto::{AttemptNumber, Failure, FailureKind, WorkerId};
+
+use super::placement::Want;
+
+#[derive(Debug)]
+pub(super) struct Task {
+    /// Each launch is a new attempt, also after a refusal: a late report can never be taken for one of the next launch.
+    next_attempt: u32,
+    refusals: u32,
+    state: TaskState,
+}
+
+#[derive(Debug)]
+enum TaskState {
+    /// For the inputs of the stage, or for the end of a pause after a refusal.
+    Waiting,
+    /// For a place.
+    Pending,
+    /// For the worker's answer.
+    Launched(Hold),
+    /// For the worker to start.
+    Committed(Hold),
+    /// It runs.
+    Running(Hold),
+    /// It waits for its reader; its slots are free.
+    Parked(Hold),
+    /// Its output can be read.
+    Finished(Finished),
+}
+
+/// One attempt on one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hold {
+    pub(super) worker: WorkerId,
+    pub(super) attempt: AttemptNumber,
+    /// What it takes of the worker while it is not parked.
+    pub(super) share: Want,
+}
+
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) worker: WorkerId,
+    pub(super) attempt: AttemptNumber,
+    pub(super) output: TaskOutput,
+}
+
+/// What a report changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing: the report was about another attempt.
+    Unknown,
+    /// Nothing: the report came late or again.
+    Repeated,
+    /// The attempt is to be committed.
+    Commit,
+    /// The attempt never ran; its slots are free.
+    Refused {
+        hold: Hold,
+        refusals: u32,
+        reason: String,
+    },
+    /// It runs, and for the first time.
+    Started,
+    /// Its slots are free. `started`: it was not known to run before.
+    Parked { hold: Hold, started: bool },
+    /// Its slots are taken again.
+    Resumed(Hold),
+    /// Its output is there. `held_slots`: it gives its slots back now. `started`: it was not known to run before.
+    Finished {
+        hold: Hold,
+        held_slots: bool,
+        started: bool,
+    },
+    /// The query fails.
+    Failed(Failure),
+}
+
+impl Task {
+    pub(super) fn new() -> Self {
+        Self {
+            next_attempt: 0,
+            refusals: 0,
+            state: TaskState::Waiting,
+        }
+    }
+
+    /// The attempt that is on a worker and has not ended, and whether it holds slots.
+    pub(super) fn live(&self) -> Option<(Hold, bool)> {
+        match &self.state {
+            TaskState::Launched(hold) | TaskState::Committed(hold) | TaskState::Running(hold) => Some((*hold, true)),
+            TaskState::Parked(hold) => Some((*hold, false)),
+            TaskState::Waiting | TaskState::Pending | TaskState::Finished(_) => None,
+        }
+    }
+
+    pub(super) fn finished(&self) -> Option<&Finished> {
+        match &self.state {
+            TaskState::Finished(finished) => Some(finished),
+            TaskState::Waiting
+            | TaskState::Pending
+            | TaskState::Launched(_)
+            | TaskState::Committed(_)
+            | TaskState::Running(_)
+            | TaskState::Parked(_) => None,
+        }
+    }
+
+    /// The stage started, or a pause is over. Answers whether the task wants a place now.
+    pub(super) fn make_pending(&mut self) -> bool {
+        match self.state {
+            TaskState::Waiting => {
+                self.state = TaskState::Pending;
+                true
+            }
+            TaskState::Pending
+            | TaskState::Launched(_)
+            | TaskState::Committed(_)
+            | TaskState::Running(_)
+            | TaskState::Parked(_)
+            | TaskState::Finished(_) => false,
+        }
+    }
+
+    /// A place was found.
+    pub(super) fn launch(&mut self, worker: WorkerId, share: Want) -> AttemptNumber {
+        debug_assert!(matches!(self.state, TaskState::Pending), "{self:?} has no place to find");
+        let attempt = AttemptNumber(self.next_attempt);
+        self.next_attempt += 1;
+        self.state = TaskState::Launched(Hold { worker, attempt, share });
+        attempt
+    }
+
+    /// Takes a worker's word. The second value says what was impossible about it, if anything.
+    pub(super) fn report(
+        &mut self,
+        worker: WorkerId,
+        attempt: AttemptNumber,
+        status: AttemptStatus,
+    ) -> (Change, Option<&'static str>) {
+        match std::mem::replace(&mut self.state, TaskState::Waiting) {
+            state @ (TaskState::Waiting | TaskState::Pending) => self.keep(state, Change::Unknown),
+            TaskState::Finished(finished) => {
+                let known = finished.worker == worker && finished.attempt == attempt;
+                let change = if known { Change::Repeated } else { Change::Unknown };
+                self.keep(TaskState::Finished(finished), change)
+            }
+            state @ (TaskState::Launched(hold)
+            | TaskState::Committed(hold)
+            | TaskState::Running(hold)
+            | TaskState::Parked(hold))
+                if hold.worker != worker || hold.attempt != attempt =>
+            {
+                self.keep(state, Change::Unknown)
+            }
+            TaskState::Launched(hold) => self.while_launched(hold, status),
+            TaskState::Committed(hold) => self.while_committed(hold, status),
+            TaskState::Running(hold) => self.while_running(hold, status),
+            TaskState::Parked(hold) => self.while_parked(hold, status),
+        }
+    }
+
+    fn while_launched(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
+        match status {
+            AttemptStatus::Reserved => self.keep(TaskState::Committed(hold), Change::Commit),
+            AttemptStatus::Refused { reason } => self.refuse(hold, reason),
+            AttemptStatus::Failed(failure) => self.fail(TaskState::Launched(hold), failure),
+            AttemptStatus::Cancelled => self.fail(TaskState::Launched(hold), unasked(hold)),
+            ahead @ (AttemptStatus::Running
+            | AttemptStatus::Parked
+            | AttemptStatus::Resumed
+            | AttemptStatus::Finished(_)) => {
+                let (change, _) = self.while_committed(hold, ahead);
+                (change, Some("it ran before it was committed"))
+            }
+        }
+    }
+
+    fn while_committed(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
+        match status {
+            AttemptStatus::Reserved => self.keep(TaskState::Committed(hold), Change::Repeated),
+            AttemptStatus::Refused { reason } => {
+                let (change, _) = self.refuse(hold, reason);
+                (change, Some("it was refused after it was reserved"))
+            }
+            AttemptStatus::Running | AttemptStatus::Resumed => self.keep(TaskState::Running(hold), Change::Started),
+            AttemptStatus::Parked => {
+                self.keep(TaskState::Parked(hold), Change::Parked { hold, started: true })
+            }
+            AttemptStatus::Finished(output) => self.finish(hold, output, true, true),
+            AttemptStatus::Failed(failure) => self.fail(TaskState::Committed(hold), failure),
+            AttemptStatus::Cancelled => self.fail(TaskState::Committed(hold), unasked(hold)),
+        }
+    }
+
+    fn while_running(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
+        match status {
+            AttemptStatus::Reserved
+            | AttemptStatus::Refused { .. }
+            | AttemptStatus::Running
+            | AttemptStatus::Resumed => self.keep(TaskState::Running(hold), Change::Repeated),
+            AttemptStatus::Parked => {
+                self.keep(TaskState::Parked(hold), Change::Parked { hold, started: false })
+            }
+            AttemptStatus::Finished(output) => self.finish(hold, output, true, false),
+            AttemptStatus::Failed(failure) => self.fail(TaskState::Running(hold), failure),
+            AttemptStatus::Cancelled => self.fail(TaskState::Running(hold), unasked(hold)),
+        }
+    }
+
+    fn while_parked(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
+        match status {
+            AttemptStatus::Reserved
+            | AttemptStatus::Refused { .. }
+            | AttemptStatus::Running
+            | AttemptStatus::Parked => self.keep(TaskState::Parked(hold), Change::Repeated),
+            AttemptStatus::Resumed => self.keep(TaskState::Running(hold), Change::Resumed(hold)),
+            AttemptStatus::Finished(output) => self.finish(hold, output, false, false),
+            AttemptStatus::Failed(failure) => self.fail(TaskState::Parked(hold), failure),
+            AttemptStatus::Cancelled => self.fail(TaskState::Parked(hold), unasked(hold)),
+        }
+    }
+
+    fn keep(&mut self, state: TaskState, change: Change) -> (Change, Option<&'static str>) {
+        self.state = state;
+        (change, None)
+    }
+
+    fn refuse(&mut self, hold: Hold, reason: String) -> (Change, Option<&'static str>) {
+        self.refusals += 1;
+        let refusals = self.refusals;
+        self.keep(TaskState::Waiting, Change::Refused { hold, refusals, reason })
+    }
+
+    fn finish(
+        &mut self,
+        hold: Hold,
+        output: TaskOutput,
+        held_slots: bool,
+        started: bool,
+    ) -> (Change, Option<&'static str>) {
+        let Hold { worker, attempt, .. } = hold;
+        let finished = Finished { worker, attempt, output };
+        self.keep(TaskState::Finished(finished), Change::Finished { hold, held_slots, started })
+    }
+
+    /// The attempt stays where it is until the whole query is ended, which gives back what it holds.
+    fn fail(&mut self, state: TaskState, failure: Failure) -> (Change, Option<&'static str>) {
+        self.keep(state, Change::Failed(failure))
+    }
+}
+
+/// Attempts are cancelled only when their query has ended; this one's has not, so its worker is leaving.
+fn unasked(hold: Hold) -> Failure {
+    Failure::new(
+        FailureKind::Draining,
+        format!("worker {} stopped an attempt of its own accord; run the statement again", hold.worker),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORKER: WorkerId = WorkerId::from_u128(1);
+    const OTHER: WorkerId = WorkerId::from_u128(2);
+
+    const SHARE: Want = Want { slots: 2, bytes: 7 };
+
+    fn launched() -> (Task, AttemptNumber) {
+        let mut task = Task::new();
+        assert!(task.make_pending());
+        let attempt = task.launch(WORKER, SHARE);
+        (task, attempt)
+    }
+
+    fn refused() -> AttemptStatus {
+        AttemptStatus::Refused { reason: "full".into() }
+    }
+
+    #[test]
+    fn the_usual_life() {
+        let (mut task, attempt) = launched();
+        let hold = Hold { worker: WORKER, attempt, share: SHARE };
+        let life = [
+            (AttemptStatus::Reserved, Change::Commit),
+            (AttemptStatus::Running, Change::Started),
+            (AttemptStatus::Parked, Change::Parked { hold, started: false }),
+            (AttemptStatus::Resumed, Change::Resumed(hold)),
+            (
+                AttemptStatus::Finished(TaskOutput::default()),
+                Change::Finished { hold, held_slots: true, started: false },
+            ),
+        ];
+        for (status, change) in life {
+            assert_eq!(task.report(WORKER, attempt, status.clone()), (change, None));
+            assert_eq!(task.report(WORKER, attempt, status), (Change::Repeated, None), "the same again");
+        }
+        assert!(task.live().is_none());
+    }
+
+    #[test]
+    fn words_about_another_attempt_change_nothing() {
+        let (mut task, attempt) = launched();
+        for (worker, attempt) in [(OTHER, attempt), (WORKER, AttemptNumber(9))] {
+            assert_eq!(task.report(worker, attempt, AttemptStatus::Reserved), (Change::Unknown, None));
+        }
+        assert_eq!(task.report(WORKER, attempt, AttemptStatus::Reserved), (Change::Commit, None));
+    }
+
+    #[test]
+    fn after_a_refusal_the_next_launch_is_another_attempt() {
+        let (mut task, first) = launched();
+        let (change, odd) = task.report(WORKER, first, refused());
+        assert!(matches!(change, Change::Refused { refusals: 1, .. }) && odd.is_none());
+        assert!(task.make_pending());
+        assert!(!task.make_pending(), "only once");
+        let second = task.launch(WORKER, SHARE);
+        assert_ne!(first, second);
+        assert_eq!(task.report(WORKER, first, refused()), (Change::Unknown, None));
+    }
+
+    #[test]
+    fn progress_that_cannot_be_is_taken_and_told() {
+        let (mut task, attempt) = launched();
+        let (change, odd) = task.report(WORKER, attempt, AttemptStatus::Parked);
+        assert!(matches!(change, Change::Parked { started: true, .. }) && odd.is_some());
+        let (change, odd) = task.report(WORKER, attempt, AttemptStatus::Finished(TaskOutput::default()));
+        assert!(matches!(change, Change::Finished { held_slots: false, .. }) && odd.is_none());
+    }
+}

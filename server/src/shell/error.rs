@@ -1,0 +1,128 @@
+//! What can go wrong in the shell, each as one sentence for standard error.
+
+use std::error::Error as _;
+use std::io;
+use std::process::ExitCode;
+
+use arrow::error::ArrowError;
+use arrow_flight::error::FlightError;
+use tonic::Status;
+
+use super::address::Address;
+
+/// Why the shell, or one statement in it, did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// A flag or a file that cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// Nobody answers at the address.
+    #[error("cannot reach a server at {address} ({reason}); start one with `squadron serve`, or name another with --server")]
+    Connect {
+        /// Where the shell dialled.
+        address: Address,
+        /// The innermost cause.
+        reason: String,
+    },
+    /// The server answered with an error.
+    #[error("{}", sentence(.0))]
+    Server(Box<Status>),
+    /// The server's answer makes no sense.
+    #[error("the server's answer cannot be read: {0}")]
+    Answer(String),
+    /// The rows cannot be shown in the chosen format.
+    #[error("the rows cannot be written in this format: {0}")]
+    Format(ArrowError),
+    /// Standard output or the terminal failed.
+    #[error("cannot write the result: {0}")]
+    Output(io::Error),
+    /// The user pressed Ctrl-C.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// Whether nobody reads standard output any more, as behind `| head`: an end, not a failure.
+    pub(super) fn is_reader_gone(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The code the process ends with.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            error if error.is_reader_gone() => ExitCode::SUCCESS,
+            _ => ExitCode::from(1),
+        }
+    }
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        Self::Server(Box::new(status))
+    }
+}
+
+impl From<FlightError> for Error {
+    fn from(error: FlightError) -> Self {
+        match error {
+            FlightError::Tonic(status) => Self::Server(status),
+            other => Self::Answer(other.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<ArrowError> for Error {
+    fn from(error: ArrowError) -> Self {
+        Self::Format(error)
+    }
+}
+
+/// The innermost cause of an error.
+pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// A status that the server sent is its sentence; one that the client made up, for a broken connection, says so.
+fn sentence(status: &Status) -> String {
+    match status.source() {
+        Some(cause) => format!("the connection to the server is lost ({})", root_cause(cause)),
+        None if status.message().is_empty() => format!("the server answered {:?} without a reason", status.code()),
+        None => status.message().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_its_sentence() {
+        assert_eq!(Error::from(Status::not_found("no table named x")).to_string(), "no table named x");
+        assert!(Error::from(Status::internal("")).to_string().contains("Internal"));
+        assert_eq!(Error::from(FlightError::from(Status::cancelled("gone"))).to_string(), "gone");
+    }
+
+    #[test]
+    fn a_lost_connection_is_named() {
+        let status = Status::from_error(Box::new(io::Error::new(io::ErrorKind::ConnectionReset, "reset by peer")));
+        assert!(Error::from(status).to_string().starts_with("the connection to the server is lost"));
+    }
+
+    #[test]
+    fn a_closed_pipe_is_an_end() {
+        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(Error::from(closed()).is_reader_gone());
+        assert!(!Error::Cancelled.is_reader_gone());
+    }
+}

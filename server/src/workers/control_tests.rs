@@ -1,0 +1,284 @@
+//! The control service over loopback, with a worker written by hand.
+
+use std::net::Ipv4Addr;
+
+use squadron_proto::control::{AttemptStatus, Heartbeat, Report};
+use squadron_proto::wire::control::control_client::ControlClient;
+use squadron_proto::{AttemptKey, AttemptNumber, QueryId, StageId, TaskId, WorkerId};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Code;
+
+use super::super::{RegistryOptions, WorkerEvent, WorkerEventKind};
+use super::*;
+
+const WORKER: WorkerId = WorkerId::from_u128(5);
+
+struct Server {
+    address: String,
+    registry: Registry,
+    events: mpsc::Receiver<WorkerEvent>,
+    _tasks: JoinSet<()>,
+}
+
+impl Server {
+    async fn start(key: ClusterKey, options: RegistryOptions) -> Self {
+        let (registry, events) = Registry::new(options);
+        let service = ControlService::new(registry.clone(), key).into_server();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let incoming = TcpListenerStream::new(listener);
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming)
+                .await
+                .unwrap();
+        });
+        Self { address, registry, events, _tasks: tasks }
+    }
+
+    async fn event(&mut self) -> WorkerEventKind {
+        self.events.recv().await.unwrap().kind
+    }
+
+    async fn lost(&mut self) -> String {
+        loop {
+            match self.event().await {
+                WorkerEventKind::Lost { reason } => return reason,
+                WorkerEventKind::Joined { .. } | WorkerEventKind::Draining | WorkerEventKind::Report { .. } => {}
+            }
+        }
+    }
+}
+
+/// A worker's end of the stream.
+struct Dialled {
+    out: mpsc::Sender<wire::WorkerMessage>,
+    incoming: Streaming<wire::ServerMessage>,
+    nonce: Bytes,
+}
+
+impl Dialled {
+    async fn dial(server: &Server) -> Self {
+        let mut client = ControlClient::connect(server.address.clone()).await.unwrap();
+        let (out, messages) = mpsc::channel(16);
+        let incoming = client.join(ReceiverStream::new(messages)).await.unwrap().into_inner();
+        let mut dialled = Self { out, incoming, nonce: Bytes::new() };
+        let ServerMessage::Challenge(challenge) = dialled.hear().await.unwrap() else {
+            panic!("the server speaks first, with a challenge");
+        };
+        assert_eq!(challenge.protocol_version, PROTOCOL_VERSION);
+        dialled.nonce = challenge.nonce;
+        dialled
+    }
+
+    async fn hear(&mut self) -> Result<ServerMessage, Status> {
+        let message = self.incoming.message().await?.expect("a stream ends with a status");
+        Ok(ServerMessage::try_from(message).unwrap())
+    }
+
+    async fn say(&self, message: WorkerMessage) {
+        self.out.send(message.into()).await.unwrap();
+    }
+
+    fn registration(&self, key: &ClusterKey) -> Registration {
+        Registration {
+            protocol_version: PROTOCOL_VERSION,
+            worker: WORKER,
+            epoch: 3,
+            flight_address: "http://10.0.0.7:4000".to_owned(),
+            slots: 2,
+            memory_bytes: 1 << 30,
+            version: "0.1.0".to_owned(),
+            proof: key.proof(&self.nonce, WORKER, 3),
+        }
+    }
+
+    async fn register(server: &Server, key: &ClusterKey) -> Self {
+        let mut dialled = Self::dial(server).await;
+        dialled.say(WorkerMessage::Register(dialled.registration(key))).await;
+        let ServerMessage::Registered(registered) = dialled.hear().await.unwrap() else {
+            panic!("not registered");
+        };
+        assert_eq!(registered.ticket_key, key.shared());
+        dialled
+    }
+
+    /// Registers with a changed registration; answers why that was refused.
+    async fn refused(server: &Server, key: &ClusterKey, change: impl FnOnce(&mut Registration)) -> Status {
+        let mut dialled = Self::dial(server).await;
+        let mut registration = dialled.registration(key);
+        change(&mut registration);
+        dialled.say(WorkerMessage::Register(registration)).await;
+        dialled.hear().await.unwrap_err()
+    }
+}
+
+fn report(sequence: u64, status: AttemptStatus) -> WorkerMessage {
+    let attempt = AttemptKey {
+        query: QueryId::from_u128(1),
+        stage: StageId(0),
+        task: TaskId(0),
+        attempt: AttemptNumber(0),
+    };
+    WorkerMessage::Report(Report { sequence, attempt, status })
+}
+
+fn secret() -> ClusterKey {
+    ClusterKey::from_secret("open sesame")
+}
+
+#[tokio::test]
+async fn a_worker_joins_reports_and_leaves() {
+    let mut server = Server::start(secret(), RegistryOptions::default()).await;
+    let mut worker = Dialled::register(&server, &secret()).await;
+    let joined = WorkerEventKind::Joined {
+        kind: WorkerKind::Remote,
+        slots: 2,
+        address: "http://10.0.0.7:4000".to_owned(),
+    };
+    let event = server.events.recv().await.unwrap();
+    assert_eq!((event.worker, event.kind), (WORKER, joined));
+    assert!(server.registry.is_reachable(WORKER));
+
+    let beat = Heartbeat { running_attempts: 0, memory_used_bytes: 77 };
+    worker.say(WorkerMessage::Heartbeat(beat)).await;
+    for sequence in [1, 1, 2] {
+        worker.say(report(sequence, AttemptStatus::Running)).await;
+    }
+    worker.say(WorkerMessage::Leaving).await;
+    for _ in 0..2 {
+        assert!(matches!(server.event().await, WorkerEventKind::Report { .. }), "the repeated one is dropped");
+    }
+    assert_eq!(server.event().await, WorkerEventKind::Draining);
+    assert_eq!(server.registry.vitals(WORKER).memory_used_bytes, 77);
+
+    server.registry.send(WORKER, event.connection, ServerMessage::Drain).unwrap();
+    let mut acknowledged = 0;
+    loop {
+        match worker.hear().await.unwrap() {
+            ServerMessage::Acknowledge(sequence) => acknowledged = sequence,
+            ServerMessage::Drain => {}
+            other => panic!("{other:?}"),
+        }
+        if acknowledged == 2 {
+            break;
+        }
+    }
+    drop(worker);
+    server.lost().await;
+    assert!(!server.registry.is_reachable(WORKER));
+}
+
+#[tokio::test]
+async fn without_a_secret_a_worker_is_handed_the_key() {
+    let key = ClusterKey::random();
+    let mut server = Server::start(key.clone(), RegistryOptions::default()).await;
+    let _worker = Dialled::register(&server, &key).await;
+    assert!(matches!(server.event().await, WorkerEventKind::Joined { .. }));
+}
+
+#[tokio::test]
+async fn another_protocol_version_is_refused_with_both_versions() {
+    let server = Server::start(secret(), RegistryOptions::default()).await;
+    let status = Dialled::refused(&server, &secret(), |registration| {
+        registration.protocol_version = PROTOCOL_VERSION + 6;
+        registration.version = "9.9.9".to_owned();
+    })
+    .await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let ours = format!("{PROTOCOL_VERSION} (release {})", env!("CARGO_PKG_VERSION"));
+    assert!(status.message().contains("version 7 (release 9.9.9)") && status.message().contains(&ours), "{status}");
+    assert!(!server.registry.is_reachable(WORKER));
+}
+
+#[tokio::test]
+async fn who_does_not_know_the_secret_stays_outside() {
+    let server = Server::start(secret(), RegistryOptions::default()).await;
+    let status = Dialled::refused(&server, &ClusterKey::from_secret("guess"), |_| {}).await;
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(status.message().contains("--cluster-secret"), "{status}");
+    let status = Dialled::refused(&server, &secret(), |registration| registration.epoch += 1).await;
+    assert_eq!(status.code(), Code::Unauthenticated, "a proof holds for its epoch alone");
+}
+
+#[tokio::test]
+async fn a_worker_nobody_can_dial_is_refused() {
+    let server = Server::start(secret(), RegistryOptions::default()).await;
+    for address in ["", "10.0.0.7:4000", "ftp://10.0.0.7:4000", "http://0.0.0.0:4000", "http://[::]:1", "http://a:0"] {
+        let status = Dialled::refused(&server, &secret(), |registration| {
+            registration.flight_address = address.to_owned();
+        })
+        .await;
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("--advertise"), "{status}");
+    }
+    let status = Dialled::refused(&server, &secret(), |registration| registration.slots = 0).await;
+    assert!(status.message().contains("--slots"), "{status}");
+}
+
+#[tokio::test]
+async fn garbage_ends_the_stream_and_nothing_else() {
+    let mut server = Server::start(secret(), RegistryOptions::default()).await;
+    let mut garbled = Dialled::dial(&server).await;
+    garbled.out.send(wire::WorkerMessage { message: None }).await.unwrap();
+    assert_eq!(garbled.hear().await.unwrap_err().code(), Code::InvalidArgument);
+    let mut hasty = Dialled::dial(&server).await;
+    hasty.say(WorkerMessage::Leaving).await;
+    assert_eq!(hasty.hear().await.unwrap_err().code(), Code::InvalidArgument);
+
+    let mut member = Dialled::register(&server, &secret()).await;
+    member.out.send(wire::WorkerMessage { message: None }).await.unwrap();
+    assert!(server.lost().await.contains("malformed"));
+    assert_eq!(member.hear().await.unwrap_err().code(), Code::Unavailable);
+
+    let twice = Dialled::register(&server, &secret()).await;
+    twice.say(WorkerMessage::Register(twice.registration(&secret()))).await;
+    assert!(server.lost().await.contains("registered twice"));
+    let _fine = Dialled::register(&server, &secret()).await;
+}
+
+#[tokio::test]
+async fn a_silent_worker_is_lost() {
+    let options = RegistryOptions {
+        heartbeat_interval: Duration::from_millis(30),
+        heartbeat_timeout: Duration::from_millis(150),
+        ..RegistryOptions::default()
+    };
+    let mut server = Server::start(secret(), options).await;
+    let mut worker = Dialled::register(&server, &secret()).await;
+    for _ in 0..10 {
+        let beat = Heartbeat { running_attempts: 0, memory_used_bytes: 0 };
+        worker.say(WorkerMessage::Heartbeat(beat)).await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    assert!(server.registry.is_reachable(WORKER), "heartbeats keep it alive");
+    let since = std::time::Instant::now();
+    assert!(server.lost().await.contains("silent"));
+    assert!(since.elapsed() < Duration::from_secs(2));
+    assert_eq!(worker.hear().await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_later_connection_takes_the_place_of_the_earlier() {
+    let mut server = Server::start(secret(), RegistryOptions::default()).await;
+    let mut first = Dialled::register(&server, &secret()).await;
+    let _second = Dialled::register(&server, &secret()).await;
+    assert_eq!(first.hear().await.unwrap_err().code(), Code::Unavailable);
+    let status = Dialled::refused(&server, &secret(), |registration| {
+        registration.epoch = 2;
+        registration.proof = Bytes::new();
+    })
+    .await;
+    assert_eq!(status.code(), Code::Unauthenticated);
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        connections.push(server.events.recv().await.unwrap());
+    }
+    let (first, last) = (&connections[0], connections.iter().max_by_key(|event| event.connection).unwrap());
+    assert!(last.connection > first.connection);
+    assert!(matches!(last.kind, WorkerEventKind::Joined { .. }));
+}

@@ -1,0 +1,40 @@
+//! What the plan nodes of one attempt need to know: carried as an extension of its session configuration.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::common::{Result, internal_datafusion_err};
+use datafusion::execution::TaskContext;
+use squadron_proto::control::StageInput;
+use squadron_proto::{AttemptKey, StageId};
+
+use crate::{Fetcher, OutputWriter, Store};
+
+/// One attempt, seen from inside its plan. Put it into the `TaskContext` with
+/// `SessionConfig::with_extension(Arc::new(context))`.
+pub struct AttemptContext {
+    /// Which attempt.
+    pub key: AttemptKey,
+    /// Local partition to partition of the stage; empty when the plan runs whole and the two are the same.
+    pub partitions: Vec<u32>,
+    /// Where the stages that this one reads have their output.
+    pub inputs: HashMap<StageId, StageInput>,
+    /// The store of this process.
+    pub store: Store,
+    /// Reads from other processes.
+    pub fetcher: Fetcher,
+    /// Takes the rows of this attempt.
+    pub writer: OutputWriter,
+}
+
+impl AttemptContext {
+    /// The context of the attempt that `task` belongs to.
+    ///
+    /// # Errors
+    /// When there is none: the plan was executed outside an attempt, which is a bug.
+    pub fn of(task: &TaskContext) -> Result<Arc<Self>> {
+        task.session_config().get_extension().ok_or_else(|| {
+            internal_datafusion_err!("a shuffle node was executed outside an attempt")
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! Flight messages of a fetch back to batches.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::{RecordBatchDecoder, read_dictionary};
+use arrow::ipc::{MessageHeader, root_as_message};
+use arrow_flight::FlightData;
+use bytes::Bytes;
+use prost::Message;
+use squadron_proto::Failure;
+
+/// Buffers at multiples of this are used where they lie; others would be copied one by one.
+const ALIGNMENT: usize = 64;
+
+/// The messages of one batch: its dictionaries, then itself.
+#[derive(Debug, Default)]
+pub(crate) struct Packet(Vec<FlightData>);
+
+impl Packet {
+    /// Adds the next message. Whether it was the last of the batch.
+    pub(crate) fn push(&mut self, data: FlightData) -> Result<bool, Failure> {
+        let message = root_as_message(&data.data_header).map_err(broken)?;
+        let complete = match message.header_type() {
+            MessageHeader::DictionaryBatch => false,
+            MessageHeader::RecordBatch => true,
+            other => return Err(broken(format!("unexpected message {other:?}"))),
+        };
+        self.0.push(data);
+        Ok(complete)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let messages = self.0.iter();
+        messages
+            .map(|data| data.data_header.len() + data.data_body.len())
+            .sum()
+    }
+
+    /// For a spill file.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let length = self.0.iter().map(FlightData::encoded_len).sum::<usize>();
+        let mut bytes = Vec::with_capacity(length + 10 * self.0.len());
+        for data in &self.0 {
+            bytes.extend(data.encode_length_delimited_to_vec());
+        }
+        bytes
+    }
+
+    /// From a spill file.
+    pub(crate) fn from_bytes(mut bytes: Bytes) -> Result<Self, Failure> {
+        let mut messages = Vec::new();
+        while !bytes.is_empty() {
+            messages.push(FlightData::decode_length_delimited(&mut bytes).map_err(broken)?);
+        }
+        Ok(Self(messages))
+    }
+
+    /// The batch, which came under the schema `sent`, as one of `wanted`; the two may differ in metadata only.
+    pub(crate) fn decode(self, sent: &SchemaRef, wanted: &SchemaRef) -> Result<RecordBatch, Failure> {
+        let mut dictionaries = HashMap::new();
+        for data in self.0 {
+            let message = root_as_message(&data.data_header).map_err(broken)?;
+            let body = aligned(&data.data_body);
+            if let Some(dictionary) = message.header_as_dictionary_batch() {
+                let version = message.version();
+                read_dictionary(&body, dictionary, sent, &mut dictionaries, &version)
+                    .map_err(broken)?;
+            } else if let Some(batch) = message.header_as_record_batch() {
+                let version = message.version();
+                let decoder = RecordBatchDecoder::try_new(
+                    &body,
+                    batch,
+                    Arc::clone(sent),
+                    &dictionaries,
+                    &version,
+                );
+                let batch = decoder.and_then(RecordBatchDecoder::read_record_batch);
+                return with_schema(&batch.map_err(broken)?, wanted).map_err(broken);
+            }
+        }
+        Err(broken("a packet without a batch"))
+    }
+}
+
+fn with_schema(batch: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(wanted), batch.columns().to_vec(), &options)
+}
+
+fn aligned(body: &Bytes) -> Buffer {
+    if body.as_ptr().addr().is_multiple_of(ALIGNMENT) {
+        Buffer::from(body.clone())
+    } else {
+        Buffer::from(body.as_ref())
+    }
+}
+
+fn broken(reason: impl std::fmt::Display) -> Failure {
+    Failure::internal(format!("fetched rows cannot be read: {reason}"))
+}

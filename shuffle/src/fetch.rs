@@ -1,0 +1,338 @@
+//! Reads shuffle output of other processes.
+//!
+//! One HTTP/2 connection an address carries all streams to it. A stream whose reader waits stops taking bytes, so the
+//! connection's window is far larger than a stream's: waiting streams must not stop the others.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::{FlightData, Ticket};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use prost::Message;
+use squadron_proto::Failure;
+use squadron_proto::ticket::{ClusterKey, Fetch, Subject};
+use squadron_proto::wire::ticket::FetchTag;
+use tokio::runtime::Handle;
+use tonic::Status;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+
+use crate::serve::MAX_MESSAGE_BYTES;
+use crate::status::{from_status, lost};
+
+const DEFAULT_BUDGET_BYTES: usize = 32 * 1024 * 1024;
+/// A ticket is presented at once; this allows for clocks that differ.
+const TICKET_LIFETIME: Duration = Duration::from_secs(3600);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// The most that HTTP/2 allows, less what h2 keeps for itself: a thousand waiting streams.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - (1 << 20);
+/// Addresses whose connections are kept.
+const MAX_CHANNELS: usize = 1024;
+
+/// How a process reads from others.
+#[derive(Clone)]
+pub struct FetchOptions {
+    /// Signs the tickets.
+    pub key: ClusterKey,
+    /// Where the server is, for producers that name no address; `None` in the server itself.
+    pub server_address: Option<String>,
+    /// How many fetched bytes one [`crate::ShuffleReadExec`] holds in memory before it stops reading or, when that
+    /// would block the partition that is read, overflows to disk.
+    pub budget_bytes: usize,
+}
+
+impl FetchOptions {
+    /// A budget of 32 MiB and no server address.
+    pub fn new(key: ClusterKey) -> Self {
+        Self {
+            key,
+            server_address: None,
+            budget_bytes: DEFAULT_BUDGET_BYTES,
+        }
+    }
+}
+
+/// Opens fetch streams over connections that it keeps. Clones share them.
+#[derive(Clone)]
+pub struct Fetcher(Arc<Inner>);
+
+struct Inner {
+    options: FetchOptions,
+    io: Handle,
+    channels: Mutex<HashMap<String, Channel>>,
+}
+
+impl Fetcher {
+    /// Connections are driven by the runtime this is called on, which should not be the one that plans run on: a long
+    /// computation would starve them.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn new(options: FetchOptions) -> Self {
+        Self(Arc::new(Inner {
+            options,
+            io: Handle::current(),
+            channels: Mutex::default(),
+        }))
+    }
+
+    /// Opens one stream of partitions of outputs at `address` (empty: the server). The server's results and
+    /// [`crate::ShuffleReadExec`] read through it. Dropping the stream ends the transfer.
+    ///
+    /// # Errors
+    /// ShuffleLost, naming the address, when it cannot be reached or does not have one of the outputs.
+    pub async fn open(&self, address: &str, fetch: Fetch) -> Result<FetchStream, Failure> {
+        let address = self.resolve(address)?;
+        let outputs = (0..).zip(&fetch.outputs);
+        let open = outputs
+            .flat_map(|(index, output)| {
+                let partitions = output.partitions.iter();
+                partitions.map(move |partition| (index, *partition))
+            })
+            .collect();
+        let subject = Subject::Fetch(fetch);
+        let ticket = self.0.options.key.seal(&subject, SystemTime::now(), TICKET_LIFETIME);
+        let mut client = FlightServiceClient::new(self.channel(&address)?)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let answer = client.do_get(Ticket { ticket }).await;
+        let messages = answer.map_err(|status| from_status(&status, &address))?;
+        Ok(FetchStream {
+            address,
+            messages: messages.into_inner().boxed(),
+            open,
+            state: State::Start,
+        })
+    }
+
+    /// See [`FetchOptions::budget_bytes`].
+    pub(crate) fn budget_bytes(&self) -> usize {
+        self.0.options.budget_bytes
+    }
+
+    /// The runtime that drives connections.
+    pub(crate) fn io(&self) -> &Handle {
+        &self.0.io
+    }
+
+    /// The full address, in the form that tonic knows.
+    fn resolve(&self, address: &str) -> Result<String, Failure> {
+        let address = match (address, &self.0.options.server_address) {
+            ("", Some(server)) => server,
+            ("", None) => return Err(lost("this server", "it does not hold the output any more")),
+            (address, _) => address,
+        };
+        Ok(match address.split_once("://") {
+            Some(("grpc", rest)) => format!("http://{rest}"),
+            Some(("grpc+tls", rest)) => format!("https://{rest}"),
+            Some(_) => address.to_string(),
+            None => format!("http://{address}"),
+        })
+    }
+
+    fn channel(&self, address: &str) -> Result<Channel, Failure> {
+        let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = endpoint(address).map_err(|error| lost(address, &error.to_string()))?;
+        let channel = {
+            // The tasks of the connection start where the channel is made.
+            let _io = self.0.io.enter();
+            endpoint.connect_lazy()
+        };
+        if channels.len() >= MAX_CHANNELS {
+            // Streams keep their connections alive; the others are made anew when they are needed.
+            channels.clear();
+        }
+        channels.insert(address.to_string(), channel.clone());
+        Ok(channel)
+    }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(address.to_string())?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    if address.starts_with("https://") {
+        return endpoint.tls_config(ClientTlsConfig::new().with_webpki_roots());
+    }
+    Ok(endpoint)
+}
+
+/// One step of a fetch stream.
+#[derive(Clone, Debug)]
+pub enum Fetched {
+    /// The schema message; comes first, and once.
+    Schema(FlightData),
+    /// A message of a batch, its `app_metadata` as it came. The dictionaries of a batch come directly before it, in
+    /// messages of the same tag, each time.
+    Frame(FetchTag, FlightData),
+    /// This partition of this output is complete.
+    End(FetchTag),
+}
+
+/// The messages of a fetch. Ends without an error only after every partition of every output has ended; a stream that
+/// is cut off before is ShuffleLost.
+pub struct FetchStream {
+    address: String,
+    messages: BoxStream<'static, Result<FlightData, Status>>,
+    /// Output and partition of what has not ended.
+    open: HashSet<(u32, u32)>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Start,
+    Rows,
+    Ended,
+}
+
+impl FetchStream {
+    fn step(&mut self, data: FlightData) -> Result<Fetched, Failure> {
+        if self.state == State::Start {
+            self.state = State::Rows;
+            return Ok(Fetched::Schema(data));
+        }
+        let tag = FetchTag::decode(data.app_metadata.as_ref())
+            .map_err(|error| lost(&self.address, &format!("it sent a message without a tag ({error})")))?;
+        let part = (tag.output, tag.partition);
+        let expected = if tag.end_of_partition {
+            self.open.remove(&part)
+        } else {
+            self.open.contains(&part)
+        };
+        if !expected {
+            return Err(lost(&self.address, &format!("it sent rows of partition {} that were not asked for", tag.partition)));
+        }
+        Ok(if tag.end_of_partition {
+            Fetched::End(tag)
+        } else {
+            Fetched::Frame(tag, data)
+        })
+    }
+}
+
+impl Stream for FetchStream {
+    type Item = Result<Fetched, Failure>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.state == State::Ended {
+            return Poll::Ready(None);
+        }
+        let step = match ready!(self.messages.poll_next_unpin(cx)) {
+            Some(Ok(data)) => self.step(data),
+            Some(Err(status)) => Err(from_status(&status, &self.address)),
+            None if self.open.is_empty() && self.state == State::Rows => {
+                self.state = State::Ended;
+                return Poll::Ready(None);
+            }
+            None => Err(lost(
+                &self.address,
+                &format!("the stream ended before {} of its partitions", self.open.len()),
+            )),
+        };
+        if step.is_err() {
+            self.state = State::Ended;
+        }
+        Poll::Ready(Some(step))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use squadron_proto::FailureKind;
+
+    use super::*;
+
+    /// A stream that was asked for partition 7 of output 0.
+    fn stream(messages: Vec<Result<FlightData, Status>>) -> FetchStream {
+        FetchStream {
+            address: "http://a:1".into(),
+            messages: stream::iter(messages).boxed(),
+            open: HashSet::from([(0, 7)]),
+            state: State::Start,
+        }
+    }
+
+    fn message(partition: u32, end_of_partition: bool) -> Result<FlightData, Status> {
+        let tag = FetchTag {
+            output: 0,
+            partition,
+            end_of_partition,
+        };
+        Ok(FlightData {
+            app_metadata: tag.encode_to_vec().into(),
+            ..FlightData::default()
+        })
+    }
+
+    fn schema() -> Result<FlightData, Status> {
+        Ok(FlightData::default())
+    }
+
+    async fn outcome(messages: Vec<Result<FlightData, Status>>) -> Result<usize, Failure> {
+        let mut stream = stream(messages);
+        let mut steps = 0;
+        while let Some(step) = stream.next().await {
+            step?;
+            steps += 1;
+        }
+        Ok(steps)
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_complete_when_every_partition_ended() {
+        let messages = vec![schema(), message(7, false), message(7, true)];
+        assert_eq!(outcome(messages).await, Ok(3));
+    }
+
+    #[tokio::test]
+    async fn whatever_else_it_does_is_an_error_that_names_the_address() {
+        let table = [
+            vec![],
+            vec![schema()],
+            vec![schema(), message(7, false)],
+            vec![schema(), message(8, false), message(7, true)],
+            vec![schema(), message(7, true), message(7, false)],
+            vec![schema(), message(7, true), message(7, true)],
+            vec![schema(), Err(Status::unavailable("connection reset"))],
+        ];
+        for messages in table {
+            let failure = outcome(messages.clone()).await.unwrap_err();
+            assert_eq!(failure.kind, FailureKind::ShuffleLost, "{messages:?}");
+            assert!(failure.message.contains("http://a:1"), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_come_in_several_forms() {
+        let fetcher = Fetcher::new(FetchOptions {
+            server_address: Some("grpc://server:1".into()),
+            ..FetchOptions::new(ClusterKey::random())
+        });
+        for (given, wanted) in [
+            ("", "http://server:1"),
+            ("a:2", "http://a:2"),
+            ("http://a:2", "http://a:2"),
+            ("grpc+tls://a:2", "https://a:2"),
+        ] {
+            assert_eq!(fetcher.resolve(given).unwrap(), wanted);
+        }
+        let in_server = Fetcher::new(FetchOptions::new(ClusterKey::random()));
+        let failure = in_server.resolve("").unwrap_err();
+        assert_eq!(failure.kind, FailureKind::ShuffleLost);
+    }
+}

@@ -1,0 +1,109 @@
+//! What DataFusion's encoding drops without an error. A fragment with any of it is not sent: it runs where it is.
+
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::physical_plan::{ArrowSource, CsvSource, FileScanConfig};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec, WindowExpr};
+use std::sync::Arc;
+
+/// Why the encoding of `plan`, or of anything below it, would not mean the same; `None` when nothing is known to be lost.
+pub fn reason(plan: &dyn ExecutionPlan) -> Option<&'static str> {
+    node_reason(plan).or_else(|| {
+        plan.children()
+            .into_iter()
+            .find_map(|child| reason(child.as_ref()))
+    })
+}
+
+fn node_reason(node: &dyn ExecutionPlan) -> Option<&'static str> {
+    if let Some(window) = node.downcast_ref::<BoundedWindowAggExec>() {
+        return window_reason(window.window_expr());
+    }
+    if let Some(window) = node.downcast_ref::<WindowAggExec>() {
+        return window_reason(window.window_expr());
+    }
+    if let Some(source) = node.downcast_ref::<DataSourceExec>() {
+        return source
+            .data_source()
+            .downcast_ref::<FileScanConfig>()
+            .and_then(scan_reason);
+    }
+    limit_reason(node)
+}
+
+/// The fields have no accessors, but the derived `Debug` of window expressions shows them. A match inside a nested
+/// expression is a false alarm, which costs speed alone.
+fn window_reason(expressions: &[Arc<dyn WindowExpr>]) -> Option<&'static str> {
+    let text = format!("{expressions:?}");
+    if text.contains("ignore_nulls: true") {
+        return Some("IGNORE NULLS of a window function");
+    }
+    if text.contains("filter: Some(") {
+        return Some("FILTER of a window aggregate");
+    }
+    None
+}
+
+fn scan_reason(scan: &FileScanConfig) -> Option<&'static str> {
+    if scan.file_compression_type != FileCompressionType::UNCOMPRESSED {
+        return Some("a compressed text file");
+    }
+    if scan.limit.is_some_and(beyond_u32) {
+        return Some("a limit beyond 32 bits");
+    }
+    if scan.expr_adapter_factory.is_some() {
+        return Some("a schema adapter");
+    }
+    if scan.preserve_order && scan.output_ordering.is_empty() {
+        return Some("an order of files");
+    }
+    if is_arrow_stream(scan) {
+        return Some("an Arrow IPC stream");
+    }
+    scan.file_source()
+        .downcast_ref::<CsvSource>()
+        .and_then(csv_reason)
+}
+
+fn csv_reason(csv: &CsvSource) -> Option<&'static str> {
+    let text = format!("{csv:?}");
+    let lost = ["terminator: Some(", "double_quote: Some(", "null_regex: Some("];
+    lost.iter()
+        .any(|field| text.contains(field))
+        .then_some("CSV options")
+}
+
+/// Encoded, the stream form of Arrow IPC turns into the file form. A stream tells itself by refusing to be split.
+fn is_arrow_stream(scan: &FileScanConfig) -> bool {
+    let split_already = scan
+        .file_groups
+        .iter()
+        .flat_map(|group| group.files())
+        .any(|file| file.range.is_some());
+    scan.file_source().is::<ArrowSource>()
+        && !split_already
+        && !matches!(
+            scan.file_source().repartitioned(2, 0, None, scan),
+            Ok(Some(_))
+        )
+}
+
+fn limit_reason(node: &dyn ExecutionPlan) -> Option<&'static str> {
+    let skip = node
+        .downcast_ref::<GlobalLimitExec>()
+        .map_or(0, GlobalLimitExec::skip);
+    let local = node
+        .downcast_ref::<LocalLimitExec>()
+        .map_or(0, LocalLimitExec::fetch);
+    let fetch = node.fetch().unwrap_or(0);
+    [skip, local, fetch]
+        .into_iter()
+        .any(beyond_u32)
+        .then_some("a limit beyond 32 bits")
+}
+
+fn beyond_u32(number: usize) -> bool {
+    u32::try_from(number).is_err()
+}

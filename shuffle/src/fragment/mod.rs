@@ -1,0 +1,52 @@
+//! Stage plans as they travel: which nodes may run apart ([`apart`]), what must not be encoded ([`lossy`]), how an
+//! attempt gets its share of a plan ([`slice`](mod@slice)), and the encoding itself.
+//!
+//! ```text
+//! server:  fragment --strip_scans--> plan without files --encode--> bytes (once per stage)
+//!                    `-------------> file groups ------------------> with each launch
+//! worker:  bytes --decode--> plan --slice(partitions, file groups)--> the attempt's own instance
+//! ```
+
+pub mod apart;
+pub mod lossy;
+pub mod slice;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::error::Result;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_proto::bytes::{
+    physical_plan_from_bytes_with_proto_converter, physical_plan_to_bytes_with_proto_converter,
+};
+use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
+
+use crate::codec::ShuffleCodec;
+
+pub use slice::{slice, strip_scans};
+
+/// What `PlanRef::InProcess` holds: a stage plan, root [`crate::ShuffleWriteExec`], that runs once and as it is.
+#[derive(Debug)]
+pub struct InProcessPlan(pub Arc<dyn ExecutionPlan>);
+
+/// Encodes a stage plan.
+///
+/// # Errors
+/// When a node of it has no encoding. What would encode but lose meaning is told by [`lossy::reason`].
+pub fn encode(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
+    physical_plan_to_bytes_with_proto_converter(plan, &ShuffleCodec, &DeduplicatingProtoConverter {})
+}
+
+/// Decodes a stage plan. The object stores it reads must be registered in the context's runtime.
+///
+/// # Errors
+/// When the bytes are no plan, nest too deep, or name something this process does not know.
+pub fn decode(bytes: &[u8], context: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
+    physical_plan_from_bytes_with_proto_converter(
+        bytes,
+        context,
+        &ShuffleCodec,
+        &DeduplicatingProtoConverter {},
+    )
+}

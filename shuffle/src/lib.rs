@@ -1,0 +1,41 @@
+//! The data plane: rows between stages.
+//!
+//! ```text
+//! producer attempt                                    consumer attempt
+//!   plan -> ShuffleWriteExec -> OutputWriter            ShuffleReadExec -> plan
+//!                                   |                      ^        ^
+//!                                   v     same process     |        |  other process
+//!                                 Store -------------------'     Fetcher
+//!                                   |                               ^
+//!                                   '--> DataService (Flight DoGet) -'
+//! ```
+//!
+//! [`Store`] keeps what attempts wrote, in memory first and on disk when the memory pool says no. The two plan nodes
+//! find it, and everything else that belongs to one attempt, in the [`AttemptContext`] of their `TaskContext`.
+
+pub mod codec;
+mod compact;
+pub mod conform;
+pub mod context;
+mod decode;
+pub mod encode;
+pub mod failure;
+pub mod fragment;
+pub mod fetch;
+pub mod object_stores;
+pub mod read;
+pub mod serve;
+mod status;
+pub mod store;
+#[cfg(test)]
+mod testing;
+pub mod write;
+
+pub use codec::ShuffleCodec;
+pub use conform::conform;
+pub use context::AttemptContext;
+pub use fetch::{FetchOptions, Fetcher};
+pub use read::ShuffleReadExec;
+pub use serve::DataService;
+pub use store::{OutputWriter, PartitionReader, Store, StoreOptions, StoreUsage, Written};
+pub use write::{ShuffleWriteExec, WritePartitioning};

@@ -1,0 +1,238 @@
+//! Serves shuffle output to other processes: Flight DoGet with fetch tickets, and nothing else.
+//!
+//! ```text
+//! schema message
+//! messages of batches, app_metadata = FetchTag { output, partition }    (partitions take turns)
+//! FetchTag { output, partition, end_of_partition }                      once for each output and partition
+//! ```
+//!
+//! A stream that ends without the end of every partition was cut off.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
+use arrow_flight::{
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
+    HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
+};
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use prost::Message;
+use squadron_proto::ticket::{ClusterKey, Fetch, Subject, TicketError};
+use squadron_proto::wire::ticket::FetchTag;
+use squadron_proto::{AttemptKey, Failure, FailureKind};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::encode::{Frames, Piece};
+use crate::status::to_status;
+use crate::store::{PartitionReader, Store};
+
+/// The largest message of the data plane: a single row may be this large.
+pub const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+
+/// A peer that does not answer a ping for this long is gone.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A server builder with what the data plane needs of HTTP/2. Streams wait for their readers by design, so that their
+/// number is not limited: a limit would let waiting streams block the one that would free them.
+pub fn http2() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .max_concurrent_streams(u32::MAX)
+        .tcp_nodelay(true)
+}
+
+/// The Flight service of a process's shuffle output.
+#[derive(Clone)]
+pub struct DataService {
+    store: Store,
+    key: ClusterKey,
+}
+
+impl DataService {
+    /// Serves the outputs of `store` to who presents a ticket signed with `key`.
+    pub fn new(store: Store, key: ClusterKey) -> Self {
+        Self { store, key }
+    }
+
+    /// For a tonic server; see also [`http2`].
+    pub fn into_server(self) -> FlightServiceServer<Self> {
+        FlightServiceServer::new(self)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// What a ticket entitles to; its fields are looked at only after its signature.
+    fn open(&self, ticket: &Ticket) -> Result<Fetch, Failure> {
+        let subject = self.key.open(&ticket.ticket, SystemTime::now());
+        match subject {
+            Ok(Subject::Fetch(fetch)) => Ok(fetch),
+            Ok(Subject::Result(_)) => Err(Failure::new(
+                FailureKind::Invalid,
+                "this ticket is for results; present it to the server that issued it",
+            )),
+            Err(error @ TicketError::Foreign) => Err(Failure::new(
+                FailureKind::Unauthenticated,
+                error.to_string(),
+            )),
+            Err(error @ TicketError::Expired) => {
+                Err(Failure::new(FailureKind::NotFound, error.to_string()))
+            }
+        }
+    }
+
+    fn serve(&self, fetch: &Fetch) -> Result<Frames, Failure> {
+        let schema = self.schema(fetch)?;
+        let mut partitions = BTreeMap::<u32, Vec<Part>>::new();
+        for (index, output) in (0..).zip(&fetch.outputs) {
+            let key = AttemptKey {
+                query: fetch.query,
+                stage: fetch.stage,
+                task: output.task,
+                attempt: output.attempt,
+            };
+            for number in &output.partitions {
+                let reader = self.store.read(key, *number)?;
+                let part = Part {
+                    output: index,
+                    partition: *number,
+                    reader,
+                };
+                partitions.entry(*number).or_default().push(part);
+            }
+        }
+        // One stream a partition, its outputs in turn; the partitions take turns, so that readers of all of them proceed.
+        let streams = partitions
+            .into_values()
+            .map(|parts| stream::iter(parts).flat_map(Part::pieces).boxed());
+        Ok(Frames::new(&schema, stream::select_all(streams)))
+    }
+
+    /// All outputs of a stage have the same.
+    fn schema(&self, fetch: &Fetch) -> Result<SchemaRef, Failure> {
+        let output = fetch.outputs.first().ok_or_else(|| {
+            Failure::new(FailureKind::Invalid, "the ticket names no output to fetch")
+        })?;
+        let key = AttemptKey {
+            query: fetch.query,
+            stage: fetch.stage,
+            task: output.task,
+            attempt: output.attempt,
+        };
+        self.store.schema(key).ok_or_else(|| {
+            Failure::new(
+                FailureKind::ShuffleLost,
+                format!("output {key} is not here; it was released or lost"),
+            )
+        })
+    }
+}
+
+/// One partition of one output.
+struct Part {
+    output: u32,
+    partition: u32,
+    reader: PartitionReader,
+}
+
+impl Part {
+    /// Its batches, and its end when there is no error.
+    fn pieces(self) -> BoxStream<'static, Result<Piece, Failure>> {
+        let tag = |end_of_partition| {
+            let tag = FetchTag {
+                output: self.output,
+                partition: self.partition,
+                end_of_partition,
+            };
+            Bytes::from(tag.encode_to_vec())
+        };
+        let rows = tag(false);
+        let end = Piece {
+            tag: tag(true),
+            batch: None,
+        };
+        self.reader
+            .map_ok(move |batch| Piece {
+                tag: rows.clone(),
+                batch: Some(batch),
+            })
+            .chain(stream::once(async { Ok(end) }))
+            .boxed()
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Answers<T> = BoxStream<'static, Result<T, Status>>;
+
+fn absent<T>(method: &str) -> Answer<T> {
+    Err(Status::unimplemented(format!(
+        "{method} is not a method of the data plane; connect to the server's --listen address"
+    )))
+}
+
+#[tonic::async_trait]
+impl FlightService for DataService {
+    type HandshakeStream = Answers<HandshakeResponse>;
+    type ListFlightsStream = Answers<FlightInfo>;
+    type DoGetStream = Answers<FlightData>;
+    type DoPutStream = Answers<PutResult>;
+    type DoExchangeStream = Answers<FlightData>;
+    type DoActionStream = Answers<arrow_flight::Result>;
+    type ListActionsStream = Answers<ActionType>;
+
+    async fn do_get(&self, request: Request<Ticket>) -> Answer<Self::DoGetStream> {
+        let frames = self
+            .open(request.get_ref())
+            .and_then(|fetch| self.serve(&fetch))
+            .map_err(|failure| to_status(&failure))?;
+        let frames = frames.map_err(|failure| to_status(&failure));
+        Ok(Response::new(frames.boxed()))
+    }
+
+    async fn handshake(
+        &self,
+        _: Request<Streaming<HandshakeRequest>>,
+    ) -> Answer<Self::HandshakeStream> {
+        absent("Handshake")
+    }
+
+    async fn list_flights(&self, _: Request<Criteria>) -> Answer<Self::ListFlightsStream> {
+        absent("ListFlights")
+    }
+
+    async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> Answer<FlightInfo> {
+        absent("GetFlightInfo")
+    }
+
+    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Answer<PollInfo> {
+        absent("PollFlightInfo")
+    }
+
+    async fn get_schema(&self, _: Request<FlightDescriptor>) -> Answer<SchemaResult> {
+        absent("GetSchema")
+    }
+
+    async fn do_put(&self, _: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
+        absent("DoPut")
+    }
+
+    async fn do_exchange(
+        &self,
+        _: Request<Streaming<FlightData>>,
+    ) -> Answer<Self::DoExchangeStream> {
+        absent("DoExchange")
+    }
+
+    async fn do_action(&self, _: Request<Action>) -> Answer<Self::DoActionStream> {
+        absent("DoAction")
+    }
+
+    async fn list_actions(&self, _: Request<Empty>) -> Answer<Self::ListActionsStream> {
+        absent("ListActions")
+    }
+}

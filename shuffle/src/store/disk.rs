@@ -1,0 +1,265 @@
+//! Batches on local disk, for what memory has no room for.
+//!
+//! One file per output, made when the first batch comes; each batch is a block of it: a complete Arrow IPC stream,
+//! compressed with LZ4. A file whose blocks are all freed is cut to nothing, and removed with its output.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::ipc::CompressionType;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+use squadron_proto::{Failure, FailureKind};
+
+use super::folder::Folder;
+use super::kept::{BatchStore, Kept, Put};
+use crate::{compact, failure};
+
+/// All spill files of a process: their folder and the limit on their bytes.
+#[derive(Debug)]
+pub(crate) struct DiskStore {
+    folder: Folder,
+    max_bytes: u64,
+    used_bytes: AtomicU64,
+    files: AtomicU64,
+}
+
+impl DiskStore {
+    pub(crate) fn new(folder: Folder, max_bytes: u64) -> Self {
+        Self {
+            folder,
+            max_bytes,
+            used_bytes: AtomicU64::new(0),
+            files: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes on disk now.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A file of its own; nothing is on disk before the first block.
+    pub(crate) fn file(self: &Arc<Self>) -> Arc<SpillFile> {
+        Arc::new(SpillFile {
+            store: Arc::clone(self),
+            open: Mutex::new(None),
+        })
+    }
+
+    fn take(&self, bytes: u64) -> Result<(), Failure> {
+        let used = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if used.saturating_add(bytes) <= self.max_bytes {
+            return Ok(());
+        }
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Err(Failure::new(
+            FailureKind::Exhausted,
+            format!(
+                "the shuffle holds {used} of at most {} bytes in {}; allow more, or put --spill-dir on a larger disk",
+                self.max_bytes,
+                self.folder.path().display()
+            ),
+        ))
+    }
+
+    fn failed(&self, action: &str, error: &io::Error) -> Failure {
+        let kind = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::Exhausted,
+            _ => FailureKind::Storage,
+        };
+        let folder = self.folder.path().display();
+        Failure::new(
+            kind,
+            format!("cannot {action} a spill file in {folder}: {error}; choose another --spill-dir"),
+        )
+    }
+}
+
+/// One file of blocks.
+#[derive(Debug)]
+pub(crate) struct SpillFile {
+    store: Arc<DiskStore>,
+    open: Mutex<Option<OpenFile>>,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    path: PathBuf,
+    end: u64,
+    live: u64,
+}
+
+/// Some bytes of a file; freed on drop.
+#[derive(Debug)]
+pub(crate) struct Block {
+    file: Arc<SpillFile>,
+    offset: u64,
+    bytes: usize,
+}
+
+impl SpillFile {
+    /// Writes a block at the end. Blocks the thread.
+    pub(crate) fn append(self: &Arc<Self>, bytes: &[u8]) -> Result<Block, Failure> {
+        let length = bytes.len() as u64;
+        self.store.take(length)?;
+        match self.write(bytes) {
+            Ok(offset) => Ok(Block {
+                file: Arc::clone(self),
+                offset,
+                bytes: bytes.len(),
+            }),
+            Err(error) => {
+                self.store.used_bytes.fetch_sub(length, Ordering::Relaxed);
+                Err(self.store.failed("write", &error))
+            }
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<u64> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = match &mut *open {
+            Some(open) => open,
+            none => none.insert(self.create()?),
+        };
+        let offset = open.end;
+        open.file.seek(SeekFrom::Start(offset))?;
+        open.file.write_all(bytes)?;
+        open.end += bytes.len() as u64;
+        open.live += bytes.len() as u64;
+        Ok(offset)
+    }
+
+    fn create(&self) -> io::Result<OpenFile> {
+        let number = self.store.files.fetch_add(1, Ordering::Relaxed);
+        let path = self.store.folder.path().join(number.to_string());
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).open(&path)?;
+        Ok(OpenFile {
+            file,
+            path,
+            end: 0,
+            live: 0,
+        })
+    }
+
+    fn free(&self, bytes: u64) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = &mut *open else { return };
+        open.live -= bytes;
+        // Space that cannot be given back yet still counts as used.
+        if open.live == 0 && open.file.set_len(0).is_ok() {
+            self.store.used_bytes.fetch_sub(open.end, Ordering::Relaxed);
+            open.end = 0;
+        }
+    }
+}
+
+impl Drop for SpillFile {
+    fn drop(&mut self) {
+        let open = self.open.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = open.take() {
+            self.store.used_bytes.fetch_sub(open.end, Ordering::Relaxed);
+            if let Err(error) = fs::remove_file(&open.path) {
+                tracing::warn!(path = %open.path.display(), %error, "cannot remove a spill file");
+            }
+        }
+    }
+}
+
+impl Block {
+    /// Its bytes. Blocks the thread.
+    pub(crate) fn read(&self) -> Result<Vec<u8>, Failure> {
+        let mut bytes = vec![0; self.bytes];
+        self.fill(&mut bytes)
+            .map_err(|error| self.file.store.failed("read", &error))?;
+        Ok(bytes)
+    }
+
+    fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut open = self.file.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = open.as_mut().ok_or(io::ErrorKind::NotFound)?;
+        open.file.seek(SeekFrom::Start(self.offset))?;
+        open.file.read_exact(bytes)
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.file.free(self.bytes as u64);
+    }
+}
+
+/// The disk side of one output.
+#[derive(Debug)]
+pub(crate) struct DiskOutput {
+    file: Arc<SpillFile>,
+}
+
+impl DiskOutput {
+    pub(crate) fn new(file: Arc<SpillFile>) -> Self {
+        Self { file }
+    }
+}
+
+impl BatchStore for DiskOutput {
+    fn put(&self, batch: RecordBatch) -> Result<Put, Failure> {
+        let bytes = encode(&batch).map_err(|error| failure::arrow(&error))?;
+        Ok(Put::Kept(Kept::Disk(Arc::new(DiskBatch {
+            block: self.file.append(&bytes)?,
+            schema: batch.schema(),
+            rows: batch.num_rows(),
+        }))))
+    }
+}
+
+/// One batch on disk.
+#[derive(Debug)]
+pub(crate) struct DiskBatch {
+    block: Block,
+    schema: SchemaRef,
+    rows: usize,
+}
+
+impl DiskBatch {
+    /// How many bytes it takes on disk.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.block.bytes as u64
+    }
+
+    /// The batch as it was put. Blocks the thread.
+    pub(crate) fn read(&self) -> Result<RecordBatch, Failure> {
+        let bytes = self.block.read()?;
+        let batch = decode(&bytes, &self.schema)
+            .map_err(|error| Failure::internal(format!("a spilled batch is broken: {error}")))?;
+        if batch.num_rows() != self.rows {
+            return Err(Failure::internal("a spilled batch lost rows"));
+        }
+        Ok(batch)
+    }
+}
+
+fn encode(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+    let batch = compact::compact_views(batch.clone())?;
+    let options =
+        IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+    let mut writer = StreamWriter::try_new_with_options(Vec::new(), batch.schema_ref(), options)?;
+    writer.write(&batch)?;
+    writer.into_inner()
+}
+
+fn decode(bytes: &[u8], schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let mut reader = StreamReader::try_new(bytes, None)?;
+    let batch = reader
+        .next()
+        .ok_or_else(|| ArrowError::IpcError("no batch in its block".into()))??;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)
+}

@@ -1,0 +1,205 @@
+//! Keeps what attempts wrote until its readers are served: memory first, and local disk when the memory pool says no.
+//!
+//! ```text
+//! Store ── Output (one attempt) ── Partition ── Kept batch ── memory, charged to the pool
+//!   |           ^        ^                               `──── block of the output's spill file
+//!   |      OutputWriter  PartitionReader (attaches also while the writer writes)
+//! ```
+//!
+//! Invariants: a partition ends for its readers only after its writer said so; the batches of one writer keep their
+//! order; everything kept is charged to the pool or counted against the disk limit, and freed when the output is
+//! released, fails, or (streamed) is read.
+
+mod disk;
+mod folder;
+mod kept;
+mod memory;
+mod output;
+mod partition;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::memory_pool::MemoryPool;
+use squadron_proto::control::{OutputMode, Release};
+use squadron_proto::{AttemptKey, AttemptNumber, Failure, FailureKind, StageId, TaskId};
+
+pub(crate) use disk::{Block, SpillFile};
+pub(crate) use memory::{Charge, MemoryStore};
+pub use output::{OutputWriter, Written};
+pub use reader::PartitionReader;
+
+use disk::{DiskOutput, DiskStore};
+use folder::Folder;
+use kept::Overflow;
+use output::Output;
+
+/// Where overflow goes, and how much of what there may be.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Overflow goes to a folder of the store's own inside this one.
+    pub spill_dir: PathBuf,
+    /// How many bytes a streamed output holds before its writer waits.
+    pub streamed_bytes: usize,
+    /// How many bytes may lie on disk.
+    pub max_spill_bytes: u64,
+}
+
+/// What a store holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreUsage {
+    /// Bytes charged to the memory pool.
+    pub memory_bytes: u64,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Outputs that were not released.
+    pub outputs: usize,
+}
+
+/// The outputs of this process's attempts. Clones are the same store; the last one removes its spill folder.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    memory: Arc<MemoryStore>,
+    disk: Arc<DiskStore>,
+    streamed_bytes: usize,
+    outputs: Mutex<BTreeMap<AttemptKey, Arc<Output>>>,
+}
+
+impl Store {
+    /// A store whose memory is charged to `pool`. Of a limited pool it takes at most half, so that operators that
+    /// cannot go to disk find room. Folders left in `options.spill_dir` by processes that were killed are removed.
+    ///
+    /// # Errors
+    /// When the spill folder cannot be used.
+    pub fn new(pool: Arc<dyn MemoryPool>, options: StoreOptions) -> Result<Self, Failure> {
+        let folder = Folder::create(&options.spill_dir)?;
+        Ok(Self(Arc::new(Inner {
+            memory: Arc::new(MemoryStore::new(&pool)),
+            disk: Arc::new(DiskStore::new(folder, options.max_spill_bytes)),
+            streamed_bytes: options.streamed_bytes,
+            outputs: Mutex::default(),
+        })))
+    }
+
+    /// Opens the output of an attempt, which will write these `partitions`.
+    ///
+    /// # Errors
+    /// When it exists already.
+    pub fn create(
+        &self,
+        key: AttemptKey,
+        schema: SchemaRef,
+        partitions: Vec<u32>,
+        mode: OutputMode,
+    ) -> Result<OutputWriter, Failure> {
+        let mut outputs = self.outputs();
+        if outputs.contains_key(&key) {
+            return Err(Failure::internal(format!("output {key} exists already")));
+        }
+        let output = Arc::new(Output::new(
+            key,
+            schema,
+            &partitions,
+            mode,
+            self.0.streamed_bytes as u64,
+            Arc::clone(&self.0.memory),
+            Overflow::new(
+                Arc::clone(&self.0.memory),
+                DiskOutput::new(self.spill_file()),
+            ),
+        ));
+        outputs.insert(key, Arc::clone(&output));
+        Ok(OutputWriter::new(output))
+    }
+
+    /// Whether the output of this attempt is, or will be, here.
+    pub fn contains(&self, key: AttemptKey) -> bool {
+        self.outputs().contains_key(&key)
+    }
+
+    /// The rows of one partition, also while they are written. Retained output may be read by any number of readers,
+    /// each from the start, streamed output by one.
+    ///
+    /// # Errors
+    /// ShuffleLost when the output or its partition is not here; NotFound when streamed rows were handed out before.
+    pub fn read(&self, key: AttemptKey, partition: u32) -> Result<PartitionReader, Failure> {
+        let lost = |what: &str| Failure::new(FailureKind::ShuffleLost, what);
+        let output = self
+            .output(key)
+            .ok_or_else(|| lost(&format!("output {key} is not here; it was released or lost")))?;
+        let partition = output
+            .partition(partition)
+            .cloned()
+            .ok_or_else(|| lost(&format!("output {key} has no partition {partition}")))?;
+        partition.attach()?;
+        Ok(PartitionReader::new(output, partition))
+    }
+
+    /// The schema of an output.
+    pub fn schema(&self, key: AttemptKey) -> Option<SchemaRef> {
+        self.output(key).map(|output| Arc::clone(output.schema()))
+    }
+
+    /// Drops outputs: their memory and files are free on return, their readers get ShuffleLost, their writers
+    /// Cancelled.
+    pub fn release(&self, release: &Release) {
+        let first = AttemptKey {
+            query: release.query,
+            stage: StageId(0),
+            task: TaskId(0),
+            attempt: AttemptNumber(0),
+        };
+        let released: Vec<_> = {
+            let mut outputs = self.outputs();
+            let of_query = outputs.range(first..).take_while(|(key, _)| key.query == first.query);
+            let keys: Vec<_> = of_query
+                .map(|(key, _)| *key)
+                .filter(|key| release.stages.is_empty() || release.stages.contains(&key.stage))
+                .collect();
+            keys.into_iter()
+                .filter_map(|key| outputs.remove_entry(&key))
+                .collect()
+        };
+        for (key, output) in released {
+            output.abandon(&Failure::new(
+                FailureKind::ShuffleLost,
+                format!("output {key} was released"),
+            ));
+        }
+    }
+
+    /// What is held now.
+    pub fn usage(&self) -> StoreUsage {
+        StoreUsage {
+            memory_bytes: self.0.memory.held_bytes() as u64,
+            disk_bytes: self.0.disk.used_bytes(),
+            outputs: self.outputs().len(),
+        }
+    }
+
+    /// Charges of this store's pool, for what is on its way in or out.
+    pub(crate) fn memory(&self) -> &Arc<MemoryStore> {
+        &self.0.memory
+    }
+
+    /// A file for what is on its way in and has no room in memory.
+    pub(crate) fn spill_file(&self) -> Arc<SpillFile> {
+        self.0.disk.file()
+    }
+
+    fn output(&self, key: AttemptKey) -> Option<Arc<Output>> {
+        self.outputs().get(&key).cloned()
+    }
+
+    fn outputs(&self) -> MutexGuard<'_, BTreeMap<AttemptKey, Arc<Output>>> {
+        self.0.outputs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

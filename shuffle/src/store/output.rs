@@ -1,0 +1,321 @@
+//! One attempt's output, and the writer's side of it.
+//!
+//! A retained output keeps everything until it is released. A streamed one is read once and bounded in bytes, and its
+//! writer waits: a partition may always hold one batch, whatever the others hold, since a bound shared over partitions
+//! deadlocks as soon as one of them is read to its end first.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use squadron_proto::control::{OutputMode, PartitionOutput};
+use squadron_proto::{AttemptKey, Failure, FailureKind};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::kept::{BatchStore, Kept, Overflow, Put};
+use super::memory::{self, MemoryStore};
+use super::partition::{Entry, Partition};
+use crate::compact;
+
+/// A writer that has waited this long for its reader is reported as waiting.
+const WAITING_AFTER: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(super) struct Output {
+    key: AttemptKey,
+    schema: SchemaRef,
+    mode: OutputMode,
+    partitions: BTreeMap<u32, Arc<Partition>>,
+    memory: Arc<MemoryStore>,
+    keeper: Overflow,
+    finished: AtomicBool,
+    spilled_bytes: AtomicU64,
+    streamed_limit: u64,
+    streamed_bytes: AtomicU64,
+    /// Told when a streamed batch was read, or when none will be any more.
+    room: Notify,
+    writers: Mutex<Writers>,
+    waiting: watch::Sender<bool>,
+}
+
+/// Which partitions' writers wait for their readers.
+#[derive(Debug)]
+struct Writers {
+    unfinished: usize,
+    waiting: usize,
+}
+
+/// Sizes of a finished output.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The partitions that hold rows, in ascending order.
+    pub partitions: Vec<PartitionOutput>,
+    /// Bytes written to disk.
+    pub spilled_bytes: u64,
+}
+
+impl Output {
+    pub(super) fn new(
+        key: AttemptKey,
+        schema: SchemaRef,
+        partitions: &[u32],
+        mode: OutputMode,
+        streamed_limit: u64,
+        memory: Arc<MemoryStore>,
+        keeper: Overflow,
+    ) -> Self {
+        let partitions: BTreeMap<_, _> = partitions
+            .iter()
+            .map(|number| (*number, Arc::new(Partition::new(mode))))
+            .collect();
+        let writers = Writers {
+            unfinished: partitions.len(),
+            waiting: 0,
+        };
+        Self {
+            key,
+            schema,
+            mode,
+            partitions,
+            memory,
+            keeper,
+            finished: AtomicBool::new(false),
+            spilled_bytes: AtomicU64::new(0),
+            streamed_limit,
+            streamed_bytes: AtomicU64::new(0),
+            room: Notify::new(),
+            writers: Mutex::new(writers),
+            waiting: watch::Sender::new(false),
+        }
+    }
+
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    pub(super) fn partition(&self, number: u32) -> Option<&Arc<Partition>> {
+        self.partitions.get(&number)
+    }
+
+    /// Everything is freed; readers get `failure`, writers are told that nobody reads.
+    pub(super) fn abandon(&self, failure: &Failure) {
+        for partition in self.partitions.values() {
+            partition.fail(failure);
+        }
+        self.room.notify_waiters();
+    }
+
+    /// A reader took `entry` out of a streamed partition.
+    pub(super) fn taken(&self, entry: &Entry) {
+        if self.mode == OutputMode::Streamed {
+            self.make_room(entry.bytes);
+        }
+    }
+
+    /// A reader left.
+    pub(super) fn detach(&self, partition: &Partition) {
+        let unread = partition.detach();
+        self.make_room(unread);
+    }
+
+    fn make_room(&self, bytes: u64) {
+        self.streamed_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.room.notify_waiters();
+    }
+
+    fn fail(&self, failure: &Failure) {
+        if !self.finished.load(Ordering::Acquire) {
+            self.abandon(failure);
+        }
+    }
+
+    fn find(&self, number: u32) -> Result<&Partition, Failure> {
+        self.partition(number).map(Arc::as_ref).ok_or_else(|| {
+            Failure::internal(format!("output {} has no partition {number}", self.key))
+        })
+    }
+
+    fn retain(&self, partition: &Partition, batch: RecordBatch) -> Result<(), Failure> {
+        // An output that nobody wants any more should not be written to disk first.
+        partition.is_empty()?;
+        let rows = batch.num_rows() as u64;
+        let bytes = compact::sliced_bytes(&batch) as u64;
+        let kept = match self.keeper.put(batch)? {
+            Put::Kept(kept) => kept,
+            Put::Full(_) => return Err(Failure::internal("a disk store without room or error")),
+        };
+        if let Kept::Disk(batch) = &kept {
+            self.spilled_bytes.fetch_add(batch.bytes(), Ordering::Relaxed);
+        }
+        partition.append(Entry { kept, rows, bytes })
+    }
+
+    async fn stream(&self, partition: &Partition, batch: RecordBatch) -> Result<(), Failure> {
+        let bytes = compact::sliced_bytes(&batch) as u64;
+        let deadline = Instant::now() + WAITING_AFTER;
+        let mut waiting = None;
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            // From here on no notification is missed.
+            room.as_mut().enable();
+            if let Some(charge) = self.admit(partition, bytes)? {
+                let rows = batch.num_rows() as u64;
+                let kept = memory::kept(batch, charge);
+                // Counted before it can be read, so that the count never falls below zero.
+                self.streamed_bytes.fetch_add(bytes, Ordering::Relaxed);
+                let appended = partition.append(Entry { kept, rows, bytes });
+                if appended.is_err() {
+                    self.make_room(bytes);
+                }
+                return appended;
+            }
+            if waiting.is_none() {
+                if timeout_at(deadline, room.as_mut()).await.is_ok() {
+                    continue;
+                }
+                waiting = Some(Waiting::new(self));
+            }
+            room.await;
+        }
+    }
+
+    /// The charge for one more streamed batch, if it may come now.
+    fn admit(&self, partition: &Partition, bytes: u64) -> Result<Option<memory::Charge>, Failure> {
+        let size = usize::try_from(bytes).unwrap_or(usize::MAX);
+        if partition.is_empty()? {
+            return Ok(Some(self.memory.charge(size)));
+        }
+        let held = self.streamed_bytes.load(Ordering::Relaxed);
+        if held.saturating_add(bytes) > self.streamed_limit {
+            return Ok(None);
+        }
+        Ok(self.memory.try_charge(size))
+    }
+
+    fn finish_partition(&self, partition: &Partition) {
+        if partition.finish() {
+            self.count(|writers| writers.unfinished -= 1);
+        }
+    }
+
+    fn finish(&self) -> Result<Written, Failure> {
+        let mut written = Written {
+            partitions: Vec::new(),
+            spilled_bytes: self.spilled_bytes.load(Ordering::Relaxed),
+        };
+        for (number, partition) in &self.partitions {
+            self.finish_partition(partition);
+            let (rows, bytes) = partition.written()?;
+            if rows > 0 {
+                written.partitions.push(PartitionOutput {
+                    partition: *number,
+                    rows,
+                    bytes,
+                });
+            }
+        }
+        self.finished.store(true, Ordering::Release);
+        Ok(written)
+    }
+
+    /// Changes the counts of writers, and tells who watches when that changes whether all of them wait.
+    fn count(&self, change: impl FnOnce(&mut Writers)) {
+        let mut writers: MutexGuard<'_, Writers> =
+            self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut writers);
+        let all_wait = writers.waiting > 0 && writers.waiting >= writers.unfinished;
+        self.waiting.send_if_modified(|waiting| {
+            let changed = *waiting != all_wait;
+            *waiting = all_wait;
+            changed
+        });
+    }
+}
+
+/// One more writer waits, until this is dropped.
+struct Waiting<'a>(&'a Output);
+
+impl<'a> Waiting<'a> {
+    fn new(output: &'a Output) -> Self {
+        output.count(|writers| writers.waiting += 1);
+        Self(output)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.count(|writers| writers.waiting -= 1);
+    }
+}
+
+/// Takes the rows of one attempt. Clones write to the same output; when the last one is dropped before
+/// [`OutputWriter::finish`], the output fails as cancelled.
+#[derive(Clone, Debug)]
+pub struct OutputWriter(Arc<Unfinished>);
+
+#[derive(Debug)]
+struct Unfinished(Arc<Output>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.fail(&Failure::new(
+            FailureKind::Cancelled,
+            format!("attempt {} stopped before its end", self.0.key),
+        ));
+    }
+}
+
+impl OutputWriter {
+    pub(super) fn new(output: Arc<Output>) -> Self {
+        Self(Arc::new(Unfinished(output)))
+    }
+
+    /// Adds `batch` to `partition`. In streamed mode it waits while the output is full. Batches without rows are left
+    /// out. Dropping the future before its end adds nothing.
+    ///
+    /// # Errors
+    /// Cancelled once nobody will read the rows; Exhausted when neither memory nor disk has room; Internal for a
+    /// partition that the output does not have.
+    pub async fn push(&self, partition: u32, batch: RecordBatch) -> Result<(), Failure> {
+        let output = &self.0.0;
+        let partition = output.find(partition)?;
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        match output.mode {
+            OutputMode::Retained => output.retain(partition, batch),
+            OutputMode::Streamed => output.stream(partition, batch).await,
+        }
+    }
+
+    /// No more rows will come for `partition`: its readers see its end before the whole output is finished.
+    pub fn finish_partition(&self, partition: u32) {
+        if let Some(partition) = self.0.0.partition(partition) {
+            self.0.0.finish_partition(partition);
+        }
+    }
+
+    /// The output is complete.
+    ///
+    /// # Errors
+    /// When it failed or was released before.
+    pub fn finish(&self) -> Result<Written, Failure> {
+        self.0.0.finish()
+    }
+
+    /// The attempt ended with `failure`: readers get it, and what was written is freed. No effect after
+    /// [`OutputWriter::finish`].
+    pub fn fail(&self, failure: Failure) {
+        self.0.0.fail(&failure);
+    }
+
+    /// True while every partition that is not finished has waited for its reader for more than 50 ms.
+    pub fn waiting(&self) -> watch::Receiver<bool> {
+        self.0.0.waiting.subscribe()
+    }
+}

@@ -1,0 +1,202 @@
+//! One partition of one output: the list of its batches, whether more will come, and who waits for them.
+//!
+//! | phase | readers see | ends by |
+//! |---|---|---|
+//! | `Writing` | the batches so far, then wait | `finish` or `fail` |
+//! | `Finished` | all batches, then the end | `fail`, when it is released |
+//! | `Failed` | the failure, at once; nothing is kept | |
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use squadron_proto::control::OutputMode;
+use squadron_proto::{Failure, FailureKind};
+
+use super::kept::Kept;
+
+#[derive(Debug)]
+pub(super) struct Partition {
+    mode: OutputMode,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    entries: VecDeque<Entry>,
+    rows: u64,
+    bytes: u64,
+    reader: Reader,
+    wakers: Vec<Waker>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Writing,
+    Finished,
+    Failed(Failure),
+}
+
+/// Of a streamed partition, which is read once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    Expected,
+    Attached,
+    Gone,
+}
+
+/// One batch of a partition.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) kept: Kept,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+}
+
+impl Partition {
+    pub(super) fn new(mode: OutputMode) -> Self {
+        Self {
+            mode,
+            state: Mutex::new(State {
+                phase: Phase::Writing,
+                entries: VecDeque::new(),
+                rows: 0,
+                bytes: 0,
+                reader: Reader::Expected,
+                wakers: Vec::new(),
+            }),
+        }
+    }
+
+    /// A reader comes.
+    ///
+    /// # Errors
+    /// When a streamed partition has had its reader.
+    pub(super) fn attach(&self) -> Result<(), Failure> {
+        let mut state = self.lock();
+        if self.mode == OutputMode::Streamed && state.reader != Reader::Expected {
+            return Err(Failure::new(
+                FailureKind::NotFound,
+                "these rows were handed out before and are not kept; run the statement again",
+            ));
+        }
+        state.reader = Reader::Attached;
+        Ok(())
+    }
+
+    /// A reader leaves, at the end or before. What only it could have read is freed: so many bytes.
+    pub(super) fn detach(&self) -> u64 {
+        if self.mode == OutputMode::Retained {
+            return 0;
+        }
+        let mut state = self.lock();
+        state.reader = Reader::Gone;
+        let unread = std::mem::take(&mut state.entries);
+        unread.iter().map(|entry| entry.bytes).sum()
+    }
+
+    /// Adds a batch at the end.
+    ///
+    /// # Errors
+    /// When nobody will read it.
+    pub(super) fn append(&self, entry: Entry) -> Result<(), Failure> {
+        let mut state = self.lock();
+        state.check_wanted()?;
+        state.rows += entry.rows;
+        state.bytes += entry.bytes;
+        state.entries.push_back(entry);
+        state.wake();
+        Ok(())
+    }
+
+    /// Whether the next batch would be the only one that is kept.
+    ///
+    /// # Errors
+    /// When nobody will read it.
+    pub(super) fn is_empty(&self) -> Result<bool, Failure> {
+        let state = self.lock();
+        state.check_wanted()?;
+        Ok(state.entries.is_empty())
+    }
+
+    /// No more batches will come. Whether this is news.
+    pub(super) fn finish(&self) -> bool {
+        let mut state = self.lock();
+        let was_writing = matches!(state.phase, Phase::Writing);
+        if was_writing {
+            state.phase = Phase::Finished;
+            state.wake();
+        }
+        was_writing
+    }
+
+    /// Frees everything; readers and writers see a failure from now on.
+    pub(super) fn fail(&self, failure: &Failure) {
+        let mut state = self.lock();
+        if !matches!(state.phase, Phase::Failed(_)) {
+            state.phase = Phase::Failed(failure.clone());
+            state.entries = VecDeque::new();
+            state.wake();
+        }
+    }
+
+    /// Rows and bytes written.
+    ///
+    /// # Errors
+    /// When the partition failed.
+    pub(super) fn written(&self) -> Result<(u64, u64), Failure> {
+        let state = self.lock();
+        match &state.phase {
+            Phase::Failed(failure) => Err(failure.clone()),
+            Phase::Writing | Phase::Finished => Ok((state.rows, state.bytes)),
+        }
+    }
+
+    /// The batch at `position`, `None` behind the last; a streamed batch is taken out.
+    pub(super) fn poll_entry(
+        &self,
+        position: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Entry, Failure>>> {
+        let mut state = self.lock();
+        if let Phase::Failed(failure) = &state.phase {
+            return Poll::Ready(Some(Err(failure.clone())));
+        }
+        let next = match self.mode {
+            OutputMode::Retained => state.entries.get(position).cloned(),
+            OutputMode::Streamed => state.entries.pop_front(),
+        };
+        match (next, &state.phase) {
+            (Some(entry), _) => Poll::Ready(Some(Ok(entry))),
+            (None, Phase::Writing) => {
+                if !state.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+                    state.wakers.push(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+            (None, Phase::Finished | Phase::Failed(_)) => Poll::Ready(None),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn check_wanted(&self) -> Result<(), Failure> {
+        match self.phase {
+            Phase::Writing if self.reader != Reader::Gone => Ok(()),
+            Phase::Writing | Phase::Failed(_) => Err(Failure::new(
+                FailureKind::Cancelled,
+                "nobody reads these rows any more",
+            )),
+            Phase::Finished => Err(Failure::internal("rows for a finished partition")),
+        }
+    }
+
+    fn wake(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
+}

@@ -1,0 +1,455 @@
+//! Which attempts a worker has, in which state, and how many slots they hold. Pure: no task is started or awaited here.
+//!
+//! | state    | event          | next     | who causes it                                             |
+//! |----------|----------------|----------|-----------------------------------------------------------|
+//! | -        | reserve        | Reserved | the server's launch; refused when the slots do not suffice |
+//! | Reserved | commit         | Running  | the server                                                |
+//! | Reserved | cancel/release | -        | the server                                                |
+//! | Running  | cancel/release | Running, told to stop | the server; the attempt ends when its work has stopped |
+//! | Running  | end            | Done when it finished and nobody stopped it, else - | the runner           |
+//! | Done     | release        | -        | the server                                                |
+//!
+//! Slots are held from the reservation to the end. An attempt that has waited for its reader once holds none from then
+//! on: the server may have given them away before it learnt that the attempt goes on. For the same reason a streamed
+//! attempt, which must run beside its siblings, is never refused for want of slots. So a worker never refuses what the
+//! server's own accounting allows.
+
+use std::collections::{BTreeSet, HashMap};
+
+use squadron_proto::control::{AttemptStatus, Launch, OutputMode, Release, TaskOutput};
+use squadron_proto::{AttemptKey, QueryId};
+use tokio_util::sync::CancellationToken;
+
+/// How many attempts may be reserved or running at a time, parked ones included.
+const ATTEMPTS_LIMIT: usize = 4_096;
+
+/// The attempts of one worker.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    slots: u32,
+    active: HashMap<AttemptKey, Active>,
+    /// Finished attempts whose output is kept, with its sizes.
+    done: HashMap<AttemptKey, TaskOutput>,
+}
+
+#[derive(Debug)]
+enum Active {
+    Reserved(Launch),
+    Running(Running),
+}
+
+#[derive(Debug)]
+struct Running {
+    slots: u32,
+    phase: Phase,
+    has_parked: bool,
+    /// Cancelled means: told to stop.
+    stop: CancellationToken,
+    /// Its output was released while it still wrote.
+    is_released: bool,
+}
+
+/// How far a running attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its plan is being decoded; its output cannot be read yet.
+    Preparing,
+    /// Its plan runs; its output can be read.
+    Running,
+    /// It waits for the reader of its output.
+    Parked,
+}
+
+impl Phase {
+    fn status(self) -> Option<AttemptStatus> {
+        match self {
+            Self::Preparing => None,
+            Self::Running => Some(AttemptStatus::Running),
+            Self::Parked => Some(AttemptStatus::Parked),
+        }
+    }
+}
+
+/// What a commit leads to.
+#[derive(Debug)]
+pub(crate) enum Commit {
+    /// Run this, until told to stop.
+    Run(Launch, CancellationToken),
+    /// A second commit.
+    AlreadyRunning,
+    /// Never reserved, or no longer.
+    Unknown,
+}
+
+/// What a cancel leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Cancel {
+    /// It was only reserved and is gone.
+    Gone,
+    /// It has been told to stop and will end.
+    Stopping,
+    /// Nothing of it runs.
+    Nothing,
+}
+
+/// How an attempt ended, after all that was asked of it meanwhile.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// What to report.
+    pub(crate) status: AttemptStatus,
+    /// Its output was released before its last rows were written: release it again.
+    pub(crate) release_again: bool,
+}
+
+impl Registry {
+    pub(crate) fn new(slots: u32) -> Self {
+        Self {
+            slots,
+            active: HashMap::new(),
+            done: HashMap::new(),
+        }
+    }
+
+    /// Takes slots for an attempt, or says why not. A launch that came twice changes nothing.
+    pub(crate) fn reserve(&mut self, launch: Launch) -> Result<(), String> {
+        let key = launch.attempt;
+        if self.active.contains_key(&key) || self.done.contains_key(&key) {
+            return Ok(());
+        }
+        if self.active.len() >= ATTEMPTS_LIMIT {
+            return Err(format!("it holds {ATTEMPTS_LIMIT} attempts already"));
+        }
+        let held = self.held_slots();
+        if launch.output == OutputMode::Retained && held + launch.slots > self.slots {
+            let (wanted, slots) = (launch.slots, self.slots);
+            return Err(format!(
+                "{held} of {slots} slots are taken, {wanted} are wanted"
+            ));
+        }
+        self.active.insert(key, Active::Reserved(launch));
+        Ok(())
+    }
+
+    /// A reserved attempt starts to run.
+    pub(crate) fn commit(&mut self, key: AttemptKey) -> Commit {
+        match self.active.remove(&key) {
+            Some(Active::Reserved(launch)) => {
+                let stop = CancellationToken::new();
+                let running = Running {
+                    slots: launch.slots,
+                    phase: Phase::Preparing,
+                    has_parked: false,
+                    stop: stop.clone(),
+                    is_released: false,
+                };
+                self.active.insert(key, Active::Running(running));
+                Commit::Run(launch, stop)
+            }
+            Some(running @ Active::Running(_)) => {
+                self.active.insert(key, running);
+                Commit::AlreadyRunning
+            }
+            None if self.done.contains_key(&key) => Commit::AlreadyRunning,
+            None => Commit::Unknown,
+        }
+    }
+
+    /// Stops an attempt, in whatever state it is.
+    pub(crate) fn cancel(&mut self, key: AttemptKey) -> Cancel {
+        match self.active.get_mut(&key) {
+            Some(Active::Reserved(_)) => {
+                self.active.remove(&key);
+                Cancel::Gone
+            }
+            Some(Active::Running(running)) => {
+                running.stop.cancel();
+                Cancel::Stopping
+            }
+            None => Cancel::Nothing,
+        }
+    }
+
+    /// A running attempt got further. What to report, if anything: not of an attempt that was told to stop.
+    pub(crate) fn enter(&mut self, key: AttemptKey, phase: Phase) -> Option<AttemptStatus> {
+        let Some(Active::Running(running)) = self.active.get_mut(&key) else {
+            return None;
+        };
+        let before = std::mem::replace(&mut running.phase, phase);
+        running.has_parked |= phase == Phase::Parked;
+        if running.stop.is_cancelled() {
+            return None;
+        }
+        match (before, phase) {
+            (Phase::Parked, Phase::Running) => Some(AttemptStatus::Resumed),
+            (_, phase) => phase.status(),
+        }
+    }
+
+    /// A running attempt's work has stopped; `status` says how. The end of an attempt told to stop is its cancellation,
+    /// whatever it came to.
+    pub(crate) fn end(&mut self, key: AttemptKey, status: AttemptStatus) -> Option<End> {
+        let Some(Active::Running(running)) = self.active.remove(&key) else {
+            return None;
+        };
+        let status = if running.stop.is_cancelled() {
+            AttemptStatus::Cancelled
+        } else {
+            status
+        };
+        if let AttemptStatus::Finished(output) = &status {
+            let mut kept = output.clone();
+            kept.metrics.operators.clear();
+            self.done.insert(key, kept);
+        }
+        Some(End {
+            status,
+            release_again: running.is_released,
+        })
+    }
+
+    /// Forgets the output of a query or of some of its stages and stops what still writes it. Returns the reservations
+    /// that are gone with it.
+    pub(crate) fn release(&mut self, release: &Release) -> Vec<AttemptKey> {
+        let concerns = |key: &AttemptKey| {
+            let every_stage = release.stages.is_empty();
+            key.query == release.query && (every_stage || release.stages.contains(&key.stage))
+        };
+        self.done.retain(|key, _| !concerns(key));
+        let mut gone = Vec::new();
+        self.active.retain(|key, active| match active {
+            _ if !concerns(key) => true,
+            Active::Reserved(_) => {
+                gone.push(*key);
+                false
+            }
+            Active::Running(running) => {
+                running.stop.cancel();
+                running.is_released = true;
+                true
+            }
+        });
+        gone
+    }
+
+    /// The queries of which anything is here.
+    pub(crate) fn queries(&self) -> BTreeSet<QueryId> {
+        let keys = self.active.keys().chain(self.done.keys());
+        keys.map(|key| key.query).collect()
+    }
+
+    /// The state of every attempt, as it was or would have been reported last, in the order of their keys.
+    pub(crate) fn inventory(&self) -> Vec<(AttemptKey, AttemptStatus)> {
+        let active = self.active.iter().filter_map(|(key, active)| {
+            let status = match active {
+                Active::Reserved(_) => AttemptStatus::Reserved,
+                Active::Running(running) => running.phase.status()?,
+            };
+            Some((*key, status))
+        });
+        let done = self.done.iter();
+        let done = done.map(|(key, output)| (*key, AttemptStatus::Finished(output.clone())));
+        let mut all: Vec<_> = active.chain(done).collect();
+        all.sort_by_key(|(key, _)| *key);
+        all
+    }
+
+    /// How many attempts run.
+    pub(crate) fn running(&self) -> usize {
+        let active = self.active.values();
+        active
+            .filter(|active| matches!(active, Active::Running(_)))
+            .count()
+    }
+
+    /// Whether nothing is reserved, runs or is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.active.is_empty() && self.done.is_empty()
+    }
+
+    /// Slots of all attempts that never waited for a reader.
+    fn held_slots(&self) -> u32 {
+        let active = self.active.values();
+        active
+            .map(|active| match active {
+                Active::Reserved(launch) => launch.slots,
+                Active::Running(running) if running.has_parked => 0,
+                Active::Running(running) => running.slots,
+            })
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use squadron_proto::{Failure, StageId};
+
+    use super::*;
+    use crate::testing::{QUERY, key, launch, streamed};
+
+    fn finished() -> AttemptStatus {
+        AttemptStatus::Finished(TaskOutput::default())
+    }
+
+    fn everything() -> Release {
+        Release {
+            query: QUERY,
+            stages: vec![],
+        }
+    }
+
+    #[test]
+    fn an_attempt_goes_from_reserved_to_done_and_its_slots_come_back() {
+        let mut registry = Registry::new(2);
+        registry.reserve(launch(0, 2)).unwrap();
+        assert!(registry.reserve(launch(1, 1)).is_err());
+        assert!(matches!(registry.commit(key(0)), Commit::Run(..)));
+        assert!(matches!(registry.commit(key(0)), Commit::AlreadyRunning));
+        let running = registry.enter(key(0), Phase::Running);
+        assert_eq!(running, Some(AttemptStatus::Running));
+        assert_eq!(registry.end(key(0), finished()).unwrap().status, finished());
+        registry.reserve(launch(1, 2)).unwrap();
+        assert!(!registry.is_empty());
+        assert_eq!(registry.release(&everything()), [key(1)]);
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_names_the_slots() {
+        let mut registry = Registry::new(2);
+        registry.reserve(launch(0, 1)).unwrap();
+        let reason = registry.reserve(launch(1, 2)).unwrap_err();
+        assert_eq!(reason, "1 of 2 slots are taken, 2 are wanted");
+    }
+
+    #[test]
+    fn a_stopped_attempt_is_cancelled_whatever_it_came_to() {
+        let mut registry = Registry::new(1);
+        registry.reserve(launch(0, 1)).unwrap();
+        let Commit::Run(_, stop) = registry.commit(key(0)) else {
+            panic!("it was reserved");
+        };
+        assert_eq!(registry.cancel(key(0)), Cancel::Stopping);
+        assert!(stop.is_cancelled());
+        assert_eq!(registry.enter(key(0), Phase::Running), None);
+        let end = registry.end(key(0), finished()).unwrap();
+        assert_eq!(end.status, AttemptStatus::Cancelled);
+        assert!(!end.release_again);
+        assert!(registry.is_empty());
+        assert_eq!(registry.end(key(0), finished()), None);
+        assert_eq!(registry.cancel(key(0)), Cancel::Nothing);
+    }
+
+    #[test]
+    fn the_output_of_an_attempt_released_while_it_ran_is_released_again() {
+        let mut registry = Registry::new(1);
+        registry.reserve(launch(0, 1)).unwrap();
+        registry.commit(key(0));
+        assert_eq!(registry.release(&everything()), []);
+        let end = registry.end(key(0), finished()).unwrap();
+        assert_eq!(end.status, AttemptStatus::Cancelled);
+        assert!(end.release_again);
+    }
+
+    #[test]
+    fn a_release_of_some_stages_leaves_the_others() {
+        let mut registry = Registry::new(1);
+        registry.reserve(launch(0, 1)).unwrap();
+        let release = Release {
+            query: QUERY,
+            stages: vec![StageId(key(0).stage.0 + 1)],
+        };
+        assert_eq!(registry.release(&release), []);
+        assert!(!registry.is_empty());
+    }
+
+    #[test]
+    fn an_attempt_that_waited_for_its_reader_never_stands_in_the_way() {
+        let mut registry = Registry::new(1);
+        registry.reserve(streamed(0, 1)).unwrap();
+        registry.commit(key(0));
+        registry.enter(key(0), Phase::Running);
+        assert!(registry.reserve(launch(1, 1)).is_err());
+        let parked = registry.enter(key(0), Phase::Parked);
+        assert_eq!(parked, Some(AttemptStatus::Parked));
+        registry.reserve(launch(1, 1)).unwrap();
+        let resumed = registry.enter(key(0), Phase::Running);
+        assert_eq!(resumed, Some(AttemptStatus::Resumed));
+        registry.reserve(streamed(2, 1)).unwrap();
+    }
+
+    #[test]
+    fn the_inventory_is_what_would_be_reported() {
+        let mut registry = Registry::new(8);
+        for task in 0..5 {
+            registry.reserve(launch(task, 1)).unwrap();
+        }
+        for task in 1..5 {
+            registry.commit(key(task));
+        }
+        registry.enter(key(2), Phase::Running);
+        registry.enter(key(3), Phase::Parked);
+        registry.end(key(4), finished());
+        assert_eq!(
+            registry.inventory(),
+            [
+                (key(0), AttemptStatus::Reserved),
+                (key(2), AttemptStatus::Running),
+                (key(3), AttemptStatus::Parked),
+                (key(4), finished()),
+            ]
+        );
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Reserve(u32, u32),
+        Commit(u32),
+        Cancel(u32),
+        Park(u32),
+        End(u32, bool),
+        Release,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let task = 0..6_u32;
+        prop_oneof![
+            4 => (task.clone(), 1..3_u32).prop_map(|(task, slots)| Step::Reserve(task, slots)),
+            4 => task.clone().prop_map(Step::Commit),
+            2 => task.clone().prop_map(Step::Cancel),
+            1 => task.clone().prop_map(Step::Park),
+            4 => (task, any::<bool>()).prop_map(|(task, success)| Step::End(task, success)),
+            1 => Just(Step::Release),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order, never are more slots given than there are, and once everything has ended
+        /// all of them are free again.
+        #[test]
+        fn no_slot_is_lost_or_given_twice(steps in proptest::collection::vec(step(), 0..64)) {
+            let mut registry = Registry::new(3);
+            for step in steps {
+                match step {
+                    Step::Reserve(task, slots) => _ = registry.reserve(launch(task, slots)),
+                    Step::Commit(task) => _ = registry.commit(key(task)),
+                    Step::Cancel(task) => _ = registry.cancel(key(task)),
+                    Step::Park(task) => _ = registry.enter(key(task), Phase::Parked),
+                    Step::End(task, true) => _ = registry.end(key(task), finished()),
+                    Step::End(task, false) => {
+                        let failure = AttemptStatus::Failed(Failure::internal("test"));
+                        registry.end(key(task), failure);
+                    }
+                    Step::Release => _ = registry.release(&everything()),
+                }
+                prop_assert!(registry.held_slots() <= 3);
+            }
+            registry.release(&everything());
+            for task in 0..6 {
+                registry.end(key(task), AttemptStatus::Cancelled);
+            }
+            prop_assert!(registry.is_empty());
+            prop_assert_eq!(registry.reserve(launch(7, 3)), Ok(()));
+        }
+    }
+}

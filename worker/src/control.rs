@@ -1,0 +1,400 @@
+//! The control loop of a worker: what the server says goes in, reports come out. It knows no transport.
+//!
+//! ```text
+//! messages ──> receive ──┐                        ┌──> outbox ──> reports
+//!                        ├── registry (attempts) ─┤
+//! changes  ──> observe ──┘          │             └──> store (release)
+//!    ^                              └ commit: spawns the attempt on the compute threads
+//!    └───────────────────────────────────┘
+//! ```
+//!
+//! One loop owns all of it, so nothing here is locked. It never waits for the way out: reports queue in the outbox, so
+//! a cancel is heard even when the server reads slowly.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt};
+use squadron_proto::control::{
+    AttemptStatus, Heartbeat, Launch, Release, ServerMessage, Stage, WorkerMessage,
+};
+use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, WorkerId};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, error, info, info_span, warn};
+
+use crate::attempts::{Cancel, Commit, Registry};
+use crate::engine::Engine;
+use crate::outbox::{Delivery, Outbox};
+use crate::runner::{Attempt, Change, Progress};
+use crate::stage::StagePlan;
+
+/// How many changes of attempts may wait for the loop; an attempt then waits, its plan goes on.
+const CHANGES_LIMIT: usize = 256;
+
+/// How many stages may be announced and not released.
+const STAGES_LIMIT: usize = 16_384;
+
+/// A server that acknowledges nothing for so many reports is not one.
+const UNACKNOWLEDGED_LIMIT: usize = 65_536;
+
+/// How long the server may take to read the last messages of a worker that leaves.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One worker, through all its connections.
+pub(crate) struct Control {
+    engine: Arc<Engine>,
+    worker: WorkerId,
+    registry: Registry,
+    stages: HashMap<(QueryId, StageId), Arc<StagePlan>>,
+    outbox: Outbox,
+    /// Owns the running attempts.
+    running: JoinSet<()>,
+    changes: mpsc::Receiver<Change>,
+    /// Copied into every attempt.
+    changes_sender: mpsc::Sender<Change>,
+    leaving: Leaving,
+}
+
+/// Whether the worker is going away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// Decided, and to be told to the server.
+    Untold,
+    Told,
+}
+
+/// One connection to the server.
+pub(crate) struct Connection<I> {
+    /// What the server says. An error ends the connection.
+    pub(crate) incoming: I,
+    /// What the server hears.
+    pub(crate) outgoing: mpsc::Sender<WorkerMessage>,
+    /// How often to send a sign of life; `None` inside the server's process.
+    pub(crate) heartbeat: Option<Duration>,
+    /// Says when to leave.
+    pub(crate) leave: CancellationToken,
+}
+
+/// Why a connection is over.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The server closed it, or it broke.
+    Lost(String),
+    /// The worker has left: nothing runs, nothing is kept, everything is told.
+    Left,
+}
+
+impl<I: Stream + Unpin> Connection<I> {
+    /// Says nothing more and waits, for a bounded time, until the server has read everything and closed its side.
+    pub(crate) async fn close(self) {
+        let Self {
+            mut incoming,
+            outgoing,
+            ..
+        } = self;
+        drop(outgoing);
+        let closed = async { while incoming.next().await.is_some() {} };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
+    }
+}
+
+impl Control {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        worker: WorkerId,
+        slots: u32,
+        delivery: Delivery,
+    ) -> Self {
+        let (changes_sender, changes) = mpsc::channel(CHANGES_LIMIT);
+        Self {
+            engine,
+            worker,
+            registry: Registry::new(slots),
+            stages: HashMap::new(),
+            outbox: Outbox::new(delivery),
+            running: JoinSet::new(),
+            changes,
+            changes_sender,
+            leaving: Leaving::No,
+        }
+    }
+
+    /// Serves one connection until it is over.
+    pub(crate) async fn serve<I>(&mut self, connection: &mut Connection<I>) -> Over
+    where
+        I: Stream<Item = Result<ServerMessage, String>> + Unpin,
+    {
+        let Connection {
+            incoming,
+            outgoing,
+            heartbeat,
+            leave,
+        } = connection;
+        let mut heartbeat = heartbeat.map(interval);
+        loop {
+            tokio::select! {
+                message = incoming.next() => match message {
+                    Some(Ok(message)) => self.receive(message),
+                    Some(Err(reason)) => return Over::Lost(reason),
+                    None => return Over::Lost("the server closed the connection".to_owned()),
+                },
+                Some(change) = self.changes.recv() => self.observe(change),
+                Some(_) = self.running.join_next() => {}
+                permit = outgoing.reserve(), if self.has_news() => match permit {
+                    Ok(permit) => self.send(permit),
+                    Err(_) => return Over::Lost("the server stopped listening".to_owned()),
+                },
+                () = beat(&mut heartbeat) => {
+                    // A full channel is being read, else the connection dies of its keep-alive.
+                    let _ = outgoing.try_send(WorkerMessage::Heartbeat(self.heartbeat()));
+                }
+                () = leave.cancelled(), if self.leaving == Leaving::No => {
+                    self.leaving = Leaving::Untold;
+                }
+            }
+            if self.outbox.unacknowledged() > UNACKNOWLEDGED_LIMIT {
+                return Over::Lost("the server acknowledges nothing".to_owned());
+            }
+            if self.has_left() {
+                return Over::Left;
+            }
+        }
+    }
+
+    /// Goes on without a connection. After `patience` nobody waits for what runs here, and all of it is dropped.
+    pub(crate) async fn offline(&mut self, patience: Duration) -> Infallible {
+        let mut lost = pin!(tokio::time::sleep(patience));
+        let mut is_lost = false;
+        loop {
+            tokio::select! {
+                () = &mut lost, if !is_lost => {
+                    is_lost = true;
+                    warn!(worker = %self.worker, ?patience, "server lost, dropping its attempts and output");
+                    self.abandon();
+                }
+                Some(change) = self.changes.recv() => self.observe(change),
+                Some(_) = self.running.join_next() => {}
+            }
+            if is_lost {
+                self.outbox.clear();
+            }
+        }
+    }
+
+    /// A new connection stands: reports not acknowledged are sent again, then the state of everything else that is
+    /// here. To a server that does not know it this is the sign to have it released.
+    pub(crate) fn reconnect(&mut self) {
+        self.outbox.rewind();
+        for (key, status) in self.registry.inventory() {
+            if !self.outbox.mentions(key) {
+                self.outbox.push(key, status);
+            }
+        }
+        // A launch follows its stage on the same connection, so what has no attempt yet will be announced again.
+        let queries = self.registry.queries();
+        self.stages.retain(|(query, _), _| queries.contains(query));
+    }
+
+    /// Stops everything that runs and waits until it has stopped.
+    pub(crate) async fn stop(&mut self) {
+        self.abandon();
+        while !self.running.is_empty() {
+            tokio::select! {
+                Some(_) = self.running.join_next() => {}
+                Some(change) = self.changes.recv() => self.observe(change),
+            }
+        }
+    }
+
+    /// Whether the worker, or the server for it, has decided that it goes.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving != Leaving::No
+    }
+
+    fn receive(&mut self, message: ServerMessage) {
+        match message {
+            ServerMessage::Stage(stage) => self.announce(stage),
+            ServerMessage::Launch(launch) => self.reserve(launch),
+            ServerMessage::Commit(key) => self.commit(key),
+            ServerMessage::Cancel(key) => match self.registry.cancel(key) {
+                Cancel::Gone => self.outbox.push(key, AttemptStatus::Cancelled),
+                Cancel::Stopping => debug!(attempt = %key, "told to stop"),
+                Cancel::Nothing => debug!(attempt = %key, "nothing to cancel"),
+            },
+            ServerMessage::Release(release) => self.release(&release),
+            ServerMessage::Acknowledge(sequence) => self.outbox.acknowledge(sequence),
+            ServerMessage::Drain => {
+                if self.leaving == Leaving::No {
+                    self.leaving = Leaving::Untold;
+                }
+            }
+            ServerMessage::Challenge(_) | ServerMessage::Registered(_) => {
+                warn!("the server greets a worker that is a member already");
+            }
+        }
+    }
+
+    fn announce(&mut self, stage: Stage) {
+        let name = (stage.query, stage.stage);
+        if self.stages.len() >= STAGES_LIMIT && !self.stages.contains_key(&name) {
+            let (query, stage) = name;
+            error!(query_id = %query, %stage, limit = STAGES_LIMIT, "stage dropped: too many are not released");
+            return;
+        }
+        self.stages.insert(name, Arc::new(StagePlan::new(stage)));
+    }
+
+    fn reserve(&mut self, launch: Launch) {
+        let key = launch.attempt;
+        let outcome = match self.leaving {
+            Leaving::No => self.registry.reserve(launch),
+            Leaving::Untold | Leaving::Told => Err("it is leaving".to_owned()),
+        };
+        let status = match outcome {
+            Ok(()) => AttemptStatus::Reserved,
+            Err(reason) => {
+                info!(attempt = %key, reason, "attempt refused");
+                AttemptStatus::Refused { reason }
+            }
+        };
+        self.outbox.push(key, status);
+    }
+
+    fn commit(&mut self, key: AttemptKey) {
+        let (launch, stop) = match self.registry.commit(key) {
+            Commit::Run(launch, stop) => (launch, stop),
+            Commit::AlreadyRunning => return,
+            Commit::Unknown => {
+                let message = format!("worker {} does not hold attempt {key}", self.worker);
+                let failure = Failure::new(FailureKind::WorkerLost, message);
+                return self.outbox.push(key, AttemptStatus::Failed(failure));
+            }
+        };
+        let Some(stage) = self.stages.get(&(key.query, key.stage)) else {
+            let message = format!("attempt {key} was launched before its stage was announced");
+            return self.end(key, AttemptStatus::Failed(Failure::internal(message)));
+        };
+        let attempt = Attempt {
+            engine: Arc::clone(&self.engine),
+            stage: Arc::clone(stage),
+            launch,
+            committed: Instant::now(),
+            stop,
+            changes: self.changes_sender.clone(),
+        };
+        let span = info_span!(
+            "attempt",
+            query_id = %key.query,
+            stage = %key.stage,
+            task = %key.task,
+            attempt = %key.attempt,
+            worker = %self.worker,
+        );
+        self.running
+            .spawn_on(attempt.run().instrument(span), self.engine.compute());
+    }
+
+    fn observe(&mut self, change: Change) {
+        let Change { attempt, progress } = change;
+        match progress {
+            Progress::Entered(phase) => {
+                if let Some(status) = self.registry.enter(attempt, phase) {
+                    self.outbox.push(attempt, status);
+                }
+            }
+            Progress::Ended(status) => self.end(attempt, status),
+        }
+    }
+
+    /// An attempt's work has stopped.
+    fn end(&mut self, key: AttemptKey, status: AttemptStatus) {
+        let Some(end) = self.registry.end(key, status) else {
+            return error!(attempt = %key, "an attempt ended that did not run");
+        };
+        if end.release_again {
+            self.engine.store.release(&Release {
+                query: key.query,
+                stages: vec![key.stage],
+            });
+        }
+        if let AttemptStatus::Failed(failure) = &end.status {
+            match failure.kind {
+                FailureKind::Internal => error!(attempt = %key, "attempt failed: {failure}"),
+                _ => info!(attempt = %key, kind = ?failure.kind, "attempt failed: {failure}"),
+            }
+        }
+        self.outbox.push(key, end.status);
+    }
+
+    fn release(&mut self, release: &Release) {
+        for key in self.registry.release(release) {
+            self.outbox.push(key, AttemptStatus::Cancelled);
+        }
+        self.stages.retain(|(query, stage), _| {
+            let every_stage = release.stages.is_empty();
+            *query != release.query || !(every_stage || release.stages.contains(stage))
+        });
+        self.engine.store.release(release);
+    }
+
+    /// Drops everything of every query.
+    fn abandon(&mut self) {
+        let mut queries = self.registry.queries();
+        queries.extend(self.stages.keys().map(|(query, _)| *query));
+        for query in queries {
+            self.release(&Release {
+                query,
+                stages: vec![],
+            });
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        self.leaving == Leaving::Untold || self.outbox.has_unsent()
+    }
+
+    /// Leaving is told before all reports that wait: the sooner the server stops launching, the better.
+    fn send(&mut self, permit: mpsc::Permit<'_, WorkerMessage>) {
+        if self.leaving == Leaving::Untold {
+            self.leaving = Leaving::Told;
+            permit.send(WorkerMessage::Leaving);
+        } else if let Some(report) = self.outbox.next() {
+            permit.send(WorkerMessage::Report(report));
+        }
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat {
+            running_attempts: u32::try_from(self.registry.running()).unwrap_or(u32::MAX),
+            memory_used_bytes: self.engine.memory_used_bytes(),
+        }
+    }
+
+    fn has_left(&self) -> bool {
+        self.leaving == Leaving::Told && self.registry.is_empty() && self.outbox.is_empty()
+    }
+}
+
+fn interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// The next beat; never, where none is wanted.
+async fn beat(heartbeat: &mut Option<Interval>) {
+    match heartbeat {
+        Some(interval) => _ = interval.tick().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! A worker inside the server's process: the same control loop behind two channels.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use squadron_proto::WorkerId;
+use squadron_proto::control::{ServerMessage, WorkerMessage};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::control::{Connection, Control};
+use crate::engine::Engine;
+use crate::outbox::Delivery;
+
+/// How many messages may wait in each direction.
+const CHANNEL_MESSAGES: usize = 1_024;
+
+/// The server's ends of an embedded worker.
+pub struct EmbeddedWorker {
+    /// What the server says. Dropping it (all clones) stops the worker: its attempts are stopped, its output is
+    /// released, then `task` ends. [`ServerMessage::Drain`] lets them finish first.
+    pub to_worker: mpsc::Sender<ServerMessage>,
+    /// What the worker reports.
+    pub from_worker: mpsc::Receiver<WorkerMessage>,
+    /// The worker itself. Dropping it stops the worker at once.
+    pub task: JoinSet<()>,
+}
+
+/// Starts a worker of `slots` slots on the engine of this process. It neither registers nor sends heartbeats: whoever
+/// starts it knows that it is there.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn embedded(engine: Arc<Engine>, worker: WorkerId, slots: usize) -> EmbeddedWorker {
+    let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+    let (to_worker, incoming) = mpsc::channel(CHANNEL_MESSAGES);
+    let (outgoing, from_worker) = mpsc::channel(CHANNEL_MESSAGES);
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let mut control = Control::new(engine, worker, slots, Delivery::Certain);
+        let mut connection = Connection {
+            incoming: ReceiverStream::new(incoming).map(Ok),
+            outgoing,
+            heartbeat: None,
+            leave: CancellationToken::new(),
+        };
+        let over = control.serve(&mut connection).await;
+        control.stop().await;
+        debug!(%worker, ?over, "embedded worker ended");
+    });
+    EmbeddedWorker {
+        to_worker,
+        from_worker,
+        task,
+    }
+}

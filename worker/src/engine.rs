@@ -1,0 +1,197 @@
+//! What all workers of one process share: memory, disk, shuffle store, functions and the threads that run plans.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::execution::TaskContext;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use squadron_proto::ticket::ClusterKey;
+use squadron_proto::{Failure, FailureKind};
+use squadron_shuffle::{FetchOptions, Fetcher, Store, StoreOptions};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// Deep plans recurse; what is not touched of a stack costs address space alone.
+const COMPUTE_STACK_BYTES: usize = 16 * 1024 * 1024;
+
+/// How many threads may wait for local files at a time.
+const BLOCKING_THREADS: usize = 128;
+
+/// How many of the largest consumers an out-of-memory message names.
+const REPORTED_CONSUMERS: NonZeroUsize = NonZeroUsize::new(5).expect("5 is not 0");
+
+/// The limits of a process that runs plans.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// How many partitions run at a time; also the number of compute threads.
+    pub slots: usize,
+    /// Size of the memory pool that operators and shuffle share, in bytes.
+    pub memory_bytes: usize,
+    /// Where operators and shuffle overflow to; none: a folder in the system's temporary folder.
+    pub spill_dir: Option<PathBuf>,
+    /// How much operators may hold on disk, and as much again the shuffle, in bytes.
+    pub max_spill_bytes: u64,
+    /// How much of a streamed output waits for its reader, in bytes.
+    pub streamed_bytes: usize,
+    /// How much one input of an attempt reads ahead from other workers, in bytes.
+    pub fetch_bytes: usize,
+}
+
+impl Default for WorkerOptions {
+    /// One slot a core, 1 GiB of memory, 100 GiB of disk.
+    fn default() -> Self {
+        Self {
+            slots: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            memory_bytes: 1024 * 1024 * 1024,
+            spill_dir: None,
+            max_spill_bytes: 100 * 1024 * 1024 * 1024,
+            streamed_bytes: 8 * 1024 * 1024,
+            fetch_bytes: 32 * 1024 * 1024,
+        }
+    }
+}
+
+/// The parts of a process that runs plans; shared by all its workers.
+pub struct Engine {
+    /// Holds the output of attempts.
+    pub store: Store,
+    /// Memory pool, disk manager, object stores and file caches.
+    pub runtime: Arc<RuntimeEnv>,
+    /// Reads the output of attempts of other processes.
+    pub fetcher: Fetcher,
+    compute: Compute,
+    /// Holds every function a plan may name. Filling a registry takes milliseconds, copying it microseconds.
+    functions: Arc<TaskContext>,
+}
+
+impl Engine {
+    /// Builds all parts; `server_address` stands for producers that name no address.
+    ///
+    /// # Errors
+    /// When the spill folder cannot be used or the threads cannot be started.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime: the caller's drives the connections to other processes.
+    pub fn new(
+        options: &WorkerOptions,
+        key: ClusterKey,
+        server_address: Option<String>,
+    ) -> Result<Arc<Self>, Failure> {
+        let spill_dir = spill_dir(options)?;
+        let pool: Arc<dyn MemoryPool> = Arc::new(TrackConsumersPool::new(
+            GreedyMemoryPool::new(options.memory_bytes),
+            REPORTED_CONSUMERS,
+        ));
+        let store = Store::new(
+            Arc::clone(&pool),
+            StoreOptions {
+                spill_dir: spill_dir.clone(),
+                streamed_bytes: options.streamed_bytes,
+                max_spill_bytes: options.max_spill_bytes,
+            },
+        )?;
+        let disk = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Directories(vec![spill_dir]))
+            .with_max_temp_directory_size(options.max_spill_bytes);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(pool)
+            .with_disk_manager_builder(disk)
+            .build_arc()
+            .map_err(|error| squadron_shuffle::failure::of(&error))?;
+        let functions =
+            SessionContext::new_with_config_rt(SessionConfig::new(), Arc::clone(&runtime))
+                .task_ctx();
+        let fetcher = Fetcher::new(FetchOptions {
+            server_address,
+            budget_bytes: options.fetch_bytes,
+            ..FetchOptions::new(key)
+        });
+        Ok(Arc::new(Self {
+            store,
+            runtime,
+            fetcher,
+            compute: Compute::start(options.slots)?,
+            functions,
+        }))
+    }
+
+    /// Where plans run: `slots` threads of their own.
+    pub fn compute(&self) -> &Handle {
+        self.compute
+            .0
+            .as_ref()
+            .map(Runtime::handle)
+            .expect("the threads live as long as the engine")
+    }
+
+    /// Bytes taken from the memory pool.
+    pub fn memory_used_bytes(&self) -> u64 {
+        self.runtime.memory_pool.reserved() as u64
+    }
+
+    /// A context to decode and run a plan in.
+    pub(crate) fn task_context(&self, config: SessionConfig) -> Arc<TaskContext> {
+        Arc::new(TaskContext::new(
+            None,
+            self.functions.session_id(),
+            config,
+            self.functions.scalar_functions().clone(),
+            self.functions.higher_order_functions().clone(),
+            self.functions.aggregate_functions().clone(),
+            self.functions.window_functions().clone(),
+            Arc::clone(&self.runtime),
+        ))
+    }
+}
+
+/// The folder of the options, made if need be.
+fn spill_dir(options: &WorkerOptions) -> Result<PathBuf, Failure> {
+    let folder = options
+        .spill_dir
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join("squadron"));
+    std::fs::create_dir_all(&folder).map_err(|error| {
+        Failure::new(
+            FailureKind::Storage,
+            format!(
+                "cannot use {} as --spill-dir: {error}; name a folder that this process may write to",
+                folder.display()
+            ),
+        )
+    })?;
+    Ok(folder)
+}
+
+/// The threads that run plans; there until the engine is dropped.
+struct Compute(Option<Runtime>);
+
+impl Compute {
+    fn start(threads: usize) -> Result<Self, Failure> {
+        Builder::new_multi_thread()
+            .worker_threads(threads.max(1))
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_stack_size(COMPUTE_STACK_BYTES)
+            .thread_name("squadron-compute")
+            .enable_all()
+            .build()
+            .map(|runtime| Self(Some(runtime)))
+            .map_err(|error| {
+                Failure::new(
+                    FailureKind::Exhausted,
+                    format!("cannot start {threads} compute threads: {error}"),
+                )
+            })
+    }
+}
+
+impl Drop for Compute {
+    /// Waits for nothing: the last owner of an engine may be a task, which must not block.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The worker: runs attempts at tasks and keeps their output until the server releases it.
+//!
+//! ```text
+//!   remote (dials the server) ──┐
+//!                               ├── control (one loop) ── attempts (pure registry) ── outbox (reports)
+//!   embedded (channels) ────────┘        │ spawns                        ▲ changes
+//!                                        └──────────── runner ───────────┘
+//!                                                 on the engine's compute threads
+//! ```
+//!
+//! An [`Engine`] holds what all workers of a process share: memory pool, spill folder, shuffle store, functions and the
+//! threads that run plans. [`embedded`] starts a worker inside the server's process, [`serve`] is the whole of
+//! `squadron worker`. Both run the same control loop over the same message types; only the transport differs.
+//!
+//! Control messages and Flight run on the caller's runtime, plans on the engine's own threads, so that a long sort is
+//! never taken for a dead worker.
+
+mod address;
+mod attempts;
+mod backoff;
+mod control;
+mod data;
+mod dial;
+mod embedded;
+mod engine;
+mod metrics;
+mod outbox;
+mod remote;
+mod runner;
+mod stage;
+#[cfg(test)]
+mod testing;
+
+pub use embedded::{EmbeddedWorker, embedded};
+pub use engine::{Engine, WorkerOptions};
+pub use remote::{RemoteOptions, serve};

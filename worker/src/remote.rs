@@ -1,0 +1,310 @@
+//! `squadron worker`: a worker process of its own, through all its connections to the server.
+//!
+//! ```text
+//! bind ─> dial ─> member ─> serve ──────────────────────────┐
+//!          ^ ^               │ left (SIGTERM, drained): end  │
+//!          │ └ back-off      └ lost ─> offline beside dial ──┘
+//! ```
+//!
+//! A member keeps its attempts and their output while it is offline, for a bounded time. A server that hands out
+//! another ticket key is another server: the member starts anew, since nobody there knows what it holds.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use squadron_proto::control::Registered;
+use squadron_proto::ticket::ClusterKey;
+use squadron_proto::{Failure, FailureKind, WorkerId};
+use squadron_shuffle::DataService;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use url::Url;
+
+use crate::address::{self, Bound, NotBound};
+use crate::backoff::Backoff;
+use crate::control::{Connection, Control, Over};
+use crate::data::DataServer;
+use crate::dial::{Caller, NoSession, Session};
+use crate::engine::{Engine, WorkerOptions};
+use crate::outbox::Delivery;
+
+/// A session this long was a success; a shorter one counts as a failed try.
+const STABLE: Duration = Duration::from_secs(5);
+
+/// What a server may ask for as the time between two heartbeats, in milliseconds.
+const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 10..=10_000;
+
+/// A worker process.
+#[derive(Clone)]
+pub struct RemoteOptions {
+    /// The server's cluster port, `http` or `https`.
+    pub server: Url,
+    /// Where the Flight service listens; none: a free port of the address from which the server is reached.
+    pub listen: Option<SocketAddr>,
+    /// `HOST` or `HOST:PORT` under which others reach it, where that is not its own address.
+    pub advertise: Option<String>,
+    /// What the server wants a worker to know.
+    pub cluster_secret: Option<String>,
+    /// How long running attempts may go on after `shutdown`.
+    pub drain_timeout: Duration,
+    /// How long attempts and output are kept while the server is away.
+    pub lost_timeout: Duration,
+    /// Its limits.
+    pub worker: WorkerOptions,
+}
+
+impl RemoteOptions {
+    /// A worker of `server` with default limits, 30 s to drain and 10 s to wait for a lost server.
+    pub fn new(server: Url) -> Self {
+        Self {
+            server,
+            listen: None,
+            advertise: None,
+            cluster_secret: None,
+            drain_timeout: Duration::from_secs(30),
+            lost_timeout: Duration::from_secs(10),
+            worker: WorkerOptions::default(),
+        }
+    }
+}
+
+/// Runs a worker until `shutdown`, then until what it holds is done with or the drain timeout is over. `on_ready` is
+/// called once, with `host:port` of the Flight service, when the server has acknowledged the registration.
+///
+/// A server that does not answer is dialled again and again, with pauses of up to three seconds.
+///
+/// # Errors
+/// When the worker can never work as asked: an address that cannot be bound, a server of another protocol version or
+/// with another secret, an unusable spill folder.
+pub async fn serve(
+    options: RemoteOptions,
+    shutdown: CancellationToken,
+    on_ready: impl FnOnce(&str),
+) -> Result<(), Failure> {
+    let Some(bound) = shutdown.run_until_cancelled(bind(&options)).await else {
+        return Ok(());
+    };
+    let mut remote = Remote::new(options, bound?, shutdown);
+    let mut on_ready = Some(on_ready);
+    while let Some(session) = remote.connect().await? {
+        let heartbeat = remote.enrol(&session.registered).await?;
+        if let Some(on_ready) = on_ready.take() {
+            on_ready(&remote.bound.advertised);
+        }
+        if remote.converse(session, heartbeat).await? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Tries until there is a way to the server.
+async fn bind(options: &RemoteOptions) -> Result<Bound, Failure> {
+    let mut backoff = Backoff::new();
+    loop {
+        let advertise = options.advertise.as_deref();
+        match address::bind(options.listen, advertise, &options.server).await {
+            Ok(bound) => return Ok(bound),
+            Err(NotBound::Never(failure)) => return Err(failure),
+            Err(NotBound::Later(reason)) => wait(&mut backoff, &options.server, &reason).await,
+        }
+    }
+}
+
+async fn wait(backoff: &mut Backoff, server: &Url, reason: &str) {
+    let pause = backoff.pause();
+    warn!(%server, ?pause, "server not reached, trying again: {reason}");
+    tokio::time::sleep(pause).await;
+}
+
+struct Remote {
+    options: RemoteOptions,
+    bound: Bound,
+    caller: Caller,
+    shutdown: CancellationToken,
+    backoff: Backoff,
+    member: Option<Member>,
+}
+
+/// What exists from the first registration on.
+struct Member {
+    /// The key that the server handed out; empty when it derives from the secret.
+    ticket_key: Vec<u8>,
+    control: Control,
+    data: DataServer,
+}
+
+impl Remote {
+    fn new(options: RemoteOptions, bound: Bound, shutdown: CancellationToken) -> Self {
+        let caller = Caller {
+            server: address::origin(&options.server),
+            worker: WorkerId::new(),
+            epoch: epoch(),
+            flight_address: format!("http://{}", bound.advertised),
+            slots: slots(&options.worker),
+            memory_bytes: options.worker.memory_bytes as u64,
+            key: options
+                .cluster_secret
+                .as_deref()
+                .map(ClusterKey::from_secret),
+        };
+        Self {
+            options,
+            bound,
+            caller,
+            shutdown,
+            backoff: Backoff::new(),
+            member: None,
+        }
+    }
+
+    /// Dials until a session stands, or until the shutdown: then there is none. Meanwhile the member's attempts go on.
+    async fn connect(&mut self) -> Result<Option<Session>, Failure> {
+        let is_member = self.member.is_some();
+        let dial = dial(
+            &self.caller,
+            &self.options.server,
+            &mut self.backoff,
+            is_member,
+        );
+        let offline = async {
+            match &mut self.member {
+                Some(member) => member.control.offline(self.options.lost_timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        let session = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => None,
+            never = offline => match never {},
+            session = dial => Some(session?),
+        };
+        if session.is_none()
+            && let Some(member) = &mut self.member
+        {
+            member.control.stop().await;
+        }
+        Ok(session)
+    }
+
+    /// Makes a member of whoever is none, or of another server. Returns how often to send a heartbeat.
+    async fn enrol(&mut self, registered: &Registered) -> Result<Duration, Failure> {
+        match &mut self.member {
+            Some(member) if member.ticket_key == registered.ticket_key => {
+                info!(server = %self.options.server, "joined again");
+                member.control.reconnect();
+            }
+            _ => {
+                if let Some(mut former) = self.member.take() {
+                    former.control.stop().await;
+                }
+                info!(server = %self.options.server, worker = %self.caller.worker, "joined");
+                self.member = Some(self.new_member(registered)?);
+            }
+        }
+        let interval_ms = registered.heartbeat_interval_ms;
+        let interval_ms = interval_ms.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
+        Ok(Duration::from_millis(interval_ms))
+    }
+
+    fn new_member(&self, registered: &Registered) -> Result<Member, Failure> {
+        let caller = &self.caller;
+        let key = match (registered.ticket_key.is_empty(), &caller.key) {
+            (false, _) => ClusterKey::from_shared(registered.ticket_key.clone()),
+            (true, Some(key)) => key.clone(),
+            (true, None) => {
+                let server = &caller.server;
+                return Err(Failure::new(
+                    FailureKind::Unauthenticated,
+                    format!(
+                        "the server at {server} has a cluster secret; give this worker the same --cluster-secret"
+                    ),
+                ));
+            }
+        };
+        let worker = &self.options.worker;
+        let engine = Engine::new(worker, key.clone(), Some(caller.server.clone()))?;
+        let service = DataService::new(engine.store.clone(), key);
+        Ok(Member {
+            ticket_key: registered.ticket_key.to_vec(),
+            data: DataServer::start(&self.bound.listener, service)?,
+            control: Control::new(engine, caller.worker, caller.slots, Delivery::Acknowledged),
+        })
+    }
+
+    /// Serves one session. True when the worker has left and all is done.
+    async fn converse(&mut self, session: Session, heartbeat: Duration) -> Result<bool, Failure> {
+        let Some(Member { control, data, .. }) = &mut self.member else {
+            return Err(Failure::internal("a session without a member"));
+        };
+        let started = Instant::now();
+        let mut connection = Connection {
+            incoming: session.incoming,
+            outgoing: session.outgoing,
+            heartbeat: Some(heartbeat),
+            leave: self.shutdown.clone(),
+        };
+        let drain_timeout = self.options.drain_timeout;
+        let drained = async {
+            self.shutdown.cancelled().await;
+            tokio::time::sleep(drain_timeout).await;
+        };
+        let over = tokio::select! {
+            over = control.serve(&mut connection) => over,
+            failure = data.failed() => return Err(failure),
+            () = drained => {
+                warn!(?drain_timeout, "drain timeout over, stopping what still runs");
+                Over::Left
+            }
+        };
+        match over {
+            Over::Lost(reason) if !control.is_leaving() => {
+                warn!(server = %self.options.server, "connection lost: {reason}");
+                if started.elapsed() >= STABLE {
+                    self.backoff.reset();
+                }
+                return Ok(false);
+            }
+            Over::Lost(reason) => info!("the server went while this worker was leaving: {reason}"),
+            Over::Left => connection.close().await,
+        }
+        control.stop().await;
+        Ok(true)
+    }
+}
+
+/// Dials with pauses until a session stands or can never stand. A former member does not hurry either.
+async fn dial(
+    caller: &Caller,
+    server: &Url,
+    backoff: &mut Backoff,
+    was_member: bool,
+) -> Result<Session, Failure> {
+    if was_member {
+        tokio::time::sleep(backoff.pause()).await;
+    }
+    loop {
+        match caller.dial().await {
+            Ok(session) => return Ok(session),
+            Err(NoSession::Refused(failure)) => return Err(failure),
+            Err(NoSession::WrongPort(failure)) if !was_member => return Err(failure),
+            Err(NoSession::WrongPort(failure)) => wait(backoff, server, &failure.message).await,
+            Err(NoSession::Unreachable(reason)) => wait(backoff, server, &reason).await,
+        }
+    }
+}
+
+fn slots(options: &WorkerOptions) -> u32 {
+    u32::try_from(options.slots).unwrap_or(u32::MAX)
+}
+
+/// Later starts have larger numbers.
+fn epoch() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+#[cfg(test)]
+mod tests;

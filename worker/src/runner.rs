@@ -1,0 +1,272 @@
+//! Runs one attempt: decode, slice, execute all partitions together, sum up.
+//!
+//! ```text
+//! commit ─> prepare (decode, slice, create output) ─> Running ─> partitions end ─> finish output ─> Finished
+//!              │ error or panic                          │ one fails: the others are aborted
+//!              └──────────────────> Failed <─────────────┘ told to stop: all are aborted ─> Cancelled
+//! ```
+//!
+//! The end is told when nothing of the attempt runs any more, so slots are free when they are said to be free.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use futures::{FutureExt, StreamExt};
+use squadron_proto::control::{AttemptStatus, Launch, OutputMode, TaskMetrics, TaskOutput};
+use squadron_proto::{AttemptKey, Failure, FailureKind};
+use squadron_shuffle::{
+    AttemptContext, OutputWriter, ShuffleWriteExec, WritePartitioning, Written, failure, fragment,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::attempts::Phase;
+use crate::engine::Engine;
+use crate::metrics;
+use crate::stage::StagePlan;
+
+/// A running attempt got further.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) attempt: AttemptKey,
+    pub(crate) progress: Progress,
+}
+
+/// How far it got.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    Entered(Phase),
+    Ended(AttemptStatus),
+}
+
+/// Everything one attempt needs.
+pub(crate) struct Attempt {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) stage: Arc<StagePlan>,
+    pub(crate) launch: Launch,
+    /// When the server's commit was read.
+    pub(crate) committed: Instant,
+    /// Tells the attempt to stop.
+    pub(crate) stop: CancellationToken,
+    /// Where it says how far it got.
+    pub(crate) changes: mpsc::Sender<Change>,
+}
+
+/// A plan instance with its own output.
+struct Prepared {
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+    writer: OutputWriter,
+}
+
+impl Attempt {
+    /// Runs it to its end and tells how it ended, also after a panic. Must be spawned on the engine's compute threads.
+    pub(crate) async fn run(self) {
+        let attempt = self.launch.attempt;
+        let changes = self.changes.clone();
+        let outcome = AssertUnwindSafe(self.execute())
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| Err(panicked(attempt, panic.as_ref())));
+        let status = match outcome {
+            Ok(output) => AttemptStatus::Finished(output),
+            Err(failure) => AttemptStatus::Failed(failure),
+        };
+        let progress = Progress::Ended(status);
+        // Without a listener the worker is gone, and the server with it.
+        let _ = changes.send(Change { attempt, progress }).await;
+    }
+
+    async fn execute(self) -> Result<TaskOutput, Failure> {
+        let prepared = self.prepare()?;
+        self.enter(Phase::Running).await;
+        let outcome = tokio::select! {
+            biased;
+            never = self.tell_parking(prepared.writer.waiting()) => match never {},
+            outcome = prepared.drive(self.launch.attempt, &self.stop) => outcome,
+        };
+        match outcome.and_then(|()| prepared.writer.finish()) {
+            Ok(written) => Ok(prepared.sum_up(written, self.committed)),
+            Err(failure) => {
+                prepared.writer.fail(failure.clone());
+                Err(failure)
+            }
+        }
+    }
+
+    /// The attempt's own plan instance and its output, which can be read from here on.
+    fn prepare(&self) -> Result<Prepared, Failure> {
+        let key = self.launch.attempt;
+        let partitions = &self.launch.partitions;
+        let stage = self.stage.context(&self.engine)?;
+        let plan = self.stage.instance(&stage)?;
+        let plan = fragment::slice(plan, partitions, &self.launch.scans)
+            .map_err(|error| failure::of(&error))?;
+        let local = plan.output_partitioning().partition_count();
+        if !partitions.is_empty() && partitions.len() != local {
+            let wanted = partitions.len();
+            return Err(Failure::internal(format!(
+                "attempt {key} was cut to {local} partitions instead of {wanted}"
+            )));
+        }
+        let writer = self.engine.store.create(
+            key,
+            plan.schema(),
+            output_partitions(plan.as_ref(), partitions)?,
+            self.launch.output,
+        )?;
+        let attempt = AttemptContext {
+            key,
+            partitions: partitions.clone(),
+            inputs: self
+                .launch
+                .inputs
+                .iter()
+                .map(|input| (input.stage, input.clone()))
+                .collect(),
+            store: self.engine.store.clone(),
+            fetcher: self.engine.fetcher.clone(),
+            writer: writer.clone(),
+        };
+        let config = stage.session_config().clone();
+        let context = self
+            .engine
+            .task_context(config.with_extension(Arc::new(attempt)));
+        Ok(Prepared {
+            plan,
+            context,
+            writer,
+        })
+    }
+
+    /// Tells whenever a streamed output starts or stops to wait for its reader.
+    async fn tell_parking(&self, mut waiting: watch::Receiver<bool>) -> Infallible {
+        let mut told = false;
+        loop {
+            let waits = *waiting.borrow_and_update();
+            if waits != told && self.launch.output == OutputMode::Streamed {
+                told = waits;
+                self.enter(if waits { Phase::Parked } else { Phase::Running })
+                    .await;
+            }
+            if waiting.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    async fn enter(&self, phase: Phase) {
+        let change = Change {
+            attempt: self.launch.attempt,
+            progress: Progress::Entered(phase),
+        };
+        // Without a listener the worker is gone, and the server with it.
+        let _ = self.changes.send(change).await;
+    }
+}
+
+impl Prepared {
+    /// Executes all partitions until the last has ended, the first has failed or `stop` says so. None of them runs any
+    /// more when this returns.
+    async fn drive(&self, key: AttemptKey, stop: &CancellationToken) -> Result<(), Failure> {
+        let mut partitions = JoinSet::new();
+        // All are executed before any is polled: operators with shared state expect to know all their partitions.
+        for partition in 0..self.plan.output_partitioning().partition_count() {
+            let rows = self.plan.execute(partition, Arc::clone(&self.context));
+            let rows = rows.map_err(|error| failure::of(&error))?;
+            partitions.spawn(drain(rows).in_current_span());
+        }
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(stopped()),
+            outcome = all_ended(key, &mut partitions) => outcome,
+        };
+        partitions.shutdown().await;
+        outcome
+    }
+
+    fn sum_up(&self, written: Written, committed: Instant) -> TaskOutput {
+        let plan = metrics::collect(self.plan.as_ref());
+        let elapsed = committed.elapsed().as_micros();
+        TaskOutput {
+            metrics: TaskMetrics {
+                elapsed_us: u64::try_from(elapsed).unwrap_or(u64::MAX),
+                rows: written
+                    .partitions
+                    .iter()
+                    .map(|partition| partition.rows)
+                    .sum(),
+                bytes: written
+                    .partitions
+                    .iter()
+                    .map(|partition| partition.bytes)
+                    .sum(),
+                spilled_bytes: written.spilled_bytes + plan.spilled_bytes,
+                operators: plan.operators,
+            },
+            partitions: written.partitions,
+        }
+    }
+}
+
+/// Drives one partition to its end. Its rows go to the attempt's output inside the plan; none comes out here.
+async fn drain(mut rows: SendableRecordBatchStream) -> Result<(), Failure> {
+    while let Some(batch) = rows.next().await {
+        batch.map_err(|error| failure::of(&error))?;
+    }
+    Ok(())
+}
+
+/// Waits for all partitions, or for the first that fails.
+async fn all_ended(
+    key: AttemptKey,
+    partitions: &mut JoinSet<Result<(), Failure>>,
+) -> Result<(), Failure> {
+    while let Some(ended) = partitions.join_next().await {
+        ended.unwrap_or_else(|error| Err(not_joined(key, error)))?;
+    }
+    Ok(())
+}
+
+/// The numbers of all partitions that the plan may write.
+fn output_partitions(plan: &dyn ExecutionPlan, launched: &[u32]) -> Result<Vec<u32>, Failure> {
+    let write = plan
+        .downcast_ref::<ShuffleWriteExec>()
+        .ok_or_else(|| Failure::internal("a stage plan does not end in a shuffle write"))?;
+    let count = match write.partitioning() {
+        WritePartitioning::Hash { partitions, .. } => *partitions,
+        WritePartitioning::Identity if !launched.is_empty() => return Ok(launched.to_vec()),
+        WritePartitioning::Identity => plan.output_partitioning().partition_count(),
+    };
+    let count = u32::try_from(count)
+        .map_err(|_| Failure::internal(format!("a stage plan has {count} partitions")))?;
+    Ok((0..count).collect())
+}
+
+fn stopped() -> Failure {
+    Failure::new(FailureKind::Cancelled, "the attempt was told to stop")
+}
+
+fn not_joined(key: AttemptKey, error: JoinError) -> Failure {
+    match error.try_into_panic() {
+        Ok(panic) => panicked(key, panic.as_ref()),
+        Err(_) => stopped(),
+    }
+}
+
+/// A panic in a plan is a bug, of ours or of DataFusion, that must not take other queries with it.
+fn panicked(key: AttemptKey, panic: &(dyn Any + Send)) -> Failure {
+    let said = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    Failure::internal(format!("attempt {key} panicked: {said}"))
+}

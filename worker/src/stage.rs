@@ -1,0 +1,118 @@
+//! A stage as the server announced it: what all its attempts on this worker share.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
+use squadron_proto::Failure;
+use squadron_proto::control::{ObjectStoreSpec, PlanRef, Stage};
+use squadron_shuffle::fragment::{self, InProcessPlan};
+use squadron_shuffle::{failure, object_stores};
+use tracing::debug;
+
+use crate::engine::Engine;
+
+/// The plan of a stage and what belongs to it. The bytes are kept, not an instance: plan nodes keep state, so every
+/// attempt decodes its own.
+pub(crate) struct StagePlan {
+    plan: Plan,
+    settings: Vec<(String, String)>,
+    stores: Vec<ObjectStoreSpec>,
+    /// What plans are decoded in; made by the first attempt for all.
+    context: OnceLock<Result<Arc<TaskContext>, Failure>>,
+}
+
+enum Plan {
+    Encoded(Bytes),
+    /// Good for one attempt, which takes it out.
+    InProcess(Mutex<Option<Arc<dyn Any + Send + Sync>>>),
+}
+
+impl StagePlan {
+    pub(crate) fn new(stage: Stage) -> Self {
+        Self {
+            plan: match stage.plan {
+                PlanRef::Encoded(bytes) => Plan::Encoded(bytes),
+                PlanRef::InProcess(plan) => Plan::InProcess(Mutex::new(Some(plan))),
+            },
+            settings: stage.settings,
+            stores: stage.stores,
+            context: OnceLock::new(),
+        }
+    }
+
+    /// Knows the settings of the stage and every function. The first call also makes the stage's object stores known,
+    /// without which no scan can be decoded.
+    pub(crate) fn context(&self, engine: &Engine) -> Result<Arc<TaskContext>, Failure> {
+        let context = self.context.get_or_init(|| {
+            for store in &self.stores {
+                object_stores::register(&engine.runtime, store)?;
+            }
+            Ok(engine.task_context(session_config(&self.settings)))
+        });
+        context.clone()
+    }
+
+    /// An instance of the whole plan, for one attempt.
+    pub(crate) fn instance(
+        &self,
+        context: &TaskContext,
+    ) -> Result<Arc<dyn ExecutionPlan>, Failure> {
+        match &self.plan {
+            Plan::Encoded(bytes) => {
+                fragment::decode(bytes, context).map_err(|error| failure::of(&error))
+            }
+            Plan::InProcess(plan) => {
+                let taken = plan.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let taken = taken.ok_or_else(|| {
+                    Failure::internal("a plan that cannot be encoded was launched twice")
+                })?;
+                let plan = taken.downcast::<InProcessPlan>().map_err(|_| {
+                    Failure::internal("a plan reference holds something else than a plan")
+                })?;
+                Ok(Arc::clone(&plan.0))
+            }
+        }
+    }
+}
+
+/// The defaults with `settings` on top. A setting that this process does not know changes nothing here: it may belong
+/// to the server alone, or to another release.
+fn session_config(settings: &[(String, String)]) -> SessionConfig {
+    let mut config = SessionConfig::new();
+    let options = config.options_mut();
+    for (key, value) in settings {
+        if let Err(error) = options.set(key, value) {
+            debug!(key, %error, "setting ignored");
+        }
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting(key: &str, value: &str) -> (String, String) {
+        (key.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn settings_apply_as_sent_and_unknown_ones_are_ignored() {
+        let config = session_config(&[
+            setting("no.such.setting", "1"),
+            setting("datafusion.no_such_setting", "1"),
+            setting(
+                "datafusion.execution.enable_file_stream_work_stealing",
+                "false",
+            ),
+            setting("datafusion.execution.batch_size", "77"),
+        ]);
+        let execution = &config.options().execution;
+        assert!(!execution.enable_file_stream_work_stealing);
+        assert_eq!(execution.batch_size.get(), 77);
+    }
+}
