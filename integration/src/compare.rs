@@ -61,7 +61,9 @@ fn client_type(data_type: &DataType) -> DataType {
         DataType::BinaryView => DataType::Binary,
         DataType::Dictionary(_, value) => client_type(value),
         DataType::List(item) | DataType::ListView(item) => DataType::List(client_field(item)),
-        DataType::LargeList(item) | DataType::LargeListView(item) => DataType::LargeList(client_field(item)),
+        DataType::LargeList(item) | DataType::LargeListView(item) => {
+            DataType::LargeList(client_field(item))
+        }
         DataType::FixedSizeList(item, size) => DataType::FixedSizeList(client_field(item), *size),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(client_field).collect()),
         DataType::Map(entries, sorted) => DataType::Map(client_field(entries), *sorted),
@@ -76,14 +78,21 @@ pub fn order_of(plan: &LogicalPlan) -> Vec<usize> {
         LogicalPlan::Limit(limit) => order_of(&limit.input),
         LogicalPlan::Sort(sort) => {
             let schema = sort.input.schema();
-            let column = |expr: &Expr| expr.try_as_col().and_then(|column| schema.maybe_index_of_column(column));
-            sort.expr.iter().map_while(|key| column(&key.expr)).collect()
+            let column = |expr: &Expr| {
+                expr.try_as_col()
+                    .and_then(|column| schema.maybe_index_of_column(column))
+            };
+            sort.expr
+                .iter()
+                .map_while(|key| column(&key.expr))
+                .collect()
         }
         LogicalPlan::Projection(projection) => {
             let schema = projection.input.schema();
             let source = |expr: &Expr| {
                 let bare = expr.clone().unalias();
-                bare.try_as_col().and_then(|column| schema.maybe_index_of_column(column))
+                bare.try_as_col()
+                    .and_then(|column| schema.maybe_index_of_column(column))
             };
             let sources: Vec<_> = projection.expr.iter().map(source).collect();
             let inner = order_of(&projection.input);
@@ -118,7 +127,9 @@ impl Table {
         let columns = schema.fields().iter().enumerate().map(gather_column);
         Ok(Self {
             schema: Arc::clone(schema),
-            columns: columns.collect::<Result<_, _>>().map_err(Difference::unreadable)?,
+            columns: columns
+                .collect::<Result<_, _>>()
+                .map_err(Difference::unreadable)?,
             rows: batches.iter().map(RecordBatch::num_rows).sum(),
         })
     }
@@ -127,7 +138,9 @@ impl Table {
 fn compare_schemas(expected: &Schema, actual: &Schema) -> Result<(), Difference> {
     let shape = |schema: &Schema| -> Vec<String> {
         let fields = schema.fields().iter();
-        fields.map(|field| format!("{}: {}", field.name(), shown_type(field.data_type()))).collect()
+        fields
+            .map(|field| format!("{}: {}", field.name(), shown_type(field.data_type())))
+            .collect()
     };
     match (shape(expected), shape(actual)) {
         (expected, actual) if expected == actual => Ok(()),
@@ -141,8 +154,13 @@ fn shown_type(data_type: &DataType) -> String {
     match data_type {
         DataType::List(item) => format!("List<{}>", shown_type(item.data_type())),
         DataType::LargeList(item) => format!("LargeList<{}>", shown_type(item.data_type())),
-        DataType::FixedSizeList(item, size) => format!("FixedSizeList<{}; {size}>", shown_type(item.data_type())),
-        DataType::Struct(fields) => format!("Struct<{}>", fields.iter().map(inner).collect::<Vec<_>>().join(", ")),
+        DataType::FixedSizeList(item, size) => {
+            format!("FixedSizeList<{}; {size}>", shown_type(item.data_type()))
+        }
+        DataType::Struct(fields) => format!(
+            "Struct<{}>",
+            fields.iter().map(inner).collect::<Vec<_>>().join(", ")
+        ),
         DataType::Map(entries, _) => format!("Map<{}>", shown_type(entries.data_type())),
         other => other.to_string(),
     }
@@ -161,10 +179,20 @@ fn compare_rows(expected: &Table, actual: &Table) -> Result<(), Difference> {
             (None, Some(b)) => right.exact(*b),
             (None, None) => break,
         };
-        let of_left = left_order[i..].iter().take_while(|row| left.exact(**row) == key).count();
-        let of_right = right_order[j..].iter().take_while(|row| right.exact(**row) == key).count();
+        let of_left = left_order[i..]
+            .iter()
+            .take_while(|row| left.exact(**row) == key)
+            .count();
+        let of_right = right_order[j..]
+            .iter()
+            .take_while(|row| right.exact(**row) == key)
+            .count();
         let same = |a: usize, b: usize| value::rows_equal(&expected.columns, a, &actual.columns, b);
-        let (lost, found) = pair(&left_order[i..i + of_left], &right_order[j..j + of_right], same);
+        let (lost, found) = pair(
+            &left_order[i..i + of_left],
+            &right_order[j..j + of_right],
+            same,
+        );
         missing.extend(lost);
         unexpected.extend(found);
         (i, j) = (i + of_left, j + of_right);
@@ -180,7 +208,11 @@ fn compare_rows(expected: &Table, actual: &Table) -> Result<(), Difference> {
 
 /// Pairs the rows of two groups of one key; gives those that found no partner. Rows mostly stand opposite their partner,
 /// so that this is linear except where floats within the tolerance sorted differently.
-fn pair(left: &[usize], right: &[usize], same: impl Fn(usize, usize) -> bool) -> (Vec<usize>, Vec<usize>) {
+fn pair(
+    left: &[usize],
+    right: &[usize],
+    same: impl Fn(usize, usize) -> bool,
+) -> (Vec<usize>, Vec<usize>) {
     let mut free: Vec<usize> = Vec::new();
     let mut lost: Vec<usize> = Vec::new();
     let mut rest = right.iter().copied();
@@ -192,13 +224,15 @@ fn pair(left: &[usize], right: &[usize], same: impl Fn(usize, usize) -> bool) ->
         lost.push(row);
     }
     free.extend(rest);
-    lost.retain(|row| match free.iter().position(|candidate| same(*row, *candidate)) {
-        Some(partner) => {
-            free.swap_remove(partner);
-            false
-        }
-        None => true,
-    });
+    lost.retain(
+        |row| match free.iter().position(|candidate| same(*row, *candidate)) {
+            Some(partner) => {
+                free.swap_remove(partner);
+                false
+            }
+            None => true,
+        },
+    );
     (lost, free)
 }
 

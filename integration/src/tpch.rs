@@ -38,7 +38,10 @@ const TEXTS: [&str; QUERIES as usize] = [
 /// # Panics
 /// When there is no such query.
 pub fn query(n: u8, scale_factor: f64) -> String {
-    assert!((1..=QUERIES).contains(&n), "TPC-H has queries 1 to {QUERIES}, not {n}");
+    assert!(
+        (1..=QUERIES).contains(&n),
+        "TPC-H has queries 1 to {QUERIES}, not {n}"
+    );
     TEXTS[usize::from(n) - 1].replace(":fraction", &fraction(scale_factor))
 }
 
@@ -55,15 +58,27 @@ mod tests {
     #[test]
     fn each_number_has_its_own_query() {
         for n in 1..=QUERIES {
-            assert!(query(n, 1.0).starts_with(&format!("-- TPC-H Q{n}: ")), "{n}");
+            assert!(
+                query(n, 1.0).starts_with(&format!("-- TPC-H Q{n}: ")),
+                "{n}"
+            );
             assert!(!query(n, 1.0).contains(":fraction"), "{n}");
         }
     }
 
     #[test]
     fn the_threshold_follows_the_scale() {
-        for (scale, expected) in [(1.0, "0.0001"), (0.01, "0.01"), (0.1, "0.001"), (10.0, "0.00001"), (100.0, "0.000001")] {
-            assert!(query(11, scale).contains(&format!("* {expected}\n")), "{scale}");
+        for (scale, expected) in [
+            (1.0, "0.0001"),
+            (0.01, "0.01"),
+            (0.1, "0.001"),
+            (10.0, "0.00001"),
+            (100.0, "0.000001"),
+        ] {
+            assert!(
+                query(11, scale).contains(&format!("* {expected}\n")),
+                "{scale}"
+            );
         }
     }
 }

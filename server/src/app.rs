@@ -206,6 +206,7 @@ fn queries(
         results,
         key,
         ticket_lifetime: TICKET_LIFETIME,
+        in_process: args.cluster_listen.is_none(),
         planning: engine.compute().clone(),
     })
 }

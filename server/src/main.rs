@@ -44,7 +44,10 @@ async fn run(command: Command) -> ExitCode {
             ended(app::work(&args, signals::shutdown()).await)
         }
         Command::Sql(args) => shell::run(&args).await,
-        Command::GenerateTpch(args) => tpch::run(&args),
+        Command::GenerateTpch(args) => {
+            log_to_stderr();
+            tpch::run(&args)
+        }
     }
 }
 

@@ -97,6 +97,8 @@ pub struct QueryParts {
     pub key: ClusterKey,
     /// How long a ticket is good for.
     pub ticket_lifetime: Duration,
+    /// Whether all workers, now and later, live in this process.
+    pub in_process: bool,
     /// Where planning runs, so that it does not hold up connections.
     pub planning: Handle,
 }
@@ -337,7 +339,7 @@ impl Queries {
                 settings: settings::changed(staged.state.config_options(), staged.shape.slots),
                 stores: self.parts.catalog.object_store_specs(),
                 task_context: &staged.state.task_ctx(),
-                in_process: staged.shape.in_process,
+                in_process: self.parts.in_process,
             })
             .map_err(|error| failure::of(&error))?;
         self.parts.scheduler.submit(graph).await
@@ -372,10 +374,6 @@ impl Queries {
         ClusterShape {
             workers: takers.len().max(1),
             slots: slots.max(1),
-            in_process: !takers.is_empty()
-                && takers
-                    .iter()
-                    .all(|worker| worker.kind == WorkerKind::Embedded),
         }
     }
 

@@ -9,19 +9,23 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayData, ArrayRef, AsArray, ByteView, FixedSizeListArray, GenericByteViewArray,
-    GenericListArray, MapArray, MutableArrayData, OffsetSizeTrait, RecordBatch,
-    RecordBatchOptions, StructArray, make_array,
+    GenericListArray, MapArray, MutableArrayData, OffsetSizeTrait, RecordBatch, RecordBatchOptions,
+    StructArray, make_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{ByteViewType, DataType};
 use arrow::error::ArrowError;
 
-/// A batch may hold this much more than twice its rows before a copy is worth its while.
+/// So little waste is not worth a copy.
 const SLACK_BYTES: usize = 16 * 1024;
 
 /// Bytes of the rows of `batch`, however much its buffers hold besides.
 pub(crate) fn sliced_bytes(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(|column| array_bytes(column)).sum()
+    batch
+        .columns()
+        .iter()
+        .map(|column| array_bytes(column))
+        .sum()
 }
 
 /// Bytes that `batch` keeps alive, each shared buffer counted once.
@@ -33,10 +37,10 @@ pub(crate) fn held_bytes(batch: &RecordBatch) -> usize {
         .sum()
 }
 
-/// The same rows, in buffers that hold little else.
+/// The same rows, in buffers that hold at most about as much again.
 pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     let batch = compact_views(batch)?;
-    if !is_wasteful(held_bytes(&batch), sliced_bytes(&batch)) {
+    if held_bytes(&batch) <= 2 * sliced_bytes(&batch) + SLACK_BYTES {
         return Ok(batch);
     }
     let columns = batch.columns().iter();
@@ -59,10 +63,6 @@ pub(crate) fn compact_views(batch: RecordBatch) -> Result<RecordBatch, ArrowErro
 fn with_columns(batch: &RecordBatch, columns: Vec<ArrayRef>) -> Result<RecordBatch, ArrowError> {
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(batch.schema(), columns, &options)
-}
-
-fn is_wasteful(held: usize, used: usize) -> bool {
-    held > 2 * used + SLACK_BYTES
 }
 
 fn array_bytes(array: &dyn Array) -> usize {
@@ -92,7 +92,13 @@ fn array_bytes(array: &dyn Array) -> usize {
 }
 
 fn view_bytes<T: ByteViewType + ?Sized>(array: &GenericByteViewArray<T>) -> usize {
-    array.len() * size_of::<ByteView>() + array.total_buffer_bytes_used()
+    // Views may share their bytes, as those of one dictionary page do.
+    let texts = array.total_buffer_bytes_used().min(data_bytes(array));
+    array.len() * size_of::<ByteView>() + texts
+}
+
+fn data_bytes<T: ByteViewType + ?Sized>(array: &GenericByteViewArray<T>) -> usize {
+    array.data_buffers().iter().map(|buffer| buffer.len()).sum()
 }
 
 fn list_bytes<O: OffsetSizeTrait>(list: &GenericListArray<O>) -> usize {
@@ -107,7 +113,10 @@ fn extent<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>) -> (usize, usize) {
 }
 
 fn buffer_bytes(data: &ArrayData, seen: &mut HashSet<usize>) -> usize {
-    let buffers = data.buffers().iter().chain(data.nulls().map(|nulls| nulls.buffer()));
+    let buffers = data
+        .buffers()
+        .iter()
+        .chain(data.nulls().map(|nulls| nulls.buffer()));
     let mut bytes = 0;
     for buffer in buffers {
         if seen.insert(buffer.data_ptr().addr().get()) {
@@ -115,7 +124,10 @@ fn buffer_bytes(data: &ArrayData, seen: &mut HashSet<usize>) -> usize {
         }
     }
     let children = data.child_data().iter();
-    bytes + children.map(|child| buffer_bytes(child, seen)).sum::<usize>()
+    bytes
+        + children
+            .map(|child| buffer_bytes(child, seen))
+            .sum::<usize>()
 }
 
 fn copy(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
@@ -185,8 +197,10 @@ fn with_compact_views(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
 }
 
 fn compact_view<T: ByteViewType + ?Sized>(array: &GenericByteViewArray<T>) -> Option<ArrayRef> {
-    let held = array.data_buffers().iter().map(|buffer| buffer.len()).sum();
-    is_wasteful(held, array.total_buffer_bytes_used()).then(|| Arc::new(array.gc()) as ArrayRef)
+    let used = array.total_buffer_bytes_used();
+    // Stricter than for whole batches: after a hash in two parts, each would send the texts of both.
+    let wasteful = data_bytes(array) > used + used / 4 + SLACK_BYTES;
+    wasteful.then(|| Arc::new(array.gc()) as ArrayRef)
 }
 
 fn compact_list<O: OffsetSizeTrait>(list: &GenericListArray<O>) -> Result<ArrayRef, ArrowError> {
@@ -229,17 +243,34 @@ mod tests {
         let values = views(rows * 2);
         let field = Arc::new(Field::new("item", DataType::Utf8View, true));
         let offsets = OffsetBuffer::from_lengths(vec![2; rows]);
-        let list = GenericListArray::<i32>::new(Arc::clone(&field), offsets, Arc::clone(&values), None);
+        let list =
+            GenericListArray::<i32>::new(Arc::clone(&field), offsets, Arc::clone(&values), None);
         let fixed = FixedSizeListArray::new(Arc::clone(&field), 2, Arc::clone(&values), None);
         let structure = StructArray::from(vec![(field, views(rows))]);
         let entries = StructArray::from(vec![
-            (Arc::new(Field::new("keys", DataType::Int64, false)),
-             Arc::new(Int64Array::from_iter_values(0..2 * rows as i64)) as ArrayRef),
-            (Arc::new(Field::new("values", DataType::Utf8View, true)), values),
+            (
+                Arc::new(Field::new("keys", DataType::Int64, false)),
+                Arc::new(Int64Array::from_iter_values(0..2 * rows as i64)) as ArrayRef,
+            ),
+            (
+                Arc::new(Field::new("values", DataType::Utf8View, true)),
+                values,
+            ),
         ]);
         let field = Arc::new(Field::new("entries", entries.data_type().clone(), false));
-        let map = MapArray::new(field, OffsetBuffer::from_lengths(vec![2; rows]), entries, None, false);
-        vec![Arc::new(list), Arc::new(fixed), Arc::new(structure), Arc::new(map)]
+        let map = MapArray::new(
+            field,
+            OffsetBuffer::from_lengths(vec![2; rows]),
+            entries,
+            None,
+            false,
+        );
+        vec![
+            Arc::new(list),
+            Arc::new(fixed),
+            Arc::new(structure),
+            Arc::new(map),
+        ]
     }
 
     #[test]
@@ -281,7 +312,11 @@ mod tests {
             compacted.column(0).to_data().validate_full().unwrap();
             let views_kept = held_bytes(&compacted) < held_bytes(&slice) / 2;
             assert!(views_kept, "{name}: {}", held_bytes(&compacted));
-            assert!(sliced_bytes(&slice) < 4_000, "{name}: {}", sliced_bytes(&slice));
+            assert!(
+                sliced_bytes(&slice) < 4_000,
+                "{name}: {}",
+                sliced_bytes(&slice)
+            );
         }
     }
 

@@ -57,7 +57,11 @@ mod tests {
 
     fn batch() -> RecordBatch {
         RecordBatch::try_from_iter_with_nullable([
-            ("a", Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef, true),
+            (
+                "a",
+                Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef,
+                true,
+            ),
             ("b", Arc::new(StringViewArray::from(vec!["x", "y"])), true),
             ("c", Arc::new(NullArray::new(2)), true),
         ])
@@ -103,8 +107,7 @@ mod tests {
     #[test]
     fn without_columns_the_row_count_stays() {
         let options = RecordBatchOptions::new().with_row_count(Some(7));
-        let batch =
-            RecordBatch::try_new_with_options(schema(vec![]), vec![], &options).unwrap();
+        let batch = RecordBatch::try_new_with_options(schema(vec![]), vec![], &options).unwrap();
         let wanted = Arc::new(Schema::empty().with_metadata([("a".into(), "b".into())].into()));
         assert_eq!(conform(batch, &wanted).unwrap().num_rows(), 7);
     }

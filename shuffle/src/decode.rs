@@ -66,7 +66,11 @@ impl Packet {
     }
 
     /// The batch, which came under the schema `sent`, as one of `wanted`; the two may differ in metadata only.
-    pub(crate) fn decode(self, sent: &SchemaRef, wanted: &SchemaRef) -> Result<RecordBatch, Failure> {
+    pub(crate) fn decode(
+        self,
+        sent: &SchemaRef,
+        wanted: &SchemaRef,
+    ) -> Result<RecordBatch, Failure> {
         let mut dictionaries = HashMap::new();
         for data in self.0 {
             let message = root_as_message(&data.data_header).map_err(broken)?;

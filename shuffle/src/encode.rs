@@ -187,12 +187,9 @@ impl Encoder {
         if self.has_dictionaries {
             self.forget_dictionaries();
         }
-        let (dictionaries, batch) = self.generator.encode(
-            &slice,
-            &mut self.tracker,
-            &self.options,
-            &mut self.context,
-        )?;
+        let (dictionaries, batch) =
+            self.generator
+                .encode(&slice, &mut self.tracker, &self.options, &mut self.context)?;
         for encoded in dictionaries.into_iter().chain([batch]) {
             messages.push_back(FlightData {
                 app_metadata: tag.clone(),
@@ -275,7 +272,13 @@ mod tests {
 
     #[tokio::test]
     async fn messages_stay_small_whatever_the_rows_are() {
-        let sizes = |row: usize| if row.is_multiple_of(1000) { 1_500_000 } else { 200 };
+        let sizes = |row: usize| {
+            if row.is_multiple_of(1000) {
+                1_500_000
+            } else {
+                200
+            }
+        };
         let texts = || (0..10_000).map(|row| "x".repeat(sizes(row)));
         let arrays: [ArrayRef; 2] = [
             Arc::new(StringArray::from_iter_values(texts())),
@@ -285,9 +288,15 @@ mod tests {
             let batch = RecordBatch::try_from_iter([("c", array)]).unwrap();
             let messages = messages(batch.schema(), vec![batch.clone()]).await;
             let sizes: Vec<_> = messages.iter().map(Message::encoded_len).collect();
-            assert!(sizes.iter().all(|size| *size < 4 * 1024 * 1024), "{sizes:?}");
+            assert!(
+                sizes.iter().all(|size| *size < 4 * 1024 * 1024),
+                "{sizes:?}"
+            );
             let total: usize = sizes.iter().sum();
-            assert!(total < 20_000_000, "buffers were sent more than once: {total}");
+            assert!(
+                total < 20_000_000,
+                "buffers were sent more than once: {total}"
+            );
             assert!(sizes.len() < 40, "{sizes:?}");
             let received = decoded(messages).await;
             let received = arrow::compute::concat_batches(&batch.schema(), &received).unwrap();

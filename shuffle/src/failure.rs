@@ -29,9 +29,7 @@ pub fn of(error: &DataFusionError) -> Failure {
             Failure::new(FailureKind::Invalid, without_backtrace(text))
         }
         E::SchemaError(inner, _) => Failure::new(FailureKind::Invalid, inner.to_string()),
-        E::NotImplemented(text) => {
-            Failure::new(FailureKind::Unsupported, without_backtrace(text))
-        }
+        E::NotImplemented(text) => Failure::new(FailureKind::Unsupported, without_backtrace(text)),
         E::ResourcesExhausted(text) => {
             Failure::new(FailureKind::Exhausted, without_backtrace(text))
         }
@@ -152,9 +150,7 @@ mod tests {
             DataFusionError::External(Box::new(Arc::new(into_datafusion(lost.clone())))),
             ArrowError::from_external_error(Box::new(into_datafusion(lost.clone()))).into(),
             DataFusionError::IoError(io::Error::other(lost.clone())),
-            DataFusionError::ParquetError(Box::new(ParquetError::External(Box::new(
-                lost.clone(),
-            )))),
+            DataFusionError::ParquetError(Box::new(ParquetError::External(Box::new(lost.clone())))),
             DataFusionError::Collection(vec![into_datafusion(lost.clone())]),
         ];
         for wrapped in wrappings {
@@ -170,7 +166,10 @@ mod tests {
         };
         let table: [(DataFusionError, FailureKind); 9] = [
             (ArrowError::DivideByZero.into(), FailureKind::Invalid),
-            (ArrowError::CastError("x".into()).into(), FailureKind::Invalid),
+            (
+                ArrowError::CastError("x".into()).into(),
+                FailureKind::Invalid,
+            ),
             (
                 DataFusionError::ResourcesExhausted("no".into()).context("sort"),
                 FailureKind::Exhausted,
@@ -180,7 +179,10 @@ mod tests {
                 FailureKind::Unsupported,
             ),
             (DataFusionError::Plan("no".into()), FailureKind::Invalid),
-            (DataFusionError::Internal("no".into()), FailureKind::Internal),
+            (
+                DataFusionError::Internal("no".into()),
+                FailureKind::Internal,
+            ),
             (
                 DataFusionError::ObjectStore(Box::new(missing)),
                 FailureKind::NotFound,

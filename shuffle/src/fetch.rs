@@ -31,6 +31,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// Of HTTP/2, not of Flight: the default of 16 KiB costs a header for each.
+const FRAME_BYTES: u32 = 256 * 1024;
 /// The most that HTTP/2 allows, less what h2 keeps for itself: a thousand waiting streams.
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - (1 << 20);
 /// Addresses whose connections are kept.
@@ -98,7 +100,11 @@ impl Fetcher {
             })
             .collect();
         let subject = Subject::Fetch(fetch);
-        let ticket = self.0.options.key.seal(&subject, SystemTime::now(), TICKET_LIFETIME);
+        let ticket = self
+            .0
+            .options
+            .key
+            .seal(&subject, SystemTime::now(), TICKET_LIFETIME);
         let mut client = FlightServiceClient::new(self.channel(&address)?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let answer = client.do_get(Ticket { ticket }).await;
@@ -137,7 +143,11 @@ impl Fetcher {
     }
 
     fn channel(&self, address: &str) -> Result<Channel, Failure> {
-        let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channels = self
+            .0
+            .channels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
@@ -162,6 +172,7 @@ fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .max_frame_size(FRAME_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     if address.starts_with("https://") {
@@ -205,8 +216,12 @@ impl FetchStream {
             self.state = State::Rows;
             return Ok(Fetched::Schema(data));
         }
-        let tag = FetchTag::decode(data.app_metadata.as_ref())
-            .map_err(|error| lost(&self.address, &format!("it sent a message without a tag ({error})")))?;
+        let tag = FetchTag::decode(data.app_metadata.as_ref()).map_err(|error| {
+            lost(
+                &self.address,
+                &format!("it sent a message without a tag ({error})"),
+            )
+        })?;
         let part = (tag.output, tag.partition);
         let expected = if tag.end_of_partition {
             self.open.remove(&part)
@@ -214,7 +229,13 @@ impl FetchStream {
             self.open.contains(&part)
         };
         if !expected {
-            return Err(lost(&self.address, &format!("it sent rows of partition {} that were not asked for", tag.partition)));
+            return Err(lost(
+                &self.address,
+                &format!(
+                    "it sent rows of partition {} that were not asked for",
+                    tag.partition
+                ),
+            ));
         }
         Ok(if tag.end_of_partition {
             Fetched::End(tag)
@@ -240,7 +261,10 @@ impl Stream for FetchStream {
             }
             None => Err(lost(
                 &self.address,
-                &format!("the stream ended before {} of its partitions", self.open.len()),
+                &format!(
+                    "the stream ended before {} of its partitions",
+                    self.open.len()
+                ),
             )),
         };
         if step.is_err() {

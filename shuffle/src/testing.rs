@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryViewArray, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray,
-    Int32Array, Int64Array, LargeBinaryArray, ListBuilder, MapBuilder, NullArray, RecordBatch,
-    RecordBatchOptions, StringArray, StringBuilder, StringDictionaryBuilder, StringViewArray,
-    StringViewBuilder, StructArray, TimestampMicrosecondArray, Int64Builder,
+    ArrayRef, BinaryViewArray, BooleanArray, Decimal128Array, DictionaryArray,
+    FixedSizeBinaryArray, Int32Array, Int64Array, Int64Builder, LargeBinaryArray, ListBuilder,
+    MapBuilder, NullArray, RecordBatch, RecordBatchOptions, StringArray, StringBuilder,
+    StringDictionaryBuilder, StringViewArray, StringViewBuilder, StructArray,
+    TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Field, Int8Type, Int32Type, Schema};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, UnboundedMemoryPool};
@@ -53,9 +54,14 @@ pub(crate) fn store(pool_bytes: Option<usize>) -> TestStore {
 /// Rows `start..start + rows` of one number and one text that does not fit into a view.
 pub(crate) fn numbered(start: i64, rows: usize) -> RecordBatch {
     let numbers = start..start + rows as i64;
-    let texts = numbers.clone().map(|n| format!("text of row number {n:012}"));
+    let texts = numbers
+        .clone()
+        .map(|n| format!("text of row number {n:012}"));
     RecordBatch::try_from_iter([
-        ("number", Arc::new(Int64Array::from_iter_values(numbers)) as ArrayRef),
+        (
+            "number",
+            Arc::new(Int64Array::from_iter_values(numbers)) as ArrayRef,
+        ),
         ("text", Arc::new(StringArray::from_iter_values(texts))),
     ])
     .unwrap()
@@ -81,17 +87,46 @@ pub(crate) fn without_columns(rows: usize) -> RecordBatch {
 /// Batches of every kind of type, some of them slices.
 pub(crate) fn samples() -> Vec<(&'static str, RecordBatch)> {
     let flat = RecordBatch::try_from_iter_with_nullable([
-        ("int", Arc::new(Int32Array::from(vec![Some(1), None, Some(3)])) as ArrayRef, true),
-        ("bool", Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])), true),
-        ("decimal", Arc::new(Decimal128Array::from(vec![1, 2, 3])), true),
-        ("time", Arc::new(TimestampMicrosecondArray::from(vec![1, 2, 3]).with_timezone("UTC")), true),
-        ("text", Arc::new(StringArray::from(vec![Some(""), None, Some("x")])), true),
-        ("binary", Arc::new(LargeBinaryArray::from(vec![&b"a"[..], b"", b"c"])), true),
-        ("fixed", Arc::new(FixedSizeBinaryArray::try_from_iter([b"ab", b"cd", b"ef"].iter()).unwrap()), true),
+        (
+            "int",
+            Arc::new(Int32Array::from(vec![Some(1), None, Some(3)])) as ArrayRef,
+            true,
+        ),
+        (
+            "bool",
+            Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])),
+            true,
+        ),
+        (
+            "decimal",
+            Arc::new(Decimal128Array::from(vec![1, 2, 3])),
+            true,
+        ),
+        (
+            "time",
+            Arc::new(TimestampMicrosecondArray::from(vec![1, 2, 3]).with_timezone("UTC")),
+            true,
+        ),
+        (
+            "text",
+            Arc::new(StringArray::from(vec![Some(""), None, Some("x")])),
+            true,
+        ),
+        (
+            "binary",
+            Arc::new(LargeBinaryArray::from(vec![&b"a"[..], b"", b"c"])),
+            true,
+        ),
+        (
+            "fixed",
+            Arc::new(FixedSizeBinaryArray::try_from_iter([b"ab", b"cd", b"ef"].iter()).unwrap()),
+            true,
+        ),
         ("null", Arc::new(NullArray::new(3)), true),
     ])
     .unwrap();
-    let one = |array: ArrayRef| RecordBatch::try_from_iter_with_nullable([("c", array, true)]).unwrap();
+    let one =
+        |array: ArrayRef| RecordBatch::try_from_iter_with_nullable([("c", array, true)]).unwrap();
     let huge = "x".repeat(5_000_000);
     vec![
         ("flat", flat.clone()),
@@ -100,7 +135,13 @@ pub(crate) fn samples() -> Vec<(&'static str, RecordBatch)> {
         ("slice of many", numbered(0, 10_000).slice(5_000, 3)),
         ("views", one(views(1000))),
         ("slice of views", one(views(100_000)).slice(70_000, 20)),
-        ("binary views", one(Arc::new(BinaryViewArray::from_iter_values([&b"a"[..], &[7; 100]])))),
+        (
+            "binary views",
+            one(Arc::new(BinaryViewArray::from_iter_values([
+                &b"a"[..],
+                &[7; 100],
+            ]))),
+        ),
         ("dictionaries", dictionaries(["a", "b"])),
         ("other dictionaries", dictionaries(["c", "d"])),
         ("lists", one(lists())),
@@ -108,8 +149,14 @@ pub(crate) fn samples() -> Vec<(&'static str, RecordBatch)> {
         ("maps", one(maps())),
         ("structs", one(structs())),
         ("without columns", without_columns(123_456)),
-        ("5 MB cell", one(Arc::new(StringArray::from(vec!["a", &huge, "b"])))),
-        ("5 MB view", one(Arc::new(StringViewArray::from(vec!["a", &huge, "b"])))),
+        (
+            "5 MB cell",
+            one(Arc::new(StringArray::from(vec!["a", &huge, "b"]))),
+        ),
+        (
+            "5 MB view",
+            one(Arc::new(StringViewArray::from(vec!["a", &huge, "b"]))),
+        ),
     ]
 }
 
@@ -127,7 +174,12 @@ fn dictionaries(values: [&str; 2]) -> RecordBatch {
         second.append_option((row % 3 > 0).then(|| values[row % 2].repeat(2)));
     }
     let second: DictionaryArray<Int8Type> = second.finish();
-    let field = Arc::new(Field::new_dictionary("inner", arrow::datatypes::DataType::Int8, arrow::datatypes::DataType::Utf8, true));
+    let field = Arc::new(Field::new_dictionary(
+        "inner",
+        arrow::datatypes::DataType::Int8,
+        arrow::datatypes::DataType::Utf8,
+        true,
+    ));
     let inner = StructArray::from(vec![(field, Arc::new(second) as ArrayRef)]);
     RecordBatch::try_from_iter_with_nullable([
         ("first", Arc::new(first.finish()) as ArrayRef, true),
@@ -140,7 +192,9 @@ fn lists() -> ArrayRef {
     let mut lists = ListBuilder::new(StringViewBuilder::new());
     for row in 0..4 {
         for item in 0..row {
-            lists.values().append_value(format!("item {item} of the list in row {row}"));
+            lists
+                .values()
+                .append_value(format!("item {item} of the list in row {row}"));
         }
         lists.append(row != 2);
     }

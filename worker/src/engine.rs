@@ -11,7 +11,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::{Failure, FailureKind};
-use squadron_shuffle::{FetchOptions, Fetcher, Store, StoreOptions};
+use squadron_shuffle::{FetchOptions, Fetcher, Store, StoreOptions, failure};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Deep plans recurse; what is not touched of a stack costs address space alone.
@@ -80,7 +80,8 @@ impl Engine {
         key: ClusterKey,
         server_address: Option<String>,
     ) -> Result<Arc<Self>, Failure> {
-        let spill_dir = spill_dir(options)?;
+        let spill_dir = options.spill_dir.clone();
+        let spill_dir = spill_dir.unwrap_or_else(|| std::env::temp_dir().join("squadron"));
         let pool: Arc<dyn MemoryPool> = Arc::new(TrackConsumersPool::new(
             GreedyMemoryPool::new(options.memory_bytes),
             REPORTED_CONSUMERS,
@@ -88,19 +89,21 @@ impl Engine {
         let store = Store::new(
             Arc::clone(&pool),
             StoreOptions {
-                spill_dir: spill_dir.clone(),
+                spill_dir,
                 streamed_bytes: options.streamed_bytes,
                 max_spill_bytes: options.max_spill_bytes,
             },
         )?;
+        // Inside the store's folder, so that nothing is left behind by a process that is killed either.
+        let folder = store.folder().to_owned();
         let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![spill_dir]))
+            .with_mode(DiskManagerMode::Directories(vec![folder]))
             .with_max_temp_directory_size(options.max_spill_bytes);
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(pool)
             .with_disk_manager_builder(disk)
             .build_arc()
-            .map_err(|error| squadron_shuffle::failure::of(&error))?;
+            .map_err(|error| failure::of(&error))?;
         let functions =
             SessionContext::new_with_config_rt(SessionConfig::new(), Arc::clone(&runtime))
                 .task_ctx();
@@ -145,24 +148,6 @@ impl Engine {
             Arc::clone(&self.runtime),
         ))
     }
-}
-
-/// The folder of the options, made if need be.
-fn spill_dir(options: &WorkerOptions) -> Result<PathBuf, Failure> {
-    let folder = options
-        .spill_dir
-        .clone()
-        .unwrap_or_else(|| std::env::temp_dir().join("squadron"));
-    std::fs::create_dir_all(&folder).map_err(|error| {
-        Failure::new(
-            FailureKind::Storage,
-            format!(
-                "cannot use {} as --spill-dir: {error}; name a folder that this process may write to",
-                folder.display()
-            ),
-        )
-    })?;
-    Ok(folder)
 }
 
 /// The threads that run plans; there until the engine is dropped.

@@ -61,10 +61,19 @@ pub(super) async fn run(args: &LatencyArgs) -> Result<Verdict> {
     let machine = Machine::here();
     let system = args.system.start(&[]).await?;
     let mut measurements = Vec::new();
-    println!("{:>8} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9}", "prepared", "clients", "requests", "q/s", "p50 ms", "p99 ms", "max ms");
+    println!(
+        "{:>8} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "prepared", "clients", "requests", "q/s", "p50 ms", "p99 ms", "max ms"
+    );
     for clients in CLIENTS {
         for prepared in [false, true] {
-            let measured = measure(&system.url, prepared, clients, Duration::from_secs(args.seconds)).await?;
+            let measured = measure(
+                &system.url,
+                prepared,
+                clients,
+                Duration::from_secs(args.seconds),
+            )
+            .await?;
             println!(
                 "{:>8} {:>7} {:>9} {:>9.0} {:>9.3} {:>9.3} {:>9.3}",
                 if prepared { "yes" } else { "no" },
@@ -78,13 +87,29 @@ pub(super) async fn run(args: &LatencyArgs) -> Result<Verdict> {
             measurements.push(measured);
         }
     }
-    let options = LatencyArgs { system: args.system.resolved(), ..args.clone() };
-    args.json.write("latency", machine, options, LatencyFigures { statement: STATEMENT, measurements })?;
+    let options = LatencyArgs {
+        system: args.system.resolved(),
+        ..args.clone()
+    };
+    args.json.write(
+        "latency",
+        machine,
+        options,
+        LatencyFigures {
+            statement: STATEMENT,
+            measurements,
+        },
+    )?;
     Ok(Verdict::Good)
 }
 
 /// Lets `clients` clients ask, each as soon as it has its answer.
-async fn measure(url: &str, prepared: bool, clients: usize, length: Duration) -> Result<Measurement> {
+async fn measure(
+    url: &str,
+    prepared: bool,
+    clients: usize,
+    length: Duration,
+) -> Result<Measurement> {
     let mut askers = Vec::new();
     for _ in 0..clients {
         askers.push(Asker::connect(url, prepared).await?);
@@ -127,22 +152,32 @@ impl Asker {
     async fn connect(url: &str, prepared: bool) -> Result<Self> {
         let mut connection = connection::connect(url).await?;
         let statement = match prepared {
-            true => Some(connection.prepare(STATEMENT.to_owned(), None).await?),
+            true => Some(
+                connection
+                    .prepare(STATEMENT.to_owned(), None)
+                    .await
+                    .map_err(connection::said)?,
+            ),
             false => None,
         };
-        Ok(Self { connection, statement })
+        Ok(Self {
+            connection,
+            statement,
+        })
     }
 
     /// One question: from the statement to its last row.
     async fn ask(&mut self) -> Result<()> {
         let info = match &mut self.statement {
-            Some(statement) => statement.execute().await?,
-            None => self.connection.execute(STATEMENT.to_owned(), None).await?,
+            Some(statement) => statement.execute().await.map_err(connection::said)?,
+            None => connection::start(&mut self.connection, STATEMENT).await?,
         };
         let mut answers = Vec::new();
         connection::drain(&mut self.connection, info, |batch| answers.push(batch)).await?;
         let is_one = |column: &dyn arrow::array::Array| {
-            column.as_primitive_opt::<Int64Type>().is_some_and(|values| values.len() == 1 && values.value(0) == 1)
+            column
+                .as_primitive_opt::<Int64Type>()
+                .is_some_and(|values| values.len() == 1 && values.value(0) == 1)
         };
         match answers.as_slice() {
             [answer] if answer.num_columns() == 1 && is_one(answer.column(0)) => Ok(()),
@@ -173,13 +208,22 @@ pub(super) mod tests {
     pub(in super::super) fn sample() -> LatencyFigures {
         let answers: Vec<f64> = (1..=100).map(f64::from).collect();
         let measured = Measurement::new(true, 16, &answers, Duration::from_secs(10));
-        LatencyFigures { statement: STATEMENT, measurements: vec![measured] }
+        LatencyFigures {
+            statement: STATEMENT,
+            measurements: vec![measured],
+        }
     }
 
     #[test]
     fn a_measurement_sums_up_its_answers() {
         let measured = &sample().measurements[0];
-        assert_eq!((measured.requests, measured.queries_per_second), (100, 10.0));
-        assert_eq!((measured.p50_ms, measured.p99_ms, measured.max_ms), (50.0, 99.0, 100.0));
+        assert_eq!(
+            (measured.requests, measured.queries_per_second),
+            (100, 10.0)
+        );
+        assert_eq!(
+            (measured.p50_ms, measured.p99_ms, measured.max_ms),
+            (50.0, 99.0, 100.0)
+        );
     }
 }

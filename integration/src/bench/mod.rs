@@ -127,9 +127,18 @@ impl JsonArgs {
         options: Options,
         figures: Figures,
     ) -> Result<()> {
-        let Some(file) = &self.json else { return Ok(()) };
-        let report = Report { benchmark, machine, versions: Versions::here(), options, figures };
-        write_json(file, &report).map_err(|error| format!("--json {}: {error}", file.display()).into())
+        let Some(file) = &self.json else {
+            return Ok(());
+        };
+        let report = Report {
+            benchmark,
+            machine,
+            versions: Versions::here(),
+            options,
+            figures,
+        };
+        write_json(file, &report)
+            .map_err(|error| format!("--json {}: {error}", file.display()).into())
     }
 }
 

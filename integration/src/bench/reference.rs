@@ -46,7 +46,10 @@ impl Threads {
     }
 
     /// Runs a future on these threads.
-    async fn run<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    async fn run<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         match &self.0 {
             Some(runtime) => runtime.spawn(future).await?,
             None => future.await,
@@ -67,16 +70,25 @@ impl Reference {
     pub(super) async fn open(folder: &Path, threads: usize) -> Result<Self> {
         let timed = SessionConfig::new().with_target_partitions(threads);
         let mut exact = timed.clone();
-        exact.options_mut().set("datafusion.optimizer.enable_dynamic_filter_pushdown", "false")?;
+        exact.options_mut().set(
+            "datafusion.optimizer.enable_dynamic_filter_pushdown",
+            "false",
+        )?;
         let threads = Threads::start(threads)?;
         let timed = threads.run(open(folder.to_owned(), timed)).await?;
         let exact = threads.run(open(folder.to_owned(), exact)).await?;
-        Ok(Self { threads, timed, exact })
+        Ok(Self {
+            threads,
+            timed,
+            exact,
+        })
     }
 
     /// The expected result.
     pub(super) async fn expected(&self, sql: &str) -> Result<Expected> {
-        self.threads.run(expected(self.exact.clone(), sql.to_owned())).await
+        self.threads
+            .run(expected(self.exact.clone(), sql.to_owned()))
+            .await
     }
 
     /// How long the query takes, and its processor time.
@@ -85,7 +97,10 @@ impl Reference {
         let cpu = || usage::cpu_seconds(std::process::id());
         let cpu_before = cpu();
         let began = Instant::now();
-        let batches = self.threads.run(async move { Ok(context.sql(&sql).await?.collect().await?) }).await?;
+        let batches = self
+            .threads
+            .run(async move { Ok(context.sql(&sql).await?.collect().await?) })
+            .await?;
         let seconds = began.elapsed().as_secs_f64();
         drop(batches);
         Ok(Timing::new(seconds, cpu_before, cpu()))
@@ -96,7 +111,9 @@ async fn open(folder: PathBuf, config: SessionConfig) -> Result<SessionContext> 
     let context = SessionContext::new_with_config(config);
     for table in TABLES {
         let path = table_path(&folder, table);
-        context.register_parquet(table, path, ParquetReadOptions::default()).await?;
+        context
+            .register_parquet(table, path, ParquetReadOptions::default())
+            .await?;
     }
     Ok(context)
 }
@@ -104,7 +121,11 @@ async fn open(folder: PathBuf, config: SessionConfig) -> Result<SessionContext> 
 /// A table is a file or a folder of files.
 fn table_path(folder: &Path, table: &str) -> String {
     let file = folder.join(format!("{table}.parquet"));
-    let path = if file.exists() { file } else { folder.join(table) };
+    let path = if file.exists() {
+        file
+    } else {
+        folder.join(table)
+    };
     path.display().to_string()
 }
 
@@ -112,5 +133,8 @@ async fn expected(context: SessionContext, sql: String) -> Result<Expected> {
     let frame = context.sql(&sql).await?;
     let order = compare::order_of(frame.logical_plan());
     let schema = Arc::new(frame.schema().as_arrow().clone());
-    Ok(Expected { rows: (schema, frame.collect().await?), order })
+    Ok(Expected {
+        rows: (schema, frame.collect().await?),
+        order,
+    })
 }

@@ -65,13 +65,22 @@ pub(super) async fn run(args: &StreamArgs) -> Result<Verdict> {
     let system = args.system.start(&["--data".to_owned(), data]).await?;
     let mut streams = Streams::open(scan, &system).await?;
     let mut seconds = [Vec::new(), Vec::new(), Vec::new()];
-    println!("{:>5} {:>12} {:>12} {:>12}", "run", "plain s", "arrow s", "parquet s");
+    println!(
+        "{:>5} {:>12} {:>12} {:>12}",
+        "run", "plain s", "arrow s", "parquet s"
+    );
     // The first round fills the page cache and is not counted.
     for run in 0..=args.runs {
         let round = streams.round().await?;
         if run > 0 {
-            println!("{run:>5} {:>12.3} {:>12.3} {:>12.3}", round[0], round[1], round[2]);
-            seconds.iter_mut().zip(round).for_each(|(all, one)| all.push(one));
+            println!(
+                "{run:>5} {:>12.3} {:>12.3} {:>12.3}",
+                round[0], round[1], round[2]
+            );
+            seconds
+                .iter_mut()
+                .zip(round)
+                .for_each(|(all, one)| all.push(one));
         }
     }
     let figures = StreamFigures::new(streams.scan.rows, seconds);
@@ -85,7 +94,10 @@ pub(super) async fn run(args: &StreamArgs) -> Result<Verdict> {
         figures.arrow_ratio,
         figures.parquet_ratio,
     );
-    let options = StreamArgs { system: args.system.resolved(), ..args.clone() };
+    let options = StreamArgs {
+        system: args.system.resolved(),
+        ..args.clone()
+    };
     args.json.write("stream", machine, options, figures)?;
     Ok(Verdict::Good)
 }
@@ -139,7 +151,7 @@ impl Streams {
     async fn read_table(&mut self, table: &str) -> Result<f64> {
         let mut received = Received::default();
         let began = Instant::now();
-        let info = self.squadron.execute(format!("SELECT * FROM {table}"), None).await?;
+        let info = connection::start(&mut self.squadron, &format!("SELECT * FROM {table}")).await?;
         connection::drain(&mut self.squadron, info, |batch| received.take(&batch)).await?;
         let seconds = began.elapsed().as_secs_f64();
         received.check(&self.scan)?;
@@ -165,7 +177,11 @@ impl Received {
     fn check(&self, scan: &Scan) -> Result<()> {
         match (self.rows, self.id_sum) == (scan.rows, scan.id_sum) {
             true => Ok(()),
-            false => Err(format!("{} rows arrived instead of {}, or others", self.rows, scan.rows).into()),
+            false => Err(format!(
+                "{} rows arrived instead of {}, or others",
+                self.rows, scan.rows
+            )
+            .into()),
         }
     }
 }
@@ -210,7 +226,11 @@ pub(super) mod tests {
 
     #[test]
     fn what_arrived_is_checked() {
-        let scan = Scan { folder: "".into(), rows: 2, id_sum: 1 };
+        let scan = Scan {
+            folder: "".into(),
+            rows: 2,
+            id_sum: 1,
+        };
         assert!(Received { rows: 2, id_sum: 1 }.check(&scan).is_ok());
         assert!(Received { rows: 2, id_sum: 2 }.check(&scan).is_err());
         assert!(Received { rows: 1, id_sum: 1 }.check(&scan).is_err());

@@ -36,8 +36,10 @@ pub(super) struct SystemArgs {
 impl SystemArgs {
     /// Slots of each worker.
     pub(super) fn slots(&self) -> usize {
-        self.slots
-            .map_or_else(|| (machine::cores() / self.workers.max(1)).max(1), usize::from)
+        self.slots.map_or_else(
+            || (machine::cores() / self.workers.max(1)).max(1),
+            usize::from,
+        )
     }
 
     /// Slots of all workers together: the cores the reference gets.
@@ -56,10 +58,18 @@ impl SystemArgs {
     /// Starts the processes, with further `arguments` of `serve`.
     pub(super) async fn start(&self, arguments: &[String]) -> Result<System> {
         if let Some(url) = &self.server {
-            return Ok(System { url: url.clone(), processes: Vec::new(), _logs: None });
+            return Ok(System {
+                url: url.clone(),
+                processes: Vec::new(),
+                _logs: None,
+            });
         }
         let logs = TempDir::with_prefix("squadron-bench-")?;
-        let mut server = Process::start("server", self.serve_command(arguments)?, logs.path().join("server.log"));
+        let mut server = Process::start(
+            "server",
+            self.serve_command(arguments)?,
+            logs.path().join("server.log"),
+        );
         let url = server.line("squadron listening on ").await;
         let cluster_url = match self.workers {
             0 => None,
@@ -79,7 +89,11 @@ impl SystemArgs {
         for worker in &mut processes[1..] {
             worker.line("squadron worker ready on ").await;
         }
-        Ok(System { url, processes, _logs: Some(logs) })
+        Ok(System {
+            url,
+            processes,
+            _logs: Some(logs),
+        })
     }
 
     fn serve_command(&self, arguments: &[String]) -> Result<Command> {
@@ -89,7 +103,9 @@ impl SystemArgs {
             command.args(["--embedded-workers", "0", "--cluster-listen", "127.0.0.1:0"]);
         }
         self.add_work(&mut command);
-        command.arg("--cache-dir").arg(tables::cache_folder(self.cache_dir.as_deref())?);
+        command
+            .arg("--cache-dir")
+            .arg(tables::cache_folder(self.cache_dir.as_deref())?);
         command.args(arguments);
         Ok(command)
     }
@@ -134,7 +150,11 @@ impl System {
             let log = process.log();
             let lines: Vec<_> = log.lines().collect();
             let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
-            text.push_str(&format!("---- end of the log of {} ----\n{}\n", process.name(), shown.join("\n")));
+            text.push_str(&format!(
+                "---- end of the log of {} ----\n{}\n",
+                process.name(),
+                shown.join("\n")
+            ));
         }
         text
     }

@@ -50,17 +50,31 @@ fn every_json_key_is_documented() {
     found.extend(report_keys("latency", latency::tests::sample()));
     found.extend(report_keys("stream", stream::tests::sample()));
     found.extend(report_keys("memory", memory::tests::sample()));
-    assert!(found.contains("total_ratio") && found.contains("p99_ms") && found.contains("cache_dir"));
-    let missing: Vec<_> = found.iter().filter(|key| !DOCUMENT.contains(&format!("`{key}`"))).collect();
-    assert!(missing.is_empty(), "docs/benchmarks.md does not explain {missing:?}");
+    assert!(
+        found.contains("total_ratio") && found.contains("p99_ms") && found.contains("cache_dir")
+    );
+    let missing: Vec<_> = found
+        .iter()
+        .filter(|key| !DOCUMENT.contains(&format!("`{key}`")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "docs/benchmarks.md does not explain {missing:?}"
+    );
 }
 
 #[test]
 fn every_flag_is_documented() {
-    for subcommand in Cli::command().get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+    for subcommand in Cli::command()
+        .get_subcommands()
+        .filter(|subcommand| !subcommand.is_hide_set())
+    {
         assert!(DOCUMENT.contains(&format!("squadron-bench {}", subcommand.get_name())));
         for flag in subcommand.get_arguments().filter_map(clap::Arg::get_long) {
-            assert!(DOCUMENT.contains(&format!("--{flag}")), "docs/benchmarks.md does not explain --{flag}");
+            assert!(
+                DOCUMENT.contains(&format!("--{flag}")),
+                "docs/benchmarks.md does not explain --{flag}"
+            );
         }
     }
 }
@@ -68,7 +82,10 @@ fn every_flag_is_documented() {
 #[test]
 fn the_command_line_is_the_documented_one() {
     Cli::command().debug_assert();
-    for line in DOCUMENT.lines().filter_map(|line| line.strip_prefix("target/release/squadron-bench ")) {
+    for line in DOCUMENT
+        .lines()
+        .filter_map(|line| line.strip_prefix("target/release/squadron-bench "))
+    {
         let words = std::iter::once("squadron-bench").chain(line.split_whitespace());
         assert!(Cli::try_parse_from(words).is_ok(), "{line}");
     }

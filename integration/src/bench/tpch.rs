@@ -57,7 +57,12 @@ pub(super) struct Timing {
 
 impl Timing {
     pub(super) fn new(seconds: f64, cpu_before: Option<f64>, cpu_after: Option<f64>) -> Self {
-        Self { seconds, cpu_seconds: cpu_after.zip(cpu_before).map(|(after, before)| after - before) }
+        Self {
+            seconds,
+            cpu_seconds: cpu_after
+                .zip(cpu_before)
+                .map(|(after, before)| after - before),
+        }
     }
 }
 
@@ -65,7 +70,7 @@ impl Timing {
 #[derive(Debug, Default, Serialize)]
 pub(super) struct TpchFigures {
     queries: Vec<QueryFigures>,
-    total_seconds: f64,
+    total_seconds: Option<f64>,
     total_cpu_seconds: Option<f64>,
     total_reference_seconds: Option<f64>,
     total_reference_cpu_seconds: Option<f64>,
@@ -82,7 +87,7 @@ pub(super) struct QueryFigures {
     exact: bool,
     /// Why it is not exact: the difference, or the server's error.
     difference: Option<String>,
-    seconds: f64,
+    seconds: Option<f64>,
     cpu_seconds: Option<f64>,
     reference_seconds: Option<f64>,
     reference_cpu_seconds: Option<f64>,
@@ -99,7 +104,10 @@ pub(super) async fn run(args: &TpchArgs) -> Result<Verdict> {
     };
     let folder = tables::tpch(args.sf, args.system.cache_dir.as_deref()).await?;
     let reference = Reference::open(&folder, args.system.total_slots()).await?;
-    let system = args.system.start(&["--tpch".to_owned(), args.sf.to_string()]).await?;
+    let system = args
+        .system
+        .start(&["--tpch".to_owned(), args.sf.to_string()])
+        .await?;
     let mut harness = Harness {
         args,
         connection: connection::connect(&system.url).await?,
@@ -108,7 +116,10 @@ pub(super) async fn run(args: &TpchArgs) -> Result<Verdict> {
         progress: progress(queries.len(), args),
     };
     println!("{}", head());
-    let mut figures = TpchFigures { exact: true, ..TpchFigures::default() };
+    let mut figures = TpchFigures {
+        exact: true,
+        ..TpchFigures::default()
+    };
     for query in queries {
         let measured = harness.measure(query).await?;
         harness.progress.suspend(|| println!("{}", line(&measured)));
@@ -117,7 +128,11 @@ pub(super) async fn run(args: &TpchArgs) -> Result<Verdict> {
     harness.progress.finish_and_clear();
     figures.sum_up();
     println!("{}", total_line(&figures));
-    let verdict = if figures.exact { Verdict::Good } else { Verdict::Bad };
+    let verdict = if figures.exact {
+        Verdict::Good
+    } else {
+        Verdict::Bad
+    };
     let mut options = args.clone();
     options.system = args.system.resolved();
     options.queries = figures.queries.iter().map(|query| query.query).collect();
@@ -128,7 +143,9 @@ pub(super) async fn run(args: &TpchArgs) -> Result<Verdict> {
 fn progress(queries: usize, args: &TpchArgs) -> ProgressBar {
     let steps = queries * (1 + args.runs as usize * if args.against.is_some() { 2 } else { 1 });
     let bar = ProgressBar::new(steps as u64);
-    if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} {msg}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} {msg}")
+    {
         bar.set_style(style);
     }
     bar
@@ -171,17 +188,32 @@ impl Harness<'_> {
         }
         let rows = expected.rows.1.iter().map(RecordBatch::num_rows).sum();
         if let Some(difference) = &difference {
-            self.progress.suspend(|| eprintln!("q{query:02} is not exact: {difference}"));
+            self.progress
+                .suspend(|| eprintln!("q{query:02} is not exact: {difference}"));
         }
-        Ok(QueryFigures::new(query, rows, difference, runs, reference_runs))
+        Ok(QueryFigures::new(
+            query,
+            rows,
+            difference,
+            runs,
+            reference_runs,
+        ))
     }
 
     /// One timed run and, outside the time, how its result differs from the expected one.
-    async fn run_once(&mut self, sql: &str, expected: &Expected) -> Result<(Timing, Option<String>)> {
+    async fn run_once(
+        &mut self,
+        sql: &str,
+        expected: &Expected,
+    ) -> Result<(Timing, Option<String>)> {
         let cpu_before = self.system.cpu_seconds();
         let began = Instant::now();
         let rows = connection::query(&mut self.connection, sql).await?;
-        let timing = Timing::new(began.elapsed().as_secs_f64(), cpu_before, self.system.cpu_seconds());
+        let timing = Timing::new(
+            began.elapsed().as_secs_f64(),
+            cpu_before,
+            self.system.cpu_seconds(),
+        );
         let difference = compare(&expected.rows, &rows, &expected.order).err();
         Ok((timing, difference.map(|difference| difference.to_string())))
     }
@@ -192,13 +224,24 @@ impl Harness<'_> {
     }
 
     fn explain(&self, query: u8, error: &str) {
-        self.progress.suspend(|| eprintln!("q{query:02} failed: {error}\n{}", self.system.last_log_lines()));
+        self.progress.suspend(|| {
+            eprintln!(
+                "q{query:02} failed: {error}\n{}",
+                self.system.last_log_lines()
+            )
+        });
     }
 }
 
 impl QueryFigures {
-    fn new(query: u8, rows: usize, difference: Option<String>, runs: Vec<Timing>, reference_runs: Vec<Timing>) -> Self {
-        let seconds = median_seconds(&runs).unwrap_or(f64::NAN);
+    fn new(
+        query: u8,
+        rows: usize,
+        difference: Option<String>,
+        runs: Vec<Timing>,
+        reference_runs: Vec<Timing>,
+    ) -> Self {
+        let seconds = median_seconds(&runs);
         let reference_seconds = median_seconds(&reference_runs);
         Self {
             query,
@@ -209,7 +252,9 @@ impl QueryFigures {
             cpu_seconds: median_cpu_seconds(&runs),
             reference_seconds,
             reference_cpu_seconds: median_cpu_seconds(&reference_runs),
-            ratio: reference_seconds.map(|reference| seconds / reference).filter(|ratio| ratio.is_finite()),
+            ratio: seconds
+                .zip(reference_seconds)
+                .map(|(ours, theirs)| ours / theirs),
             runs,
             reference_runs,
         }
@@ -222,15 +267,26 @@ impl TpchFigures {
         self.queries.push(query);
     }
 
-    /// Totals are over the queries that ran.
+    /// Totals are over the queries that ran; there is none where one of those has no figure, or none ran.
     fn sum_up(&mut self) {
-        let ran = || self.queries.iter().filter(|query| !query.runs.is_empty());
-        self.total_seconds = ran().map(|query| query.seconds).sum();
-        self.total_cpu_seconds = ran().map(|query| query.cpu_seconds).sum();
-        self.total_reference_seconds = ran().map(|query| query.reference_seconds).sum();
-        self.total_reference_cpu_seconds = ran().map(|query| query.reference_cpu_seconds).sum();
-        let ratio = self.total_reference_seconds.map(|reference| self.total_seconds / reference);
-        self.total_ratio = ratio.filter(|ratio| ratio.is_finite());
+        let ran: Vec<_> = self
+            .queries
+            .iter()
+            .filter(|query| !query.runs.is_empty())
+            .collect();
+        let total = |figure: fn(&QueryFigures) -> Option<f64>| -> Option<f64> {
+            let sum = ran.iter().map(|query| figure(query)).sum::<Option<f64>>();
+            sum.filter(|_| !ran.is_empty())
+        };
+        let seconds = total(|query| query.seconds);
+        let reference_seconds = total(|query| query.reference_seconds);
+        self.total_cpu_seconds = total(|query| query.cpu_seconds);
+        self.total_reference_cpu_seconds = total(|query| query.reference_cpu_seconds);
+        self.total_ratio = seconds
+            .zip(reference_seconds)
+            .map(|(ours, theirs)| ours / theirs);
+        self.total_seconds = seconds;
+        self.total_reference_seconds = reference_seconds;
     }
 }
 
@@ -256,7 +312,7 @@ fn line(query: &QueryFigures) -> String {
         "q{:02}   {:>9} {:>12} {:>12} {:>7} {:>10} {:>10}  {}",
         query.query,
         query.rows,
-        shown(Some(query.seconds), 3),
+        shown(query.seconds, 3),
         shown(query.reference_seconds, 3),
         shown(query.ratio, 2),
         shown(query.cpu_seconds, 2),
@@ -269,7 +325,7 @@ fn total_line(figures: &TpchFigures) -> String {
     format!(
         "total {:>9} {:>12} {:>12} {:>7} {:>10} {:>10}  {}",
         "",
-        shown(Some(figures.total_seconds), 3),
+        shown(figures.total_seconds, 3),
         shown(figures.total_reference_seconds, 3),
         shown(figures.total_ratio, 3),
         shown(figures.total_cpu_seconds, 2),
@@ -279,10 +335,7 @@ fn total_line(figures: &TpchFigures) -> String {
 }
 
 fn shown(value: Option<f64>, digits: usize) -> String {
-    match value.filter(|value| value.is_finite()) {
-        Some(value) => format!("{value:.digits$}"),
-        None => "-".to_owned(),
-    }
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
 #[cfg(test)]
@@ -290,14 +343,32 @@ pub(super) mod tests {
     use super::*;
 
     fn timings(seconds: &[f64]) -> Vec<Timing> {
-        seconds.iter().map(|seconds| Timing::new(*seconds, Some(1.0), Some(1.0 + 2.0 * seconds))).collect()
+        seconds
+            .iter()
+            .map(|seconds| Timing::new(*seconds, Some(1.0), Some(1.0 + 2.0 * seconds)))
+            .collect()
     }
 
     /// Figures with every key filled, also for the test of the documentation.
     pub(in super::super) fn sample() -> TpchFigures {
-        let mut figures = TpchFigures { exact: true, ..TpchFigures::default() };
-        figures.add(QueryFigures::new(1, 4, None, timings(&[3.0, 1.0, 2.0]), timings(&[1.0, 1.0, 5.0])));
-        figures.add(QueryFigures::new(2, 9, None, timings(&[1.0]), timings(&[1.0])));
+        let mut figures = TpchFigures {
+            exact: true,
+            ..TpchFigures::default()
+        };
+        figures.add(QueryFigures::new(
+            1,
+            4,
+            None,
+            timings(&[3.0, 1.0, 2.0]),
+            timings(&[1.0, 1.0, 5.0]),
+        ));
+        figures.add(QueryFigures::new(
+            2,
+            9,
+            None,
+            timings(&[1.0]),
+            timings(&[1.0]),
+        ));
         figures.sum_up();
         figures
     }
@@ -306,7 +377,10 @@ pub(super) mod tests {
     fn totals_are_sums_of_medians() {
         let figures = sample();
         assert_eq!(figures.queries[0].ratio, Some(2.0));
-        assert_eq!((figures.total_seconds, figures.total_reference_seconds), (3.0, Some(2.0)));
+        assert_eq!(
+            (figures.total_seconds, figures.total_reference_seconds),
+            (Some(3.0), Some(2.0))
+        );
         assert_eq!(figures.total_ratio, Some(1.5));
         assert_eq!(figures.total_cpu_seconds, Some(6.0));
         assert!(figures.exact);
@@ -315,7 +389,13 @@ pub(super) mod tests {
     #[test]
     fn a_failed_query_is_not_exact_and_not_in_the_totals() {
         let mut figures = sample();
-        figures.add(QueryFigures::new(3, 1, Some("no worker".into()), vec![], timings(&[9.0])));
+        figures.add(QueryFigures::new(
+            3,
+            1,
+            Some("no worker".into()),
+            vec![],
+            timings(&[9.0]),
+        ));
         figures.sum_up();
         assert!(!figures.exact);
         assert_eq!(figures.total_ratio, Some(1.5));
@@ -326,7 +406,24 @@ pub(super) mod tests {
         let mut figures = TpchFigures::default();
         figures.add(QueryFigures::new(1, 4, None, timings(&[1.0]), vec![]));
         figures.sum_up();
-        assert_eq!((figures.queries[0].ratio, figures.total_ratio), (None, None));
+        assert_eq!(
+            (figures.queries[0].ratio, figures.total_ratio),
+            (None, None)
+        );
         assert!(line(&figures.queries[0]).ends_with("yes"));
+    }
+
+    #[test]
+    fn when_nothing_ran_there_are_no_totals() {
+        let mut figures = TpchFigures::default();
+        figures.add(QueryFigures::new(
+            1,
+            4,
+            Some("no worker".into()),
+            vec![],
+            vec![],
+        ));
+        figures.sum_up();
+        assert_eq!((figures.total_seconds, figures.total_ratio), (None, None));
     }
 }

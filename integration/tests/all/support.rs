@@ -58,7 +58,7 @@ impl Mismatches {
     pub(crate) fn note(&mut self, what: &str, outcome: Result<(), String>) {
         self.checked += 1;
         if let Err(why) = outcome {
-            self.found.push(format!("## {what}\n{why}"));
+            self.found.push(format!("## {what:.500}\n{why}"));
         }
     }
 
@@ -94,17 +94,19 @@ impl Reference {
         let config = SessionConfig::new()
             .with_target_partitions(1)
             .with_information_schema(true)
+            .set_usize("datafusion.sql_parser.recursion_limit", 5_000)
             .set_bool("datafusion.optimizer.enable_dynamic_filter_pushdown", false);
         Self {
             context: SessionContext::new_with_config(config),
         }
     }
 
-    /// Runs `sql`; the schema is that of the logical plan.
+    /// Runs `sql`; the schema is that of the logical plan, once types are settled.
     pub(crate) async fn run(&self, sql: &str) -> Result<Expected, DataFusionError> {
         let frame = self.context.sql(sql).await?;
-        let schema = Arc::clone(frame.schema().inner());
         let order = order_of(frame.logical_plan());
+        let settled = frame.clone().into_optimized_plan()?;
+        let schema = Arc::clone(settled.schema().inner());
         let batches = frame.collect().await?;
         Ok(Expected { rows: (schema, batches), order })
     }

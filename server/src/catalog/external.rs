@@ -38,12 +38,51 @@ impl ExternalTableFactory {
         }
     }
 
-    fn locate(&self, location: &str, options: &[(String, String)]) -> Result<String, Failure> {
-        let is_path = Path::new(location).is_absolute() || !location.contains("://");
-        match Url::parse(location) {
-            Ok(url) if !is_path => self.stores.locate(&url, options).map(String::from),
-            _ => Ok(location.to_string()),
+    /// Replaces the locations of `statement` by those that plans know. Returns the ones that have an object store, also
+    /// when a later one is refused.
+    fn locate(
+        &self,
+        statement: &mut CreateExternalTable,
+        options: &[(String, String)],
+    ) -> (Vec<Url>, Result<(), Failure>) {
+        let mut located = Vec::new();
+        for location in &mut statement.locations {
+            let is_path = Path::new(location.as_str()).is_absolute() || !location.contains("://");
+            let Some(url) = Url::parse(location).ok().filter(|_| !is_path) else {
+                continue;
+            };
+            match self.stores.locate(&url, options) {
+                Ok(url) => {
+                    *location = url.to_string();
+                    located.push(url);
+                }
+                Err(failure) => return (located, Err(failure)),
+            }
         }
+        (located, Ok(()))
+    }
+
+    async fn open(
+        &self,
+        state: &dyn Session,
+        statement: &CreateExternalTable,
+    ) -> Result<Arc<dyn TableProvider>> {
+        if let Some(missing) = statement
+            .locations
+            .iter()
+            .find(|location| is_missing(location))
+        {
+            return plan_err!("there is no file or folder {missing}; correct LOCATION");
+        }
+        self.listing
+            .create(state, statement)
+            .await
+            .map_err(|error| {
+                let failure = failure::of(&error);
+                let reason = self.stores.as_written(&failure.message).replace('\n', " ");
+                let message = format!("table {}: {reason}", statement.name);
+                failure::into_datafusion(Failure::new(failure.kind, message))
+            })
     }
 }
 
@@ -61,29 +100,17 @@ impl TableProviderFactory for ExternalTableFactory {
             split_options(&statement.options);
         let mut statement = statement.clone();
         statement.options = format_options;
-        for location in &mut statement.locations {
-            *location = self
-                .locate(location, &store_options)
-                .map_err(failure::into_datafusion)?;
+        let (located, outcome) = self.locate(&mut statement, &store_options);
+        let table = match outcome {
+            Ok(()) => self.open(state, &statement).await,
+            Err(failure) => Err(failure::into_datafusion(failure)),
+        };
+        if table.is_err() {
+            for url in &located {
+                self.stores.forget(url);
+            }
         }
-        if let Some(missing) = statement
-            .locations
-            .iter()
-            .find(|location| is_missing(location))
-        {
-            return plan_err!("there is no file or folder {missing}; correct LOCATION");
-        }
-        self.listing
-            .create(state, &statement)
-            .await
-            .map_err(|error| {
-                let failure = failure::of(&error);
-                let message = self.stores.as_written(&failure.message);
-                failure::into_datafusion(Failure::new(
-                    failure.kind,
-                    format!("table {}: {message}", statement.name),
-                ))
-            })
+        table
     }
 }
 

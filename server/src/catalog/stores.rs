@@ -23,6 +23,8 @@ struct Known {
     /// Scheme and authority as the user wrote them.
     base: String,
     spec: ObjectStoreSpec,
+    /// Tables that were opened with it.
+    tables: usize,
 }
 
 impl Stores {
@@ -53,9 +55,10 @@ impl Stores {
         options.sort();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known
-            .iter()
+            .iter_mut()
             .find(|known| known.base == base && known.spec.options == options)
         {
+            known.tables += 1;
             return relocate(url, &known.spec.url);
         }
         if known.len() == MAX_STORES {
@@ -80,8 +83,25 @@ impl Stores {
         known.push(Known {
             base: base.to_string(),
             spec,
+            tables: 1,
         });
         Ok(registered)
+    }
+
+    /// Takes back one [`Self::locate`] whose table did not come about; a store with no other table is forgotten, so
+    /// that failed attempts do not add up.
+    pub(super) fn forget(&self, registered: &Url) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let url = &registered[..Position::BeforePath];
+        let Some(at) = known.iter().position(|known| known.spec.url == url) else {
+            return;
+        };
+        known[at].tables -= 1;
+        if known[at].tables == 0 {
+            known.remove(at);
+            // Registries that keep their stores forever are harmless: the URL is not given out again.
+            let _ = self.runtime.deregister_object_store(registered);
+        }
     }
 
     pub(super) fn specs(&self) -> Vec<ObjectStoreSpec> {
@@ -196,6 +216,39 @@ mod tests {
         assert_eq!(
             stores.as_written(&format!("no files at {first}!")),
             "no files at s3://bucket/x/!"
+        );
+    }
+
+    #[test]
+    fn a_store_without_a_table_is_forgotten() {
+        let stores = stores();
+        let kept = stores
+            .locate(&url("s3://bucket/x/"), &options("a"))
+            .unwrap();
+        let again = stores
+            .locate(&url("s3://bucket/y/"), &options("a"))
+            .unwrap();
+        stores.forget(&again);
+        assert_eq!(
+            stores.specs().len(),
+            1,
+            "the first table still reads from it"
+        );
+        assert!(
+            stores
+                .runtime
+                .object_store_registry
+                .get_store(&kept)
+                .is_ok()
+        );
+        stores.forget(&kept);
+        assert!(stores.specs().is_empty());
+        assert!(
+            stores
+                .runtime
+                .object_store_registry
+                .get_store(&kept)
+                .is_err()
         );
     }
 

@@ -74,7 +74,7 @@ pub struct ServeArgs {
     /// Where generated tables are kept [default: the user's cache folder].
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
-    /// Read flags from this file: a table [serve] with keys such as cluster_listen. A variable beats the file, a flag
+    /// Read flags from this file: its table `serve` has keys such as cluster_listen. A variable beats the file, a flag
     /// beats both.
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
@@ -123,7 +123,7 @@ pub struct WorkerArgs {
     /// How long running attempts may go on after SIGTERM or Ctrl-C.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
     pub drain_timeout: Duration,
-    /// Read flags from this file: a table [worker] with keys such as cluster_secret.
+    /// Read flags from this file: its table `worker` has keys such as cluster_secret.
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
 }
@@ -190,7 +190,7 @@ pub struct SqlArgs {
     /// A bearer token; @FILE reads it from a file.
     #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret, conflicts_with_all = ["user", "password"])]
     pub token: Option<Secret>,
-    /// Read flags from this file: a table [sql] with keys such as server.
+    /// Read flags from this file: its table `sql` has keys such as server.
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
 }

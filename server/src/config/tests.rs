@@ -308,7 +308,7 @@ fn help_and_version_are_shown() {
 }
 
 #[test]
-fn the_reference_lists_every_flag() {
+fn the_reference_page_is_current() {
     let page = reference();
     for part in [
         "`--slots N`",
@@ -320,4 +320,13 @@ fn the_reference_lists_every_flag() {
         assert!(page.contains(part), "{part} is missing in:\n{page}");
     }
     assert!(!page.contains("generate-tpch") && !page.contains("[env: "));
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        written == page,
+        "docs/configuration.md is not current; run `UPDATE_DOCS=1 cargo test reference_page`"
+    );
 }

@@ -31,8 +31,6 @@ pub struct ClusterShape {
     pub workers: usize,
     /// Their slots, all together.
     pub slots: usize,
-    /// Whether all of them live in the server's process, so that a plan need not be encoded for them.
-    pub in_process: bool,
 }
 
 impl ClusterShape {
@@ -273,7 +271,6 @@ mod tests {
     const SHAPE: ClusterShape = ClusterShape {
         workers: 2,
         slots: 4,
-        in_process: false,
     };
 
     fn options() -> SizeOptions {

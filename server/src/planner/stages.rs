@@ -55,7 +55,7 @@ pub struct GraphContext<'a> {
     pub stores: Vec<ObjectStoreSpec>,
     /// For test-decoding: knows the functions and object stores.
     pub task_context: &'a TaskContext,
-    /// Whether every worker lives in this process.
+    /// Whether no worker outside this process can ever get the plan, so that it need not be encoded.
     pub in_process: bool,
 }
 

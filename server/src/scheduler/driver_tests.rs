@@ -121,8 +121,8 @@ async fn a_query_nobody_waits_for_is_cancelled() {
     let (mut orders, _reports) = attach_silent(&server, 16).await;
     let graph = graph(1, vec![stage(0, &[], 1)]);
     let events = server.handle.submit(graph).await.unwrap();
+    let mut told = vec![orders.recv().await.unwrap(), orders.recv().await.unwrap()];
     drop(events);
-    let mut told = Vec::new();
     while !matches!(told.last(), Some(ServerMessage::Release(_))) {
         told.push(orders.recv().await.unwrap());
     }

@@ -106,10 +106,9 @@ impl StageGraph {
             if stage.tasks.is_empty() {
                 return wrong(format!("stage {} has no task", stage.id));
             }
-            let is_pinned = stage.placement == Placement::Local && stage.tasks.len() == 1;
-            if matches!(stage.plan, PlanRef::InProcess(_)) && !is_pinned {
+            if matches!(stage.plan, PlanRef::InProcess(_)) && stage.tasks.len() > 1 {
                 return wrong(format!(
-                    "the plan of stage {} cannot be sent, so it must be one task on the local worker",
+                    "the plan of stage {} is good for one attempt and has several tasks",
                     stage.id
                 ));
             }

@@ -7,7 +7,9 @@ use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
-use arrow_flight::{Action, CancelFlightInfoRequest, FlightDescriptor, FlightInfo, HandshakeRequest, Ticket};
+use arrow_flight::{
+    Action, CancelFlightInfoRequest, FlightDescriptor, FlightInfo, HandshakeRequest, Ticket,
+};
 use futures::TryStreamExt;
 use prost::Message;
 use tonic::metadata::{Ascii, Binary, MetadataMap, MetadataValue};
@@ -53,7 +55,10 @@ pub(super) struct Client {
 impl Client {
     /// Dials `address` and logs in.
     pub(super) async fn connect(address: &Address, login: &Login) -> Result<Self, Error> {
-        let unreachable = |error: tonic::transport::Error| Error::Connect { address: address.clone(), reason: root_cause(&error) };
+        let unreachable = |error: tonic::transport::Error| Error::Connect {
+            address: address.clone(),
+            reason: root_cause(&error),
+        };
         let mut endpoint = Endpoint::from_shared(address.http_uri())
             .map_err(unreachable)?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -61,13 +66,19 @@ impl Client {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_while_idle(true);
         if address.is_encrypted() {
-            endpoint = endpoint.tls_config(ClientTlsConfig::new().with_enabled_roots()).map_err(unreachable)?;
+            endpoint = endpoint
+                .tls_config(ClientTlsConfig::new().with_enabled_roots())
+                .map_err(unreachable)?;
         }
         let channel = endpoint.connect().await.map_err(unreachable)?;
         let flight = FlightServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let mut client = Self { flight, authorization: None, cookies: BTreeMap::new() };
+        let mut client = Self {
+            flight,
+            authorization: None,
+            cookies: BTreeMap::new(),
+        };
         client.log_in(login).await?;
         Ok(client)
     }
@@ -75,9 +86,15 @@ impl Client {
     /// Starts a statement. The server has run DDL and DML when this returns; the rows of a query are fetched with
     /// [`Client::fetch`].
     pub(super) async fn start(&mut self, sql: &str) -> Result<FlightInfo, Error> {
-        let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
+        let command = CommandStatementQuery {
+            query: sql.to_owned(),
+            transaction_id: None,
+        };
         let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-        let response = self.flight.get_flight_info(self.request(descriptor)).await?;
+        let response = self
+            .flight
+            .get_flight_info(self.request(descriptor))
+            .await?;
         self.remember(response.metadata());
         Ok(response.into_inner())
     }
@@ -85,12 +102,18 @@ impl Client {
     /// The rows behind a ticket. Dropping the stream tells the server that nobody wants the rest.
     pub(super) async fn fetch(&mut self, ticket: Ticket) -> Result<FlightRecordBatchStream, Error> {
         let response = self.flight.do_get(self.request(ticket)).await?;
-        Ok(FlightRecordBatchStream::new_from_flight_data(response.into_inner().map_err(FlightError::from)))
+        Ok(FlightRecordBatchStream::new_from_flight_data(
+            response.into_inner().map_err(FlightError::from),
+        ))
     }
 
     /// Asks the server to stop a query; gives up after a moment, since the query may be over or the server gone.
     pub(super) async fn cancel(&mut self, info: FlightInfo) {
-        self.say("CancelFlightInfo", CancelFlightInfoRequest::new(info).encode_to_vec()).await;
+        self.say(
+            "CancelFlightInfo",
+            CancelFlightInfoRequest::new(info).encode_to_vec(),
+        )
+        .await;
     }
 
     /// Ends the session, if the server opened one.
@@ -131,11 +154,19 @@ impl Client {
         let response: Response<Streaming<_>> = self.flight.handshake(self.request(hello)).await?;
         self.remember(response.metadata());
         let bearer = response.metadata().get("authorization").cloned();
-        let payload = response.into_inner().message().await?.map(|answer| answer.payload).unwrap_or_default();
+        let payload = response
+            .into_inner()
+            .message()
+            .await?
+            .map(|answer| answer.payload)
+            .unwrap_or_default();
         self.authorization = match bearer {
             Some(bearer) => Some(bearer),
             None if payload.is_empty() => self.authorization.take(),
-            None => Some(header(&format!("Bearer {}", String::from_utf8_lossy(&payload)))?),
+            None => Some(header(&format!(
+                "Bearer {}",
+                String::from_utf8_lossy(&payload)
+            ))?),
         };
         Ok(())
     }
@@ -143,10 +174,16 @@ impl Client {
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(authorization) = &self.authorization {
-            request.metadata_mut().insert("authorization", authorization.clone());
+            request
+                .metadata_mut()
+                .insert("authorization", authorization.clone());
         }
         if !self.cookies.is_empty() {
-            let cookies: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let cookies: Vec<_> = self
+                .cookies
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
             if let Ok(cookies) = cookies.join("; ").parse() {
                 request.metadata_mut().insert("cookie", cookies);
             }
@@ -155,17 +192,23 @@ impl Client {
     }
 
     fn remember(&mut self, metadata: &MetadataMap) {
-        for cookie in metadata.get_all("set-cookie").iter().filter_map(|value| value.to_str().ok()) {
+        for cookie in metadata
+            .get_all("set-cookie")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+        {
             let pair = cookie.split(';').next().unwrap_or(cookie);
             if let Some((name, value)) = pair.split_once('=') {
-                self.cookies.insert(name.trim().to_owned(), value.trim().to_owned());
+                self.cookies
+                    .insert(name.trim().to_owned(), value.trim().to_owned());
             }
         }
     }
 }
 
 fn header(text: &str) -> Result<MetadataValue<Ascii>, Error> {
-    text.parse().map_err(|_| Error::Usage("--token may hold visible ASCII characters only".to_owned()))
+    text.parse()
+        .map_err(|_| Error::Usage("--token may hold visible ASCII characters only".to_owned()))
 }
 
 fn basic(user: &str, password: &str) -> Result<MetadataValue<Ascii>, Error> {
@@ -182,8 +225,14 @@ mod tests {
 
     #[test]
     fn credentials_are_those_of_the_specification() {
-        assert_eq!(basic("Aladdin", "open sesame").unwrap(), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
-        assert_eq!(basic("test", "123\u{a3}").unwrap(), "Basic dGVzdDoxMjPCow==");
+        assert_eq!(
+            basic("Aladdin", "open sesame").unwrap(),
+            "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
+        );
+        assert_eq!(
+            basic("test", "123\u{a3}").unwrap(),
+            "Basic dGVzdDoxMjPCow=="
+        );
     }
 
     #[test]
@@ -194,19 +243,36 @@ mod tests {
     #[tokio::test]
     async fn cookies_are_sent_back() {
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        let mut client = Client { flight: FlightServiceClient::new(channel), authorization: None, cookies: BTreeMap::new() };
+        let mut client = Client {
+            flight: FlightServiceClient::new(channel),
+            authorization: None,
+            cookies: BTreeMap::new(),
+        };
         let mut metadata = MetadataMap::new();
-        metadata.append("set-cookie", "session=abc=; Path=/; HttpOnly".parse().unwrap());
+        metadata.append(
+            "set-cookie",
+            "session=abc=; Path=/; HttpOnly".parse().unwrap(),
+        );
         metadata.append("set-cookie", "other=1".parse().unwrap());
         client.remember(&metadata);
-        assert_eq!(client.request(()).metadata().get("cookie").unwrap(), "other=1; session=abc=");
+        assert_eq!(
+            client.request(()).metadata().get("cookie").unwrap(),
+            "other=1; session=abc="
+        );
     }
 
     #[tokio::test]
     async fn an_unreachable_server_is_one_sentence() {
         let address = Address::new(&url::Url::parse("http://127.0.0.1:1").unwrap());
-        let error = Client::connect(&address, &Login::None).await.err().unwrap().to_string();
-        assert!(error.starts_with("cannot reach a server at grpc://127.0.0.1:1 ("), "{error}");
+        let error = Client::connect(&address, &Login::None)
+            .await
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.starts_with("cannot reach a server at grpc://127.0.0.1:1 ("),
+            "{error}"
+        );
         assert!(error.contains("refused"), "{error}");
     }
 }

@@ -37,17 +37,23 @@ impl Command {
     /// A sentence that names the line and where help is.
     pub(super) fn parse(line: &str) -> Result<Self, String> {
         let line = line.trim().trim_end_matches(';').trim_end();
-        let (name, argument) = line.split_once(char::is_whitespace).map_or((line, ""), |(name, rest)| (name, rest.trim()));
+        let (name, argument) = line
+            .split_once(char::is_whitespace)
+            .map_or((line, ""), |(name, rest)| (name, rest.trim()));
         match (name, argument) {
             ("\\d", "") => Ok(Self::Sql(format!("{RELATIONS} ORDER BY 1, 2"))),
-            ("\\dt", "") => Ok(Self::Sql(format!("{RELATIONS} AND table_type = 'BASE TABLE' ORDER BY 1, 2"))),
+            ("\\dt", "") => Ok(Self::Sql(format!(
+                "{RELATIONS} AND table_type = 'BASE TABLE' ORDER BY 1, 2"
+            ))),
             ("\\d", relation) => Ok(Self::Sql(format!("DESCRIBE {relation}"))),
             ("\\timing", "") => Ok(Self::Timing(None)),
             ("\\timing", "on") => Ok(Self::Timing(Some(true))),
             ("\\timing", "off") => Ok(Self::Timing(Some(false))),
             ("\\?", "") => Ok(Self::Help),
             ("\\q", "") => Ok(Self::Quit),
-            _ => Err(format!("{line:?} is no command of the shell; \\? lists them")),
+            _ => Err(format!(
+                "{line:?} is no command of the shell; \\? lists them"
+            )),
         }
     }
 }
@@ -58,23 +64,35 @@ mod tests {
 
     #[test]
     fn every_command_of_the_help_is_understood() {
-        let listed: Vec<_> = HELP.lines().filter_map(|line| line.trim_start().strip_prefix('\\')).collect();
+        let listed: Vec<_> = HELP
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix('\\'))
+            .collect();
         assert_eq!(listed.len(), 6);
         for line in listed {
-            let command = format!("\\{}", line.split("  ").next().unwrap().replace("[on|off]", "on"));
+            let command = format!(
+                "\\{}",
+                line.split("  ").next().unwrap().replace("[on|off]", "on")
+            );
             assert!(Command::parse(&command).is_ok(), "{command}");
         }
     }
 
     #[test]
     fn names_are_described_as_written() {
-        assert_eq!(Command::parse("\\d  \"My Table\" ;"), Ok(Command::Sql("DESCRIBE \"My Table\"".into())));
+        assert_eq!(
+            Command::parse("\\d  \"My Table\" ;"),
+            Ok(Command::Sql("DESCRIBE \"My Table\"".into()))
+        );
     }
 
     #[test]
     fn timing_switches_or_sets() {
         assert_eq!(Command::parse("\\timing"), Ok(Command::Timing(None)));
-        assert_eq!(Command::parse("\\timing off"), Ok(Command::Timing(Some(false))));
+        assert_eq!(
+            Command::parse("\\timing off"),
+            Ok(Command::Timing(Some(false)))
+        );
     }
 
     #[test]

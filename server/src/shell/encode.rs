@@ -37,14 +37,22 @@ impl Encoder {
     pub(super) fn new(format: OutputFormat, schema: &SchemaRef) -> Result<Self, ArrowError> {
         Ok(match format {
             OutputFormat::Table => Self::Table(Table::new(Arc::clone(schema))),
-            OutputFormat::Csv => Self::Csv { head: Some(Arc::clone(schema)) },
+            OutputFormat::Csv => Self::Csv {
+                head: Some(Arc::clone(schema)),
+            },
             OutputFormat::Json => Self::Json,
-            OutputFormat::Arrow => Self::Arrow(Box::new(StreamWriter::try_new(Vec::new(), schema)?)),
+            OutputFormat::Arrow => {
+                Self::Arrow(Box::new(StreamWriter::try_new(Vec::new(), schema)?))
+            }
         })
     }
 
     /// Appends what can be written of the rows so far and of `batch`.
-    pub(super) fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), ArrowError> {
+    pub(super) fn batch(
+        &mut self,
+        batch: &RecordBatch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ArrowError> {
         match self {
             Self::Table(table) => text(out, |out| table.push(batch, out)),
             Self::Csv { head } => {
@@ -52,7 +60,9 @@ impl Encoder {
                 write_csv(batch, header, out)
             }
             Self::Json => {
-                let mut writer = json::WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(out);
+                let mut writer = json::WriterBuilder::new()
+                    .with_explicit_nulls(true)
+                    .build::<_, LineDelimited>(out);
                 writer.write(batch)?;
                 writer.finish()
             }
@@ -90,7 +100,10 @@ impl Encoder {
     }
 }
 
-fn text(out: &mut Vec<u8>, write: impl FnOnce(&mut String) -> Result<(), ArrowError>) -> Result<(), ArrowError> {
+fn text(
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut String) -> Result<(), ArrowError>,
+) -> Result<(), ArrowError> {
     let mut text = String::new();
     let result = write(&mut text);
     out.extend_from_slice(text.as_bytes());
@@ -101,13 +114,20 @@ fn write_csv(batch: &RecordBatch, header: bool, out: &mut Vec<u8>) -> Result<(),
     if batch.num_columns() == 0 {
         return Ok(());
     }
-    csv::WriterBuilder::new().with_header(header).build(out).write(&flat(batch)?)
+    csv::WriterBuilder::new()
+        .with_header(header)
+        .build(out)
+        .write(&flat(batch)?)
 }
 
 /// Lists, structs and other nested values as text, since CSV has no form of its own for them.
 fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let schema = batch.schema();
-    if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
+    if !schema
+        .fields()
+        .iter()
+        .any(|field| field.data_type().is_nested())
+    {
         return Ok(batch.clone());
     }
     let mut fields = Vec::with_capacity(batch.num_columns());
@@ -127,8 +147,16 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
 fn as_text(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let options = FormatOptions::new();
     let formatter = ArrayFormatter::try_new(column, &options)?;
-    let value = |row| if column.is_null(row) { Ok(None) } else { formatter.value(row).try_to_string().map(Some) };
-    let values = (0..column.len()).map(value).collect::<Result<StringArray, ArrowError>>()?;
+    let value = |row| {
+        if column.is_null(row) {
+            Ok(None)
+        } else {
+            formatter.value(row).try_to_string().map(Some)
+        }
+    };
+    let values = (0..column.len())
+        .map(value)
+        .collect::<Result<StringArray, ArrowError>>()?;
     Ok(Arc::new(values))
 }
 
@@ -141,13 +169,20 @@ mod tests {
     use super::*;
 
     fn batch() -> RecordBatch {
-        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
+        let lists =
+            ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("id", Arc::new(Int64Array::from(vec![1, 2]))),
-            ("name", Arc::new(StringArray::from(vec![Some("a,\"b\""), None]))),
+            (
+                "name",
+                Arc::new(StringArray::from(vec![Some("a,\"b\""), None])),
+            ),
             ("list", Arc::new(lists)),
         ];
-        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
+        RecordBatch::try_from_iter_with_nullable(
+            columns.into_iter().map(|(name, array)| (name, array, true)),
+        )
+        .unwrap()
     }
 
     fn encoded(format: OutputFormat, batches: &[RecordBatch]) -> Vec<u8> {
@@ -167,7 +202,10 @@ mod tests {
     #[test]
     fn csv_has_one_head_and_flattens_lists() {
         let row = "1,\"a,\"\"b\"\"\",\"[1, ]\"\n2,,\n";
-        assert_eq!(encoded_text(OutputFormat::Csv, &[batch(), batch()]), format!("id,name,list\n{row}{row}"));
+        assert_eq!(
+            encoded_text(OutputFormat::Csv, &[batch(), batch()]),
+            format!("id,name,list\n{row}{row}")
+        );
     }
 
     #[test]
@@ -185,10 +223,18 @@ mod tests {
     #[test]
     fn arrow_is_a_stream_any_reader_takes() {
         let bytes = encoded(OutputFormat::Arrow, &[batch(), batch()]);
-        let read: Vec<_> = StreamReader::try_new(bytes.as_slice(), None).unwrap().map(Result::unwrap).collect();
+        let read: Vec<_> = StreamReader::try_new(bytes.as_slice(), None)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
         assert_eq!(read, [batch(), batch()]);
         let empty = encoded(OutputFormat::Arrow, &[]);
-        assert_eq!(StreamReader::try_new(empty.as_slice(), None).unwrap().schema(), batch().schema());
+        assert_eq!(
+            StreamReader::try_new(empty.as_slice(), None)
+                .unwrap()
+                .schema(),
+            batch().schema()
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use arrow::error::ArrowError;
@@ -17,7 +18,9 @@ pub(super) enum Error {
     #[error("{0}")]
     Usage(String),
     /// Nobody answers at the address.
-    #[error("cannot reach a server at {address} ({reason}); start one with `squadron serve`, or name another with --server")]
+    #[error(
+        "cannot reach a server at {address} ({reason}); start one with `squadron serve`, or name another with --server"
+    )]
     Connect {
         /// Where the shell dialled.
         address: Address,
@@ -39,12 +42,35 @@ pub(super) enum Error {
     /// The user pressed Ctrl-C.
     #[error("cancelled")]
     Cancelled,
+    /// What a statement of a file did.
+    #[error("{}:{line}: {error}", file.display())]
+    In {
+        /// The file.
+        file: PathBuf,
+        /// The line on which the statement starts.
+        line: usize,
+        /// What went wrong.
+        error: Box<Error>,
+    },
 }
 
 impl Error {
     /// Whether nobody reads standard output any more, as behind `| head`: an end, not a failure.
     pub(super) fn is_reader_gone(&self) -> bool {
-        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        match self {
+            Self::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,
+            Self::In { error, .. } => error.is_reader_gone(),
+            _ => false,
+        }
+    }
+
+    /// The same error, with the place of its statement.
+    pub(super) fn at(self, file: &Path, line: usize) -> Self {
+        Self::In {
+            file: file.to_owned(),
+            line,
+            error: Box::new(self),
+        }
     }
 
     /// The code the process ends with.
@@ -96,8 +122,13 @@ pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 /// A status that the server sent is its sentence; one that the client made up, for a broken connection, says so.
 fn sentence(status: &Status) -> String {
     match status.source() {
-        Some(cause) => format!("the connection to the server is lost ({})", root_cause(cause)),
-        None if status.message().is_empty() => format!("the server answered {:?} without a reason", status.code()),
+        Some(cause) => format!(
+            "the connection to the server is lost ({})",
+            root_cause(cause)
+        ),
+        None if status.message().is_empty() => {
+            format!("the server answered {:?} without a reason", status.code())
+        }
         None => status.message().to_owned(),
     }
 }
@@ -108,21 +139,50 @@ mod tests {
 
     #[test]
     fn a_status_is_its_sentence() {
-        assert_eq!(Error::from(Status::not_found("no table named x")).to_string(), "no table named x");
-        assert!(Error::from(Status::internal("")).to_string().contains("Internal"));
-        assert_eq!(Error::from(FlightError::from(Status::cancelled("gone"))).to_string(), "gone");
+        assert_eq!(
+            Error::from(Status::not_found("no table named x")).to_string(),
+            "no table named x"
+        );
+        assert!(
+            Error::from(Status::internal(""))
+                .to_string()
+                .contains("Internal")
+        );
+        assert_eq!(
+            Error::from(FlightError::from(Status::cancelled("gone"))).to_string(),
+            "gone"
+        );
     }
 
     #[test]
     fn a_lost_connection_is_named() {
-        let status = Status::from_error(Box::new(io::Error::new(io::ErrorKind::ConnectionReset, "reset by peer")));
-        assert!(Error::from(status).to_string().starts_with("the connection to the server is lost"));
+        let status = Status::from_error(Box::new(io::Error::new(
+            io::ErrorKind::ConnectionReset,
+            "reset by peer",
+        )));
+        assert!(
+            Error::from(status)
+                .to_string()
+                .starts_with("the connection to the server is lost")
+        );
+    }
+
+    #[test]
+    fn a_statement_of_a_file_has_a_place() {
+        let error = Error::Cancelled.at(Path::new("x.sql"), 7);
+        assert_eq!(error.to_string(), "x.sql:7: cancelled");
+        assert_eq!(error.exit_code(), ExitCode::from(1));
     }
 
     #[test]
     fn a_closed_pipe_is_an_end() {
         let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
         assert!(Error::from(closed()).is_reader_gone());
+        assert!(
+            Error::from(closed())
+                .at(Path::new("x.sql"), 1)
+                .is_reader_gone()
+        );
         assert!(!Error::Cancelled.is_reader_gone());
     }
 }

@@ -50,8 +50,13 @@ pub(super) async fn run(mut shell: Shell) -> Result<(), Error> {
     Ok(())
 }
 
-fn open_editor(history: Option<&PathBuf>) -> rustyline::Result<Editor<StatementHelper, FileHistory>> {
-    let config = Config::builder().max_history_size(HISTORY_ENTRIES)?.history_ignore_space(true).build();
+fn open_editor(
+    history: Option<&PathBuf>,
+) -> rustyline::Result<Editor<StatementHelper, FileHistory>> {
+    let config = Config::builder()
+        .max_history_size(HISTORY_ENTRIES)?
+        .history_ignore_space(true)
+        .build();
     let mut editor = Editor::with_config(config)?;
     editor.set_helper(Some(StatementHelper));
     if let Some(file) = history {
@@ -62,13 +67,20 @@ fn open_editor(history: Option<&PathBuf>) -> rustyline::Result<Editor<StatementH
 }
 
 /// A history that cannot be kept is no reason to stop.
-fn remember(editor: &mut Editor<StatementHelper, FileHistory>, input: &str, history: Option<&PathBuf>) {
+fn remember(
+    editor: &mut Editor<StatementHelper, FileHistory>,
+    input: &str,
+    history: Option<&PathBuf>,
+) {
     if input.trim().is_empty() {
         return;
     }
     let added = editor.add_history_entry(input);
     if let (Ok(true), Some(file)) = (added, history) {
-        let kept = file.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(ReadlineError::from);
+        let kept = file
+            .parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .map_err(ReadlineError::from);
         if let Err(error) = kept.and_then(|()| editor.append_history(file)) {
             tracing::debug!(%error, file = %file.display(), "history not kept");
         }
@@ -77,13 +89,18 @@ fn remember(editor: &mut Editor<StatementHelper, FileHistory>, input: &str, hist
 
 /// `squadron/history` in the folder where the user's programs keep their data.
 fn history_file() -> Option<PathBuf> {
-    let folder = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = |variable: &str| {
+        std::env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     let data = if cfg!(windows) {
         folder("APPDATA")
     } else if cfg!(target_os = "macos") {
         std::env::home_dir().map(|home| home.join("Library/Application Support"))
     } else {
-        folder("XDG_DATA_HOME").or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
+        folder("XDG_DATA_HOME")
+            .or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
     };
     data.map(|data| data.join("squadron").join("history"))
 }
@@ -100,7 +117,11 @@ struct StatementHelper;
 
 impl Validator for StatementHelper {
     fn validate(&self, input: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(if split::is_complete(input.input()) { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
+        Ok(if split::is_complete(input.input()) {
+            ValidationResult::Valid(None)
+        } else {
+            ValidationResult::Incomplete
+        })
     }
 }
 

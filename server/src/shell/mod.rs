@@ -55,7 +55,11 @@ async fn start(args: &SqlArgs) -> Result<(), Error> {
         (None, None) => None,
     };
     let client = Client::connect(&address, &login).await?;
-    let mut shell = Shell { client, format: args.format, timing: script.is_none() };
+    let mut shell = Shell {
+        client,
+        format: args.format,
+        timing: script.is_none(),
+    };
     match script {
         Some((script, file)) => {
             let result = shell.run_script(&script, file).await.map(|_| ());
@@ -63,18 +67,28 @@ async fn start(args: &SqlArgs) -> Result<(), Error> {
             result
         }
         None => {
-            println!("squadron {}, connected to {address}; \\? for help", env!("CARGO_PKG_VERSION"));
+            println!(
+                "squadron {}, connected to {address}; \\? for help",
+                env!("CARGO_PKG_VERSION")
+            );
             interactive::run(shell).await
         }
     }
 }
 
 fn login(args: &SqlArgs) -> Login {
-    let password = || args.password.as_ref().map(|password| password.reveal().to_owned());
+    let password = || {
+        args.password
+            .as_ref()
+            .map(|password| password.reveal().to_owned())
+    };
     match (&args.user, &args.token) {
         (None, None) => Login::None,
         (None, Some(token)) => Login::Token(token.reveal().to_owned()),
-        (Some(user), _) => Login::Password { user: user.clone(), password: password().unwrap_or_default() },
+        (Some(user), _) => Login::Password {
+            user: user.clone(),
+            password: password().unwrap_or_default(),
+        },
     }
 }
 
@@ -82,14 +96,21 @@ fn read_file(file: &Path) -> Result<String, Error> {
     if file == Path::new("-") {
         return read_input();
     }
-    std::fs::read_to_string(file).map_err(|error| Error::Usage(format!("--file {:?} cannot be read: {error}", file.display())))
+    std::fs::read_to_string(file).map_err(|error| {
+        Error::Usage(format!(
+            "--file {:?} cannot be read: {error}",
+            file.display()
+        ))
+    })
 }
 
 fn read_input() -> Result<String, Error> {
     let mut script = String::new();
     match std::io::stdin().read_to_string(&mut script) {
         Ok(_) => Ok(script),
-        Err(error) => Err(Error::Usage(format!("standard input cannot be read: {error}"))),
+        Err(error) => Err(Error::Usage(format!(
+            "standard input cannot be read: {error}"
+        ))),
     }
 }
 
@@ -115,15 +136,11 @@ impl Shell {
                 Kind::Sql => self.statement(piece.text).await.map(|()| Flow::Go),
                 Kind::Command => self.command(piece.text).await,
             };
-            match done {
-                Ok(Flow::Go) => {}
-                Ok(Flow::Quit) => return Ok(Flow::Quit),
-                Err(error) => {
-                    if let Some(file) = file.filter(|_| !error.is_reader_gone()) {
-                        eprintln!("{}:{}: this statement failed", file.display(), piece.line);
-                    }
-                    return Err(error);
-                }
+            match (done, file) {
+                (Ok(Flow::Go), _) => {}
+                (Ok(Flow::Quit), _) => return Ok(Flow::Quit),
+                (Err(error), Some(file)) => return Err(error.at(file, piece.line)),
+                (Err(error), None) => return Err(error),
             }
         }
         Ok(Flow::Go)
@@ -158,7 +175,12 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_read_is_a_wrong_flag() {
         let error = read_file(Path::new("/no/such/file.sql")).unwrap_err();
-        assert!(error.to_string().starts_with("--file \"/no/such/file.sql\" cannot be read"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("--file \"/no/such/file.sql\" cannot be read"),
+            "{error}"
+        );
         assert_eq!(error.exit_code(), ExitCode::from(2));
     }
 }

@@ -63,7 +63,13 @@ struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     fn new(script: &'a str) -> Self {
-        Self { script, at: 0, line: 1, counted: 0, inside_token: false }
+        Self {
+            script,
+            at: 0,
+            line: 1,
+            counted: 0,
+            inside_token: false,
+        }
     }
 
     fn next_piece(&mut self) -> Option<(Piece<'a>, End)> {
@@ -76,11 +82,22 @@ impl<'a> Scanner<'a> {
             (Kind::Command, self.at, End::Marked)
         } else {
             let end = self.skip_statement();
-            let stop = if end == End::Marked { self.at - 1 } else { self.at };
+            let stop = if end == End::Marked {
+                self.at - 1
+            } else {
+                self.at
+            };
             (Kind::Sql, stop, end)
         };
         let text = self.script[start..stop].trim_end();
-        Some((Piece { text, line: self.line, kind }, end))
+        Some((
+            Piece {
+                text,
+                line: self.line,
+                kind,
+            },
+            end,
+        ))
     }
 
     /// Moves to the first character that belongs to a statement or command, or gives `None` at the end of the text.
@@ -155,7 +172,9 @@ impl<'a> Scanner<'a> {
     /// `'[ .. ]'` behind the prefix `Q`.
     fn skip_delimited(&mut self) {
         let rest = &self.script[self.at + 1..];
-        let Some(open) = rest.chars().next() else { return self.end_inside_token() };
+        let Some(open) = rest.chars().next() else {
+            return self.end_inside_token();
+        };
         let close = match open {
             '[' => ']',
             '{' => '}',
@@ -241,7 +260,10 @@ mod tests {
 
     #[test]
     fn semicolons_end_statements() {
-        assert_eq!(texts("select 1; select 2 ;;\n select 3"), ["select 1", "select 2", "select 3"]);
+        assert_eq!(
+            texts("select 1; select 2 ;;\n select 3"),
+            ["select 1", "select 2", "select 3"]
+        );
         assert_eq!(texts("  ;; \n"), Vec::<&str>::new());
     }
 
@@ -275,13 +297,23 @@ mod tests {
         let tokens = Tokenizer::new(&GenericDialect, script).tokenize().unwrap();
         let expected = tokens
             .split(|token| *token == Token::SemiColon)
-            .filter(|statement| statement.iter().any(|token| !matches!(token, Token::Whitespace(_))));
+            .filter(|statement| {
+                statement
+                    .iter()
+                    .any(|token| !matches!(token, Token::Whitespace(_)))
+            });
         let found = pieces(script);
         assert_eq!(found.len(), expected.clone().count());
         for (piece, expected) in found.iter().zip(expected) {
-            let tokens = Tokenizer::new(&GenericDialect, piece.text).tokenize().unwrap();
+            let tokens = Tokenizer::new(&GenericDialect, piece.text)
+                .tokenize()
+                .unwrap();
             let solid = |tokens: &[Token]| -> Vec<Token> {
-                tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))).cloned().collect()
+                tokens
+                    .iter()
+                    .filter(|token| !matches!(token, Token::Whitespace(_)))
+                    .cloned()
+                    .collect()
             };
             assert_eq!(solid(&tokens), solid(expected), "{}", piece.text);
         }
@@ -295,29 +327,62 @@ mod tests {
     #[test]
     fn a_piece_knows_its_line() {
         let script = "-- head\nselect 1;\n\n\\d\nselect\n2;select 3";
-        let found: Vec<_> = pieces(script).into_iter().map(|piece| (piece.line, piece.kind)).collect();
-        assert_eq!(found, [(2, Kind::Sql), (4, Kind::Command), (5, Kind::Sql), (6, Kind::Sql)]);
+        let found: Vec<_> = pieces(script)
+            .into_iter()
+            .map(|piece| (piece.line, piece.kind))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (2, Kind::Sql),
+                (4, Kind::Command),
+                (5, Kind::Sql),
+                (6, Kind::Sql)
+            ]
+        );
     }
 
     #[test]
     fn a_command_is_a_line_of_its_own() {
-        assert_eq!(texts("\\timing off\nselect 1;"), ["\\timing off", "select 1"]);
+        assert_eq!(
+            texts("\\timing off\nselect 1;"),
+            ["\\timing off", "select 1"]
+        );
         assert_eq!(texts("select '\n\\d';"), ["select '\n\\d'"]);
     }
 
     #[test]
     fn input_is_complete_at_a_semicolon() {
-        for complete in ["", "  ", "\\d lineitem", "select 1;", "select 1; -- done", "-- nothing", "select ';';"] {
+        for complete in [
+            "",
+            "  ",
+            "\\d lineitem",
+            "select 1;",
+            "select 1; -- done",
+            "-- nothing",
+            "select ';';",
+        ] {
             assert!(is_complete(complete), "{complete:?}");
         }
-        for open in ["select 1", "select ';", "select 1; select", "select $$;", "/* ;", "select 1; /*", "select q'", "select e'\\';"] {
+        for open in [
+            "select 1",
+            "select ';",
+            "select 1; select",
+            "select $$;",
+            "/* ;",
+            "select 1; /*",
+            "select q'",
+            "select e'\\';",
+        ] {
             assert!(!is_complete(open), "{open:?}");
         }
     }
 
     #[test]
     fn unfinished_tokens_never_panic() {
-        for script in ["'", "\"", "e'\\", "q'", "q'é", "$a$", "$", "/*", "/*/", "--", "é'", "\\"] {
+        for script in [
+            "'", "\"", "e'\\", "q'", "q'é", "$a$", "$", "/*", "/*/", "--", "é'", "\\",
+        ] {
             pieces(script);
         }
     }

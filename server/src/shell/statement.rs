@@ -21,13 +21,19 @@ const SETTLE_AFTER: Duration = Duration::from_millis(300);
 /// Runs one statement and writes its result to standard output.
 ///
 /// Ctrl-C ends the statement with [`Error::Cancelled`]: the server is told and the stream is dropped.
-pub(super) async fn run(client: &mut Client, sql: &str, format: OutputFormat, timing: bool) -> Result<(), Error> {
+pub(super) async fn run(
+    client: &mut Client,
+    sql: &str,
+    format: OutputFormat,
+    timing: bool,
+) -> Result<(), Error> {
     let began = Instant::now();
     let progress = Progress::start();
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let info = tokio::select! {
         info = client.start(sql) => info?,
         _ = &mut interrupt => return Err(Error::Cancelled),
+        never = progress.appear() => match never {},
     };
     let mut reader = client.clone();
     let shown = tokio::select! {
@@ -36,6 +42,7 @@ pub(super) async fn run(client: &mut Client, sql: &str, format: OutputFormat, ti
             client.cancel(info).await;
             Err(Error::Cancelled)
         }
+        never = progress.appear() => match never {},
     };
     drop(progress);
     shown?;
@@ -53,9 +60,24 @@ async fn show(
     progress: &Progress,
     output: impl Write,
 ) -> Result<(), Error> {
-    let schema = info.clone().try_decode_schema().map_err(|error| Error::Answer(error.to_string()))?;
-    let mut screen = Screen { rows: 0, encoder: None, format, schema: Arc::new(schema), pending: Vec::new(), output, progress };
-    for ticket in info.endpoint.iter().filter_map(|endpoint| endpoint.ticket.clone()) {
+    let schema = info
+        .clone()
+        .try_decode_schema()
+        .map_err(|error| Error::Answer(error.to_string()))?;
+    let mut screen = Screen {
+        rows: 0,
+        encoder: None,
+        format,
+        schema: Arc::new(schema),
+        pending: Vec::new(),
+        output,
+        progress,
+    };
+    for ticket in info
+        .endpoint
+        .iter()
+        .filter_map(|endpoint| endpoint.ticket.clone())
+    {
         let mut stream = client.fetch(ticket).await?;
         loop {
             match tokio::time::timeout(SETTLE_AFTER, stream.next()).await {
@@ -86,7 +108,9 @@ impl<W: Write> Screen<'_, W> {
         self.progress.rows(self.rows);
         let encoder = match &mut self.encoder {
             Some(encoder) => encoder,
-            None => self.encoder.insert(Encoder::new(self.format, &batch.schema())?),
+            None => self
+                .encoder
+                .insert(Encoder::new(self.format, &batch.schema())?),
         };
         encoder.batch(batch, &mut self.pending)?;
         self.write_out()
@@ -149,8 +173,15 @@ mod tests {
     fn written(format: OutputFormat, schema: SchemaRef, batches: &[RecordBatch]) -> Vec<u8> {
         let progress = Progress::start();
         let mut output = Vec::new();
-        let mut screen =
-            Screen { rows: 0, encoder: None, format, schema, pending: Vec::new(), output: &mut output, progress: &progress };
+        let mut screen = Screen {
+            rows: 0,
+            encoder: None,
+            format,
+            schema,
+            pending: Vec::new(),
+            output: &mut output,
+            progress: &progress,
+        };
         for batch in batches {
             screen.batch(batch).unwrap();
         }
@@ -160,15 +191,28 @@ mod tests {
 
     #[test]
     fn a_table_counts_its_rows() {
-        assert!(shown(OutputFormat::Table, batch(0).schema(), &[batch(1)]).ends_with("+---+\n(1 row)\n"));
-        assert!(shown(OutputFormat::Table, batch(0).schema(), &[batch(1), batch(2)]).ends_with("(3 rows)\n"));
+        assert!(
+            shown(OutputFormat::Table, batch(0).schema(), &[batch(1)])
+                .ends_with("+---+\n(1 row)\n")
+        );
+        assert!(
+            shown(
+                OutputFormat::Table,
+                batch(0).schema(),
+                &[batch(1), batch(2)]
+            )
+            .ends_with("(3 rows)\n")
+        );
         assert!(shown(OutputFormat::Table, batch(0).schema(), &[]).ends_with("+---+\n(0 rows)\n"));
     }
 
     #[test]
     fn a_statement_without_a_result_says_so_to_people_only() {
         let nothing = Arc::new(Schema::empty());
-        assert_eq!(shown(OutputFormat::Table, Arc::clone(&nothing), &[]), "OK\n");
+        assert_eq!(
+            shown(OutputFormat::Table, Arc::clone(&nothing), &[]),
+            "OK\n"
+        );
         for format in [OutputFormat::Csv, OutputFormat::Json, OutputFormat::Arrow] {
             assert_eq!(shown(format, Arc::clone(&nothing), &[]), "");
         }

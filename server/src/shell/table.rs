@@ -23,7 +23,9 @@ const PREVIEW_ROWS: usize = 1000;
 /// The widest a column is drawn for its contents; beyond, a value moves the frame instead of padding every other row.
 const MAX_COLUMN_WIDTH: usize = 120;
 
-const OPTIONS: FormatOptions<'static> = FormatOptions::new().with_null("NULL").with_display_error(true);
+const OPTIONS: FormatOptions<'static> = FormatOptions::new()
+    .with_null("NULL")
+    .with_display_error(true);
 
 /// A table being written.
 pub(super) struct Table {
@@ -35,7 +37,11 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(schema: SchemaRef) -> Self {
-        Self { schema, preview: Vec::new(), widths: None }
+        Self {
+            schema,
+            preview: Vec::new(),
+            widths: None,
+        }
     }
 
     /// Takes the next rows; writes to `out` what can be written.
@@ -44,7 +50,13 @@ impl Table {
             return write_rows(batch, widths, out);
         }
         self.preview.push(batch.clone());
-        if self.preview.iter().map(RecordBatch::num_rows).sum::<usize>() >= PREVIEW_ROWS {
+        if self
+            .preview
+            .iter()
+            .map(RecordBatch::num_rows)
+            .sum::<usize>()
+            >= PREVIEW_ROWS
+        {
             self.settle(out)?;
         }
         Ok(())
@@ -73,8 +85,18 @@ impl Table {
     }
 
     fn measure(&self) -> Result<Vec<usize>, ArrowError> {
-        let mut widths: Vec<usize> =
-            self.schema.fields().iter().map(|field| lines(field.name()).iter().map(|line| width(line)).max().unwrap_or(0)).collect();
+        let mut widths: Vec<usize> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| {
+                lines(field.name())
+                    .iter()
+                    .map(|line| width(line))
+                    .max()
+                    .unwrap_or(0)
+            })
+            .collect();
         let mut left = PREVIEW_ROWS;
         for batch in &self.preview {
             let rows = batch.num_rows().min(left);
@@ -93,18 +115,33 @@ impl Table {
 
     fn write_head(&self, widths: &[usize], out: &mut String) {
         write_rule(widths, out);
-        let names: Vec<_> = self.schema.fields().iter().map(|field| lines(field.name())).collect();
+        let names: Vec<_> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| lines(field.name()))
+            .collect();
         write_row(&names, widths, &vec![false; widths.len()], out);
         write_rule(widths, out);
     }
 }
 
 fn write_rows(batch: &RecordBatch, widths: &[usize], out: &mut String) -> Result<(), ArrowError> {
-    let formatters =
-        batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &OPTIONS)).collect::<Result<Vec<_>, _>>()?;
-    let right: Vec<_> = batch.columns().iter().map(|column| column.data_type().is_numeric()).collect();
+    let formatters = batch
+        .columns()
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column, &OPTIONS))
+        .collect::<Result<Vec<_>, _>>()?;
+    let right: Vec<_> = batch
+        .columns()
+        .iter()
+        .map(|column| column.data_type().is_numeric())
+        .collect();
     for row in 0..batch.num_rows() {
-        let cells: Vec<_> = formatters.iter().map(|formatter| lines(&formatter.value(row).to_string())).collect();
+        let cells: Vec<_> = formatters
+            .iter()
+            .map(|formatter| lines(&formatter.value(row).to_string()))
+            .collect();
         write_row(&cells, widths, &right, out);
     }
     Ok(())
@@ -146,7 +183,10 @@ fn lines(text: &str) -> Vec<String> {
         }
         clean
     };
-    text.trim_end_matches('\n').split('\n').map(|line| clean(line.trim_end_matches('\r'))).collect()
+    text.trim_end_matches('\n')
+        .split('\n')
+        .map(|line| clean(line.trim_end_matches('\r')))
+        .collect()
 }
 
 /// Columns a text takes in a terminal.
@@ -159,7 +199,9 @@ fn width(text: &str) -> usize {
 fn character_width(character: char) -> usize {
     match u32::from(character) {
         0x0300..=0x036F | 0x200B..=0x200F | 0xFE00..=0xFE0F => 0,
-        0x1100..=0x115F | 0x2E80..=0xA4CF | 0xAC00..=0xD7A3 | 0xF900..=0xFAFF | 0xFE30..=0xFE6F => 2,
+        0x1100..=0x115F | 0x2E80..=0xA4CF | 0xAC00..=0xD7A3 | 0xF900..=0xFAFF | 0xFE30..=0xFE6F => {
+            2
+        }
         0xFF00..=0xFF60 | 0xFFE0..=0xFFE6 | 0x1F300..=0x1FAFF | 0x20000..=0x3FFFD => 2,
         _ => 1,
     }
@@ -175,9 +217,14 @@ mod tests {
     use super::*;
 
     fn batch(names: &[Option<&str>], counts: &[i64]) -> RecordBatch {
-        let schema = Schema::new(vec![Field::new("name", DataType::Utf8, true), Field::new("n", DataType::Int64, false)]);
-        let columns: Vec<arrow::array::ArrayRef> =
-            vec![Arc::new(StringArray::from(names.to_vec())), Arc::new(Int64Array::from(counts.to_vec()))];
+        let schema = Schema::new(vec![
+            Field::new("name", DataType::Utf8, true),
+            Field::new("n", DataType::Int64, false),
+        ]);
+        let columns: Vec<arrow::array::ArrayRef> = vec![
+            Arc::new(StringArray::from(names.to_vec())),
+            Arc::new(Int64Array::from(counts.to_vec())),
+        ];
         RecordBatch::try_new(Arc::new(schema), columns).unwrap()
     }
 
@@ -207,7 +254,10 @@ mod tests {
 
     #[test]
     fn an_empty_result_keeps_its_head() {
-        assert_eq!(table(&[batch(&[], &[])]), "+------+---+\n| name | n |\n+------+---+\n+------+---+\n");
+        assert_eq!(
+            table(&[batch(&[], &[])]),
+            "+------+---+\n| name | n |\n+------+---+\n+------+---+\n"
+        );
     }
 
     #[test]
@@ -230,15 +280,21 @@ mod tests {
 
     #[test]
     fn rows_flow_once_the_preview_is_full() {
-        let rows = |text: &'static str, count: usize| batch(&vec![Some(text); count], &vec![1; count]);
+        let rows =
+            |text: &'static str, count: usize| batch(&vec![Some(text); count], &vec![1; count]);
         let mut out = String::new();
         let mut table = Table::new(rows("a", 0).schema());
         table.push(&rows("a", PREVIEW_ROWS - 1), &mut out).unwrap();
         assert!(out.is_empty(), "held for the widths");
         table.push(&rows("a", 1), &mut out).unwrap();
         assert_eq!(out.lines().count(), 3 + PREVIEW_ROWS);
-        table.push(&rows("wider than the preview", 1), &mut out).unwrap();
-        assert!(out.ends_with("| wider than the preview | 1 |\n"), "a later value is whole");
+        table
+            .push(&rows("wider than the preview", 1), &mut out)
+            .unwrap();
+        assert!(
+            out.ends_with("| wider than the preview | 1 |\n"),
+            "a later value is whole"
+        );
         assert!(table.preview.is_empty());
     }
 

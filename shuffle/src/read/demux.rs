@@ -9,8 +9,9 @@
 //! The partitions of a node may be read at any speed and in any order, one to its end before another is begun. So that
 //! this neither blocks nor fills the memory, drivers go by two rules:
 //!
-//! - they read from the network while a partition is *hungry* (polled and empty), else only within the budget;
-//! - what arrives over the budget, or finds no room in the memory pool, and is not for a hungry partition, goes to disk.
+//! - they read from the network while a partition is *hungry* (polled and empty), else only while the budget is not
+//!   used up;
+//! - what arrives when it is, or finds no room in the memory pool, and is not for a hungry partition, goes to disk.
 //!
 //! A partition ends when each of its producers said so; a driver that stops for any other reason fails all partitions.
 
@@ -90,6 +91,13 @@ enum Place {
         _charge: Charge,
     },
     Disk(Block),
+}
+
+/// Where an arriving packet is to go.
+enum Destination {
+    Memory(Place),
+    Disk(Packet),
+    Nowhere,
 }
 
 impl Demux {
@@ -216,36 +224,38 @@ impl Shared {
         packet: Packet,
     ) -> Result<(), Failure> {
         let place = match self.place(partition, packet)? {
-            Ok(place) => place,
-            Err(packet) => {
+            Destination::Memory(place) => place,
+            Destination::Disk(packet) => {
                 let spill = Arc::clone(&self.spill);
                 let write = SpawnedTask::spawn_blocking(move || spill.append(&packet.to_bytes()));
                 let written = write.await.map_err(Failure::internal)?;
                 Place::Disk(written?)
             }
+            Destination::Nowhere => return Ok(()),
         };
         let sent = SchemaRef::clone(sent);
         self.lock().arrive(partition, Arrival { sent, place });
         Ok(())
     }
 
-    /// A place in memory; the packet itself when it has to go to disk.
-    fn place(&self, partition: u32, packet: Packet) -> Result<Result<Place, Packet>, Failure> {
+    fn place(&self, partition: u32, packet: Packet) -> Result<Destination, Failure> {
         let bytes = packet.bytes();
         let state = self.lock();
         let queue = state.queues.get(&partition).ok_or_else(|| {
             Failure::internal(format!("rows of partition {partition}, which nobody reads"))
         })?;
-        let charge = if queue.hungry {
+        let charge = if queue.closed {
+            return Ok(Destination::Nowhere);
+        } else if queue.hungry {
             Some(self.memory.charge(bytes))
-        } else if state.buffered_bytes.saturating_add(bytes) <= self.budget_bytes {
+        } else if state.buffered_bytes < self.budget_bytes {
             self.memory.try_charge(bytes)
         } else {
             None
         };
         Ok(match charge {
-            Some(_charge) => Ok(Place::Memory { packet, _charge }),
-            None => Err(packet),
+            Some(_charge) => Destination::Memory(Place::Memory { packet, _charge }),
+            None => Destination::Disk(packet),
         })
     }
 
@@ -327,7 +337,11 @@ impl State {
         if self.failure.is_some() {
             return;
         }
-        if let Some(queue) = self.queues.get_mut(&partition).filter(|queue| !queue.closed) {
+        if let Some(queue) = self
+            .queues
+            .get_mut(&partition)
+            .filter(|queue| !queue.closed)
+        {
             self.buffered_bytes += arrival.memory_bytes();
             queue.arrivals.push_back(arrival);
             self.feed(partition);

@@ -24,9 +24,7 @@ use datafusion::physical_plan::execution_plan::{
     apply_expression_roots,
 };
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use squadron_proto::control::{Producer, StageInput};
 use squadron_proto::ticket::{Fetch, FetchOutput};
 use squadron_proto::{AttemptKey, StageId};
@@ -193,7 +191,12 @@ impl ShuffleReadExec {
         };
         let sources = self.sources(attempt, input, &wanted)?;
         let schema = self.schema();
-        let demux = Arc::new(Demux::new(&attempt.fetcher, &attempt.store, schema, sources));
+        let demux = Arc::new(Demux::new(
+            &attempt.fetcher,
+            &attempt.store,
+            schema,
+            sources,
+        ));
         if first_time {
             remote.shared = Arc::downgrade(&demux);
         }
@@ -239,7 +242,11 @@ impl DisplayAs for ShuffleReadExec {
         let partitions = self.partitions.len();
         match format {
             DisplayFormatType::Default | DisplayFormatType::Verbose => {
-                write!(f, "ShuffleRead: stage={}, partitions={partitions}", self.stage)?;
+                write!(
+                    f,
+                    "ShuffleRead: stage={}, partitions={partitions}",
+                    self.stage
+                )?;
                 if let Some(ordering) = self.properties.output_ordering() {
                     write!(f, ", ordering=[{ordering}]")?;
                 }
@@ -317,8 +324,7 @@ impl ExecutionPlan for ShuffleReadExec {
         } else {
             Some(self.remote_partition(&attempt, input, number)?)
         };
-        let stream =
-            PartitionStream::new(self.schema(), readers, remote, &self.metrics, partition);
+        let stream = PartitionStream::new(self.schema(), readers, remote, &self.metrics, partition);
         Ok(Box::pin(cooperative(stream)))
     }
 

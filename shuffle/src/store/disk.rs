@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -38,6 +38,10 @@ impl DiskStore {
             used_bytes: AtomicU64::new(0),
             files: AtomicU64::new(0),
         }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Bytes on disk now.
@@ -77,7 +81,9 @@ impl DiskStore {
         let folder = self.folder.path().display();
         Failure::new(
             kind,
-            format!("cannot {action} a spill file in {folder}: {error}; choose another --spill-dir"),
+            format!(
+                "cannot {action} a spill file in {folder}: {error}; choose another --spill-dir"
+            ),
         )
     }
 }
@@ -141,7 +147,11 @@ impl SpillFile {
         let number = self.store.files.fetch_add(1, Ordering::Relaxed);
         let path = self.store.folder.path().join(number.to_string());
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).open(&path)?;
+        let file = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
         Ok(OpenFile {
             file,
             path,
@@ -184,7 +194,11 @@ impl Block {
     }
 
     fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
-        let mut open = self.file.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self
+            .file
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let open = open.as_mut().ok_or(io::ErrorKind::NotFound)?;
         open.file.seek(SeekFrom::Start(self.offset))?;
         open.file.read_exact(bytes)

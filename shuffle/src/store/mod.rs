@@ -21,7 +21,7 @@ mod reader;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::datatypes::SchemaRef;
@@ -132,9 +132,11 @@ impl Store {
     /// ShuffleLost when the output or its partition is not here; NotFound when streamed rows were handed out before.
     pub fn read(&self, key: AttemptKey, partition: u32) -> Result<PartitionReader, Failure> {
         let lost = |what: &str| Failure::new(FailureKind::ShuffleLost, what);
-        let output = self
-            .output(key)
-            .ok_or_else(|| lost(&format!("output {key} is not here; it was released or lost")))?;
+        let output = self.output(key).ok_or_else(|| {
+            lost(&format!(
+                "output {key} is not here; it was released or lost"
+            ))
+        })?;
         let partition = output
             .partition(partition)
             .cloned()
@@ -159,7 +161,9 @@ impl Store {
         };
         let released: Vec<_> = {
             let mut outputs = self.outputs();
-            let of_query = outputs.range(first..).take_while(|(key, _)| key.query == first.query);
+            let of_query = outputs
+                .range(first..)
+                .take_while(|(key, _)| key.query == first.query);
             let keys: Vec<_> = of_query
                 .map(|(key, _)| *key)
                 .filter(|key| release.stages.is_empty() || release.stages.contains(&key.stage))
@@ -174,6 +178,12 @@ impl Store {
                 format!("output {key} was released"),
             ));
         }
+    }
+
+    /// The store's own folder, which goes with it, and with everything in it. If this process is killed, the next one
+    /// removes it.
+    pub fn folder(&self) -> &Path {
+        self.0.disk.folder()
     }
 
     /// What is held now.
@@ -200,6 +210,9 @@ impl Store {
     }
 
     fn outputs(&self) -> MutexGuard<'_, BTreeMap<AttemptKey, Arc<Output>>> {
-        self.0.outputs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .outputs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -149,7 +149,8 @@ impl Output {
             Put::Full(_) => return Err(Failure::internal("a disk store without room or error")),
         };
         if let Kept::Disk(batch) = &kept {
-            self.spilled_bytes.fetch_add(batch.bytes(), Ordering::Relaxed);
+            self.spilled_bytes
+                .fetch_add(batch.bytes(), Ordering::Relaxed);
         }
         partition.append(Entry { kept, rows, bytes })
     }

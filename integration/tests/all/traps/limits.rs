@@ -21,7 +21,7 @@ fn without_order() {
         some_of("of distinct rows", "SELECT DISTINCT id FROM facts", "LIMIT 12 OFFSET 3", 12),
         exactly("inside, counted", "SELECT count(*) FROM (SELECT id FROM facts LIMIT 100)", &[["100"]]),
         exactly("with an offset inside, counted", "SELECT count(*) FROM (SELECT id FROM facts LIMIT 100 OFFSET 11950)", &[["50"]]),
-        exactly("a limit on each side", "SELECT count(*) FROM (SELECT 1 FROM facts LIMIT 7), (SELECT 1 FROM other LIMIT 3)", &[["21"]]),
+        exactly("a limit on each side", "SELECT count(*) FROM (SELECT id FROM facts LIMIT 7) AS a, (SELECT id FROM other LIMIT 3) AS b", &[["21"]]),
         exactly(
             "a limit in the build side of a join",
             "SELECT count(*) FROM (SELECT id FROM tiny LIMIT 1) t CROSS JOIN (SELECT id FROM facts LIMIT 40) f",

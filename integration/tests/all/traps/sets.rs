@@ -11,7 +11,7 @@ fn unions() {
         same("not ALL", "SELECT k FROM facts UNION SELECT k FROM dims UNION SELECT id FROM tiny"),
         same("not ALL, NULLs once", "SELECT k, s FROM facts UNION SELECT k, s FROM other"),
         same("of one table twice", "SELECT count(*), sum(id) FROM (SELECT id FROM other UNION ALL SELECT id FROM other)"),
-        same("types meet", "SELECT g AS x FROM facts UNION ALL SELECT f FROM facts UNION ALL SELECT NULL UNION ALL SELECT 1"),
+        same("types meet", "SELECT g AS x FROM facts UNION ALL SELECT q FROM facts UNION ALL SELECT NULL UNION ALL SELECT 1"),
         same("text types meet", "SELECT s FROM facts UNION ALL SELECT name FROM dims UNION ALL SELECT 'constant'"),
         in_order(
             "constants are not carried over a union",

@@ -92,7 +92,7 @@ fn large_cells_and_other_types() {
         same("bytes", "SELECT encode(arrow_cast(s, 'Binary'), 'hex'), arrow_cast(s, 'Binary') AS raw FROM other"),
         same("times with a zone", "SELECT id, arrow_cast(t, 'Timestamp(Millisecond, Some(\"Europe/Berlin\"))') AS local FROM facts WHERE id % 50 = 0"),
         same("small numbers", "SELECT CAST(g AS TINYINT), CAST(id AS REAL), arrow_cast(g, 'UInt16') FROM facts WHERE id % 20 = 0"),
-        same("decimals", "SELECT id, d * d, d / 3, CAST(d AS DECIMAL(38, 10)) FROM facts"),
+        same("decimals", "SELECT id, price * price, price / 3, CAST(price AS DECIMAL(38, 10)) FROM facts"),
         same("nothing but NaN and infinity", "SELECT 'nan'::double AS a, 'inf'::double AS b, -0.0::double AS c FROM tiny"),
         same("minus zero is zero as a key", "SELECT x, count(*) FROM (SELECT CASE WHEN id % 2 = 0 THEN 0.0 ELSE -0.0 END AS x FROM other) GROUP BY x"),
         same("intervals", "SELECT id, t + INTERVAL '1 month' - t FROM facts WHERE id % 100 = 0"),

@@ -14,7 +14,7 @@ fn scalar() {
         same("in CASE", "SELECT id, CASE WHEN v > (SELECT avg(v) FROM other) THEN 'above' ELSE (SELECT s FROM one) END FROM tiny"),
         same("in a join condition", "SELECT count(*) FROM dims d JOIN other o ON d.k = o.k AND o.v > (SELECT avg(v) FROM facts)"),
         same("inside an aggregate", "SELECT sum(v - (SELECT min(v) FROM facts)) FROM other"),
-        same("two of them", "SELECT (SELECT count(*) FROM facts), (SELECT count(*) FROM other), id FROM one"),
+        same("two of them", "SELECT (SELECT count(*) FROM facts) AS x, (SELECT count(*) FROM other) AS y, id FROM one"),
         same("one in another", "SELECT (SELECT max(v) FROM other WHERE id > (SELECT min(id) FROM tiny)) AS x"),
         same("in a branch of a union", "SELECT id FROM tiny WHERE id < (SELECT max(id) FROM other) UNION ALL SELECT (SELECT min(id) FROM facts)"),
         same("in a window", "SELECT id, sum(v + (SELECT max(id) FROM one)) OVER (ORDER BY id) FROM tiny"),

@@ -20,7 +20,7 @@ fn with_partition_by() {
         ),
         same(
             "a moving frame",
-            "SELECT id, avg(f) OVER (PARTITION BY g ORDER BY id ROWS BETWEEN 3 PRECEDING AND 1 FOLLOWING) FROM facts",
+            "SELECT id, avg(q) OVER (PARTITION BY g ORDER BY id ROWS BETWEEN 3 PRECEDING AND 1 FOLLOWING) FROM facts",
         ),
         same(
             "a frame of values",

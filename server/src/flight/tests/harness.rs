@@ -103,7 +103,11 @@ async fn queries(
     }
     let parts = QueryParts {
         catalog: catalog.clone(),
-        planner: Planner::new(SizeOptions::default()),
+        planner: Planner::new(SizeOptions {
+            min_task_bytes: 1 << 20,
+            partition_bytes: 1 << 20,
+            max_partitions: 4,
+        }),
         reader: ResultReader {
             store: engine.store.clone(),
             fetcher: engine.fetcher.clone(),
@@ -114,6 +118,7 @@ async fn queries(
         key,
         ticket_lifetime: Duration::from_secs(60),
         planning: engine.compute().clone(),
+        in_process: true,
     };
     (Queries::new(parts), catalog)
 }

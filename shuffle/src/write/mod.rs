@@ -4,15 +4,15 @@
 //! to batches of a good size, since `n` partitions would otherwise mean batches of `1/n` the rows for every operator that
 //! follows. Rows go where DataFusion's own `RepartitionExec` would send them, so that both can feed one join.
 
+mod collect;
+
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::compute::BatchCoalescer;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_datafusion_err, internal_err};
-use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
@@ -22,7 +22,6 @@ use datafusion::physical_plan::execution_plan::{
 use datafusion::physical_plan::metrics::{
     Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time,
 };
-use datafusion::physical_plan::repartition::BatchPartitioner;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
@@ -34,14 +33,7 @@ use crate::conform::conform;
 use crate::context::AttemptContext;
 use crate::failure::into_datafusion;
 use crate::store::OutputWriter;
-
-/// Rows that a hash-partitioned batch should have, and bytes that it should not exceed by much.
-const BATCH_ROWS: usize = 8192;
-const BATCH_BYTES: usize = 1024 * 1024;
-/// With many partitions, all batches in the making together should not exceed this; fewer rows than the minimum would
-/// cost more than the memory is worth.
-const COLLECTED_BYTES: usize = 16 * 1024 * 1024;
-const MIN_BATCH_ROWS: usize = 512;
+use collect::Collector;
 
 /// Which partition of the output a row goes to.
 #[derive(Clone, Debug)]
@@ -119,20 +111,21 @@ impl ShuffleWriteExec {
         &self.partitioning
     }
 
-    fn sink(&self, attempt: &AttemptContext, partition: usize, shuffle_time: &Time) -> Result<Sink> {
+    fn sink(
+        &self,
+        attempt: &AttemptContext,
+        partition: usize,
+        shuffle_time: &Time,
+    ) -> Result<Sink> {
         match &self.partitioning {
             WritePartitioning::Hash { partitions: 1, .. } => Ok(Sink::Whole(0)),
-            WritePartitioning::Hash { exprs, partitions } => Ok(Sink::Hash(Collector {
-                partitioner: BatchPartitioner::new_hash_partitioner(
-                    exprs.clone(),
-                    *partitions,
-                    shuffle_time.clone(),
-                )?,
-                schema: Arc::clone(&self.schema),
-                partitions: *partitions,
-                collected: Vec::new(),
-                reservation: attempt.store.memory().reservation(),
-            })),
+            WritePartitioning::Hash { exprs, partitions } => Ok(Sink::Hash(Collector::new(
+                exprs.clone(),
+                *partitions,
+                Arc::clone(&self.schema),
+                attempt.store.memory().reservation(),
+                shuffle_time.clone(),
+            )?)),
             WritePartitioning::Identity if attempt.partitions.is_empty() => {
                 Ok(Sink::Ending(u32::try_from(partition).map_err(|error| {
                     internal_datafusion_err!("partition {partition}: {error}")
@@ -309,85 +302,4 @@ async fn push_all(writer: &OutputWriter, batches: Vec<(u32, RecordBatch)>) -> Re
         pushed.map_err(into_datafusion)?;
     }
     Ok(())
-}
-
-/// Distributes batches by hash, and collects the rows of each output partition until they make a batch.
-struct Collector {
-    partitioner: BatchPartitioner,
-    schema: SchemaRef,
-    partitions: usize,
-    /// One an output partition; made with the first batch, whose rows tell how large they may be.
-    collected: Vec<Collected>,
-    reservation: MemoryReservation,
-}
-
-struct Collected {
-    rows: BatchCoalescer,
-    bytes: usize,
-}
-
-impl Collector {
-    /// Adds `batch`, of `bytes`; returns what is complete, with its partition.
-    fn collect(&mut self, batch: RecordBatch, bytes: usize) -> Result<Vec<(u32, RecordBatch)>> {
-        if batch.num_rows() == 0 {
-            return Ok(vec![]);
-        }
-        let row_bytes = bytes.div_ceil(batch.num_rows()).max(1);
-        if self.collected.is_empty() {
-            self.prepare(row_bytes);
-        }
-        let mut full = Vec::new();
-        for part in self.partitioner.partition_iter(batch)? {
-            let (partition, rows) = part?;
-            let collected = &mut self.collected[partition];
-            collected.bytes += rows.num_rows() * row_bytes;
-            collected.rows.push_batch(rows)?;
-            if collected.bytes >= BATCH_BYTES {
-                collected.rows.finish_buffered_batch()?;
-            }
-            if collected.take(partition as u32, &mut full) {
-                collected.bytes = collected.rows.get_buffered_rows() * row_bytes;
-            }
-        }
-        let bytes = self.collected.iter().map(|collected| collected.bytes).sum();
-        if self.reservation.try_resize(bytes).is_err() {
-            full.extend(self.flush()?);
-        }
-        Ok(full)
-    }
-
-    fn prepare(&mut self, row_bytes: usize) {
-        let rows = COLLECTED_BYTES / (self.partitions * row_bytes);
-        let rows = rows.clamp(MIN_BATCH_ROWS, BATCH_ROWS);
-        let collected = || Collected {
-            rows: BatchCoalescer::new(Arc::clone(&self.schema), rows),
-            bytes: 0,
-        };
-        self.collected = std::iter::repeat_with(collected)
-            .take(self.partitions)
-            .collect();
-    }
-
-    /// What is left.
-    fn flush(&mut self) -> Result<Vec<(u32, RecordBatch)>> {
-        let mut rest = Vec::new();
-        for (partition, collected) in (0..).zip(&mut self.collected) {
-            collected.rows.finish_buffered_batch()?;
-            collected.take(partition, &mut rest);
-            collected.bytes = 0;
-        }
-        self.reservation.free();
-        Ok(rest)
-    }
-}
-
-impl Collected {
-    /// Moves complete batches to `full`. Whether there were any.
-    fn take(&mut self, partition: u32, full: &mut Vec<(u32, RecordBatch)>) -> bool {
-        let before = full.len();
-        while let Some(batch) = self.rows.next_completed_batch() {
-            full.push((partition, batch));
-        }
-        full.len() > before
-    }
 }

@@ -1,0 +1,236 @@
+//! What breaks, stops, or was never there.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arrow::datatypes::DataType;
+use arrow_flight::Ticket;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use datafusion::physical_expr::expressions::{cast, col};
+use datafusion::physical_plan::ExecutionPlan;
+use futures::{FutureExt, StreamExt};
+use squadron_proto::control::OutputMode;
+use squadron_proto::ticket::{ClusterKey, Fetch, FetchOutput, Subject};
+use squadron_proto::{Failure, FailureKind, StageId};
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+use super::cluster::{Node, cluster_key, collect, eventually, kind, read, rows};
+use crate::testing::{key, numbered, numbers};
+use crate::{WritePartitioning, failure};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_dies_in_the_middle_is_an_error() {
+    let (here, mut there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
+    let schema = numbered(0, 1).schema();
+    let writer = there
+        .test
+        .store
+        .create(
+            key(1, 0),
+            Arc::clone(&schema),
+            vec![0, 1],
+            OutputMode::Retained,
+        )
+        .unwrap();
+    for partition in 0..2 {
+        writer.push(partition, numbered(0, 1000)).await.unwrap();
+    }
+    writer.finish_partition(0);
+    let context = here.consumer(vec![there.producer(0, 0..2)]);
+    let plan = read(schema, 2);
+    let mut stream = plan.execute(1, Arc::clone(&context)).unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), numbered(0, 1000));
+    there.die();
+    let error = stream.next().await.unwrap().unwrap_err();
+    assert_eq!(kind(&error), FailureKind::ShuffleLost);
+    assert!(error.to_string().contains(&there.address), "{error}");
+    assert!(stream.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_there_is_shuffle_lost_and_names_the_address() {
+    let (here, mut there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
+    let plan = || read(numbered(0, 1).schema(), 1);
+    let unknown = |context| async move {
+        let error = plan()
+            .execute(0, context)
+            .unwrap()
+            .next()
+            .await
+            .unwrap()
+            .unwrap_err();
+        assert_eq!(kind(&error), FailureKind::ShuffleLost);
+        error.to_string()
+    };
+    let message = unknown(here.consumer(vec![there.producer(0, [0])])).await;
+    assert!(message.contains(&there.address), "{message}");
+    there.die();
+    let message = unknown(here.consumer(vec![there.producer(0, [0])])).await;
+    assert!(message.contains(&there.address), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_of_the_producer_arrives_with_its_kind() {
+    let (here, there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
+    let schema = numbered(0, 1).schema();
+    let writer = there
+        .test
+        .store
+        .create(
+            key(1, 0),
+            Arc::clone(&schema),
+            vec![0],
+            OutputMode::Retained,
+        )
+        .unwrap();
+    let context = here.consumer(vec![there.producer(0, [0])]);
+    let mut stream = read(schema, 1).execute(0, context).unwrap();
+    assert!(stream.next().now_or_never().is_none());
+    let divided = Failure::new(FailureKind::Invalid, "division by zero");
+    writer.fail(divided.clone());
+    let error = stream.next().await.unwrap().unwrap_err();
+    assert_eq!(failure::of(&error), divided);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_the_streams_ends_the_fetch_and_frees_everything() {
+    let (here, there) = (Node::new(None, 1 << 16), Node::new(None, 1 << 16));
+    let schema = numbered(0, 1).schema();
+    let writer = there
+        .test
+        .store
+        .create(
+            key(1, 0),
+            Arc::clone(&schema),
+            vec![0, 1],
+            OutputMode::Streamed,
+        )
+        .unwrap();
+    let context = here.consumer(vec![there.producer(0, 0..2)]);
+    let plan = read(schema, 2);
+    let mut streams: Vec<_> = (0..2)
+        .map(|p| plan.execute(p, Arc::clone(&context)).unwrap())
+        .collect();
+    let write = async {
+        let mut pushed = 0;
+        loop {
+            match writer.push(pushed % 2, numbered(0, 1000)).await {
+                Ok(()) => pushed += 1,
+                Err(failure) => return failure.kind,
+            }
+        }
+    };
+    let leave = async {
+        streams[0].next().await.unwrap().unwrap();
+        streams[1].next().await.unwrap().unwrap();
+        streams.clear();
+        eventually("everything is freed", || {
+            let usage = here.test.store.usage();
+            (usage.memory_bytes, usage.disk_bytes) == (0, 0)
+        })
+        .await;
+    };
+    let both = async { tokio::join!(write, leave) };
+    let (kind, ()) = tokio::time::timeout(Duration::from_secs(20), both)
+        .await
+        .unwrap();
+    assert_eq!(kind, FailureKind::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_stream_dropped_early_does_not_hold_up_the_other() {
+    let (here, there) = (Node::new(None, 1 << 16), Node::new(None, 1 << 16));
+    let input = [rows(0, 100_000), rows(100_000, 20_000)];
+    there
+        .write(key(1, 0), vec![0, 1], &input, WritePartitioning::Identity)
+        .await
+        .unwrap();
+    let context = here.consumer(vec![there.producer(0, 0..2)]);
+    let plan = read(numbered(0, 1).schema(), 2);
+    let mut early = plan.execute(0, Arc::clone(&context)).unwrap();
+    let stays = plan.execute(1, context).unwrap();
+    early.next().await.unwrap().unwrap();
+    drop(early);
+    assert_eq!(
+        numbers(&collect(stays).await),
+        (100_000..120_000).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_fetch_ticket_of_the_cluster_is_served() {
+    let there = Node::new(None, 1 << 20);
+    there
+        .write(
+            key(1, 0),
+            vec![0],
+            &[rows(0, 1000)],
+            WritePartitioning::Identity,
+        )
+        .await
+        .unwrap();
+    let fetch = Subject::Fetch(Fetch {
+        query: key(1, 0).query,
+        stage: StageId(1),
+        outputs: vec![FetchOutput {
+            task: key(1, 0).task,
+            attempt: key(1, 0).attempt,
+            partitions: vec![0],
+        }],
+    });
+    let now = SystemTime::now();
+    let hour = Duration::from_secs(3600);
+    let good = cluster_key().seal(&fetch, now, hour);
+    let mut forged = good.to_vec();
+    *forged.last_mut().unwrap() ^= 1;
+    let nothing = Subject::Fetch(Fetch {
+        query: key(1, 0).query,
+        stage: StageId(1),
+        outputs: vec![],
+    });
+    let table = [
+        (good, None),
+        (forged.into(), Some(Code::Unauthenticated)),
+        ("garbage".into(), Some(Code::Unauthenticated)),
+        (
+            ClusterKey::random().seal(&fetch, now, hour),
+            Some(Code::Unauthenticated),
+        ),
+        (
+            cluster_key().seal(&fetch, now - 2 * hour, hour),
+            Some(Code::NotFound),
+        ),
+        (
+            cluster_key().seal(&Subject::Result(key(1, 0).query), now, hour),
+            Some(Code::InvalidArgument),
+        ),
+        (
+            cluster_key().seal(&nothing, now, hour),
+            Some(Code::InvalidArgument),
+        ),
+    ];
+    let endpoint = Endpoint::from_shared(there.address.clone()).unwrap();
+    let mut client = FlightServiceClient::new(endpoint.connect().await.unwrap());
+    for (ticket, code) in table {
+        let answer = client.do_get(Ticket { ticket }).await;
+        assert_eq!(answer.err().map(|status| status.code()), code);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_input_fails_the_writer() {
+    let here = Node::new(None, 1 << 20);
+    let schema = numbered(0, 1).schema();
+    let text = col("text", &schema).unwrap();
+    let not_a_number = cast(text, &schema, DataType::Int64);
+    let partitioning = WritePartitioning::Hash {
+        exprs: vec![not_a_number.unwrap()],
+        partitions: 2,
+    };
+    let error = here
+        .write(key(1, 0), vec![0], &[rows(0, 1000)], partitioning)
+        .await
+        .unwrap_err();
+    assert_eq!(kind(&error), FailureKind::Invalid);
+}
