@@ -1,5 +1,6 @@
 //! The `squadron` binary: parse, run, exit code.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use squadron::catalog::tpch;
@@ -67,6 +68,7 @@ fn log_to_stderr() {
         .unwrap_or_else(|_| EnvFilter::new("info,datafusion=warn,h2=warn,hyper=warn,tower=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
 }
