@@ -77,7 +77,10 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     drain(&queries, args.drain_timeout).await;
     stop.cancel();
     registry.shutdown();
-    if tokio::time::timeout(CLOSE_TIMEOUT, closed(&mut owned)).await.is_err() {
+    if tokio::time::timeout(CLOSE_TIMEOUT, closed(&mut owned))
+        .await
+        .is_err()
+    {
         info!("some connections were still open and are dropped");
     }
     Ok(())
@@ -91,7 +94,10 @@ pub async fn work(args: &WorkerArgs, shutdown: CancellationToken) -> Result<(), 
     let options = RemoteOptions {
         listen: args.listen,
         advertise: args.advertise.clone(),
-        cluster_secret: args.cluster_secret.as_ref().map(|secret| secret.reveal().to_owned()),
+        cluster_secret: args
+            .cluster_secret
+            .as_ref()
+            .map(|secret| secret.reveal().to_owned()),
         worker: worker_options(&args.work, 1),
         drain_timeout: args.drain_timeout,
         ..RemoteOptions::new(args.server.clone())
@@ -303,7 +309,10 @@ async fn drain(queries: &Queries, timeout: Duration) {
         }
     };
     if tokio::time::timeout(timeout, ended).await.is_err() {
-        warn!(open_results = queries.open_results(), "drain timeout: what still runs is stopped");
+        warn!(
+            open_results = queries.open_results(),
+            "drain timeout: what still runs is stopped"
+        );
     }
 }
 

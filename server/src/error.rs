@@ -12,7 +12,10 @@ use tracing::error;
 pub fn status(failure: &Failure, query: Option<QueryId>) -> Status {
     let about = query.map_or(String::new(), |id| format!(" (query {id})"));
     if failure.kind == FailureKind::Internal {
-        error!(query_id = query.map(tracing::field::display), "internal error: {}", failure.message);
+        error!(
+            query_id = query.map(tracing::field::display),
+            "internal error: {}", failure.message
+        );
         return Status::internal(format!(
             "internal error{about}; this is a bug of Squadron, the server's log says more"
         ));

@@ -22,6 +22,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement};
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
+use squadron_proto::control::ObjectStoreSpec;
 use squadron_proto::ticket::{ClusterKey, Subject, TicketError};
 use squadron_proto::{Failure, FailureKind, QueryId};
 use squadron_shuffle::failure;
@@ -182,12 +183,18 @@ impl Queries {
                 let staged = self.staged(session, explain.plan.as_ref().clone()).await?;
                 let batch = explain::plan(explain, &staged.plan, &planned.schema)
                     .map_err(|error| failure::of(&error))?;
-                (Arc::clone(&planned.schema), ready(Arc::clone(&planned.schema), vec![batch]))
+                (
+                    Arc::clone(&planned.schema),
+                    ready(Arc::clone(&planned.schema), vec![batch]),
+                )
             }
             LogicalPlan::Analyze(analyze) => {
                 let inner = analyze.input.as_ref().clone();
                 let batch = self.analyze(id, session, inner, &planned.schema).await?;
-                (Arc::clone(&planned.schema), ready(Arc::clone(&planned.schema), vec![batch]))
+                (
+                    Arc::clone(&planned.schema),
+                    ready(Arc::clone(&planned.schema), vec![batch]),
+                )
             }
             _ => {
                 let staged = self.staged(session, plan).await?;
@@ -261,7 +268,12 @@ impl Queries {
             };
             Failure::new(kind, error.to_string())
         };
-        match self.parts.key.open(ticket, SystemTime::now()).map_err(refused)? {
+        match self
+            .parts
+            .key
+            .open(ticket, SystemTime::now())
+            .map_err(refused)?
+        {
             Subject::Result(id) => Ok(id),
             Subject::Fetch(_) => Err(refused(TicketError::Foreign)),
         }
@@ -269,7 +281,10 @@ impl Queries {
 
     /// Stops a query and drops its result. Returns whether there was something to stop.
     pub fn cancel(&self, id: QueryId) -> bool {
-        let failure = Failure::new(FailureKind::Cancelled, "the query was cancelled by its client");
+        let failure = Failure::new(
+            FailureKind::Cancelled,
+            "the query was cancelled by its client",
+        );
         self.parts.scheduler.cancel(id, failure);
         self.parts.results.discard(id) || self.parts.results.is_streaming(id)
     }
@@ -337,12 +352,20 @@ impl Queries {
                 query: id,
                 schema: Arc::clone(&staged.schema),
                 settings: settings::changed(staged.state.config_options(), staged.shape.slots),
-                stores: self.parts.catalog.object_store_specs(),
+                stores: self.stores_of(&staged.plan),
                 task_context: &staged.state.task_ctx(),
                 in_process: self.parts.in_process,
             })
             .map_err(|error| failure::of(&error))?;
         self.parts.scheduler.submit(graph).await
+    }
+
+    /// Only what the plan reads: options of a store may hold secrets.
+    fn stores_of(&self, plan: &StagedPlan) -> Vec<ObjectStoreSpec> {
+        plan.store_urls()
+            .iter()
+            .filter_map(|url| self.parts.catalog.object_store_spec(url))
+            .collect()
     }
 
     /// Runs a query for the sake of what it took.
@@ -444,11 +467,15 @@ fn refuse_unserved(plan: &LogicalPlan) -> Result<(), Failure> {
         LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) => {
             "CREATE TABLE is not supported yet; use CREATE EXTERNAL TABLE over files, or CREATE VIEW"
         }
-        LogicalPlan::Dml(_) => "INSERT, UPDATE and DELETE are not supported yet; tables are read-only",
-        LogicalPlan::Copy(_) => "COPY is not supported yet; fetch the rows and write them at the client",
-        LogicalPlan::Statement(
-            Statement::TransactionStart(_) | Statement::TransactionEnd(_),
-        ) => "transactions are not supported; every statement stands alone",
+        LogicalPlan::Dml(_) => {
+            "INSERT, UPDATE and DELETE are not supported yet; tables are read-only"
+        }
+        LogicalPlan::Copy(_) => {
+            "COPY is not supported yet; fetch the rows and write them at the client"
+        }
+        LogicalPlan::Statement(Statement::TransactionStart(_) | Statement::TransactionEnd(_)) => {
+            "transactions are not supported; every statement stands alone"
+        }
         LogicalPlan::Statement(
             Statement::Prepare(_) | Statement::Execute(_) | Statement::Deallocate(_),
         ) => "PREPARE in SQL is not supported; use the driver's prepared statements",
@@ -479,7 +506,10 @@ fn parameters_of(plan: &LogicalPlan) -> Result<SchemaRef, Failure> {
 }
 
 /// The plan with its parameters in place.
-fn bind(planned: &PlannedStatement, parameters: Option<RecordBatch>) -> Result<LogicalPlan, Failure> {
+fn bind(
+    planned: &PlannedStatement,
+    parameters: Option<RecordBatch>,
+) -> Result<LogicalPlan, Failure> {
     let wanted = planned.parameters.fields().len();
     if wanted == 0 {
         return Ok(planned.plan.clone());

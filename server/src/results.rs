@@ -24,7 +24,6 @@ use squadron_proto::{Failure, FailureKind, QueryId};
 use squadron_shuffle::fetch::Fetched;
 use squadron_shuffle::{Fetcher, Store, encode};
 
-
 use crate::scheduler::{QueryEvents, QuerySummary, QueryUpdate, ResultPart, SchedulerHandle};
 
 /// Frames on their way to a client.

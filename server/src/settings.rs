@@ -34,7 +34,9 @@ mod tests {
     #[test]
     fn only_what_differs_from_the_defaults_travels() {
         let mut options = ConfigOptions::default();
-        options.set("datafusion.execution.batch_size", "77").unwrap();
+        options
+            .set("datafusion.execution.batch_size", "77")
+            .unwrap();
         let settings = changed(&options, 3);
         assert!(settings.contains(&("datafusion.execution.batch_size".into(), "77".into())));
         assert!(settings.contains(&("datafusion.execution.target_partitions".into(), "3".into())));

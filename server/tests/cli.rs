@@ -49,7 +49,10 @@ impl Running {
     fn line(&mut self) -> String {
         self.lines.recv_timeout(LIMIT).unwrap_or_else(|_| {
             let errors: Vec<_> = self.errors.try_iter().collect();
-            panic!("no line on standard output; standard error says:\n{}", errors.join("\n"))
+            panic!(
+                "no line on standard output; standard error says:\n{}",
+                errors.join("\n")
+            )
         })
     }
 
@@ -75,7 +78,10 @@ impl Running {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 return status;
             }
-            assert!(Instant::now() < end, "the process did not end within {LIMIT:?}");
+            assert!(
+                Instant::now() < end,
+                "the process did not end within {LIMIT:?}"
+            );
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -136,10 +142,20 @@ fn assert_refused(arguments: &[&str], named: &[&str]) {
     let output = finished(squadron(arguments));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
-    assert!(output.stdout.is_empty(), "{arguments:?} printed to standard output");
-    assert_eq!(errors.lines().count(), 1, "{arguments:?} is not one sentence:\n{errors}");
+    assert!(
+        output.stdout.is_empty(),
+        "{arguments:?} printed to standard output"
+    );
+    assert_eq!(
+        errors.lines().count(),
+        1,
+        "{arguments:?} is not one sentence:\n{errors}"
+    );
     for name in named {
-        assert!(errors.contains(name), "{arguments:?} does not name `{name}`: {errors}");
+        assert!(
+            errors.contains(name),
+            "{arguments:?} does not name `{name}`: {errors}"
+        );
     }
 }
 
@@ -149,7 +165,10 @@ fn bad_flags_exit_with_2_and_one_sentence() {
     assert_refused(&["fly"], &["fly"]);
     assert_refused(&["serve", "--slots", "0"], &["--slots", "0"]);
     assert_refused(&["serve", "--slots", "many"], &["--slots", "many"]);
-    assert_refused(&["serve", "--memory", "12parsecs"], &["--memory", "12parsecs"]);
+    assert_refused(
+        &["serve", "--memory", "12parsecs"],
+        &["--memory", "12parsecs"],
+    );
     assert_refused(&["serve", "--listen", "nowhere"], &["--listen", "nowhere"]);
     assert_refused(&["serve", "--tpch", "-1"], &["--tpch", "-1"]);
     assert_refused(&["worker"], &["--server"]);
@@ -174,7 +193,13 @@ fn an_open_door_is_refused_unless_asked_for() {
         &["--listen", "0.0.0.0:0", "--insecure"],
     );
     assert_refused(
-        &["serve", "--listen", "127.0.0.1:0", "--cluster-listen", "0.0.0.0:0"],
+        &[
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--cluster-listen",
+            "0.0.0.0:0",
+        ],
         &["--cluster-listen", "0.0.0.0:0", "--cluster-secret"],
     );
     let mut open = Running::start(squadron(&["serve", "--listen", "0.0.0.0:0", "--insecure"]));
@@ -193,12 +218,25 @@ fn strict_refuses_a_broken_table() {
     mixed_tables(folder.path());
     let data = folder.path().to_str().unwrap();
     let listen = ["serve", "--listen", "127.0.0.1:0", "--data", data];
-    assert_refused(&[&listen[..], &["--strict"]].concat(), &["--strict", "broken.parquet"]);
+    assert_refused(
+        &[&listen[..], &["--strict"]].concat(),
+        &["--strict", "broken.parquet"],
+    );
 
     let mut lenient = Running::start(squadron(&listen));
     let url = lenient.line_after("squadron listening on ");
-    let output = finished(squadron(&["sql", "--server", &url, "-c", "SELECT a FROM good"]));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = finished(squadron(&[
+        "sql",
+        "--server",
+        &url,
+        "-c",
+        "SELECT a FROM good",
+    ]));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -226,7 +264,8 @@ fn server_and_worker_say_when_they_are_ready_and_drain_when_told() {
     let cluster = server.line_after("squadron cluster on http://");
     for scheme in ["http://", "grpc://", ""] {
         let address = format!("{scheme}{cluster}");
-        let mut worker = Running::start(squadron(&["worker", "--server", &address, "--slots", "1"]));
+        let mut worker =
+            Running::start(squadron(&["worker", "--server", &address, "--slots", "1"]));
         worker.line_after("squadron worker ready on grpc://127.0.0.1:");
         worker.signal("TERM");
         assert_eq!(worker.ended().code(), Some(0));
@@ -254,7 +293,9 @@ fn the_shell_prints_rows_and_exits_with_1_on_an_sql_error() {
     let mut server = Running::start(squadron(&["serve", "--listen", "127.0.0.1:0"]));
     let url = server.line_after("squadron listening on ");
     let sql = |text: &str| {
-        finished(squadron(&["sql", "--server", &url, "--format", "csv", "-c", text]))
+        finished(squadron(&[
+            "sql", "--server", &url, "--format", "csv", "-c", text,
+        ]))
     };
 
     let output = sql("SELECT 1 AS one, 'a' AS letter");
@@ -269,7 +310,13 @@ fn the_shell_prints_rows_and_exits_with_1_on_an_sql_error() {
 
 #[test]
 fn the_shell_names_the_server_it_cannot_reach() {
-    let output = finished(squadron(&["sql", "--server", "grpc://127.0.0.1:1", "-c", "SELECT 1"]));
+    let output = finished(squadron(&[
+        "sql",
+        "--server",
+        "grpc://127.0.0.1:1",
+        "-c",
+        "SELECT 1",
+    ]));
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("127.0.0.1:1"));
 }

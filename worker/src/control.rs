@@ -11,7 +11,7 @@
 //! One loop owns all of it, so nothing here is locked. It never waits for the way out: reports queue in the outbox, so
 //! a cancel is heard even when the server reads slowly.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
@@ -46,12 +46,15 @@ const UNACKNOWLEDGED_LIMIT: usize = 65_536;
 /// How long the server may take to read the last messages of a worker that leaves.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long attempts may take to stop when the worker goes.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// One worker, through all its connections.
 pub(crate) struct Control {
     engine: Arc<Engine>,
     worker: WorkerId,
     registry: Registry,
-    stages: HashMap<(QueryId, StageId), Arc<StagePlan>>,
+    stages: BTreeMap<(QueryId, StageId), Arc<StagePlan>>,
     outbox: Outbox,
     /// Owns the running attempts.
     running: JoinSet<()>,
@@ -117,7 +120,7 @@ impl Control {
             engine,
             worker,
             registry: Registry::new(slots),
-            stages: HashMap::new(),
+            stages: BTreeMap::new(),
             outbox: Outbox::new(delivery),
             running: JoinSet::new(),
             changes,
@@ -191,6 +194,7 @@ impl Control {
     /// A new connection stands: reports not acknowledged are sent again, then the state of everything else that is
     /// here. To a server that does not know it this is the sign to have it released.
     pub(crate) fn reconnect(&mut self) {
+        self.registry.give_slots_back();
         self.outbox.rewind();
         for (key, status) in self.registry.inventory() {
             if !self.outbox.mentions(key) {
@@ -202,14 +206,21 @@ impl Control {
         self.stages.retain(|(query, _), _| queries.contains(query));
     }
 
-    /// Stops everything that runs and waits until it has stopped.
+    /// Stops everything that runs and waits until it has stopped, or for so long that it must be stuck between two
+    /// batches.
     pub(crate) async fn stop(&mut self) {
         self.abandon();
-        while !self.running.is_empty() {
-            tokio::select! {
-                Some(_) = self.running.join_next() => {}
-                Some(change) = self.changes.recv() => self.observe(change),
+        let stopped = async {
+            while !self.running.is_empty() {
+                tokio::select! {
+                    Some(_) = self.running.join_next() => {}
+                    Some(change) = self.changes.recv() => self.observe(change),
+                }
             }
+        };
+        if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
+            let attempts = self.running.len();
+            warn!(worker = %self.worker, attempts, "attempts do not stop, going without them");
         }
     }
 
@@ -337,10 +348,13 @@ impl Control {
         for key in self.registry.release(release) {
             self.outbox.push(key, AttemptStatus::Cancelled);
         }
-        self.stages.retain(|(query, stage), _| {
-            let every_stage = release.stages.is_empty();
-            *query != release.query || !(every_stage || release.stages.contains(stage))
-        });
+        let of_query = (release.query, StageId(u32::MIN))..=(release.query, StageId(u32::MAX));
+        let names = self.stages.range(of_query).map(|(name, _)| *name);
+        for name in Vec::from_iter(names) {
+            if release.stages.is_empty() || release.stages.contains(&name.1) {
+                self.stages.remove(&name);
+            }
+        }
         self.engine.store.release(release);
     }
 

@@ -12,7 +12,7 @@ use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use tokio::runtime::Runtime;
 
 use super::Result;
-use super::tpch::Timing;
+use super::tpch::figures::Timing;
 use super::usage;
 use crate::client::Rows;
 use crate::compare;

@@ -46,7 +46,7 @@ fn report_keys(benchmark: &'static str, figures: impl Serialize) -> BTreeSet<Str
 #[test]
 fn every_json_key_is_documented() {
     let mut found = BTreeSet::new();
-    found.extend(report_keys("tpch", tpch::tests::sample()));
+    found.extend(report_keys("tpch", tpch::figures::tests::sample()));
     found.extend(report_keys("latency", latency::tests::sample()));
     found.extend(report_keys("stream", stream::tests::sample()));
     found.extend(report_keys("memory", memory::tests::sample()));

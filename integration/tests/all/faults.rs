@@ -183,6 +183,21 @@ fn a_result_is_read_once() {
     });
 }
 
+/// JDBC takes its time between GetFlightInfo and DoGet; the reason must not be lost meanwhile.
+#[test]
+fn a_failure_before_the_first_fetch_is_told() {
+    bounded(minutes(5), async {
+        let cluster = cluster().workers(2).slots(1).tpch(0.01).tiny_splits().start().await;
+        let client = cluster.client().await;
+        let failing = "SELECT 1 / (r_regionkey - r_regionkey) FROM region";
+        let info = client.info(failing).await.expect("it starts");
+        cluster.idle(seconds(30)).await;
+        let status = client.fetch(info).await.expect_err("division by zero");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains("zero"), "{status}");
+    });
+}
+
 #[test]
 fn without_a_worker_a_query_says_how_to_get_one() {
     bounded(minutes(5), async {

@@ -11,5 +11,6 @@ mod drivers;
 mod faults;
 mod s3;
 mod support;
+mod tools;
 mod tpch;
 mod traps;

@@ -228,13 +228,9 @@ impl Cutter {
 
     fn with_subqueries(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         match &self.subqueries {
-            Some(subqueries) if refers_to_subquery(&plan)? => {
-                Ok(Arc::new(ScalarSubqueryExec::new(
-                    plan,
-                    subqueries.links.clone(),
-                    subqueries.results.clone(),
-                )))
-            }
+            Some(subqueries) if refers_to_subquery(&plan)? => Ok(Arc::new(
+                ScalarSubqueryExec::new(plan, subqueries.links.clone(), subqueries.results.clone()),
+            )),
             Some(_) | None => Ok(plan),
         }
     }
@@ -291,7 +287,10 @@ pub(crate) fn rebuild(
 /// Rows of another stage, at most brought together: every task may do that for itself. Anything more is computed once.
 fn is_broadcast(plan: &dyn ExecutionPlan) -> bool {
     if plan.is::<CoalescePartitionsExec>() && plan.fetch().is_none() {
-        return plan.children().into_iter().all(|child| child.is::<ShuffleReadExec>());
+        return plan
+            .children()
+            .into_iter()
+            .all(|child| child.is::<ShuffleReadExec>());
     }
     plan.is::<ShuffleReadExec>()
 }

@@ -1,16 +1,24 @@
 //! When a plan may use DataFusion's dynamic filters.
 //!
-//! DataFusion 55.2 pushes a join's dynamic filter down by column *name*: where two columns share a name, the filter may
-//! hit the wrong one and drop rows (apache/datafusion#25244). A plan that could meet this is planned again without
-//! dynamic filters. Between processes they cannot work at all, so plans in several stages go without.
+//! DataFusion 55.2 pushes a filter down by column *name* (apache/datafusion#25244, #25296): where the name stands for
+//! another column further down, the filter hits that one and drops rows. A plan in which any name could is planned again
+//! without dynamic filters. Those that survive work within a stage; a filter whose producer and consumer were cut apart
+//! is never filled, which costs pruning alone.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::Schema;
+use datafusion::common::JoinType;
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::joins::HashJoinExec;
+use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 
 use super::physical_plan;
 
@@ -27,7 +35,7 @@ pub(super) async fn plan_with_safe_filters(
 }
 
 /// The same session without dynamic filters.
-pub(super) fn without(state: &SessionState) -> SessionState {
+fn without(state: &SessionState) -> SessionState {
     let mut state = state.clone();
     let optimizer = &mut state.config_mut().options_mut().optimizer;
     // Operators read the keys of their own; the common key only sets these three.
@@ -46,34 +54,78 @@ fn produces_filters(plan: &dyn ExecutionPlan) -> bool {
             .any(|child| produces_filters(child.as_ref()))
 }
 
-/// Whether some node, or some pair of inputs that meet in a node, has two columns of one name.
+/// Whether, anywhere in the plan, the name of an output column could find another column of an input.
 fn has_ambiguous_columns(plan: &dyn ExecutionPlan) -> bool {
-    repeats(&[plan])
-        || repeats(
-            &plan
-                .children()
-                .into_iter()
-                .map(AsRef::as_ref)
-                .collect::<Vec<_>>(),
-        ) && !is_union(plan)
+    repeats_a_name(&plan.schema())
+        || plan
+            .downcast_ref::<HashJoinExec>()
+            .is_some_and(semi_join_is_ambiguous)
+        || plan
+            .downcast_ref::<AggregateExec>()
+            .is_some_and(aggregate_is_ambiguous)
+        || (plan.is::<UnionExec>() || plan.is::<InterleaveExec>()) && union_is_ambiguous(plan)
         || plan
             .children()
             .into_iter()
             .any(|child| has_ambiguous_columns(child.as_ref()))
 }
 
-/// The inputs of a union have equal names by their nature, and no column of one is a column of another.
-fn is_union(plan: &dyn ExecutionPlan) -> bool {
-    use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
-    plan.is::<UnionExec>() || plan.is::<InterleaveExec>()
+fn repeats_a_name(schema: &Schema) -> bool {
+    let mut seen = HashSet::new();
+    schema
+        .fields()
+        .iter()
+        .any(|field| !seen.insert(field.name()))
 }
 
-fn repeats(plans: &[&dyn ExecutionPlan]) -> bool {
-    let mut seen = HashSet::new();
-    plans.iter().any(|plan| {
-        plan.schema()
-            .fields()
-            .iter()
-            .any(|field| !seen.insert(field.name().clone()))
+/// A semi join hands filters on its keys to the other side as well, under the names of this side.
+fn semi_join_is_ambiguous(join: &HashJoinExec) -> bool {
+    join.on()
+        .iter()
+        .any(|(left, right)| match join.join_type() {
+            JoinType::LeftSemi => finds_another(left, &join.right().schema(), right),
+            JoinType::RightSemi => finds_another(right, &join.left().schema(), left),
+            _ => false,
+        })
+}
+
+fn aggregate_is_ambiguous(aggregate: &AggregateExec) -> bool {
+    let input = aggregate.input().schema();
+    aggregate
+        .group_expr()
+        .expr()
+        .iter()
+        .any(|(expr, name)| name_finds_another(name, &input, expr))
+}
+
+/// The columns of a union stand for those of its inputs by position.
+fn union_is_ambiguous(plan: &dyn ExecutionPlan) -> bool {
+    let output = plan.schema();
+    plan.children().into_iter().any(|child| {
+        let input = child.schema();
+        output.fields().iter().enumerate().any(|(position, field)| {
+            input
+                .index_of(field.name())
+                .is_ok_and(|found| found != position)
+        })
+    })
+}
+
+fn finds_another(
+    named: &Arc<dyn PhysicalExpr>,
+    schema: &Schema,
+    meant: &Arc<dyn PhysicalExpr>,
+) -> bool {
+    named
+        .downcast_ref::<Column>()
+        .is_some_and(|column| name_finds_another(column.name(), schema, meant))
+}
+
+/// Whether `name` exists in `schema` as a column other than `meant`.
+fn name_finds_another(name: &str, schema: &Schema, meant: &Arc<dyn PhysicalExpr>) -> bool {
+    schema.index_of(name).is_ok_and(|found| {
+        meant
+            .downcast_ref::<Column>()
+            .is_none_or(|column| column.index() != found)
     })
 }

@@ -26,8 +26,10 @@ impl Estimator {
     /// Estimated bytes that `plan` puts out: its rows, where statistics know them, times the width of a row; else the
     /// bytes of the files below it.
     pub(crate) fn bytes(&self, plan: &Arc<dyn ExecutionPlan>) -> u64 {
-        self.rows(plan)
-            .map_or_else(|| scan_bytes(plan.as_ref()), |rows| rows.saturating_mul(row_bytes(plan)))
+        self.rows(plan).map_or_else(
+            || scan_bytes(plan.as_ref()),
+            |rows| rows.saturating_mul(row_bytes(plan)),
+        )
     }
 
     fn rows(&self, plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
@@ -44,14 +46,23 @@ impl Estimator {
 
 /// Bytes of the files that the scans at and below `plan` read.
 pub(crate) fn scan_bytes(plan: &dyn ExecutionPlan) -> u64 {
-    let own = plan
+    scans(plan)
+        .into_iter()
+        .map(config_bytes)
+        .fold(0, u64::saturating_add)
+}
+
+/// The file scans at and below `plan`.
+pub(crate) fn scans(plan: &dyn ExecutionPlan) -> Vec<&FileScanConfig> {
+    let mut found: Vec<_> = plan
         .downcast_ref::<DataSourceExec>()
         .and_then(|source| source.data_source().downcast_ref::<FileScanConfig>())
-        .map_or(0, config_bytes);
-    plan.children()
         .into_iter()
-        .map(|child| scan_bytes(child.as_ref()))
-        .fold(own, u64::saturating_add)
+        .collect();
+    for child in plan.children() {
+        found.extend(scans(child.as_ref()));
+    }
+    found
 }
 
 fn config_bytes(config: &FileScanConfig) -> u64 {

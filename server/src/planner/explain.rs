@@ -123,8 +123,11 @@ fn counted(number: usize, what: &str) -> String {
 
 /// Time, rows and bytes of a stage, then its slowest task, operator by operator.
 fn describe_taken(taken: &StageSummary) -> String {
-    let mut metrics: Vec<&TaskMetrics> =
-        taken.tasks.iter().map(|task| &task.output.metrics).collect();
+    let mut metrics: Vec<&TaskMetrics> = taken
+        .tasks
+        .iter()
+        .map(|task| &task.output.metrics)
+        .collect();
     metrics.sort_by_key(|metrics| metrics.elapsed_us);
     let (Some(slowest), Some(median)) = (metrics.last(), metrics.get(metrics.len() / 2)) else {
         return String::new();

@@ -21,6 +21,7 @@ pub mod stages;
 
 use std::sync::Arc;
 
+use datafusion::config::OptimizerOptions;
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
@@ -28,6 +29,10 @@ use datafusion::physical_plan::ExecutionPlan;
 
 pub use size::{ClusterShape, SizeOptions};
 pub use stages::StagedPlan;
+
+/// Build sides up to this size are broadcast, where statistics tell bytes, and up to this many rows, where they tell rows.
+const BROADCAST_BYTES: usize = 16 * 1024 * 1024;
+const BROADCAST_ROWS: usize = 1024 * 1024;
 
 /// Plans queries for a cluster of a given shape.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +62,8 @@ impl Planner {
             let physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
             return stages::assemble(size::size(cut::whole(&physical), shape, &self.options)?);
         }
-        let physical = physical_plan(&dynamic_filters::without(&state), &logical).await?;
+        let state = with_broadcast(state);
+        let physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
         let spread = joins::spread_joins(Arc::clone(&physical), shape.slots)?;
         let sized = size::size(cut::cut(&spread)?, shape, &self.options)?;
         if size::is_one_task(&sized) {
@@ -66,6 +72,24 @@ impl Planner {
         }
         stages::assemble(sized)
     }
+}
+
+/// Broadcasting a build side spares the shuffle of its probe side, and keeps a join's dynamic filter beside the scan
+/// that it prunes: that is worth more bytes than inside one process. What the user set stays.
+fn with_broadcast(mut state: SessionState) -> SessionState {
+    let defaults = OptimizerOptions::default();
+    let optimizer = &mut state.config_mut().options_mut().optimizer;
+    if optimizer.hash_join_single_partition_threshold
+        == defaults.hash_join_single_partition_threshold
+    {
+        optimizer.hash_join_single_partition_threshold = BROADCAST_BYTES;
+    }
+    if optimizer.hash_join_single_partition_threshold_rows
+        == defaults.hash_join_single_partition_threshold_rows
+    {
+        optimizer.hash_join_single_partition_threshold_rows = BROADCAST_ROWS;
+    }
+    state
 }
 
 async fn physical_plan(

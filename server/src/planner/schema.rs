@@ -49,9 +49,7 @@ mod tests {
     fn views_and_dictionaries_are_hidden_at_any_depth() {
         let dictionary =
             DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8View));
-        let nested = DataType::Struct(
-            vec![Field::new("inner", DataType::Utf8View, false)].into(),
-        );
+        let nested = DataType::Struct(vec![Field::new("inner", DataType::Utf8View, false)].into());
         let logical = Schema::new(vec![
             Field::new("a", dictionary, true),
             Field::new("b", DataType::new_list(nested, true), true),

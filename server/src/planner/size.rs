@@ -54,11 +54,7 @@ pub(crate) struct Sized {
 
 /// The one decision on the number of partitions of an exchange that carries `bytes`: enough to keep every slot busy and
 /// each partition small, but one alone where it is not worth a second task.
-pub(crate) fn exchange_partitions(
-    bytes: u64,
-    shape: ClusterShape,
-    options: &SizeOptions,
-) -> usize {
+pub(crate) fn exchange_partitions(bytes: u64, shape: ClusterShape, options: &SizeOptions) -> usize {
     if bytes < options.min_task_bytes {
         return 1;
     }
@@ -114,7 +110,8 @@ impl Sizer<'_> {
         } else {
             fragment.plan.output_partitioning().partition_count()
         };
-        let worth = usize::try_from(bytes / self.options.min_task_bytes.max(1)).unwrap_or(usize::MAX);
+        let worth =
+            usize::try_from(bytes / self.options.min_task_bytes.max(1)).unwrap_or(usize::MAX);
         let alone = fragment.apart != Apart::Free || partitions == 1 || worth < 2;
         let exchange = if alone {
             self.shape.slots_per_worker()
@@ -186,9 +183,12 @@ impl Sizer<'_> {
 }
 
 fn reads_hash(plan: &dyn ExecutionPlan) -> bool {
-    reads(plan)
-        .iter()
-        .any(|read| matches!(read.properties().output_partitioning(), Partitioning::Hash(..)))
+    reads(plan).iter().any(|read| {
+        matches!(
+            read.properties().output_partitioning(),
+            Partitioning::Hash(..)
+        )
+    })
 }
 
 /// The exchange as DataFusion runs it inside one process.

@@ -1,6 +1,6 @@
 //! Sized fragments become numbered stages, and stages become what the scheduler and the workers take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -13,6 +13,7 @@ use squadron_shuffle::fragment::{self, InProcessPlan, lossy};
 use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WritePartitioning};
 
 use super::cut::Output;
+use super::estimate::scans;
 use super::size::{Sized, map_reads, reads};
 use crate::scheduler::{OutputPartitions, Placement, StageGraph, StageSpec, TaskSpec};
 
@@ -105,6 +106,15 @@ fn renumber(
 }
 
 impl StagedPlan {
+    /// The object stores that the plan reads, by their URLs.
+    pub fn store_urls(&self) -> BTreeSet<String> {
+        self.stages
+            .iter()
+            .flat_map(|stage| scans(stage.plan.as_ref()))
+            .map(|scan| scan.object_store_url.as_str().to_owned())
+            .collect()
+    }
+
     /// The graph that the scheduler runs.
     ///
     /// # Errors

@@ -78,7 +78,10 @@ impl Scheduler {
         let is_new = self.queue_mut(placement).waiting.insert((rank, id));
         if is_new && self.members.pool(placement).is_empty() {
             self.queue_mut(placement).empty_since.get_or_insert(now);
-            self.remind(now + self.limits.no_worker_timeout, Deadline::Worker(id, placement));
+            self.remind(
+                now + self.limits.no_worker_timeout,
+                Deadline::Worker(id, placement),
+            );
         }
     }
 
@@ -106,7 +109,12 @@ impl Scheduler {
     }
 
     /// Serves the first query of the queue once. Answers whether there may be more to do.
-    fn place_first(&mut self, now: Duration, placement: Placement, effects: &mut Vec<Effect>) -> bool {
+    fn place_first(
+        &mut self,
+        now: Duration,
+        placement: Placement,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
         let queue = self.queue(placement);
         let Some(&(rank, id)) = queue.waiting.first() else {
             return false;
@@ -114,9 +122,9 @@ impl Scheduler {
         if self.members.pool(placement).is_empty() {
             return false;
         }
-        let impatient = queue
-            .blocked
-            .is_some_and(|(blocked, since)| blocked == id && since + self.limits.room_timeout <= now);
+        let impatient = queue.blocked.is_some_and(|(blocked, since)| {
+            blocked == id && since + self.limits.room_timeout <= now
+        });
         let next = self
             .queries
             .get(&id)
@@ -132,14 +140,24 @@ impl Scheduler {
         }
         self.queue_mut(placement).blocked = None;
         self.launch(id, stage, places, effects);
-        if self.queries.get(&id).is_none_or(|query| query.ready(placement).stages.is_empty()) {
+        if self
+            .queries
+            .get(&id)
+            .is_none_or(|query| query.ready(placement).stages.is_empty())
+        {
             self.queue_mut(placement).remove(rank, id);
         }
         true
     }
 
     /// Places for the next tasks of a stage, in their order; none when they have to wait.
-    fn find_places(&mut self, id: QueryId, stage: usize, placement: Placement, impatient: bool) -> Vec<Place> {
+    fn find_places(
+        &mut self,
+        id: QueryId,
+        stage: usize,
+        placement: Placement,
+        impatient: bool,
+    ) -> Vec<Place> {
         let Some(query) = self.queries.get(&id) else {
             return Vec::new();
         };
@@ -148,13 +166,22 @@ impl Scheduler {
         let pool = self.members.pool_mut(placement);
         match wants.as_slice() {
             [] => Vec::new(),
-            [want] => pool.place(*want, stage.holders(), impatient).into_iter().collect(),
-            wants => pool.place_together(wants, stage.holders(), impatient).unwrap_or_default(),
+            [want] => pool
+                .place(*want, stage.holders(), impatient)
+                .into_iter()
+                .collect(),
+            wants => pool
+                .place_together(wants, stage.holders(), impatient)
+                .unwrap_or_default(),
         }
     }
 
     fn note_blocked(&mut self, now: Duration, placement: Placement, id: QueryId) {
-        if self.queue(placement).blocked.is_none_or(|(blocked, _)| blocked != id) {
+        if self
+            .queue(placement)
+            .blocked
+            .is_none_or(|(blocked, _)| blocked != id)
+        {
             self.queue_mut(placement).blocked = Some((id, now));
             self.remind(now + self.limits.room_timeout, Deadline::Room(placement));
         }
@@ -193,7 +220,10 @@ impl Scheduler {
             queue.empty_since = Some(now);
             let waiting: Vec<_> = queue.waiting.iter().map(|&(_, query)| query).collect();
             for query in waiting {
-                self.remind(now + self.limits.no_worker_timeout, Deadline::Worker(query, placement));
+                self.remind(
+                    now + self.limits.no_worker_timeout,
+                    Deadline::Worker(query, placement),
+                );
             }
         }
     }
@@ -229,7 +259,11 @@ impl Scheduler {
                 }
                 Placement::Local => "the server's local worker has stopped; start the server anew",
             };
-            self.end(id, Err(Failure::new(FailureKind::WorkerLost, message)), effects);
+            self.end(
+                id,
+                Err(Failure::new(FailureKind::WorkerLost, message)),
+                effects,
+            );
         }
     }
 }

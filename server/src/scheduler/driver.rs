@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use squadron_proto::control::ServerMessage;
+use squadron_proto::control::{PlanRef, ServerMessage, Stage};
 use squadron_proto::{Failure, FailureKind, QueryId, WorkerId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
@@ -72,7 +72,10 @@ impl QueryEvents {
 impl Drop for QueryEvents {
     fn drop(&mut self) {
         if !self.ended {
-            let failure = Failure::new(FailureKind::Cancelled, "nobody waits for the result any more");
+            let failure = Failure::new(
+                FailureKind::Cancelled,
+                "nobody waits for the result any more",
+            );
             self.signals.cancel(self.query, failure);
         }
     }
@@ -251,7 +254,8 @@ impl Driver {
         match command {
             Command::Submit(graph, updates) => {
                 if self.updates.contains_key(&graph.query) {
-                    let failure = Failure::internal(format!("query {} was submitted twice", graph.query));
+                    let failure =
+                        Failure::internal(format!("query {} was submitted twice", graph.query));
                     deliver(&updates, QueryUpdate::Ended(Err(failure)));
                     return;
                 }
@@ -283,16 +287,29 @@ impl Driver {
     }
 
     fn handle_worker_event(&mut self, event: WorkerEvent) {
-        let WorkerEvent { worker, connection, kind } = event;
+        let WorkerEvent {
+            worker,
+            connection,
+            kind,
+        } = event;
         let current = self.joined.get(&worker).copied();
         match kind {
-            WorkerEventKind::Joined { kind, slots, address } => {
+            WorkerEventKind::Joined {
+                kind,
+                slots,
+                address,
+            } => {
                 if current.is_some_and(|current| current > connection) {
                     return;
                 }
                 info!(%worker, ?kind, slots, address, "worker joined");
                 self.joined.insert(worker, connection);
-                self.apply(Event::WorkerJoined { worker, slots, address, kind });
+                self.apply(Event::WorkerJoined {
+                    worker,
+                    slots,
+                    address,
+                    kind,
+                });
             }
             WorkerEventKind::Lost { reason } if current == Some(connection) => {
                 warn!(%worker, reason, "worker lost");
@@ -304,9 +321,15 @@ impl Driver {
                 self.apply(Event::WorkerDraining { worker });
             }
             WorkerEventKind::Report { attempt, status } if current == Some(connection) => {
-                self.apply(Event::Report { worker, attempt, status });
+                self.apply(Event::Report {
+                    worker,
+                    attempt,
+                    status,
+                });
             }
-            WorkerEventKind::Lost { .. } | WorkerEventKind::Draining | WorkerEventKind::Report { .. } => {
+            WorkerEventKind::Lost { .. }
+            | WorkerEventKind::Draining
+            | WorkerEventKind::Report { .. } => {
                 debug!(%worker, connection, "event of a connection that is gone");
             }
         }
@@ -326,11 +349,15 @@ impl Driver {
     /// Answers with the loss of the worker when that cannot be reached.
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::SendStage { worker, stage } => self.send(worker, ServerMessage::Stage(stage)),
+            Effect::SendStage { worker, stage } => self.send_stage(worker, stage),
             Effect::Launch { worker, launch } => self.send(worker, ServerMessage::Launch(launch)),
             Effect::Commit { worker, attempt } => self.send(worker, ServerMessage::Commit(attempt)),
-            Effect::CancelAttempt { worker, attempt } => self.send(worker, ServerMessage::Cancel(attempt)),
-            Effect::Release { worker, release } => self.send(worker, ServerMessage::Release(release)),
+            Effect::CancelAttempt { worker, attempt } => {
+                self.send(worker, ServerMessage::Cancel(attempt))
+            }
+            Effect::Release { worker, release } => {
+                self.send(worker, ServerMessage::Release(release))
+            }
             Effect::ResultReady { query, parts } => {
                 if let Some(updates) = self.updates.get(&query) {
                     deliver(updates, QueryUpdate::ResultReady { parts });
@@ -339,19 +366,41 @@ impl Driver {
             }
             Effect::Ended { query, outcome } => {
                 match &outcome {
-                    Ok(summary) => debug!(query_id = %query, elapsed = ?summary.elapsed, "query finished"),
-                    Err(failure) => info!(query_id = %query, kind = ?failure.kind, "query failed: {failure}"),
+                    Ok(summary) => {
+                        debug!(query_id = %query, elapsed = ?summary.elapsed, "query finished")
+                    }
+                    Err(failure) => {
+                        info!(query_id = %query, kind = ?failure.kind, "query failed: {failure}")
+                    }
                 }
                 if let Some(updates) = self.updates.remove(&query) {
                     deliver(&updates, QueryUpdate::Ended(outcome));
                 }
                 None
             }
-            Effect::Unexpected { worker, attempt, what } => {
+            Effect::Unexpected {
+                worker,
+                attempt,
+                what,
+            } => {
                 warn!(%worker, query_id = %attempt.query, %attempt, "unexpected report: {what}");
                 None
             }
         }
+    }
+
+    /// A plan that cannot be sent is the planner's mistake, not the worker's.
+    fn send_stage(&mut self, worker: WorkerId, stage: Stage) -> Option<Event> {
+        let query = stage.query;
+        let is_stuck =
+            matches!(stage.plan, PlanRef::InProcess(_)) && self.registry.is_remote(worker);
+        if is_stuck {
+            let failure = Failure::internal(format!(
+                "a plan of query {query} cannot leave the server's process"
+            ));
+            return Some(Event::Cancel { query, failure });
+        }
+        self.send(worker, ServerMessage::Stage(stage))
     }
 
     fn send(&mut self, worker: WorkerId, message: ServerMessage) -> Option<Event> {

@@ -26,7 +26,12 @@ fn server(options: RegistryOptions) -> Server {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run(stop.clone()));
-    Server { handle, registry, stop, tasks }
+    Server {
+        handle,
+        registry,
+        stop,
+        tasks,
+    }
 }
 
 /// What an obedient worker answers.
@@ -57,7 +62,11 @@ async fn attach_obedient(server: &mut Server) -> mpsc::UnboundedReceiver<ServerM
         while let Some(order) = orders.recv().await {
             for (attempt, status) in answers(&order) {
                 sequence += 1;
-                let report = Report { sequence, attempt, status };
+                let report = Report {
+                    sequence,
+                    attempt,
+                    status,
+                };
                 if reports.send(WorkerMessage::Report(report)).await.is_err() {
                     return;
                 }
@@ -66,7 +75,16 @@ async fn attach_obedient(server: &mut Server) -> mpsc::UnboundedReceiver<ServerM
         }
     });
     let registry = server.registry.clone();
-    registry.attach_embedded(WORKER, WorkerKind::Embedded, 2, 1 << 20, to_worker, from_worker).await;
+    registry
+        .attach_embedded(
+            WORKER,
+            WorkerKind::Embedded,
+            2,
+            1 << 20,
+            to_worker,
+            from_worker,
+        )
+        .await;
     told
 }
 
@@ -77,18 +95,33 @@ async fn attach_silent(
 ) -> (mpsc::Receiver<ServerMessage>, mpsc::Sender<WorkerMessage>) {
     let (to_worker, orders) = mpsc::channel(messages);
     let (reports, from_worker) = mpsc::channel(4);
-    server.registry.attach_embedded(WORKER, WorkerKind::Embedded, 2, 0, to_worker, from_worker).await;
+    server
+        .registry
+        .attach_embedded(WORKER, WorkerKind::Embedded, 2, 0, to_worker, from_worker)
+        .await;
     (orders, reports)
 }
 
-async fn ended(events: &mut QueryEvents) -> Result<QuerySummary, Failure> {
-    while let Some(update) = events.next().await {
-        match update {
-            QueryUpdate::ResultReady { .. } => {}
-            QueryUpdate::Ended(outcome) => return outcome,
-        }
+async fn until_launched(orders: &mut mpsc::Receiver<ServerMessage>) -> Vec<ServerMessage> {
+    let mut told = Vec::new();
+    while !matches!(told.last(), Some(ServerMessage::Launch(_))) {
+        told.push(orders.recv().await.unwrap());
     }
-    panic!("a query without an end");
+    told
+}
+
+async fn ended(events: &mut QueryEvents) -> Result<QuerySummary, Failure> {
+    let outcome = async {
+        loop {
+            match events.next().await.expect("an end") {
+                QueryUpdate::ResultReady { .. } => {}
+                QueryUpdate::Ended(outcome) => return outcome,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), outcome)
+        .await
+        .expect("an end in time")
 }
 
 #[tokio::test]
@@ -121,7 +154,7 @@ async fn a_query_nobody_waits_for_is_cancelled() {
     let (mut orders, _reports) = attach_silent(&server, 16).await;
     let graph = graph(1, vec![stage(0, &[], 1)]);
     let events = server.handle.submit(graph).await.unwrap();
-    let mut told = vec![orders.recv().await.unwrap(), orders.recv().await.unwrap()];
+    let mut told = until_launched(&mut orders).await;
     drop(events);
     while !matches!(told.last(), Some(ServerMessage::Release(_))) {
         told.push(orders.recv().await.unwrap());
@@ -129,7 +162,12 @@ async fn a_query_nobody_waits_for_is_cancelled() {
     assert!(
         matches!(
             told[..],
-            [ServerMessage::Stage(_), ServerMessage::Launch(_), ServerMessage::Cancel(_), ServerMessage::Release(_)]
+            [
+                ServerMessage::Stage(_),
+                ServerMessage::Launch(_),
+                ServerMessage::Cancel(_),
+                ServerMessage::Release(_)
+            ]
         ),
         "{told:?}"
     );
@@ -157,7 +195,11 @@ async fn a_worker_that_takes_nothing_is_lost() {
     };
     let server = server(options);
     let (_orders, _reports) = attach_silent(&server, 1).await;
-    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
+    let mut events = server
+        .handle
+        .submit(graph(1, vec![stage(0, &[], 1)]))
+        .await
+        .unwrap();
     let failure = ended(&mut events).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::WorkerLost);
     assert!(failure.message.contains("took no message"), "{failure}");
@@ -167,10 +209,17 @@ async fn a_worker_that_takes_nothing_is_lost() {
 
 #[tokio::test]
 async fn a_worker_with_too_many_messages_is_lost_at_once() {
-    let options = RegistryOptions { backlog_messages: 1, ..RegistryOptions::default() };
+    let options = RegistryOptions {
+        backlog_messages: 1,
+        ..RegistryOptions::default()
+    };
     let server = server(options);
     let (_orders, _reports) = attach_silent(&server, 1).await;
-    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 2)])).await.unwrap();
+    let mut events = server
+        .handle
+        .submit(graph(1, vec![stage(0, &[], 2)]))
+        .await
+        .unwrap();
     let failure = ended(&mut events).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::WorkerLost);
     assert!(failure.message.contains("messages wait"), "{failure}");
@@ -179,23 +228,42 @@ async fn a_worker_with_too_many_messages_is_lost_at_once() {
 #[tokio::test]
 async fn a_worker_that_drops_its_channel_is_lost() {
     let server = server(RegistryOptions::default());
-    let (orders, reports) = attach_silent(&server, 16).await;
-    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
+    let (mut orders, reports) = attach_silent(&server, 16).await;
+    let mut events = server
+        .handle
+        .submit(graph(1, vec![stage(0, &[], 1)]))
+        .await
+        .unwrap();
+    until_launched(&mut orders).await;
     drop((orders, reports));
-    assert_eq!(ended(&mut events).await.unwrap_err().kind, FailureKind::WorkerLost);
+    assert_eq!(
+        ended(&mut events).await.unwrap_err().kind,
+        FailureKind::WorkerLost
+    );
 }
 
 #[tokio::test]
 async fn a_worker_that_joins_again_starts_anew() {
     let mut server = server(RegistryOptions::default());
-    let (_orders, _reports) = attach_silent(&server, 16).await;
-    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
+    let (mut orders, _reports) = attach_silent(&server, 16).await;
+    let mut events = server
+        .handle
+        .submit(graph(1, vec![stage(0, &[], 1)]))
+        .await
+        .unwrap();
+    until_launched(&mut orders).await;
     let _told = attach_obedient(&mut server).await;
-    assert_eq!(ended(&mut events).await.unwrap_err().kind, FailureKind::WorkerLost);
+    assert_eq!(
+        ended(&mut events).await.unwrap_err().kind,
+        FailureKind::WorkerLost
+    );
     let graph = graph(2, vec![stage(0, &[], 1)]);
     let id = graph.query;
     let mut events = server.handle.submit(graph).await.unwrap();
-    assert!(matches!(events.next().await, Some(QueryUpdate::ResultReady { .. })));
+    assert!(matches!(
+        events.next().await,
+        Some(QueryUpdate::ResultReady { .. })
+    ));
     server.handle.result_done(id);
     assert!(ended(&mut events).await.is_ok());
     assert_eq!(server.handle.workers().await.len(), 1);
@@ -204,10 +272,18 @@ async fn a_worker_that_joins_again_starts_anew() {
 #[tokio::test]
 async fn queries_end_when_the_server_stops() {
     let mut server = server(RegistryOptions::default());
-    let (_orders, _reports) = attach_silent(&server, 16).await;
-    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
+    let (mut orders, _reports) = attach_silent(&server, 16).await;
+    let mut events = server
+        .handle
+        .submit(graph(1, vec![stage(0, &[], 1)]))
+        .await
+        .unwrap();
+    until_launched(&mut orders).await;
     server.stop.cancel();
-    assert_eq!(ended(&mut events).await.unwrap_err().kind, FailureKind::Draining);
+    assert_eq!(
+        ended(&mut events).await.unwrap_err().kind,
+        FailureKind::Draining
+    );
     server.tasks.join_next().await.unwrap().unwrap();
     let refused = server.handle.submit(graph(2, vec![stage(0, &[], 1)])).await;
     assert_eq!(refused.unwrap_err().kind, FailureKind::Draining);

@@ -67,13 +67,28 @@ fn placement_of(kind: WorkerKind) -> Placement {
 
 impl Members {
     /// Answers which queries the worker still has to be told the end of.
-    pub(super) fn join(&mut self, worker: WorkerId, slots: u32, address: String, kind: WorkerKind) -> Vec<QueryId> {
+    pub(super) fn join(
+        &mut self,
+        worker: WorkerId,
+        slots: u32,
+        address: String,
+        kind: WorkerKind,
+    ) -> Vec<QueryId> {
         let slots = slots.max(1);
-        let entry = Worker { kind, address, slots, draining: false, queries: BTreeMap::new() };
+        let entry = Worker {
+            kind,
+            address,
+            slots,
+            draining: false,
+            queries: BTreeMap::new(),
+        };
         self.workers.insert(worker, entry);
         self.pool_mut(placement_of(kind)).join(worker, slots);
         let known = self.untold.iter().position(|(lost, _)| *lost == worker);
-        known.and_then(|position| self.untold.remove(position)).map(|(_, queries)| queries).unwrap_or_default()
+        known
+            .and_then(|position| self.untold.remove(position))
+            .map(|(_, queries)| queries)
+            .unwrap_or_default()
     }
 
     /// `remembered`: how many lost workers to keep in mind.
@@ -81,7 +96,8 @@ impl Members {
         let entry = self.workers.remove(&worker)?;
         self.pool_mut(placement_of(entry.kind)).leave(worker);
         if !entry.queries.is_empty() {
-            self.untold.push_back((worker, entry.queries.keys().copied().collect()));
+            self.untold
+                .push_back((worker, entry.queries.keys().copied().collect()));
             if self.untold.len() > remembered {
                 self.untold.pop_front();
             }
@@ -91,7 +107,11 @@ impl Members {
             WorkerKind::Embedded => "an embedded worker of the server".to_owned(),
             WorkerKind::Local => "the server's local worker".to_owned(),
         };
-        let queries = entry.queries.into_iter().map(|(query, needs)| (query, needs > 0)).collect();
+        let queries = entry
+            .queries
+            .into_iter()
+            .map(|(query, needs)| (query, needs > 0))
+            .collect();
         Some(Loss { name, queries })
     }
 
@@ -108,7 +128,10 @@ impl Members {
     }
 
     pub(super) fn address(&self, worker: WorkerId) -> String {
-        self.workers.get(&worker).map(|entry| entry.address.clone()).unwrap_or_default()
+        self.workers
+            .get(&worker)
+            .map(|entry| entry.address.clone())
+            .unwrap_or_default()
     }
 
     pub(super) fn pool(&self, placement: Placement) -> &Pool {
@@ -148,8 +171,15 @@ impl Members {
 
     /// The query depends on `count` things less of the worker.
     pub(super) fn undepend(&mut self, worker: WorkerId, query: QueryId, count: u32) {
-        if let Some(needs) = self.workers.get_mut(&worker).and_then(|entry| entry.queries.get_mut(&query)) {
-            debug_assert!(*needs >= count, "query {query} depends less than nothing on {worker}");
+        if let Some(needs) = self
+            .workers
+            .get_mut(&worker)
+            .and_then(|entry| entry.queries.get_mut(&query))
+        {
+            debug_assert!(
+                *needs >= count,
+                "query {query} depends less than nothing on {worker}"
+            );
             *needs = needs.saturating_sub(count);
         }
     }

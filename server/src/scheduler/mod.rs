@@ -19,7 +19,7 @@
 //! | event | query | effects |
 //! |---|---|---|
 //! | Submit | appears in phase Running | launches as places are free |
-//! | Report | see [`query`], [`stage`], [`task`] | Commit, Release, ResultReady, Ended |
+//! | Report | see query.rs, stage.rs, task.rs | Commit, Release, ResultReady, Ended |
 //! | ResultDone | ends, once its root has | Release, Ended |
 //! | Cancel | ends | CancelAttempt, Release, Ended |
 //! | WorkerJoined | | Release of what it was never told about, launches |
@@ -148,19 +148,30 @@ impl Scheduler {
             Event::Submit(graph) => self.submit(now, graph, &mut effects),
             Event::Cancel { query, failure } => self.end(query, Err(failure), &mut effects),
             Event::ResultDone { query } => self.result_done(now, query, &mut effects),
-            Event::WorkerJoined { worker, slots, address, kind } => {
+            Event::WorkerJoined {
+                worker,
+                slots,
+                address,
+                kind,
+            } => {
                 self.lose_worker(now, worker, "it joined anew", &mut effects);
                 for query in self.members.join(worker, slots, address, kind) {
                     effects.push(release_all(worker, query));
                 }
                 self.workers_are_there_again();
             }
-            Event::WorkerLost { worker, reason } => self.lose_worker(now, worker, &reason, &mut effects),
+            Event::WorkerLost { worker, reason } => {
+                self.lose_worker(now, worker, &reason, &mut effects)
+            }
             Event::WorkerDraining { worker } => {
                 self.members.drain(worker);
                 self.watch_empty_pools(now);
             }
-            Event::Report { worker, attempt, status } => self.report(now, worker, attempt, status, &mut effects),
+            Event::Report {
+                worker,
+                attempt,
+                status,
+            } => self.report(now, worker, attempt, status, &mut effects),
             Event::Tick => self.tick(now, &mut effects),
         }
         self.dispatch(now, &mut effects);
@@ -181,7 +192,10 @@ impl Scheduler {
     #[cfg(test)]
     fn is_empty(&self) -> bool {
         let is_unused = |queue: &Queue| queue.is_empty();
-        self.queries.is_empty() && self.open_results == 0 && is_unused(&self.any) && is_unused(&self.local)
+        self.queries.is_empty()
+            && self.open_results == 0
+            && is_unused(&self.any)
+            && is_unused(&self.local)
     }
 
     /// A graph whose id is there already changes nothing; the driver does not let it through.
@@ -191,10 +205,15 @@ impl Scheduler {
             return;
         }
         if let Err(failure) = self.admit().and_then(|()| graph.validate()) {
-            effects.push(Effect::Ended { query: id, outcome: Err(failure) });
+            effects.push(Effect::Ended {
+                query: id,
+                outcome: Err(failure),
+            });
             return;
         }
-        let rank = policy::rank(Standing { submitted_before: self.submitted });
+        let rank = policy::rank(Standing {
+            submitted_before: self.submitted,
+        });
         self.submitted += 1;
         let query = Query::new(graph, rank, now);
         let sources = query.sources();
@@ -208,7 +227,10 @@ impl Scheduler {
         if self.queries.len() >= self.limits.max_queries {
             return Err(Failure::new(
                 FailureKind::Exhausted,
-                format!("{} queries run or wait already; run the statement again later", self.queries.len()),
+                format!(
+                    "{} queries run or wait already; run the statement again later",
+                    self.queries.len()
+                ),
             ));
         }
         if self.open_results >= self.limits.max_open_results {
@@ -232,7 +254,10 @@ impl Scheduler {
             Phase::Running | Phase::Failing { .. } => return,
         }
         if !self.end_if_complete(now, id, effects) {
-            self.remind(now + self.limits.last_report_timeout, Deadline::LastReport(id));
+            self.remind(
+                now + self.limits.last_report_timeout,
+                Deadline::LastReport(id),
+            );
         }
     }
 
@@ -281,7 +306,10 @@ impl Scheduler {
             if holds_slots {
                 self.members.give(hold.worker, hold.share);
             }
-            effects.push(Effect::CancelAttempt { worker: hold.worker, attempt });
+            effects.push(Effect::CancelAttempt {
+                worker: hold.worker,
+                attempt,
+            });
         }
         for &worker in &query.touched {
             self.members.forget(worker, id);
@@ -292,14 +320,24 @@ impl Scheduler {
         effects.push(Effect::Ended { query: id, outcome });
     }
 
-    fn lose_worker(&mut self, now: Duration, worker: WorkerId, reason: &str, effects: &mut Vec<Effect>) {
+    fn lose_worker(
+        &mut self,
+        now: Duration,
+        worker: WorkerId,
+        reason: &str,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(loss) = self.members.lose(worker, self.limits.remembered_workers) else {
             return;
         };
         for (id, depended) in loss.queries {
             if depended {
                 let message = format!("{} was lost ({reason}); run the statement again", loss.name);
-                self.end(id, Err(Failure::new(FailureKind::WorkerLost, message)), effects);
+                self.end(
+                    id,
+                    Err(Failure::new(FailureKind::WorkerLost, message)),
+                    effects,
+                );
             } else if let Some(query) = self.queries.get_mut(&id) {
                 query.forgotten_by(worker);
             }
@@ -314,7 +352,9 @@ impl Scheduler {
             }
             self.deadlines.pop_first();
             match deadline {
-                Deadline::Worker(query, placement) => self.give_up_waiting(now, query, placement, effects),
+                Deadline::Worker(query, placement) => {
+                    self.give_up_waiting(now, query, placement, effects)
+                }
                 // The dispatch at the end of the event sees that the time has come.
                 Deadline::Room(_) => {}
                 Deadline::Retry(query, stage, task) => self.retry(now, query, stage, task),
@@ -332,6 +372,9 @@ impl Scheduler {
 fn release_all(worker: WorkerId, query: QueryId) -> Effect {
     Effect::Release {
         worker,
-        release: Release { query, stages: Vec::new() },
+        release: Release {
+            query,
+            stages: Vec::new(),
+        },
     }
 }

@@ -63,7 +63,13 @@ impl Member {
 impl Pool {
     /// A worker offers its slots, at least one.
     pub(super) fn join(&mut self, worker: WorkerId, slots: u32) {
-        let member = Member { slots, used: 0, attempts: 0, bytes: 0, offered: true };
+        let member = Member {
+            slots,
+            used: 0,
+            attempts: 0,
+            bytes: 0,
+            offered: true,
+        };
         self.members.insert(worker, member);
         self.index(worker, member);
     }
@@ -91,7 +97,10 @@ impl Pool {
     /// Slots are given back.
     pub(super) fn give(&mut self, worker: WorkerId, want: Want) {
         self.change(worker, |member| {
-            debug_assert!(member.used >= want.slots, "slots of {worker} given back twice");
+            debug_assert!(
+                member.used >= want.slots,
+                "slots of {worker} given back twice"
+            );
             member.used = member.used.saturating_sub(want.slots);
             member.attempts = member.attempts.saturating_sub(1);
             member.bytes = member.bytes.saturating_sub(want.bytes);
@@ -100,7 +109,9 @@ impl Pool {
 
     /// How many slots of a worker are taken, and by how many attempts.
     pub(super) fn load(&self, worker: WorkerId) -> (u32, u32) {
-        self.members.get(&worker).map_or((0, 0), |member| (member.used, member.attempts))
+        self.members
+            .get(&worker)
+            .map_or((0, 0), |member| (member.used, member.attempts))
     }
 
     /// Whether nobody offers slots.
@@ -114,7 +125,12 @@ impl Pool {
     }
 
     /// Finds and takes a place for one task. `holders`: who has its input, the most bytes first.
-    pub(super) fn place(&mut self, want: Want, holders: &[WorkerId], impatient: bool) -> Option<Place> {
+    pub(super) fn place(
+        &mut self,
+        want: Want,
+        holders: &[WorkerId],
+        impatient: bool,
+    ) -> Option<Place> {
         let worker = match self.choose(want.slots, holders) {
             Some(worker) => worker,
             None if impatient && self.free_slots > 0 => self.least_loaded()?,
@@ -134,7 +150,10 @@ impl Pool {
             return None;
         }
         let largest = self.sizes.last_key_value().map_or(0, |(slots, _)| *slots);
-        let needed: u64 = wants.iter().map(|want| u64::from(want.slots.min(largest))).sum();
+        let needed: u64 = wants
+            .iter()
+            .map(|want| u64::from(want.slots.min(largest)))
+            .sum();
         if needed <= self.free_slots
             && let Some(places) = self.place_all(wants, holders)
         {
@@ -146,7 +165,9 @@ impl Pool {
         wants
             .iter()
             .map(|want| {
-                let worker = self.choose(want.slots, holders).or_else(|| self.least_loaded())?;
+                let worker = self
+                    .choose(want.slots, holders)
+                    .or_else(|| self.least_loaded())?;
                 Some(self.take_on(worker, *want))
             })
             .collect()
@@ -159,7 +180,13 @@ impl Pool {
                 Some(worker) => places.push(self.take_on(worker, *want)),
                 None => {
                     for (place, want) in places.iter().zip(wants) {
-                        self.give(place.worker, Want { slots: place.slots, bytes: want.bytes });
+                        self.give(
+                            place.worker,
+                            Want {
+                                slots: place.slots,
+                                bytes: want.bytes,
+                            },
+                        );
                     }
                     return None;
                 }
@@ -175,9 +202,15 @@ impl Pool {
             return self.idle.first().map(|&(_, worker)| worker);
         }
         let is_equal = |worker: &WorkerId| {
-            self.members.get(worker).is_some_and(|member| member.offered && member.free() == free)
+            self.members
+                .get(worker)
+                .is_some_and(|member| member.offered && member.free() == free)
         };
-        let holder = holders.iter().take(HOLDERS_LOOKED_AT).copied().find(is_equal);
+        let holder = holders
+            .iter()
+            .take(HOLDERS_LOOKED_AT)
+            .copied()
+            .find(is_equal);
         Some(holder.unwrap_or(most_free))
     }
 
@@ -186,9 +219,18 @@ impl Pool {
     }
 
     fn take_on(&mut self, worker: WorkerId, want: Want) -> Place {
-        let limit = self.members.get(&worker).map_or(want.slots, |member| member.slots);
+        let limit = self
+            .members
+            .get(&worker)
+            .map_or(want.slots, |member| member.slots);
         let slots = want.slots.min(limit);
-        self.take(worker, Want { slots, bytes: want.bytes });
+        self.take(
+            worker,
+            Want {
+                slots,
+                bytes: want.bytes,
+            },
+        );
         Place { worker, slots }
     }
 
@@ -206,7 +248,8 @@ impl Pool {
         if !member.offered {
             return;
         }
-        self.by_free.insert((Reverse(member.free()), member.bytes, worker));
+        self.by_free
+            .insert((Reverse(member.free()), member.bytes, worker));
         if member.used == 0 {
             self.idle.insert((Reverse(member.slots), worker));
         }
@@ -219,7 +262,8 @@ impl Pool {
         if !member.offered {
             return;
         }
-        self.by_free.remove(&(Reverse(member.free()), member.bytes, worker));
+        self.by_free
+            .remove(&(Reverse(member.free()), member.bytes, worker));
         self.idle.remove(&(Reverse(member.slots), worker));
         if let Some(count) = self.sizes.get_mut(&member.slots) {
             *count -= 1;
@@ -259,11 +303,19 @@ mod tests {
     #[test]
     fn tasks_spread_over_the_workers_with_most_free_slots() {
         let mut pool = pool(&[(A, 2), (B, 2)]);
-        let places: Vec<_> = (0..4).map(|_| pool.place(want(1), &[], false).unwrap()).collect();
+        let places: Vec<_> = (0..4)
+            .map(|_| pool.place(want(1), &[], false).unwrap())
+            .collect();
         assert_eq!(workers(&places), [A, B, A, B]);
         assert_eq!(pool.place(want(1), &[], false), None);
         pool.give(B, want(1));
-        assert_eq!(pool.place(want(1), &[], false), Some(Place { worker: B, slots: 1 }));
+        assert_eq!(
+            pool.place(want(1), &[], false),
+            Some(Place {
+                worker: B,
+                slots: 1
+            })
+        );
     }
 
     #[test]
@@ -273,18 +325,47 @@ mod tests {
         assert_eq!(pool.place(read(100), &[], false).unwrap().worker, A);
         assert_eq!(pool.place(read(10), &[], false).unwrap().worker, B);
         assert_eq!(pool.place(read(10), &[], false).unwrap().worker, C);
-        assert_eq!(pool.place(read(10), &[], false).unwrap().worker, B, "has the fewest bytes");
-        assert_eq!(pool.place(read(0), &[B, A, C], false).unwrap().worker, A, "B has fewer slots free");
+        assert_eq!(
+            pool.place(read(10), &[], false).unwrap().worker,
+            B,
+            "has the fewest bytes"
+        );
+        assert_eq!(
+            pool.place(read(0), &[B, A, C], false).unwrap().worker,
+            A,
+            "B has fewer slots free"
+        );
     }
 
     #[test]
     fn a_wide_task_fits_a_small_worker_that_is_wholly_free() {
         let mut pool = pool(&[(A, 4), (B, 2)]);
         pool.take(A, want(1));
-        assert_eq!(pool.place(want(4), &[], false), Some(Place { worker: B, slots: 2 }));
-        assert_eq!(pool.place(want(4), &[], false), None, "three free of four are not enough");
-        assert_eq!(pool.place(want(4), &[], true), Some(Place { worker: A, slots: 4 }), "unless it has waited");
-        assert_eq!(pool.place(want(1), &[], true), None, "but never where no slot is free");
+        assert_eq!(
+            pool.place(want(4), &[], false),
+            Some(Place {
+                worker: B,
+                slots: 2
+            })
+        );
+        assert_eq!(
+            pool.place(want(4), &[], false),
+            None,
+            "three free of four are not enough"
+        );
+        assert_eq!(
+            pool.place(want(4), &[], true),
+            Some(Place {
+                worker: A,
+                slots: 4
+            }),
+            "unless it has waited"
+        );
+        assert_eq!(
+            pool.place(want(1), &[], true),
+            None,
+            "but never where no slot is free"
+        );
     }
 
     #[test]
@@ -292,9 +373,15 @@ mod tests {
         let mut pool = pool(&[(A, 2), (B, 2)]);
         pool.take(A, want(1));
         assert_eq!(pool.place_together(&[want(2), want(2)], &[], false), None);
-        assert_eq!((pool.load(A), pool.load(B)), ((1, 1), (0, 0)), "nothing is kept");
+        assert_eq!(
+            (pool.load(A), pool.load(B)),
+            ((1, 1), (0, 0)),
+            "nothing is kept"
+        );
         pool.give(A, want(1));
-        let places = pool.place_together(&[want(2), want(2)], &[], false).unwrap();
+        let places = pool
+            .place_together(&[want(2), want(2)], &[], false)
+            .unwrap();
         assert_eq!(workers(&places), [A, B]);
     }
 
@@ -303,13 +390,22 @@ mod tests {
         let mut pool = pool(&[(A, 1), (B, 1)]);
         let places = pool.place_together(&[want(1); 5], &[], false).unwrap();
         assert_eq!(workers(&places), [A, B, A, B, A]);
-        assert_eq!(pool.place_together(&[want(1)], &[], true), None, "no slot is free");
+        assert_eq!(
+            pool.place_together(&[want(1)], &[], true),
+            None,
+            "no slot is free"
+        );
     }
 
     #[test]
     fn tasks_that_fit_by_number_alone_start_on_an_idle_pool() {
         let mut pool = pool(&[(A, 5), (B, 4)]);
-        assert_eq!(pool.place_together(&[want(3); 3], &[], false).unwrap().len(), 3);
+        assert_eq!(
+            pool.place_together(&[want(3); 3], &[], false)
+                .unwrap()
+                .len(),
+            3
+        );
     }
 
     #[test]

@@ -54,7 +54,10 @@ mod tests {
 
     #[test]
     fn large_tasks_come_first_and_equal_ones_in_their_order() {
-        let tasks = [5, 9, 5].map(|bytes| TaskSpec { bytes, ..TaskSpec::default() });
+        let tasks = [5, 9, 5].map(|bytes| TaskSpec {
+            bytes,
+            ..TaskSpec::default()
+        });
         let mut order = last_to_first(&tasks);
         order.reverse();
         assert_eq!(order, [1, 0, 2]);

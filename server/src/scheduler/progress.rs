@@ -30,7 +30,11 @@ impl Scheduler {
         };
         let (change, impossible) = query.report(worker, attempt, status);
         if let Some(what) = impossible {
-            effects.push(Effect::Unexpected { worker, attempt, what });
+            effects.push(Effect::Unexpected {
+                worker,
+                attempt,
+                what,
+            });
         }
         if query.is_failing() {
             self.wind_down(attempt.query, change, effects);
@@ -40,7 +44,11 @@ impl Scheduler {
             Change::Unknown if is_alive => effects.push(Effect::CancelAttempt { worker, attempt }),
             Change::Unknown | Change::Repeated => {}
             Change::Commit => effects.push(Effect::Commit { worker, attempt }),
-            Change::Refused { hold, refusals, reason } => {
+            Change::Refused {
+                hold,
+                refusals,
+                reason,
+            } => {
                 self.free(attempt.query, hold);
                 self.pause_or_fail(now, attempt, refusals, &reason, effects);
             }
@@ -52,7 +60,11 @@ impl Scheduler {
                 }
             }
             Change::Resumed(hold) => self.members.take(worker, hold.share),
-            Change::Finished { hold, held_slots, started } => {
+            Change::Finished {
+                hold,
+                held_slots,
+                started,
+            } => {
                 if held_slots {
                     self.members.give(worker, hold.share);
                 }
@@ -83,7 +95,9 @@ impl Scheduler {
         let Some(query) = self.queries.get(&attempt.query) else {
             return;
         };
-        let placement = query.position(attempt.stage).map(|stage| query.stages[stage].spec.placement);
+        let placement = query
+            .position(attempt.stage)
+            .map(|stage| query.stages[stage].spec.placement);
         let is_idle = placement.is_some_and(|placement| self.members.pool(placement).is_idle());
         let limits = &self.limits;
         if refusals >= limits.max_refusals || (is_idle && refusals >= limits.max_idle_refusals) {
@@ -91,12 +105,19 @@ impl Scheduler {
                 "the workers refused a part of the query {refusals} times, at last because: {reason}; run the statement \
                  again later, or add workers"
             );
-            self.end(attempt.query, Err(Failure::new(FailureKind::Exhausted, message)), effects);
+            self.end(
+                attempt.query,
+                Err(Failure::new(FailureKind::Exhausted, message)),
+                effects,
+            );
             return;
         }
         let doublings = (refusals - 1).min(6);
         let pause = limits.refusal_pause * (1 << doublings);
-        self.remind(now + pause, Deadline::Retry(attempt.query, attempt.stage, attempt.task));
+        self.remind(
+            now + pause,
+            Deadline::Retry(attempt.query, attempt.stage, attempt.task),
+        );
     }
 
     fn task_started(&mut self, attempt: AttemptKey, effects: &mut Vec<Effect>) {
@@ -136,15 +157,28 @@ impl Scheduler {
     }
 
     /// Output nobody reads any more is dropped, stages whose inputs are complete start.
-    fn stage_finished(&mut self, now: Duration, id: QueryId, stage: usize, effects: &mut Vec<Effect>) {
+    fn stage_finished(
+        &mut self,
+        now: Duration,
+        id: QueryId,
+        stage: usize,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
         for input in query.stages[stage].inputs.clone() {
             let released = query.stages[input].spec.id;
-            for (worker, outputs) in query.stages[input].consumer_finished().into_iter().flatten() {
+            for (worker, outputs) in query.stages[input]
+                .consumer_finished()
+                .into_iter()
+                .flatten()
+            {
                 self.members.undepend(worker, id, outputs);
-                let release = Release { query: id, stages: vec![released] };
+                let release = Release {
+                    query: id,
+                    stages: vec![released],
+                };
                 effects.push(Effect::Release { worker, release });
             }
         }
@@ -164,7 +198,13 @@ impl Scheduler {
     }
 
     /// The query fails with it, at once, unless somebody else's failure is the likely cause.
-    fn attempt_failed(&mut self, now: Duration, id: QueryId, failure: Failure, effects: &mut Vec<Effect>) {
+    fn attempt_failed(
+        &mut self,
+        now: Duration,
+        id: QueryId,
+        failure: Failure,
+        effects: &mut Vec<Effect>,
+    ) {
         if !may_have_another_cause(&failure) {
             self.end(id, Err(failure), effects);
             return;
@@ -184,14 +224,22 @@ impl Scheduler {
         for placement in [Placement::Any, Placement::Local] {
             self.queue_mut(placement).remove(rank, id);
         }
-        self.remind(now + self.limits.root_cause_timeout, Deadline::RootCause(id));
+        self.remind(
+            now + self.limits.root_cause_timeout,
+            Deadline::RootCause(id),
+        );
     }
 
     /// A report about a query that has failed: only its slots, and a better cause, still matter.
     fn wind_down(&mut self, id: QueryId, change: Change, effects: &mut Vec<Effect>) {
         match change {
             Change::Refused { hold, .. } => self.free(id, hold),
-            Change::Parked { hold, .. } | Change::Finished { hold, held_slots: true, .. } => {
+            Change::Parked { hold, .. }
+            | Change::Finished {
+                hold,
+                held_slots: true,
+                ..
+            } => {
                 self.members.give(hold.worker, hold.share);
             }
             Change::Resumed(hold) => self.members.take(hold.worker, hold.share),
@@ -199,7 +247,9 @@ impl Scheduler {
                 self.end(id, Err(failure), effects);
             }
             Change::Failed(_)
-            | Change::Finished { held_slots: false, .. }
+            | Change::Finished {
+                held_slots: false, ..
+            }
             | Change::Unknown
             | Change::Repeated
             | Change::Commit
@@ -228,7 +278,10 @@ fn may_have_another_cause(failure: &Failure) -> bool {
 /// Whether an attempt in this state still occupies its worker.
 fn is_alive(status: &AttemptStatus) -> bool {
     match status {
-        AttemptStatus::Reserved | AttemptStatus::Running | AttemptStatus::Parked | AttemptStatus::Resumed => true,
+        AttemptStatus::Reserved
+        | AttemptStatus::Running
+        | AttemptStatus::Parked
+        | AttemptStatus::Resumed => true,
         AttemptStatus::Refused { .. }
         | AttemptStatus::Finished(_)
         | AttemptStatus::Failed(_)

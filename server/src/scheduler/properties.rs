@@ -11,17 +11,25 @@ use crate::workers::WorkerKind;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Submit { shape: u64 },
+    Submit {
+        shape: u64,
+    },
     Cancel(usize),
     ResultDone(usize),
-    Join { number: u128, slots: u32, kind: WorkerKind },
+    Join {
+        number: u128,
+        slots: u32,
+        kind: WorkerKind,
+    },
     Lose(usize),
     Drain(usize),
     Rejoin(usize),
     Progress(usize, Mood),
     Deliver(usize),
     Repeat(usize),
-    Wait { ms: u64 },
+    Wait {
+        ms: u64,
+    },
     Tick,
 }
 
@@ -64,7 +72,9 @@ fn step() -> impl Strategy<Value = Step> {
 fn random_graph(query: u128, shape: u64) -> StageGraph {
     let mut bits = shape;
     let mut draw = |below: u64| {
-        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bits = bits
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         u32::try_from((bits >> 33) % below).unwrap()
     };
     let count = 1 + draw(5);
@@ -119,7 +129,11 @@ fn take(model: &mut Model, step: Step) {
                 model.send(Event::ResultDone { query });
             }
         }
-        Step::Join { number, slots, kind } => {
+        Step::Join {
+            number,
+            slots,
+            kind,
+        } => {
             if !model.workers.contains_key(&worker(number)) {
                 model.join(worker(number), slots, kind);
             }
@@ -156,7 +170,12 @@ fn take(model: &mut Model, step: Step) {
 }
 
 fn limits() -> Limits {
-    Limits { max_open_results: 6, max_queries: 30, remembered_workers: 16, ..Limits::default() }
+    Limits {
+        max_open_results: 6,
+        max_queries: 30,
+        remembered_workers: 16,
+        ..Limits::default()
+    }
 }
 
 proptest! {

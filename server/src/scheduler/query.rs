@@ -74,7 +74,9 @@ impl Query {
             rank,
             submitted: now,
             root: position(&graph.root).unwrap_or_default(),
-            stages: stages.map(|((spec, inputs), consumers)| Stage::new(spec, inputs, consumers)).collect(),
+            stages: stages
+                .map(|((spec, inputs), consumers)| Stage::new(spec, inputs, consumers))
+                .collect(),
             phase: Phase::Running,
             any: Ready::default(),
             local: Ready::default(),
@@ -104,16 +106,25 @@ impl Query {
     }
 
     pub(super) fn position(&self, stage: StageId) -> Option<usize> {
-        self.stages.binary_search_by_key(&stage, |stage| stage.spec.id).ok()
+        self.stages
+            .binary_search_by_key(&stage, |stage| stage.spec.id)
+            .ok()
     }
 
     /// Stages without inputs; they can start at once.
     pub(super) fn sources(&self) -> Vec<usize> {
-        (0..self.stages.len()).filter(|&stage| self.stages[stage].inputs.is_empty()).collect()
+        (0..self.stages.len())
+            .filter(|&stage| self.stages[stage].inputs.is_empty())
+            .collect()
     }
 
     /// Starts a stage whose inputs are all finished.
-    pub(super) fn start_stage(&mut self, stage: usize, now: Duration, address_of: impl Fn(WorkerId) -> String) {
+    pub(super) fn start_stage(
+        &mut self,
+        stage: usize,
+        now: Duration,
+        address_of: impl Fn(WorkerId) -> String,
+    ) {
         let mut held = BTreeMap::new();
         let mut inputs: Vec<StageInput> = Vec::new();
         for &input in &self.stages[stage].inputs {
@@ -141,7 +152,9 @@ impl Query {
 
     fn task_mut(&mut self, attempt: AttemptKey) -> Option<&mut Task> {
         let stage = self.position(attempt.stage)?;
-        self.stages[stage].tasks.get_mut(usize::try_from(attempt.task.0).ok()?)
+        self.stages[stage]
+            .tasks
+            .get_mut(usize::try_from(attempt.task.0).ok()?)
     }
 
     /// Where the result is.
@@ -154,7 +167,12 @@ impl Query {
                 (None, None) => return None,
             };
             Some(ResultPart {
-                attempt: AttemptKey { query: self.id, stage: root.spec.id, task: task_id(number), attempt },
+                attempt: AttemptKey {
+                    query: self.id,
+                    stage: root.spec.id,
+                    task: task_id(number),
+                    attempt,
+                },
                 worker,
                 address: address_of(worker),
                 partitions: root.spec.written_by(root.spec.tasks.get(number)?),
@@ -168,7 +186,12 @@ impl Query {
         let mut live = Vec::new();
         for stage in &self.stages {
             for (task, hold, holds_slots) in stage.live() {
-                let attempt = AttemptKey { query: self.id, stage: stage.spec.id, task, attempt: hold.attempt };
+                let attempt = AttemptKey {
+                    query: self.id,
+                    stage: stage.spec.id,
+                    task,
+                    attempt: hold.attempt,
+                };
                 live.push((attempt, hold, holds_slots));
             }
         }

@@ -68,7 +68,9 @@ impl Stage {
         }
         Self {
             tasks: spec.tasks.iter().map(|_| Task::new()).collect(),
-            state: StageState::Waiting { unfinished_inputs: inputs.len() },
+            state: StageState::Waiting {
+                unfinished_inputs: inputs.len(),
+            },
             spec,
             inputs,
             consumers,
@@ -85,7 +87,9 @@ impl Stage {
                 *unfinished_inputs -= 1;
                 *unfinished_inputs == 0
             }
-            StageState::Running { .. } | StageState::Finished { .. } | StageState::Released { .. } => false,
+            StageState::Running { .. }
+            | StageState::Finished { .. }
+            | StageState::Released { .. } => false,
         }
     }
 
@@ -113,28 +117,52 @@ impl Stage {
 
     /// The tasks to be placed next: one, or all of a stage whose tasks start together. The first comes first.
     pub(super) fn next_tasks(&self) -> impl Iterator<Item = usize> + '_ {
-        let count = if self.spec.streamed { self.pending.len() } else { 1 };
+        let count = if self.spec.streamed {
+            self.pending.len()
+        } else {
+            1
+        };
         self.pending.iter().rev().take(count).copied()
     }
 
     pub(super) fn want(&self, task: usize) -> Want {
         let spec = &self.spec.tasks[task];
-        Want { slots: spec.slots, bytes: spec.bytes }
+        Want {
+            slots: spec.slots,
+            bytes: spec.bytes,
+        }
     }
 
     /// The first of [`Stage::next_tasks`] got a place: what to tell its worker.
-    pub(super) fn launch_next(&mut self, query: QueryId, worker: WorkerId, slots: u32) -> Option<Launch> {
+    pub(super) fn launch_next(
+        &mut self,
+        query: QueryId,
+        worker: WorkerId,
+        slots: u32,
+    ) -> Option<Launch> {
         let task = self.pending.pop()?;
-        let share = Want { slots, ..self.want(task) };
+        let share = Want {
+            slots,
+            ..self.want(task)
+        };
         let attempt = self.tasks[task].launch(worker, share);
         let spec = &self.spec.tasks[task];
         Some(Launch {
-            attempt: AttemptKey { query, stage: self.spec.id, task: task_id(task), attempt },
+            attempt: AttemptKey {
+                query,
+                stage: self.spec.id,
+                task: task_id(task),
+                attempt,
+            },
             slots,
             partitions: spec.partitions.clone(),
             scans: spec.scans.clone(),
             inputs: self.sources.inputs.clone(),
-            output: if self.spec.streamed { OutputMode::Streamed } else { OutputMode::Retained },
+            output: if self.spec.streamed {
+                OutputMode::Streamed
+            } else {
+                OutputMode::Retained
+            },
         })
     }
 
@@ -166,18 +194,26 @@ impl Stage {
     /// One of its tasks runs for the first time. Answers whether that was the last.
     pub(super) fn task_started(&mut self) -> bool {
         match &mut self.state {
-            StageState::Running { unstarted_tasks, .. } => {
+            StageState::Running {
+                unstarted_tasks, ..
+            } => {
                 *unstarted_tasks -= 1;
                 *unstarted_tasks == 0
             }
-            StageState::Waiting { .. } | StageState::Finished { .. } | StageState::Released { .. } => false,
+            StageState::Waiting { .. }
+            | StageState::Finished { .. }
+            | StageState::Released { .. } => false,
         }
     }
 
     /// One of its tasks is finished. Answers whether that was the last.
     pub(super) fn task_finished(&mut self, now: Duration) -> bool {
         match &mut self.state {
-            StageState::Running { since, unfinished_tasks, .. } => {
+            StageState::Running {
+                since,
+                unfinished_tasks,
+                ..
+            } => {
                 *unfinished_tasks -= 1;
                 let is_last = *unfinished_tasks == 0;
                 if is_last {
@@ -188,7 +224,9 @@ impl Stage {
                 }
                 is_last
             }
-            StageState::Waiting { .. } | StageState::Finished { .. } | StageState::Released { .. } => false,
+            StageState::Waiting { .. }
+            | StageState::Finished { .. }
+            | StageState::Released { .. } => false,
         }
     }
 
@@ -196,7 +234,10 @@ impl Stage {
     /// many tasks' output that is.
     pub(super) fn consumer_finished(&mut self) -> Option<BTreeMap<WorkerId, u32>> {
         match &mut self.state {
-            StageState::Finished { elapsed, unfinished_consumers } => {
+            StageState::Finished {
+                elapsed,
+                unfinished_consumers,
+            } => {
                 *unfinished_consumers -= 1;
                 if *unfinished_consumers > 0 {
                     return None;
@@ -208,7 +249,9 @@ impl Stage {
                 }
                 Some(holders)
             }
-            StageState::Waiting { .. } | StageState::Running { .. } | StageState::Released { .. } => None,
+            StageState::Waiting { .. }
+            | StageState::Running { .. }
+            | StageState::Released { .. } => None,
         }
     }
 
@@ -223,7 +266,12 @@ impl Stage {
     pub(super) fn as_input(&self, address_of: impl Fn(WorkerId) -> String) -> StageInput {
         let producer = |(task, state): (usize, &Task)| {
             let finished = state.finished()?;
-            let partitions: Vec<_> = finished.output.partitions.iter().map(|output| output.partition).collect();
+            let partitions: Vec<_> = finished
+                .output
+                .partitions
+                .iter()
+                .map(|output| output.partition)
+                .collect();
             (!partitions.is_empty()).then(|| Producer {
                 task: task_id(task),
                 attempt: finished.attempt,
@@ -240,7 +288,12 @@ impl Stage {
     /// How many bytes of its output each worker holds.
     pub(super) fn add_bytes_held(&self, held: &mut BTreeMap<WorkerId, u64>) {
         for finished in self.tasks.iter().filter_map(Task::finished) {
-            let bytes: u64 = finished.output.partitions.iter().map(|output| output.bytes).sum();
+            let bytes: u64 = finished
+                .output
+                .partitions
+                .iter()
+                .map(|output| output.bytes)
+                .sum();
             *held.entry(finished.worker).or_default() += bytes;
         }
     }
@@ -297,7 +350,13 @@ mod tests {
         let spec = StageSpec {
             id: StageId(4),
             inputs: Vec::new(),
-            tasks: tasks.iter().map(|&bytes| TaskSpec { bytes, ..TaskSpec::default() }).collect(),
+            tasks: tasks
+                .iter()
+                .map(|&bytes| TaskSpec {
+                    bytes,
+                    ..TaskSpec::default()
+                })
+                .collect(),
             plan: PlanRef::Encoded(Bytes::new()),
             settings: Vec::new(),
             stores: Vec::new(),
@@ -312,10 +371,21 @@ mod tests {
         let attempt = stage.launch_next(QUERY, worker, 1).unwrap().attempt;
         let partitions = partitions
             .iter()
-            .map(|&partition| PartitionOutput { partition, rows: 1, bytes: 10 })
+            .map(|&partition| PartitionOutput {
+                partition,
+                rows: 1,
+                bytes: 10,
+            })
             .collect();
-        let output = TaskOutput { partitions, ..TaskOutput::default() };
-        stage.tasks[attempt.task.0 as usize].report(worker, attempt.attempt, AttemptStatus::Finished(output));
+        let output = TaskOutput {
+            partitions,
+            ..TaskOutput::default()
+        };
+        stage.tasks[attempt.task.0 as usize].report(
+            worker,
+            attempt.attempt,
+            AttemptStatus::Finished(output),
+        );
         stage.task_finished(Duration::from_millis(5))
     }
 
@@ -339,11 +409,25 @@ mod tests {
         assert!(!finish_next(&mut stage, B, &[]));
         assert!(finish_next(&mut stage, A, &[1]));
         let input = stage.as_input(|worker| worker.to_string());
-        let producers: Vec<_> = input.producers.iter().map(|p| (p.task.0, p.partitions.clone())).collect();
-        assert_eq!(producers, [(0, vec![0, 1]), (2, vec![1])], "who has no rows is not read");
+        let producers: Vec<_> = input
+            .producers
+            .iter()
+            .map(|p| (p.task.0, p.partitions.clone()))
+            .collect();
+        assert_eq!(
+            producers,
+            [(0, vec![0, 1]), (2, vec![1])],
+            "who has no rows is not read"
+        );
         assert_eq!(stage.consumer_finished(), None);
-        assert_eq!(stage.consumer_finished(), Some(BTreeMap::from([(A, 2), (B, 1)])));
+        assert_eq!(
+            stage.consumer_finished(),
+            Some(BTreeMap::from([(A, 2), (B, 1)]))
+        );
         assert_eq!(stage.consumer_finished(), None, "only once");
-        assert_eq!(stage.summary(Duration::MAX).elapsed, Duration::from_millis(5));
+        assert_eq!(
+            stage.summary(Duration::MAX).elapsed,
+            Duration::from_millis(5)
+        );
     }
 }

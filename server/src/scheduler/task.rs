@@ -104,7 +104,9 @@ impl Task {
     /// The attempt that is on a worker and has not ended, and whether it holds slots.
     pub(super) fn live(&self) -> Option<(Hold, bool)> {
         match &self.state {
-            TaskState::Launched(hold) | TaskState::Committed(hold) | TaskState::Running(hold) => Some((*hold, true)),
+            TaskState::Launched(hold) | TaskState::Committed(hold) | TaskState::Running(hold) => {
+                Some((*hold, true))
+            }
             TaskState::Parked(hold) => Some((*hold, false)),
             TaskState::Waiting | TaskState::Pending | TaskState::Finished(_) => None,
         }
@@ -140,10 +142,17 @@ impl Task {
 
     /// A place was found.
     pub(super) fn launch(&mut self, worker: WorkerId, share: Want) -> AttemptNumber {
-        debug_assert!(matches!(self.state, TaskState::Pending), "{self:?} has no place to find");
+        debug_assert!(
+            matches!(self.state, TaskState::Pending),
+            "{self:?} has no place to find"
+        );
         let attempt = AttemptNumber(self.next_attempt);
         self.next_attempt += 1;
-        self.state = TaskState::Launched(Hold { worker, attempt, share });
+        self.state = TaskState::Launched(Hold {
+            worker,
+            attempt,
+            share,
+        });
         attempt
     }
 
@@ -158,7 +167,11 @@ impl Task {
             state @ (TaskState::Waiting | TaskState::Pending) => self.keep(state, Change::Unknown),
             TaskState::Finished(finished) => {
                 let known = finished.worker == worker && finished.attempt == attempt;
-                let change = if known { Change::Repeated } else { Change::Unknown };
+                let change = if known {
+                    Change::Repeated
+                } else {
+                    Change::Unknown
+                };
                 self.keep(TaskState::Finished(finished), change)
             }
             state @ (TaskState::Launched(hold)
@@ -176,7 +189,11 @@ impl Task {
         }
     }
 
-    fn while_launched(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
+    fn while_launched(
+        &mut self,
+        hold: Hold,
+        status: AttemptStatus,
+    ) -> (Change, Option<&'static str>) {
         match status {
             AttemptStatus::Reserved => self.keep(TaskState::Committed(hold), Change::Commit),
             AttemptStatus::Refused { reason } => self.refuse(hold, reason),
@@ -192,39 +209,61 @@ impl Task {
         }
     }
 
-    fn while_committed(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
+    fn while_committed(
+        &mut self,
+        hold: Hold,
+        status: AttemptStatus,
+    ) -> (Change, Option<&'static str>) {
         match status {
             AttemptStatus::Reserved => self.keep(TaskState::Committed(hold), Change::Repeated),
             AttemptStatus::Refused { reason } => {
                 let (change, _) = self.refuse(hold, reason);
                 (change, Some("it was refused after it was reserved"))
             }
-            AttemptStatus::Running | AttemptStatus::Resumed => self.keep(TaskState::Running(hold), Change::Started),
-            AttemptStatus::Parked => {
-                self.keep(TaskState::Parked(hold), Change::Parked { hold, started: true })
+            AttemptStatus::Running | AttemptStatus::Resumed => {
+                self.keep(TaskState::Running(hold), Change::Started)
             }
+            AttemptStatus::Parked => self.keep(
+                TaskState::Parked(hold),
+                Change::Parked {
+                    hold,
+                    started: true,
+                },
+            ),
             AttemptStatus::Finished(output) => self.finish(hold, output, true, true),
             AttemptStatus::Failed(failure) => self.fail(TaskState::Committed(hold), failure),
             AttemptStatus::Cancelled => self.fail(TaskState::Committed(hold), unasked(hold)),
         }
     }
 
-    fn while_running(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
+    fn while_running(
+        &mut self,
+        hold: Hold,
+        status: AttemptStatus,
+    ) -> (Change, Option<&'static str>) {
         match status {
             AttemptStatus::Reserved
             | AttemptStatus::Refused { .. }
             | AttemptStatus::Running
             | AttemptStatus::Resumed => self.keep(TaskState::Running(hold), Change::Repeated),
-            AttemptStatus::Parked => {
-                self.keep(TaskState::Parked(hold), Change::Parked { hold, started: false })
-            }
+            AttemptStatus::Parked => self.keep(
+                TaskState::Parked(hold),
+                Change::Parked {
+                    hold,
+                    started: false,
+                },
+            ),
             AttemptStatus::Finished(output) => self.finish(hold, output, true, false),
             AttemptStatus::Failed(failure) => self.fail(TaskState::Running(hold), failure),
             AttemptStatus::Cancelled => self.fail(TaskState::Running(hold), unasked(hold)),
         }
     }
 
-    fn while_parked(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
+    fn while_parked(
+        &mut self,
+        hold: Hold,
+        status: AttemptStatus,
+    ) -> (Change, Option<&'static str>) {
         match status {
             AttemptStatus::Reserved
             | AttemptStatus::Refused { .. }
@@ -245,7 +284,14 @@ impl Task {
     fn refuse(&mut self, hold: Hold, reason: String) -> (Change, Option<&'static str>) {
         self.refusals += 1;
         let refusals = self.refusals;
-        self.keep(TaskState::Waiting, Change::Refused { hold, refusals, reason })
+        self.keep(
+            TaskState::Waiting,
+            Change::Refused {
+                hold,
+                refusals,
+                reason,
+            },
+        )
     }
 
     fn finish(
@@ -255,9 +301,22 @@ impl Task {
         held_slots: bool,
         started: bool,
     ) -> (Change, Option<&'static str>) {
-        let Hold { worker, attempt, .. } = hold;
-        let finished = Finished { worker, attempt, output };
-        self.keep(TaskState::Finished(finished), Change::Finished { hold, held_slots, started })
+        let Hold {
+            worker, attempt, ..
+        } = hold;
+        let finished = Finished {
+            worker,
+            attempt,
+            output,
+        };
+        self.keep(
+            TaskState::Finished(finished),
+            Change::Finished {
+                hold,
+                held_slots,
+                started,
+            },
+        )
     }
 
     /// The attempt stays where it is until the whole query is ended, which gives back what it holds.
@@ -270,7 +329,10 @@ impl Task {
 fn unasked(hold: Hold) -> Failure {
     Failure::new(
         FailureKind::Draining,
-        format!("worker {} stopped an attempt of its own accord; run the statement again", hold.worker),
+        format!(
+            "worker {} stopped an attempt of its own accord; run the statement again",
+            hold.worker
+        ),
     )
 }
 
@@ -291,26 +353,46 @@ mod tests {
     }
 
     fn refused() -> AttemptStatus {
-        AttemptStatus::Refused { reason: "full".into() }
+        AttemptStatus::Refused {
+            reason: "full".into(),
+        }
     }
 
     #[test]
     fn the_usual_life() {
         let (mut task, attempt) = launched();
-        let hold = Hold { worker: WORKER, attempt, share: SHARE };
+        let hold = Hold {
+            worker: WORKER,
+            attempt,
+            share: SHARE,
+        };
         let life = [
             (AttemptStatus::Reserved, Change::Commit),
             (AttemptStatus::Running, Change::Started),
-            (AttemptStatus::Parked, Change::Parked { hold, started: false }),
+            (
+                AttemptStatus::Parked,
+                Change::Parked {
+                    hold,
+                    started: false,
+                },
+            ),
             (AttemptStatus::Resumed, Change::Resumed(hold)),
             (
                 AttemptStatus::Finished(TaskOutput::default()),
-                Change::Finished { hold, held_slots: true, started: false },
+                Change::Finished {
+                    hold,
+                    held_slots: true,
+                    started: false,
+                },
             ),
         ];
         for (status, change) in life {
             assert_eq!(task.report(WORKER, attempt, status.clone()), (change, None));
-            assert_eq!(task.report(WORKER, attempt, status), (Change::Repeated, None), "the same again");
+            assert_eq!(
+                task.report(WORKER, attempt, status),
+                (Change::Repeated, None),
+                "the same again"
+            );
         }
         assert!(task.live().is_none());
     }
@@ -319,9 +401,15 @@ mod tests {
     fn words_about_another_attempt_change_nothing() {
         let (mut task, attempt) = launched();
         for (worker, attempt) in [(OTHER, attempt), (WORKER, AttemptNumber(9))] {
-            assert_eq!(task.report(worker, attempt, AttemptStatus::Reserved), (Change::Unknown, None));
+            assert_eq!(
+                task.report(worker, attempt, AttemptStatus::Reserved),
+                (Change::Unknown, None)
+            );
         }
-        assert_eq!(task.report(WORKER, attempt, AttemptStatus::Reserved), (Change::Commit, None));
+        assert_eq!(
+            task.report(WORKER, attempt, AttemptStatus::Reserved),
+            (Change::Commit, None)
+        );
     }
 
     #[test]
@@ -333,7 +421,10 @@ mod tests {
         assert!(!task.make_pending(), "only once");
         let second = task.launch(WORKER, SHARE);
         assert_ne!(first, second);
-        assert_eq!(task.report(WORKER, first, refused()), (Change::Unknown, None));
+        assert_eq!(
+            task.report(WORKER, first, refused()),
+            (Change::Unknown, None)
+        );
     }
 
     #[test]
@@ -341,7 +432,19 @@ mod tests {
         let (mut task, attempt) = launched();
         let (change, odd) = task.report(WORKER, attempt, AttemptStatus::Parked);
         assert!(matches!(change, Change::Parked { started: true, .. }) && odd.is_some());
-        let (change, odd) = task.report(WORKER, attempt, AttemptStatus::Finished(TaskOutput::default()));
-        assert!(matches!(change, Change::Finished { held_slots: false, .. }) && odd.is_none());
+        let (change, odd) = task.report(
+            WORKER,
+            attempt,
+            AttemptStatus::Finished(TaskOutput::default()),
+        );
+        assert!(
+            matches!(
+                change,
+                Change::Finished {
+                    held_slots: false,
+                    ..
+                }
+            ) && odd.is_none()
+        );
     }
 }

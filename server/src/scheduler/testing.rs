@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use squadron_proto::control::{AttemptStatus, Launch, OutputMode, PartitionOutput, PlanRef, Release, TaskOutput};
+use squadron_proto::control::{
+    AttemptStatus, Launch, OutputMode, PartitionOutput, PlanRef, Release, TaskOutput,
+};
 use squadron_proto::{AttemptKey, Failure, QueryId, StageId, TaskId, WorkerId};
 
 use super::*;
@@ -13,7 +15,11 @@ use crate::workers::WorkerKind;
 
 /// A stage of `tasks` tasks, each with one slot and one partition.
 pub(super) fn stage(id: u32, inputs: &[u32], tasks: u32) -> StageSpec {
-    let task = |partition| TaskSpec { partitions: vec![partition], slots: 1, ..TaskSpec::default() };
+    let task = |partition| TaskSpec {
+        partitions: vec![partition],
+        slots: 1,
+        ..TaskSpec::default()
+    };
     StageSpec {
         id: StageId(id),
         inputs: inputs.iter().copied().map(StageId).collect(),
@@ -32,7 +38,11 @@ pub(super) fn graph(query: u128, mut stages: Vec<StageSpec>) -> StageGraph {
     let root = stages.last_mut().unwrap();
     root.streamed = true;
     let root = root.id;
-    StageGraph { query: QueryId::from_u128(query), stages, root }
+    StageGraph {
+        query: QueryId::from_u128(query),
+        stages,
+        root,
+    }
 }
 
 pub(super) fn worker(number: u128) -> WorkerId {
@@ -41,8 +51,17 @@ pub(super) fn worker(number: u128) -> WorkerId {
 
 /// Three partitions with rows, so that consumers read something.
 pub(super) fn some_output() -> TaskOutput {
-    let partitions = (0..3).map(|partition| PartitionOutput { partition, rows: 1, bytes: 8 }).collect();
-    TaskOutput { partitions, ..TaskOutput::default() }
+    let partitions = (0..3)
+        .map(|partition| PartitionOutput {
+            partition,
+            rows: 1,
+            bytes: 8,
+        })
+        .collect();
+    TaskOutput {
+        partitions,
+        ..TaskOutput::default()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,9 +144,18 @@ impl Model {
         }
         for load in self.scheduler.workers() {
             let held = |(_, slots): (_, &u32)| *slots;
-            let of_worker = self.held.iter().filter(|((worker, _), _)| *worker == load.id);
+            let of_worker = self
+                .held
+                .iter()
+                .filter(|((worker, _), _)| *worker == load.id);
             let expected: u32 = of_worker.map(held).sum();
-            assert_eq!(load.used_slots, expected, "slots of {} after {:?}", load.id, self.history.last());
+            assert_eq!(
+                load.used_slots,
+                expected,
+                "slots of {} after {:?}",
+                load.id,
+                self.history.last()
+            );
         }
     }
 
@@ -151,14 +179,22 @@ impl Model {
         let (slots, kind) = (entry.slots, entry.kind);
         self.workers.insert(worker, entry);
         let address = format!("http://{worker}");
-        self.send(Event::WorkerJoined { worker, slots, address, kind });
+        self.send(Event::WorkerJoined {
+            worker,
+            slots,
+            address,
+            kind,
+        });
     }
 
     pub(super) fn lose(&mut self, worker: WorkerId) {
         if let Some(entry) = self.workers.remove(&worker) {
             self.lost.insert(worker, entry);
             self.held.retain(|(holder, _), _| *holder != worker);
-            self.send(Event::WorkerLost { worker, reason: "test".into() });
+            self.send(Event::WorkerLost {
+                worker,
+                reason: "test".into(),
+            });
         }
     }
 
@@ -171,14 +207,22 @@ impl Model {
 
     pub(super) fn attempts(&self) -> Vec<(WorkerId, AttemptKey)> {
         let of_worker = |(&worker, entry): (&WorkerId, &FakeWorker)| {
-            entry.attempts.keys().map(move |&attempt| (worker, attempt)).collect::<Vec<_>>()
+            entry
+                .attempts
+                .keys()
+                .map(move |&attempt| (worker, attempt))
+                .collect::<Vec<_>>()
         };
         self.workers.iter().flat_map(of_worker).collect()
     }
 
     pub(super) fn outboxes(&self) -> Vec<WorkerId> {
         let full = |(_, entry): &(&WorkerId, &FakeWorker)| !entry.outbox.is_empty();
-        self.workers.iter().filter(full).map(|(&worker, _)| worker).collect()
+        self.workers
+            .iter()
+            .filter(full)
+            .map(|(&worker, _)| worker)
+            .collect()
     }
 
     /// Moves an attempt on; the report goes to the outbox. Answers whether it moved.
@@ -190,13 +234,21 @@ impl Model {
         let streamed = launch.output == OutputMode::Streamed;
         let status = match (*at, mood) {
             (At::Reserved, _) => return false,
-            (At::Launched, Mood::Refuse) => AttemptStatus::Refused { reason: "full".into() },
-            (_, Mood::Fail) => AttemptStatus::Failed(Failure::new(FailureKind::Invalid, "division by zero")),
-            (_, Mood::Stop) => AttemptStatus::Failed(Failure::new(FailureKind::Cancelled, "reader gone")),
+            (At::Launched, Mood::Refuse) => AttemptStatus::Refused {
+                reason: "full".into(),
+            },
+            (_, Mood::Fail) => {
+                AttemptStatus::Failed(Failure::new(FailureKind::Invalid, "division by zero"))
+            }
+            (_, Mood::Stop) => {
+                AttemptStatus::Failed(Failure::new(FailureKind::Cancelled, "reader gone"))
+            }
             (At::Launched, Mood::Good | Mood::Park) => AttemptStatus::Reserved,
             (At::Committed, Mood::Good | Mood::Park | Mood::Refuse) => AttemptStatus::Running,
             (At::Running, Mood::Park) if streamed => AttemptStatus::Parked,
-            (At::Running, Mood::Good | Mood::Park | Mood::Refuse) => AttemptStatus::Finished(some_output()),
+            (At::Running, Mood::Good | Mood::Park | Mood::Refuse) => {
+                AttemptStatus::Finished(some_output())
+            }
             (At::Parked, Mood::Good | Mood::Park | Mood::Refuse) => AttemptStatus::Resumed,
         };
         match &status {
@@ -235,7 +287,9 @@ impl Model {
     fn arrive(&mut self, worker: WorkerId, attempt: AttemptKey, status: AttemptStatus) {
         let is_current = self.workers.contains_key(&worker)
             && !self.ended.contains_key(&attempt.query)
-            && !self.finished.contains(&(attempt.query, attempt.stage, attempt.task))
+            && !self
+                .finished
+                .contains(&(attempt.query, attempt.stage, attempt.task))
             && self.launched_on(worker, attempt);
         if is_current {
             match &status {
@@ -245,7 +299,8 @@ impl Model {
                 }
                 AttemptStatus::Finished(_) => {
                     self.held.remove(&(worker, attempt));
-                    self.finished.insert((attempt.query, attempt.stage, attempt.task));
+                    self.finished
+                        .insert((attempt.query, attempt.stage, attempt.task));
                 }
                 AttemptStatus::Resumed => {
                     let slots = self.slots_of(worker, attempt);
@@ -257,22 +312,27 @@ impl Model {
                 | AttemptStatus::Cancelled => {}
             }
         }
-        self.send(Event::Report { worker, attempt, status });
+        self.send(Event::Report {
+            worker,
+            attempt,
+            status,
+        });
     }
 
     /// Whether the attempt was launched on this incarnation of the worker and not refused since.
     fn launched_on(&self, worker: WorkerId, attempt: AttemptKey) -> bool {
         self.held.contains_key(&(worker, attempt))
             || self.workers[&worker].attempts.contains_key(&attempt)
-            || self.workers[&worker].outbox.iter().any(|(reported, _)| *reported == attempt)
+            || self.workers[&worker]
+                .outbox
+                .iter()
+                .any(|(reported, _)| *reported == attempt)
     }
 
     fn was_reserved(&self, worker: WorkerId, attempt: AttemptKey) -> bool {
-        self.delivered
-            .iter()
-            .any(|(from, reported, status)| {
-                *from == worker && *reported == attempt && *status == AttemptStatus::Reserved
-            })
+        self.delivered.iter().any(|(from, reported, status)| {
+            *from == worker && *reported == attempt && *status == AttemptStatus::Reserved
+        })
     }
 
     fn slots_of(&self, worker: WorkerId, attempt: AttemptKey) -> u32 {
@@ -282,7 +342,11 @@ impl Model {
     }
 
     fn spec(&self, query: QueryId, stage: StageId) -> &StageSpec {
-        self.graphs[&query].stages.iter().find(|spec| spec.id == stage).unwrap()
+        self.graphs[&query]
+            .stages
+            .iter()
+            .find(|spec| spec.id == stage)
+            .unwrap()
     }
 
     pub(super) fn tick(&mut self) {
@@ -296,30 +360,55 @@ impl Model {
         match effect {
             Effect::SendStage { worker, stage } => {
                 assert!(!self.ended.contains_key(&stage.query));
-                let is_new = self.workers.get_mut(&worker).unwrap().stages.insert((stage.query, stage.stage));
+                let is_new = self
+                    .workers
+                    .get_mut(&worker)
+                    .unwrap()
+                    .stages
+                    .insert((stage.query, stage.stage));
                 assert!(is_new, "stage sent twice");
             }
             Effect::Launch { worker, launch } => self.check_launch(worker, launch),
             Effect::Commit { worker, attempt } => {
                 assert!(!self.ended.contains_key(&attempt.query));
-                if let Some((_, at)) = self.workers.get_mut(&worker).unwrap().attempts.get_mut(&attempt) {
+                if let Some((_, at)) = self
+                    .workers
+                    .get_mut(&worker)
+                    .unwrap()
+                    .attempts
+                    .get_mut(&attempt)
+                {
                     assert_eq!(*at, At::Reserved, "committed once, after it was reserved");
                     *at = At::Committed;
                 }
             }
             Effect::CancelAttempt { worker, attempt } => {
-                self.workers.get_mut(&worker).expect("a worker that is there").attempts.remove(&attempt);
+                self.workers
+                    .get_mut(&worker)
+                    .expect("a worker that is there")
+                    .attempts
+                    .remove(&attempt);
             }
             Effect::Release { worker, release } => self.release(worker, &release),
             Effect::ResultReady { query, parts } => {
                 let graph = &self.graphs[&query];
-                assert!(!self.ended.contains_key(&query) && self.ready.insert(query), "ready once");
+                assert!(
+                    !self.ended.contains_key(&query) && self.ready.insert(query),
+                    "ready once"
+                );
                 assert_eq!(parts.len(), graph.stages.last().unwrap().tasks.len());
-                assert!(parts.iter().all(|part| self.workers.contains_key(&part.worker)));
+                assert!(
+                    parts
+                        .iter()
+                        .all(|part| self.workers.contains_key(&part.worker))
+                );
             }
             Effect::Ended { query, outcome } => {
                 self.held.retain(|(_, attempt), _| attempt.query != query);
-                assert!(self.ended.insert(query, outcome).is_none(), "{query} ended twice");
+                assert!(
+                    self.ended.insert(query, outcome).is_none(),
+                    "{query} ended twice"
+                );
                 for entry in self.workers.values() {
                     let is_left = entry.attempts.keys().any(|attempt| attempt.query == query)
                         || entry.outputs.iter().any(|attempt| attempt.query == query)
@@ -335,21 +424,44 @@ impl Model {
         let attempt = launch.attempt;
         let entry = &self.workers[&worker];
         let spec = self.spec(attempt.query, attempt.stage);
-        assert!(!self.ended.contains_key(&attempt.query), "launched after the end");
+        assert!(
+            !self.ended.contains_key(&attempt.query),
+            "launched after the end"
+        );
         assert!(!entry.draining, "launched on a worker that leaves");
-        assert_eq!(entry.kind == WorkerKind::Local, spec.placement == Placement::Local);
-        assert!(entry.stages.contains(&(attempt.query, attempt.stage)), "launched before its stage was sent");
-        let used: u32 = self.held.iter().filter(|((w, _), _)| *w == worker).map(|(_, slots)| slots).sum();
+        assert_eq!(
+            entry.kind == WorkerKind::Local,
+            spec.placement == Placement::Local
+        );
+        assert!(
+            entry.stages.contains(&(attempt.query, attempt.stage)),
+            "launched before its stage was sent"
+        );
+        let used: u32 = self
+            .held
+            .iter()
+            .filter(|((w, _), _)| *w == worker)
+            .map(|(_, slots)| slots)
+            .sum();
         let starts_with_others = spec.streamed && spec.tasks.len() > 1;
-        assert!(used < entry.slots || starts_with_others, "a slot was given twice");
+        assert!(
+            used < entry.slots || starts_with_others,
+            "a slot was given twice"
+        );
         assert_eq!(launch.slots, self.slots_of(worker, attempt));
         assert_eq!(launch.inputs.len(), spec.inputs.len());
         for input in &launch.inputs {
-            assert!(!self.released.contains(&(attempt.query, input.stage)), "released output is read");
+            assert!(
+                !self.released.contains(&(attempt.query, input.stage)),
+                "released output is read"
+            );
             let producers = &self.spec(attempt.query, input.stage).tasks;
             for task in 0..producers.len() {
                 let task = TaskId(u32::try_from(task).unwrap());
-                assert!(self.finished.contains(&(attempt.query, input.stage, task)), "an input is not finished");
+                assert!(
+                    self.finished.contains(&(attempt.query, input.stage, task)),
+                    "an input is not finished"
+                );
             }
             assert_eq!(input.producers.len(), producers.len());
             for producer in &input.producers {
@@ -361,18 +473,28 @@ impl Model {
                         attempt: producer.attempt,
                     })
                 };
-                let holder = self.workers.iter().find(|(_, entry)| held(entry)).expect("the output is somewhere");
+                let holder = self
+                    .workers
+                    .iter()
+                    .find(|(_, entry)| held(entry))
+                    .expect("the output is somewhere");
                 assert_eq!(producer.address, format!("http://{}", holder.0));
             }
         }
-        assert!(self.launched.insert(attempt), "launched twice under one name");
+        assert!(
+            self.launched.insert(attempt),
+            "launched twice under one name"
+        );
         self.held.insert((worker, attempt), launch.slots);
         let entry = self.workers.get_mut(&worker).unwrap();
         entry.attempts.insert(attempt, (launch, At::Launched));
     }
 
     fn release(&mut self, worker: WorkerId, release: &Release) {
-        let entry = self.workers.get_mut(&worker).expect("a worker that is there");
+        let entry = self
+            .workers
+            .get_mut(&worker)
+            .expect("a worker that is there");
         let query = release.query;
         if release.stages.is_empty() {
             entry.attempts.retain(|attempt, _| attempt.query != query);
@@ -381,7 +503,9 @@ impl Model {
             return;
         }
         for &stage in &release.stages {
-            entry.outputs.retain(|attempt| (attempt.query, attempt.stage) != (query, stage));
+            entry
+                .outputs
+                .retain(|attempt| (attempt.query, attempt.stage) != (query, stage));
             self.released.insert((query, stage));
         }
     }
@@ -399,7 +523,12 @@ impl Model {
                 moved = true;
                 self.deliver(worker);
             }
-            let unread: Vec<_> = self.ready.iter().filter(|query| !self.ended.contains_key(query)).copied().collect();
+            let unread: Vec<_> = self
+                .ready
+                .iter()
+                .filter(|query| !self.ended.contains_key(query))
+                .copied()
+                .collect();
             for query in unread {
                 self.send(Event::ResultDone { query });
             }
@@ -407,7 +536,10 @@ impl Model {
                 return;
             }
             if !moved {
-                assert!(self.scheduler.next_deadline().is_some(), "nothing can happen any more, but not all queries ended");
+                assert!(
+                    self.scheduler.next_deadline().is_some(),
+                    "nothing can happen any more, but not all queries ended"
+                );
                 self.tick();
             }
         }
@@ -418,7 +550,10 @@ impl Model {
     pub(super) fn check_replay(&self, limits: Limits) {
         let mut scheduler = Scheduler::new(limits);
         for ((now, event), answer) in self.history.iter().zip(&self.answers) {
-            assert_eq!(&format!("{:?}", scheduler.apply(*now, event.clone())), answer);
+            assert_eq!(
+                &format!("{:?}", scheduler.apply(*now, event.clone())),
+                answer
+            );
         }
     }
 }

@@ -28,7 +28,11 @@ fn step(model: &mut Model, query: QueryId, mood: Mood) {
 }
 
 fn launched(model: &Model, query: QueryId) -> usize {
-    model.attempts().iter().filter(|(_, attempt)| attempt.query == query).count()
+    model
+        .attempts()
+        .iter()
+        .filter(|(_, attempt)| attempt.query == query)
+        .count()
 }
 
 fn failure(model: &Model, query: QueryId) -> Failure {
@@ -39,7 +43,11 @@ fn failure(model: &Model, query: QueryId) -> Failure {
 fn a_query_runs_from_submission_to_summary() {
     let mut model = cluster(&[2, 2]);
     model.submit(graph(1, vec![stage(0, &[], 3), stage(1, &[0], 2)]));
-    assert_eq!(launched(&model, FIRST), 3, "the consumer waits for its input");
+    assert_eq!(
+        launched(&model, FIRST),
+        3,
+        "the consumer waits for its input"
+    );
     for _ in 0..3 {
         step(&mut model, FIRST, Mood::Good);
     }
@@ -47,14 +55,21 @@ fn a_query_runs_from_submission_to_summary() {
     assert!(!model.ready.contains(&FIRST));
     step(&mut model, FIRST, Mood::Good);
     step(&mut model, FIRST, Mood::Good);
-    assert!(model.ready.contains(&FIRST), "the root runs, the result can be read");
+    assert!(
+        model.ready.contains(&FIRST),
+        "the root runs, the result can be read"
+    );
     model.now += Duration::from_millis(7);
     step(&mut model, FIRST, Mood::Good);
     assert!(model.ended.is_empty(), "not before the client has read it");
     model.send(Event::ResultDone { query: FIRST });
     let summary = model.ended[&FIRST].clone().unwrap();
     assert_eq!(summary.elapsed, Duration::from_millis(7));
-    let tasks: Vec<_> = summary.stages.iter().map(|stage| stage.tasks.len()).collect();
+    let tasks: Vec<_> = summary
+        .stages
+        .iter()
+        .map(|stage| stage.tasks.len())
+        .collect();
     assert_eq!(tasks, [3, 2]);
 }
 
@@ -63,20 +78,42 @@ fn parts_of_the_result_say_where_which_partitions_are() {
     let mut model = Model::new(Limits::default());
     let kind = WorkerKind::Embedded;
     let (worker, slots, address) = (worker(1), 4, String::new());
-    model.scheduler.apply(model.now, Event::WorkerJoined { worker, slots, address, kind });
+    model.scheduler.apply(
+        model.now,
+        Event::WorkerJoined {
+            worker,
+            slots,
+            address,
+            kind,
+        },
+    );
     let mut root = stage(0, &[], 1);
     root.tasks[0].partitions.clear();
     root.output_partitions = OutputPartitions::Identity(3);
-    let effects = model.scheduler.apply(model.now, Event::Submit(graph(1, vec![root])));
+    let effects = model
+        .scheduler
+        .apply(model.now, Event::Submit(graph(1, vec![root])));
     let Effect::Launch { launch, .. } = &effects[1] else {
         panic!("{effects:?}");
     };
     assert_eq!(launch.output, OutputMode::Streamed);
     let attempt = launch.attempt;
     for status in [AttemptStatus::Reserved, AttemptStatus::Running] {
-        let effects = model.scheduler.apply(model.now, Event::Report { worker, attempt, status });
+        let effects = model.scheduler.apply(
+            model.now,
+            Event::Report {
+                worker,
+                attempt,
+                status,
+            },
+        );
         if let [Effect::ResultReady { parts, .. }] = effects.as_slice() {
-            let part = ResultPart { attempt, worker, address: String::new(), partitions: vec![0, 1, 2] };
+            let part = ResultPart {
+                attempt,
+                worker,
+                address: String::new(),
+                partitions: vec![0, 1, 2],
+            };
             assert_eq!(parts, &[part]);
             return;
         }
@@ -92,7 +129,11 @@ fn queries_are_served_in_their_order() {
     for _ in 0..3 {
         step(&mut model, FIRST, Mood::Good);
     }
-    assert_eq!((launched(&model, FIRST), launched(&model, SECOND)), (1, 0), "its second task comes first");
+    assert_eq!(
+        (launched(&model, FIRST), launched(&model, SECOND)),
+        (1, 0),
+        "its second task comes first"
+    );
     for _ in 0..3 {
         step(&mut model, FIRST, Mood::Good);
     }
@@ -109,7 +150,11 @@ fn a_parked_root_lets_others_pass() {
     step(&mut model, FIRST, Mood::Good);
     assert_eq!(launched(&model, SECOND), 0);
     step(&mut model, FIRST, Mood::Park);
-    assert_eq!(launched(&model, SECOND), 1, "nobody reads the first result, the second query runs");
+    assert_eq!(
+        launched(&model, SECOND),
+        1,
+        "nobody reads the first result, the second query runs"
+    );
     step(&mut model, FIRST, Mood::Good);
     assert_eq!(model.scheduler.workers()[0].used_slots, 2, "both run now");
     model.settle();
@@ -121,11 +166,17 @@ fn a_cancelled_query_is_gone_at_once() {
     model.submit(graph(1, vec![stage(0, &[], 2)]));
     step(&mut model, FIRST, Mood::Good);
     let cancelled = Failure::new(FailureKind::Cancelled, "the client hung up");
-    model.send(Event::Cancel { query: FIRST, failure: cancelled.clone() });
+    model.send(Event::Cancel {
+        query: FIRST,
+        failure: cancelled.clone(),
+    });
     assert_eq!(failure(&model, FIRST), cancelled);
     assert_eq!(model.scheduler.workers()[0].used_slots, 0);
     assert!(model.scheduler.is_empty() && model.attempts().is_empty());
-    model.send(Event::Cancel { query: FIRST, failure: cancelled });
+    model.send(Event::Cancel {
+        query: FIRST,
+        failure: cancelled,
+    });
 }
 
 #[test]
@@ -136,7 +187,10 @@ fn a_lost_worker_takes_its_queries_with_it_and_no_others() {
     model.lose(worker(0));
     let failure = failure(&model, FIRST);
     assert_eq!(failure.kind, FailureKind::WorkerLost);
-    assert!(failure.message.contains("http://00000000") && failure.message.contains("again"), "{failure}");
+    assert!(
+        failure.message.contains("http://00000000") && failure.message.contains("again"),
+        "{failure}"
+    );
     model.settle();
     assert!(model.ended[&SECOND].is_ok());
 }
@@ -144,14 +198,25 @@ fn a_lost_worker_takes_its_queries_with_it_and_no_others() {
 #[test]
 fn a_lost_worker_matters_as_long_as_its_output_is_needed() {
     let mut model = cluster(&[1, 1]);
-    model.submit(graph(1, vec![stage(0, &[], 2), stage(1, &[0], 1), stage(2, &[1], 1)]));
+    model.submit(graph(
+        1,
+        vec![stage(0, &[], 2), stage(1, &[0], 1), stage(2, &[1], 1)],
+    ));
     for _ in 0..6 {
         step(&mut model, FIRST, Mood::Good);
     }
     let running: Vec<_> = model.attempts();
-    assert_eq!(running.len(), 1, "the root runs, the second stage's output is on one worker");
+    assert_eq!(
+        running.len(),
+        1,
+        "the root runs, the second stage's output is on one worker"
+    );
     assert_eq!(running[0].1.stage, StageId(2));
-    let idle = if running[0].0 == worker(0) { worker(1) } else { worker(0) };
+    let idle = if running[0].0 == worker(0) {
+        worker(1)
+    } else {
+        worker(0)
+    };
     model.lose(idle);
     assert!(model.ended.is_empty(), "what it held has been read");
     model.settle();
@@ -181,7 +246,11 @@ fn without_a_worker_a_query_waits_a_bounded_time() {
     assert_eq!(failure.kind, FailureKind::WorkerLost);
     assert!(failure.message.contains("--embedded-workers"), "{failure}");
     model.join(worker(0), 1, WorkerKind::Remote);
-    assert_eq!(launched(&model, SECOND), 1, "the second has waited for less");
+    assert_eq!(
+        launched(&model, SECOND),
+        1,
+        "the second has waited for less"
+    );
     model.drain(worker(0));
     model.submit(graph(3, vec![stage(0, &[], 1)]));
     model.tick();
@@ -209,7 +278,11 @@ fn a_root_waits_until_all_its_tasks_fit_but_not_for_ever() {
     let mut model = cluster(&[3]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
     model.submit(graph(2, vec![stage(0, &[], 3)]));
-    assert_eq!(launched(&model, SECOND), 0, "two slots are free, three are wanted");
+    assert_eq!(
+        launched(&model, SECOND),
+        0,
+        "two slots are free, three are wanted"
+    );
     model.tick();
     assert_eq!(model.now, Limits::default().room_timeout);
     assert_eq!(launched(&model, SECOND), 3);
@@ -243,17 +316,29 @@ fn the_root_cause_is_waited_for() {
     };
     model.submit(graph(1, vec![stage(0, &[], 2)]));
     first_and_second(&mut model, [Mood::Stop, Mood::Fail]);
-    assert_eq!(failure(&model, FIRST).kind, FailureKind::Invalid, "not that a reader was gone");
+    assert_eq!(
+        failure(&model, FIRST).kind,
+        FailureKind::Invalid,
+        "not that a reader was gone"
+    );
     model.submit(graph(2, vec![stage(0, &[], 2)]));
     first_and_second(&mut model, [Mood::Stop, Mood::Good]);
     assert!(!model.ended.contains_key(&SECOND));
     model.tick();
-    assert_eq!(failure(&model, SECOND).kind, FailureKind::Cancelled, "no other cause came");
+    assert_eq!(
+        failure(&model, SECOND).kind,
+        FailureKind::Cancelled,
+        "no other cause came"
+    );
 }
 
 #[test]
 fn open_results_and_queries_are_limited() {
-    let mut model = Model::new(Limits { max_open_results: 1, max_queries: 2, ..Limits::default() });
+    let mut model = Model::new(Limits {
+        max_open_results: 1,
+        max_queries: 2,
+        ..Limits::default()
+    });
     model.join(worker(0), 1, WorkerKind::Remote);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
     step(&mut model, FIRST, Mood::Good);
@@ -266,7 +351,11 @@ fn open_results_and_queries_are_limited() {
     for query in 3..6 {
         model.submit(graph(query, vec![stage(0, &[], 1)]));
     }
-    assert!(failure(&model, QueryId::from_u128(5)).message.contains("run or wait"));
+    assert!(
+        failure(&model, QueryId::from_u128(5))
+            .message
+            .contains("run or wait")
+    );
 }
 
 #[test]
@@ -285,25 +374,51 @@ fn a_result_that_was_read_ends_even_if_the_last_report_does_not_come() {
 #[test]
 fn a_worker_with_left_overs_is_told_to_drop_them() {
     let mut model = cluster(&[1]);
-    let attempt = AttemptKey { query: FIRST, stage: StageId(0), task: TaskId(0), attempt: AttemptNumber(0) };
-    let report = |status| Event::Report { worker: worker(0), attempt, status };
-    let effects = model.scheduler.apply(model.now, report(AttemptStatus::Running));
-    assert!(matches!(effects[..], [Effect::CancelAttempt { .. }, Effect::Release { .. }]), "{effects:?}");
-    let effects = model.scheduler.apply(model.now, report(AttemptStatus::Finished(some_output())));
-    assert!(matches!(effects[..], [Effect::Release { .. }]), "{effects:?}");
-    assert!(model.scheduler.apply(model.now, report(AttemptStatus::Cancelled)).is_empty());
+    let attempt = AttemptKey {
+        query: FIRST,
+        stage: StageId(0),
+        task: TaskId(0),
+        attempt: AttemptNumber(0),
+    };
+    let report = |status| Event::Report {
+        worker: worker(0),
+        attempt,
+        status,
+    };
+    let effects = model
+        .scheduler
+        .apply(model.now, report(AttemptStatus::Running));
+    assert!(
+        matches!(
+            effects[..],
+            [Effect::CancelAttempt { .. }, Effect::Release { .. }]
+        ),
+        "{effects:?}"
+    );
+    let effects = model
+        .scheduler
+        .apply(model.now, report(AttemptStatus::Finished(some_output())));
+    assert!(
+        matches!(effects[..], [Effect::Release { .. }]),
+        "{effects:?}"
+    );
+    assert!(
+        model
+            .scheduler
+            .apply(model.now, report(AttemptStatus::Cancelled))
+            .is_empty()
+    );
 }
 
 #[test]
 fn a_graph_that_could_never_end_is_refused() {
-    let mut backwards = graph(1, vec![stage(0, &[1], 1), stage(1, &[0], 1)]);
+    let backwards = graph(1, vec![stage(0, &[1], 1), stage(1, &[0], 1)]);
     let empty = graph(2, vec![stage(0, &[], 0)]);
     let two_roots = graph(3, vec![stage(0, &[], 1), stage(1, &[], 1)]);
-    let mut unpinned = graph(4, vec![stage(0, &[], 1)]);
-    unpinned.stages[0].plan = squadron_proto::control::PlanRef::InProcess(std::sync::Arc::new(()));
+    let mut reused = graph(4, vec![stage(0, &[], 2)]);
+    reused.stages[0].plan = squadron_proto::control::PlanRef::InProcess(std::sync::Arc::new(()));
     let mut model = cluster(&[1]);
-    backwards.stages[1].streamed = false;
-    for graph in [backwards, empty, two_roots, unpinned] {
+    for graph in [backwards, empty, two_roots, reused] {
         let query = graph.query;
         model.submit(graph);
         assert_eq!(failure(&model, query).kind, FailureKind::Internal);
@@ -319,7 +434,11 @@ fn a_worker_that_comes_back_is_told_about_a_stage_again() {
     assert!(model.ended.is_empty(), "the query needs nothing of it");
     model.join(worker(0), 1, WorkerKind::Remote);
     model.tick();
-    assert_eq!(launched(&model, FIRST), 1, "after the stage, as the fake worker checks");
+    assert_eq!(
+        launched(&model, FIRST),
+        1,
+        "after the stage, as the fake worker checks"
+    );
     model.settle();
     assert!(model.ended[&FIRST].is_ok());
 }
@@ -331,7 +450,14 @@ fn an_attempt_that_is_not_the_current_one_is_stopped() {
     let (worker, first) = model.attempts()[0];
     step(&mut model, FIRST, Mood::Refuse);
     model.tick();
-    let late = Event::Report { worker, attempt: first, status: AttemptStatus::Running };
+    let late = Event::Report {
+        worker,
+        attempt: first,
+        status: AttemptStatus::Running,
+    };
     let effects = model.scheduler.apply(model.now, late);
-    assert!(matches!(effects[..], [Effect::CancelAttempt { attempt, .. }] if attempt == first), "{effects:?}");
+    assert!(
+        matches!(effects[..], [Effect::CancelAttempt { attempt, .. }] if attempt == first),
+        "{effects:?}"
+    );
 }

@@ -71,9 +71,15 @@ impl ControlService {
             Ok(_permit) => {
                 tokio::time::timeout(REGISTER_TIMEOUT, self.register(&mut incoming, &outgoing))
                     .await
-                    .unwrap_or_else(|_| Err(Status::deadline_exceeded("the worker did not register in time")))
+                    .unwrap_or_else(|_| {
+                        Err(Status::deadline_exceeded(
+                            "the worker did not register in time",
+                        ))
+                    })
             }
-            Err(_) => Err(Status::unavailable("too many workers are registering at once; dial again later")),
+            Err(_) => Err(Status::unavailable(
+                "too many workers are registering at once; dial again later",
+            )),
         };
         let status = match registered {
             Ok(registration) => self.run(registration, incoming, &outgoing).await,
@@ -96,7 +102,9 @@ impl ControlService {
             protocol_version: PROTOCOL_VERSION,
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
         });
-        let challenge = challenge.try_into().map_err(|_| Status::internal("challenge cannot be sent"))?;
+        let challenge = challenge
+            .try_into()
+            .map_err(|_| Status::internal("challenge cannot be sent"))?;
         if outgoing.send(Ok(challenge)).await.is_err() {
             return Err(Status::cancelled("the worker hung up"));
         }
@@ -110,7 +118,9 @@ impl ControlService {
                 Ok(registration)
             }
             Ok(WorkerMessage::Heartbeat(_) | WorkerMessage::Report(_) | WorkerMessage::Leaving) => {
-                Err(Status::invalid_argument("the first message of a worker must be Register"))
+                Err(Status::invalid_argument(
+                    "the first message of a worker must be Register",
+                ))
             }
             Err(malformed) => Err(Status::invalid_argument(malformed.to_string())),
         }
@@ -126,7 +136,12 @@ impl ControlService {
                 env!("CARGO_PKG_VERSION"),
             )));
         }
-        let Registration { worker, epoch, proof, .. } = registration;
+        let Registration {
+            worker,
+            epoch,
+            proof,
+            ..
+        } = registration;
         let has_secret = self.key.shared().is_empty();
         if has_secret && !self.key.verify_proof(proof, nonce, *worker, *epoch) {
             return Err(Status::unauthenticated(
@@ -134,7 +149,9 @@ impl ControlService {
             ));
         }
         if registration.slots == 0 {
-            return Err(Status::invalid_argument("a worker must offer at least one slot; start it with --slots 1"));
+            return Err(Status::invalid_argument(
+                "a worker must offer at least one slot; start it with --slots 1",
+            ));
         }
         check_address(&registration.flight_address)
     }
@@ -155,15 +172,23 @@ impl ControlService {
         });
         let transport = Transport::Remote(Outbox::new(outgoing.clone(), self.registry.patience()));
         info!(worker = %registration.worker, version = registration.version, "worker registers");
-        let attached = match self.registry.attach(joining(registration), transport, Some(greeting)).await {
+        let attached = match self
+            .registry
+            .attach(joining(registration), transport, Some(greeting))
+            .await
+        {
             Ok(attached) => attached,
             Err(refusal) => return refused(refusal),
         };
         let messages = incoming.map(|message| match message {
-            Ok(message) => WorkerMessage::try_from(message).map_err(|malformed| format!("it sent a {malformed}")),
+            Ok(message) => WorkerMessage::try_from(message)
+                .map_err(|malformed| format!("it sent a {malformed}")),
             Err(status) => Err(format!("its connection broke: {}", status.message())),
         });
-        let reason = self.registry.converse(attached, messages, Some(silence)).await;
+        let reason = self
+            .registry
+            .converse(attached, messages, Some(silence))
+            .await;
         Status::unavailable(format!("the server counts this worker as lost: {reason}"))
     }
 }
@@ -235,7 +260,8 @@ impl Control for ControlService {
         let peer = request.remote_addr();
         let (outgoing, stream) = mpsc::channel(STREAM_MESSAGES);
         let service = self.clone();
-        self.registry.spawn(service.converse(peer, request.into_inner(), outgoing));
+        self.registry
+            .spawn(service.converse(peer, request.into_inner(), outgoing));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -37,7 +37,12 @@ impl Server {
                 .await
                 .unwrap();
         });
-        Self { address, registry, events, _tasks: tasks }
+        Self {
+            address,
+            registry,
+            events,
+            _tasks: tasks,
+        }
     }
 
     async fn event(&mut self) -> WorkerEventKind {
@@ -48,7 +53,9 @@ impl Server {
         loop {
             match self.event().await {
                 WorkerEventKind::Lost { reason } => return reason,
-                WorkerEventKind::Joined { .. } | WorkerEventKind::Draining | WorkerEventKind::Report { .. } => {}
+                WorkerEventKind::Joined { .. }
+                | WorkerEventKind::Draining
+                | WorkerEventKind::Report { .. } => {}
             }
         }
     }
@@ -63,10 +70,20 @@ struct Dialled {
 
 impl Dialled {
     async fn dial(server: &Server) -> Self {
-        let mut client = ControlClient::connect(server.address.clone()).await.unwrap();
+        let mut client = ControlClient::connect(server.address.clone())
+            .await
+            .unwrap();
         let (out, messages) = mpsc::channel(16);
-        let incoming = client.join(ReceiverStream::new(messages)).await.unwrap().into_inner();
-        let mut dialled = Self { out, incoming, nonce: Bytes::new() };
+        let incoming = client
+            .join(ReceiverStream::new(messages))
+            .await
+            .unwrap()
+            .into_inner();
+        let mut dialled = Self {
+            out,
+            incoming,
+            nonce: Bytes::new(),
+        };
         let ServerMessage::Challenge(challenge) = dialled.hear().await.unwrap() else {
             panic!("the server speaks first, with a challenge");
         };
@@ -76,7 +93,11 @@ impl Dialled {
     }
 
     async fn hear(&mut self) -> Result<ServerMessage, Status> {
-        let message = self.incoming.message().await?.expect("a stream ends with a status");
+        let message = self
+            .incoming
+            .message()
+            .await?
+            .expect("a stream ends with a status");
         Ok(ServerMessage::try_from(message).unwrap())
     }
 
@@ -99,7 +120,9 @@ impl Dialled {
 
     async fn register(server: &Server, key: &ClusterKey) -> Self {
         let mut dialled = Self::dial(server).await;
-        dialled.say(WorkerMessage::Register(dialled.registration(key))).await;
+        dialled
+            .say(WorkerMessage::Register(dialled.registration(key)))
+            .await;
         let ServerMessage::Registered(registered) = dialled.hear().await.unwrap() else {
             panic!("not registered");
         };
@@ -108,7 +131,11 @@ impl Dialled {
     }
 
     /// Registers with a changed registration; answers why that was refused.
-    async fn refused(server: &Server, key: &ClusterKey, change: impl FnOnce(&mut Registration)) -> Status {
+    async fn refused(
+        server: &Server,
+        key: &ClusterKey,
+        change: impl FnOnce(&mut Registration),
+    ) -> Status {
         let mut dialled = Self::dial(server).await;
         let mut registration = dialled.registration(key);
         change(&mut registration);
@@ -124,7 +151,11 @@ fn report(sequence: u64, status: AttemptStatus) -> WorkerMessage {
         task: TaskId(0),
         attempt: AttemptNumber(0),
     };
-    WorkerMessage::Report(Report { sequence, attempt, status })
+    WorkerMessage::Report(Report {
+        sequence,
+        attempt,
+        status,
+    })
 }
 
 fn secret() -> ClusterKey {
@@ -144,19 +175,28 @@ async fn a_worker_joins_reports_and_leaves() {
     assert_eq!((event.worker, event.kind), (WORKER, joined));
     assert!(server.registry.is_reachable(WORKER));
 
-    let beat = Heartbeat { running_attempts: 0, memory_used_bytes: 77 };
+    let beat = Heartbeat {
+        running_attempts: 0,
+        memory_used_bytes: 77,
+    };
     worker.say(WorkerMessage::Heartbeat(beat)).await;
     for sequence in [1, 1, 2] {
         worker.say(report(sequence, AttemptStatus::Running)).await;
     }
     worker.say(WorkerMessage::Leaving).await;
     for _ in 0..2 {
-        assert!(matches!(server.event().await, WorkerEventKind::Report { .. }), "the repeated one is dropped");
+        assert!(
+            matches!(server.event().await, WorkerEventKind::Report { .. }),
+            "the repeated one is dropped"
+        );
     }
     assert_eq!(server.event().await, WorkerEventKind::Draining);
     assert_eq!(server.registry.vitals(WORKER).memory_used_bytes, 77);
 
-    server.registry.send(WORKER, event.connection, ServerMessage::Drain).unwrap();
+    server
+        .registry
+        .send(WORKER, event.connection, ServerMessage::Drain)
+        .unwrap();
     let mut acknowledged = 0;
     loop {
         match worker.hear().await.unwrap() {
@@ -178,7 +218,10 @@ async fn without_a_secret_a_worker_is_handed_the_key() {
     let key = ClusterKey::random();
     let mut server = Server::start(key.clone(), RegistryOptions::default()).await;
     let _worker = Dialled::register(&server, &key).await;
-    assert!(matches!(server.event().await, WorkerEventKind::Joined { .. }));
+    assert!(matches!(
+        server.event().await,
+        WorkerEventKind::Joined { .. }
+    ));
 }
 
 #[tokio::test]
@@ -191,7 +234,10 @@ async fn another_protocol_version_is_refused_with_both_versions() {
     .await;
     assert_eq!(status.code(), Code::InvalidArgument);
     let ours = format!("{PROTOCOL_VERSION} (release {})", env!("CARGO_PKG_VERSION"));
-    assert!(status.message().contains("version 7 (release 9.9.9)") && status.message().contains(&ours), "{status}");
+    assert!(
+        status.message().contains("version 7 (release 9.9.9)") && status.message().contains(&ours),
+        "{status}"
+    );
     assert!(!server.registry.is_reachable(WORKER));
 }
 
@@ -202,13 +248,24 @@ async fn who_does_not_know_the_secret_stays_outside() {
     assert_eq!(status.code(), Code::Unauthenticated);
     assert!(status.message().contains("--cluster-secret"), "{status}");
     let status = Dialled::refused(&server, &secret(), |registration| registration.epoch += 1).await;
-    assert_eq!(status.code(), Code::Unauthenticated, "a proof holds for its epoch alone");
+    assert_eq!(
+        status.code(),
+        Code::Unauthenticated,
+        "a proof holds for its epoch alone"
+    );
 }
 
 #[tokio::test]
 async fn a_worker_nobody_can_dial_is_refused() {
     let server = Server::start(secret(), RegistryOptions::default()).await;
-    for address in ["", "10.0.0.7:4000", "ftp://10.0.0.7:4000", "http://0.0.0.0:4000", "http://[::]:1", "http://a:0"] {
+    for address in [
+        "",
+        "10.0.0.7:4000",
+        "ftp://10.0.0.7:4000",
+        "http://0.0.0.0:4000",
+        "http://[::]:1",
+        "http://a:0",
+    ] {
         let status = Dialled::refused(&server, &secret(), |registration| {
             registration.flight_address = address.to_owned();
         })
@@ -224,19 +281,35 @@ async fn a_worker_nobody_can_dial_is_refused() {
 async fn garbage_ends_the_stream_and_nothing_else() {
     let mut server = Server::start(secret(), RegistryOptions::default()).await;
     let mut garbled = Dialled::dial(&server).await;
-    garbled.out.send(wire::WorkerMessage { message: None }).await.unwrap();
-    assert_eq!(garbled.hear().await.unwrap_err().code(), Code::InvalidArgument);
+    garbled
+        .out
+        .send(wire::WorkerMessage { message: None })
+        .await
+        .unwrap();
+    assert_eq!(
+        garbled.hear().await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
     let mut hasty = Dialled::dial(&server).await;
     hasty.say(WorkerMessage::Leaving).await;
-    assert_eq!(hasty.hear().await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        hasty.hear().await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
 
     let mut member = Dialled::register(&server, &secret()).await;
-    member.out.send(wire::WorkerMessage { message: None }).await.unwrap();
+    member
+        .out
+        .send(wire::WorkerMessage { message: None })
+        .await
+        .unwrap();
     assert!(server.lost().await.contains("malformed"));
     assert_eq!(member.hear().await.unwrap_err().code(), Code::Unavailable);
 
     let twice = Dialled::register(&server, &secret()).await;
-    twice.say(WorkerMessage::Register(twice.registration(&secret()))).await;
+    twice
+        .say(WorkerMessage::Register(twice.registration(&secret())))
+        .await;
     assert!(server.lost().await.contains("registered twice"));
     let _fine = Dialled::register(&server, &secret()).await;
 }
@@ -251,11 +324,17 @@ async fn a_silent_worker_is_lost() {
     let mut server = Server::start(secret(), options).await;
     let mut worker = Dialled::register(&server, &secret()).await;
     for _ in 0..10 {
-        let beat = Heartbeat { running_attempts: 0, memory_used_bytes: 0 };
+        let beat = Heartbeat {
+            running_attempts: 0,
+            memory_used_bytes: 0,
+        };
         worker.say(WorkerMessage::Heartbeat(beat)).await;
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    assert!(server.registry.is_reachable(WORKER), "heartbeats keep it alive");
+    assert!(
+        server.registry.is_reachable(WORKER),
+        "heartbeats keep it alive"
+    );
     let since = std::time::Instant::now();
     assert!(server.lost().await.contains("silent"));
     assert!(since.elapsed() < Duration::from_secs(2));
@@ -278,7 +357,13 @@ async fn a_later_connection_takes_the_place_of_the_earlier() {
     for _ in 0..3 {
         connections.push(server.events.recv().await.unwrap());
     }
-    let (first, last) = (&connections[0], connections.iter().max_by_key(|event| event.connection).unwrap());
+    let (first, last) = (
+        &connections[0],
+        connections
+            .iter()
+            .max_by_key(|event| event.connection)
+            .unwrap(),
+    );
     assert!(last.connection > first.connection);
     assert!(matches!(last.kind, WorkerEventKind::Joined { .. }));
 }

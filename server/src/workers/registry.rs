@@ -177,7 +177,12 @@ impl Registry {
             tasks: Mutex::default(),
             stop: CancellationToken::new(),
         };
-        (Self { inner: Arc::new(inner) }, receiver)
+        (
+            Self {
+                inner: Arc::new(inner),
+            },
+            receiver,
+        )
     }
 
     /// Attaches a worker of this process; it is lost when it drops its end of a channel. Returns once the scheduler has
@@ -219,6 +224,13 @@ impl Registry {
         self.connections().by_worker.contains_key(&worker)
     }
 
+    /// Whether the worker is in another process.
+    pub(crate) fn is_remote(&self, worker: WorkerId) -> bool {
+        let connections = self.connections();
+        let entry = connections.by_worker.get(&worker);
+        entry.is_some_and(|entry| entry.transport.is_remote())
+    }
+
     /// Ends all connections and attaches no more.
     pub fn shutdown(&self) {
         self.inner.stop.cancel();
@@ -229,10 +241,18 @@ impl Registry {
     ///
     /// # Errors
     /// When that connection is over or cannot take it; the worker is to be closed then.
-    pub(crate) fn send(&self, worker: WorkerId, connection: u64, message: ServerMessage) -> Result<(), Unreachable> {
+    pub(crate) fn send(
+        &self,
+        worker: WorkerId,
+        connection: u64,
+        message: ServerMessage,
+    ) -> Result<(), Unreachable> {
         let transport = {
             let connections = self.connections();
-            let entry = connections.by_worker.get(&worker).ok_or(Unreachable::Gone)?;
+            let entry = connections
+                .by_worker
+                .get(&worker)
+                .ok_or(Unreachable::Gone)?;
             if entry.number != connection {
                 return Err(Unreachable::Gone);
             }
@@ -244,7 +264,10 @@ impl Registry {
     /// Ends a connection without an event about it.
     pub(crate) fn close(&self, worker: WorkerId, connection: u64) {
         let mut connections = self.connections();
-        if connections.by_worker.get(&worker).is_some_and(|entry| entry.number == connection)
+        if connections
+            .by_worker
+            .get(&worker)
+            .is_some_and(|entry| entry.number == connection)
             && let Some(entry) = connections.by_worker.remove(&worker)
         {
             entry.closed.cancel();
@@ -277,17 +300,36 @@ impl Registry {
         transport: Transport,
         greeting: Option<ServerMessage>,
     ) -> Result<Attached, Refusal> {
-        let Joining { worker, epoch, kind, slots, address, vitals } = joining;
+        let Joining {
+            worker,
+            epoch,
+            kind,
+            slots,
+            address,
+            vitals,
+        } = joining;
         if let Some(greeting) = greeting {
             transport.send(greeting).map_err(|_| Refusal::Stopping)?;
         }
         let attached = self.enter(worker, epoch, transport, vitals)?;
-        let joined = WorkerEventKind::Joined { kind, slots, address };
-        self.tell(&attached, joined).await.map_err(|_| Refusal::Stopping)?;
+        let joined = WorkerEventKind::Joined {
+            kind,
+            slots,
+            address,
+        };
+        self.tell(&attached, joined)
+            .await
+            .map_err(|_| Refusal::Stopping)?;
         Ok(attached)
     }
 
-    fn enter(&self, worker: WorkerId, epoch: u64, transport: Transport, vitals: Vitals) -> Result<Attached, Refusal> {
+    fn enter(
+        &self,
+        worker: WorkerId,
+        epoch: u64,
+        transport: Transport,
+        vitals: Vitals,
+    ) -> Result<Attached, Refusal> {
         if self.inner.stop.is_cancelled() {
             return Err(Refusal::Stopping);
         }
@@ -332,7 +374,9 @@ impl Registry {
             () = attached.closed.cancelled() => "the server closed the connection".to_owned(),
         };
         self.close(attached.worker, attached.connection);
-        let lost = WorkerEventKind::Lost { reason: reason.clone() };
+        let lost = WorkerEventKind::Lost {
+            reason: reason.clone(),
+        };
         if self.tell(&attached, lost).await.is_err() {
             debug!(worker = %attached.worker, "connection ended while the server stops: {reason}");
         }
@@ -381,11 +425,14 @@ impl Registry {
                     }
                     *last_sequence = Some(report.sequence);
                     let (attempt, status) = (report.attempt, report.status);
-                    self.tell(attached, WorkerEventKind::Report { attempt, status }).await?;
+                    self.tell(attached, WorkerEventKind::Report { attempt, status })
+                        .await?;
                 }
                 WorkerMessage::Heartbeat(heartbeat) => self.note(attached, heartbeat),
                 WorkerMessage::Leaving => self.tell(attached, WorkerEventKind::Draining).await?,
-                WorkerMessage::Register(_) => return Err("it registered twice on one connection".to_owned()),
+                WorkerMessage::Register(_) => {
+                    return Err("it registered twice on one connection".to_owned());
+                }
             }
         }
         match acknowledge {
@@ -420,7 +467,11 @@ impl Registry {
 
     /// Runs a connection as a task of the registry.
     pub(super) fn spawn<T>(&self, connection: impl Future<Output = T> + Send + 'static) {
-        let mut tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self
+            .inner
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         let stop = self.inner.stop.clone();
         tasks.spawn(async move {
@@ -429,6 +480,9 @@ impl Registry {
     }
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
-        self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

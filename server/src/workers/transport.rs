@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use squadron_proto::control::ServerMessage;
 use squadron_proto::{Malformed, wire::control as wire};
-use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::Notify;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tonic::Status;
 
 /// Why a worker cannot be sent to.
@@ -60,6 +60,13 @@ pub(super) enum Transport {
 }
 
 impl Transport {
+    pub(super) fn is_remote(&self) -> bool {
+        match self {
+            Self::InProcess(_) => false,
+            Self::Remote(_) => true,
+        }
+    }
+
     /// Hands a message over, in order, without waiting.
     pub(super) fn send(&self, message: ServerMessage) -> Result<(), Unreachable> {
         match self {
@@ -184,10 +191,16 @@ mod tests {
     async fn conforms<T: Arrived>(transport: Transport, mut worker: mpsc::Receiver<T>) {
         let pumped = async {
             for sequence in 0..6 {
-                transport.send(ServerMessage::Acknowledge(sequence)).unwrap();
+                transport
+                    .send(ServerMessage::Acknowledge(sequence))
+                    .unwrap();
             }
             for expected in 0..6 {
-                assert_eq!(worker.recv().await.unwrap().sequence(), expected, "in order");
+                assert_eq!(
+                    worker.recv().await.unwrap().sequence(),
+                    expected,
+                    "in order"
+                );
             }
         };
         tokio::select! {
@@ -195,9 +208,14 @@ mod tests {
             () = pumped => {}
         }
         for sequence in 0..10 {
-            transport.send(ServerMessage::Acknowledge(sequence)).unwrap();
+            transport
+                .send(ServerMessage::Acknowledge(sequence))
+                .unwrap();
         }
-        assert_eq!(transport.send(ServerMessage::Drain), Err(Unreachable::Full(8)));
+        assert_eq!(
+            transport.send(ServerMessage::Drain),
+            Err(Unreachable::Full(8))
+        );
         assert_eq!(
             transport.pump().await,
             Unreachable::Stalled(PATIENCE.stall_timeout),
@@ -210,7 +228,11 @@ mod tests {
     #[tokio::test]
     async fn both_transports_keep_order_and_give_up_in_bounded_time() {
         let (sender, receiver) = mpsc::channel(2);
-        conforms(Transport::InProcess(Outbox::new(sender, PATIENCE)), receiver).await;
+        conforms(
+            Transport::InProcess(Outbox::new(sender, PATIENCE)),
+            receiver,
+        )
+        .await;
         let (sender, receiver) = mpsc::channel(2);
         conforms(Transport::Remote(Outbox::new(sender, PATIENCE)), receiver).await;
     }

@@ -2,7 +2,7 @@
 //!
 //! Partition `p` of it reads partition `p` of every attempt that holds rows of it: those of this process straight from
 //! the store, batch by batch as they lie there, the others through one Flight stream an address, which all partitions
-//! of the node share ([`demux`]).
+//! of the node share.
 
 mod demux;
 mod stream;

@@ -119,13 +119,15 @@ impl ShuffleWriteExec {
     ) -> Result<Sink> {
         match &self.partitioning {
             WritePartitioning::Hash { partitions: 1, .. } => Ok(Sink::Whole(0)),
-            WritePartitioning::Hash { exprs, partitions } => Ok(Sink::Hash(Collector::new(
-                exprs.clone(),
-                *partitions,
-                Arc::clone(&self.schema),
-                attempt.store.memory().reservation(),
-                shuffle_time.clone(),
-            )?)),
+            WritePartitioning::Hash { exprs, partitions } => {
+                Ok(Sink::Hash(Box::new(Collector::new(
+                    exprs.clone(),
+                    *partitions,
+                    Arc::clone(&self.schema),
+                    attempt.store.memory().reservation(),
+                    shuffle_time.clone(),
+                )?)))
+            }
             WritePartitioning::Identity if attempt.partitions.is_empty() => {
                 Ok(Sink::Ending(u32::try_from(partition).map_err(|error| {
                     internal_datafusion_err!("partition {partition}: {error}")
@@ -258,7 +260,7 @@ enum Sink {
     Whole(u32),
     /// Everything goes to this partition, which has no other writer.
     Ending(u32),
-    Hash(Collector),
+    Hash(Box<Collector>),
 }
 
 impl WriteTask {

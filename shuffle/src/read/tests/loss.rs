@@ -234,3 +234,28 @@ async fn a_failing_input_fails_the_writer() {
         .unwrap_err();
     assert_eq!(kind(&error), FailureKind::Invalid);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_wait_do_not_hold_up_others_of_the_connection() {
+    let (here, there) = (Node::new(None, 1 << 16), Node::new(None, 1 << 16));
+    let input = [rows(0, 100_000)];
+    let identity = WritePartitioning::Identity;
+    let written = there.write(key(1, 0), vec![0], &input, identity).await;
+    // Several windows of HTTP/2 in all.
+    assert!(written.unwrap().partitions[0].bytes > 4_000_000);
+    let context = here.consumer(vec![there.producer(0, [0])]);
+    let plans: Vec<_> = (0..8).map(|_| read(numbered(0, 1).schema(), 1)).collect();
+    let mut waiting = Vec::new();
+    for plan in &plans {
+        let mut stream = plan.execute(0, Arc::clone(&context)).unwrap();
+        stream.next().await.unwrap().unwrap();
+        waiting.push(stream);
+    }
+    let plan = read(numbered(0, 1).schema(), 1);
+    let all = collect(plan.execute(0, context).unwrap());
+    let all = tokio::time::timeout(Duration::from_secs(30), all).await;
+    assert_eq!(numbers(&all.unwrap()), (0..100_000).collect::<Vec<_>>());
+    for stream in waiting {
+        assert_eq!(numbers(&collect(stream).await).len(), 99_000);
+    }
+}

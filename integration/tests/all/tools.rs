@@ -1,0 +1,249 @@
+//! The shell and the benchmark harness, run as their users run them.
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use squadron_integration::cluster::{Cluster, cache_folder, cluster};
+use squadron_integration::process::squadron;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::support::{bounded, minutes, seconds};
+
+const ENDLESS: &str = "SELECT a.l_orderkey, b.l_orderkey FROM lineitem a CROSS JOIN lineitem b";
+
+fn shell(cluster: &Cluster, arguments: &[&str]) -> Command {
+    let mut command = Command::new(squadron());
+    command
+        .args(["sql", "--server", cluster.url()])
+        .args(arguments);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn finished(mut command: Command) -> Output {
+    command.output().await.expect("it starts")
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn the_shell_runs_scripts() {
+    bounded(minutes(3), async {
+        let cluster = cluster().slots(1).tpch(0.01).start().await;
+
+        let script =
+            "SELECT ';' AS a; SELECT n_nationkey FROM nation ORDER BY 1 LIMIT 2;\n\\d region\n";
+        let output = finished(shell(&cluster, &["--format", "csv", "-c", script])).await;
+        let (rows, said) = texts(&output);
+        assert!(
+            rows.starts_with("a\n;\nn_nationkey\n0\n1\ncolumn_name,"),
+            "{rows}{said}"
+        );
+        assert!(rows.contains("r_regionkey,"), "{rows}");
+
+        let folder = TempDir::with_prefix("squadron-shell-").expect("there is a temporary folder");
+        let file = folder.path().join("script.sql");
+        std::fs::write(
+            &file,
+            "SELECT 1 AS one;\n\nSELECT\n  nosuch FROM nation;\nSELECT 2;\n",
+        )
+        .expect("it takes files");
+        let output = finished(shell(
+            &cluster,
+            &["--format", "json", "-f", &file.display().to_string()],
+        ))
+        .await;
+        let (rows, said) = texts(&output);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            rows, "{\"one\":1}\n",
+            "nothing after the failed statement runs"
+        );
+        assert!(
+            said.contains("script.sql:3: ") && said.contains("nosuch"),
+            "{said}"
+        );
+
+        let mut typed = shell(&cluster, &["--format", "csv"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut input = typed.stdin.take().expect("it is piped");
+        input.write_all(b"SELECT 7 AS x").await.expect("it reads");
+        drop(input);
+        let output = typed.wait_with_output().await.expect("it ends");
+        assert_eq!(texts(&output).0, "x\n7\n");
+
+        let (rows, said) = texts(
+            &finished(shell(
+                &cluster,
+                &["-c", "CREATE VIEW v AS SELECT 1; DROP VIEW v"],
+            ))
+            .await,
+        );
+        assert_eq!((rows.as_str(), said.as_str()), ("OK\nOK\n", ""));
+    });
+}
+
+#[test]
+fn interrupting_the_shell_cancels_its_query() {
+    bounded(minutes(3), async {
+        let cluster = cluster().slots(1).tpch(0.01).start().await;
+        let child = shell(&cluster, &["--format", "csv", "-c", ENDLESS])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        cluster.busy(30, seconds(60)).await;
+        let id = child.id().expect("it runs").to_string();
+        let sent = Command::new("kill")
+            .args(["-INT", &id])
+            .status()
+            .await
+            .expect("there is a `kill` command");
+        assert!(sent.success());
+        let output = child.wait_with_output().await.expect("it ends");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(texts(&output).1.contains("error: cancelled"));
+        cluster.idle(seconds(30)).await;
+    });
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_the_query() {
+    bounded(minutes(3), async {
+        let cluster = cluster().slots(1).tpch(0.01).start().await;
+        let mut child = shell(&cluster, &["--format", "csv", "-c", ENDLESS])
+            .spawn()
+            .expect("it starts");
+        cluster.busy(30, seconds(60)).await;
+        drop(child.stdout.take());
+        let output = child.wait_with_output().await.expect("it ends");
+        assert_eq!(
+            (output.status.code(), texts(&output).1.as_str()),
+            (Some(0), "")
+        );
+        cluster.idle(seconds(30)).await;
+    });
+}
+
+async fn bench(arguments: &[&str], json: &Path) -> (Option<i32>, Value, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_squadron-bench"));
+    command
+        .args(arguments)
+        .arg("--cache-dir")
+        .arg(cache_folder())
+        .arg("--json")
+        .arg(json);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = finished(command).await;
+    let (shown, said) = texts(&output);
+    let report = std::fs::read_to_string(json)
+        .unwrap_or_else(|error| panic!("no report ({error}): {shown}{said}"));
+    let report = serde_json::from_str(&report).expect("the report is JSON");
+    (output.status.code(), report, shown + &said)
+}
+
+#[test]
+fn the_harness_measures() {
+    bounded(minutes(5), async {
+        let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
+        let json = folder.path().join("report.json");
+
+        let tpch = [
+            "tpch",
+            "--sf",
+            "0.01",
+            "--workers",
+            "2",
+            "--slots",
+            "1",
+            "--queries",
+            "1,6",
+        ];
+        let (code, report, said) = bench(
+            &[&tpch[..], &["--against", "datafusion", "--runs", "1"]].concat(),
+            &json,
+        )
+        .await;
+        assert_eq!(
+            (code, &report["exact"]),
+            (Some(0), &Value::Bool(true)),
+            "{said}"
+        );
+        assert!(
+            report["total_ratio"]
+                .as_f64()
+                .is_some_and(|ratio| ratio > 0.0),
+            "{report}"
+        );
+
+        let (code, report, said) = bench(&["latency", "--seconds", "1"], &json).await;
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(report["measurements"].as_array().map(Vec::len), Some(4));
+
+        let (code, report, said) =
+            bench(&["stream", "--mebibytes", "8", "--runs", "1"], &json).await;
+        assert_eq!(code, Some(0), "{said}");
+        assert!(
+            report["arrow_ratio"]
+                .as_f64()
+                .is_some_and(|ratio| ratio > 0.0),
+            "{report}"
+        );
+
+        let (code, report, said) = bench(&["memory", "--sf", "0.01"], &json).await;
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(report["rows"], 60175);
+    });
+}
+
+#[test]
+fn the_harness_finds_a_wrong_result() {
+    bounded(minutes(5), async {
+        // Other tables than the harness expects: every answer is wrong.
+        let cluster = cluster().slots(1).tpch(0.001).start().await;
+        let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
+        let json = folder.path().join("report.json");
+        let arguments = [
+            "tpch",
+            "--sf",
+            "0.01",
+            "--queries",
+            "1",
+            "--runs",
+            "1",
+            "--server",
+            cluster.url(),
+        ];
+        let (code, report, said) = bench(&arguments, &json).await;
+        assert_eq!(
+            (code, &report["exact"]),
+            (Some(1), &Value::Bool(false)),
+            "{said}"
+        );
+        assert!(
+            report["queries"][0]["difference"]
+                .as_str()
+                .is_some_and(|text| text.contains("missing")),
+            "{report}"
+        );
+        tokio::time::timeout(
+            Duration::from_secs(30),
+            cluster.client().await.query("SELECT 1"),
+        )
+        .await
+        .expect("the server goes on")
+        .expect("rows");
+    });
+}
