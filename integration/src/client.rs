@@ -109,7 +109,10 @@ impl Client {
         let schema = stream.schema().cloned();
         let schema = schema.expect("a stream tells its schema, also when there are no rows");
         let promised = info.try_decode_schema().expect("FlightInfo holds a schema");
-        assert_eq!(*schema, promised, "DoGet has another schema than its FlightInfo");
+        assert_eq!(
+            *schema, promised,
+            "DoGet has another schema than its FlightInfo"
+        );
         Ok((schema, batches))
     }
 

@@ -3,6 +3,8 @@
 //! Because this test is in the package of the binary, `cargo test --workspace` builds the binary first; the tests of
 //! the `integration` crate find it beside their own executable.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;

@@ -255,7 +255,7 @@ impl Registry {
         keys.map(|key| key.query).collect()
     }
 
-    /// The state of every attempt, as it was or would have been reported last.
+    /// The state of every attempt, as it was or would have been reported last, in the order of their keys.
     pub(crate) fn inventory(&self) -> Vec<(AttemptKey, AttemptStatus)> {
         let active = self.active.iter().filter_map(|(key, active)| {
             let status = match &active.state {
@@ -266,7 +266,9 @@ impl Registry {
         });
         let done = self.done.iter();
         let done = done.map(|(key, output)| (*key, AttemptStatus::Finished(output.clone())));
-        active.chain(done).collect()
+        let mut all: Vec<_> = active.chain(done).collect();
+        all.sort_by_key(|(key, _)| *key);
+        all
     }
 
     /// How many attempts run.

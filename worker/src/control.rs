@@ -222,6 +222,10 @@ impl Control {
             let attempts = self.running.len();
             warn!(worker = %self.worker, attempts, "attempts do not stop, going without them");
         }
+        // Their last words came before their ends.
+        while let Ok(change) = self.changes.try_recv() {
+            self.observe(change);
+        }
     }
 
     /// Whether the worker, or the server for it, has decided that it goes.

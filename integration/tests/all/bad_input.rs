@@ -10,7 +10,9 @@ use tonic::{Code, Status};
 
 /// The server still answers.
 async fn goes_on(client: &Client) {
-    let answer = client.query("SELECT count(*) AS n FROM (VALUES (1), (2)) AS t(x)").await;
+    let answer = client
+        .query("SELECT count(*) AS n FROM (VALUES (1), (2)) AS t(x)")
+        .await;
     let (_, batches) = answer.expect("the server goes on");
     assert_eq!(batches[0].num_rows(), 1);
 }
@@ -19,7 +21,11 @@ async fn goes_on(client: &Client) {
 fn blames_the_caller(status: &Status) -> bool {
     let code = matches!(
         status.code(),
-        Code::InvalidArgument | Code::NotFound | Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::Unimplemented
+            | Code::Unauthenticated
+            | Code::PermissionDenied
     );
     code && !status.message().is_empty()
 }

@@ -15,15 +15,27 @@ use crate::support::{bounded, minutes};
 const SUITE_LIMIT: Duration = Duration::from_secs(240);
 
 async fn start() -> Cluster {
-    cluster().workers(2).slots(1).tpch(0.01).tiny_splits().start().await
+    cluster()
+        .workers(2)
+        .slots(1)
+        .tpch(0.01)
+        .tiny_splits()
+        .start()
+        .await
 }
 
 /// Runs a suite, which is told the server's address and exits with 0 when everything was right.
 async fn passes(suite: Command) {
     let mut suite = tokio::process::Command::from(suite);
     let output = timeout(SUITE_LIMIT, suite.kill_on_drop(true).output()).await;
-    let output = output.expect("the suite ends in time").expect("the suite starts");
-    let text = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = output
+        .expect("the suite ends in time")
+        .expect("the suite starts");
+    let text = format!(
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success(), "the suite failed:\n{text}");
     println!("{text}");
 }
@@ -33,40 +45,59 @@ fn python_suite(file: &'static str) {
     bounded(minutes(6), async move {
         let cluster = start().await;
         let mut suite = Command::new(environment.join("bin/python"));
-        suite.arg(suites().join("python").join(file)).arg(cluster.url());
+        suite
+            .arg(suites().join("python").join(file))
+            .arg(cluster.url());
         suite.env("PYTHONDONTWRITEBYTECODE", "1");
         passes(suite).await;
     });
 }
 
 #[test]
-#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: there is no python3 with venv on this machine"
+)]
 fn python_adbc() {
     python_suite("test_adbc.py");
 }
 
 #[test]
-#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: there is no python3 with venv on this machine"
+)]
 fn python_pyarrow_flight() {
     python_suite("test_pyarrow.py");
 }
 
 #[test]
-#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: there is no python3 with venv on this machine"
+)]
 fn python_flightsql_dbapi() {
     python_suite("test_flightsql_dbapi.py");
 }
 
 #[test]
-#[cfg_attr(not(has_java), ignore = "skipped: there is no JDK with Maven on this machine")]
+#[cfg_attr(
+    not(has_java),
+    ignore = "skipped: there is no JDK with Maven on this machine"
+)]
 fn java_jdbc() {
     let driver = jdbc_driver();
     bounded(minutes(6), async move {
         let cluster = start().await;
         let mut suite = Command::new("java");
         // Arrow reaches into buffers of the JDK.
-        suite.arg("--add-opens=java.base/java.nio=ALL-UNNAMED").arg("-cp").arg(driver);
-        suite.arg(suites().join("java/JdbcSuite.java")).arg(cluster.url());
+        suite
+            .arg("--add-opens=java.base/java.nio=ALL-UNNAMED")
+            .arg("-cp")
+            .arg(driver);
+        suite
+            .arg(suites().join("java/JdbcSuite.java"))
+            .arg(cluster.url());
         passes(suite).await;
     });
 }
@@ -74,7 +105,12 @@ fn java_jdbc() {
 #[test]
 fn in_ci_no_driver_is_missing() {
     if std::env::var("CI").is_ok_and(|ci| ci == "true") {
-        assert!(cfg!(has_python), "CI must have python3 with venv");
-        assert!(cfg!(has_java), "CI must have a JDK with Maven");
+        let found = [
+            ("python3 with venv", cfg!(has_python)),
+            ("a JDK with Maven", cfg!(has_java)),
+        ];
+        for (driver, is_there) in found {
+            assert!(is_there, "CI must have {driver}");
+        }
     }
 }

@@ -9,7 +9,8 @@ use tonic::Code;
 use crate::support::{bounded, minutes, seconds};
 
 /// Far more rows than any buffer on the way holds.
-const ENDLESS: &str = "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
+const ENDLESS: &str =
+    "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
 
 #[test]
 fn an_unread_cursor_does_not_block_the_next() {
@@ -20,12 +21,22 @@ fn an_unread_cursor_does_not_block_the_next() {
         client.info(ENDLESS).await.expect("it starts");
         // Opened, its first rows read, then no more.
         let mut unread = client.open(ENDLESS).await.expect("it starts");
-        unread.next().await.expect("it has rows").expect("it has no error");
+        unread
+            .next()
+            .await
+            .expect("it has rows")
+            .expect("it has no error");
         let answer = timeout(seconds(30), client.query("SELECT count(*) FROM nation")).await;
-        let (_, batches) = answer.expect("the second cursor answers while the first is open").expect("rows");
+        let (_, batches) = answer
+            .expect("the second cursor answers while the first is open")
+            .expect("rows");
         assert_eq!(batches[0].num_rows(), 1);
         // The first goes on where it was left.
-        unread.next().await.expect("it has more rows").expect("it has no error");
+        unread
+            .next()
+            .await
+            .expect("it has more rows")
+            .expect("it has no error");
     });
 }
 
@@ -35,10 +46,20 @@ fn an_unread_cursor_does_not_block_the_next_on_remote_workers() {
         let cluster = cluster().workers(1).slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
         let mut unread = client.open(ENDLESS).await.expect("it starts");
-        unread.next().await.expect("it has rows").expect("it has no error");
+        unread
+            .next()
+            .await
+            .expect("it has rows")
+            .expect("it has no error");
         for _ in 0..3 {
-            let answer = timeout(seconds(30), client.query("SELECT count(*) FROM region, nation")).await;
-            answer.expect("the second cursor answers while the first is open").expect("rows");
+            let answer = timeout(
+                seconds(30),
+                client.query("SELECT count(*) FROM region, nation"),
+            )
+            .await;
+            answer
+                .expect("the second cursor answers while the first is open")
+                .expect("rows");
         }
     });
 }
@@ -46,10 +67,22 @@ fn an_unread_cursor_does_not_block_the_next_on_remote_workers() {
 #[test]
 fn two_cursors_are_read_in_turns() {
     bounded(minutes(5), async {
-        let cluster = cluster().workers(2).slots(1).tpch(0.01).tiny_splits().start().await;
+        let cluster = cluster()
+            .workers(2)
+            .slots(1)
+            .tpch(0.01)
+            .tiny_splits()
+            .start()
+            .await;
         let client = cluster.client().await;
-        let mut one = client.open("SELECT * FROM orders").await.expect("it starts");
-        let mut two = client.open("SELECT * FROM orders").await.expect("it starts");
+        let mut one = client
+            .open("SELECT * FROM orders")
+            .await
+            .expect("it starts");
+        let mut two = client
+            .open("SELECT * FROM orders")
+            .await
+            .expect("it starts");
         let (mut rows_of_one, mut rows_of_two) = (0, 0);
         loop {
             let (next_of_one, next_of_two) = (one.try_next().await, two.try_next().await);
@@ -74,22 +107,40 @@ fn ddl_from_two_clients_at_once() {
             for _ in 0..2 {
                 let client = cluster.client().await;
                 clients.spawn(async move {
-                    client.update(&format!("CREATE VIEW shared_{round} AS SELECT {round} AS x")).await
+                    client
+                        .update(&format!(
+                            "CREATE VIEW shared_{round} AS SELECT {round} AS x"
+                        ))
+                        .await
                 });
             }
             let outcomes = clients.join_all().await;
-            let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+            let refused: Vec<_> = outcomes
+                .iter()
+                .filter_map(|outcome| outcome.as_ref().err())
+                .collect();
             assert_eq!(refused.len(), 1, "one of two wins: {outcomes:?}");
             assert_eq!(refused[0].code(), Code::InvalidArgument, "{}", refused[0]);
-            assert!(refused[0].message().contains(&format!("shared_{round}")), "{}", refused[0]);
+            assert!(
+                refused[0].message().contains(&format!("shared_{round}")),
+                "{}",
+                refused[0]
+            );
         }
         // Both see all of it, and what one drops the other misses.
         let (one, two) = (cluster.client().await, cluster.client().await);
         for round in 0..20 {
-            one.query(&format!("SELECT x FROM shared_{round}")).await.expect("the view is there");
+            one.query(&format!("SELECT x FROM shared_{round}"))
+                .await
+                .expect("the view is there");
         }
-        one.update("DROP VIEW shared_0").await.expect("the view can be dropped");
-        let gone = two.query("SELECT x FROM shared_0").await.expect_err("the view is gone");
+        one.update("DROP VIEW shared_0")
+            .await
+            .expect("the view can be dropped");
+        let gone = two
+            .query("SELECT x FROM shared_0")
+            .await
+            .expect_err("the view is gone");
         assert_eq!(gone.code(), Code::NotFound, "{gone}");
     });
 }
@@ -100,10 +151,25 @@ fn ddl_runs_once_when_it_is_asked_for_through_flight_info() {
         let cluster = cluster().slots(1).start().await;
         let client = cluster.client().await;
         // ADBC sends DDL like a query: it must have run before any DoGet, and DoGet must not run it again.
-        let info = client.info("CREATE VIEW once AS SELECT 1 AS x").await.expect("DDL runs");
-        client.query("SELECT x FROM once").await.expect("the view is there already");
-        let (_, batches) = client.fetch(info).await.expect("the result of DDL can be fetched");
-        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 0);
-        client.query("SELECT x FROM once").await.expect("the view is there still");
+        let info = client
+            .info("CREATE VIEW once AS SELECT 1 AS x")
+            .await
+            .expect("DDL runs");
+        client
+            .query("SELECT x FROM once")
+            .await
+            .expect("the view is there already");
+        let (_, batches) = client
+            .fetch(info)
+            .await
+            .expect("the result of DDL can be fetched");
+        assert_eq!(
+            batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
+            0
+        );
+        client
+            .query("SELECT x FROM once")
+            .await
+            .expect("the view is there still");
     });
 }

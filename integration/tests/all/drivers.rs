@@ -21,9 +21,20 @@ pub(crate) fn python_environment() -> PathBuf {
     let requirements = suites().join("python/requirements.txt");
     let wanted = fs::read_to_string(&requirements).expect("the requirements are in the repository");
     prepared("python", &wanted, |folder| {
-        run(Command::new("python3").args([OsStr::new("-m"), OsStr::new("venv"), folder.as_os_str()]));
+        run(Command::new("python3").args([
+            OsStr::new("-m"),
+            OsStr::new("venv"),
+            folder.as_os_str(),
+        ]));
         let mut install = Command::new(folder.join("bin/python"));
-        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+        install.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--requirement",
+        ]);
         run(install.arg(&requirements));
     })
 }
@@ -63,7 +74,9 @@ fn prepared(name: &str, content: &str, prepare: impl FnOnce(&Path)) -> PathBuf {
 
 /// Runs a command to its end.
 pub(crate) fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
     assert!(
         output.status.success(),
         "{command:?} failed:\n{}\n{}",

@@ -3,6 +3,8 @@
 //! One binary, since each links DataFusion. Every test starts what it needs, waits for conditions and never for a
 //! duration, and ends within a limit of its own with a message that says what it waited for.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod architecture;
 mod bad_input;
 mod clients;

@@ -49,16 +49,36 @@ impl S3 {
         let folder = TempDir::with_prefix("squadron-s3-").unwrap();
         let ports = free_ports(8);
         let mut command = Command::new(weed);
-        command.args(["server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=4"]);
+        command.args([
+            "server",
+            "-s3",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-volume.max=4",
+        ]);
         command.args(["-master.telemetry=false", "-master.volumeSizeLimitMB=64"]);
         command.args(["-s3.port.iceberg=0", "-s3.port.lance=0"]);
         command.arg(format!("-dir={}", folder.path().display()));
         let flags = [
-            "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port",
+            "s3.port",
+            "s3.port.grpc",
+            "master.port",
+            "master.port.grpc",
+            "filer.port",
+            "filer.port.grpc",
+            "volume.port",
             "volume.port.grpc",
         ];
-        command.args(flags.iter().zip(&ports).map(|(flag, port)| format!("-{flag}={port}")));
-        command.envs([("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)]);
+        command.args(
+            flags
+                .iter()
+                .zip(&ports)
+                .map(|(flag, port)| format!("-{flag}={port}")),
+        );
+        command.envs([
+            ("AWS_ACCESS_KEY_ID", KEY),
+            ("AWS_SECRET_ACCESS_KEY", SECRET),
+        ]);
         Self {
             endpoint: format!("http://127.0.0.1:{}", ports[0]),
             server: Process::start("s3", command, folder.path().join("s3.log")),
@@ -70,7 +90,12 @@ impl S3 {
     async fn answers(&mut self) -> bool {
         let store = self.store();
         for _ in 0..300 {
-            let put = store.put(&ObjectPath::from("ready"), PutPayload::from_static(b"ready")).await;
+            let put = store
+                .put(
+                    &ObjectPath::from("ready"),
+                    PutPayload::from_static(b"ready"),
+                )
+                .await;
             if put.is_ok() {
                 return true;
             }
@@ -83,7 +108,10 @@ impl S3 {
     }
 
     fn store(&self) -> Arc<dyn ObjectStore> {
-        let retries = object_store::RetryConfig { max_retries: 0, ..Default::default() };
+        let retries = object_store::RetryConfig {
+            max_retries: 0,
+            ..Default::default()
+        };
         let store = AmazonS3Builder::new()
             .with_endpoint(&self.endpoint)
             .with_allow_http(true)
@@ -97,30 +125,47 @@ impl S3 {
     }
 
     async fn upload(&self, file: &Path, object: &str) {
-        let bytes = std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let put = self.store().put(&ObjectPath::from(object), PutPayload::from(bytes)).await;
+        let bytes =
+            std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let put = self
+            .store()
+            .put(&ObjectPath::from(object), PutPayload::from(bytes))
+            .await;
         put.unwrap_or_else(|error| panic!("{object}: {error}"));
     }
 }
 
 /// Ports that are free now.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    let listeners: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    listeners
+        .iter()
+        .map(|listener| listener.local_addr().unwrap().port())
+        .collect()
 }
 
 #[test]
-#[cfg_attr(not(has_python), ignore = "skipped: the S3 server is a Python wheel, and there is no python3 with venv")]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: the S3 server is a Python wheel, and there is no python3 with venv"
+)]
 fn tables_on_s3_are_read_by_remote_workers() {
     let weed = python_environment().join("bin/weed");
     bounded(minutes(6), async move {
         let s3 = S3::start(&weed).await;
         for table in TABLES {
-            s3.upload(&tpch_path(table), &format!("tpch/{table}.parquet")).await;
+            s3.upload(&tpch_path(table), &format!("tpch/{table}.parquet"))
+                .await;
         }
         // A folder of several files is one table.
         for part in 0..3 {
-            s3.upload(&tpch_path("nation"), &format!("nations/part-{part}.parquet")).await;
+            s3.upload(
+                &tpch_path("nation"),
+                &format!("nations/part-{part}.parquet"),
+            )
+            .await;
         }
         let reference = Reference::new();
         register(&reference).await;
@@ -141,7 +186,12 @@ fn tables_on_s3_are_read_by_remote_workers() {
         for (table, location) in [("orders", "tpch/orders.parquet"), ("nations", "nations/")] {
             define(&client, &format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION 's3://{BUCKET}/{location}'")).await;
         }
-        same(&client, &reference, "SELECT l_returnflag, count(*), sum(l_quantity) FROM lineitem GROUP BY l_returnflag").await;
+        same(
+            &client,
+            &reference,
+            "SELECT l_returnflag, count(*), sum(l_quantity) FROM lineitem GROUP BY l_returnflag",
+        )
+        .await;
         same(
             &client,
             &reference,
@@ -149,21 +199,40 @@ fn tables_on_s3_are_read_by_remote_workers() {
              GROUP BY o_orderpriority",
         )
         .await;
-        let (_, batches) = client.query("SELECT count(*) AS n FROM nations").await.expect("rows");
-        let shown = arrow::util::pretty::pretty_format_batches(&batches).expect("text").to_string();
+        let (_, batches) = client
+            .query("SELECT count(*) AS n FROM nations")
+            .await
+            .expect("rows");
+        let shown = arrow::util::pretty::pretty_format_batches(&batches)
+            .expect("text")
+            .to_string();
         assert!(shown.contains("75"), "{shown}");
 
-        let missing = format!("CREATE EXTERNAL TABLE gone STORED AS PARQUET LOCATION 's3://{BUCKET}/gone.parquet'");
-        let status = client.update(&missing).await.expect_err("there is no such object");
-        assert!(matches!(status.code(), Code::NotFound | Code::InvalidArgument), "{status}");
+        let missing = format!(
+            "CREATE EXTERNAL TABLE gone STORED AS PARQUET LOCATION 's3://{BUCKET}/gone.parquet'"
+        );
+        let status = client
+            .update(&missing)
+            .await
+            .expect_err("there is no such object");
+        assert!(
+            matches!(status.code(), Code::NotFound | Code::InvalidArgument),
+            "{status}"
+        );
         assert!(status.message().contains("gone.parquet"), "{status}");
-        assert!(!status.message().contains(SECRET), "a secret is shown: {status}");
+        assert!(
+            !status.message().contains(SECRET),
+            "a secret is shown: {status}"
+        );
     });
 }
 
 /// Options of a table reach the workers, whose own environment says nothing, and are shown nowhere.
 #[test]
-#[cfg_attr(not(has_python), ignore = "skipped: the S3 server is a Python wheel, and there is no python3 with venv")]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: the S3 server is a Python wheel, and there is no python3 with venv"
+)]
 fn secrets_of_a_table_travel_to_the_workers_and_nowhere_else() {
     let weed = python_environment().join("bin/weed");
     bounded(minutes(6), async move {
@@ -185,22 +254,42 @@ fn secrets_of_a_table_travel_to_the_workers_and_nowhere_else() {
             .query("SELECT o_orderpriority, count(*) FROM orders GROUP BY o_orderpriority")
             .await
             .expect("the workers know how to read it");
-        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 5);
-        let (_, batches) = client.query("EXPLAIN VERBOSE SELECT * FROM orders").await.expect("rows");
-        let plan = arrow::util::pretty::pretty_format_batches(&batches).expect("text").to_string();
+        assert_eq!(
+            batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
+            5
+        );
+        let (_, batches) = client
+            .query("EXPLAIN VERBOSE SELECT * FROM orders")
+            .await
+            .expect("rows");
+        let plan = arrow::util::pretty::pretty_format_batches(&batches)
+            .expect("text")
+            .to_string();
         assert!(!plan.contains(SECRET), "EXPLAIN shows a secret");
-        let logs = [cluster.server().log(), cluster.worker(0).log(), cluster.worker(1).log()];
-        assert!(logs.iter().all(|log| !log.contains(SECRET)), "a log shows a secret");
+        let logs = [
+            cluster.server().log(),
+            cluster.worker(0).log(),
+            cluster.worker(1).log(),
+        ];
+        assert!(
+            logs.iter().all(|log| !log.contains(SECRET)),
+            "a log shows a secret"
+        );
     });
 }
 
-
 async fn define(client: &Client, sql: &str) {
-    client.update(sql).await.unwrap_or_else(|status| panic!("{sql}: {status}"));
+    client
+        .update(sql)
+        .await
+        .unwrap_or_else(|status| panic!("{sql}: {status}"));
 }
 
 async fn same(client: &Client, reference: &Reference, sql: &str) {
     let expected = reference.run(sql).await.expect("the reference answers");
-    let rows = client.query(sql).await.unwrap_or_else(|status| panic!("{sql}: {status}"));
+    let rows = client
+        .query(sql)
+        .await
+        .unwrap_or_else(|status| panic!("{sql}: {status}"));
     compare(&expected.rows, &rows, &[]).unwrap_or_else(|difference| panic!("{sql}: {difference}"));
 }

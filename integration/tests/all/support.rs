@@ -108,7 +108,10 @@ impl Reference {
         let settled = frame.clone().into_optimized_plan()?;
         let schema = Arc::clone(settled.schema().inner());
         let batches = frame.collect().await?;
-        Ok(Expected { rows: (schema, batches), order })
+        Ok(Expected {
+            rows: (schema, batches),
+            order,
+        })
     }
 
     /// Runs a statement that gives no rows.

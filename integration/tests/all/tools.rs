@@ -8,7 +8,7 @@ use serde_json::Value;
 use squadron_integration::cluster::{Cluster, cache_folder, cluster};
 use squadron_integration::process::squadron;
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 use crate::support::{bounded, minutes, seconds};
@@ -126,8 +126,10 @@ fn a_reader_that_has_seen_enough_ends_the_query() {
         let mut child = shell(&cluster, &["--format", "csv", "-c", ENDLESS])
             .spawn()
             .expect("it starts");
-        cluster.busy(30, seconds(60)).await;
-        drop(child.stdout.take());
+        let mut rows = child.stdout.take().expect("it is piped");
+        let mut head = [0; 100_000];
+        rows.read_exact(&mut head).await.expect("there are rows");
+        drop(rows);
         let output = child.wait_with_output().await.expect("it ends");
         assert_eq!(
             (output.status.code(), texts(&output).1.as_str()),

@@ -45,7 +45,10 @@ async fn exact(builder: ClusterBuilder) {
 }
 
 async fn check(client: &Client, sql: &str, expected: &Expected) -> Result<(), String> {
-    let rows = client.query(sql).await.map_err(|status| status.to_string())?;
+    let rows = client
+        .query(sql)
+        .await
+        .map_err(|status| status.to_string())?;
     compare(&expected.rows, &rows, &expected.order).map_err(|difference| difference.to_string())
 }
 
@@ -65,7 +68,9 @@ pub(crate) async fn register(reference: &Reference) {
     for table in TABLES {
         let path = tpch_path(table).display().to_string();
         reference
-            .define(&format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION '{path}'"))
+            .define(&format!(
+                "CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION '{path}'"
+            ))
             .await;
     }
 }
@@ -73,17 +78,27 @@ pub(crate) async fn register(reference: &Reference) {
 /// The file of one TPC-H table in the cache that all servers of the tests share; written now unless it is there.
 pub(crate) fn tpch_path(table: &str) -> PathBuf {
     let folder = generate(SCALE_FACTOR, &cache_folder());
-    folder.expect("the cache can be written").join(format!("{table}.parquet"))
+    folder
+        .expect("the cache can be written")
+        .join(format!("{table}.parquet"))
 }
 
 /// One logical schema, frozen, wherever it is told.
 #[test]
 fn one_schema_in_all_places() {
     bounded(minutes(10), async {
-        let cluster = cluster().workers(2).slots(1).tpch(SCALE_FACTOR).tiny_splits().start().await;
+        let cluster = cluster()
+            .workers(2)
+            .slots(1)
+            .tpch(SCALE_FACTOR)
+            .tiny_splits()
+            .start()
+            .await;
         let client = cluster.client().await;
         let mut mismatches = Mismatches::default();
-        let mut queries: Vec<_> = (1..=QUERIES).map(|number| query(number, SCALE_FACTOR)).collect();
+        let mut queries: Vec<_> = (1..=QUERIES)
+            .map(|number| query(number, SCALE_FACTOR))
+            .collect();
         // Folded to literals that are never NULL, where the logical schema says they may be.
         queries.push("SELECT count(*), min(l_orderkey), max(l_shipdate) FROM lineitem".into());
         queries.push("SELECT arrow_cast(l_shipmode, 'Dictionary(Int32, Utf8)') AS mode FROM lineitem LIMIT 5".into());
@@ -100,14 +115,25 @@ async fn same_schema(client: &Client, sql: &str) -> Result<(), String> {
     let asked = client.schema(sql).await.map_err(told)?;
     // `query` itself holds the stream to its FlightInfo.
     let (streamed, batches) = client.query(sql).await.map_err(told)?;
-    let prepared = client.sql().prepare(sql.into(), None).await.map_err(|error| error.to_string())?;
-    let dataset = prepared.dataset_schema().map_err(|error| error.to_string())?;
+    let prepared = client
+        .sql()
+        .prepare(sql.into(), None)
+        .await
+        .map_err(|error| error.to_string())?;
+    let dataset = prepared
+        .dataset_schema()
+        .map_err(|error| error.to_string())?;
     for (place, schema) in [("GetSchema", &*asked), ("the prepared statement", dataset)] {
         if *schema != *streamed {
-            return Err(format!("{place} says {schema:#?}\nDoGet says {streamed:#?}"));
+            return Err(format!(
+                "{place} says {schema:#?}\nDoGet says {streamed:#?}"
+            ));
         }
     }
-    match batches.iter().all(|batch| Arc::ptr_eq(batch.schema_ref(), &streamed) || *batch.schema() == *streamed) {
+    match batches
+        .iter()
+        .all(|batch| Arc::ptr_eq(batch.schema_ref(), &streamed) || *batch.schema() == *streamed)
+    {
         true => Ok(()),
         false => Err("a batch has a schema of its own".into()),
     }
@@ -117,24 +143,51 @@ async fn same_schema(client: &Client, sql: &str) -> Result<(), String> {
 #[test]
 fn distribution_is_forced() {
     bounded(minutes(5), async {
-        let cluster = cluster().workers(2).slots(2).tpch(SCALE_FACTOR).tiny_splits().start().await;
+        let cluster = cluster()
+            .workers(2)
+            .slots(2)
+            .tpch(SCALE_FACTOR)
+            .tiny_splits()
+            .start()
+            .await;
         let client = cluster.client().await;
         let sql = "EXPLAIN SELECT l_returnflag, count(*) FROM lineitem JOIN orders ON l_orderkey = o_orderkey GROUP BY l_returnflag";
         let (schema, batches) = client.query(sql).await.expect("EXPLAIN answers");
-        let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        assert_eq!(names, ["plan_type", "plan"], "EXPLAIN keeps DataFusion's two columns");
-        let plan = arrow::util::pretty::pretty_format_batches(&batches).expect("text").to_string();
+        let names: Vec<_> = schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect();
+        assert_eq!(
+            names,
+            ["plan_type", "plan"],
+            "EXPLAIN keeps DataFusion's two columns"
+        );
+        let plan = arrow::util::pretty::pretty_format_batches(&batches)
+            .expect("text")
+            .to_string();
         let tasks = |count: usize| plan.contains(&format!(": {count} tasks"));
-        assert!(tasks(2) || tasks(3) || tasks(4), "no stage has several tasks:\n{plan}");
-        assert!(plan.contains("ShuffleRead"), "no stage reads another:\n{plan}");
+        assert!(
+            tasks(2) || tasks(3) || tasks(4),
+            "no stage has several tasks:\n{plan}"
+        );
+        assert!(
+            plan.contains("ShuffleRead"),
+            "no stage reads another:\n{plan}"
+        );
 
         let (_, batches) = client
             .query("EXPLAIN ANALYZE SELECT count(*) FROM lineitem GROUP BY l_partkey")
             .await
             .expect("EXPLAIN ANALYZE answers");
-        let plan = arrow::util::pretty::pretty_format_batches(&batches).expect("text").to_string();
+        let plan = arrow::util::pretty::pretty_format_batches(&batches)
+            .expect("text")
+            .to_string();
         for what in ["slowest_task=", "median_task=", "rows=", "bytes="] {
-            assert!(plan.contains(what), "EXPLAIN ANALYZE does not tell {what}:\n{plan}");
+            assert!(
+                plan.contains(what),
+                "EXPLAIN ANALYZE does not tell {what}:\n{plan}"
+            );
         }
     });
 }

@@ -31,16 +31,21 @@ use crate::scheduler::{QuerySummary, StageSummary};
 /// When the rows do not fit `schema`.
 pub fn plan(explain: &Explain, staged: &StagedPlan, schema: &SchemaRef) -> Result<RecordBatch> {
     let logical = explain.plan.display_indent().to_string();
-    let stages = describe(staged, |stage| {
-        DisplayableExecutionPlan::new(stage.plan.as_ref())
-            .indent(explain.verbose)
-            .to_string()
-    });
+    let stages = describe_plan(staged, explain.verbose);
     rows(
         schema,
         vec!["logical_plan", "distributed_plan"],
         vec![logical, stages],
     )
+}
+
+/// The stages with their operators, the root first.
+pub fn describe_plan(staged: &StagedPlan, verbose: bool) -> String {
+    describe(staged, |stage| {
+        DisplayableExecutionPlan::new(stage.plan.as_ref())
+            .indent(verbose)
+            .to_string()
+    })
 }
 
 /// The rows of `EXPLAIN ANALYZE`: each stage with its time, its rows and its tasks.

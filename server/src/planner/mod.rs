@@ -18,6 +18,8 @@ mod joins;
 pub mod schema;
 mod size;
 pub mod stages;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -192,12 +192,12 @@ impl PlannedStage {
             return Ok(self.in_process(write, Placement::Any));
         }
         if sendable {
-            let (stripped, scans) = fragment::strip_scans(write, &self.tasks)?;
-            if let Some(bytes) = encoded(stripped, context.task_context) {
+            let stripped = fragment::strip_scans(write, &self.tasks)?;
+            if let Some(bytes) = encoded(stripped.plan, context.task_context) {
                 return Ok(Dispatch {
                     plan: PlanRef::Encoded(bytes),
                     placement: Placement::Any,
-                    tasks: self.task_specs(scans),
+                    tasks: self.task_specs(stripped.splits),
                 });
             }
         }

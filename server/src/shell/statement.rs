@@ -81,7 +81,11 @@ async fn show(
         let mut stream = client.fetch(ticket).await?;
         loop {
             match tokio::time::timeout(SETTLE_AFTER, stream.next()).await {
-                Ok(Some(batch)) => screen.batch(&batch?)?,
+                Ok(Some(batch)) => {
+                    screen.batch(&batch?)?;
+                    // A fast server always has a next batch ready; Ctrl-C must get its turn.
+                    tokio::task::yield_now().await;
+                }
                 Ok(None) => break,
                 Err(_) => screen.settle()?,
             }

@@ -73,7 +73,12 @@ pub fn apart(node: &dyn ExecutionPlan) -> Apart {
         return free_if(!window.partition_keys().is_empty());
     }
     if let Some(source) = node.downcast_ref::<DataSourceExec>() {
-        return free_if(source.data_source().downcast_ref::<FileScanConfig>().is_some());
+        return free_if(
+            source
+                .data_source()
+                .downcast_ref::<FileScanConfig>()
+                .is_some(),
+        );
     }
     if is_known_single(node) {
         return Apart::OneTask;

@@ -69,7 +69,11 @@ fn scan_reason(scan: &FileScanConfig) -> Option<&'static str> {
 
 fn csv_reason(csv: &CsvSource) -> Option<&'static str> {
     let text = format!("{csv:?}");
-    let lost = ["terminator: Some(", "double_quote: Some(", "null_regex: Some("];
+    let lost = [
+        "terminator: Some(",
+        "double_quote: Some(",
+        "null_regex: Some(",
+    ];
     lost.iter()
         .any(|field| text.contains(field))
         .then_some("CSV options")

@@ -35,7 +35,11 @@ pub struct InProcessPlan(pub Arc<dyn ExecutionPlan>);
 /// # Errors
 /// When a node of it has no encoding. What would encode but lose meaning is told by [`lossy::reason`].
 pub fn encode(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
-    physical_plan_to_bytes_with_proto_converter(plan, &ShuffleCodec, &DeduplicatingProtoConverter {})
+    physical_plan_to_bytes_with_proto_converter(
+        plan,
+        &ShuffleCodec,
+        &DeduplicatingProtoConverter {},
+    )
 }
 
 /// Decodes a stage plan. The object stores it reads must be registered in the context's runtime.

@@ -67,27 +67,32 @@ pub fn slice(
     .slice(plan, &share)
 }
 
-/// Takes the files out of all scans of `plan`. Returns the plan without files, whose partition counts are unchanged,
-/// and for each of `tasks` (its partitions; empty means all) the file groups its attempts need.
+/// A stage plan and its files, apart.
+#[derive(Clone, Debug)]
+pub struct Stripped {
+    /// The plan without files; its partition counts are unchanged.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// For each task the file groups that its attempts need.
+    pub splits: Vec<Vec<ScanSplits>>,
+}
+
+/// Takes the files out of all scans of `plan` and shares them out to `tasks`: the partitions of each, none meaning all.
 ///
 /// # Errors
 /// When a file cannot be encoded.
-pub fn strip_scans(
-    plan: &Arc<dyn ExecutionPlan>,
-    tasks: &[Vec<u32>],
-) -> Result<(Arc<dyn ExecutionPlan>, Vec<Vec<ScanSplits>>)> {
+pub fn strip_scans(plan: &Arc<dyn ExecutionPlan>, tasks: &[Vec<u32>]) -> Result<Stripped> {
     let mut splits = Vec::with_capacity(tasks.len());
     for partitions in tasks {
         splits.push(splits_of(plan, partitions)?);
     }
-    let stripped = Slicer {
+    let plan = Slicer {
         next_scan: 0,
         leaf: |_, config: &FileScanConfig, _: &Share| {
             with_groups(config, vec![FileGroup::default(); config.file_groups.len()])
         },
     }
     .slice(Arc::clone(plan), &Share::Whole)?;
-    Ok((stripped, splits))
+    Ok(Stripped { plan, splits })
 }
 
 fn splits_of(plan: &Arc<dyn ExecutionPlan>, partitions: &[u32]) -> Result<Vec<ScanSplits>> {
@@ -206,8 +211,8 @@ fn union_shares(node: &dyn ExecutionPlan, partitions: &[u32]) -> Vec<Share> {
     node.children()
         .into_iter()
         .map(|child| {
-            let count = u32::try_from(child.output_partitioning().partition_count())
-                .unwrap_or(u32::MAX);
+            let count =
+                u32::try_from(child.output_partitioning().partition_count()).unwrap_or(u32::MAX);
             let own = partitions
                 .iter()
                 .filter(|partition| (first..first + count).contains(*partition))

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use arrow_flight::sql::Any;
-use arrow_flight::{Action, Criteria, Empty, FlightData, FlightDescriptor, HandshakeRequest, Ticket};
+use arrow_flight::{
+    Action, Criteria, Empty, FlightData, FlightDescriptor, HandshakeRequest, Ticket,
+};
 use futures::{StreamExt, stream};
 use prost::Message;
 use rand::rngs::StdRng;
@@ -122,28 +124,55 @@ fn garbage_in_every_unary_message() {
                 let shown = format!("{bytes:02x?}");
                 let command = || FlightDescriptor::new_cmd(bytes.clone());
                 let mut flight = client.flight();
-                call(format!("GetFlightInfo {shown}"), flight.get_flight_info(command())).await;
+                call(
+                    format!("GetFlightInfo {shown}"),
+                    flight.get_flight_info(command()),
+                )
+                .await;
                 call(format!("GetSchema {shown}"), flight.get_schema(command())).await;
-                call(format!("PollFlightInfo {shown}"), flight.poll_flight_info(command())).await;
+                call(
+                    format!("PollFlightInfo {shown}"),
+                    flight.poll_flight_info(command()),
+                )
+                .await;
                 let rows = async { drained(flight.do_get(Ticket::new(bytes.clone())).await).await };
                 call(format!("DoGet {shown}"), rows).await;
             }
             for name in ACTIONS {
-                let bodies = [garbage(&mut random), envelope(&mut random, &format!("Action{name}Request"))];
+                let bodies = [
+                    garbage(&mut random),
+                    envelope(&mut random, &format!("Action{name}Request")),
+                ];
                 for body in bodies {
                     let shown = format!("DoAction {name} {body:02x?}");
-                    let action = Action { r#type: name.into(), body: body.into() };
+                    let action = Action {
+                        r#type: name.into(),
+                        body: body.into(),
+                    };
                     let mut flight = client.flight();
-                    call(shown, async { drained(flight.do_action(action).await).await }).await;
+                    call(shown, async {
+                        drained(flight.do_action(action).await).await
+                    })
+                    .await;
                 }
             }
             let mut flight = client.flight();
             let expression = garbage(&mut random).into();
-            call("ListFlights".into(), async { drained(flight.list_flights(Criteria { expression }).await).await }).await;
+            call("ListFlights".into(), async {
+                drained(flight.list_flights(Criteria { expression }).await).await
+            })
+            .await;
             let mut flight = client.flight();
-            call("ListActions".into(), async { drained(flight.list_actions(Empty {}).await).await }).await;
+            call("ListActions".into(), async {
+                drained(flight.list_actions(Empty {}).await).await
+            })
+            .await;
             let path = FlightDescriptor::new_path(vec!["no".into(), "such".into()]);
-            call("GetFlightInfo of a path".into(), client.flight().get_flight_info(path)).await;
+            call(
+                "GetFlightInfo of a path".into(),
+                client.flight().get_flight_info(path),
+            )
+            .await;
         }
         goes_on(&client).await;
     });
@@ -161,7 +190,11 @@ fn streams(random: &mut StdRng) -> Vec<Vec<FlightData>> {
                 .with_app_metadata(garbage(random))
         };
         all.push(vec![FlightData::new().with_descriptor(descriptor.clone())]);
-        all.push(vec![data(random).with_descriptor(descriptor), data(random), data(random)]);
+        all.push(vec![
+            data(random).with_descriptor(descriptor),
+            data(random),
+            data(random),
+        ]);
     }
     all
 }
@@ -185,15 +218,31 @@ fn garbage_in_every_stream() {
         for _ in 0..ROUNDS {
             for messages in streams(&mut random) {
                 let shown = format!("{:.400}", format!("{messages:02x?}"));
-                let put = async { drained(client.flight().do_put(stream::iter(messages.clone())).await).await };
+                let put = async {
+                    drained(client.flight().do_put(stream::iter(messages.clone())).await).await
+                };
                 call(format!("DoPut {shown}"), put).await;
-                let exchange = async { drained(client.flight().do_exchange(stream::iter(messages.clone())).await).await };
+                let exchange = async {
+                    drained(
+                        client
+                            .flight()
+                            .do_exchange(stream::iter(messages.clone()))
+                            .await,
+                    )
+                    .await
+                };
                 call(format!("DoExchange {shown}"), exchange).await;
             }
             let payload = garbage(&mut random).into();
-            let greeting = HandshakeRequest { protocol_version: u64::MAX, payload };
+            let greeting = HandshakeRequest {
+                protocol_version: u64::MAX,
+                payload,
+            };
             let greetings = stream::iter(vec![greeting; 3]);
-            call("Handshake".into(), async { drained(client.flight().handshake(greetings).await).await }).await;
+            call("Handshake".into(), async {
+                drained(client.flight().handshake(greetings).await).await
+            })
+            .await;
         }
         goes_on(&client).await;
     });
@@ -208,10 +257,21 @@ fn garbage_parameters_of_a_prepared_statement() {
         for _ in 0..ROUNDS * 5 {
             let handle = handle(&client).await;
             let descriptor = FlightDescriptor::new_cmd(handle);
-            let mut messages = vec![FlightData::new().with_data_header(flatbuffer_like(&mut random)).with_descriptor(descriptor)];
-            messages.push(FlightData::new().with_data_header(garbage(&mut random)).with_data_body(garbage(&mut random)));
+            let mut messages = vec![
+                FlightData::new()
+                    .with_data_header(flatbuffer_like(&mut random))
+                    .with_descriptor(descriptor),
+            ];
+            messages.push(
+                FlightData::new()
+                    .with_data_header(garbage(&mut random))
+                    .with_data_body(garbage(&mut random)),
+            );
             let shown = format!("binding {messages:02x?}");
-            call(shown, async { drained(client.flight().do_put(stream::iter(messages)).await).await }).await;
+            call(shown, async {
+                drained(client.flight().do_put(stream::iter(messages)).await).await
+            })
+            .await;
         }
         goes_on(&client).await;
     });
@@ -220,8 +280,8 @@ fn garbage_parameters_of_a_prepared_statement() {
 /// The command of a fresh prepared statement with one parameter.
 async fn handle(client: &Client) -> Vec<u8> {
     use arrow_flight::sql::{
-        ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, CommandPreparedStatementQuery,
-        ProstMessageExt,
+        ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
+        CommandPreparedStatementQuery, ProstMessageExt,
     };
     let request = ActionCreatePreparedStatementRequest {
         query: "SELECT $1 + 1 AS next".into(),
@@ -231,12 +291,26 @@ async fn handle(client: &Client) -> Vec<u8> {
         r#type: "CreatePreparedStatement".into(),
         body: request.as_any().encode_to_vec().into(),
     };
-    let mut answers = client.flight().do_action(action).await.expect("it is prepared").into_inner();
-    let answer = answers.message().await.expect("no error").expect("one answer");
+    let mut answers = client
+        .flight()
+        .do_action(action)
+        .await
+        .expect("it is prepared")
+        .into_inner();
+    let answer = answers
+        .message()
+        .await
+        .expect("no error")
+        .expect("one answer");
     let any = Any::decode(&*answer.body).expect("an envelope");
-    let result: ActionCreatePreparedStatementResult = any.unpack().expect("of this type").expect("readable");
+    let result: ActionCreatePreparedStatementResult =
+        any.unpack().expect("of this type").expect("readable");
     let prepared_statement_handle = result.prepared_statement_handle;
-    CommandPreparedStatementQuery { prepared_statement_handle }.as_any().encode_to_vec()
+    CommandPreparedStatementQuery {
+        prepared_statement_handle,
+    }
+    .as_any()
+    .encode_to_vec()
 }
 
 /// A message that says it never ends, or that is not gRPC at all, ends this connection and no other.
@@ -248,9 +322,20 @@ fn bytes_that_are_no_grpc() {
         let client = cluster.client().await;
         let mut random = StdRng::seed_from_u64(SEED);
         for url in [cluster.url().to_owned(), cluster.cluster_url().to_owned()] {
-            let address = url.rsplit('/').next().expect("a URL ends in its address").to_owned();
-            for opening in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01", b""] {
-                let mut socket = tokio::net::TcpStream::connect(&address).await.expect("it listens");
+            let address = url
+                .rsplit('/')
+                .next()
+                .expect("a URL ends in its address")
+                .to_owned();
+            for opening in [
+                &b"GET / HTTP/1.1\r\n\r\n"[..],
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                b"\x16\x03\x01",
+                b"",
+            ] {
+                let mut socket = tokio::net::TcpStream::connect(&address)
+                    .await
+                    .expect("it listens");
                 let mut bytes = opening.to_vec();
                 bytes.extend(std::iter::repeat_with(|| random.random::<u8>()).take(5_000));
                 // The server may hang up in the middle; so be it.
@@ -270,5 +355,8 @@ fn nothing_that_is_not_there_is_a_bug_of_the_server() {
     assert!(!blames_the_caller(&Status::new(Code::Internal, "bug")));
     assert!(!blames_the_caller(&Status::new(Code::Unknown, "?")));
     assert!(!blames_the_caller(&Status::new(Code::InvalidArgument, "")));
-    assert!(blames_the_caller(&Status::new(Code::NotFound, "no such table")));
+    assert!(blames_the_caller(&Status::new(
+        Code::NotFound,
+        "no such table"
+    )));
 }

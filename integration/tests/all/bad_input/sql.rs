@@ -8,38 +8,120 @@ use crate::support::{Mismatches, bounded, minutes};
 
 /// A statement, the status it must end in, and words its message must hold.
 const WRONG: [(&str, Code, &[&str]); 26] = [
-    ("SELEC 1", Code::InvalidArgument, &["SELEC", "Line: 1", "Column: 1"]),
+    (
+        "SELEC 1",
+        Code::InvalidArgument,
+        &["SELEC", "Line: 1", "Column: 1"],
+    ),
     ("SELECT 1 +", Code::InvalidArgument, &["Line: 1", "Column"]),
-    ("SELECT *\nFROM region\nWHERE )", Code::InvalidArgument, &["Line: 3", "Column: 7"]),
-    ("SELECT 'open", Code::InvalidArgument, &["Line: 1", "Column: 8"]),
+    (
+        "SELECT *\nFROM region\nWHERE )",
+        Code::InvalidArgument,
+        &["Line: 3", "Column: 7"],
+    ),
+    (
+        "SELECT 'open",
+        Code::InvalidArgument,
+        &["Line: 1", "Column: 8"],
+    ),
     ("", Code::InvalidArgument, &["statement"]),
     ("   -- nothing", Code::InvalidArgument, &["statement"]),
     ("SELECT 1; SELECT 2", Code::Unimplemented, &["single"]),
-    ("SELECT * FROM lineitems", Code::NotFound, &["lineitems", "lineitem"]),
-    ("SELECT * FROM regoin", Code::NotFound, &["regoin", "region"]),
-    ("SELECT * FROM nowhere.public.region", Code::NotFound, &["nowhere"]),
-    ("SELECT r_nam FROM region", Code::InvalidArgument, &["r_nam", "r_name"]),
-    ("SELECT nofunction(1)", Code::InvalidArgument, &["nofunction"]),
-    ("SELECT r_name FROM region GROUP BY r_regionkey", Code::InvalidArgument, &["r_name"]),
-    ("SELECT r_regionkey FROM region UNION SELECT n_name, n_nationkey FROM nation", Code::InvalidArgument, &["column"]),
-    ("SELECT 1 / (r_regionkey - r_regionkey) FROM region", Code::InvalidArgument, &["zero"]),
-    ("SELECT CAST(r_name AS BIGINT) FROM region", Code::InvalidArgument, &["Int64"]),
+    (
+        "SELECT * FROM lineitems",
+        Code::NotFound,
+        &["lineitems", "lineitem"],
+    ),
+    (
+        "SELECT * FROM regoin",
+        Code::NotFound,
+        &["regoin", "region"],
+    ),
+    (
+        "SELECT * FROM nowhere.public.region",
+        Code::NotFound,
+        &["nowhere"],
+    ),
+    (
+        "SELECT r_nam FROM region",
+        Code::InvalidArgument,
+        &["r_nam", "r_name"],
+    ),
+    (
+        "SELECT nofunction(1)",
+        Code::InvalidArgument,
+        &["nofunction"],
+    ),
+    (
+        "SELECT r_name FROM region GROUP BY r_regionkey",
+        Code::InvalidArgument,
+        &["r_name"],
+    ),
+    (
+        "SELECT r_regionkey FROM region UNION SELECT n_name, n_nationkey FROM nation",
+        Code::InvalidArgument,
+        &["column"],
+    ),
+    (
+        "SELECT 1 / (r_regionkey - r_regionkey) FROM region",
+        Code::InvalidArgument,
+        &["zero"],
+    ),
+    (
+        "SELECT CAST(r_name AS BIGINT) FROM region",
+        Code::InvalidArgument,
+        &["Int64"],
+    ),
     ("SELECT CAST('x' AS INT)", Code::InvalidArgument, &["x"]),
-    ("SELECT DATE '2024-02-30'", Code::InvalidArgument, &["2024-02-30"]),
-    ("SELECT r_name FROM region WHERE r_regionkey = (SELECT n_nationkey FROM nation)", Code::InvalidArgument, &["row"]),
-    ("SELECT regexp_like(r_name, '(') FROM region", Code::InvalidArgument, &["("]),
+    (
+        "SELECT DATE '2024-02-30'",
+        Code::InvalidArgument,
+        &["2024-02-30"],
+    ),
+    (
+        "SELECT r_name FROM region WHERE r_regionkey = (SELECT n_nationkey FROM nation)",
+        Code::InvalidArgument,
+        &["row"],
+    ),
+    (
+        "SELECT regexp_like(r_name, '(') FROM region",
+        Code::InvalidArgument,
+        &["("],
+    ),
     ("SELECT $1", Code::InvalidArgument, &["parameter"]),
-    ("INSERT INTO region VALUES (9, 'x', 'y')", Code::Unimplemented, &["INSERT"]),
+    (
+        "INSERT INTO region VALUES (9, 'x', 'y')",
+        Code::Unimplemented,
+        &["INSERT"],
+    ),
     ("DELETE FROM region", Code::Unimplemented, &["DELETE"]),
-    ("COPY region TO '/tmp/never.csv'", Code::Unimplemented, &["COPY"]),
-    ("CREATE EXTERNAL TABLE gone STORED AS PARQUET LOCATION '/no/such/file.parquet'", Code::InvalidArgument, &["/no/such/file.parquet"]),
-    ("DROP TABLE nothing_of_this_name", Code::NotFound, &["nothing_of_this_name"]),
+    (
+        "COPY region TO '/tmp/never.csv'",
+        Code::Unimplemented,
+        &["COPY"],
+    ),
+    (
+        "CREATE EXTERNAL TABLE gone STORED AS PARQUET LOCATION '/no/such/file.parquet'",
+        Code::InvalidArgument,
+        &["/no/such/file.parquet"],
+    ),
+    (
+        "DROP TABLE nothing_of_this_name",
+        Code::NotFound,
+        &["nothing_of_this_name"],
+    ),
 ];
 
 #[test]
 fn wrong_sql_is_the_callers_error() {
     bounded(minutes(5), async {
-        let cluster = cluster().workers(2).slots(1).tpch(0.01).tiny_splits().start().await;
+        let cluster = cluster()
+            .workers(2)
+            .slots(1)
+            .tpch(0.01)
+            .tiny_splits()
+            .start()
+            .await;
         let client = cluster.client().await;
         let mut mismatches = Mismatches::default();
         for (sql, code, words) in WRONG {
@@ -66,10 +148,19 @@ fn too_much_is_refused_and_not_fatal() {
         let brackets = format!("SELECT {}1{}", "(".repeat(100_000), ")".repeat(100_000));
         let calls = format!("SELECT {}1{}", "abs(".repeat(20_000), ")".repeat(20_000));
         let nots = format!("SELECT {} true", "NOT ".repeat(100_000));
-        let selects = format!("{}SELECT 1{}", "SELECT * FROM (".repeat(5_000), ")".repeat(5_000));
+        let selects = format!(
+            "{}SELECT 1{}",
+            "SELECT * FROM (".repeat(5_000),
+            ")".repeat(5_000)
+        );
         for sql in [brackets, calls, nots, selects] {
             let status = client.query(&sql).await.expect_err("too deep");
-            assert_eq!(status.code(), Code::InvalidArgument, "{} ...: {status}", &sql[..40]);
+            assert_eq!(
+                status.code(),
+                Code::InvalidArgument,
+                "{} ...: {status}",
+                &sql[..40]
+            );
             goes_on(&client).await;
         }
         // Long, but flat: this is fine.

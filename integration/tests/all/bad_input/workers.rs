@@ -8,8 +8,8 @@ use futures::StreamExt;
 use squadron_integration::cluster::{Cluster, cluster};
 use squadron_proto::wire::control::control_client::ControlClient;
 use squadron_proto::wire::control::{
-    AttemptKey, Finished, Heartbeat, Leaving, PartitionOutput, Register, Report, ServerMessage, WorkerMessage, report,
-    server_message, worker_message,
+    AttemptKey, Finished, Heartbeat, Leaving, PartitionOutput, Register, Report, ServerMessage,
+    WorkerMessage, report, server_message, worker_message,
 };
 use squadron_proto::{PROTOCOL_VERSION, WorkerId};
 use tokio::sync::mpsc;
@@ -37,7 +37,9 @@ impl Impostor {
     }
 
     async fn say(&self, message: worker_message::Message) {
-        let message = WorkerMessage { message: Some(message) };
+        let message = WorkerMessage {
+            message: Some(message),
+        };
         // The server may have hung up already.
         drop(self.says.send(message).await);
     }
@@ -58,10 +60,13 @@ impl Impostor {
 
     /// Becomes a member with one slot.
     async fn join(&mut self) {
-        self.say(worker_message::Message::Register(registration())).await;
+        self.say(worker_message::Message::Register(registration()))
+            .await;
         let member = timeout(seconds(30), async {
             while let Some(message) = self.hears.next().await {
-                if let Some(server_message::Message::Registered(_)) = message.expect("no refusal").message {
+                if let Some(server_message::Message::Registered(_)) =
+                    message.expect("no refusal").message
+                {
                     return true;
                 }
             }
@@ -90,7 +95,13 @@ fn registration() -> Register {
 }
 
 async fn start() -> Cluster {
-    cluster().workers(1).slots(2).tpch(0.01).tiny_splits().start().await
+    cluster()
+        .workers(1)
+        .slots(2)
+        .tpch(0.01)
+        .tiny_splits()
+        .start()
+        .await
 }
 
 #[test]
@@ -98,19 +109,59 @@ fn a_registration_that_is_wrong_is_refused_with_a_reason() {
     bounded(minutes(5), async {
         let cluster = start().await;
         let wrong = [
-            (Register { protocol_version: 99, version: "9.9.9".into(), ..registration() }, vec!["version 99", "9.9.9", env!("CARGO_PKG_VERSION")]),
-            (Register { worker: vec![1, 2, 3].into(), ..registration() }, vec!["worker"]),
-            (Register { slots: 0, ..registration() }, vec!["slot"]),
-            (Register { flight_address: "nowhere".into(), ..registration() }, vec!["nowhere"]),
-            (Register { flight_address: String::new(), ..registration() }, vec!["advertise"]),
+            (
+                Register {
+                    protocol_version: 99,
+                    version: "9.9.9".into(),
+                    ..registration()
+                },
+                vec!["version 99", "9.9.9", env!("CARGO_PKG_VERSION")],
+            ),
+            (
+                Register {
+                    worker: vec![1, 2, 3].into(),
+                    ..registration()
+                },
+                vec!["worker"],
+            ),
+            (
+                Register {
+                    slots: 0,
+                    ..registration()
+                },
+                vec!["slot"],
+            ),
+            (
+                Register {
+                    flight_address: "nowhere".into(),
+                    ..registration()
+                },
+                vec!["nowhere"],
+            ),
+            (
+                Register {
+                    flight_address: String::new(),
+                    ..registration()
+                },
+                vec!["advertise"],
+            ),
         ];
         for (registration, words) in wrong {
             let mut impostor = Impostor::dial(&cluster).await;
-            impostor.say(worker_message::Message::Register(registration.clone())).await;
+            impostor
+                .say(worker_message::Message::Register(registration.clone()))
+                .await;
             let status = impostor.dismissed().await;
-            assert_eq!(status.code(), Code::InvalidArgument, "{registration:?}: {status}");
+            assert_eq!(
+                status.code(),
+                Code::InvalidArgument,
+                "{registration:?}: {status}"
+            );
             for word in words {
-                assert!(status.message().contains(word), "does not say {word}: {status}");
+                assert!(
+                    status.message().contains(word),
+                    "does not say {word}: {status}"
+                );
             }
         }
         goes_on(&cluster.client().await).await;
@@ -121,19 +172,34 @@ fn a_registration_that_is_wrong_is_refused_with_a_reason() {
 fn the_secret_is_asked_for() {
     bounded(minutes(5), async {
         let cluster = cluster().workers(1).slots(1).tpch(0.01);
-        let cluster = cluster.serve_arg("--cluster-secret=open sesame").worker_arg("--cluster-secret=open sesame");
+        let cluster = cluster
+            .serve_arg("--cluster-secret=open sesame")
+            .worker_arg("--cluster-secret=open sesame");
         let cluster = cluster.start().await;
         for proof in [vec![], vec![0; 32], vec![7; 1_000]] {
             let mut impostor = Impostor::dial(&cluster).await;
-            let registration = Register { proof: proof.into(), ..registration() };
-            impostor.say(worker_message::Message::Register(registration)).await;
+            let registration = Register {
+                proof: proof.into(),
+                ..registration()
+            };
+            impostor
+                .say(worker_message::Message::Register(registration))
+                .await;
             let status = impostor.dismissed().await;
             assert_eq!(status.code(), Code::Unauthenticated, "{status}");
             assert!(status.message().contains("--cluster-secret"), "{status}");
         }
         // Those who know it work.
-        let (_, batches) = cluster.client().await.query("SELECT count(*) FROM lineitem GROUP BY l_tax").await.expect("rows");
-        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 9);
+        let (_, batches) = cluster
+            .client()
+            .await
+            .query("SELECT count(*) FROM lineitem GROUP BY l_tax")
+            .await
+            .expect("rows");
+        assert_eq!(
+            batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
+            9
+        );
     });
 }
 
@@ -168,27 +234,59 @@ fn a_member_that_talks_nonsense_harms_nobody() {
         let client = cluster.client().await;
         let mut impostor = Impostor::dial(&cluster).await;
         impostor.join().await;
-        let key = |query: Vec<u8>| AttemptKey { query: query.into(), stage: 7, task: 7, attempt: 7 };
+        let key = |query: Vec<u8>| AttemptKey {
+            query: query.into(),
+            stage: 7,
+            task: 7,
+            attempt: 7,
+        };
         let finished = report::Status::Finished(Finished {
-            partitions: vec![PartitionOutput { partition: u32::MAX, rows: u64::MAX, bytes: u64::MAX }],
+            partitions: vec![PartitionOutput {
+                partition: u32::MAX,
+                rows: u64::MAX,
+                bytes: u64::MAX,
+            }],
             metrics: None,
         });
         for sequence in [0, 5, 5, u64::MAX, 1] {
             let attempt = Some(key(WorkerId::new().to_bytes().to_vec()));
             let status = Some(finished.clone());
-            impostor.say(worker_message::Message::Report(Report { sequence, attempt, status })).await;
+            impostor
+                .say(worker_message::Message::Report(Report {
+                    sequence,
+                    attempt,
+                    status,
+                }))
+                .await;
         }
         goes_on(&client).await;
         // Now what no worker can mean: a key of three bytes. This member is dismissed, the server goes on.
         let attempt = Some(key(vec![1, 2, 3]));
-        impostor.say(worker_message::Message::Report(Report { sequence: 2, attempt, status: Some(finished) })).await;
-        impostor.says.send(WorkerMessage { message: None }).await.ok();
+        impostor
+            .say(worker_message::Message::Report(Report {
+                sequence: 2,
+                attempt,
+                status: Some(finished),
+            }))
+            .await;
+        impostor
+            .says
+            .send(WorkerMessage { message: None })
+            .await
+            .ok();
         let status = impostor.dismissed().await;
         assert_ne!(status.code(), Code::Ok, "{status}");
         // The real worker does all of the work.
-        let answer = timeout(seconds(60), client.query("SELECT count(*) FROM lineitem GROUP BY l_tax")).await;
+        let answer = timeout(
+            seconds(60),
+            client.query("SELECT count(*) FROM lineitem GROUP BY l_tax"),
+        )
+        .await;
         let (_, batches) = answer.expect("it ends").expect("rows");
-        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 9);
+        assert_eq!(
+            batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
+            9
+        );
     });
 }
 
@@ -201,13 +299,21 @@ fn a_member_that_falls_silent_is_lost() {
         let mut impostor = Impostor::dial(&cluster).await;
         impostor.join().await;
         // Either the real worker did all of it, or the loss of the silent one is told; never a hang.
-        let answer = timeout(seconds(30), client.query("SELECT count(*) FROM lineitem GROUP BY l_partkey")).await;
+        let answer = timeout(
+            seconds(30),
+            client.query("SELECT count(*) FROM lineitem GROUP BY l_partkey"),
+        )
+        .await;
         if let Err(status) = answer.expect("no query waits for a silent worker") {
             assert_eq!(status.code(), Code::Unavailable, "{status}");
         }
         let status = impostor.dismissed().await;
         assert_eq!(status.code(), Code::Unavailable, "{status}");
-        let answer = timeout(seconds(60), client.query("SELECT count(*) FROM lineitem GROUP BY l_tax")).await;
+        let answer = timeout(
+            seconds(60),
+            client.query("SELECT count(*) FROM lineitem GROUP BY l_tax"),
+        )
+        .await;
         answer.expect("it ends").expect("the real worker answers");
     });
 }
@@ -219,7 +325,12 @@ fn garbage_at_a_workers_data_port() {
         let client = cluster.client().await;
         let url = cluster.worker_url(0).replacen("grpc://", "http://", 1);
         let mut data = FlightServiceClient::new(channel(&url).await);
-        for ticket in [vec![], vec![1; 37], vec![0; 10_000], b"\x01\0\0\0\0garbage".to_vec()] {
+        for ticket in [
+            vec![],
+            vec![1; 37],
+            vec![0; 10_000],
+            b"\x01\0\0\0\0garbage".to_vec(),
+        ] {
             let outcome = timeout(Duration::from_secs(20), data.do_get(Ticket::new(ticket))).await;
             let status = match outcome.expect("an answer") {
                 Err(status) => status,
@@ -231,9 +342,12 @@ fn garbage_at_a_workers_data_port() {
             assert!(blames_the_caller(&status), "{status}");
         }
         let actions = data.list_actions(arrow_flight::Empty {}).await;
-        let status = actions.err().expect("a worker serves DoGet alone");
+        let status = actions.expect_err("a worker serves DoGet alone");
         assert_eq!(status.code(), Code::Unimplemented, "{status}");
-        client.query("SELECT count(*) FROM lineitem GROUP BY l_tax").await.expect("the worker goes on");
+        client
+            .query("SELECT count(*) FROM lineitem GROUP BY l_tax")
+            .await
+            .expect("the worker goes on");
         assert!(cluster.worker(0).is_running());
     });
 }

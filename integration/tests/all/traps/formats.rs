@@ -6,14 +6,29 @@ use super::{exactly, in_order, same, spring};
 fn file_formats() {
     spring(vec![
         same("CSV", "SELECT * FROM people"),
-        same("CSV, grouped", "SELECT name LIKE '%alpha%' AS a, count(*), avg(height) FROM people GROUP BY a"),
-        same("a folder of CSV", "SELECT sensor, count(*), sum(reading) FROM readings GROUP BY sensor"),
+        same(
+            "CSV, grouped",
+            "SELECT name LIKE '%alpha%' AS a, count(*), avg(height) FROM people GROUP BY a",
+        ),
+        same(
+            "a folder of CSV",
+            "SELECT sensor, count(*), sum(reading) FROM readings GROUP BY sensor",
+        ),
         in_order("NDJSON", "SELECT id, tag FROM events ORDER BY id"),
-        same("NDJSON with an object in it", "SELECT at['x'], count(*) FROM events GROUP BY at['x']"),
+        same(
+            "NDJSON with an object in it",
+            "SELECT at['x'], count(*) FROM events GROUP BY at['x']",
+        ),
         same("Arrow IPC", "SELECT * FROM trace"),
-        same("Arrow IPC, grouped", "SELECT mark, count(*), sum(id) FROM trace GROUP BY mark"),
+        same(
+            "Arrow IPC, grouped",
+            "SELECT mark, count(*), sum(id) FROM trace GROUP BY mark",
+        ),
         same("Avro", "SELECT * FROM birds"),
-        same("Avro, grouped", "SELECT song, count(*), sum(id) FROM birds GROUP BY song"),
+        same(
+            "Avro, grouped",
+            "SELECT song, count(*), sum(id) FROM birds GROUP BY song",
+        ),
         same(
             "formats in one query",
             "SELECT p.id, e.tag, t.mark, b.song FROM people p JOIN events e ON p.id = e.id JOIN trace t ON p.id = t.id \
@@ -29,11 +44,26 @@ fn file_formats() {
 #[test]
 fn hive_folders() {
     spring(vec![
-        same("all of it", "SELECT CAST(year AS BIGINT) AS y, CAST(month AS BIGINT) AS m, amount FROM hive"),
-        same("grouped by folder", "SELECT CAST(year AS BIGINT) AS y, count(*), sum(amount) FROM hive GROUP BY y"),
-        same("one folder", "SELECT count(*), sum(amount) FROM hive WHERE CAST(year AS BIGINT) = 2024 AND CAST(month AS BIGINT) = 1"),
-        same("no such folder", "SELECT count(*) FROM hive WHERE CAST(year AS BIGINT) = 1999"),
-        same("only the folders", "SELECT DISTINCT CAST(year AS BIGINT) AS y, CAST(month AS BIGINT) AS m FROM hive"),
+        same(
+            "all of it",
+            "SELECT CAST(year AS BIGINT) AS y, CAST(month AS BIGINT) AS m, amount FROM hive",
+        ),
+        same(
+            "grouped by folder",
+            "SELECT CAST(year AS BIGINT) AS y, count(*), sum(amount) FROM hive GROUP BY y",
+        ),
+        same(
+            "one folder",
+            "SELECT count(*), sum(amount) FROM hive WHERE CAST(year AS BIGINT) = 2024 AND CAST(month AS BIGINT) = 1",
+        ),
+        same(
+            "no such folder",
+            "SELECT count(*) FROM hive WHERE CAST(year AS BIGINT) = 1999",
+        ),
+        same(
+            "only the folders",
+            "SELECT DISTINCT CAST(year AS BIGINT) AS y, CAST(month AS BIGINT) AS m FROM hive",
+        ),
     ]);
 }
 

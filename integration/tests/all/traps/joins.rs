@@ -100,11 +100,26 @@ fn joins_of_larger_tables() {
 #[test]
 fn cross_joins() {
     spring(vec![
-        same("small by small", "SELECT d.name, t.id FROM dims d CROSS JOIN tiny t"),
-        same("the left side whole for every task", "SELECT t.id, o.id FROM tiny t CROSS JOIN other o"),
-        same("large by small, counted", "SELECT count(*), sum(f.v + t.v) FROM facts f, tiny t"),
-        same("with nothing on one side", "SELECT * FROM dims CROSS JOIN nothing"),
-        same("with one row", "SELECT count(*), max(f.id + one.id) FROM facts f CROSS JOIN one"),
+        same(
+            "small by small",
+            "SELECT d.name, t.id FROM dims d CROSS JOIN tiny t",
+        ),
+        same(
+            "the left side whole for every task",
+            "SELECT t.id, o.id FROM tiny t CROSS JOIN other o",
+        ),
+        same(
+            "large by small, counted",
+            "SELECT count(*), sum(f.v + t.v) FROM facts f, tiny t",
+        ),
+        same(
+            "with nothing on one side",
+            "SELECT * FROM dims CROSS JOIN nothing",
+        ),
+        same(
+            "with one row",
+            "SELECT count(*), max(f.id + one.id) FROM facts f CROSS JOIN one",
+        ),
         same(
             "under a union, whose partitions are not those of the join",
             "SELECT id FROM tiny UNION ALL SELECT d.w FROM dims d CROSS JOIN tiny UNION ALL SELECT id FROM other",
@@ -188,7 +203,10 @@ fn not_in_and_exists_with_nulls() {
             "NOT IN the empty set keeps everything, NULL too",
             "SELECT count(*), sum(id) FROM other WHERE k NOT IN (SELECT id FROM nothing)",
         ),
-        same("IN with NULLs on both sides", "SELECT count(*), sum(id) FROM other WHERE k IN (SELECT k FROM dims)"),
+        same(
+            "IN with NULLs on both sides",
+            "SELECT count(*), sum(id) FROM other WHERE k IN (SELECT k FROM dims)",
+        ),
         same(
             "NOT EXISTS is not NOT IN",
             "SELECT count(*), sum(id) FROM other o WHERE NOT EXISTS (SELECT 1 FROM dims d WHERE d.k = o.k)",

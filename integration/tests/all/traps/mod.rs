@@ -49,27 +49,49 @@ enum Answer {
 
 fn same(why: &'static str, sql: impl Into<String>) -> Trap {
     let sql = sql.into();
-    Trap { why, sql, answer: Answer::Same }
+    Trap {
+        why,
+        sql,
+        answer: Answer::Same,
+    }
 }
 
 fn in_order(why: &'static str, sql: impl Into<String>) -> Trap {
     let sql = sql.into();
-    Trap { why, sql, answer: Answer::InOrder }
+    Trap {
+        why,
+        sql,
+        answer: Answer::InOrder,
+    }
 }
 
 /// `all` with `limit` appended must give `rows` of the rows of `all`.
 fn some_of(why: &'static str, all: &'static str, limit: &str, rows: usize) -> Trap {
     let sql = format!("{all} {limit}");
-    Trap { why, sql, answer: Answer::SomeOf { all, rows } }
+    Trap {
+        why,
+        sql,
+        answer: Answer::SomeOf { all, rows },
+    }
 }
 
 fn exactly<const COLUMNS: usize>(why: &'static str, sql: &str, rows: &[[&str; COLUMNS]]) -> Trap {
-    let rows = rows.iter().map(|row| row.iter().map(ToString::to_string).collect());
-    Trap { why, sql: sql.into(), answer: Answer::Exactly(rows.collect()) }
+    let rows = rows
+        .iter()
+        .map(|row| row.iter().map(ToString::to_string).collect());
+    Trap {
+        why,
+        sql: sql.into(),
+        answer: Answer::Exactly(rows.collect()),
+    }
 }
 
 fn error(why: &'static str, sql: &str, code: Code, says: &'static str) -> Trap {
-    Trap { why, sql: sql.into(), answer: Answer::Error(code, says) }
+    Trap {
+        why,
+        sql: sql.into(),
+        answer: Answer::Error(code, says),
+    }
 }
 
 /// Runs all `traps` on both topologies.
@@ -192,7 +214,12 @@ fn text(batches: &[RecordBatch]) -> Vec<Vec<String>> {
             .map(|column| ArrayFormatter::try_new(column, &options).unwrap())
             .collect();
         for row in 0..batch.num_rows() {
-            rows.push(columns.iter().map(|column| column.value(row).to_string()).collect());
+            rows.push(
+                columns
+                    .iter()
+                    .map(|column| column.value(row).to_string())
+                    .collect(),
+            );
         }
     }
     rows

@@ -5,14 +5,38 @@ use super::{exactly, in_order, same, spring};
 #[test]
 fn unions() {
     spring(vec![
-        same("ALL, many files and one", "SELECT id, v FROM facts UNION ALL SELECT id, v FROM tiny"),
-        same("ALL, one row first", "SELECT id FROM one UNION ALL SELECT id FROM other"),
-        same("ALL with nothing", "SELECT id FROM nothing UNION ALL SELECT id FROM other UNION ALL SELECT id FROM nothing"),
-        same("not ALL", "SELECT k FROM facts UNION SELECT k FROM dims UNION SELECT id FROM tiny"),
-        same("not ALL, NULLs once", "SELECT k, s FROM facts UNION SELECT k, s FROM other"),
-        same("of one table twice", "SELECT count(*), sum(id) FROM (SELECT id FROM other UNION ALL SELECT id FROM other)"),
-        same("types meet", "SELECT g AS x FROM facts UNION ALL SELECT q FROM facts UNION ALL SELECT NULL UNION ALL SELECT 1"),
-        same("text types meet", "SELECT s FROM facts UNION ALL SELECT name FROM dims UNION ALL SELECT 'constant'"),
+        same(
+            "ALL, many files and one",
+            "SELECT id, v FROM facts UNION ALL SELECT id, v FROM tiny",
+        ),
+        same(
+            "ALL, one row first",
+            "SELECT id FROM one UNION ALL SELECT id FROM other",
+        ),
+        same(
+            "ALL with nothing",
+            "SELECT id FROM nothing UNION ALL SELECT id FROM other UNION ALL SELECT id FROM nothing",
+        ),
+        same(
+            "not ALL",
+            "SELECT k FROM facts UNION SELECT k FROM dims UNION SELECT id FROM tiny",
+        ),
+        same(
+            "not ALL, NULLs once",
+            "SELECT k, s FROM facts UNION SELECT k, s FROM other",
+        ),
+        same(
+            "of one table twice",
+            "SELECT count(*), sum(id) FROM (SELECT id FROM other UNION ALL SELECT id FROM other)",
+        ),
+        same(
+            "types meet",
+            "SELECT g AS x FROM facts UNION ALL SELECT q FROM facts UNION ALL SELECT NULL UNION ALL SELECT 1",
+        ),
+        same(
+            "text types meet",
+            "SELECT s FROM facts UNION ALL SELECT name FROM dims UNION ALL SELECT 'constant'",
+        ),
         in_order(
             "constants are not carried over a union",
             "SELECT 'facts' AS source, k, count(*) AS n FROM facts GROUP BY k UNION ALL \
@@ -38,26 +62,69 @@ fn unions() {
             "SELECT id AS x FROM tiny UNION ALL SELECT count(*) FROM facts UNION ALL \
              (SELECT id FROM other ORDER BY id DESC LIMIT 4) UNION ALL SELECT 42",
         ),
-        same("sum over a union with an empty branch", "SELECT sum(v), count(*) FROM (SELECT v FROM nothing UNION ALL SELECT v FROM one)"),
-        exactly("of constants", "SELECT 1 AS x UNION ALL SELECT 2 UNION ALL SELECT 3 ORDER BY x", &[["1"], ["2"], ["3"]]),
-        same("nested", "(SELECT id FROM tiny UNION SELECT id FROM one) UNION ALL (SELECT id FROM tiny INTERSECT SELECT id FROM other)"),
-        same("by name", "SELECT id, v FROM tiny UNION ALL BY NAME SELECT v, id FROM one"),
+        same(
+            "sum over a union with an empty branch",
+            "SELECT sum(v), count(*) FROM (SELECT v FROM nothing UNION ALL SELECT v FROM one)",
+        ),
+        exactly(
+            "of constants",
+            "SELECT 1 AS x UNION ALL SELECT 2 UNION ALL SELECT 3 ORDER BY x",
+            &[["1"], ["2"], ["3"]],
+        ),
+        same(
+            "nested",
+            "(SELECT id FROM tiny UNION SELECT id FROM one) UNION ALL (SELECT id FROM tiny INTERSECT SELECT id FROM other)",
+        ),
+        same(
+            "by name",
+            "SELECT id, v FROM tiny UNION ALL BY NAME SELECT v, id FROM one",
+        ),
     ]);
 }
 
 #[test]
 fn intersections_and_differences() {
     spring(vec![
-        same("INTERSECT keeps NULL", "SELECT k FROM facts INTERSECT SELECT k FROM dims"),
-        same("EXCEPT removes NULL", "SELECT k FROM facts EXCEPT SELECT k FROM dims"),
-        same("the other way", "SELECT k FROM dims EXCEPT SELECT k FROM facts"),
-        same("two columns with NULLs", "SELECT k, s FROM facts INTERSECT SELECT k, s FROM other"),
-        same("two columns with NULLs, EXCEPT", "SELECT k, s FROM other EXCEPT SELECT k, s FROM facts"),
-        same("INTERSECT ALL", "SELECT k FROM other INTERSECT ALL SELECT k FROM dims"),
-        same("EXCEPT ALL", "SELECT k FROM dims EXCEPT ALL SELECT k FROM other"),
-        same("with nothing", "SELECT id FROM tiny EXCEPT SELECT id FROM nothing"),
-        same("of nothing", "SELECT id FROM nothing INTERSECT SELECT id FROM facts"),
-        same("counted", "SELECT count(*) FROM (SELECT id FROM facts INTERSECT SELECT id FROM other)"),
+        same(
+            "INTERSECT keeps NULL",
+            "SELECT k FROM facts INTERSECT SELECT k FROM dims",
+        ),
+        same(
+            "EXCEPT removes NULL",
+            "SELECT k FROM facts EXCEPT SELECT k FROM dims",
+        ),
+        same(
+            "the other way",
+            "SELECT k FROM dims EXCEPT SELECT k FROM facts",
+        ),
+        same(
+            "two columns with NULLs",
+            "SELECT k, s FROM facts INTERSECT SELECT k, s FROM other",
+        ),
+        same(
+            "two columns with NULLs, EXCEPT",
+            "SELECT k, s FROM other EXCEPT SELECT k, s FROM facts",
+        ),
+        same(
+            "INTERSECT ALL",
+            "SELECT k FROM other INTERSECT ALL SELECT k FROM dims",
+        ),
+        same(
+            "EXCEPT ALL",
+            "SELECT k FROM dims EXCEPT ALL SELECT k FROM other",
+        ),
+        same(
+            "with nothing",
+            "SELECT id FROM tiny EXCEPT SELECT id FROM nothing",
+        ),
+        same(
+            "of nothing",
+            "SELECT id FROM nothing INTERSECT SELECT id FROM facts",
+        ),
+        same(
+            "counted",
+            "SELECT count(*) FROM (SELECT id FROM facts INTERSECT SELECT id FROM other)",
+        ),
         same(
             "three of them",
             "SELECT k FROM facts INTERSECT SELECT k FROM other EXCEPT SELECT k FROM dims WHERE k < 10",

@@ -5,10 +5,22 @@ use super::{in_order, same, spring};
 #[test]
 fn with_partition_by() {
     spring(vec![
-        same("numbers", "SELECT id, row_number() OVER (PARTITION BY g ORDER BY id) FROM facts"),
-        same("ranks with ties", "SELECT id, rank() OVER (PARTITION BY g ORDER BY v), dense_rank() OVER (PARTITION BY g ORDER BY v) FROM facts"),
-        same("a running sum", "SELECT id, sum(v) OVER (PARTITION BY k ORDER BY id) FROM facts"),
-        same("the whole partition", "SELECT id, count(*) OVER (PARTITION BY k), max(v) OVER (PARTITION BY k) FROM facts"),
+        same(
+            "numbers",
+            "SELECT id, row_number() OVER (PARTITION BY g ORDER BY id) FROM facts",
+        ),
+        same(
+            "ranks with ties",
+            "SELECT id, rank() OVER (PARTITION BY g ORDER BY v), dense_rank() OVER (PARTITION BY g ORDER BY v) FROM facts",
+        ),
+        same(
+            "a running sum",
+            "SELECT id, sum(v) OVER (PARTITION BY k ORDER BY id) FROM facts",
+        ),
+        same(
+            "the whole partition",
+            "SELECT id, count(*) OVER (PARTITION BY k), max(v) OVER (PARTITION BY k) FROM facts",
+        ),
         same(
             "two partitionings in one query",
             "SELECT id, row_number() OVER (PARTITION BY g ORDER BY id), sum(v) OVER (PARTITION BY b ORDER BY id) FROM facts",
@@ -26,7 +38,10 @@ fn with_partition_by() {
             "a frame of values",
             "SELECT id, count(*) OVER (PARTITION BY g ORDER BY id RANGE BETWEEN 50 PRECEDING AND 50 FOLLOWING) FROM facts",
         ),
-        same("shares", "SELECT id, ntile(5) OVER (PARTITION BY g ORDER BY id), percent_rank() OVER (PARTITION BY g ORDER BY id) FROM facts"),
+        same(
+            "shares",
+            "SELECT id, ntile(5) OVER (PARTITION BY g ORDER BY id), percent_rank() OVER (PARTITION BY g ORDER BY id) FROM facts",
+        ),
         same(
             "the first three of each",
             "SELECT * FROM (SELECT g, id, row_number() OVER (PARTITION BY g ORDER BY v DESC NULLS LAST, id) AS n FROM facts) WHERE n <= 3",
@@ -35,17 +50,32 @@ fn with_partition_by() {
             "over a join",
             "SELECT o.id, sum(o.v) OVER (PARTITION BY d.name ORDER BY o.id) FROM dims d JOIN other o ON d.k = o.k AND o.id < 2000",
         ),
-        same("over groups", "SELECT k, count(*), rank() OVER (ORDER BY count(*) DESC, k) FROM facts GROUP BY k"),
-        same("of nothing", "SELECT id, row_number() OVER (PARTITION BY s ORDER BY id) FROM nothing"),
+        same(
+            "over groups",
+            "SELECT k, count(*), rank() OVER (ORDER BY count(*) DESC, k) FROM facts GROUP BY k",
+        ),
+        same(
+            "of nothing",
+            "SELECT id, row_number() OVER (PARTITION BY s ORDER BY id) FROM nothing",
+        ),
     ]);
 }
 
 #[test]
 fn without_partition_by() {
     spring(vec![
-        same("numbers", "SELECT id, row_number() OVER (ORDER BY id) FROM facts"),
-        same("a running sum", "SELECT id, sum(v) OVER (ORDER BY id) FROM facts"),
-        same("all rows", "SELECT id, count(*) OVER (), sum(v) OVER () FROM other"),
+        same(
+            "numbers",
+            "SELECT id, row_number() OVER (ORDER BY id) FROM facts",
+        ),
+        same(
+            "a running sum",
+            "SELECT id, sum(v) OVER (ORDER BY id) FROM facts",
+        ),
+        same(
+            "all rows",
+            "SELECT id, count(*) OVER (), sum(v) OVER () FROM other",
+        ),
         in_order(
             "under a limit",
             "SELECT id, row_number() OVER (ORDER BY v DESC NULLS LAST, id) AS n FROM facts ORDER BY n LIMIT 20",
@@ -54,7 +84,10 @@ fn without_partition_by() {
             "two orders",
             "SELECT id, row_number() OVER (ORDER BY id) AS up, row_number() OVER (ORDER BY id DESC) AS down FROM other ORDER BY id",
         ),
-        same("one row", "SELECT id, row_number() OVER (), lag(id) OVER (ORDER BY id) FROM one"),
+        same(
+            "one row",
+            "SELECT id, row_number() OVER (), lag(id) OVER (ORDER BY id) FROM one",
+        ),
     ]);
 }
 
@@ -65,7 +98,10 @@ fn filter_and_ignore_nulls() {
             "FILTER with PARTITION BY",
             "SELECT id, count(*) FILTER (WHERE b) OVER (PARTITION BY g ORDER BY id) FROM facts",
         ),
-        same("FILTER without", "SELECT id, sum(v) FILTER (WHERE v > 0) OVER (ORDER BY id) FROM other"),
+        same(
+            "FILTER without",
+            "SELECT id, sum(v) FILTER (WHERE v > 0) OVER (ORDER BY id) FROM other",
+        ),
         same(
             "lag IGNORE NULLS",
             "SELECT id, lag(v) IGNORE NULLS OVER (PARTITION BY g ORDER BY id) FROM facts",

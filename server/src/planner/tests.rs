@@ -1,0 +1,268 @@
+//! Staged plans of a dozen queries, as EXPLAIN shows them, and the rules that keep rows exact.
+
+use datafusion::dataframe::DataFrameWriteOptions;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use squadron_proto::QueryId;
+use squadron_proto::control::PlanRef;
+use squadron_shuffle::fragment::lossy;
+use tempfile::TempDir;
+
+use super::explain::describe_plan;
+use super::schema::client_schema;
+use super::stages::GraphContext;
+use super::*;
+use crate::scheduler::{Placement, StageGraph};
+
+const TWO_WORKERS: ClusterShape = ClusterShape {
+    workers: 2,
+    slots: 4,
+};
+const ONE_WORKER: ClusterShape = ClusterShape {
+    workers: 1,
+    slots: 2,
+};
+
+/// Everything is worth a task, and an exchange has as many partitions as there are slots.
+const TINY: SizeOptions = SizeOptions {
+    min_task_bytes: 1,
+    partition_bytes: 1 << 40,
+    max_partitions: 4,
+};
+
+/// Two Parquet tables: `orders` and `customer`, with nullable keys.
+struct Fixture {
+    context: SessionContext,
+    folder: TempDir,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let mut config = SessionConfig::new();
+        config.options_mut().optimizer.repartition_file_min_size = 1;
+        let fixture = Self {
+            context: SessionContext::new_with_config(config),
+            folder: TempDir::new().unwrap(),
+        };
+        fixture
+            .table(
+                "orders",
+                "SELECT value AS id, value % 7 AS customer, value * 2 AS total FROM range(1000)",
+            )
+            .await;
+        fixture
+            .table(
+                "customer",
+                "SELECT value AS id, 'name ' || value AS name FROM range(100)",
+            )
+            .await;
+        fixture
+    }
+
+    async fn table(&self, name: &str, rows: &str) {
+        let path = self.folder.path().join(format!("{name}.parquet"));
+        let path = path.to_str().unwrap();
+        let frame = self.context.sql(rows).await.unwrap();
+        let options = DataFrameWriteOptions::new().with_single_file_output(true);
+        frame.write_parquet(path, options, None).await.unwrap();
+        self.context
+            .register_parquet(name, path, ParquetReadOptions::new())
+            .await
+            .unwrap();
+    }
+
+    async fn staged(&self, sql: &str, shape: ClusterShape) -> StagedPlan {
+        let state = self.context.state();
+        let logical = state.create_logical_plan(sql).await.unwrap();
+        Planner::new(TINY)
+            .plan(&state, &logical, shape)
+            .await
+            .unwrap()
+    }
+
+    /// The stages without what differs from run to run: the files.
+    async fn explained(&self, sql: &str) -> String {
+        let text = describe_plan(&self.staged(sql, TWO_WORKERS).await, false);
+        text.lines()
+            .map(without_files)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    async fn graph(&self, sql: &str) -> StageGraph {
+        let state = self.context.state();
+        let logical = state.create_logical_plan(sql).await.unwrap();
+        let staged = self.staged(sql, TWO_WORKERS).await;
+        staged
+            .graph(&GraphContext {
+                query: QueryId::from_u128(1),
+                schema: client_schema(logical.schema().as_arrow()),
+                settings: Vec::new(),
+                stores: Vec::new(),
+                task_context: &state.task_ctx(),
+                in_process: false,
+            })
+            .unwrap()
+    }
+}
+
+fn without_files(line: &str) -> String {
+    let Some((before, rest)) = line.split_once("file_groups={") else {
+        return line.to_owned();
+    };
+    let (groups, rest) = rest.split_once(" group").unwrap();
+    let (_, after) = rest.split_once("]]}").unwrap();
+    format!("{before}file_groups={groups}{after}")
+}
+
+macro_rules! staged_plan {
+    ($name:ident, $sql:literal) => {
+        #[tokio::test]
+        async fn $name() {
+            let text = Fixture::new().await.explained($sql).await;
+            insta::assert_snapshot!(stringify!($name), text, $sql);
+        }
+    };
+}
+
+staged_plan!(
+    aggregate_and_order,
+    "SELECT customer, sum(total) FROM orders GROUP BY customer ORDER BY customer"
+);
+staged_plan!(
+    inner_join_broadcasts_the_small_side,
+    "SELECT name, total FROM orders o JOIN customer c ON o.customer = c.id"
+);
+staged_plan!(
+    full_join_hashes_both_sides,
+    "SELECT name, total FROM orders o FULL JOIN customer c ON o.customer = c.id"
+);
+staged_plan!(
+    not_in_runs_in_one_task,
+    "SELECT total FROM orders WHERE customer NOT IN (SELECT id FROM customer)"
+);
+staged_plan!(
+    scalar_subquery_is_a_stage_of_its_own,
+    "SELECT id FROM orders WHERE total > (SELECT avg(total) FROM orders)"
+);
+staged_plan!(
+    union_keeps_its_branches_apart,
+    "SELECT id FROM orders UNION ALL SELECT count(*) FROM customer"
+);
+staged_plan!(
+    limit_without_order,
+    "SELECT id FROM orders LIMIT 10 OFFSET 5"
+);
+staged_plan!(
+    top_k,
+    "SELECT id, total FROM orders ORDER BY total DESC LIMIT 3"
+);
+staged_plan!(
+    window_by_key,
+    "SELECT id, row_number() OVER (PARTITION BY customer ORDER BY id) FROM orders"
+);
+staged_plan!(
+    nested_loop_join,
+    "SELECT o.id, c.id FROM orders o JOIN customer c ON o.total < c.id"
+);
+staged_plan!(
+    recursive_cte_stays_whole,
+    "WITH RECURSIVE n AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM n WHERE x < 5) SELECT x FROM n"
+);
+staged_plan!(
+    distinct_aggregate,
+    "SELECT count(DISTINCT customer) FROM orders"
+);
+
+#[tokio::test]
+async fn for_one_worker_the_plan_is_whole() {
+    let fixture = Fixture::new().await;
+    let staged = fixture
+        .staged(
+            "SELECT customer, count(*) FROM orders GROUP BY 1",
+            ONE_WORKER,
+        )
+        .await;
+    assert_eq!(staged.stages.len(), 1);
+    assert_eq!(staged.stages[0].tasks, [Vec::<u32>::new()]);
+}
+
+#[tokio::test]
+async fn what_would_lose_meaning_stays_on_the_server() {
+    let fixture = Fixture::new().await;
+    let deep = (0..200).fold("id".to_owned(), |inner, _| format!("abs({inner})"));
+    for sql in [
+        "SELECT sum(total) FILTER (WHERE id > 3) OVER (PARTITION BY customer) FROM orders",
+        "SELECT first_value(total) IGNORE NULLS OVER (PARTITION BY customer ORDER BY id) FROM orders",
+        &format!("SELECT {deep} FROM orders"),
+    ] {
+        let graph = fixture.graph(sql).await;
+        let kept = graph
+            .stages
+            .iter()
+            .find(|stage| stage.placement == Placement::Local)
+            .unwrap_or_else(|| panic!("some stage of this must stay: {sql}"));
+        assert!(matches!(kept.plan, PlanRef::InProcess(_)));
+        assert_eq!(kept.tasks.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn ordinary_stages_are_sent_without_their_files() {
+    let fixture = Fixture::new().await;
+    let graph = fixture
+        .graph("SELECT customer, count(*) FROM orders GROUP BY 1")
+        .await;
+    let scan = &graph.stages[0];
+    assert_eq!(scan.placement, Placement::Any);
+    assert_eq!(scan.tasks.len(), 2);
+    let groups: usize = scan
+        .tasks
+        .iter()
+        .flat_map(|task| &task.scans)
+        .map(|splits| splits.file_groups.len())
+        .sum();
+    assert_eq!(groups, 4);
+    let partitions: Vec<u32> = scan
+        .tasks
+        .iter()
+        .flat_map(|task| task.partitions.clone())
+        .collect();
+    assert_eq!(partitions, [0, 1, 2, 3]);
+}
+
+async fn uses_dynamic_filters(fixture: &Fixture, sql: &str) -> bool {
+    let staged = fixture.staged(sql, ONE_WORKER).await;
+    fn produces(plan: &dyn ExecutionPlan) -> bool {
+        !plan.dynamic_expressions_produced().is_empty()
+            || plan
+                .children()
+                .into_iter()
+                .any(|child| produces(child.as_ref()))
+    }
+    produces(staged.stages[0].plan.as_ref())
+}
+
+#[tokio::test]
+async fn dynamic_filters_are_used_only_where_names_cannot_mislead() {
+    let fixture = Fixture::new().await;
+    let clear = "SELECT name FROM customer c JOIN orders o ON c.id = o.customer";
+    assert!(uses_dynamic_filters(&fixture, clear).await);
+    let twice = "SELECT a.id, b.id FROM orders a JOIN orders b ON a.customer = b.customer \
+                 JOIN customer c ON b.id = c.id";
+    assert!(!uses_dynamic_filters(&fixture, twice).await);
+}
+
+#[tokio::test]
+async fn an_ordinary_window_loses_nothing() {
+    let fixture = Fixture::new().await;
+    let staged = fixture
+        .staged(
+            "SELECT sum(total) OVER (PARTITION BY customer ORDER BY id) FROM orders",
+            TWO_WORKERS,
+        )
+        .await;
+    for stage in &staged.stages {
+        assert_eq!(lossy::reason(stage.plan.as_ref()), None);
+    }
+}
