@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime};
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::ParamValues;
+use datafusion::common::{Location, ParamValues};
 use datafusion::common::metadata::ScalarAndMetadata;
-use datafusion::error::Result as DataFusionResult;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement};
 use datafusion::prelude::SessionContext;
@@ -129,8 +129,8 @@ impl Queries {
         let state = session.context.state();
         let sql = sql.to_owned();
         let planned = self.on_planner(async move {
-            let plan = state.create_logical_plan(&sql).await?;
-            let schema = frozen_schema(&state, &plan)?;
+            let plan = state.create_logical_plan(&sql).await.map_err(located)?;
+            let schema = frozen_schema(&state, &plan).map_err(located)?;
             Ok((plan, schema))
         });
         let (plan, schema) = planned.await.map_err(|failure| self.with_hint(failure))?;
@@ -555,6 +555,19 @@ fn bound_values(planned: &PlannedStatement, batch: &RecordBatch) -> DataFusionRe
         })
         .collect::<DataFusionResult<Vec<_>>>()?;
     Ok(ParamValues::List(values))
+}
+
+/// The same error with the place in the statement, where DataFusion knows it and its message does not say it.
+fn located(error: DataFusionError) -> DataFusionError {
+    let Some(span) = error.diagnostic().and_then(|diagnostic| diagnostic.span) else {
+        return error;
+    };
+    let mut failure = failure::of(&error);
+    if !failure.message.contains("Column: ") {
+        let Location { line, column } = span.start;
+        failure.message = format!("{} at Line: {line}, Column: {column}", failure.message);
+    }
+    failure::into_datafusion(failure)
 }
 
 /// The name in DataFusion's "table 'x' not found".

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as ObjectPath;
@@ -48,7 +48,10 @@ impl S3 {
     fn launch(weed: &Path) -> Self {
         let folder = TempDir::with_prefix("squadron-s3-").unwrap();
         let ports = free_ports(8);
-        let mut command = Command::new(weed);
+        // Ends when its standard input closes, like the other children, so that no orphan outlives a killed test.
+        let mut command = Command::new("sh");
+        command.args(["-c", "\"$@\" & cat > /dev/null; kill -9 $!", "sh"]);
+        command.arg(weed);
         command.args([
             "server",
             "-s3",
@@ -132,6 +135,16 @@ impl S3 {
             .put(&ObjectPath::from(object), PutPayload::from(bytes))
             .await;
         put.unwrap_or_else(|error| panic!("{object}: {error}"));
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        self.server.close_stdin();
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.server.is_running() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

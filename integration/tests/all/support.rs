@@ -58,7 +58,7 @@ impl Mismatches {
     pub(crate) fn note(&mut self, what: &str, outcome: Result<(), String>) {
         self.checked += 1;
         if let Err(why) = outcome {
-            self.found.push(format!("## {what:.500}\n{why}"));
+            self.found.push(format!("## {what:.200}\n{why}"));
         }
     }
 

@@ -230,15 +230,23 @@ fn without_listing_cache(runtime: &RuntimeEnv) -> Result<Arc<RuntimeEnv>, Failur
         .map_err(|error| squadron_shuffle::failure::of(&error))
 }
 
+/// How deeply a statement may nest before it is refused.
+const MAX_SQL_DEPTH: usize = 1000;
+
 /// A state with all functions, and the catalog in it, which is still empty.
 fn prepared_state(
     runtime: Arc<RuntimeEnv>,
     factory: &Arc<ExternalTableFactory>,
 ) -> Result<(SessionState, Arc<MemoryCatalogProvider>), Failure> {
-    let config = SessionConfig::new()
+    let mut config = SessionConfig::new()
         .with_information_schema(true)
         .with_default_catalog_and_schema(DEFAULT_CATALOG, DEFAULT_SCHEMA)
         .with_create_default_catalog_and_schema(false);
+    let parser = &mut config.options_mut().sql_parser;
+    // Generated statements nest deeply, and statements are planned on large stacks.
+    parser.recursion_limit = MAX_SQL_DEPTH;
+    // So that errors can say where.
+    parser.collect_spans = true;
     let catalogs = MemoryCatalogProviderList::new();
     let catalog = Arc::new(MemoryCatalogProvider::new());
     catalogs.register_catalog(DEFAULT_CATALOG.to_string(), Arc::clone(&catalog) as _);

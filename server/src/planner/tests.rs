@@ -40,6 +40,9 @@ impl Fixture {
     async fn new() -> Self {
         let mut config = SessionConfig::new();
         config.options_mut().optimizer.repartition_file_min_size = 1;
+        // A scan of no more than one batch is not split.
+        config.options_mut().execution.batch_size = 10.try_into().unwrap();
+        config.options_mut().sql_parser.recursion_limit = 1000;
         let fixture = Self {
             context: SessionContext::new_with_config(config),
             folder: TempDir::new().unwrap(),

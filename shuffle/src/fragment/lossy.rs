@@ -56,9 +56,6 @@ fn scan_reason(scan: &FileScanConfig) -> Option<&'static str> {
     if scan.expr_adapter_factory.is_some() {
         return Some("a schema adapter");
     }
-    if scan.preserve_order && scan.output_ordering.is_empty() {
-        return Some("an order of files");
-    }
     if is_arrow_stream(scan) {
         return Some("an Arrow IPC stream");
     }
