@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime};
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::{Location, ParamValues};
 use datafusion::common::metadata::ScalarAndMetadata;
+use datafusion::common::{Location, ParamValues};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement};
@@ -127,13 +127,15 @@ impl Queries {
     /// the server does not do.
     pub async fn plan(&self, session: &Session, sql: &str) -> Result<PlannedStatement, Failure> {
         let state = session.context.state();
-        let sql = sql.to_owned();
+        let text = sql.to_owned();
         let planned = self.on_planner(async move {
-            let plan = state.create_logical_plan(&sql).await.map_err(located)?;
+            let plan = state.create_logical_plan(&text).await.map_err(located)?;
             let schema = frozen_schema(&state, &plan).map_err(located)?;
             Ok((plan, schema))
         });
-        let (plan, schema) = planned.await.map_err(|failure| self.with_hint(failure))?;
+        let (plan, schema) = planned
+            .await
+            .map_err(|failure| with_end_of(sql, self.with_hint(failure)))?;
         refuse_unserved(&plan)?;
         let kind = kind_of(&plan);
         Ok(PlannedStatement {
@@ -346,17 +348,16 @@ impl Queries {
     }
 
     async fn submit(&self, id: QueryId, staged: &Staged) -> Result<QueryEvents, Failure> {
-        let graph = staged
-            .plan
-            .graph(&GraphContext {
-                query: id,
-                schema: Arc::clone(&staged.schema),
-                settings: settings::changed(staged.state.config_options(), staged.shape.slots),
-                stores: self.stores_of(&staged.plan),
-                task_context: &staged.state.task_ctx(),
-                in_process: self.parts.in_process,
-            })
-            .map_err(|error| failure::of(&error))?;
+        let plan = staged.plan.clone();
+        let context = GraphContext {
+            query: id,
+            schema: Arc::clone(&staged.schema),
+            settings: settings::changed(staged.state.config_options(), staged.shape.slots),
+            stores: self.stores_of(&staged.plan),
+            task_context: staged.state.task_ctx(),
+            in_process: self.parts.in_process,
+        };
+        let graph = self.on_planner(async move { plan.graph(&context) }).await?;
         self.parts.scheduler.submit(graph).await
     }
 
@@ -407,7 +408,7 @@ impl Queries {
     {
         let task = self.parts.planning.spawn(work.in_current_span());
         match AbortOnDropHandle::new(task).await {
-            Ok(outcome) => outcome.map_err(|error| failure::of(&error)),
+            Ok(outcome) => outcome.map_err(|error| planning_failure(&error)),
             Err(error) => Err(Failure::internal(format!("planning ended early: {error}"))),
         }
     }
@@ -418,7 +419,8 @@ impl Queries {
             return failure;
         };
         failure.kind = FailureKind::NotFound;
-        failure.message = match self.parts.catalog.nearest_table(&name) {
+        let nearest = self.parts.catalog.nearest_table(&name);
+        failure.message = match nearest.filter(|nearest| *nearest != name) {
             Some(nearest) => format!("table '{name}' not found; did you mean '{nearest}'?"),
             None => format!("table '{name}' not found; SHOW TABLES lists what there is"),
         };
@@ -570,12 +572,33 @@ fn located(error: DataFusionError) -> DataFusionError {
     failure::into_datafusion(failure)
 }
 
-/// The name in DataFusion's "table 'x' not found".
+/// The parser says of an unfinished statement only that it ends; its end is a place too.
+fn with_end_of(sql: &str, mut failure: Failure) -> Failure {
+    if failure.kind == FailureKind::Invalid && failure.message.ends_with("found: EOF") {
+        let line = sql.lines().count().max(1);
+        let column = sql.lines().last().map_or(0, |last| last.chars().count()) + 1;
+        failure.message = format!("{} at Line: {line}, Column: {column}", failure.message);
+    }
+    failure
+}
+
+/// While a statement is planned nothing of it runs: an error of another library, such as that of a regular expression,
+/// speaks of what the statement says.
+fn planning_failure(error: &DataFusionError) -> Failure {
+    let mut failure = failure::of(error);
+    let foreign = matches!(error.find_root(), DataFusionError::External(_));
+    if foreign && failure.kind == FailureKind::Internal {
+        failure.kind = FailureKind::Invalid;
+    }
+    failure
+}
+
+/// The name in DataFusion's "table 'x' not found", without the parts that go without saying.
 fn unknown_table(message: &str) -> Option<String> {
     let (_, rest) = message.split_once("table '")?;
     let (name, rest) = rest.split_once('\'')?;
-    let bare = name.rsplit('.').next().unwrap_or(name);
-    rest.starts_with(" not found").then(|| bare.to_owned())
+    let name = name.strip_prefix("datafusion.public.").unwrap_or(name);
+    rest.starts_with(" not found").then(|| name.to_owned())
 }
 
 #[cfg(test)]

@@ -32,6 +32,9 @@ pub type Frames = BoxStream<'static, Result<FlightData, Failure>>;
 /// How often results that nobody fetched are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How long a broken stream waits to hear why.
+const CAUSE_PATIENCE: Duration = Duration::from_secs(3);
+
 /// A result that waits for its client.
 #[derive(Debug)]
 pub enum OpenResult {
@@ -180,7 +183,10 @@ impl ResultReader {
             }
             OpenResult::Running { schema, mut events } => {
                 let parts = ready(&mut events).await?;
-                let rows = self.rows(query, &schema, parts).await?;
+                let rows = match self.rows(query, &schema, parts).await {
+                    Ok(rows) => rows,
+                    Err(broken) => return Err(cause(&mut events, broken).await),
+                };
                 let schema_message = encode::frames(schema, stream::empty());
                 let guarded = Running {
                     query,
@@ -204,8 +210,14 @@ impl ResultReader {
         mut events: QueryEvents,
     ) -> Result<QuerySummary, Failure> {
         let parts = ready(&mut events).await?;
-        let mut rows = self.rows(query, schema, parts).await?;
-        while rows.try_next().await?.is_some() {}
+        let read = async {
+            let mut rows = self.rows(query, schema, parts).await?;
+            while rows.try_next().await?.is_some() {}
+            Ok(())
+        };
+        if let Err(broken) = read.await {
+            return Err(cause(&mut events, broken).await);
+        }
         self.scheduler.result_done(query);
         match events.next().await {
             Some(QueryUpdate::Ended(outcome)) => outcome,
@@ -308,7 +320,7 @@ impl Running {
             frame = self.rows.try_next() => match frame {
                 Ok(Some(frame)) => Ok(Some(frame)),
                 Ok(None) => self.finish().await,
-                Err(failure) => Err(self.cause(failure).await),
+                Err(failure) => Err(cause(&mut self.events, failure).await),
             },
         }
     }
@@ -320,13 +332,12 @@ impl Running {
             Some(QueryUpdate::Ended(Ok(_)) | QueryUpdate::ResultReady { .. }) | None => Ok(None),
         }
     }
+}
 
-    /// A stream that breaks is the consequence of something: the scheduler hears of that too, within moments.
-    async fn cause(&mut self, broken: Failure) -> Failure {
-        const PATIENCE: Duration = Duration::from_secs(3);
-        match tokio::time::timeout(PATIENCE, self.events.next()).await {
-            Ok(Some(QueryUpdate::Ended(Err(failure)))) => failure,
-            Ok(_) | Err(_) => broken,
-        }
+/// A stream that breaks is the consequence of something: the scheduler hears of that too, within moments.
+async fn cause(events: &mut QueryEvents, broken: Failure) -> Failure {
+    match tokio::time::timeout(CAUSE_PATIENCE, events.next()).await {
+        Ok(Some(QueryUpdate::Ended(Err(failure)))) => failure,
+        Ok(_) | Err(_) => broken,
     }
 }

@@ -16,6 +16,9 @@ use datafusion::logical_expr::{CreateExternalTable, CreateView, DdlStatement, Lo
 use datafusion::optimizer::Analyzer;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 
+use squadron_proto::{Failure, FailureKind};
+use squadron_shuffle::failure::into_datafusion;
+
 use super::external::{ExternalTableFactory, exists};
 use super::schema::{OnConflict, SharedSchema};
 
@@ -150,7 +153,10 @@ async fn remove(
         } else {
             "table"
         };
-        return plan_err!("there is no {what} {name} to drop; SHOW TABLES lists what there is");
+        return Err(into_datafusion(Failure::new(
+            FailureKind::NotFound,
+            format!("there is no {what} {name} to drop; SHOW TABLES lists what there is"),
+        )));
     }
     forget_statistics(context, name)
 }

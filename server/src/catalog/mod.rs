@@ -31,6 +31,7 @@ use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     TableProviderFactory,
 };
+use datafusion::config::ConfigNonZeroUsize;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SessionContext, SessionState};
@@ -231,7 +232,7 @@ fn without_listing_cache(runtime: &RuntimeEnv) -> Result<Arc<RuntimeEnv>, Failur
 }
 
 /// How deeply a statement may nest before it is refused.
-const MAX_SQL_DEPTH: usize = 1000;
+const MAX_SQL_DEPTH: usize = 300;
 
 /// A state with all functions, and the catalog in it, which is still empty.
 fn prepared_state(
@@ -244,7 +245,8 @@ fn prepared_state(
         .with_create_default_catalog_and_schema(false);
     let parser = &mut config.options_mut().sql_parser;
     // Generated statements nest deeply, and statements are planned on large stacks.
-    parser.recursion_limit = MAX_SQL_DEPTH;
+    parser.recursion_limit = ConfigNonZeroUsize::try_new(MAX_SQL_DEPTH)
+        .map_err(|error| squadron_shuffle::failure::of(&error))?;
     // So that errors can say where.
     parser.collect_spans = true;
     let catalogs = MemoryCatalogProviderList::new();

@@ -6,8 +6,8 @@
 //!                                   `---- one worker: the plan, whole -------'
 //! ```
 //!
-//! For one worker the physical plan is DataFusion's own. For several it is cut at its exchanges (see [`cut`]), each
-//! fragment gets as many partitions and tasks as its bytes are worth (see [`size`](mod@size)), and boundaries whose two
+//! For one worker the physical plan is DataFusion's own. For several it is cut at its exchanges (`cut`), each
+//! fragment gets as many partitions and tasks as its bytes are worth (`size`), and boundaries whose two
 //! sides would run as one task disappear.
 
 mod cut;

@@ -4,8 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::joins::{
+    CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec,
+};
+use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use squadron_proto::control::{ObjectStoreSpec, PlanRef, ScanSplits};
 use squadron_proto::{QueryId, StageId};
@@ -45,7 +51,7 @@ pub struct PlannedStage {
 
 /// What a stage graph needs to know beside the plan.
 #[derive(Debug)]
-pub struct GraphContext<'a> {
+pub struct GraphContext {
     /// The query's id.
     pub query: QueryId,
     /// The schema that the client was told.
@@ -55,7 +61,7 @@ pub struct GraphContext<'a> {
     /// The object stores that the plan may read.
     pub stores: Vec<ObjectStoreSpec>,
     /// For test-decoding: knows the functions and object stores.
-    pub task_context: &'a TaskContext,
+    pub task_context: Arc<TaskContext>,
     /// Whether no worker outside this process can ever get the plan, so that it need not be encoded.
     pub in_process: bool,
 }
@@ -68,7 +74,7 @@ pub(super) fn assemble(sized: Vec<Option<Sized>>) -> Result<StagedPlan> {
         let Some(stage) = stage else { continue };
         let id = StageId(u32::try_from(stages.len()).unwrap_or(u32::MAX));
         numbers.insert(index, id);
-        let plan = renumber(&stage.plan, &numbers)?;
+        let plan = yielding(renumber(&stage.plan, &numbers)?)?;
         let mut inputs: Vec<StageId> = reads(plan.as_ref())
             .into_iter()
             .map(ShuffleReadExec::stage)
@@ -86,6 +92,24 @@ pub(super) fn assemble(sized: Vec<Option<Sized>>) -> Result<StagedPlan> {
         });
     }
     Ok(StagedPlan { stages })
+}
+
+/// One batch into a join or an unnest can mean very many out of it, during which the node never yields by itself: a
+/// cancel would not be seen, and the worker's other tasks would wait.
+fn yielding(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(|node| {
+        let multiplies = node.is::<HashJoinExec>()
+            || node.is::<NestedLoopJoinExec>()
+            || node.is::<CrossJoinExec>()
+            || node.is::<SortMergeJoinExec>()
+            || node.is::<UnnestExec>();
+        Ok(if multiplies {
+            Transformed::yes(Arc::new(CooperativeExec::new(node)))
+        } else {
+            Transformed::no(node)
+        })
+    })
+    .data()
 }
 
 fn renumber(
@@ -119,7 +143,7 @@ impl StagedPlan {
     ///
     /// # Errors
     /// When a plan cannot be rebuilt without its files.
-    pub fn graph(&self, context: &GraphContext<'_>) -> Result<StageGraph> {
+    pub fn graph(&self, context: &GraphContext) -> Result<StageGraph> {
         let root = StageId(u32::try_from(self.stages.len() - 1).unwrap_or(u32::MAX));
         let stages = self
             .stages
@@ -142,7 +166,7 @@ struct Dispatch {
 }
 
 impl PlannedStage {
-    fn spec(&self, is_root: bool, context: &GraphContext<'_>) -> Result<StageSpec> {
+    fn spec(&self, is_root: bool, context: &GraphContext) -> Result<StageSpec> {
         let schema = if is_root {
             Arc::clone(&context.schema)
         } else {
@@ -182,18 +206,14 @@ impl PlannedStage {
     }
 
     /// A plan that would lose meaning on the way stays here, whole, whatever its size.
-    fn dispatch(
-        &self,
-        write: &Arc<dyn ExecutionPlan>,
-        context: &GraphContext<'_>,
-    ) -> Result<Dispatch> {
+    fn dispatch(&self, write: &Arc<dyn ExecutionPlan>, context: &GraphContext) -> Result<Dispatch> {
         let sendable = lossy::reason(write.as_ref()).is_none();
         if sendable && context.in_process && self.tasks.len() == 1 {
             return Ok(self.in_process(write, Placement::Any));
         }
         if sendable {
             let stripped = fragment::strip_scans(write, &self.tasks)?;
-            if let Some(bytes) = encoded(stripped.plan, context.task_context) {
+            if let Some(bytes) = encoded(stripped.plan, &context.task_context) {
                 return Ok(Dispatch {
                     plan: PlanRef::Encoded(bytes),
                     placement: Placement::Any,

@@ -4,6 +4,7 @@ use datafusion::datasource::file_format::file_compression_type::FileCompressionT
 use datafusion::datasource::physical_plan::{ArrowSource, CsvSource, FileScanConfig};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec, WindowExpr};
 use std::sync::Arc;
@@ -29,6 +30,13 @@ fn node_reason(node: &dyn ExecutionPlan) -> Option<&'static str> {
             .data_source()
             .downcast_ref::<FileScanConfig>()
             .and_then(scan_reason);
+    }
+    if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
+        let groups = aggregate.group_expr();
+        // Decoded, the sets are gone, and with them the row for an empty input.
+        if groups.has_grouping_set() && groups.expr().is_empty() {
+            return Some("GROUPING SETS without columns");
+        }
     }
     limit_reason(node)
 }
