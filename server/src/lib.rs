@@ -14,6 +14,7 @@ pub mod catalog;
 pub mod config;
 pub mod error;
 pub mod flight;
+pub mod mends;
 pub mod planner;
 pub mod queries;
 pub mod results;

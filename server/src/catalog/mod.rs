@@ -43,6 +43,7 @@ use squadron_proto::{Failure, FailureKind};
 use tokio::task::JoinSet;
 
 use crate::config::{self, DataSource, ServeArgs};
+use crate::mends;
 use external::ExternalTableFactory;
 use schema::SharedSchema;
 use source::Source;
@@ -232,7 +233,7 @@ fn without_listing_cache(runtime: &RuntimeEnv) -> Result<Arc<RuntimeEnv>, Failur
 }
 
 /// How deeply a statement may nest before it is refused.
-const MAX_SQL_DEPTH: usize = 300;
+const MAX_SQL_DEPTH: usize = 1000;
 
 /// A state with all functions, and the catalog in it, which is still empty.
 fn prepared_state(
@@ -256,6 +257,7 @@ fn prepared_state(
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_physical_optimizer_rules(mends::physical_rules())
         .with_catalog_list(Arc::new(catalogs))
         .build();
     let factories: HashMap<String, Arc<dyn TableProviderFactory>> = state

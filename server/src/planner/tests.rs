@@ -2,6 +2,7 @@
 
 use datafusion::config::ConfigNonZeroUsize;
 use datafusion::dataframe::DataFrameWriteOptions;
+use datafusion::execution::SessionStateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use squadron_proto::QueryId;
@@ -13,6 +14,7 @@ use super::explain::describe_plan;
 use super::schema::client_schema;
 use super::stages::GraphContext;
 use super::*;
+use crate::mends::physical_rules;
 use crate::scheduler::{Placement, StageGraph};
 
 const TWO_WORKERS: ClusterShape = ClusterShape {
@@ -45,8 +47,13 @@ impl Fixture {
         config.options_mut().execution.batch_size = ConfigNonZeroUsize::try_new(10).unwrap();
         config.options_mut().sql_parser.recursion_limit =
             ConfigNonZeroUsize::try_new(1000).unwrap();
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_default_features()
+            .with_physical_optimizer_rules(physical_rules())
+            .build();
         let fixture = Self {
-            context: SessionContext::new_with_config(config),
+            context: SessionContext::new_with_state(state),
             folder: TempDir::new().unwrap(),
         };
         fixture
@@ -283,4 +290,18 @@ async fn an_ordinary_window_loses_nothing() {
     for stage in &staged.stages {
         assert_eq!(lossy::reason(stage.plan.as_ref()), None);
     }
+}
+
+/// apache/datafusion#24927: see `mends`.
+#[tokio::test]
+async fn no_fetch_sinks_below_a_grouping() {
+    let fixture = Fixture::new().await;
+    let text = fixture
+        .explained(
+            "WITH s AS (SELECT id FROM orders ORDER BY id LIMIT 3) \
+             SELECT DISTINCT id FROM (SELECT * FROM s UNION ALL SELECT * FROM s) ORDER BY id LIMIT 2",
+        )
+        .await;
+    let (_, below) = text.split_once("mode=FinalPartitioned").unwrap();
+    assert!(!below.contains("fetch=2"), "{text}");
 }

@@ -1,0 +1,81 @@
+//! Mends of DataFusion's physical optimizer, until a release has them.
+//!
+//! `EnsureRequirements` of 55.2 moves a sort below a node that keeps its order, and takes the sort's fetch along, also
+//! where that node changes how many rows there are (apache/datafusion#24927): `SELECT DISTINCT x ... ORDER BY x LIMIT 3`
+//! then keeps 3 rows before it looks for duplicates. A fetch that stands in a limit of its own is not taken along, and
+//! is put back into the sort, where that is safe, by a later rule.
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::config::ConfigOptions;
+use datafusion::error::Result;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::execution_plan::CardinalityEffect;
+use datafusion::physical_plan::limit::GlobalLimitExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+
+/// A rule of the physical optimizer, as sessions take it.
+pub type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
+
+/// DataFusion's rules with the mends in their places.
+pub fn physical_rules() -> Vec<Rule> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    let place = rules
+        .iter()
+        .position(|rule| rule.name() == "EnsureRequirements")
+        .unwrap_or(0);
+    rules.insert(place, Arc::new(LimitApartFromSort));
+    rules
+}
+
+/// Takes the fetch out of sorts from which it could sink too deep.
+#[derive(Debug)]
+struct LimitApartFromSort;
+
+impl PhysicalOptimizerRule for LimitApartFromSort {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| {
+            let apart = node
+                .downcast_ref::<SortExec>()
+                .filter(|sort| !sort.preserve_partitioning())
+                .filter(|sort| fetch_could_sink(sort.input()))
+                .and_then(|sort| Some((sort.fetch()?, sort.with_fetch(None))));
+            Ok(match apart {
+                Some((fetch, sort)) => Transformed::yes(Arc::new(GlobalLimitExec::new(
+                    Arc::new(sort),
+                    0,
+                    Some(fetch),
+                ))),
+                None => Transformed::no(node),
+            })
+        })
+        .data()
+    }
+
+    fn name(&self) -> &'static str {
+        "LimitApartFromSort"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// Whether rows that come in an order pass a node that changes their number.
+fn fetch_could_sink(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let changes_number = !matches!(plan.cardinality_effect(), CardinalityEffect::Equal);
+    plan.children()
+        .into_iter()
+        .any(|child| (changes_number && has_order_below(child)) || fetch_could_sink(child))
+}
+
+fn has_order_below(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.output_ordering().is_some() || plan.children().into_iter().any(has_order_below)
+}
