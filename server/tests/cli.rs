@@ -219,7 +219,18 @@ fn strict_refuses_a_broken_table() {
     let folder = tempfile::tempdir().unwrap();
     mixed_tables(folder.path());
     let data = folder.path().to_str().unwrap();
-    let listen = ["serve", "--listen", "127.0.0.1:0", "--data", data];
+    // Its own, so that no log line tells of what another process left behind.
+    let spill = tempfile::tempdir().unwrap();
+    let spill = spill.path().to_str().unwrap();
+    let listen = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+        data,
+        "--spill-dir",
+        spill,
+    ];
     assert_refused(
         &[&listen[..], &["--strict"]].concat(),
         &["--strict", "broken.parquet"],
