@@ -32,9 +32,10 @@ use datafusion::physical_plan::ExecutionPlan;
 pub use size::{ClusterShape, SizeOptions};
 pub use stages::StagedPlan;
 
-/// Build sides up to this size are broadcast, where statistics tell bytes, and up to this many rows, where they tell rows.
-const BROADCAST_BYTES: usize = 16 * 1024 * 1024;
-const BROADCAST_ROWS: usize = 1024 * 1024;
+/// Up to this many bytes of build side, where statistics tell bytes, and up to this many rows, where they tell rows, are
+/// broadcast to all workers together; each worker more means one more copy.
+const BROADCAST_BYTES: usize = 256 * 1024 * 1024;
+const BROADCAST_ROWS: usize = 8 * 1024 * 1024;
 
 /// Plans queries for a cluster of a given shape.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +65,7 @@ impl Planner {
             let physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
             return stages::assemble(size::size(cut::whole(&physical), shape, &self.options)?);
         }
-        let state = with_broadcast(state);
+        let state = with_broadcast(state, shape.workers);
         let physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
         let spread = joins::spread_joins(Arc::clone(&physical), shape.slots)?;
         let sized = size::size(cut::cut(&spread)?, shape, &self.options)?;
@@ -78,19 +79,25 @@ impl Planner {
 
 /// Broadcasting a build side spares the shuffle of its probe side, and keeps a join's dynamic filter beside the scan
 /// that it prunes: that is worth more bytes than inside one process. What the user set stays.
-fn with_broadcast(mut state: SessionState) -> SessionState {
+fn with_broadcast(mut state: SessionState, workers: usize) -> SessionState {
     let defaults = OptimizerOptions::default();
+    let copies = workers.saturating_sub(1).max(1);
     let optimizer = &mut state.config_mut().options_mut().optimizer;
-    if optimizer.hash_join_single_partition_threshold
-        == defaults.hash_join_single_partition_threshold
-    {
-        optimizer.hash_join_single_partition_threshold = BROADCAST_BYTES;
-    }
-    if optimizer.hash_join_single_partition_threshold_rows
-        == defaults.hash_join_single_partition_threshold_rows
-    {
-        optimizer.hash_join_single_partition_threshold_rows = BROADCAST_ROWS;
-    }
+    let raise = |limit: &mut usize, default: usize, together: usize| {
+        if *limit == default {
+            *limit = default.max(together / copies);
+        }
+    };
+    raise(
+        &mut optimizer.hash_join_single_partition_threshold,
+        defaults.hash_join_single_partition_threshold,
+        BROADCAST_BYTES,
+    );
+    raise(
+        &mut optimizer.hash_join_single_partition_threshold_rows,
+        defaults.hash_join_single_partition_threshold_rows,
+        BROADCAST_ROWS,
+    );
     state
 }
 
