@@ -1,4 +1,7 @@
-//! Mends of DataFusion's physical optimizer, until a release has them.
+//! Mends of what DataFusion's physical plans get wrong, until a release has them.
+//!
+//! A nested loop join that runs out of memory reads its build side again for each probe partition, and then each of them
+//! emits unmatched build rows by itself (apache/datafusion#22641, #24675). With one probe partition that is right.
 //!
 //! `EnsureRequirements` of 55.2 moves a sort below a node that keeps its order, and takes the sort's fetch along, also
 //! where that node changes how many rows there are (apache/datafusion#24927): `SELECT DISTINCT x ... ORDER BY x LIMIT 3`
@@ -12,10 +15,15 @@ use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::CardinalityEffect;
+use datafusion::physical_plan::joins::NestedLoopJoinExec;
 use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
+};
+use squadron_shuffle::fragment::apart::build_side_is_read_only;
 
 /// A rule of the physical optimizer, as sessions take it.
 pub type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
@@ -28,7 +36,49 @@ pub fn physical_rules() -> Vec<Rule> {
         .position(|rule| rule.name() == "EnsureRequirements")
         .unwrap_or(0);
     rules.insert(place, Arc::new(LimitApartFromSort));
+    let last = rules.len().saturating_sub(1);
+    rules.insert(last, Arc::new(OneProbePartition));
     rules
+}
+
+/// Gives a nested loop join that emits build rows a single probe partition.
+#[derive(Debug)]
+struct OneProbePartition;
+
+impl PhysicalOptimizerRule for OneProbePartition {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| {
+            let at_risk = node
+                .downcast_ref::<NestedLoopJoinExec>()
+                .is_some_and(|join| {
+                    !build_side_is_read_only(*join.join_type())
+                        && join.right().output_partitioning().partition_count() > 1
+                });
+            if !at_risk {
+                return Ok(Transformed::no(node));
+            }
+            let children = node.children();
+            let (left, right) = (Arc::clone(children[0]), Arc::clone(children[1]));
+            let right = Arc::new(CoalescePartitionsExec::new(right));
+            let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+            Ok(Transformed::yes(
+                Arc::clone(&node).replace_children(vec![left, right], options)?,
+            ))
+        })
+        .data()
+    }
+
+    fn name(&self) -> &'static str {
+        "OneProbePartition"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
 }
 
 /// Takes the fetch out of sorts from which it could sink too deep.

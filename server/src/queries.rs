@@ -9,19 +9,19 @@
 //! Statements that change something (DDL, SET) run to their end in [`Queries::start`] or [`Queries::update`], exactly
 //! once, never while a result is read.
 
+mod statement;
+mod wording;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::metadata::ScalarAndMetadata;
-use datafusion::common::{Location, ParamValues};
-use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
-use datafusion::scalar::ScalarValue;
 use squadron_proto::control::ObjectStoreSpec;
 use squadron_proto::ticket::{ClusterKey, Subject, TicketError};
 use squadron_proto::{Failure, FailureKind, QueryId};
@@ -30,9 +30,10 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, info, info_span};
 
+use self::statement::{bind, frozen_schema, kind_of, parameters_of, refuse_unserved};
+use self::wording::{located, planning_failure, unknown_table, with_end_of};
 use crate::catalog::Catalog;
 use crate::planner::explain;
-use crate::planner::schema::client_schema;
 use crate::planner::stages::GraphContext;
 use crate::planner::{ClusterShape, Planner, StagedPlan};
 use crate::results::{Frames, OpenResult, OpenResults, ResultReader};
@@ -438,177 +439,4 @@ struct Staged {
 
 fn ready(schema: SchemaRef, batches: Vec<RecordBatch>) -> OpenResult {
     OpenResult::Ready { schema, batches }
-}
-
-/// The schema after type coercion, as clients see it.
-fn frozen_schema(state: &SessionState, plan: &LogicalPlan) -> DataFusionResult<SchemaRef> {
-    let analyzed =
-        state
-            .analyzer()
-            .execute_and_check(plan.clone(), state.config_options(), |_, _| {});
-    match analyzed {
-        Ok(analyzed) => Ok(client_schema(analyzed.schema().as_arrow())),
-        // A parameter whose type is not known yet can stop the analysis; it is known once there is a value.
-        Err(_) if !plan.get_parameter_names()?.is_empty() => {
-            Ok(client_schema(plan.schema().as_arrow()))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn kind_of(plan: &LogicalPlan) -> StatementKind {
-    match plan {
-        LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => StatementKind::Update,
-        _ => StatementKind::Query,
-    }
-}
-
-/// What would run, but not as its user expects, is refused by name.
-fn refuse_unserved(plan: &LogicalPlan) -> Result<(), Failure> {
-    let refusal = match plan {
-        LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) => {
-            "CREATE TABLE is not supported yet; use CREATE EXTERNAL TABLE over files, or CREATE VIEW"
-        }
-        LogicalPlan::Dml(_) => {
-            "INSERT, UPDATE and DELETE are not supported yet; tables are read-only"
-        }
-        LogicalPlan::Copy(_) => {
-            "COPY is not supported yet; fetch the rows and write them at the client"
-        }
-        LogicalPlan::Statement(Statement::TransactionStart(_) | Statement::TransactionEnd(_)) => {
-            "transactions are not supported; every statement stands alone"
-        }
-        LogicalPlan::Statement(
-            Statement::Prepare(_) | Statement::Execute(_) | Statement::Deallocate(_),
-        ) => "PREPARE in SQL is not supported; use the driver's prepared statements",
-        _ => return Ok(()),
-    };
-    Err(Failure::new(FailureKind::Unsupported, refusal))
-}
-
-/// The parameters in the order of their numbers. A type that the statement does not tell is taken for a string.
-fn parameters_of(plan: &LogicalPlan) -> Result<SchemaRef, Failure> {
-    let types = plan
-        .get_parameter_types()
-        .map_err(|error| failure::of(&error))?;
-    let mut parameters: Vec<(u32, String, DataType)> = types
-        .into_iter()
-        .map(|(name, data_type)| {
-            let number = name.trim_start_matches('$').parse().unwrap_or(u32::MAX);
-            let known = data_type.filter(|known| *known != DataType::Null);
-            (number, name, known.unwrap_or(DataType::Utf8))
-        })
-        .collect();
-    parameters.sort();
-    let fields: Vec<Field> = parameters
-        .into_iter()
-        .map(|(_, name, data_type)| Field::new(name, data_type, true))
-        .collect();
-    Ok(client_schema(&Schema::new(fields)))
-}
-
-/// The plan with its parameters in place.
-fn bind(
-    planned: &PlannedStatement,
-    parameters: Option<RecordBatch>,
-) -> Result<LogicalPlan, Failure> {
-    let wanted = planned.parameters.fields().len();
-    if wanted == 0 {
-        return Ok(planned.plan.clone());
-    }
-    let batch = parameters.ok_or_else(|| {
-        Failure::new(
-            FailureKind::Invalid,
-            format!("the statement has {wanted} parameters and none is bound"),
-        )
-    })?;
-    if batch.num_columns() != wanted || batch.num_rows() != 1 {
-        return Err(Failure::new(
-            FailureKind::Invalid,
-            format!(
-                "the statement takes one row of {wanted} parameters, but {} rows of {} are bound",
-                batch.num_rows(),
-                batch.num_columns()
-            ),
-        ));
-    }
-    let values = bound_values(planned, &batch).map_err(|error| failure::of(&error))?;
-    planned
-        .plan
-        .clone()
-        .with_param_values(values)
-        .map_err(|error| failure::of(&error))
-}
-
-fn bound_values(planned: &PlannedStatement, batch: &RecordBatch) -> DataFusionResult<ParamValues> {
-    let values = planned
-        .parameters
-        .fields()
-        .iter()
-        .zip(batch.columns())
-        .map(|(parameter, column)| {
-            let value = ScalarValue::try_from_array(column, 0)?;
-            let value = if value.data_type() == *parameter.data_type() {
-                value
-            } else {
-                value.cast_to(parameter.data_type())?
-            };
-            Ok(ScalarAndMetadata::from(value))
-        })
-        .collect::<DataFusionResult<Vec<_>>>()?;
-    Ok(ParamValues::List(values))
-}
-
-/// The same error with the place in the statement, where DataFusion knows it and its message does not say it.
-fn located(error: DataFusionError) -> DataFusionError {
-    let Some(span) = error.diagnostic().and_then(|diagnostic| diagnostic.span) else {
-        return error;
-    };
-    let mut failure = failure::of(&error);
-    if !failure.message.contains("Column: ") {
-        let Location { line, column } = span.start;
-        failure.message = format!("{} at Line: {line}, Column: {column}", failure.message);
-    }
-    failure::into_datafusion(failure)
-}
-
-/// The parser says of an unfinished statement only that it ends; its end is a place too.
-fn with_end_of(sql: &str, mut failure: Failure) -> Failure {
-    if failure.kind == FailureKind::Invalid && failure.message.ends_with("found: EOF") {
-        let line = sql.lines().count().max(1);
-        let column = sql.lines().last().map_or(0, |last| last.chars().count()) + 1;
-        failure.message = format!("{} at Line: {line}, Column: {column}", failure.message);
-    }
-    failure
-}
-
-/// While a statement is planned nothing of it runs: an error of another library, such as that of a regular expression,
-/// speaks of what the statement says.
-fn planning_failure(error: &DataFusionError) -> Failure {
-    let mut failure = failure::of(error);
-    let foreign = matches!(error.find_root(), DataFusionError::External(_));
-    if foreign && failure.kind == FailureKind::Internal {
-        failure.kind = FailureKind::Invalid;
-    }
-    failure
-}
-
-/// The name in DataFusion's "table 'x' not found", without the parts that go without saying.
-fn unknown_table(message: &str) -> Option<String> {
-    let (_, rest) = message.split_once("table '")?;
-    let (name, rest) = rest.split_once('\'')?;
-    let name = name.strip_prefix("datafusion.public.").unwrap_or(name);
-    rest.starts_with(" not found").then(|| name.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_unknown_table_is_named_without_its_schema() {
-        let message = "Error during planning: table 'datafusion.public.linitem' not found";
-        assert_eq!(unknown_table(message).as_deref(), Some("linitem"));
-        assert_eq!(unknown_table("column 'x' not found"), None);
-    }
 }

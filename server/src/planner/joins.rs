@@ -9,7 +9,7 @@ use datafusion::physical_expr::PhysicalExprRef;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::repartition::RepartitionExec;
-use datafusion::physical_plan::{ExecutionPlan, Partitioning};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
 use squadron_shuffle::fragment::apart::build_side_is_read_only;
 
 /// Rewrites the joins of `plan` that would otherwise tie all their partitions to one task.
@@ -31,6 +31,8 @@ fn should_spread(join: &HashJoinExec) -> Result<bool> {
     Ok(*join.partition_mode() == PartitionMode::CollectLeft
         && !build_side_is_read_only(*join.join_type())
         && !join.null_aware
+        // With one probe partition there is nothing to spread, and the nodes above were planned for one.
+        && join.right().output_partitioning().partition_count() > 1
         && keys_have_equal_types(join)?)
 }
 

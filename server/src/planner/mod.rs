@@ -10,6 +10,7 @@
 //! fragment gets as many partitions and tasks as its bytes are worth (`size`), and boundaries whose two
 //! sides would run as one task disappear.
 
+mod check;
 mod cut;
 mod dynamic_filters;
 mod estimate;
@@ -63,7 +64,7 @@ impl Planner {
         let state = with_partitions(state, shape.slots.max(1));
         if shape.workers <= 1 {
             let physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
-            return stages::assemble(size::size(cut::whole(&physical), shape, &self.options)?);
+            return self.whole(&physical, shape);
         }
         let state = with_broadcast(state, shape.workers);
         let physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
@@ -71,9 +72,18 @@ impl Planner {
         let sized = size::size(cut::cut(&spread)?, shape, &self.options)?;
         if size::is_one_task(&sized) {
             // Cutting dropped exchanges that one worker can use to keep all its slots busy.
-            return stages::assemble(size::size(cut::whole(&physical), shape, &self.options)?);
+            return self.whole(&physical, shape);
         }
-        stages::assemble(sized)
+        let staged = stages::assemble(sized)?;
+        if let Err(lack) = check::check(&staged, &physical, &logical, state.config_options()) {
+            tracing::info!(%lack, "the plan cannot be cut and runs whole");
+            return self.whole(&physical, shape);
+        }
+        Ok(staged)
+    }
+
+    fn whole(&self, physical: &Arc<dyn ExecutionPlan>, shape: ClusterShape) -> Result<StagedPlan> {
+        stages::assemble(size::size(cut::whole(physical), shape, &self.options)?)
     }
 }
 

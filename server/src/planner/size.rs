@@ -113,10 +113,11 @@ impl Sizer<'_> {
         let worth =
             usize::try_from(bytes / self.options.min_task_bytes.max(1)).unwrap_or(usize::MAX);
         let alone = fragment.apart != Apart::Free || partitions == 1 || worth < 2;
-        let exchange = if alone {
-            self.shape.slots_per_worker()
-        } else {
-            partitions
+        let exchange = match (fragment.apart, alone) {
+            // What is below an unknown node was not looked at, and may hold exchanges that must agree with these.
+            (Apart::Opaque, _) => None,
+            (_, true) => Some(self.shape.slots_per_worker()),
+            (_, false) => Some(partitions),
         };
         let plan = self.resolve_reads(&fragment.plan, alone, exchange)?;
         let partitions = plan.output_partitioning().partition_count();
@@ -140,9 +141,11 @@ impl Sizer<'_> {
         &mut self,
         plan: &Arc<dyn ExecutionPlan>,
         alone: bool,
-        exchange: usize,
+        exchange: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         map_reads(plan, &mut |read| {
+            let planned = read.properties().output_partitioning().partition_count();
+            let exchange = exchange.unwrap_or(planned);
             let index = read.stage().0 as usize;
             let only_reader = self.readers.get(&index) == Some(&1);
             let input = self.done[index].as_mut().ok_or_else(|| {

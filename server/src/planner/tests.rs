@@ -305,3 +305,46 @@ async fn no_fetch_sinks_below_a_grouping() {
     let (_, below) = text.split_once("mode=FinalPartitioned").unwrap();
     assert!(!below.contains("fetch=2"), "{text}");
 }
+
+/// With one probe partition, the nodes above a join were planned for one.
+#[tokio::test]
+async fn a_join_with_one_probe_partition_is_not_spread() {
+    let fixture = Fixture::new().await;
+    fixture
+        .table("few", "SELECT value AS id FROM range(5)")
+        .await;
+    let mut state = with_partitions(&fixture.context.state(), 4);
+    // So that a small file is neither split nor dealt out.
+    state.config_mut().options_mut().execution.batch_size =
+        ConfigNonZeroUsize::try_new(8192).unwrap();
+    let sql = "SELECT count(*) FROM few f FULL JOIN few g ON f.id = g.id";
+    let logical = state.create_logical_plan(sql).await.unwrap();
+    let logical = state.optimize(&logical).unwrap();
+    let physical = physical_plan(&state, &logical).await.unwrap();
+    let shown = |plan: &dyn ExecutionPlan| {
+        datafusion::physical_plan::displayable(plan)
+            .indent(false)
+            .to_string()
+    };
+    let before = shown(physical.as_ref());
+    assert!(
+        before.contains("mode=CollectLeft, join_type=Full"),
+        "{before}"
+    );
+    let spread = joins::spread_joins(physical, 4).unwrap();
+    assert_eq!(shown(spread.as_ref()), before);
+}
+
+/// A nested loop join that emits build rows has one probe partition: see `mends`.
+#[tokio::test]
+async fn a_left_nested_loop_join_probes_one_partition() {
+    let text = Fixture::new()
+        .await
+        .explained("SELECT o.id FROM orders o LEFT JOIN customer c ON o.total < c.id")
+        .await;
+    let (_, below) = text.split_once("NestedLoopJoinExec").unwrap();
+    assert!(
+        !below.contains("join_type=Left") || below.contains("CoalescePartitionsExec"),
+        "{text}"
+    );
+}
