@@ -22,9 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
-use crate::catalog::tpch::Tpch;
 use crate::catalog::{Catalog, CatalogOptions};
-use crate::config::{ServeArgs, WorkArgs, WorkerArgs, default_cache_dir};
+use crate::config::{ServeArgs, WorkArgs, WorkerArgs};
 use crate::flight::{self, FlightOptions};
 use crate::planner::{Planner, SizeOptions};
 use crate::queries::{Queries, QueryParts};
@@ -46,7 +45,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), Failure> {
     let key = cluster_key(args);
     let engine = Engine::new(&engine_options(args), key.clone(), None)?;
-    let catalog = Catalog::open(&catalog_options(args), Arc::clone(&engine.runtime)).await?;
+    let catalog = Catalog::open(&CatalogOptions::from(args), Arc::clone(&engine.runtime)).await?;
     let client_listener = bind(args.listen, "--listen").await?;
     let cluster_listener = match args.cluster_listen {
         Some(address) => Some(bind(address, "--cluster-listen").await?),
@@ -135,18 +134,6 @@ fn worker_options(args: &WorkArgs, workers: usize) -> WorkerOptions {
         max_spill_bytes: args.max_spill_bytes,
         streamed_bytes: size(args.stream_bytes),
         fetch_bytes: size(args.fetch_bytes),
-    }
-}
-
-fn catalog_options(args: &ServeArgs) -> CatalogOptions {
-    CatalogOptions {
-        data: args.data.clone(),
-        tpch: args.tpch.map(|scale| Tpch {
-            scale,
-            cache_dir: args.cache_dir.clone().unwrap_or_else(default_cache_dir),
-            program: std::env::current_exe().ok(),
-        }),
-        strict: args.strict,
     }
 }
 
