@@ -41,11 +41,30 @@ use crate::scheduler::{QueryEvents, SchedulerHandle};
 use crate::settings;
 use crate::workers::WorkerKind;
 
+/// Who a request comes from, as the server found out; never what a message says of itself. Without authentication
+/// everyone is the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Principal(Option<Arc<str>>);
+
+impl Principal {
+    /// A user of the server.
+    pub fn user(name: &str) -> Self {
+        Self(Some(name.into()))
+    }
+
+    /// The user's name; none where nobody has to log in.
+    pub fn name(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
 /// One client's settings over the shared catalog.
 #[derive(Clone)]
 pub struct Session {
     /// Names it in logs.
     pub id: String,
+    /// Whose it is.
+    pub principal: Principal,
     /// Its own configuration; tables and views are shared.
     pub context: SessionContext,
 }

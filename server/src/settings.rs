@@ -1,9 +1,17 @@
-//! The settings that a query takes with it to its workers.
+//! What a session can set beside DataFusion's own options, and the settings that a query takes with it to its workers.
 
+use std::any::Any;
 use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use datafusion::config::ConfigOptions;
+use datafusion::common::config_err;
+use datafusion::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
+use datafusion::error::{DataFusionError, Result};
+
+use crate::config;
 
 /// DataFusion's defaults, to send only what differs from them: there are hundreds.
 static DEFAULTS: LazyLock<HashMap<String, Option<String>>> = LazyLock::new(|| {
@@ -14,12 +22,146 @@ static DEFAULTS: LazyLock<HashMap<String, Option<String>>> = LazyLock::new(|| {
         .collect()
 });
 
-/// The settings of `options` that differ from DataFusion's defaults, for a query planned with `partitions`.
+/// The options `squadron.*` of a session: `SET squadron.endpoints = parallel`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SquadronOptions {
+    /// How many endpoints a result has.
+    pub endpoints: Endpoints,
+    /// How long a query may take from its start to its last row; none: as long as it needs.
+    pub query_timeout: Option<Duration>,
+    /// Queries of a higher priority are placed first.
+    pub priority: i32,
+}
+
+/// How the result of a query is offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Endpoints {
+    /// One endpoint: the one form that every client reads whole.
+    #[default]
+    One,
+    /// One for each partition of the result, at the workers where they can be reached.
+    Parallel,
+}
+
+/// The priorities that a session may choose from.
+const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
+
+impl SquadronOptions {
+    /// The options of a session.
+    pub fn of(options: &ConfigOptions) -> Self {
+        options
+            .extensions
+            .get::<Self>()
+            .cloned()
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::One => "one",
+            Self::Parallel => "parallel",
+        })
+    }
+}
+
+impl FromStr for Endpoints {
+    type Err = DataFusionError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "one" => Ok(Self::One),
+            "parallel" => Ok(Self::Parallel),
+            _ => config_err!("squadron.endpoints is one or parallel, not '{text}'"),
+        }
+    }
+}
+
+impl ConfigExtension for SquadronOptions {
+    const PREFIX: &'static str = "squadron";
+}
+
+impl ExtensionOptions for SquadronOptions {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn cloned(&self) -> Box<dyn ExtensionOptions> {
+        Box::new(self.clone())
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "endpoints" => self.endpoints = value.parse()?,
+            "query_timeout" => self.query_timeout = timeout(value)?,
+            "priority" => self.priority = priority(value)?,
+            _ => return config_err!("there is no option squadron.{key}"),
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Vec<ConfigEntry> {
+        let timeout = self.query_timeout.map_or_else(
+            || "0s".to_owned(),
+            |timeout| format!("{}ms", timeout.as_millis()),
+        );
+        let entry = |key: &str, value: String, description| ConfigEntry {
+            key: format!("{}.{key}", Self::PREFIX),
+            value: Some(value),
+            description,
+        };
+        vec![
+            entry(
+                "endpoints",
+                self.endpoints.to_string(),
+                "one: a result has one endpoint, which every client reads whole. parallel: one for each partition of the \
+                 result, at the workers where clients can reach them",
+            ),
+            entry(
+                "query_timeout",
+                timeout,
+                "How long a query may take from its start to its last row, such as 500ms, 30s or 5m; 0s is without limit",
+            ),
+            entry(
+                "priority",
+                self.priority.to_string(),
+                "Queries of a higher priority are placed first; from -100 to 100",
+            ),
+        ]
+    }
+}
+
+fn timeout(text: &str) -> Result<Option<Duration>> {
+    let number = text.trim().trim_end_matches(char::is_alphabetic);
+    if number.trim() == "0" {
+        return Ok(None);
+    }
+    match config::duration(text) {
+        Ok(timeout) => Ok(Some(timeout)),
+        Err(why) => config_err!("squadron.query_timeout: {text} {why}"),
+    }
+}
+
+fn priority(text: &str) -> Result<i32> {
+    match text.parse() {
+        Ok(priority) if PRIORITIES.contains(&priority) => Ok(priority),
+        _ => config_err!("squadron.priority is a number from -100 to 100, not '{text}'"),
+    }
+}
+
+/// The settings of `options` that differ from DataFusion's defaults, for a query planned with `partitions`. Those of the
+/// server alone do not travel.
 pub fn changed(options: &ConfigOptions, partitions: usize) -> Vec<(String, String)> {
     const PARTITIONS: &str = "datafusion.execution.target_partitions";
     let mut changed: Vec<(String, String)> = options
         .entries()
         .into_iter()
+        .filter(|entry| entry.key.starts_with("datafusion."))
         .filter(|entry| entry.key != PARTITIONS && DEFAULTS.get(&entry.key) != Some(&entry.value))
         .filter_map(|entry| Some((entry.key, entry.value?)))
         .collect();
@@ -31,15 +173,60 @@ pub fn changed(options: &ConfigOptions, partitions: usize) -> Vec<(String, Strin
 mod tests {
     use super::*;
 
+    fn options() -> ConfigOptions {
+        let mut options = ConfigOptions::default();
+        options.extensions.insert(SquadronOptions::default());
+        options
+    }
+
     #[test]
     fn only_what_differs_from_the_defaults_travels() {
-        let mut options = ConfigOptions::default();
+        let mut options = options();
         options
             .set("datafusion.execution.batch_size", "77")
             .unwrap();
+        options.set("squadron.priority", "7").unwrap();
         let settings = changed(&options, 3);
         assert!(settings.contains(&("datafusion.execution.batch_size".into(), "77".into())));
         assert!(settings.contains(&("datafusion.execution.target_partitions".into(), "3".into())));
         assert_eq!(settings.len(), 2);
+    }
+
+    #[test]
+    fn what_is_set_is_what_is_shown() {
+        let mut options = options();
+        for (key, value, shown) in [
+            ("squadron.endpoints", "PARALLEL", "parallel"),
+            ("squadron.query_timeout", "2s", "2000ms"),
+            ("squadron.query_timeout", "0s", "0s"),
+            ("squadron.priority", "-5", "-5"),
+        ] {
+            options.set(key, value).unwrap();
+            let entries = options.entries();
+            let entry = entries.iter().find(|entry| entry.key == key).unwrap();
+            assert_eq!(entry.value.as_deref(), Some(shown));
+        }
+        assert_eq!(
+            SquadronOptions::of(&options),
+            SquadronOptions {
+                endpoints: Endpoints::Parallel,
+                query_timeout: None,
+                priority: -5
+            }
+        );
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_and_says_what_is_right() {
+        let mut options = options();
+        for (key, value, says) in [
+            ("squadron.endpoints", "two", "one or parallel"),
+            ("squadron.query_timeout", "soon", "squadron.query_timeout"),
+            ("squadron.priority", "101", "from -100 to 100"),
+            ("squadron.colour", "red", "squadron.colour"),
+        ] {
+            let error = options.set(key, value).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

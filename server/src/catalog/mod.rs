@@ -44,6 +44,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{self, DataSource, ServeArgs};
 use crate::mends;
+use crate::settings::SquadronOptions;
 use external::ExternalTableFactory;
 use schema::SharedSchema;
 use source::Source;
@@ -244,6 +245,10 @@ fn prepared_state(
         .with_information_schema(true)
         .with_default_catalog_and_schema(DEFAULT_CATALOG, DEFAULT_SCHEMA)
         .with_create_default_catalog_and_schema(false);
+    config
+        .options_mut()
+        .extensions
+        .insert(SquadronOptions::default());
     let parser = &mut config.options_mut().sql_parser;
     // Generated statements nest deeply, and statements are planned on large stacks.
     parser.recursion_limit = ConfigNonZeroUsize::try_new(MAX_SQL_DEPTH)

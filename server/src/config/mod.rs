@@ -21,8 +21,8 @@ use std::ffi::OsString;
 pub use args::{Command, GenerateTpchArgs, OutputFormat, ServeArgs, SqlArgs, WorkArgs, WorkerArgs};
 pub use reference::reference;
 pub(crate) use sentence::nearest;
-pub(crate) use values::path_url;
 pub use values::{DataSource, SCHEMES, Secret};
+pub(crate) use values::{duration, path_url};
 
 /// Where generated tables are kept unless the user says otherwise.
 pub fn default_cache_dir() -> std::path::PathBuf {

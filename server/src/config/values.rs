@@ -86,7 +86,7 @@ pub(super) fn memory(text: &str) -> Result<u64, String> {
 }
 
 /// A time, from `500ms`, `10s`, `2m`, `1h` or plain seconds.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "is not a time; write it like 500ms, 10s, 2m or 1h".to_string();
     let trimmed = text.trim();
     let unit_at = trimmed

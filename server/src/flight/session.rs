@@ -19,7 +19,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 
 use super::FlightOptions;
 use crate::catalog::Catalog;
-use crate::queries::Session;
+use crate::queries::{Principal, Session};
 
 /// The customary name of Arrow's own servers.
 const COOKIE: &str = "arrow_flight_session_id";
@@ -170,6 +170,7 @@ impl Sessions {
     fn made(&self, owner: Option<String>, key: Key) -> Arc<Entry> {
         let session = Session {
             id: random_name(),
+            principal: Principal::default(),
             context: self.catalog.session_context(),
         };
         Arc::new(Entry {
