@@ -7,9 +7,10 @@
 //! ```
 //!
 //! A module uses only what is below it: `app` builds everything, `flight` speaks to clients, `queries` owns the life of
-//! a query, `planner` and `scheduler` decide, `results` and `workers` carry out, `catalog`, `config` and `error` know.
+//! a query, `planner` and `scheduler` decide, `results` and `workers` carry out, `auth`, `catalog`, `config` and `error` know.
 
 pub mod app;
+pub mod auth;
 pub mod catalog;
 pub mod config;
 pub mod error;

@@ -32,6 +32,7 @@ use tracing::{Instrument, info, info_span};
 
 use self::statement::{bind, frozen_schema, kind_of, parameters_of, refuse_unserved};
 use self::wording::{located, planning_failure, unknown_table, with_end_of};
+pub use crate::auth::Principal;
 use crate::catalog::Catalog;
 use crate::planner::explain;
 use crate::planner::stages::GraphContext;
@@ -40,23 +41,6 @@ use crate::results::{Frames, OpenResult, OpenResults, ResultReader};
 use crate::scheduler::{QueryEvents, SchedulerHandle};
 use crate::settings;
 use crate::workers::WorkerKind;
-
-/// Who a request comes from, as the server found out; never what a message says of itself. Without authentication
-/// everyone is the same.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Principal(Option<Arc<str>>);
-
-impl Principal {
-    /// A user of the server.
-    pub fn user(name: &str) -> Self {
-        Self(Some(name.into()))
-    }
-
-    /// The user's name; none where nobody has to log in.
-    pub fn name(&self) -> Option<&str> {
-        self.0.as_deref()
-    }
-}
 
 /// One client's settings over the shared catalog.
 #[derive(Clone)]
@@ -226,7 +210,7 @@ impl Queries {
                 (Arc::clone(&schema), OpenResult::Running { schema, events })
             }
         };
-        self.parts.results.put(id, result);
+        self.parts.results.put(id, &session.principal, result);
         Ok(Started {
             id,
             schema,
@@ -251,7 +235,7 @@ impl Queries {
             return Ok(0);
         }
         let started = self.start(session, planned, parameters).await?;
-        let mut frames = self.frames_of(started.id).await?;
+        let mut frames = self.frames_of(&session.principal, started.id).await?;
         while let Some(frame) = futures::StreamExt::next(&mut frames).await {
             frame?;
         }
@@ -270,11 +254,11 @@ impl Queries {
     /// The rows behind a ticket, once. Dropping the stream before its end cancels the query.
     ///
     /// # Errors
-    /// `Invalid` for a ticket that is not ours, `NotFound` for one whose time is over and for a result that is gone, else the
-    /// query's own failure.
-    pub async fn stream(&self, ticket: &[u8]) -> Result<Frames, Failure> {
+    /// `Invalid` for a ticket that is not ours, `NotFound` for one whose time is over and for a result that is gone or of
+    /// another principal, else the query's own failure.
+    pub async fn stream(&self, principal: &Principal, ticket: &[u8]) -> Result<Frames, Failure> {
         let id = self.open_ticket(ticket)?;
-        self.frames_of(id).await
+        self.frames_of(principal, id).await
     }
 
     /// The query that a ticket names, if the ticket is ours and good.
@@ -301,14 +285,25 @@ impl Queries {
         }
     }
 
-    /// Stops a query and drops its result. Returns whether there was something to stop.
-    pub fn cancel(&self, id: QueryId) -> bool {
+    /// Stops a query and drops its result. One that has just ended is as good as stopped.
+    ///
+    /// # Errors
+    /// `NotFound` for a query that is of another principal, ended long ago or never was.
+    pub fn cancel(&self, principal: &Principal, id: QueryId) -> Result<(), Failure> {
+        let results = &self.parts.results;
+        if !results.is_of(id, principal) {
+            return Err(Failure::new(
+                FailureKind::NotFound,
+                "the query is not known: it ended some time ago, or it never ran here; there is nothing to cancel",
+            ));
+        }
         let failure = Failure::new(
             FailureKind::Cancelled,
             "the query was cancelled by its client",
         );
         self.parts.scheduler.cancel(id, failure);
-        self.parts.results.discard(id) || self.parts.results.is_streaming(id)
+        results.discard(id);
+        Ok(())
     }
 
     /// Takes no more statements; what runs goes on.
@@ -331,8 +326,8 @@ impl Queries {
         Ok(())
     }
 
-    async fn frames_of(&self, id: QueryId) -> Result<Frames, Failure> {
-        let (result, guard) = self.parts.results.take(id)?;
+    async fn frames_of(&self, principal: &Principal, id: QueryId) -> Result<Frames, Failure> {
+        let (result, guard) = self.parts.results.take(id, principal)?;
         let frames = self.parts.reader.frames(id, result).await?;
         Ok(guard.over(frames))
     }

@@ -9,7 +9,7 @@
 //! A result waits for its client under a time to live. Whoever takes it owns it: when the stream is dropped before its
 //! end, or nobody came in time, the query is cancelled and all it held is freed.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use squadron_proto::{Failure, FailureKind, QueryId};
 use squadron_shuffle::fetch::Fetched;
 use squadron_shuffle::{Fetcher, Store, encode};
 
+use crate::auth::Principal;
 use crate::scheduler::{QueryEvents, QuerySummary, QueryUpdate, ResultPart, SchedulerHandle};
 
 /// Frames on their way to a client.
@@ -31,6 +32,10 @@ pub type Frames = BoxStream<'static, Result<FlightData, Failure>>;
 
 /// How often results that nobody fetched are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How many ended queries are remembered, and how long, so that their clients may cancel them once more.
+const MAX_ENDED: u64 = 10_000;
+const ENDED_MEMORY: Duration = Duration::from_secs(600);
 
 /// How long a broken stream waits to hear why.
 const CAUSE_PATIENCE: Duration = Duration::from_secs(3);
@@ -54,18 +59,26 @@ pub enum OpenResult {
     },
 }
 
-/// The results that wait for their clients, and those that are being read.
+/// The results that wait for their clients, and those that are being read. Each belongs to a principal; for another
+/// one it is not there.
 #[derive(Clone, Debug)]
 pub struct OpenResults {
-    waiting: Cache<QueryId, Arc<Mutex<Option<OpenResult>>>>,
-    streaming: Arc<Mutex<HashSet<QueryId>>>,
+    waiting: Cache<QueryId, Arc<Waiting>>,
+    streaming: Arc<Mutex<HashMap<QueryId, Principal>>>,
+    ended: Cache<QueryId, Principal>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    owner: Principal,
+    result: Mutex<Option<OpenResult>>,
 }
 
 /// Says that a result is being read, for as long as it lives.
 #[derive(Debug)]
 pub struct Streaming {
     query: QueryId,
-    streaming: Arc<Mutex<HashSet<QueryId>>>,
+    results: OpenResults,
 }
 
 impl Streaming {
@@ -81,7 +94,9 @@ impl Streaming {
 
 impl Drop for Streaming {
     fn drop(&mut self) {
-        lock(&self.streaming).remove(&self.query);
+        if let Some(owner) = lock(&self.results.streaming).remove(&self.query) {
+            self.results.ended.insert(self.query, owner);
+        }
     }
 }
 
@@ -91,47 +106,65 @@ impl OpenResults {
         Self {
             waiting: Cache::builder().time_to_live(time_to_live).build(),
             streaming: Arc::default(),
+            ended: Cache::builder()
+                .max_capacity(MAX_ENDED)
+                .time_to_live(ENDED_MEMORY)
+                .build(),
         }
     }
 
-    /// Keeps `result` until its client comes.
-    pub fn put(&self, query: QueryId, result: OpenResult) {
-        self.waiting
-            .insert(query, Arc::new(Mutex::new(Some(result))));
+    /// Keeps `result` until its client, `owner`, comes.
+    pub fn put(&self, query: QueryId, owner: &Principal, result: OpenResult) {
+        let waiting = Waiting {
+            owner: owner.clone(),
+            result: Mutex::new(Some(result)),
+        };
+        self.waiting.insert(query, Arc::new(waiting));
     }
 
     /// The result, for the one who comes first.
     ///
     /// # Errors
-    /// `NotFound` when it was taken, or waited too long, or never was.
-    pub fn take(&self, query: QueryId) -> Result<(OpenResult, Streaming), Failure> {
-        let result = self.remove(query).ok_or_else(|| {
+    /// `NotFound` when it was taken, or waited too long, or never was, or belongs to another principal.
+    pub fn take(
+        &self,
+        query: QueryId,
+        principal: &Principal,
+    ) -> Result<(OpenResult, Streaming), Failure> {
+        let gone = || {
             Failure::new(
                 FailureKind::NotFound,
                 "the result was already fetched, cancelled, or not fetched in time; run the statement again",
             )
-        })?;
-        lock(&self.streaming).insert(query);
+        };
+        let waiting = self.waiting.get(&query).ok_or_else(gone)?;
+        if waiting.owner != *principal {
+            return Err(gone());
+        }
+        let result = lock(&waiting.result).take().ok_or_else(gone)?;
+        lock(&self.streaming).insert(query, principal.clone());
+        self.waiting.invalidate(&query);
         let guard = Streaming {
             query,
-            streaming: Arc::clone(&self.streaming),
+            results: self.clone(),
         };
         Ok((result, guard))
     }
 
-    /// Drops a result that nobody will take. Returns whether there was one.
-    pub fn discard(&self, query: QueryId) -> bool {
-        self.remove(query).is_some()
+    /// Whether the query is one of `principal` that waits, is being read or has just ended.
+    pub fn is_of(&self, query: QueryId, principal: &Principal) -> bool {
+        let waiting = self.waiting.get(&query);
+        waiting.is_some_and(|waiting| waiting.owner == *principal)
+            || lock(&self.streaming).get(&query) == Some(principal)
+            || self.ended.get(&query).as_ref() == Some(principal)
     }
 
-    /// Whether the result is being read.
-    pub fn is_streaming(&self, query: QueryId) -> bool {
-        lock(&self.streaming).contains(&query)
-    }
-
-    fn remove(&self, query: QueryId) -> Option<OpenResult> {
-        let slot = self.waiting.remove(&query)?;
-        lock(&slot).take()
+    /// Drops a result that nobody will take, if it still waits.
+    pub fn discard(&self, query: QueryId) {
+        if let Some(waiting) = self.waiting.remove(&query) {
+            self.ended.insert(query, waiting.owner.clone());
+            drop(lock(&waiting.result).take());
+        }
     }
 
     /// How many results wait or are being read.
@@ -339,5 +372,49 @@ async fn cause(events: &mut QueryEvents, broken: Failure) -> Failure {
     match tokio::time::timeout(CAUSE_PATIENCE, events.next()).await {
         Ok(Some(QueryUpdate::Ended(Err(failure)))) => failure,
         Ok(_) | Err(_) => broken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::Schema;
+
+    use super::*;
+
+    fn ready() -> OpenResult {
+        OpenResult::Ready {
+            schema: Arc::new(Schema::empty()),
+            batches: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_result_is_there_for_its_principal_alone_and_once() {
+        let results = OpenResults::new(Duration::from_secs(60));
+        let (ann, bob) = (Principal::user("ann"), Principal::user("bob"));
+        let (query, unknown) = (QueryId::new(), QueryId::new());
+        results.put(query, &ann, ready());
+        let foreign = results.take(query, &bob).unwrap_err();
+        assert_eq!(foreign, results.take(unknown, &bob).unwrap_err());
+        assert_eq!(foreign.kind, FailureKind::NotFound);
+        let (_, reading) = results.take(query, &ann).unwrap();
+        assert_eq!(results.len(), 1);
+        assert!(results.is_of(query, &ann) && !results.is_of(query, &bob));
+        assert!(results.take(query, &ann).is_err());
+        drop(reading);
+        assert!(results.is_empty());
+        assert!(results.is_of(query, &ann) && !results.is_of(query, &bob));
+        assert!(!results.is_of(unknown, &ann));
+    }
+
+    #[tokio::test]
+    async fn a_discarded_result_is_remembered_for_a_while() {
+        let results = OpenResults::new(Duration::from_secs(60));
+        let (ann, query) = (Principal::user("ann"), QueryId::new());
+        results.put(query, &ann, ready());
+        results.discard(query);
+        results.discard(query);
+        assert!(results.take(query, &ann).is_err());
+        assert!(results.is_of(query, &ann));
     }
 }

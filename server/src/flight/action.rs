@@ -82,12 +82,12 @@ pub(super) async fn run(
         CLOSE_PREPARED_STATEMENT => {
             let request: ActionClosePreparedStatementRequest = unpacked(&body)?;
             let handle = &request.prepared_statement_handle;
-            parts.statements.close(handle).await?;
+            parts.statements.close(&session.principal, handle).await?;
             Ok(None)
         }
         CANCEL_QUERY => {
             let request: ActionCancelQueryRequest = unpacked(&body)?;
-            cancel(parts.queries, &decoded(&request.info)?)?;
+            cancel(parts.queries, session, &decoded(&request.info)?)?;
             let result = ActionCancelQueryResult {
                 result: CancelStatus::Cancelled.into(),
             };
@@ -98,7 +98,7 @@ pub(super) async fn run(
             let info = request
                 .info
                 .ok_or_else(|| invalid("CancelFlightInfo without a FlightInfo"))?;
-            cancel(parts.queries, &info)?;
+            cancel(parts.queries, session, &info)?;
             let result = CancelFlightInfoResult {
                 status: CancelStatus::Cancelled.into(),
             };
@@ -141,9 +141,8 @@ async fn close_session(parts: &Parts<'_>, session: &Session) -> Result<Bytes, Fa
     Ok(result.encode_to_vec().into())
 }
 
-/// Stops the query of a FlightInfo. The signed ticket says which query that is, since it proves that the caller was
-/// given the result.
-fn cancel(queries: &Queries, info: &FlightInfo) -> Result<(), Failure> {
+/// Stops the query of a FlightInfo. The signed ticket says which query that is.
+fn cancel(queries: &Queries, session: &Session, info: &FlightInfo) -> Result<(), Failure> {
     let ticket = info
         .endpoint
         .iter()
@@ -157,9 +156,7 @@ fn cancel(queries: &Queries, info: &FlightInfo) -> Result<(), Failure> {
     let id = queries
         .query_of(&ticket.statement_handle)
         .ok_or_else(|| invalid("the ticket has expired or was not issued by this server"))?;
-    // A query that has ended already is as good as cancelled.
-    queries.cancel(id);
-    Ok(())
+    queries.cancel(&session.principal, id)
 }
 
 /// Reads a message that is wrapped in `Any`.

@@ -3,6 +3,8 @@
 //! A handle is the statement's name, or `statement.binding` as the answer to a bind. Drivers that use the answered
 //! handle can bind and run one statement from several threads; for those that ignore it, the statement's own handle
 //! means the last parameters bound.
+//!
+//! A statement belongs to its principal, for whom it is good in every session; for others its handle is unknown.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,16 +19,18 @@ use super::FlightOptions;
 use super::messages::CreatePreparedStatementResult;
 use super::session::random_name;
 use super::statement::encapsulated;
-use crate::queries::{PlannedStatement, Session, StatementKind};
+use crate::queries::{PlannedStatement, Principal, Session, StatementKind};
 
 /// All prepared statements of the server.
 pub(super) struct Statements {
     statements: Cache<String, Arc<Statement>>,
+    /// By the whole handle, so that the binding of one statement is of no use to another.
     bindings: Cache<String, Arc<RecordBatch>>,
 }
 
 struct Statement {
     session: String,
+    owner: Principal,
     planned: PlannedStatement,
     /// The binding that the statement's own handle means.
     last_binding: Mutex<Option<String>>,
@@ -80,6 +84,7 @@ impl Statements {
         let handle = random_name();
         let statement = Statement {
             session: session.id.clone(),
+            owner: session.principal.clone(),
             planned,
             last_binding: Mutex::new(None),
         };
@@ -95,13 +100,17 @@ impl Statements {
     }
 
     /// The statement of a handle.
-    pub(super) async fn get(&self, handle: &[u8]) -> Result<Prepared, Failure> {
+    pub(super) async fn get(
+        &self,
+        principal: &Principal,
+        handle: &[u8],
+    ) -> Result<Prepared, Failure> {
         let (name, binding) = parts(handle)?;
-        let statement = self.statement(name).await?;
+        let statement = self.statement(principal, name).await?;
         let binding = binding.map(Into::into).or_else(|| statement.last_binding());
         let parameters = match binding {
             None => None,
-            Some(binding) => Some(self.binding(&binding).await?),
+            Some(binding) => Some(self.binding(name, &binding).await?),
         };
         Ok(Prepared {
             planned: statement.planned.clone(),
@@ -110,41 +119,48 @@ impl Statements {
     }
 
     /// What the rows of a handle's statement look like, without its parameters.
-    pub(super) async fn planned(&self, handle: &[u8]) -> Result<PlannedStatement, Failure> {
+    pub(super) async fn planned(
+        &self,
+        principal: &Principal,
+        handle: &[u8],
+    ) -> Result<PlannedStatement, Failure> {
         let (name, _) = parts(handle)?;
-        Ok(self.statement(name).await?.planned.clone())
+        Ok(self.statement(principal, name).await?.planned.clone())
     }
 
     /// Binds parameters and answers the handle of the statement with them; without columns it unbinds.
     pub(super) async fn bind(
         &self,
+        principal: &Principal,
         handle: &[u8],
         parameters: Option<RecordBatch>,
     ) -> Result<Bytes, Failure> {
         let (name, _) = parts(handle)?;
-        let statement = self.statement(name).await?;
+        let statement = self.statement(principal, name).await?;
         let Some(parameters) = parameters else {
             statement.set_last_binding(None);
             return Ok(Bytes::copy_from_slice(name.as_bytes()));
         };
         check_count(&statement.planned.parameters, &parameters)?;
         let binding = random_name();
+        let handle = format!("{name}.{binding}");
         self.bindings
-            .insert(binding.clone(), Arc::new(parameters))
+            .insert(handle.clone(), Arc::new(parameters))
             .await;
-        statement.set_last_binding(Some(binding.clone()));
-        Ok(format!("{name}.{binding}").into())
+        statement.set_last_binding(Some(binding));
+        Ok(handle.into())
     }
 
     /// Forgets a statement; a handle that is already forgotten is closed.
-    pub(super) async fn close(&self, handle: &[u8]) -> Result<(), Failure> {
+    pub(super) async fn close(&self, principal: &Principal, handle: &[u8]) -> Result<(), Failure> {
         let (name, binding) = parts(handle)?;
-        let last = match self.statements.remove(name).await {
-            Some(statement) => statement.last_binding(),
-            None => None,
+        let Ok(statement) = self.statement(principal, name).await else {
+            return Ok(());
         };
+        self.statements.invalidate(name).await;
+        let last = statement.last_binding();
         for binding in [binding, last.as_deref()].into_iter().flatten() {
-            self.bindings.invalidate(binding).await;
+            self.bindings.invalidate(&format!("{name}.{binding}")).await;
         }
         Ok(())
     }
@@ -158,17 +174,25 @@ impl Statements {
         Ok(())
     }
 
-    async fn statement(&self, name: &str) -> Result<Arc<Statement>, Failure> {
-        self.statements.get(name).await.ok_or_else(|| {
-            Failure::new(
-                FailureKind::NotFound,
-                "the prepared statement is closed or has expired; prepare it again",
-            )
-        })
+    async fn statement(
+        &self,
+        principal: &Principal,
+        name: &str,
+    ) -> Result<Arc<Statement>, Failure> {
+        let statement = self.statements.get(name).await;
+        statement
+            .filter(|statement| statement.owner == *principal)
+            .ok_or_else(|| {
+                Failure::new(
+                    FailureKind::NotFound,
+                    "the prepared statement is closed or has expired; prepare it again",
+                )
+            })
     }
 
-    async fn binding(&self, name: &str) -> Result<RecordBatch, Failure> {
-        let batch = self.bindings.get(name).await.ok_or_else(|| {
+    async fn binding(&self, name: &str, binding: &str) -> Result<RecordBatch, Failure> {
+        let handle = format!("{name}.{binding}");
+        let batch = self.bindings.get(&handle).await.ok_or_else(|| {
             Failure::new(
                 FailureKind::NotFound,
                 "the bound parameters have expired; bind them again",
@@ -218,4 +242,42 @@ fn parts(handle: &[u8]) -> Result<(&str, Option<&str>), Failure> {
         Some((name, binding)) => (name, Some(binding)),
         None => (handle, None),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flight::tests::planned;
+
+    /// What the statement of `handle` is for `principal`: whether it is there to run, to describe and to bind to.
+    async fn known(statements: &Statements, principal: &Principal, handle: &[u8]) -> [bool; 3] {
+        [
+            statements.get(principal, handle).await.is_ok(),
+            statements.planned(principal, handle).await.is_ok(),
+            statements.bind(principal, handle, None).await.is_ok(),
+        ]
+    }
+
+    #[tokio::test]
+    async fn a_statement_is_there_for_its_principal_alone() {
+        let (mut session, planned) = planned("SELECT 1").await;
+        let (ann, bob) = (Principal::user("ann"), Principal::user("bob"));
+        session.principal = ann.clone();
+        let statements = Statements::new(&FlightOptions::default());
+        let handle = statements
+            .create(&session, planned)
+            .await
+            .unwrap()
+            .prepared_statement_handle;
+        assert_eq!(known(&statements, &ann, &handle).await, [true; 3]);
+        assert_eq!(known(&statements, &bob, &handle).await, [false; 3]);
+        let foreign = statements.get(&bob, &handle).await.err();
+        let unknown = statements.get(&bob, b"0123").await.err();
+        assert_eq!(foreign, unknown);
+        // Closing what is not there is fine, and does nothing.
+        statements.close(&bob, &handle).await.unwrap();
+        assert_eq!(known(&statements, &ann, &handle).await, [true; 3]);
+        statements.close(&ann, &handle).await.unwrap();
+        assert_eq!(known(&statements, &ann, &handle).await, [false; 3]);
+    }
 }

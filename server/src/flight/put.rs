@@ -44,7 +44,7 @@ pub(super) async fn put(
         }
         Command::CommandPreparedStatementQuery(command) => {
             let parameters = parameters::read(first, messages).await?;
-            bind(statements, command, parameters).await
+            bind(statements, session, command, parameters).await
         }
         other => Err(not_served("DoPut", &other)),
     }
@@ -71,12 +71,12 @@ async fn prepared_update(
     let handle = &command.prepared_statement_handle;
     match parameters {
         Some(parameters) => {
-            let planned = statements.planned(handle).await?;
+            let planned = statements.planned(&session.principal, handle).await?;
             check_count(&planned.parameters, &parameters)?;
             run(queries, session, &planned, Some(parameters)).await
         }
         None => {
-            let prepared = statements.get(handle).await?;
+            let prepared = statements.get(&session.principal, handle).await?;
             run(queries, session, &prepared.planned, prepared.parameters).await
         }
     }
@@ -84,11 +84,13 @@ async fn prepared_update(
 
 async fn bind(
     statements: &Statements,
+    session: &Session,
     command: CommandPreparedStatementQuery,
     parameters: Option<RecordBatch>,
 ) -> Result<PutResult, Failure> {
+    let handle = &command.prepared_statement_handle;
     let handle = statements
-        .bind(&command.prepared_statement_handle, parameters)
+        .bind(&session.principal, handle, parameters)
         .await?;
     // Always a handle: the Java client uses the field even when it is absent.
     Ok(result(&DoPutPreparedStatementResult {

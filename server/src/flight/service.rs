@@ -27,7 +27,7 @@ use super::session::{Caller, Found, Sessions};
 use super::statement;
 use super::status::{self, Refusal, guarded, invalid, unsupported};
 use crate::catalog::Catalog;
-use crate::queries::{Queries, Session};
+use crate::queries::{Principal, Queries, Session};
 
 /// Squadron's Flight service.
 pub struct Service {
@@ -58,7 +58,11 @@ impl Service {
     where
         F: Future<Output = Result<T, Refusal>>,
     {
-        let caller = Caller::of(request.metadata(), request.remote_addr());
+        let caller = Caller::of(
+            Principal::default(),
+            request.metadata(),
+            request.remote_addr(),
+        );
         let message = request.into_inner();
         let work = async {
             let found = self.sessions.find(&caller).await;
@@ -85,7 +89,7 @@ impl Service {
             }
             Command::CommandPreparedStatementQuery(command) => {
                 let handle = &command.prepared_statement_handle;
-                let prepared = self.statements.get(handle).await?;
+                let prepared = self.statements.get(&session.principal, handle).await?;
                 let parameters = prepared.parameters;
                 statement::start(queries, session, &prepared.planned, parameters, descriptor).await
             }
@@ -113,7 +117,10 @@ impl Service {
             }
             Command::CommandPreparedStatementQuery(command) => {
                 let handle = &command.prepared_statement_handle;
-                self.statements.planned(handle).await?.schema
+                self.statements
+                    .planned(&session.principal, handle)
+                    .await?
+                    .schema
             }
             other => Metadata::of(&other)
                 .ok_or_else(|| not_served("GetSchema", &other))?
@@ -136,7 +143,7 @@ impl Service {
         };
         let id = self.queries.query_of(&handle);
         Span::current().record("query_id", id.map(field::display));
-        let frames = self.queries.stream(&handle).await;
+        let frames = self.queries.stream(&session.principal, &handle).await;
         let frames = frames.map_err(|failure| Refusal { failure, query: id })?;
         Ok(frames
             .map(move |frame| frame.map_err(|failure| status::of(&failure, id)))
@@ -159,7 +166,11 @@ impl FlightService for Service {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Answer<Self::HandshakeStream> {
-        let caller = Caller::of(request.metadata(), request.remote_addr());
+        let caller = Caller::of(
+            Principal::default(),
+            request.metadata(),
+            request.remote_addr(),
+        );
         let work = async {
             let (found, token) = self.sessions.log_in(&caller).await;
             let bearer: AsciiMetadataValue = format!("Bearer {token}")

@@ -2,7 +2,7 @@
 //!
 //! | a request carries | its session |
 //! |---|---|
-//! | the cookie of a session that its token owns | that one |
+//! | the cookie of a session of the same principal | that one |
 //! | a bearer token from Handshake | the one made there |
 //! | anything else | the one of this connection and token |
 //!
@@ -24,9 +24,10 @@ use crate::queries::{Principal, Session};
 /// The customary name of Arrow's own servers.
 const COOKIE: &str = "arrow_flight_session_id";
 
-/// What identifies a caller, as the request says it.
+/// What identifies a caller: who it is, as the server found out, and the rest as the request says it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Caller {
+    principal: Principal,
     token: Option<String>,
     cookie: Option<String>,
     peer: Option<SocketAddr>,
@@ -49,21 +50,24 @@ pub(super) struct Sessions {
 enum Key {
     Cookie(String),
     Token(String),
-    Connection(Option<String>, Option<SocketAddr>),
+    Connection(Principal, Option<String>, Option<SocketAddr>),
 }
 
 struct Entry {
     session: Arc<Session>,
-    /// The token that may use the session's cookie.
-    owner: Option<String>,
     /// Where the session is found, besides its cookie.
     key: Key,
 }
 
 impl Caller {
     /// Reads token and cookie from a request's headers.
-    pub(super) fn of(headers: &MetadataMap, peer: Option<SocketAddr>) -> Self {
+    pub(super) fn of(
+        principal: Principal,
+        headers: &MetadataMap,
+        peer: Option<SocketAddr>,
+    ) -> Self {
         Self {
+            principal,
             token: bearer_token(headers).or_else(|| handshake_token(headers)),
             cookie: session_cookie(headers),
             peer,
@@ -71,7 +75,7 @@ impl Caller {
     }
 
     fn key(&self) -> Key {
-        Key::Connection(self.token.clone(), self.peer)
+        Key::Connection(self.principal.clone(), self.token.clone(), self.peer)
     }
 }
 
@@ -99,7 +103,7 @@ impl Sessions {
     pub(super) async fn find(&self, caller: &Caller) -> Found {
         if let Some(cookie) = &caller.cookie
             && let Some(entry) = self.entries.get(&Key::Cookie(cookie.clone())).await
-            && entry.owner == caller.token
+            && entry.session.principal == caller.principal
         {
             return Found {
                 session: Arc::clone(&entry.session),
@@ -122,7 +126,7 @@ impl Sessions {
             return (self.find(caller).await, token.clone());
         }
         let token = random_name();
-        let entry = self.made(Some(token.clone()), Key::Token(token.clone()));
+        let entry = self.made(caller, Key::Token(token.clone()));
         self.entries
             .insert(entry.key.clone(), Arc::clone(&entry))
             .await;
@@ -145,6 +149,9 @@ impl Sessions {
     async fn by_token(&self, caller: &Caller) -> Option<Arc<Entry>> {
         let token = caller.token.clone()?;
         let entry = self.entries.get(&Key::Token(token)).await?;
+        if entry.session.principal != caller.principal {
+            return None;
+        }
         self.remember_cookie(&entry).await;
         Some(entry)
     }
@@ -153,7 +160,7 @@ impl Sessions {
         let key = caller.key();
         let entry = self
             .entries
-            .get_with(key.clone(), async { self.made(caller.token.clone(), key) })
+            .get_with(key.clone(), async { self.made(caller, key) })
             .await;
         self.remember_cookie(&entry).await;
         entry
@@ -167,15 +174,14 @@ impl Sessions {
             .await;
     }
 
-    fn made(&self, owner: Option<String>, key: Key) -> Arc<Entry> {
+    fn made(&self, caller: &Caller, key: Key) -> Arc<Entry> {
         let session = Session {
             id: random_name(),
-            principal: Principal::default(),
+            principal: caller.principal.clone(),
             context: self.catalog.session_context(),
         };
         Arc::new(Entry {
             session: Arc::new(session),
-            owner,
             key,
         })
     }
@@ -225,6 +231,7 @@ mod tests {
 
     fn caller(token: Option<&str>, cookie: Option<&str>, port: u16) -> Caller {
         Caller {
+            principal: Principal::default(),
             token: token.map(Into::into),
             cookie: cookie.map(Into::into),
             peer: Some(SocketAddr::from(([127, 0, 0, 1], port))),
@@ -237,11 +244,11 @@ mod tests {
         headers.insert("authorization", "bearer  abc".parse().unwrap());
         headers.append("cookie", "a=b; x=y".parse().unwrap());
         headers.append("cookie", format!("c=d;{COOKIE}=\"s1\"").parse().unwrap());
-        let caller = Caller::of(&headers, None);
+        let caller = Caller::of(Principal::default(), &headers, None);
         assert_eq!(caller.token.as_deref(), Some("abc"));
         assert_eq!(caller.cookie.as_deref(), Some("s1"));
         headers.insert("authorization", "Basic dTpw".parse().unwrap());
-        assert_eq!(Caller::of(&headers, None).token, None);
+        assert_eq!(Caller::of(Principal::default(), &headers, None).token, None);
     }
 
     #[tokio::test]
@@ -267,13 +274,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cookie_is_of_use_to_its_own_token_only() {
+    async fn cookie_and_token_are_of_use_to_their_own_principal_only() {
         let sessions = sessions().await;
-        let first = sessions.find(&caller(Some("mine"), None, 1)).await;
-        let thief = sessions
-            .find(&caller(Some("theirs"), Some(&first.session.id), 2))
-            .await;
-        assert_ne!(first.session.id, thief.session.id);
+        let caller = |principal, token: Option<&str>, cookie: Option<&str>| Caller {
+            principal: Principal::user(principal),
+            ..caller(token, cookie, 1)
+        };
+        let (first, token) = sessions.log_in(&caller("ann", None, None)).await;
+        let cookie = first.session.id.as_str();
+        for (principal, same) in [("ann", true), ("bob", false)] {
+            for stolen in [
+                caller(principal, Some("x"), Some(cookie)),
+                caller(principal, Some(&token), None),
+            ] {
+                let found = sessions.find(&stolen).await;
+                assert_eq!(found.session.id == first.session.id, same);
+                assert_eq!(found.session.principal, Principal::user(principal));
+            }
+        }
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use tonic::transport::{Channel, Server};
 use crate::catalog::{Catalog, CatalogOptions};
 use crate::flight;
 use crate::planner::{Planner, SizeOptions};
-use crate::queries::{Queries, QueryParts};
+use crate::queries::{PlannedStatement, Principal, Queries, QueryParts, Session};
 use crate::results::{OpenResults, ResultReader};
 use crate::scheduler::{Driver, Limits};
 use crate::workers::{Registry, RegistryOptions, WorkerKind};
@@ -53,14 +53,32 @@ pub(in crate::flight) async fn empty_catalog() -> Catalog {
         .unwrap()
 }
 
-/// A new server without tables, and a client of it.
-pub(super) async fn connect() -> Connected {
+/// A planned statement and the session it was planned for.
+pub(in crate::flight) async fn planned(sql: &str) -> (Session, PlannedStatement) {
+    let (engine, key) = engine();
+    let mut server = JoinSet::new();
+    let (queries, catalog) = queries(&engine, key, &mut server).await;
+    let session = Session {
+        id: "s".into(),
+        principal: Principal::default(),
+        context: catalog.session_context(),
+    };
+    let planned = queries.plan(&session, sql).await.unwrap();
+    (session, planned)
+}
+
+fn engine() -> (Arc<Engine>, ClusterKey) {
     let key = ClusterKey::random();
     let options = WorkerOptions {
         slots: 1,
         ..WorkerOptions::default()
     };
-    let engine = Engine::new(&options, key.clone(), None).unwrap();
+    (Engine::new(&options, key.clone(), None).unwrap(), key)
+}
+
+/// A new server without tables, and a client of it.
+pub(super) async fn connect() -> Connected {
+    let (engine, key) = engine();
     let mut server = JoinSet::new();
     let queries = queries(&engine, key, &mut server).await;
     let service = flight::service(queries.0, queries.1, &flight::FlightOptions::default());

@@ -38,8 +38,8 @@ mod queries;
 mod refusals;
 mod sessions;
 
-pub(super) use harness::empty_catalog;
 use harness::{Client, connect};
+pub(super) use harness::{empty_catalog, planned};
 
 /// Rows of a FlightInfo, with its one endpoint.
 async fn fetch(client: &mut Client, info: &FlightInfo) -> (Schema, Vec<RecordBatch>) {
