@@ -16,12 +16,15 @@
 //! An embedded worker exchanges the same types over channels; only there may a [`PlanRef::InProcess`] travel.
 
 mod convert;
+mod lane;
 
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use lane::Lane;
 
 use crate::{AttemptKey, AttemptNumber, Failure, QueryId, StageId, TaskId, WorkerId};
 
@@ -162,6 +165,8 @@ pub struct Launch {
     pub attempt: AttemptKey,
     /// How many slots it takes.
     pub slots: u32,
+    /// Which of the worker's lanes it runs in.
+    pub lane: Lane,
     /// Which partitions of the stage it runs, all together. Empty: all of the plan, as it is.
     pub partitions: Vec<u32>,
     /// The files of each scan, where they were taken out of the plan.

@@ -12,14 +12,15 @@
 //! Slots are held from the reservation until the server may count them as free, which is at the latest when it hears of
 //! the end, but sooner for an attempt that it told to stop, that has told that it waits for its reader (the server may
 //! have given the slots away before it learns that the attempt goes on), or that it launched over a connection which is
-//! lost. An attempt is refused when no slot at all is free; it may take more than are free, and a streamed one, which must
-//! run beside its siblings, is never refused: both are the server's decisions. So a worker never refuses what the
-//! server's own accounting allows.
+//! lost. An attempt counts the slots held in its lane and in the lanes before it, so it never waits for longer ones, and
+//! `lanes x slots` partitions run at most. It is refused when it finds no slot free; it may take more than are free, and a streamed one, which must run beside its
+//! siblings, is never refused: both are the server's decisions. So a worker never refuses what the server's own accounting
+//! allows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-use squadron_proto::control::{AttemptStatus, Launch, OutputMode, Release, TaskOutput};
+use squadron_proto::control::{AttemptStatus, Lane, Launch, OutputMode, Release, TaskOutput};
 use squadron_proto::{AttemptKey, AttemptNumber, QueryId, StageId, TaskId};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +38,7 @@ pub(crate) struct Registry {
 
 #[derive(Debug)]
 struct Active {
+    lane: Lane,
     /// None once the server may count them as free.
     held_slots: u32,
     state: State,
@@ -127,10 +129,11 @@ impl Registry {
         if self.active.len() >= ATTEMPTS_LIMIT {
             return Err(format!("it holds {ATTEMPTS_LIMIT} attempts already"));
         }
-        if launch.output == OutputMode::Retained && self.held_slots() >= self.slots {
+        if launch.output == OutputMode::Retained && self.held_slots(launch.lane) >= self.slots {
             return Err(format!("all of its {} slots are taken", self.slots));
         }
         let reserved = Active {
+            lane: launch.lane,
             held_slots: launch.slots,
             state: State::Reserved(launch),
         };
@@ -284,8 +287,10 @@ impl Registry {
         self.active.is_empty() && self.done.is_empty()
     }
 
-    fn held_slots(&self) -> u32 {
-        self.active.values().map(|active| active.held_slots).sum()
+    /// What an attempt of `lane` finds taken: by attempts of that lane and of those it gives way to.
+    fn held_slots(&self, lane: Lane) -> u32 {
+        let counted = self.active.values().filter(|active| active.lane <= lane);
+        counted.map(|active| active.held_slots).sum()
     }
 }
 
@@ -338,6 +343,10 @@ mod tests {
         AttemptStatus::Finished(TaskOutput::default())
     }
 
+    fn in_lane(lane: Lane, launch: Launch) -> Launch {
+        Launch { lane, ..launch }
+    }
+
     fn everything() -> Release {
         Release {
             query: QUERY,
@@ -369,6 +378,25 @@ mod tests {
         let reason = registry.reserve(launch(2, 1)).unwrap_err();
         assert_eq!(reason, "all of its 2 slots are taken");
         registry.reserve(streamed(2, 1)).unwrap();
+    }
+
+    #[test]
+    fn a_short_attempt_never_waits_for_longer_ones() {
+        let mut registry = Registry::new(2);
+        registry.reserve(in_lane(Lane::Long, launch(0, 2))).unwrap();
+        assert!(registry.reserve(in_lane(Lane::Long, launch(1, 1))).is_err());
+        registry
+            .reserve(in_lane(Lane::Medium, launch(1, 2)))
+            .unwrap();
+        registry.reserve(launch(2, 2)).unwrap();
+        for lane in Lane::ALL {
+            assert!(registry.reserve(in_lane(lane, launch(3, 1))).is_err());
+        }
+        // The long one still counts those before it, the short ones do not count it.
+        registry.cancel(key(0));
+        assert!(registry.reserve(in_lane(Lane::Long, launch(3, 1))).is_err());
+        registry.cancel(key(2));
+        registry.reserve(launch(3, 1)).unwrap();
     }
 
     #[test]
@@ -465,7 +493,7 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Reserve(u32, u32),
+        Reserve(u32, u32, Lane),
         Commit(u32),
         Cancel(u32),
         Park(u32),
@@ -476,7 +504,8 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         let task = 0..6_u32;
         prop_oneof![
-            4 => (task.clone(), 1..3_u32).prop_map(|(task, slots)| Step::Reserve(task, slots)),
+            4 => (task.clone(), 1..3_u32, 0..3_u32)
+                .prop_map(|(task, slots, lane)| Step::Reserve(task, slots, Lane::of_number(lane))),
             4 => task.clone().prop_map(Step::Commit),
             2 => task.clone().prop_map(Step::Cancel),
             1 => task.clone().prop_map(Step::Park),
@@ -486,14 +515,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order, no attempt is reserved when no slot is free, and once everything has ended
-        /// all of them are free again.
+        /// Whatever happens in whatever order, no attempt is reserved when its lane finds no slot free, one for which it
+        /// finds a slot always is, and once everything has ended all of them are free again.
         #[test]
         fn no_slot_is_lost_or_given_twice(steps in proptest::collection::vec(step(), 0..64)) {
             let mut registry = Registry::new(3);
             for step in steps {
                 match step {
-                    Step::Reserve(task, slots) => _ = registry.reserve(launch(task, slots)),
+                    Step::Reserve(task, slots, lane) => _ = registry.reserve(in_lane(lane, launch(task, slots))),
                     Step::Commit(task) => _ = registry.commit(key(task)),
                     Step::Cancel(task) => _ = registry.cancel(key(task)),
                     Step::Park(task) => _ = registry.enter(key(task), Phase::Parked),
@@ -504,16 +533,21 @@ mod tests {
                     }
                     Step::Release => _ = registry.release(&everything()),
                 }
-                prop_assert!(registry.held_slots() <= 3 + 1, "the last may take one more than is free");
-                let held = registry.held_slots();
-                prop_assert!(held > 0 || registry.reserve(launch(9, 1)).is_ok());
-                registry.cancel(key(9));
+                for lane in Lane::ALL {
+                    let held = registry.held_slots(lane);
+                    let lanes = lane.number() + 1;
+                    prop_assert!(held <= lanes * (3 + 1), "the last of a lane may take one more than is free");
+                    let reserved = registry.reserve(in_lane(lane, launch(9, 1)));
+                    prop_assert_eq!(reserved.is_ok(), held < 3, "{:?}", lane);
+                    registry.cancel(key(9));
+                }
             }
             registry.release(&everything());
             for task in 0..6 {
                 registry.end(key(task), AttemptStatus::Cancelled);
             }
             prop_assert!(registry.is_empty());
+            prop_assert_eq!(registry.held_slots(Lane::Long), 0);
             prop_assert_eq!(registry.reserve(launch(7, 3)), Ok(()));
         }
     }

@@ -4,7 +4,7 @@
 //! messages ──> receive ──┐                        ┌──> outbox ──> reports
 //!                        ├── registry (attempts) ─┤
 //! changes  ──> observe ──┘          │             └──> store (release)
-//!    ^                              └ commit: spawns the attempt on the compute threads
+//!    ^                              └ commit: spawns the attempt on the threads of its lane
 //!    └───────────────────────────────────┘
 //! ```
 //!
@@ -312,8 +312,8 @@ impl Control {
             attempt = %key.attempt,
             worker = %self.worker,
         );
-        self.running
-            .spawn_on(attempt.run().instrument(span), self.engine.compute());
+        let lane = self.engine.lane(attempt.launch.lane);
+        self.running.spawn_on(attempt.run().instrument(span), lane);
     }
 
     fn observe(&mut self, change: Change) {

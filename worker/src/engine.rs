@@ -9,16 +9,13 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use squadron_proto::Failure;
+use squadron_proto::control::Lane;
 use squadron_proto::ticket::ClusterKey;
-use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::{FetchOptions, Fetcher, Store, StoreOptions, failure};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Handle;
 
-/// Deep plans recurse; what is not touched of a stack costs address space alone.
-const COMPUTE_STACK_BYTES: usize = 16 * 1024 * 1024;
-
-/// How many threads may wait for local files at a time.
-const BLOCKING_THREADS: usize = 128;
+use crate::lanes::Lanes;
 
 /// How many of the largest consumers an out-of-memory message names.
 const REPORTED_CONSUMERS: NonZeroUsize = NonZeroUsize::new(5).expect("5 is not 0");
@@ -26,7 +23,7 @@ const REPORTED_CONSUMERS: NonZeroUsize = NonZeroUsize::new(5).expect("5 is not 0
 /// The limits of a process that runs plans.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
-    /// How many partitions run at a time; also the number of compute threads.
+    /// How many partitions run at a time in each lane; also the number of its threads.
     pub slots: usize,
     /// Size of the memory pool that operators and shuffle share, in bytes.
     pub memory_bytes: usize,
@@ -62,7 +59,7 @@ pub struct Engine {
     pub runtime: Arc<RuntimeEnv>,
     /// Reads the output of attempts of other processes.
     pub fetcher: Fetcher,
-    compute: Compute,
+    lanes: Lanes,
     /// Holds every function a plan may name. Filling a registry takes milliseconds, copying it microseconds.
     functions: Arc<TaskContext>,
 }
@@ -116,18 +113,19 @@ impl Engine {
             store,
             runtime,
             fetcher,
-            compute: Compute::start(options.slots)?,
+            lanes: Lanes::start(options.slots)?,
             functions,
         }))
     }
 
-    /// Where plans run: `slots` threads of their own.
+    /// Where short plans run, and planning: `slots` threads of their own.
     pub fn compute(&self) -> &Handle {
-        self.compute
-            .0
-            .as_ref()
-            .map(Runtime::handle)
-            .expect("the threads live as long as the engine")
+        self.lane(Lane::default())
+    }
+
+    /// Where plans of a lane run: `slots` threads of their own, which give way to those of the lanes before it.
+    pub fn lane(&self, lane: Lane) -> &Handle {
+        self.lanes.handle(lane)
     }
 
     /// Bytes taken from the memory pool.
@@ -147,36 +145,5 @@ impl Engine {
             self.functions.window_functions().clone(),
             Arc::clone(&self.runtime),
         ))
-    }
-}
-
-/// The threads that run plans; there until the engine is dropped.
-struct Compute(Option<Runtime>);
-
-impl Compute {
-    fn start(threads: usize) -> Result<Self, Failure> {
-        Builder::new_multi_thread()
-            .worker_threads(threads.max(1))
-            .max_blocking_threads(BLOCKING_THREADS)
-            .thread_stack_size(COMPUTE_STACK_BYTES)
-            .thread_name("squadron-compute")
-            .enable_all()
-            .build()
-            .map(|runtime| Self(Some(runtime)))
-            .map_err(|error| {
-                Failure::new(
-                    FailureKind::Exhausted,
-                    format!("cannot start {threads} compute threads: {error}"),
-                )
-            })
-    }
-}
-
-impl Drop for Compute {
-    /// Waits for nothing: the last owner of an engine may be a task, which must not block.
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
     }
 }

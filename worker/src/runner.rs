@@ -67,7 +67,8 @@ struct Prepared {
 }
 
 impl Attempt {
-    /// Runs it to its end and tells how it ended, also after a panic. Must be spawned on the engine's compute threads.
+    /// Runs it to its end and tells how it ended, also after a panic. Must be spawned on the threads of its
+    /// lane; all that its plan spawns then runs there too.
     pub(crate) async fn run(self) {
         let attempt = self.launch.attempt;
         let changes = self.changes.clone();

@@ -15,7 +15,7 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{StreamExt, stream};
-use squadron_proto::control::{Launch, OutputMode, PlanRef, Stage};
+use squadron_proto::control::{Lane, Launch, OutputMode, PlanRef, Stage};
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::{AttemptKey, AttemptNumber, QueryId, StageId, TaskId};
 use squadron_shuffle::fragment::InProcessPlan;
@@ -41,6 +41,7 @@ pub(crate) fn launch(task: u32, slots: u32) -> Launch {
     Launch {
         attempt: key(task),
         slots,
+        lane: Lane::Short,
         partitions: vec![],
         scans: vec![],
         inputs: vec![],

@@ -2,9 +2,9 @@
 //! the way in.
 
 use super::{
-    AttemptStatus, Challenge, Heartbeat, Launch, ObjectStoreSpec, OutputMode, PartitionOutput,
-    PlanRef, Producer, Registered, Registration, Release, Report, ScanSplits, ServerMessage, Stage,
-    StageInput, TaskMetrics, TaskOutput, WorkerMessage,
+    AttemptStatus, Challenge, Heartbeat, Lane, Launch, ObjectStoreSpec, OutputMode,
+    PartitionOutput, PlanRef, Producer, Registered, Registration, Release, Report, ScanSplits,
+    ServerMessage, Stage, StageInput, TaskMetrics, TaskOutput, WorkerMessage,
 };
 use crate::{
     AttemptKey, AttemptNumber, Malformed, QueryId, StageId, TaskId, WorkerId, wire::control as wire,
@@ -152,6 +152,7 @@ impl From<Launch> for wire::Launch {
         Self {
             attempt: Some(launch.attempt.into()),
             slots: launch.slots,
+            lane: launch.lane.number(),
             partitions: launch.partitions,
             scans: launch
                 .scans
@@ -185,6 +186,7 @@ impl TryFrom<wire::Launch> for Launch {
         Ok(Self {
             attempt: key(launch.attempt)?,
             slots: launch.slots,
+            lane: Lane::of_number(launch.lane),
             partitions: launch.partitions,
             scans: launch
                 .scans

@@ -6,6 +6,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+use squadron_proto::control::Lane;
+
 use super::graph::TaskSpec;
 
 /// What the policy knows of a query.
@@ -27,6 +29,11 @@ pub(super) fn rank(standing: Standing) -> Rank {
 /// Which of a query's stages with tasks to place comes first.
 pub(super) fn next_stage(ready: &BTreeSet<usize>) -> Option<usize> {
     ready.first().copied()
+}
+
+/// The lane of a worker that an attempt runs in. Without a prediction of how long it will take, each counts as short.
+pub(super) fn lane() -> Lane {
+    Lane::Short
 }
 
 /// The numbers of a stage's tasks, first come last, so that taking from the end is cheap.

@@ -155,6 +155,7 @@ impl Stage {
                 attempt,
             },
             slots,
+            lane: policy::lane(),
             partitions: spec.partitions.clone(),
             scans: spec.scans.clone(),
             inputs: self.sources.inputs.clone(),

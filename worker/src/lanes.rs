@@ -1,0 +1,90 @@
+//! The threads that run plans: a runtime for each lane, as nice to the rest of the process as the lane is long.
+//!
+//! ```text
+//! lane     threads   niceness          share of a core beside a busy short thread
+//! Short    slots     the process's own
+//! Medium   slots     + 5               1/4
+//! Long     slots     + 15              1/29
+//! ```
+//!
+//! The operating system's scheduler shares the cores between the threads, pre-emptively and by the microsecond, so a short
+//! attempt gets its core at once also where a longer one is deep inside an operator that does not yield; a lane that
+//! has the machine to itself runs at full speed, and idle threads cost nothing. Where niceness cannot be set, lanes still
+//! have threads of their own and share the cores as equals.
+
+use squadron_proto::control::Lane;
+use squadron_proto::{Failure, FailureKind};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::niceness;
+
+/// Deep plans recurse; what is not touched of a stack costs address space alone.
+const STACK_BYTES: usize = 16 * 1024 * 1024;
+
+/// How many threads of a lane may wait for local files at a time.
+const BLOCKING_THREADS: usize = 128;
+
+/// The runtimes of all lanes; there until the engine is dropped.
+pub(crate) struct Lanes {
+    /// In the order of [`Lane::ALL`]; taken out when dropped.
+    runtimes: Vec<Runtime>,
+}
+
+impl Lanes {
+    /// Starts `threads` threads a lane.
+    pub(crate) fn start(threads: usize) -> Result<Self, Failure> {
+        let lanes = Lane::ALL.into_iter();
+        let runtimes = lanes.map(|lane| runtime(lane, threads.max(1)));
+        Ok(Self {
+            runtimes: runtimes.collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub(crate) fn handle(&self, lane: Lane) -> &Handle {
+        self.runtimes[lane.number() as usize].handle()
+    }
+}
+
+impl Drop for Lanes {
+    /// Waits for nothing: the last owner of an engine may be a task, which must not block.
+    fn drop(&mut self) {
+        for runtime in self.runtimes.drain(..) {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn runtime(lane: Lane, threads: usize) -> Result<Runtime, Failure> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_stack_size(STACK_BYTES)
+        .thread_name(thread_name(lane))
+        .on_thread_start(move || niceness::raise(steps(lane)))
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Failure::new(
+                FailureKind::Exhausted,
+                format!("cannot start {threads} threads to run plans: {error}"),
+            )
+        })
+}
+
+/// Systems show 15 characters of it.
+fn thread_name(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Short => "squadron-short",
+        Lane::Medium => "squadron-medium",
+        Lane::Long => "squadron-long",
+    }
+}
+
+/// How much nicer than the process the threads of a lane are. A step is worth about a quarter of the processor's time.
+fn steps(lane: Lane) -> u8 {
+    match lane {
+        Lane::Short => 0,
+        Lane::Medium => 5,
+        Lane::Long => 15,
+    }
+}
