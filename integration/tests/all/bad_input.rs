@@ -9,7 +9,7 @@ use squadron_integration::client::Client;
 use tonic::{Code, Status};
 
 /// The server still answers.
-async fn goes_on(client: &Client) {
+pub(crate) async fn goes_on(client: &Client) {
     let answer = client
         .query("SELECT count(*) AS n FROM (VALUES (1), (2)) AS t(x)")
         .await;
@@ -18,7 +18,7 @@ async fn goes_on(client: &Client) {
 }
 
 /// Whether a status blames the caller, in words, and neither the server nor nobody.
-fn blames_the_caller(status: &Status) -> bool {
+pub(crate) fn blames_the_caller(status: &Status) -> bool {
     let code = matches!(
         status.code(),
         Code::InvalidArgument

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use squadron_integration::cluster::{Cluster, cluster};
+use squadron_integration::process::squadron;
 use tokio::time::timeout;
 
 use crate::drivers::{jdbc_driver, python_environment, suites};
@@ -49,6 +50,8 @@ fn python_suite(file: &'static str) {
             .arg(suites().join("python").join(file))
             .arg(cluster.url());
         suite.env("PYTHONDONTWRITEBYTECODE", "1");
+        // For suites that start servers of their own.
+        suite.env("SQUADRON", squadron());
         passes(suite).await;
     });
 }
@@ -78,6 +81,42 @@ fn python_pyarrow_flight() {
 )]
 fn python_flightsql_dbapi() {
     python_suite("test_flightsql_dbapi.py");
+}
+
+#[test]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: there is no python3 with venv on this machine"
+)]
+fn python_adbc_surface() {
+    python_suite("test_adbc_surface.py");
+}
+
+#[test]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: there is no python3 with venv on this machine"
+)]
+fn python_data_frames() {
+    python_suite("test_frames.py");
+}
+
+#[test]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: there is no python3 with venv on this machine"
+)]
+fn python_sqlalchemy() {
+    python_suite("test_sqlalchemy.py");
+}
+
+#[test]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: there is no python3 with venv on this machine"
+)]
+fn python_clients_outlive_a_server() {
+    python_suite("test_restart.py");
 }
 
 #[test]

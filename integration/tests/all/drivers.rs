@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,11 +17,15 @@ pub(crate) fn suites() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
 }
 
-/// The virtual environment with everything of `requirements.txt`.
+/// The virtual environment with everything of `requirements.txt`: one folder for each content of that file, so that
+/// checkouts that share a target folder do not take each other's away.
 pub(crate) fn python_environment() -> PathBuf {
     let requirements = suites().join("python/requirements.txt");
     let wanted = fs::read_to_string(&requirements).expect("the requirements are in the repository");
-    prepared("python", &wanted, |folder| {
+    let mut content = DefaultHasher::new();
+    wanted.hash(&mut content);
+    let name = format!("python-{:016x}", content.finish());
+    prepared(&name, &wanted, |folder| {
         run(Command::new("python3").args([
             OsStr::new("-m"),
             OsStr::new("venv"),

@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod architecture;
+mod arrow_rs_client;
 mod bad_input;
 mod clients;
+mod conformance;
 mod cursors;
 mod drivers;
 mod faults;

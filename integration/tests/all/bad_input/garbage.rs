@@ -16,50 +16,11 @@ use tokio::time::timeout;
 use tonic::{Code, Response, Status, Streaming};
 
 use super::{blames_the_caller, goes_on};
+use crate::conformance;
 use crate::support::{bounded, minutes};
 
 const SEED: u64 = 20_261_122;
 const ROUNDS: usize = 6;
-
-/// Every command of Flight SQL, by the name in its `Any`.
-const COMMANDS: [&str; 19] = [
-    "CommandStatementQuery",
-    "CommandStatementSubstraitPlan",
-    "CommandPreparedStatementQuery",
-    "CommandPreparedStatementUpdate",
-    "CommandStatementUpdate",
-    "CommandStatementIngest",
-    "CommandGetCatalogs",
-    "CommandGetDbSchemas",
-    "CommandGetTables",
-    "CommandGetTableTypes",
-    "CommandGetSqlInfo",
-    "CommandGetXdbcTypeInfo",
-    "CommandGetPrimaryKeys",
-    "CommandGetExportedKeys",
-    "CommandGetImportedKeys",
-    "CommandGetCrossReference",
-    "TicketStatementQuery",
-    "ActionCreatePreparedStatementRequest",
-    "NoSuchCommand",
-];
-
-const ACTIONS: [&str; 14] = [
-    "CreatePreparedStatement",
-    "CreatePreparedSubstraitPlan",
-    "ClosePreparedStatement",
-    "BeginTransaction",
-    "EndTransaction",
-    "BeginSavepoint",
-    "EndSavepoint",
-    "CancelQuery",
-    "CancelFlightInfo",
-    "RenewFlightEndpoint",
-    "SetSessionOptions",
-    "GetSessionOptions",
-    "CloseSession",
-    "NoSuchAction",
-];
 
 /// Any bytes, often ones that begin like a message.
 fn garbage(random: &mut StdRng) -> Vec<u8> {
@@ -82,7 +43,8 @@ fn envelope(random: &mut StdRng, name: &str) -> Vec<u8> {
 /// All that may stand where a command is expected.
 fn commands(random: &mut StdRng) -> Vec<Vec<u8>> {
     let mut all = vec![Vec::new(), garbage(random), garbage(random)];
-    all.extend(COMMANDS.map(|name| envelope(random, name)));
+    let names = conformance::commands().into_iter().chain(["NoSuchCommand"]);
+    all.extend(names.map(|name| envelope(random, name)));
     all
 }
 
@@ -138,7 +100,10 @@ fn garbage_in_every_unary_message() {
                 let rows = async { drained(flight.do_get(Ticket::new(bytes.clone())).await).await };
                 call(format!("DoGet {shown}"), rows).await;
             }
-            for name in ACTIONS {
+            for name in conformance::action_names()
+                .into_iter()
+                .chain(["NoSuchAction"])
+            {
                 let bodies = [
                     garbage(&mut random),
                     envelope(&mut random, &format!("Action{name}Request")),

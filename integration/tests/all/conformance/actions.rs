@@ -1,0 +1,370 @@
+//! Actions: cancelling and renewing, sessions, transactions. Those of Flight itself are not wrapped in `Any`.
+
+use std::collections::HashMap;
+
+use arrow_flight::sql::{
+    ActionBeginSavepointRequest, ActionBeginTransactionRequest, ActionCancelQueryRequest,
+    ActionCancelQueryResult, ActionEndSavepointRequest, ActionEndTransactionRequest,
+    CommandGetCatalogs,
+};
+use arrow_flight::{
+    CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightEndpoint, FlightInfo,
+    RenewFlightEndpointRequest,
+};
+use prost::Message;
+use prost::bytes::Bytes;
+use squadron_integration::client::{Client, ticket};
+use tonic::{Code, Status};
+
+use super::session_messages::{
+    CLOSED, Closed, INVALID_NAME, INVALID_VALUE, OptionValue, Options, SetOptions, SetResult,
+    Value, text,
+};
+use super::wire::{Request, act, act_wrapped, packed, send};
+use super::world::{World, statement};
+use super::{Entry, Rpc, check, example, refused, served};
+
+const ACTION: &[Rpc] = &[Rpc::DoAction];
+const NO_TRANSACTIONS: &str = "transactions are not supported; connect with autocommit";
+
+/// Enough rows that nobody reads them to the end by accident.
+const ENDLESS: &str = "SELECT a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
+
+pub(super) fn entries() -> Vec<Entry> {
+    let mut entries = transactions();
+    entries.extend([
+        served(
+            "CancelFlightInfoRequest",
+            ACTION,
+            "stops the query of a FlightInfo; one that has ended is as good as cancelled",
+        )
+        .used_by(
+            "raw clients, tools; stock drivers drop the gRPC stream instead, which does the same",
+        )
+        .example(|world| Box::pin(async { cancel(world.info(&statement("SELECT 1")).await) }))
+        .check(check!(cancelling_ends_the_stream))
+        .check(check!(what_is_no_query_cannot_be_cancelled)),
+        served(
+            "ActionCancelQueryRequest",
+            ACTION,
+            "the older form of CancelFlightInfo",
+        )
+        .used_by("Java `cancel`; C++, Go")
+        .example(|world| {
+            Box::pin(async {
+                let info = world
+                    .info(&statement("SELECT 1"))
+                    .await
+                    .encode_to_vec()
+                    .into();
+                packed(&ActionCancelQueryRequest { info })
+            })
+        })
+        .check(check!(the_older_form_cancels_too)),
+        refused(
+            "RenewFlightEndpointRequest",
+            ACTION,
+            "results do not expire while they are read, so none is renewed",
+        )
+        .used_by("raw clients")
+        .example(|world| {
+            Box::pin(async {
+                let endpoint = endpoint_of(world.info(&statement("SELECT 1")).await);
+                let endpoint = Some(endpoint);
+                RenewFlightEndpointRequest { endpoint }.encode_to_vec()
+            })
+        }),
+        served(
+            "SetSessionOptionsRequest",
+            ACTION,
+            "catalog, schema and every setting by its name; what cannot be set is named",
+        )
+        .used_by("JDBC `catalog=`; ADBC current catalog and schema, `adbc.flight.sql.session.*`")
+        .example(example!(set([("schema", text("public"))])))
+        .check(check!(options_are_set_read_and_unset))
+        .check(check!(options_that_cannot_be_set_are_named)),
+        served(
+            "GetSessionOptionsRequest",
+            ACTION,
+            "all options of the session",
+        )
+        .used_by("ADBC current catalog and schema")
+        .example(example!(Vec::new()))
+        .check(check!(options_mean_the_same_in_sql)),
+        served(
+            "CloseSessionRequest",
+            ACTION,
+            "ends the session with its prepared statements",
+        )
+        .used_by("ADBC and JDBC, when a connection is closed")
+        .example(example!(Vec::new()))
+        .check(check!(a_closed_session_is_gone)),
+    ]);
+    entries
+}
+
+fn transactions() -> Vec<Entry> {
+    vec![
+        refused("ActionBeginTransactionRequest", ACTION, NO_TRANSACTIONS)
+            .used_by("Python with autocommit=False, where SqlInfo 8 says so; Go, Java, C++")
+            .example(example!(packed(&ActionBeginTransactionRequest {}))),
+        refused("ActionEndTransactionRequest", ACTION, NO_TRANSACTIONS)
+            .used_by("Python `commit`, `rollback`; Go, Java, C++")
+            .example(example!(packed(&ActionEndTransactionRequest {
+                transaction_id: Bytes::from_static(b"t1"),
+                action: 1,
+            }))),
+        refused("ActionBeginSavepointRequest", ACTION, NO_TRANSACTIONS)
+            .used_by("Go, Java, C++")
+            .example(example!(packed(&ActionBeginSavepointRequest {
+                transaction_id: Bytes::from_static(b"t1"),
+                name: "here".into(),
+            }))),
+        refused("ActionEndSavepointRequest", ACTION, NO_TRANSACTIONS)
+            .used_by("Go, Java, C++")
+            .example(example!(packed(&ActionEndSavepointRequest {
+                savepoint_id: Bytes::from_static(b"s1"),
+                action: 1,
+            }))),
+    ]
+}
+
+fn cancel(info: FlightInfo) -> Vec<u8> {
+    CancelFlightInfoRequest { info: Some(info) }.encode_to_vec()
+}
+
+fn endpoint_of(info: FlightInfo) -> FlightEndpoint {
+    let endpoint = info.endpoint.into_iter().next();
+    endpoint.expect("a FlightInfo has an endpoint")
+}
+
+/// Reads on until the stream ends with a status.
+async fn end_of_stream(
+    world: &World,
+    info: FlightInfo,
+    cancel: impl AsyncFnOnce(FlightInfo),
+) -> Status {
+    use futures::StreamExt;
+    let mut rows = world.client.get(ticket(&info)).await.expect("it streams");
+    rows.next().await.expect("a batch").expect("a good one");
+    cancel(info).await;
+    while let Some(batch) = rows.next().await {
+        if let Err(error) = batch {
+            return squadron_integration::client::status(error);
+        }
+    }
+    panic!("the stream ended as if all rows had come");
+}
+
+async fn cancelling_ends_the_stream(world: &World) {
+    let info = world.info(&statement(ENDLESS)).await;
+    let status = end_of_stream(world, info, async |info| {
+        let result: CancelFlightInfoResult = act(&world.client, "CancelFlightInfo", cancel(info))
+            .await
+            .expect("it is cancelled");
+        assert_eq!(result.status, i32::from(CancelStatus::Cancelled));
+    })
+    .await;
+    assert_eq!(status.code(), Code::Cancelled, "{status}");
+    // Before anybody fetched it, and twice.
+    let info = world.info(&statement(ENDLESS)).await;
+    for _ in 0..2 {
+        let result: CancelFlightInfoResult =
+            act(&world.client, "CancelFlightInfo", cancel(info.clone()))
+                .await
+                .expect("it is cancelled");
+        assert_eq!(result.status, i32::from(CancelStatus::Cancelled));
+    }
+    let status = world
+        .refusal(Request::Get(ticket(&info).ticket.to_vec()))
+        .await;
+    assert!(
+        matches!(status.code(), Code::Cancelled | Code::NotFound),
+        "{status}"
+    );
+}
+
+async fn the_older_form_cancels_too(world: &World) {
+    let info = world.info(&statement(ENDLESS)).await;
+    let status = end_of_stream(world, info, async |info| {
+        let request = ActionCancelQueryRequest {
+            info: info.encode_to_vec().into(),
+        };
+        let result: ActionCancelQueryResult =
+            act_wrapped(&world.client, "CancelQuery", packed(&request))
+                .await
+                .expect("it is cancelled");
+        assert_eq!(result.result, 1, "CANCEL_RESULT_CANCELLED");
+    })
+    .await;
+    assert_eq!(status.code(), Code::Cancelled, "{status}");
+}
+
+async fn what_is_no_query_cannot_be_cancelled(world: &World) {
+    let of_metadata = world.info(&CommandGetCatalogs {}).await;
+    let mut forged = world.info(&statement("SELECT 1")).await;
+    let forged_ticket = forged.endpoint[0].ticket.as_mut().expect("a ticket");
+    let mut bytes = forged_ticket.ticket.to_vec();
+    *bytes.last_mut().expect("some bytes") ^= 0x55;
+    forged_ticket.ticket = bytes.into();
+    for (what, request) in [
+        (
+            "no FlightInfo",
+            CancelFlightInfoRequest { info: None }.encode_to_vec(),
+        ),
+        ("no endpoint", cancel(FlightInfo::new())),
+        ("metadata", cancel(of_metadata)),
+        ("a forged ticket", cancel(forged)),
+    ] {
+        let status = world
+            .refusal(Request::Action("CancelFlightInfo", request))
+            .await;
+        let code = matches!(status.code(), Code::InvalidArgument | Code::NotFound);
+        assert!(code, "{what}: {status}");
+    }
+}
+
+fn set<const N: usize>(options: [(&str, OptionValue); N]) -> Vec<u8> {
+    let session_options = options
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    SetOptions { session_options }.encode_to_vec()
+}
+
+async fn set_on<const N: usize>(
+    client: &Client,
+    options: [(&str, OptionValue); N],
+) -> HashMap<String, i32> {
+    let result: SetResult = act(client, "SetSessionOptions", set(options))
+        .await
+        .expect("SetSessionOptions answers what could not be set");
+    let errors = result.errors.into_iter();
+    errors.map(|(name, error)| (name, error.value)).collect()
+}
+
+async fn options_of(client: &Client) -> HashMap<String, Option<Value>> {
+    let options: Options = act(client, "GetSessionOptions", Vec::new())
+        .await
+        .expect("GetSessionOptions answers");
+    let options = options.session_options.into_iter();
+    options.map(|(name, value)| (name, value.value)).collect()
+}
+
+fn none() -> HashMap<String, i32> {
+    HashMap::new()
+}
+
+async fn options_are_set_read_and_unset(world: &World) {
+    // A connection of its own: without token and cookie, the connection is the session.
+    let client = world.cluster.client().await;
+    let name = "datafusion.execution.batch_size";
+    let before = options_of(&client).await[name].clone();
+    for value in [Value::Integer(1_000), Value::Text("1000".into())] {
+        let value = OptionValue { value: Some(value) };
+        assert_eq!(set_on(&client, [(name, value)]).await, none());
+        assert_eq!(
+            options_of(&client).await[name],
+            Some(Value::Text("1000".into()))
+        );
+        assert_eq!(
+            options_of(&world.client).await[name],
+            before,
+            "another session"
+        );
+        // Without a value it is as it was.
+        assert_eq!(
+            set_on(&client, [(name, OptionValue { value: None })]).await,
+            none()
+        );
+        assert_eq!(options_of(&client).await[name], before);
+    }
+    let both = [
+        ("catalog", text("datafusion")),
+        ("schema", text("information_schema")),
+    ];
+    let errors = set_on(&client, both).await;
+    if errors.is_empty() {
+        let (_, rows) = client
+            .query("SELECT * FROM tables LIMIT 1")
+            .await
+            .expect("that schema");
+        assert_eq!(rows[0].num_rows(), 1);
+    } else {
+        assert_eq!(
+            errors,
+            HashMap::from([("schema".to_owned(), INVALID_VALUE)])
+        );
+    }
+}
+
+async fn options_that_cannot_be_set_are_named(world: &World) {
+    let client = world.cluster.client().await;
+    let list = Value::List(super::session_messages::Texts {
+        values: vec!["a".into()],
+    });
+    let batch_size = "datafusion.execution.batch_size";
+    for (name, value, error) in [
+        ("no.such.option", Value::Flag(true), INVALID_NAME),
+        ("", Value::Text("x".into()), INVALID_NAME),
+        ("catalog", Value::Text("nowhere".into()), INVALID_VALUE),
+        ("schema", Value::Text("nowhere".into()), INVALID_VALUE),
+        (batch_size, Value::Text("many".into()), INVALID_VALUE),
+        (batch_size, Value::Real(1.5), INVALID_VALUE),
+        (batch_size, list, INVALID_VALUE),
+    ] {
+        let option = OptionValue { value: Some(value) };
+        let good = ("datafusion.execution.collect_statistics", text("true"));
+        let errors = set_on(&client, [(name, option), good]).await;
+        assert_eq!(errors, HashMap::from([(name.to_owned(), error)]), "{name}");
+    }
+}
+
+async fn options_mean_the_same_in_sql(world: &World) {
+    let client = world.cluster.client().await;
+    let name = "datafusion.execution.batch_size";
+    client
+        .update(&format!("SET {name} = 1234"))
+        .await
+        .expect("SET works");
+    assert_eq!(
+        options_of(&client).await[name],
+        Some(Value::Text("1234".into()))
+    );
+    assert_eq!(set_on(&client, [(name, text("4321"))]).await, none());
+    let (_, rows) = client
+        .query(&format!("SHOW {name}"))
+        .await
+        .expect("SHOW works");
+    let shown = arrow::util::pretty::pretty_format_batches(&rows).expect("it prints");
+    assert!(shown.to_string().contains("4321"), "{shown}");
+}
+
+async fn a_closed_session_is_gone(world: &World) {
+    let client = world.cluster.client().await;
+    let name = "datafusion.execution.batch_size";
+    let before = options_of(&client).await[name].clone();
+    assert_eq!(set_on(&client, [(name, text("77"))]).await, none());
+    let request = arrow_flight::sql::ActionCreatePreparedStatementRequest {
+        query: "SELECT 1".into(),
+        transaction_id: None,
+    };
+    let prepared: arrow_flight::sql::ActionCreatePreparedStatementResult =
+        act_wrapped(&client, "CreatePreparedStatement", packed(&request))
+            .await
+            .expect("it is prepared");
+    let closed: Closed = act(&client, "CloseSession", Vec::new())
+        .await
+        .expect("it closes");
+    assert_eq!(closed.status, CLOSED);
+    assert_eq!(options_of(&client).await[name], before, "a new session");
+    let run = super::wire::command(&super::world::prepared(prepared.prepared_statement_handle));
+    let status = send(&client, Request::Info(run))
+        .await
+        .expect_err("its statements are gone");
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+    let again: Closed = act(&client, "CloseSession", Vec::new())
+        .await
+        .expect("again");
+    assert_eq!(again.status, CLOSED);
+}

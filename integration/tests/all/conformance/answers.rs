@@ -1,0 +1,101 @@
+//! Every entry of the list does what its row says.
+
+use std::panic::AssertUnwindSafe;
+
+use arrow::datatypes::Schema;
+use arrow_flight::{FlightDescriptor, FlightInfo, SchemaResult};
+use futures::FutureExt;
+use tonic::Code;
+
+use super::wire::{Request, only};
+use super::world::World;
+use super::{Entry, Rpc, Standing, entries};
+use crate::support::{Mismatches, bounded, minutes};
+
+#[test]
+fn every_entry_does_what_its_row_says() {
+    bounded(minutes(8), async {
+        let world = World::start().await;
+        let mut mismatches = Mismatches::default();
+        for entry in entries() {
+            let title = entry.title();
+            for rpc in entry.rpcs {
+                let what = format!("{title}: the example in {rpc}");
+                mismatches.note(&what, caught(example(&world, &entry, *rpc)).await);
+            }
+            if entry.is_served() && entry.example.is_some() {
+                let what = format!("{title}: one schema");
+                mismatches.note(&what, caught(one_schema(&world, &entry)).await);
+            }
+            for (name, check) in &entry.checks {
+                mismatches.note(&format!("{title}: {name}"), caught(check(&world)).await);
+            }
+        }
+        mismatches.assert_none();
+    });
+}
+
+/// A panic of `work` as a sentence.
+async fn caught(work: impl Future<Output = ()>) -> Result<(), String> {
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+        text.unwrap_or_else(|| "a panic without a message".into())
+    })
+}
+
+/// The example of an entry is answered, or refused with the sentence of its row.
+async fn example(world: &World, entry: &Entry, rpc: Rpc) {
+    let Some(example) = entry.example else {
+        return;
+    };
+    let request = entry.request(rpc, example(world).await);
+    match (entry.standing, world.send(request).await) {
+        (Standing::Served(_), Ok(_)) => (),
+        (Standing::Served(_), Err(status)) => panic!("refused: {status}"),
+        (Standing::Refused(..), Ok(_)) => panic!("answered, although the row says refused"),
+        (Standing::Refused(code, why), Err(status)) => {
+            assert_eq!(status.code(), code, "{status}");
+            assert!(
+                status.message().contains(why),
+                "the row says {why:?}, the status {status}"
+            );
+            let named = entry.action().unwrap_or(entry.message);
+            let about = rpc == Rpc::PollFlightInfo || status.message().contains(named);
+            assert!(about, "it names {named}: {status}");
+            assert_ne!(status.code(), Code::Internal);
+        }
+    }
+}
+
+/// GetFlightInfo, GetSchema and the stream tell one schema; the descriptor comes back; one endpoint, no location.
+async fn one_schema(world: &World, entry: &Entry) {
+    if !entry.rpcs.contains(&Rpc::GetFlightInfo) {
+        return;
+    }
+    let example = entry.example.expect("the caller looked");
+    let message = example(world).await;
+    let descriptor = FlightDescriptor::new_cmd(message);
+    let info = world.send(Request::Info(descriptor.clone())).await;
+    let info: FlightInfo = only(&info.expect("GetFlightInfo answers"));
+    assert_eq!(info.flight_descriptor, Some(descriptor.clone()));
+    assert_eq!(
+        info.endpoint.len(),
+        1,
+        "one endpoint, unless asked for more"
+    );
+    assert!(
+        info.endpoint[0].location.is_empty(),
+        "fetched where it was asked"
+    );
+    let promised = info.clone().try_decode_schema().expect("a schema");
+    if entry.rpcs.contains(&Rpc::GetSchema) {
+        let asked = world.send(Request::Schema(descriptor)).await;
+        let asked: SchemaResult = only(&asked.expect("GetSchema answers"));
+        let asked = Schema::try_from(&asked).expect("a schema");
+        assert_eq!(asked, promised, "GetSchema and FlightInfo");
+    }
+    let (streamed, _) = world.client.fetch(info).await.expect("DoGet answers");
+    assert_eq!(*streamed, promised, "the stream and FlightInfo");
+}

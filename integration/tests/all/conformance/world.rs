@@ -1,0 +1,122 @@
+//! The servers that the entries are held to, and what several checks ask of them.
+
+use arrow::array::{AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow_flight::FlightInfo;
+use arrow_flight::sql::{
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
+    CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
+};
+use prost::bytes::Bytes;
+use squadron_integration::client::{Client, Rows};
+use squadron_integration::cluster::{Cluster, cluster};
+use tonic::Status;
+
+use super::wire::{Request, act_wrapped, command, only, packed, send};
+
+/// A server with TPC-H tables that everybody may use, and a connection to it.
+pub(super) struct World {
+    pub(super) cluster: Cluster,
+    pub(super) client: Client,
+}
+
+impl World {
+    pub(super) async fn start() -> Self {
+        let cluster = cluster().slots(2).tpch(0.01).start().await;
+        let client = cluster.client().await;
+        Self { cluster, client }
+    }
+
+    pub(super) async fn send(&self, request: Request) -> Result<Vec<Vec<u8>>, Status> {
+        send(&self.client, request).await
+    }
+
+    /// Why a call is refused.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub(super) async fn refusal(&self, request: Request) -> Status {
+        let shown = format!("{:.300}", format!("{request:?}"));
+        match self.send(request).await {
+            Err(status) => status,
+            Ok(_) => panic!("answered, not refused: {shown}"),
+        }
+    }
+
+    pub(super) async fn info(&self, message: &impl ProstMessageExt) -> FlightInfo {
+        let answer = self.send(Request::Info(command(message))).await;
+        only(&answer.expect("GetFlightInfo answers"))
+    }
+
+    /// The rows of a command: GetFlightInfo, then DoGet of its ticket.
+    pub(super) async fn rows(&self, message: &impl ProstMessageExt) -> Rows {
+        let info = self.info(message).await;
+        let rows = self.client.fetch(info).await;
+        rows.expect("the rows of a command can be fetched")
+    }
+
+    /// All rows of a command in one batch.
+    pub(super) async fn batch(&self, message: &impl ProstMessageExt) -> RecordBatch {
+        let (schema, batches) = self.rows(message).await;
+        arrow::compute::concat_batches(&schema, &batches).expect("batches of one schema")
+    }
+
+    /// The only number that a statement gives.
+    pub(super) async fn number(&self, sql: &str) -> i64 {
+        let batch = self.batch(&statement(sql)).await;
+        number_of(&batch)
+    }
+
+    pub(super) async fn prepare(&self, sql: &str) -> ActionCreatePreparedStatementResult {
+        let request = ActionCreatePreparedStatementRequest {
+            query: sql.into(),
+            transaction_id: None,
+        };
+        let result = act_wrapped(&self.client, "CreatePreparedStatement", packed(&request)).await;
+        result.unwrap_or_else(|status| panic!("{sql} is not prepared: {status}"))
+    }
+
+    /// The handle of a prepared statement.
+    pub(super) async fn handle(&self, sql: &str) -> Bytes {
+        self.prepare(sql).await.prepared_statement_handle
+    }
+}
+
+/// A statement as the command of GetFlightInfo.
+pub(super) fn statement(sql: &str) -> CommandStatementQuery {
+    CommandStatementQuery {
+        query: sql.into(),
+        transaction_id: None,
+    }
+}
+
+/// A prepared statement as the command of GetFlightInfo.
+pub(super) fn prepared(handle: impl Into<Bytes>) -> CommandPreparedStatementQuery {
+    CommandPreparedStatementQuery {
+        prepared_statement_handle: handle.into(),
+    }
+}
+
+/// The only number of a batch of one row and one column.
+pub(super) fn number_of(batch: &RecordBatch) -> i64 {
+    assert_eq!((batch.num_rows(), batch.num_columns()), (1, 1), "{batch:?}");
+    batch.column(0).as_primitive::<Int64Type>().value(0)
+}
+
+/// One column of 64-bit integers, as parameters.
+pub(super) fn integers(values: &[i64]) -> RecordBatch {
+    let field = Field::new("$1", DataType::Int64, true);
+    let values = Int64Array::from(values.to_vec());
+    RecordBatch::try_new(
+        Schema::new(vec![field]).into(),
+        vec![std::sync::Arc::new(values)],
+    )
+    .expect("one column of its type")
+}
+
+/// The texts of a column.
+pub(super) fn texts(batch: &RecordBatch, column: &str) -> Vec<Option<String>> {
+    let column = batch.column_by_name(column).expect("the column is there");
+    let values = column.as_string::<i32>().iter();
+    values.map(|value| value.map(Into::into)).collect()
+}
