@@ -7,24 +7,28 @@
 //!
 //! Everything that is started here has an owner here: the [`JoinSet`] of the server, whose end ends it all.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_flight::flight_service_server::FlightServiceServer;
+use futures::Stream;
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::{Failure, FailureKind, WorkerId};
-use squadron_shuffle::DataService;
+use squadron_shuffle::listen::{self, Connection};
+use squadron_shuffle::{DataService, ServerTls, Trust};
 use squadron_worker::{Engine, RemoteOptions, WorkerOptions};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
+use crate::auth::{AuthOptions, Authenticator};
 use crate::catalog::{Catalog, CatalogOptions};
 use crate::config::{ServeArgs, WorkArgs, WorkerArgs};
-use crate::flight::{self, FlightOptions};
+use crate::flight::{self, FlightOptions, Gate};
 use crate::planner::{Planner, SizeOptions};
 use crate::queries::{Queries, QueryParts};
 use crate::results::{OpenResults, ResultReader};
@@ -43,8 +47,11 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// # Errors
 /// Why it could not start; nothing is left of it then.
 pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), Failure> {
+    let authenticator = Authenticator::new(&auth_options(args))?;
+    let tls = server_tls(args.tls_cert.as_deref(), args.tls_key.as_deref())?;
+    let trust = trust(args.tls_ca.as_deref())?;
     let key = cluster_key(args);
-    let engine = Engine::new(&engine_options(args), key.clone(), None)?;
+    let engine = Engine::new(&engine_options(args, trust), key.clone(), None)?;
     let catalog = Catalog::open(&CatalogOptions::from(args), Arc::clone(&engine.runtime)).await?;
     let client_listener = bind(args.listen, "--listen").await?;
     let cluster_listener = match args.cluster_listen {
@@ -60,17 +67,30 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     start_workers(args, &engine, &registry, &mut owned).await;
 
     let client_address = local_address(&client_listener)?;
+    if authenticator.is_required() && tls.is_none() && !client_address.ip().is_loopback() {
+        warn!(
+            "passwords and tokens travel unencrypted over the network; give --tls-cert and --tls-key"
+        );
+    }
     let queries = queries(args, &engine, &catalog, scheduler, key.clone(), &mut owned);
     let cluster_address = match cluster_listener {
         Some(listener) => {
             let address = local_address(&listener)?;
-            serve_cluster(listener, &registry, &engine, key, &stop, &mut owned);
+            let incoming = listen::incoming(listener, tls.as_ref());
+            serve_cluster(incoming, &registry, &engine, key, &stop, &mut owned);
             Some(address)
         }
         None => None,
     };
-    serve_clients(client_listener, queries.clone(), catalog, &stop, &mut owned).await;
-    announce(client_address, cluster_address);
+    let service = flight::service(
+        queries.clone(),
+        catalog,
+        authenticator,
+        &flight_options(args),
+    );
+    let incoming = listen::incoming(client_listener, tls.as_ref());
+    serve_clients(incoming, service, &stop, &mut owned).await;
+    announce(client_address, cluster_address, tls.is_some());
 
     shutdown.cancelled().await;
     drain(&queries, args.drain_timeout).await;
@@ -90,19 +110,22 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
 /// # Errors
 /// Why it cannot be a worker of that server.
 pub async fn work(args: &WorkerArgs, shutdown: CancellationToken) -> Result<(), Failure> {
+    let tls = server_tls(args.tls_cert.as_deref(), args.tls_key.as_deref())?;
+    let scheme = if tls.is_some() { "grpc+tls" } else { "grpc" };
     let options = RemoteOptions {
         listen: args.listen,
         advertise: args.advertise.clone(),
+        tls,
         cluster_secret: args
             .cluster_secret
             .as_ref()
             .map(|secret| secret.reveal().to_owned()),
-        worker: worker_options(&args.work, 1),
+        worker: worker_options(&args.work, 1, trust(args.tls_ca.as_deref())?),
         drain_timeout: args.drain_timeout,
         ..RemoteOptions::new(args.server.clone())
     };
     squadron_worker::serve(options, shutdown, |address| {
-        say(&format!("squadron worker ready on grpc://{address}"));
+        say(&format!("squadron worker ready on {scheme}://{address}"));
     })
     .await
 }
@@ -114,18 +137,24 @@ fn cluster_key(args: &ServeArgs) -> ClusterKey {
     }
 }
 
-/// All embedded workers share one engine; the local worker needs its threads even without them.
-fn engine_options(args: &ServeArgs) -> WorkerOptions {
+/// Slots of all embedded workers together.
+fn all_slots(args: &ServeArgs) -> usize {
     let workers = args.embedded_workers.max(1);
-    let one = worker_options(&args.work, workers);
+    args.work.slots(workers) * workers
+}
+
+/// All embedded workers share one engine; the local worker needs its threads even without them.
+fn engine_options(args: &ServeArgs, trust: Trust) -> WorkerOptions {
+    let workers = args.embedded_workers.max(1);
+    let one = worker_options(&args.work, workers, trust);
     WorkerOptions {
-        slots: one.slots * workers,
+        slots: all_slots(args),
         memory_bytes: one.memory_bytes.saturating_mul(workers),
         ..one
     }
 }
 
-fn worker_options(args: &WorkArgs, workers: usize) -> WorkerOptions {
+fn worker_options(args: &WorkArgs, workers: usize, trust: Trust) -> WorkerOptions {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     WorkerOptions {
         slots: args.slots(workers),
@@ -134,7 +163,38 @@ fn worker_options(args: &WorkArgs, workers: usize) -> WorkerOptions {
         max_spill_bytes: args.max_spill_bytes,
         streamed_bytes: size(args.stream_bytes),
         fetch_bytes: size(args.fetch_bytes),
+        trust,
     }
+}
+
+fn auth_options(args: &ServeArgs) -> AuthOptions {
+    AuthOptions {
+        users: args.users.clone(),
+        tokens: args.tokens.clone(),
+        idle_timeout: args.session_idle_timeout,
+        max_logins: args.max_sessions as u64,
+    }
+}
+
+fn flight_options(args: &ServeArgs) -> FlightOptions {
+    FlightOptions {
+        session_idle_timeout: args.session_idle_timeout,
+        max_sessions: args.max_sessions as u64,
+        max_prepared_statements: args.max_prepared_statements as u64,
+        ..FlightOptions::default()
+    }
+}
+
+/// The command line sees to it that both or none are given.
+fn server_tls(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<ServerTls>, Failure> {
+    let files = cert.zip(key);
+    files
+        .map(|(cert, key)| ServerTls::load(cert, key))
+        .transpose()
+}
+
+fn trust(authority: Option<&Path>) -> Result<Trust, Failure> {
+    authority.map_or_else(|| Ok(Trust::public()), Trust::of_file)
 }
 
 fn limits(args: &ServeArgs) -> Limits {
@@ -154,7 +214,7 @@ async fn start_workers(
 ) {
     let slots = args.work.slots(args.embedded_workers);
     let embedded = std::iter::repeat_n((WorkerKind::Embedded, slots), args.embedded_workers);
-    let local = (WorkerKind::Local, engine_options(args).slots);
+    let local = (WorkerKind::Local, all_slots(args));
     for (kind, slots) in embedded.chain([local]) {
         let id = WorkerId::new();
         let worker = squadron_worker::embedded(Arc::clone(engine), id, slots);
@@ -206,7 +266,7 @@ fn queries(
 
 /// The port for workers: control streams, and the output of the embedded workers.
 fn serve_cluster(
-    listener: TcpListener,
+    incoming: impl Stream<Item = io::Result<Connection>> + Send + 'static,
     registry: &Registry,
     engine: &Engine,
     key: ClusterKey,
@@ -218,7 +278,7 @@ fn serve_cluster(
     let server = squadron_shuffle::serve::http2()
         .add_service(control)
         .add_service(data)
-        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     owned.spawn(async move {
         if let Err(error) = server.await {
             warn!(%error, "the cluster port ended");
@@ -228,19 +288,18 @@ fn serve_cluster(
 
 /// The port for clients: Flight SQL and health.
 async fn serve_clients(
-    listener: TcpListener,
-    queries: Queries,
-    catalog: Catalog,
+    incoming: impl Stream<Item = io::Result<Connection>> + Send + 'static,
+    service: Gate<FlightServiceServer<flight::Service>>,
     stop: &CancellationToken,
     owned: &mut JoinSet<()>,
 ) {
     let (health_reporter, health) = tonic_health::server::health_reporter();
-    let service = flight::service(queries, catalog, &FlightOptions::default());
     set_serving(&health_reporter, &service).await;
     let server = squadron_shuffle::serve::http2()
+        .http2_max_header_list_size(flight::MAX_HEADER_LIST_BYTES)
         .add_service(health)
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     owned.spawn(async move {
         if let Err(error) = server.await {
             warn!(%error, "the client port ended");
@@ -256,10 +315,6 @@ async fn set_serving<S: tonic::server::NamedService>(
     health.set_serving::<S>().await;
 }
 
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
-}
-
 async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         Failure::new(
@@ -273,10 +328,14 @@ fn local_address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
     listener.local_addr().map_err(Failure::internal)
 }
 
-fn announce(clients: SocketAddr, cluster: Option<SocketAddr>) {
-    say(&format!("squadron listening on grpc://{clients}"));
+fn announce(clients: SocketAddr, cluster: Option<SocketAddr>, encrypted: bool) {
+    let (grpc, http) = match encrypted {
+        true => ("grpc+tls", "https"),
+        false => ("grpc", "http"),
+    };
+    say(&format!("squadron listening on {grpc}://{clients}"));
     if let Some(cluster) = cluster {
-        say(&format!("squadron cluster on http://{cluster}"));
+        say(&format!("squadron cluster on {http}://{cluster}"));
     }
 }
 

@@ -45,6 +45,7 @@ async fn run(command: Command) -> ExitCode {
             ended(app::work(&args, signals::shutdown()).await)
         }
         Command::Sql(args) => shell::run(&args).await,
+        Command::HashPassword(args) => shell::hash_password(&args),
         Command::GenerateTpch(args) => {
             log_to_stderr();
             tpch::run(&args)

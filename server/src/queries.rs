@@ -20,7 +20,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{LogicalPlan, Statement};
 use datafusion::prelude::SessionContext;
 use squadron_proto::control::ObjectStoreSpec;
 use squadron_proto::ticket::{ClusterKey, Subject, TicketError};
@@ -30,7 +30,10 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, info, info_span};
 
-use self::statement::{bind, frozen_schema, kind_of, parameters_of, refuse_unserved};
+pub use self::statement::NO_TRANSACTIONS;
+use self::statement::{
+    bind, frozen_schema, kind_of, parameters_of, refuse_transaction, refuse_unserved,
+};
 use self::wording::{located, planning_failure, unknown_table, with_end_of};
 pub use crate::auth::Principal;
 use crate::catalog::Catalog;
@@ -133,7 +136,11 @@ impl Queries {
         let state = session.context.state();
         let text = sql.to_owned();
         let planned = self.on_planner(async move {
-            let plan = state.create_logical_plan(&text).await.map_err(located)?;
+            let dialect = state.config_options().sql_parser.dialect;
+            let statement = state.sql_to_statement(&text, &dialect).map_err(located)?;
+            refuse_transaction(&statement)?;
+            let statement = settings::session::understood(statement);
+            let plan = state.statement_to_plan(statement).await.map_err(located)?;
             let schema = frozen_schema(&state, &plan).map_err(located)?;
             Ok((plan, schema))
         });
@@ -332,8 +339,31 @@ impl Queries {
         Ok(guard.over(frames))
     }
 
-    /// DDL and SET, through DataFusion, on the shared catalog and the session's own settings.
+    /// Sets an option of a session; without a value to what the server began with.
+    ///
+    /// # Errors
+    /// What is wrong with the name or the value.
+    pub fn set_option(
+        &self,
+        session: &Session,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<(), settings::session::Wrong> {
+        let defaults = self.parts.catalog.session_defaults();
+        settings::session::set(&session.context, &defaults, name, value)
+    }
+
+    /// DDL on the shared catalog, SET and RESET on the session's own settings.
     async fn change(&self, session: &Session, plan: LogicalPlan) -> Result<(), Failure> {
+        match &plan {
+            LogicalPlan::Statement(Statement::SetVariable(set)) => {
+                return Ok(self.set_option(session, &set.variable, Some(&set.value))?);
+            }
+            LogicalPlan::Statement(Statement::ResetVariable(reset)) => {
+                return Ok(self.set_option(session, &reset.variable, None)?);
+            }
+            _ => {}
+        }
         let catalog = self.parts.catalog.clone();
         let context = session.context.clone();
         self.on_planner(async move {

@@ -1,5 +1,7 @@
 //! What a session can set beside DataFusion's own options, and the settings that a query takes with it to its workers.
 
+pub mod session;
+
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;

@@ -19,10 +19,11 @@ use squadron_proto::ticket::{ClusterKey, Fetch, Subject};
 use squadron_proto::wire::ticket::FetchTag;
 use tokio::runtime::Handle;
 use tonic::Status;
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, Endpoint};
 
 use crate::serve::MAX_MESSAGE_BYTES;
 use crate::status::{from_status, lost};
+use crate::tls::Trust;
 
 const DEFAULT_BUDGET_BYTES: usize = 32 * 1024 * 1024;
 /// A ticket is presented at once; this allows for clocks that differ.
@@ -48,15 +49,18 @@ pub struct FetchOptions {
     /// How many fetched bytes one [`crate::ShuffleReadExec`] holds in memory before it stops reading or, when that
     /// would block the partition that is read, overflows to disk.
     pub budget_bytes: usize,
+    /// Who is believed to be the other end of an encrypted connection.
+    pub trust: Trust,
 }
 
 impl FetchOptions {
-    /// A budget of 32 MiB and no server address.
+    /// A budget of 32 MiB, no server address and public trust.
     pub fn new(key: ClusterKey) -> Self {
         Self {
             key,
             server_address: None,
             budget_bytes: DEFAULT_BUDGET_BYTES,
+            trust: Trust::public(),
         }
     }
 }
@@ -151,7 +155,9 @@ impl Fetcher {
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
-        let endpoint = endpoint(address).map_err(|error| lost(address, &error.to_string()))?;
+        let endpoint = endpoint(address)
+            .and_then(|endpoint| self.0.options.trust.secure(endpoint))
+            .map_err(|error| lost(address, &error.to_string()))?;
         let channel = {
             // The tasks of the connection start where the channel is made.
             let _io = self.0.io.enter();
@@ -167,18 +173,14 @@ impl Fetcher {
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(address.to_string())?
+    Ok(Endpoint::from_shared(address.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .max_frame_size(FRAME_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    if address.starts_with("https://") {
-        return endpoint.tls_config(ClientTlsConfig::new().with_webpki_roots());
-    }
-    Ok(endpoint)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }
 
 /// One step of a fetch stream.

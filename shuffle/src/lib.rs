@@ -22,6 +22,7 @@ pub mod encode;
 pub mod failure;
 pub mod fetch;
 pub mod fragment;
+pub mod listen;
 pub mod object_stores;
 pub mod read;
 pub mod serve;
@@ -29,6 +30,7 @@ mod status;
 pub mod store;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 pub mod write;
 
 pub use codec::ShuffleCodec;
@@ -38,4 +40,5 @@ pub use fetch::{FetchOptions, Fetcher};
 pub use read::ShuffleReadExec;
 pub use serve::DataService;
 pub use store::{OutputWriter, PartitionReader, Store, StoreOptions, StoreUsage, Written};
+pub use tls::{ServerTls, Trust};
 pub use write::{ShuffleWriteExec, WritePartitioning};

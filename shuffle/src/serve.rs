@@ -23,10 +23,13 @@ use prost::Message;
 use squadron_proto::ticket::{ClusterKey, Fetch, Subject, TicketError};
 use squadron_proto::wire::ticket::FetchTag;
 use squadron_proto::{AttemptKey, Failure, FailureKind};
+use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
+use tower::layer::util::{Identity, Stack};
 
 use crate::encode::{Frames, Piece};
+use crate::listen;
 use crate::status::to_status;
 use crate::store::{PartitionReader, Store};
 
@@ -37,14 +40,19 @@ pub const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A server builder with what the data plane needs of HTTP/2. Streams wait for their readers by design, so that their
+/// What [`http2`] builds: a server that tells peers who should encrypt so.
+pub type Http2 = Server<Stack<InterceptorLayer<Check>, Identity>>;
+type Check = fn(Request<()>) -> Result<Request<()>, Status>;
+
+/// A server builder with what the data plane needs of HTTP/2, for the connections of [`listen`]. Streams wait for their readers by design, so that their
 /// number is not limited: a limit would let waiting streams block the one that would free them.
-pub fn http2() -> Server {
+pub fn http2() -> Http2 {
+    let check: Check = listen::refuse_mistaken;
     Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .max_concurrent_streams(u32::MAX)
-        .tcp_nodelay(true)
+        .layer(InterceptorLayer::new(check))
 }
 
 /// The Flight service of a process's shuffle output.

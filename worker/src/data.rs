@@ -3,9 +3,8 @@
 use std::net::TcpListener;
 
 use squadron_proto::{Failure, FailureKind};
-use squadron_shuffle::{DataService, serve};
+use squadron_shuffle::{DataService, ServerTls, listen, serve};
 use tokio::task::JoinSet;
-use tonic::transport::server::TcpIncoming;
 
 /// A running Flight server. Dropping it accepts no more; what is being fetched is sent to its end.
 pub(crate) struct DataServer {
@@ -14,16 +13,19 @@ pub(crate) struct DataServer {
 
 impl DataServer {
     /// Serves on a copy of `listener`, which itself stays open for a successor.
-    pub(crate) fn start(listener: &TcpListener, service: DataService) -> Result<Self, Failure> {
+    pub(crate) fn start(
+        listener: &TcpListener,
+        tls: Option<&ServerTls>,
+        service: DataService,
+    ) -> Result<Self, Failure> {
         let listener = listener
             .try_clone()
             .and_then(tokio::net::TcpListener::from_std)
             .map_err(|error| broken(&error.to_string()))?;
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         // With a shutdown signal, if one that never comes, dropping the server lets its connections end their work.
         let server = serve::http2()
             .add_service(service.into_server())
-            .serve_with_incoming_shutdown(incoming, std::future::pending());
+            .serve_with_incoming_shutdown(listen::incoming(listener, tls), std::future::pending());
         let mut task = JoinSet::new();
         task.spawn(server);
         Ok(Self { task })

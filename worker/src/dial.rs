@@ -14,9 +14,10 @@ use squadron_proto::ticket::ClusterKey;
 use squadron_proto::wire::control as wire;
 use squadron_proto::wire::control::control_client::ControlClient;
 use squadron_proto::{Failure, FailureKind, MAX_CONTROL_MESSAGE_BYTES, PROTOCOL_VERSION, WorkerId};
+use squadron_shuffle::{Trust, tls};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 /// The release of this worker, for messages.
@@ -44,6 +45,8 @@ pub(crate) struct Caller {
     pub(crate) memory_bytes: u64,
     /// Derived from the cluster secret, where there is one.
     pub(crate) key: Option<ClusterKey>,
+    /// Who is believed to be an encrypted server.
+    pub(crate) trust: Trust,
 }
 
 /// A member's control stream.
@@ -133,12 +136,7 @@ impl Caller {
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
-        if !self.server.starts_with("https://") {
-            return Ok(endpoint);
-        }
-        endpoint
-            .tls_config(ClientTlsConfig::new().with_enabled_roots())
-            .map_err(unreachable)
+        self.trust.secure(endpoint).map_err(unreachable)
     }
 
     async fn hear(
@@ -244,5 +242,5 @@ fn unreachable(error: tonic::transport::Error) -> NoSession {
         reason = format!("{reason}: {error}");
         source = error.source();
     }
-    NoSession::Unreachable(reason)
+    NoSession::Unreachable(tls::explained(reason))
 }

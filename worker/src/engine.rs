@@ -12,7 +12,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use squadron_proto::Failure;
 use squadron_proto::control::Lane;
 use squadron_proto::ticket::ClusterKey;
-use squadron_shuffle::{FetchOptions, Fetcher, Store, StoreOptions, failure};
+use squadron_shuffle::{FetchOptions, Fetcher, Store, StoreOptions, Trust, failure};
 use tokio::runtime::Handle;
 
 use crate::lanes::Lanes;
@@ -35,6 +35,8 @@ pub struct WorkerOptions {
     pub streamed_bytes: usize,
     /// How much one input of an attempt reads ahead from other workers, in bytes.
     pub fetch_bytes: usize,
+    /// Who is believed to be the server, or another worker, at the other end of an encrypted connection.
+    pub trust: Trust,
 }
 
 impl Default for WorkerOptions {
@@ -47,6 +49,7 @@ impl Default for WorkerOptions {
             max_spill_bytes: 100 * 1024 * 1024 * 1024,
             streamed_bytes: 8 * 1024 * 1024,
             fetch_bytes: 32 * 1024 * 1024,
+            trust: Trust::public(),
         }
     }
 }
@@ -107,6 +110,7 @@ impl Engine {
         let fetcher = Fetcher::new(FetchOptions {
             server_address,
             budget_bytes: options.fetch_bytes,
+            trust: options.trust.clone(),
             ..FetchOptions::new(key)
         });
         Ok(Arc::new(Self {

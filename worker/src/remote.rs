@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use squadron_proto::control::Registered;
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::{Failure, FailureKind, WorkerId};
-use squadron_shuffle::DataService;
+use squadron_shuffle::{DataService, ServerTls};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
@@ -43,6 +43,8 @@ pub struct RemoteOptions {
     pub listen: Option<SocketAddr>,
     /// `HOST` or `HOST:PORT` under which others reach it, where that is not its own address.
     pub advertise: Option<String>,
+    /// The certificate of the Flight service; none: it is not encrypted.
+    pub tls: Option<ServerTls>,
     /// What the server wants a worker to know.
     pub cluster_secret: Option<String>,
     /// How long running attempts may go on after `shutdown`.
@@ -60,6 +62,7 @@ impl RemoteOptions {
             server,
             listen: None,
             advertise: None,
+            tls: None,
             cluster_secret: None,
             drain_timeout: Duration::from_secs(30),
             lost_timeout: Duration::from_secs(10),
@@ -136,11 +139,17 @@ struct Member {
 
 impl Remote {
     fn new(options: RemoteOptions, bound: Bound, shutdown: CancellationToken) -> Self {
+        let scheme = if options.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         let caller = Caller {
+            trust: options.worker.trust.clone(),
             server: address::origin(&options.server),
             worker: WorkerId::new(),
             epoch: epoch(),
-            flight_address: format!("http://{}", bound.advertised),
+            flight_address: format!("{scheme}://{}", bound.advertised),
             slots: slots(&options.worker),
             memory_bytes: options.worker.memory_bytes as u64,
             key: options
@@ -227,7 +236,7 @@ impl Remote {
         let service = DataService::new(engine.store.clone(), key);
         Ok(Member {
             ticket_key: registered.ticket_key.to_vec(),
-            data: DataServer::start(&self.bound.listener, service)?,
+            data: DataServer::start(&self.bound.listener, self.options.tls.as_ref(), service)?,
             control: Control::new(engine, caller.worker, caller.slots, Delivery::Acknowledged),
         })
     }

@@ -31,7 +31,7 @@ use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     TableProviderFactory,
 };
-use datafusion::config::ConfigNonZeroUsize;
+use datafusion::config::{ConfigNonZeroUsize, ConfigOptions};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SessionContext, SessionState};
@@ -157,6 +157,11 @@ impl Catalog {
         SessionContext::new_with_state(self.0.state.clone())
     }
 
+    /// The options that every session begins with.
+    pub fn session_defaults(&self) -> Arc<ConfigOptions> {
+        Arc::clone(self.0.state.config().options())
+    }
+
     /// A context that starts with settings such as `("datafusion.execution.batch_size", "1024")`.
     ///
     /// # Errors
@@ -179,7 +184,8 @@ impl Catalog {
                 })?;
         }
         if !settings.is_empty() {
-            refresh_functions(&mut state).map_err(|error| squadron_shuffle::failure::of(&error))?;
+            crate::settings::session::refresh_functions(&mut state)
+                .map_err(|error| squadron_shuffle::failure::of(&error))?;
         }
         Ok(SessionContext::new_with_state(state))
     }
@@ -275,20 +281,6 @@ fn prepared_state(
 }
 
 /// Functions such as `now` remember the settings they were made with.
-fn refresh_functions(state: &mut SessionState) -> Result<(), DataFusionError> {
-    use datafusion::execution::FunctionRegistry;
-    let options = Arc::clone(state.config().options());
-    let updated: Vec<_> = state
-        .scalar_functions()
-        .values()
-        .filter_map(|function| function.inner().with_updated_config(&options).map(Arc::new))
-        .collect();
-    for function in updated {
-        state.register_udf(function)?;
-    }
-    Ok(())
-}
-
 /// `path` for messages: without the scheme where it is a local file.
 fn shown(url: &url::Url) -> String {
     let path: Option<PathBuf> = (url.scheme() == "file")

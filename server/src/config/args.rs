@@ -33,6 +33,8 @@ pub enum Command {
     Worker(Box<WorkerArgs>),
     /// Ask a server: an interactive shell, or one statement with -c.
     Sql(Box<SqlArgs>),
+    /// Make the hash of a password, for a line NAME:HASH of `serve --users FILE`.
+    HashPassword(HashPasswordArgs),
     /// Write the TPC-H tables into the cache; `serve --tpch` starts this as a process of its own, because the generator
     /// keeps 300 MB for as long as its process lives.
     #[command(hide = true)]
@@ -52,6 +54,23 @@ pub struct ServeArgs {
     /// --cluster-listen.
     #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret)]
     pub cluster_secret: Option<Secret>,
+    /// Who may connect: a file of lines NAME:HASH, the hashes made by `squadron hash-password`. With it, or with
+    /// --tokens, every client must log in. Read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub users: Option<PathBuf>,
+    /// Who may connect without a password: a file of lines NAME:TOKEN, or NAME:sha256:DIGEST with the token's SHA-256.
+    /// Read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// Encrypt both ports with this certificate, a PEM file with those that lead to its authority.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert, a PEM file.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// The authorities of workers' certificates, a PEM file [default: those that browsers trust].
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// Serve beyond this machine without authentication. Anyone who can reach the port can read every table.
     #[arg(long)]
     pub insecure: bool,
@@ -81,6 +100,15 @@ pub struct ServeArgs {
     /// How long a result waits for its client, before it is dropped and its query cancelled.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::duration)]
     pub result_ttl: Duration,
+    /// How long a session, a login and a prepared statement are kept while nobody uses them.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::duration)]
+    pub session_idle_timeout: Duration,
+    /// How many sessions, and how many logins, are kept at once; beyond it the least recently used are forgotten.
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = values::at_least_one)]
+    pub max_sessions: usize,
+    /// How many prepared statements are kept at once; beyond it the least recently used are forgotten.
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = values::at_least_one)]
+    pub max_prepared_statements: usize,
     /// How long a query waits for a first worker before it fails.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub no_worker_timeout: Duration,
@@ -117,6 +145,16 @@ pub struct WorkerArgs {
     /// The server's --cluster-secret; @FILE reads it from a file.
     #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret)]
     pub cluster_secret: Option<Secret>,
+    /// Encrypt the port where others fetch from this worker with this certificate, a PEM file.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert, a PEM file.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// The authorities of the server's and the other workers' certificates, a PEM file [default: those that browsers
+    /// trust].
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// What this worker may use.
     #[command(flatten)]
     pub work: WorkArgs,
@@ -181,7 +219,10 @@ pub struct SqlArgs {
     /// How rows are printed.
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: OutputFormat,
-    /// The user's name, for servers that ask for one.
+    /// The authority of the server's certificate, a PEM file, for grpc+tls:// [default: those that browsers trust].
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// The user's name, for servers that ask for one. Without --password you are asked for it.
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// The user's password; @FILE reads it from a file.
@@ -206,6 +247,15 @@ pub enum OutputFormat {
     Json,
     /// An Arrow IPC stream, for other programs.
     Arrow,
+}
+
+/// `squadron hash-password`.
+#[derive(Args, Debug)]
+pub struct HashPasswordArgs {
+    /// The password; @FILE reads it from a file [default: you are asked for it, or it is the first line of standard
+    /// input].
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret)]
+    pub password: Option<Secret>,
 }
 
 /// `squadron generate-tpch`.

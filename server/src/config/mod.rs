@@ -18,7 +18,10 @@ mod values;
 
 use std::ffi::OsString;
 
-pub use args::{Command, GenerateTpchArgs, OutputFormat, ServeArgs, SqlArgs, WorkArgs, WorkerArgs};
+pub use args::{
+    Command, GenerateTpchArgs, HashPasswordArgs, OutputFormat, ServeArgs, SqlArgs, WorkArgs,
+    WorkerArgs,
+};
 pub use reference::reference;
 pub(crate) use sentence::nearest;
 pub use values::{DataSource, SCHEMES, Secret};
@@ -70,17 +73,21 @@ pub fn parse(
     let command = layers::parse(argv.into_iter().collect(), &variable)?;
     match &command {
         Command::Serve(serve) => check_serve(serve).map_err(Stop::Refuse)?,
-        Command::Worker(_) | Command::Sql(_) | Command::GenerateTpch(_) => {}
+        Command::Worker(_)
+        | Command::Sql(_)
+        | Command::HashPassword(_)
+        | Command::GenerateTpch(_) => {}
     }
     Ok(command)
 }
 
 /// What no single flag can see.
 fn check_serve(serve: &ServeArgs) -> Result<(), String> {
-    if !serve.listen.ip().is_loopback() && !serve.insecure {
+    let asks_who = serve.users.is_some() || serve.tokens.is_some();
+    if !serve.listen.ip().is_loopback() && !asks_who && !serve.insecure {
         return Err(format!(
-            "--listen {} would let anyone on the network read every table, since there is no authentication; listen on \
-             127.0.0.1, or add --insecure if you trust the network",
+            "--listen {} would let anyone on the network read every table; add --users FILE or --tokens FILE to say who \
+             may, listen on 127.0.0.1, or add --insecure if you trust the network",
             serve.listen
         ));
     }

@@ -35,10 +35,10 @@ pub(super) fn of(error: &clap::Error, origins: &Origins) -> String {
         }
         ErrorKind::InvalidSubcommand => {
             let name = text(ContextKind::InvalidSubcommand);
-            format!("{name} is not a command of squadron; use serve, worker or sql")
+            format!("{name} is not a command of squadron; use serve, worker, sql or hash-password")
         }
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            "a command is missing; use squadron serve, squadron worker or squadron sql (--help tells more)".into()
+            "a command is missing; use squadron serve, squadron worker, squadron sql or squadron hash-password (--help tells more)".into()
         }
         ErrorKind::MissingRequiredArgument => {
             let missing = error.get(ContextKind::InvalidArg).map(all_texts).unwrap_or_default();

@@ -202,7 +202,7 @@ fn every_refusal_names_flag_value_and_mend() {
         ),
         (
             &["serve", "--listen", "0.0.0.0:1"],
-            &["--listen 0.0.0.0:1 ", "--insecure"],
+            &["--listen 0.0.0.0:1 ", "--users", "--insecure"],
         ),
         (
             &["serve", "--cluster-listen", "0.0.0.0:1"],
@@ -246,7 +246,15 @@ fn every_refusal_names_flag_value_and_mend() {
             &["--command", "--file", "leave one out"],
         ),
         (&["sql", "--password", "p"], &["--user", "missing"]),
-        (&["swerve"], &["swerve ", "serve, worker or sql"]),
+        (
+            &["swerve"],
+            &["swerve ", "serve, worker, sql or hash-password"],
+        ),
+        (&["serve", "--tls-cert", "c"], &["--tls-key", "missing"]),
+        (
+            &["worker", "--server", "h:1", "--tls-key", "k"],
+            &["--tls-cert", "missing"],
+        ),
         (&[], &["squadron serve"]),
         (&["serve", "stray"], &["stray "]),
     ];
@@ -274,8 +282,11 @@ fn a_refused_variable_is_named() {
 }
 
 #[test]
-fn insecure_or_a_secret_opens_the_ports() {
-    assert!(with(&["serve", "--listen", "0.0.0.0:1", "--insecure"], &[]).is_ok());
+fn users_tokens_insecure_or_a_secret_open_the_ports() {
+    for opening in [&["--insecure"][..], &["--users", "u"], &["--tokens", "t"]] {
+        let argv = [&["serve", "--listen", "0.0.0.0:1"], opening].concat();
+        assert!(with(&argv, &[]).is_ok(), "{opening:?}");
+    }
     assert!(
         with(
             &[

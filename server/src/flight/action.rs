@@ -22,7 +22,7 @@ use super::prepared::Statements;
 use super::session::Sessions;
 use super::statement;
 use super::status::{invalid, unsupported};
-use crate::queries::{Queries, Session};
+use crate::queries::{NO_TRANSACTIONS, Queries, Session};
 
 const CREATE_PREPARED_STATEMENT: &str = "CreatePreparedStatement";
 const CLOSE_PREPARED_STATEMENT: &str = "ClosePreparedStatement";
@@ -106,12 +106,12 @@ pub(super) async fn run(
         }
         SET_SESSION_OPTIONS => {
             let request: SetSessionOptionsRequest = decoded(&body)?;
-            let result = options::set(&session.context, request);
+            let result = options::set(parts.queries, session, request);
             Ok(Some(result.encode_to_vec().into()))
         }
         GET_SESSION_OPTIONS => {
             let _: GetSessionOptionsRequest = decoded(&body)?;
-            Ok(Some(options::get(&session.context).encode_to_vec().into()))
+            Ok(Some(options::get(session).encode_to_vec().into()))
         }
         CLOSE_SESSION => {
             let _: CloseSessionRequest = decoded(&body)?;
@@ -178,7 +178,7 @@ fn decoded<M: Message + Default>(body: &[u8]) -> Result<M, Failure> {
 fn not_an_action(name: &str) -> Failure {
     let why = match name {
         "BeginTransaction" | "EndTransaction" | "BeginSavepoint" | "EndSavepoint" => {
-            "transactions are not supported; connect with autocommit"
+            NO_TRANSACTIONS
         }
         "CreatePreparedSubstraitPlan" => "Substrait plans are not supported yet; send SQL",
         "RenewFlightEndpoint" => "results do not expire while they are read, so none is renewed",

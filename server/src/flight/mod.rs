@@ -1,12 +1,12 @@
 //! The Flight SQL front end: wire in, wire out, no engine logic.
 //!
 //! ```text
-//! service ─┬─ session    who is calling, and what it has set
-//!          ├─ statement  SQL text in GetFlightInfo, GetSchema, DoPut
-//!          ├─ prepared   statements kept under a handle, and their bound parameters
-//!          ├─ metadata   catalogs, schemas, tables, keys, types, SqlInfo
-//!          ├─ put        DoPut: updates and bound parameters
-//!          └─ action     DoAction and ListActions
+//! gate ──> service ─┬─ session    who is calling, and what it has set
+//!                   ├─ statement  SQL text in GetFlightInfo, GetSchema, DoPut
+//!                   ├─ prepared   statements kept under a handle, and their bound parameters
+//!                   ├─ metadata   catalogs, schemas, tables, keys, types, SqlInfo
+//!                   ├─ put        DoPut: updates and bound parameters
+//!                   └─ action     DoAction and ListActions
 //! ```
 //!
 //! arrow-flight's own `FlightSqlService` cannot answer GetSchema, an action of its fallback, or a field newer than its
@@ -14,12 +14,15 @@
 //! Unimplemented with its name.
 
 mod action;
+mod credentials;
+mod gate;
 mod messages;
 mod metadata;
 mod options;
 mod parameters;
 mod placeholders;
 mod prepared;
+mod properties;
 mod put;
 mod service;
 mod session;
@@ -33,13 +36,19 @@ use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 
+use crate::auth::Authenticator;
 use crate::catalog::Catalog;
 use crate::queries::Queries;
 
+pub use gate::Gate;
 pub use service::Service;
 
 /// The largest message a client may send; ADBC sends a whole batch as one message.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+
+/// The largest list of headers that a client may send, in bytes: tokens, cookies and the properties of a connection
+/// string add up.
+pub const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 
 /// The limits of what the front end keeps for its clients.
 #[derive(Clone, Debug)]
@@ -65,13 +74,16 @@ impl Default for FlightOptions {
     }
 }
 
-/// The Flight service to mount on the client port.
+/// The Flight service to mount on the client port, which lets in whom `authenticator` knows.
 pub fn service(
     queries: Queries,
     catalog: Catalog,
+    authenticator: Authenticator,
     options: &FlightOptions,
-) -> FlightServiceServer<Service> {
-    FlightServiceServer::new(Service::new(queries, catalog, options))
+) -> Gate<FlightServiceServer<Service>> {
+    let service = Service::new(queries, catalog, authenticator.clone(), options);
+    let server = FlightServiceServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Gate::new(server, authenticator)
 }

@@ -1,24 +1,16 @@
-//! Session options: the same settings that SQL reaches with SET, under the names drivers use.
-//!
-//! `catalog` and `schema` are what JDBC's `catalog=` and ADBC's current catalog and schema send; every other option is
-//! a DataFusion setting by its full name.
-
-use std::collections::HashMap;
-
-use datafusion::config::ConfigOptions;
-use datafusion::prelude::SessionContext;
+//! Session options over Flight: the same options that SQL reaches with SET, under the names drivers use.
 
 use super::messages::{
     GetSessionOptionsResult, OptionValue, SessionOptionValue, SetSessionOptionError,
     SetSessionOptionErrorKind, SetSessionOptionsRequest, SetSessionOptionsResult,
 };
-
-const CATALOG: &str = "catalog";
-const SCHEMA: &str = "schema";
+use crate::queries::{Queries, Session};
+use crate::settings::session::{self, CATALOG, Wrong};
 
 /// Sets each option that can be set, and names those that cannot.
 pub(super) fn set(
-    context: &SessionContext,
+    queries: &Queries,
+    session: &Session,
     request: SetSessionOptionsRequest,
 ) -> SetSessionOptionsResult {
     // The catalog first, since a schema is looked up in it.
@@ -27,73 +19,38 @@ pub(super) fn set(
     let errors = options
         .into_iter()
         .filter_map(|(name, value)| {
-            let kind = set_one(context, &name, value.value).err()?;
+            let kind = set_one(queries, session, &name, value.value).err()?;
             Some((name, SetSessionOptionError { value: kind.into() }))
         })
         .collect();
     SetSessionOptionsResult { errors }
 }
 
-/// All options of a session.
-pub(super) fn get(context: &SessionContext) -> GetSessionOptionsResult {
-    let config = context.copied_config();
-    let defaults = &config.options().catalog;
-    let mut session_options: HashMap<_, _> = config
-        .options()
-        .entries()
-        .into_iter()
-        .filter_map(|entry| Some((entry.key, text(entry.value?))))
-        .collect();
-    session_options.insert(CATALOG.into(), text(defaults.default_catalog.clone()));
-    session_options.insert(SCHEMA.into(), text(defaults.default_schema.clone()));
-    GetSessionOptionsResult { session_options }
+/// All options of a session that have a value.
+pub(super) fn get(session: &Session) -> GetSessionOptionsResult {
+    let options = session::all(&session.context).into_iter();
+    let session_options = options.filter_map(|(name, value)| Some((name, text(value?))));
+    GetSessionOptionsResult {
+        session_options: session_options.collect(),
+    }
 }
 
 fn set_one(
-    context: &SessionContext,
+    queries: &Queries,
+    session: &Session,
     name: &str,
     value: Option<OptionValue>,
 ) -> Result<(), SetSessionOptionErrorKind> {
-    let key = match name {
-        CATALOG => "datafusion.catalog.default_catalog",
-        SCHEMA => "datafusion.catalog.default_schema",
-        name => name,
-    };
-    let default = ConfigOptions::new()
-        .entries()
-        .into_iter()
-        .find(|entry| entry.key == key)
-        .ok_or(SetSessionOptionErrorKind::InvalidName)?;
-    let value = match value {
-        Some(value) => as_text(value)?,
-        None => default
-            .value
-            .ok_or(SetSessionOptionErrorKind::InvalidValue)?,
-    };
-    if !exists(context, name, &value) {
-        return Err(SetSessionOptionErrorKind::InvalidValue);
-    }
-    let state = context.state_ref();
-    let mut state = state.write();
-    state
-        .config_mut()
-        .options_mut()
-        .set(key, &value)
-        .map_err(|_| SetSessionOptionErrorKind::InvalidValue)
-}
-
-/// Whether a catalog or schema of that name is there; true for every other option.
-fn exists(context: &SessionContext, name: &str, value: &str) -> bool {
-    match name {
-        CATALOG => context.catalog(value).is_some(),
-        SCHEMA => {
-            let config = context.copied_config();
-            context
-                .catalog(&config.options().catalog.default_catalog)
-                .is_some_and(|catalog| catalog.schema(value).is_some())
-        }
-        _ => true,
-    }
+    let value = value.map(as_text).transpose()?;
+    queries
+        .set_option(session, name, value.as_deref())
+        .map_err(|wrong| {
+            tracing::debug!("an option was not set: {wrong}");
+            match wrong {
+                Wrong::Name(_) => SetSessionOptionErrorKind::InvalidName,
+                Wrong::Value(_) => SetSessionOptionErrorKind::InvalidValue,
+            }
+        })
 }
 
 fn as_text(value: OptionValue) -> Result<String, SetSessionOptionErrorKind> {
@@ -114,51 +71,61 @@ fn text(value: String) -> SessionOptionValue {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashMap;
 
-    fn set_to(context: &SessionContext, name: &str, value: Option<OptionValue>) -> Option<i32> {
+    use super::*;
+    use crate::flight::tests::queries_and_session;
+    use crate::settings::session::SCHEMA;
+
+    async fn session() -> (Queries, Session) {
+        queries_and_session().await
+    }
+
+    fn set_to(
+        (queries, session): &(Queries, Session),
+        name: &str,
+        value: Option<OptionValue>,
+    ) -> Option<i32> {
         let request = SetSessionOptionsRequest {
             session_options: HashMap::from([(name.into(), SessionOptionValue { value })]),
         };
-        set(context, request)
-            .errors
-            .get(name)
-            .map(|error| error.value)
+        let result = set(queries, session, request);
+        result.errors.get(name).map(|error| error.value)
     }
 
-    fn option(context: &SessionContext, name: &str) -> String {
-        match get(context).session_options[name].value.clone() {
+    fn option((_, session): &(Queries, Session), name: &str) -> String {
+        match get(session).session_options[name].value.clone() {
             Some(OptionValue::Text(text)) => text,
             other => panic!("{other:?}"),
         }
     }
 
-    #[test]
-    fn a_setting_is_set_read_and_unset() {
-        let context = SessionContext::new();
+    #[tokio::test]
+    async fn a_setting_is_set_read_and_unset() {
+        let session = session().await;
         let name = "datafusion.execution.batch_size";
-        let before = option(&context, name);
-        assert_eq!(set_to(&context, name, Some(OptionValue::Integer(17))), None);
-        assert_eq!(option(&context, name), "17");
-        assert_eq!(set_to(&context, name, None), None);
-        assert_eq!(option(&context, name), before);
+        let before = option(&session, name);
+        assert_eq!(set_to(&session, name, Some(OptionValue::Integer(17))), None);
+        assert_eq!(option(&session, name), "17");
+        assert_eq!(set_to(&session, name, None), None);
+        assert_eq!(option(&session, name), before);
     }
 
-    #[test]
-    fn catalog_and_schema_must_exist() {
-        let context = SessionContext::new();
+    #[tokio::test]
+    async fn catalog_and_schema_must_exist() {
+        let session = session().await;
         let text = |text: &str| Some(OptionValue::Text(text.into()));
         let invalid = Some(SetSessionOptionErrorKind::InvalidValue.into());
-        assert_eq!(set_to(&context, CATALOG, text("datafusion")), None);
-        assert_eq!(set_to(&context, SCHEMA, text("public")), None);
-        assert_eq!(set_to(&context, CATALOG, text("nowhere")), invalid);
-        assert_eq!(set_to(&context, SCHEMA, text("nowhere")), invalid);
-        assert_eq!(option(&context, CATALOG), "datafusion");
+        assert_eq!(set_to(&session, CATALOG, text("datafusion")), None);
+        assert_eq!(set_to(&session, SCHEMA, text("public")), None);
+        assert_eq!(set_to(&session, CATALOG, text("nowhere")), invalid);
+        assert_eq!(set_to(&session, SCHEMA, text("nowhere")), invalid);
+        assert_eq!(option(&session, CATALOG), "datafusion");
     }
 
-    #[test]
-    fn what_cannot_be_set_is_named() {
-        let context = SessionContext::new();
+    #[tokio::test]
+    async fn what_cannot_be_set_is_named() {
+        let session = session().await;
         let list = OptionValue::List(Default::default());
         let batch_size = "datafusion.execution.batch_size";
         for (name, value, kind) in [
@@ -174,7 +141,7 @@ mod tests {
                 SetSessionOptionErrorKind::InvalidValue,
             ),
         ] {
-            assert_eq!(set_to(&context, name, Some(value)), Some(kind.into()));
+            assert_eq!(set_to(&session, name, Some(value)), Some(kind.into()));
         }
     }
 }

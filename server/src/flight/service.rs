@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow_flight::flight_service_server::FlightService;
@@ -13,7 +14,7 @@ use arrow_flight::{
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use prost::Message;
-use squadron_proto::Failure;
+use squadron_proto::{Failure, FailureKind};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument, Span, field, info_span};
@@ -22,16 +23,21 @@ use super::FlightOptions;
 use super::action::{self, Parts};
 use super::metadata::Metadata;
 use super::prepared::Statements;
-use super::put;
 use super::session::{Caller, Found, Sessions};
 use super::statement;
 use super::status::{self, Refusal, guarded, invalid, unsupported};
+use super::{credentials, gate, put};
+use crate::auth::{Authenticator, Credentials, Login};
 use crate::catalog::Catalog;
-use crate::queries::{Principal, Queries, Session};
+use crate::queries::{Queries, Session};
+
+/// How long a client that logs in may take to say who it is.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Squadron's Flight service.
 pub struct Service {
     queries: Queries,
+    authenticator: Authenticator,
     sessions: Sessions,
     statements: Statements,
 }
@@ -40,9 +46,15 @@ type Answer<T> = Result<Response<T>, Status>;
 type Stream<T> = BoxStream<'static, Result<T, Status>>;
 
 impl Service {
-    pub(super) fn new(queries: Queries, catalog: Catalog, options: &FlightOptions) -> Self {
+    pub(super) fn new(
+        queries: Queries,
+        catalog: Catalog,
+        authenticator: Authenticator,
+        options: &FlightOptions,
+    ) -> Self {
         Self {
             queries,
+            authenticator,
             sessions: Sessions::new(catalog, options),
             statements: Statements::new(options),
         }
@@ -58,20 +70,39 @@ impl Service {
     where
         F: Future<Output = Result<T, Refusal>>,
     {
-        let caller = Caller::of(
-            Principal::default(),
-            request.metadata(),
-            request.remote_addr(),
-        );
+        let caller = Caller::of(request.metadata(), request.extensions());
         let message = request.into_inner();
         let work = async {
-            let found = self.sessions.find(&caller).await;
-            Span::current().record("session", &found.session.id[..8]);
+            let found = self.sessions.find(&caller.map_err(Refusal::from)?).await;
+            let found = found.map_err(Refusal::from)?;
+            Span::current().record("session", &found.session.id);
             let session = Arc::clone(&found.session);
             let answer = work(session, message).await?;
             Ok(greeted(answer, found))
         };
         guarded(work).instrument(request_span(rpc)).await
+    }
+
+    async fn log_in(
+        &self,
+        request: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<(Login, Found), Refusal> {
+        let (headers, extensions, messages) = request.into_parts();
+        let credentials = match credentials::in_headers(&headers) {
+            // A client whose credentials stand in the headers may send no message at all.
+            Ok(None) if self.authenticator.is_required() => in_first_message(messages).await?,
+            Err(_) if !self.authenticator.is_required() => None,
+            credentials => credentials?,
+        };
+        let peer = gate::peer(&extensions);
+        let login = self.authenticator.log_in(credentials.as_ref(), peer);
+        let login = login.await?;
+        let caller = Caller::logged_in(&login, &headers, &extensions)?;
+        let found = match login.is_new {
+            true => self.sessions.log_in(&caller).await?,
+            false => self.sessions.find(&caller).await?,
+        };
+        Ok((login, found))
     }
 
     async fn flight_info(
@@ -166,19 +197,14 @@ impl FlightService for Service {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Answer<Self::HandshakeStream> {
-        let caller = Caller::of(
-            Principal::default(),
-            request.metadata(),
-            request.remote_addr(),
-        );
         let work = async {
-            let (found, token) = self.sessions.log_in(&caller).await;
-            let bearer: AsciiMetadataValue = format!("Bearer {token}")
+            let (login, found) = self.log_in(request).await?;
+            let bearer: AsciiMetadataValue = format!("Bearer {}", login.token)
                 .parse()
                 .map_err(|_| Refusal::from(invalid("the token is not printable text")))?;
             let answer = HandshakeResponse {
                 protocol_version: 0,
-                payload: token.into(),
+                payload: login.token.into(),
             };
             let mut response = greeted(one(answer), found);
             response.metadata_mut().insert("authorization", bearer);
@@ -249,6 +275,22 @@ impl FlightService for Service {
     ) -> Answer<Self::DoExchangeStream> {
         refused("DoExchange is not served; use GetFlightInfo and DoGet")
     }
+}
+
+/// The credentials of Flight's first authentication scheme.
+async fn in_first_message(
+    mut messages: Streaming<HandshakeRequest>,
+) -> Result<Option<Credentials>, Failure> {
+    let first = tokio::time::timeout(LOGIN_TIMEOUT, messages.message()).await;
+    let late = |_| {
+        Failure::new(
+            FailureKind::Unauthenticated,
+            "the handshake has no credentials; send name and password in the authorization header",
+        )
+    };
+    let first = first.map_err(late)?;
+    let first = first.map_err(|status| invalid(status.message()))?;
+    Ok(first.as_ref().and_then(credentials::in_payload))
 }
 
 fn request_span(rpc: &'static str) -> Span {

@@ -4,33 +4,46 @@
 //! |---|---|
 //! | the cookie of a session of the same principal | that one |
 //! | a bearer token from Handshake | the one made there |
-//! | anything else | the one of this connection and token |
+//! | anything else | the one of this connection, principal and token |
 //!
 //! A bearer token that many clients share therefore does not make them share their settings, and a client without
 //! token and cookies (ADBC by default) keeps its settings as long as its connection lives. Sessions end by
 //! CloseSession or when nobody has used them for a while.
+//!
+//! What a driver sends as headers because its user wrote it into the connection string becomes options of the session,
+//! see [`super::properties`].
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
+use squadron_proto::Failure;
+use squadron_shuffle::listen::ConnectionInfo;
+use tonic::codegen::http::Extensions;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 
-use super::FlightOptions;
+use super::properties::Properties;
+use super::{FlightOptions, credentials};
+use crate::auth::{Credentials, Digest, Login};
 use crate::catalog::Catalog;
 use crate::queries::{Principal, Session};
+use crate::settings;
 
 /// The customary name of Arrow's own servers.
 const COOKIE: &str = "arrow_flight_session_id";
+/// How many digits of a cookie's digest name its session in logs.
+const NAME_DIGITS: usize = 16;
 
-/// What identifies a caller: who it is, as the server found out, and the rest as the request says it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What identifies a caller: who it is and over which connection, as the server found out, and the rest as the request
+/// says it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Caller {
     principal: Principal,
-    token: Option<String>,
+    token: Option<Digest>,
+    /// The name of the session whose cookie the request has.
     cookie: Option<String>,
-    peer: Option<SocketAddr>,
+    connection: Option<u64>,
+    properties: Properties,
 }
 
 /// A session for one request, and how the answer greets the client.
@@ -48,34 +61,67 @@ pub(super) struct Sessions {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
-    Cookie(String),
-    Token(String),
-    Connection(Principal, Option<String>, Option<SocketAddr>),
+    /// By its name, which follows from its cookie.
+    Name(String),
+    Token(Digest),
+    Connection(Principal, Option<Digest>, Option<u64>),
 }
 
 struct Entry {
     session: Arc<Session>,
+    cookie: String,
     /// Where the session is found, besides its cookie.
     key: Key,
+    /// The properties that have become options.
+    applied: Mutex<Properties>,
 }
 
 impl Caller {
-    /// Reads token and cookie from a request's headers.
-    pub(super) fn of(
-        principal: Principal,
+    /// The caller of a request that has passed the gate.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the header, for a property that cannot be an option.
+    pub(super) fn of(headers: &MetadataMap, extensions: &Extensions) -> Result<Self, Failure> {
+        let principal = extensions.get::<Principal>().cloned();
+        let principal = principal.ok_or_else(|| Failure::internal("a request without a gate"))?;
+        let token = match credentials::in_headers(headers) {
+            Ok(Some(Credentials::Token(token))) => Some(Digest::of(&token)),
+            _ => None,
+        };
+        Self::known(principal, token, headers, extensions)
+    }
+
+    /// The caller of a handshake, with the token it will show from now on.
+    ///
+    /// # Errors
+    /// As [`Caller::of`].
+    pub(super) fn logged_in(
+        login: &Login,
         headers: &MetadataMap,
-        peer: Option<SocketAddr>,
-    ) -> Self {
-        Self {
+        extensions: &Extensions,
+    ) -> Result<Self, Failure> {
+        let token = Digest::of(&login.token);
+        Self::known(login.principal.clone(), Some(token), headers, extensions)
+    }
+
+    fn known(
+        principal: Principal,
+        token: Option<Digest>,
+        headers: &MetadataMap,
+        extensions: &Extensions,
+    ) -> Result<Self, Failure> {
+        let connection = extensions.get::<ConnectionInfo>();
+        Ok(Self {
             principal,
-            token: bearer_token(headers).or_else(|| handshake_token(headers)),
-            cookie: session_cookie(headers),
-            peer,
-        }
+            token,
+            cookie: session_cookie(headers).map(|cookie| name_of(&cookie)),
+            connection: connection.map(|connection| connection.id),
+            properties: Properties::of(headers)?,
+        })
     }
 
     fn key(&self) -> Key {
-        Key::Connection(self.principal.clone(), self.token.clone(), self.peer)
+        Key::Connection(self.principal.clone(), self.token, self.connection)
     }
 }
 
@@ -100,55 +146,68 @@ impl Sessions {
     }
 
     /// The caller's session; a new one for a new caller.
-    pub(super) async fn find(&self, caller: &Caller) -> Found {
-        if let Some(cookie) = &caller.cookie
-            && let Some(entry) = self.entries.get(&Key::Cookie(cookie.clone())).await
+    ///
+    /// # Errors
+    /// `Invalid` for a property that its option does not take.
+    pub(super) async fn find(&self, caller: &Caller) -> Result<Found, Failure> {
+        if let Some(name) = &caller.cookie
+            && let Some(entry) = self.entries.get(&Key::Name(name.clone())).await
             && entry.session.principal == caller.principal
         {
-            return Found {
-                session: Arc::clone(&entry.session),
-                cookie: None,
-            };
+            return self.found(&entry, caller, None);
         }
         let entry = match self.by_token(caller).await {
             Some(entry) => entry,
             None => self.by_connection(caller).await,
         };
-        Found {
-            cookie: greeting(&entry.session.id),
-            session: Arc::clone(&entry.session),
-        }
+        self.found(&entry, caller, greeting(&entry.cookie))
     }
 
-    /// A session for whoever has just logged in, and the token it is found by: the client's own, or a new one.
-    pub(super) async fn log_in(&self, caller: &Caller) -> (Found, String) {
-        if let Some(token) = &caller.token {
-            return (self.find(caller).await, token.clone());
-        }
-        let token = random_name();
-        let entry = self.made(caller, Key::Token(token.clone()));
+    /// A session for whoever has just been given a token.
+    ///
+    /// # Errors
+    /// As [`Sessions::find`].
+    pub(super) async fn log_in(&self, caller: &Caller) -> Result<Found, Failure> {
+        let Some(token) = caller.token else {
+            return self.find(caller).await;
+        };
+        let entry = self.made(caller, Key::Token(token));
         self.entries
             .insert(entry.key.clone(), Arc::clone(&entry))
             .await;
         self.remember_cookie(&entry).await;
-        let found = Found {
-            cookie: greeting(&entry.session.id),
-            session: Arc::clone(&entry.session),
-        };
-        (found, token)
+        self.found(&entry, caller, greeting(&entry.cookie))
     }
 
     /// Forgets a session; requests that still run keep theirs.
     pub(super) async fn close(&self, session: &Session) {
-        let removed = self.entries.remove(&Key::Cookie(session.id.clone())).await;
+        let removed = self.entries.remove(&Key::Name(session.id.clone())).await;
         if let Some(entry) = removed {
             self.entries.invalidate(&entry.key).await;
         }
     }
 
+    fn found(
+        &self,
+        entry: &Entry,
+        caller: &Caller,
+        cookie: Option<AsciiMetadataValue>,
+    ) -> Result<Found, Failure> {
+        if !caller.properties.is_empty() {
+            let defaults = self.catalog.session_defaults();
+            let context = &entry.session.context;
+            entry.applied().merge(&caller.properties, |name, value| {
+                settings::session::set(context, &defaults, name, Some(value))
+            })?;
+        }
+        Ok(Found {
+            session: Arc::clone(&entry.session),
+            cookie,
+        })
+    }
+
     async fn by_token(&self, caller: &Caller) -> Option<Arc<Entry>> {
-        let token = caller.token.clone()?;
-        let entry = self.entries.get(&Key::Token(token)).await?;
+        let entry = self.entries.get(&Key::Token(caller.token?)).await?;
         if entry.session.principal != caller.principal {
             return None;
         }
@@ -168,22 +227,31 @@ impl Sessions {
 
     /// Keeps the cookie alive for as long as its session is used by another key.
     async fn remember_cookie(&self, entry: &Arc<Entry>) {
-        let key = Key::Cookie(entry.session.id.clone());
+        let key = Key::Name(entry.session.id.clone());
         self.entries
             .get_with(key, async { Arc::clone(entry) })
             .await;
     }
 
     fn made(&self, caller: &Caller, key: Key) -> Arc<Entry> {
+        let cookie = random_name();
         let session = Session {
-            id: random_name(),
+            id: name_of(&cookie),
             principal: caller.principal.clone(),
             context: self.catalog.session_context(),
         };
         Arc::new(Entry {
             session: Arc::new(session),
+            cookie,
             key,
+            applied: Mutex::default(),
         })
+    }
+}
+
+impl Entry {
+    fn applied(&self) -> std::sync::MutexGuard<'_, Properties> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -192,21 +260,15 @@ pub(super) fn random_name() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-fn greeting(session: &str) -> Option<AsciiMetadataValue> {
-    format!("{COOKIE}={session}").parse().ok()
+/// What a session is called in logs. Its cookie is a secret, and does not follow from it.
+fn name_of(cookie: &str) -> String {
+    let mut name = Digest::of(cookie).to_hex();
+    name.truncate(NAME_DIGITS);
+    name
 }
 
-fn bearer_token(headers: &MetadataMap) -> Option<String> {
-    let value = headers.get("authorization")?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.into())
-}
-
-/// The header of Flight's first authentication scheme, which some pyarrow programs still use.
-fn handshake_token(headers: &MetadataMap) -> Option<String> {
-    let token = headers.get_bin("auth-token-bin")?.to_bytes().ok()?;
-    String::from_utf8(token.to_vec()).ok()
+fn greeting(cookie: &str) -> Option<AsciiMetadataValue> {
+    format!("{COOKIE}={cookie}").parse().ok()
 }
 
 fn session_cookie(headers: &MetadataMap) -> Option<String> {
@@ -229,48 +291,67 @@ mod tests {
         Sessions::new(empty_catalog().await, &FlightOptions::default())
     }
 
-    fn caller(token: Option<&str>, cookie: Option<&str>, port: u16) -> Caller {
+    fn caller(token: Option<&str>, cookie: Option<&str>, connection: u64) -> Caller {
         Caller {
-            principal: Principal::default(),
-            token: token.map(Into::into),
-            cookie: cookie.map(Into::into),
-            peer: Some(SocketAddr::from(([127, 0, 0, 1], port))),
+            token: token.map(Digest::of),
+            cookie: cookie.map(name_of),
+            connection: Some(connection),
+            ..Caller::default()
         }
     }
 
+    async fn found(sessions: &Sessions, caller: &Caller) -> Found {
+        sessions.find(caller).await.unwrap()
+    }
+
+    /// The cookie that a client is greeted with.
+    fn greeted(found: &Found) -> String {
+        let cookie = found.cookie.as_ref().unwrap().to_str().unwrap();
+        cookie.split_once('=').unwrap().1.to_owned()
+    }
+
     #[test]
-    fn headers_are_read_leniently() {
+    fn cookie_and_token_are_read_from_headers() {
         let mut headers = MetadataMap::new();
         headers.insert("authorization", "bearer  abc".parse().unwrap());
         headers.append("cookie", "a=b; x=y".parse().unwrap());
         headers.append("cookie", format!("c=d;{COOKIE}=\"s1\"").parse().unwrap());
-        let caller = Caller::of(Principal::default(), &headers, None);
-        assert_eq!(caller.token.as_deref(), Some("abc"));
-        assert_eq!(caller.cookie.as_deref(), Some("s1"));
+        let mut extensions = Extensions::new();
+        assert!(
+            Caller::of(&headers, &extensions).is_err(),
+            "there was no gate"
+        );
+        extensions.insert(Principal::user("ann"));
+        let caller = Caller::of(&headers, &extensions).unwrap();
+        assert_eq!(caller.principal, Principal::user("ann"));
+        assert_eq!(caller.token, Some(Digest::of("abc")));
+        assert_eq!(caller.cookie, Some(name_of("s1")));
         headers.insert("authorization", "Basic dTpw".parse().unwrap());
-        assert_eq!(Caller::of(Principal::default(), &headers, None).token, None);
+        assert_eq!(Caller::of(&headers, &extensions).unwrap().token, None);
     }
 
     #[tokio::test]
     async fn a_connection_keeps_its_session() {
         let sessions = sessions().await;
-        let first = sessions.find(&caller(None, None, 1)).await;
-        let again = sessions.find(&caller(None, None, 1)).await;
-        let other = sessions.find(&caller(None, None, 2)).await;
+        let first = found(&sessions, &caller(None, None, 1)).await;
+        let again = found(&sessions, &caller(None, None, 1)).await;
+        let other = found(&sessions, &caller(None, None, 2)).await;
         assert_eq!(first.session.id, again.session.id);
         assert_ne!(first.session.id, other.session.id);
         assert!(first.cookie.is_some());
     }
 
     #[tokio::test]
-    async fn a_cookie_carries_a_session_to_another_connection() {
+    async fn a_cookie_carries_a_session_to_another_connection_and_is_no_part_of_its_name() {
         let sessions = sessions().await;
-        let first = sessions.find(&caller(None, None, 1)).await;
-        let moved = sessions
-            .find(&caller(None, Some(&first.session.id), 2))
-            .await;
+        let first = found(&sessions, &caller(None, None, 1)).await;
+        let cookie = greeted(&first);
+        assert!(!cookie.contains(&first.session.id));
+        let moved = found(&sessions, &caller(None, Some(&cookie), 2)).await;
         assert_eq!(first.session.id, moved.session.id);
         assert!(moved.cookie.is_none());
+        let guessed = found(&sessions, &caller(None, Some(&first.session.id), 3)).await;
+        assert_ne!(first.session.id, guessed.session.id);
     }
 
     #[tokio::test]
@@ -280,14 +361,15 @@ mod tests {
             principal: Principal::user(principal),
             ..caller(token, cookie, 1)
         };
-        let (first, token) = sessions.log_in(&caller("ann", None, None)).await;
-        let cookie = first.session.id.as_str();
+        let first = sessions.log_in(&caller("ann", Some("t"), None)).await;
+        let first = first.unwrap();
+        let cookie = greeted(&first);
         for (principal, same) in [("ann", true), ("bob", false)] {
             for stolen in [
-                caller(principal, Some("x"), Some(cookie)),
-                caller(principal, Some(&token), None),
+                caller(principal, Some("x"), Some(&cookie)),
+                caller(principal, Some("t"), None),
             ] {
-                let found = sessions.find(&stolen).await;
+                let found = found(&sessions, &stolen).await;
                 assert_eq!(found.session.id == first.session.id, same);
                 assert_eq!(found.session.principal, Principal::user(principal));
             }
@@ -297,42 +379,58 @@ mod tests {
     #[tokio::test]
     async fn a_shared_token_does_not_share_settings() {
         let sessions = sessions().await;
-        let first = sessions.find(&caller(Some("static"), None, 1)).await;
-        let second = sessions.find(&caller(Some("static"), None, 2)).await;
+        let first = found(&sessions, &caller(Some("static"), None, 1)).await;
+        let second = found(&sessions, &caller(Some("static"), None, 2)).await;
         assert_ne!(first.session.id, second.session.id);
     }
 
     #[tokio::test]
     async fn a_token_from_handshake_is_a_session_on_every_connection() {
         let sessions = sessions().await;
-        let (found, token) = sessions.log_in(&caller(None, None, 1)).await;
-        let later = sessions.find(&caller(Some(&token), None, 9)).await;
-        assert_eq!(found.session.id, later.session.id);
-        let (again, same) = sessions.log_in(&caller(Some(&token), None, 3)).await;
-        assert_eq!(
-            (same, again.session.id.clone()),
-            (token, later.session.id.clone())
-        );
+        let first = sessions.log_in(&caller(Some("new"), None, 1)).await;
+        let later = found(&sessions, &caller(Some("new"), None, 9)).await;
+        assert_eq!(first.unwrap().session.id, later.session.id);
     }
 
     #[tokio::test]
     async fn a_closed_session_is_gone_under_all_its_keys() {
         let sessions = sessions().await;
-        let (found, token) = sessions.log_in(&caller(None, None, 1)).await;
-        sessions.close(&found.session).await;
-        let cookie = found.session.id.as_str();
-        let later = sessions.find(&caller(Some(&token), Some(cookie), 1)).await;
-        assert_ne!(later.session.id, found.session.id);
+        let first = sessions.log_in(&caller(Some("new"), None, 1)).await;
+        let first = first.unwrap();
+        sessions.close(&first.session).await;
+        let again = caller(Some("new"), Some(&greeted(&first)), 1);
+        let later = found(&sessions, &again).await;
+        assert_ne!(later.session.id, first.session.id);
     }
 
     #[tokio::test]
     async fn settings_belong_to_one_session() {
         let sessions = sessions().await;
-        let first = sessions.find(&caller(None, None, 1)).await;
-        let second = sessions.find(&caller(None, None, 2)).await;
+        let first = found(&sessions, &caller(None, None, 1)).await;
+        let second = found(&sessions, &caller(None, None, 2)).await;
         let set = "SET datafusion.execution.batch_size = 17";
         first.session.context.sql(set).await.unwrap();
         assert_eq!(first.session.context.copied_config().batch_size(), 17);
         assert_ne!(second.session.context.copied_config().batch_size(), 17);
+    }
+
+    #[tokio::test]
+    async fn a_property_becomes_an_option_once() {
+        let sessions = sessions().await;
+        let with = |value: &str| Caller {
+            properties: Properties::from([("datafusion.execution.batch_size", value)]),
+            ..caller(None, None, 1)
+        };
+        let size = |found: &Found| found.session.context.copied_config().batch_size();
+        let first = found(&sessions, &with("17")).await;
+        assert_eq!(size(&first), 17);
+        let set = "SET datafusion.execution.batch_size = 18";
+        first.session.context.sql(set).await.unwrap();
+        // The driver sends it with every call; what was set since then stays.
+        assert_eq!(size(&found(&sessions, &with("17")).await), 18);
+        assert_eq!(size(&found(&sessions, &with("19")).await), 19);
+        let failure = sessions.find(&with("many")).await.err().unwrap();
+        assert!(failure.message.contains("batch_size"), "{failure}");
+        assert_eq!(size(&found(&sessions, &with("19")).await), 19);
     }
 }

@@ -14,7 +14,7 @@ use squadron_proto::Failure;
 
 use super::placeholders;
 use super::status::unsupported;
-use crate::queries::{PlannedStatement, Queries, Session};
+use crate::queries::{NO_TRANSACTIONS, PlannedStatement, Queries, Session};
 
 /// The longest command that FlightInfo repeats: with a longer one it may be more than the 4 MiB that many clients read.
 const MAX_ECHO_BYTES: usize = 64 * 1024;
@@ -79,9 +79,7 @@ pub(super) fn packed(message: &impl ProstMessageExt) -> Bytes {
 /// Refuses a statement that says it belongs to a transaction.
 pub(super) fn no_transaction(id: Option<&Bytes>) -> Result<(), Failure> {
     if id.is_some_and(|id| !id.is_empty()) {
-        return Err(unsupported(
-            "transactions are not supported; connect with autocommit",
-        ));
+        return Err(unsupported(NO_TRANSACTIONS));
     }
     Ok(())
 }

@@ -4,15 +4,20 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ParamValues;
 use datafusion::common::metadata::ScalarAndMetadata;
-use datafusion::error::Result as DataFusionResult;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement};
 use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::Statement as DfStatement;
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure;
 
 use super::{PlannedStatement, StatementKind};
 use crate::planner::schema::client_schema;
+
+/// What is said to everyone who wants a transaction.
+pub const NO_TRANSACTIONS: &str = "transactions are not supported; connect with autocommit";
 
 /// The schema after type coercion, as clients see it.
 pub(super) fn frozen_schema(
@@ -53,7 +58,7 @@ pub(super) fn refuse_unserved(plan: &LogicalPlan) -> Result<(), Failure> {
             "COPY is not supported yet; fetch the rows and write them at the client"
         }
         LogicalPlan::Statement(Statement::TransactionStart(_) | Statement::TransactionEnd(_)) => {
-            "transactions are not supported; every statement stands alone"
+            NO_TRANSACTIONS
         }
         LogicalPlan::Statement(
             Statement::Prepare(_) | Statement::Execute(_) | Statement::Deallocate(_),
@@ -61,6 +66,23 @@ pub(super) fn refuse_unserved(plan: &LogicalPlan) -> Result<(), Failure> {
         _ => return Ok(()),
     };
     Err(Failure::new(FailureKind::Unsupported, refusal))
+}
+
+/// Refuses what belongs to a transaction before anything is looked up for it.
+pub(super) fn refuse_transaction(statement: &DfStatement) -> DataFusionResult<()> {
+    let DfStatement::Statement(statement) = statement else {
+        return Ok(());
+    };
+    match statement.as_ref() {
+        SqlStatement::StartTransaction { .. }
+        | SqlStatement::Commit { .. }
+        | SqlStatement::Rollback { .. }
+        | SqlStatement::Savepoint { .. }
+        | SqlStatement::ReleaseSavepoint { .. } => {
+            Err(DataFusionError::NotImplemented(NO_TRANSACTIONS.to_owned()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The parameters in the order of their numbers. A type that the statement does not tell is taken for a string.

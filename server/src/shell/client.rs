@@ -12,8 +12,9 @@ use arrow_flight::{
 };
 use futures::TryStreamExt;
 use prost::Message;
+use squadron_shuffle::{Trust, tls};
 use tonic::metadata::{Ascii, Binary, MetadataMap, MetadataValue};
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Streaming};
 
 use super::address::Address;
@@ -54,22 +55,22 @@ pub(super) struct Client {
 
 impl Client {
     /// Dials `address` and logs in.
-    pub(super) async fn connect(address: &Address, login: &Login) -> Result<Self, Error> {
+    pub(super) async fn connect(
+        address: &Address,
+        trust: &Trust,
+        login: &Login,
+    ) -> Result<Self, Error> {
         let unreachable = |error: tonic::transport::Error| Error::Connect {
             address: address.clone(),
-            reason: root_cause(&error),
+            reason: tls::explained(root_cause(&error)),
         };
-        let mut endpoint = Endpoint::from_shared(address.http_uri())
+        let endpoint = Endpoint::from_shared(address.http_uri())
             .map_err(unreachable)?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_while_idle(true);
-        if address.is_encrypted() {
-            endpoint = endpoint
-                .tls_config(ClientTlsConfig::new().with_enabled_roots())
-                .map_err(unreachable)?;
-        }
+        let endpoint = trust.secure(endpoint).map_err(unreachable)?;
         let channel = endpoint.connect().await.map_err(unreachable)?;
         let flight = FlightServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -264,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn an_unreachable_server_is_one_sentence() {
         let address = Address::new(&url::Url::parse("http://127.0.0.1:1").unwrap());
-        let error = Client::connect(&address, &Login::None)
+        let error = Client::connect(&address, &Trust::public(), &Login::None)
             .await
             .err()
             .unwrap()

@@ -14,6 +14,7 @@ mod command;
 mod encode;
 mod error;
 mod interactive;
+mod password;
 mod progress;
 mod split;
 mod statement;
@@ -23,12 +24,16 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
+use squadron_shuffle::Trust;
+
 use self::address::Address;
 use self::client::{Client, Login};
 use self::command::Command;
 use self::error::Error;
 use self::split::Kind;
 use crate::config::{OutputFormat, SqlArgs};
+
+pub use self::password::hash_password;
 
 /// Runs the shell and gives the code its process ends with: 0, 1 after an SQL error, a cancelled statement or without a
 /// connection, 2 for flags that cannot be used.
@@ -46,7 +51,7 @@ pub async fn run(args: &SqlArgs) -> ExitCode {
 
 async fn start(args: &SqlArgs) -> Result<(), Error> {
     let address = Address::new(&args.server);
-    let login = login(args);
+    let trust = trust(args)?;
     // Read before dialling: a wrong file name is seen at once.
     let script = match (&args.command, &args.file) {
         (Some(command), _) => Some((command.clone(), None)),
@@ -54,7 +59,7 @@ async fn start(args: &SqlArgs) -> Result<(), Error> {
         (None, None) if !std::io::stdin().is_terminal() => Some((read_input()?, None)),
         (None, None) => None,
     };
-    let client = Client::connect(&address, &login).await?;
+    let client = Client::connect(&address, &trust, &login(args)?).await?;
     let mut shell = Shell {
         client,
         format: args.format,
@@ -76,19 +81,24 @@ async fn start(args: &SqlArgs) -> Result<(), Error> {
     }
 }
 
-fn login(args: &SqlArgs) -> Login {
-    let password = || {
-        args.password
-            .as_ref()
-            .map(|password| password.reveal().to_owned())
-    };
-    match (&args.user, &args.token) {
+fn login(args: &SqlArgs) -> Result<Login, Error> {
+    Ok(match (&args.user, &args.token) {
         (None, None) => Login::None,
         (None, Some(token)) => Login::Token(token.reveal().to_owned()),
         (Some(user), _) => Login::Password {
             user: user.clone(),
-            password: password().unwrap_or_default(),
+            password: match &args.password {
+                Some(password) => password.reveal().to_owned(),
+                None => password::of_user(user)?,
+            },
         },
+    })
+}
+
+fn trust(args: &SqlArgs) -> Result<Trust, Error> {
+    match &args.tls_ca {
+        Some(file) => Trust::of_file(file).map_err(|failure| Error::Usage(failure.to_string())),
+        None => Ok(Trust::public()),
     }
 }
 

@@ -17,6 +17,7 @@ use squadron_proto::ticket::ClusterKey;
 use squadron_proto::wire::control as wire;
 use squadron_proto::wire::control::control_server::{Control, ControlServer};
 use squadron_proto::{MAX_CONTROL_MESSAGE_BYTES, PROTOCOL_VERSION};
+use squadron_shuffle::listen::ConnectionInfo;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -257,7 +258,10 @@ impl Control for ControlService {
         &self,
         request: Request<Streaming<wire::WorkerMessage>>,
     ) -> Result<Response<Self::JoinStream>, Status> {
-        let peer = request.remote_addr();
+        let peer = request
+            .extensions()
+            .get::<ConnectionInfo>()
+            .map(|connection| connection.peer);
         let (outgoing, stream) = mpsc::channel(STREAM_MESSAGES);
         let service = self.clone();
         self.registry

@@ -7,13 +7,14 @@ use std::time::Duration;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use squadron_proto::WorkerId;
 use squadron_proto::ticket::ClusterKey;
+use squadron_shuffle::listen;
 use squadron_worker::{Engine, WorkerOptions, embedded};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Server};
 
+use crate::auth::Authenticator;
 use crate::catalog::{Catalog, CatalogOptions};
 use crate::flight;
 use crate::planner::{Planner, SizeOptions};
@@ -55,6 +56,13 @@ pub(in crate::flight) async fn empty_catalog() -> Catalog {
 
 /// A planned statement and the session it was planned for.
 pub(in crate::flight) async fn planned(sql: &str) -> (Session, PlannedStatement) {
+    let (queries, session) = queries_and_session().await;
+    let planned = queries.plan(&session, sql).await.unwrap();
+    (session, planned)
+}
+
+/// Queries without workers, good to plan, and a session of them.
+pub(in crate::flight) async fn queries_and_session() -> (Queries, Session) {
     let (engine, key) = engine();
     let mut server = JoinSet::new();
     let (queries, catalog) = queries(&engine, key, &mut server).await;
@@ -63,8 +71,7 @@ pub(in crate::flight) async fn planned(sql: &str) -> (Session, PlannedStatement)
         principal: Principal::default(),
         context: catalog.session_context(),
     };
-    let planned = queries.plan(&session, sql).await.unwrap();
-    (session, planned)
+    (queries, session)
 }
 
 fn engine() -> (Arc<Engine>, ClusterKey) {
@@ -81,12 +88,13 @@ pub(super) async fn connect() -> Connected {
     let (engine, key) = engine();
     let mut server = JoinSet::new();
     let queries = queries(&engine, key, &mut server).await;
-    let service = flight::service(queries.0, queries.1, &flight::FlightOptions::default());
+    let options = flight::FlightOptions::default();
+    let service = flight::service(queries.0, queries.1, Authenticator::open_to_all(), &options);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = Server::builder()
         .add_service(service)
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(listen::incoming(listener, None));
     server.spawn(async move { serving.await.unwrap() });
     let channel = Channel::from_shared(format!("http://{address}"))
         .unwrap()

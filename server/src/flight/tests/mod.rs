@@ -39,7 +39,7 @@ mod refusals;
 mod sessions;
 
 use harness::{Client, connect};
-pub(super) use harness::{empty_catalog, planned};
+pub(super) use harness::{empty_catalog, planned, queries_and_session};
 
 /// Rows of a FlightInfo, with its one endpoint.
 async fn fetch(client: &mut Client, info: &FlightInfo) -> (Schema, Vec<RecordBatch>) {

@@ -1,0 +1,267 @@
+//! Connections that other processes open: TCP, or TLS over it, each with a number of its own.
+//!
+//! ```text
+//! accept ──────────────────────────────────────────────> Connection      a port without TLS
+//!    └──> first byte: a TLS handshake? ──> handshake ──> Connection      a port with TLS
+//!                          └─ no ──────────────────────> Connection, whose every request is refused with a sentence
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+use tonic::transport::server::Connected;
+use tonic::{Request, Status};
+use tracing::debug;
+
+use crate::tls::ServerTls;
+
+/// How long a peer may take from the connection to the end of the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many peers may be in a handshake at once; more wait to be accepted.
+const MAX_HANDSHAKES: usize = 1024;
+/// How long nobody is accepted after an error, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The type of a TLS record that begins a handshake.
+const TLS_HANDSHAKE: u8 = 22;
+
+/// No two connections of a process have the same number.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// Which connection a request came over; among the extensions of every request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Unlike the peer's address, a number is never used again.
+    pub id: u64,
+    /// Who opened it.
+    pub peer: SocketAddr,
+    is_mistaken: bool,
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Connection {
+    transport: Transport,
+    info: ConnectionInfo,
+}
+
+type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// The connections of `listener`, encrypted where there is `tls`. Never ends and never fails.
+pub fn incoming(
+    listener: TcpListener,
+    tls: Option<&ServerTls>,
+) -> impl Stream<Item = io::Result<Connection>> + use<> {
+    let incoming = Incoming {
+        listener,
+        tls: tls.map(ServerTls::acceptor),
+        handshakes: JoinSet::new(),
+    };
+    futures::stream::unfold(incoming, |mut incoming| async move {
+        let connection = incoming.next().await;
+        Some((Ok(connection), incoming))
+    })
+}
+
+/// For every server on [`incoming`]: refuses the requests of peers that do not encrypt where they should.
+///
+/// # Errors
+/// InvalidArgument for such a peer.
+pub fn refuse_mistaken(request: Request<()>) -> Result<Request<()>, Status> {
+    let connection = request.extensions().get::<ConnectionInfo>();
+    match connection {
+        Some(ConnectionInfo {
+            is_mistaken: true, ..
+        }) => Err(Status::invalid_argument(
+            "this port speaks TLS; connect with grpc+tls:// (or https://), or turn encryption on in the driver",
+        )),
+        _ => Ok(request),
+    }
+}
+
+struct Incoming {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    handshakes: JoinSet<io::Result<Connection>>,
+}
+
+impl Incoming {
+    async fn next(&mut self) -> Connection {
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept(), if self.handshakes.len() < MAX_HANDSHAKES => match accepted {
+                    Ok((stream, peer)) => if let Some(connection) = self.accept(stream, peer) {
+                        return connection;
+                    },
+                    Err(error) => {
+                        debug!(%error, "a connection was not accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(done) = self.handshakes.join_next() => match done {
+                    Ok(Ok(connection)) => return connection,
+                    Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
+                    Err(error) => debug!(%error, "TLS handshake ended early"),
+                },
+            }
+        }
+    }
+
+    fn accept(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<Connection> {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "a connection ended at once");
+            return None;
+        }
+        let info = ConnectionInfo {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            peer,
+            is_mistaken: false,
+        };
+        let Some(tls) = self.tls.clone() else {
+            return Some(Connection {
+                transport: Either::Left(stream),
+                info,
+            });
+        };
+        self.handshakes.spawn(async move {
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream, info)).await?
+        });
+        None
+    }
+}
+
+async fn handshake(
+    tls: TlsAcceptor,
+    stream: TcpStream,
+    info: ConnectionInfo,
+) -> io::Result<Connection> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if first != [TLS_HANDSHAKE] {
+        return Ok(Connection {
+            transport: Either::Left(stream),
+            info: ConnectionInfo {
+                is_mistaken: true,
+                ..info
+            },
+        });
+    }
+    Ok(Connection {
+        transport: Either::Right(Box::new(tls.accept(stream).await?)),
+        info,
+    })
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ConnectionInfo;
+
+    fn connect_info(&self) -> ConnectionInfo {
+        self.info
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.transport).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.transport).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::tls::testing::identity;
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn asked(info: ConnectionInfo) -> Result<Request<()>, Status> {
+        let mut request = Request::new(());
+        request.extensions_mut().insert(info);
+        refuse_mistaken(request)
+    }
+
+    #[tokio::test]
+    async fn every_connection_has_its_own_number() {
+        let (listener, address) = listener().await;
+        let mut incoming = Box::pin(incoming(listener, None));
+        let mut infos = Vec::new();
+        for _ in 0..3 {
+            let client = TcpStream::connect(address).await.unwrap();
+            let info = incoming.next().await.unwrap().unwrap().connect_info();
+            assert_eq!(info.peer, client.local_addr().unwrap());
+            assert!(asked(info).is_ok());
+            infos.push(info.id);
+        }
+        infos.sort_unstable();
+        infos.dedup();
+        assert_eq!(infos.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_encrypt_is_told_so_and_holds_up_nobody() {
+        let (listener, address) = listener().await;
+        let tls = identity();
+        let mut incoming = Box::pin(incoming(listener, Some(&tls)));
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"PRI * HTTP/2.0").await.unwrap();
+        let mut connection = incoming.next().await.unwrap().unwrap();
+        let mut read = [0; 3];
+        connection.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"PRI", "nothing of what it said is lost");
+        let status = asked(connection.connect_info()).unwrap_err();
+        assert!(status.message().contains("grpc+tls://"), "{status}");
+    }
+}
