@@ -41,7 +41,7 @@ pub fn compare(expected: &Rows, actual: &Rows, order: &[usize]) -> Result<(), Di
     compare_order(&expected, &actual, order)
 }
 
-/// The schema as clients see it: view and dictionary types, at any depth, replaced by what they stand for.
+/// The schema as clients see it: types that some clients cannot read, at any depth, replaced by what they stand for.
 pub fn client_schema(schema: &Schema) -> SchemaRef {
     let fields: Vec<_> = schema.fields().iter().map(client_field).collect();
     Arc::new(Schema::new(fields))
@@ -59,16 +59,44 @@ fn client_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
+        DataType::Float16 => DataType::Float32,
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            DataType::Decimal128(*precision, *scale)
+        }
         DataType::Dictionary(_, value) => client_type(value),
+        DataType::RunEndEncoded(_, value) => client_type(value.data_type()),
         DataType::List(item) | DataType::ListView(item) => DataType::List(client_field(item)),
         DataType::LargeList(item) | DataType::LargeListView(item) => {
             DataType::LargeList(client_field(item))
         }
         DataType::FixedSizeList(item, size) => DataType::FixedSizeList(client_field(item), *size),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(client_field).collect()),
-        DataType::Map(entries, sorted) => DataType::Map(client_field(entries), *sorted),
+        DataType::Map(entries, sorted) => DataType::Map(client_entries(entries), *sorted),
+        DataType::Union(members, mode) => {
+            let members = members.iter();
+            DataType::Union(
+                members
+                    .map(|(id, member)| (id, client_field(member)))
+                    .collect(),
+                *mode,
+            )
+        }
         other => other.clone(),
     }
+}
+
+/// The columns of a map, under the names by which clients find them.
+fn client_entries(entries: &FieldRef) -> FieldRef {
+    let DataType::Struct(columns) = entries.data_type() else {
+        return client_field(entries);
+    };
+    let columns = columns.iter().zip(["key", "value"]);
+    let columns = columns.map(|(column, name)| {
+        let plain = client_type(column.data_type());
+        Field::new(name, plain, column.is_nullable())
+    });
+    let plain = DataType::Struct(columns.collect());
+    Arc::new(Field::new("entries", plain, entries.is_nullable()))
 }
 
 /// The columns of a plan's result that its top-level ORDER BY names: the longest prefix of the sort keys that are columns

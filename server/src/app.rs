@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use crate::auth::{AuthOptions, Authenticator};
 use crate::catalog::{Catalog, CatalogOptions};
 use crate::config::{ServeArgs, WorkArgs, WorkerArgs};
-use crate::flight::{self, FlightOptions, Gate};
+use crate::flight::{self, FlightOptions, Gate, SizeLimited};
 use crate::planner::{Planner, SizeOptions};
 use crate::queries::{Queries, QueryParts};
 use crate::results::{OpenResults, ResultReader};
@@ -178,6 +178,7 @@ fn auth_options(args: &ServeArgs) -> AuthOptions {
 
 fn flight_options(args: &ServeArgs) -> FlightOptions {
     FlightOptions {
+        max_message_bytes: args.max_message_bytes,
         session_idle_timeout: args.session_idle_timeout,
         max_sessions: args.max_sessions as u64,
         max_prepared_statements: args.max_prepared_statements as u64,
@@ -289,7 +290,7 @@ fn serve_cluster(
 /// The port for clients: Flight SQL and health.
 async fn serve_clients(
     incoming: impl Stream<Item = io::Result<Connection>> + Send + 'static,
-    service: Gate<FlightServiceServer<flight::Service>>,
+    service: Gate<SizeLimited<FlightServiceServer<flight::Service>>>,
     stop: &CancellationToken,
     owned: &mut JoinSet<()>,
 ) {

@@ -2,18 +2,24 @@
 //!
 //! Arrays share buffers: a slice of ten rows may keep a gigabyte alive, and a string view array keeps every buffer that
 //! any of its ancestors had. A store that keeps such batches would hold far more than it charges for, and the IPC
-//! encoder, which cuts plain buffers to the slice, sends the buffers of views whole.
+//! encoder, which cuts plain buffers to the slice, sends the buffers of views and the children of list views and dense
+//! unions whole.
+
+mod parts;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayData, ArrayRef, AsArray, ByteView, FixedSizeListArray, GenericByteViewArray,
-    GenericListArray, MapArray, MutableArrayData, OffsetSizeTrait, RecordBatch, RecordBatchOptions,
-    StructArray, make_array,
+    AnyDictionaryArray, Array, ArrayData, ArrayRef, AsArray, BooleanArray, ByteView,
+    FixedSizeListArray, GenericByteViewArray, GenericListArray, MapArray, MutableArrayData,
+    OffsetSizeTrait, RecordBatch, RecordBatchOptions, StructArray, UInt64Array, make_array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{ByteViewType, DataType};
+use arrow::compute::{cast, filter};
+use arrow::datatypes::{ByteViewType, DataType, UnionMode};
 use arrow::error::ArrowError;
 
 /// So little waste is not worth a copy.
@@ -39,7 +45,7 @@ pub(crate) fn held_bytes(batch: &RecordBatch) -> usize {
 
 /// The same rows, in buffers that hold at most about as much again.
 pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let batch = compact_views(batch)?;
+    let batch = compact_shared(batch)?;
     if held_bytes(&batch) <= 2 * sliced_bytes(&batch) + SLACK_BYTES {
         return Ok(batch);
     }
@@ -48,14 +54,15 @@ pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     with_columns(&batch, columns)
 }
 
-/// The same rows; the buffers of string and binary views hold little else, wherever they are nested.
-pub(crate) fn compact_views(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+/// The same rows; what the encoder sends whole (the buffers of views, the children of list views and dense unions) holds
+/// little else, wherever it is nested.
+pub(crate) fn compact_shared(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     let fields = batch.schema_ref().fields();
-    if !fields.iter().any(|field| has_views(field.data_type())) {
+    if !fields.iter().any(|field| has_shared(field.data_type())) {
         return Ok(batch);
     }
     let columns = batch.columns().iter();
-    let columns = columns.map(with_compact_views).collect::<Result<_, _>>()?;
+    let columns = columns.map(with_compact_shared).collect::<Result<_, _>>()?;
     with_columns(&batch, columns)
 }
 
@@ -82,13 +89,31 @@ fn array_bytes(array: &dyn Array) -> usize {
             let (start, length) = extent(map.offsets());
             map.len() * size_of::<i32>() + array_bytes(&map.entries().slice(start, length))
         }
-        _ => {
-            let data = array.to_data();
-            data.get_slice_memory_size()
-                .unwrap_or_else(|_| data.get_buffer_memory_size())
-        }
+        DataType::Dictionary(_, _) => dictionary_bytes(array.as_any_dictionary()),
+        _ => match parts::of(array) {
+            Some(parts) => {
+                let children = parts.children.iter();
+                parts.own_bytes + children.map(|child| array_bytes(child)).sum::<usize>()
+            }
+            None => {
+                let data = array.to_data();
+                data.get_slice_memory_size()
+                    .unwrap_or_else(|_| data.get_buffer_memory_size())
+            }
+        },
     };
     nulls + values
+}
+
+/// Of the values, no more than there are rows: the others stay behind when the batch is compacted.
+fn dictionary_bytes(array: &dyn AnyDictionaryArray) -> usize {
+    let (rows, values) = (array.keys().len(), array.values().len());
+    let value_bytes = array_bytes(array.values());
+    let used = match rows < values {
+        true => value_bytes / values * rows,
+        false => value_bytes,
+    };
+    array_bytes(array.keys()) + used
 }
 
 fn view_bytes<T: ByteViewType + ?Sized>(array: &GenericByteViewArray<T>) -> usize {
@@ -137,21 +162,27 @@ fn copy(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     Ok(make_array(rows.freeze()))
 }
 
-fn has_views(data_type: &DataType) -> bool {
+fn has_shared(data_type: &DataType) -> bool {
     match data_type {
         DataType::Utf8View | DataType::BinaryView => true,
-        DataType::Struct(fields) => fields.iter().any(|field| has_views(field.data_type())),
+        DataType::Struct(fields) => fields.iter().any(|field| has_shared(field.data_type())),
         DataType::List(field)
         | DataType::LargeList(field)
         | DataType::FixedSizeList(field, _)
-        | DataType::Map(field, _) => has_views(field.data_type()),
-        DataType::Dictionary(_, values) => has_views(values),
+        | DataType::Map(field, _) => has_shared(field.data_type()),
+        DataType::Dictionary(_, _) => true,
+        DataType::ListView(_) | DataType::LargeListView(_) => true,
+        DataType::Union(_, UnionMode::Dense) => true,
+        DataType::Union(fields, UnionMode::Sparse) => fields
+            .iter()
+            .any(|(_, field)| has_shared(field.data_type())),
+        DataType::RunEndEncoded(_, values) => has_shared(values.data_type()),
         _ => false,
     }
 }
 
-fn with_compact_views(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    if !has_views(array.data_type()) {
+fn with_compact_shared(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    if !has_shared(array.data_type()) {
         return Ok(Arc::clone(array));
     }
     Ok(match array.data_type() {
@@ -161,7 +192,7 @@ fn with_compact_views(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             let columns = array.as_struct().columns().iter();
             Arc::new(StructArray::try_new_with_length(
                 fields.clone(),
-                columns.map(with_compact_views).collect::<Result<_, _>>()?,
+                columns.map(with_compact_shared).collect::<Result<_, _>>()?,
                 array.nulls().cloned(),
                 array.len(),
             )?)
@@ -169,7 +200,7 @@ fn with_compact_views(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         DataType::List(_) => compact_list(array.as_list::<i32>())?,
         DataType::LargeList(_) => compact_list(array.as_list::<i64>())?,
         DataType::FixedSizeList(field, size) => {
-            let values = with_compact_views(array.as_fixed_size_list().values())?;
+            let values = with_compact_shared(array.as_fixed_size_list().values())?;
             let field = Arc::clone(field);
             let nulls = array.nulls().cloned();
             let length = array.len();
@@ -184,16 +215,50 @@ fn with_compact_views(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             Arc::new(MapArray::try_new(
                 Arc::clone(field),
                 from_zero(map.offsets()),
-                with_compact_views(&entries)?.as_struct().clone(),
+                with_compact_shared(&entries)?.as_struct().clone(),
                 map.nulls().cloned(),
                 *ordered,
             )?)
         }
-        _ => match array.as_any_dictionary_opt() {
-            Some(dictionary) => dictionary.with_values(with_compact_views(dictionary.values())?),
-            None => Arc::clone(array),
+        _ => match (array.as_any_dictionary_opt(), parts::of(array)) {
+            (Some(dictionary), _) => compact_dictionary(dictionary)?,
+            (None, Some(parts)) => parts.with_children(with_compact_shared)?,
+            (None, None) => Arc::clone(array),
         },
     })
+}
+
+/// With the values that rows use, where there are more values than rows.
+fn compact_dictionary(array: &dyn AnyDictionaryArray) -> Result<ArrayRef, ArrowError> {
+    let (rows, values) = (array.keys().len(), array.values());
+    if rows >= values.len() {
+        return Ok(array.with_values(with_compact_shared(values)?));
+    }
+    let keys = array.normalized_keys();
+    let mut used = vec![false; values.len()];
+    for (row, key) in keys.iter().enumerate() {
+        used[*key] |= array.keys().is_valid(row);
+    }
+    let places: Vec<u64> = used
+        .iter()
+        .scan(0, |before, used| {
+            let place = *before;
+            *before += u64::from(*used);
+            Some(place)
+        })
+        .collect();
+    let keys = UInt64Array::new(
+        keys.iter().map(|key| places[*key]).collect(),
+        array.keys().logical_nulls(),
+    );
+    let keys = cast(&keys, array.keys().data_type())?;
+    let values = filter(values, &BooleanArray::from(used))?;
+    let data = keys
+        .to_data()
+        .into_builder()
+        .data_type(array.data_type().clone());
+    let data = data.add_child_data(with_compact_shared(&values)?.to_data());
+    Ok(make_array(data.build()?))
 }
 
 fn compact_view<T: ByteViewType + ?Sized>(array: &GenericByteViewArray<T>) -> Option<ArrayRef> {
@@ -211,123 +276,11 @@ fn compact_list<O: OffsetSizeTrait>(list: &GenericListArray<O>) -> Result<ArrayR
     Ok(Arc::new(GenericListArray::try_new(
         Arc::clone(field),
         from_zero(list.offsets()),
-        with_compact_views(&list.values().slice(start, length))?,
+        with_compact_shared(&list.values().slice(start, length))?,
         list.nulls().cloned(),
     )?))
 }
 
 fn from_zero<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>) -> OffsetBuffer<O> {
     OffsetBuffer::from_lengths(offsets.lengths())
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow::array::{Int64Array, StringArray, StringViewArray};
-    use arrow::datatypes::{Field, Int32Type};
-
-    use super::*;
-
-    fn long(number: usize) -> String {
-        format!("a string that does not fit into a view {number:010}")
-    }
-
-    fn batch_of(array: ArrayRef) -> RecordBatch {
-        RecordBatch::try_from_iter([("c", array)]).unwrap()
-    }
-
-    fn views(rows: usize) -> ArrayRef {
-        Arc::new(StringViewArray::from_iter_values((0..rows).map(long)))
-    }
-
-    fn nested(rows: usize) -> Vec<ArrayRef> {
-        let values = views(rows * 2);
-        let field = Arc::new(Field::new("item", DataType::Utf8View, true));
-        let offsets = OffsetBuffer::from_lengths(vec![2; rows]);
-        let list =
-            GenericListArray::<i32>::new(Arc::clone(&field), offsets, Arc::clone(&values), None);
-        let fixed = FixedSizeListArray::new(Arc::clone(&field), 2, Arc::clone(&values), None);
-        let structure = StructArray::from(vec![(field, views(rows))]);
-        let entries = StructArray::from(vec![
-            (
-                Arc::new(Field::new("keys", DataType::Int64, false)),
-                Arc::new(Int64Array::from_iter_values(0..2 * rows as i64)) as ArrayRef,
-            ),
-            (
-                Arc::new(Field::new("values", DataType::Utf8View, true)),
-                values,
-            ),
-        ]);
-        let field = Arc::new(Field::new("entries", entries.data_type().clone(), false));
-        let map = MapArray::new(
-            field,
-            OffsetBuffer::from_lengths(vec![2; rows]),
-            entries,
-            None,
-            false,
-        );
-        vec![
-            Arc::new(list),
-            Arc::new(fixed),
-            Arc::new(structure),
-            Arc::new(map),
-        ]
-    }
-
-    #[test]
-    fn a_slice_weighs_its_rows() {
-        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
-        let text: ArrayRef = Arc::new(StringArray::from_iter_values((0..100_000).map(long)));
-        for array in [numbers, text, views(100_000)] {
-            let whole = batch_of(array);
-            let slice = whole.slice(500, 10);
-            assert!(sliced_bytes(&slice) < 1_000, "{}", sliced_bytes(&slice));
-            assert!(held_bytes(&slice) > 500_000, "{}", held_bytes(&slice));
-            let compacted = compact(slice.clone()).unwrap();
-            assert_eq!(compacted, slice);
-            assert!(held_bytes(&compacted) < 5_000, "{}", held_bytes(&compacted));
-        }
-    }
-
-    #[test]
-    fn a_batch_that_fits_is_handed_on_as_it_is() {
-        let batch = batch_of(Arc::new(Int64Array::from_iter_values(0..100_000)));
-        let same = compact(batch.clone()).unwrap();
-        assert!(Arc::ptr_eq(batch.column(0), same.column(0)));
-    }
-
-    #[test]
-    fn shared_buffers_count_once() {
-        let array: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
-        let batch = RecordBatch::try_from_iter([("a", Arc::clone(&array)), ("b", array)]).unwrap();
-        assert!(held_bytes(&batch) < 9_000);
-    }
-
-    #[test]
-    fn nested_views_are_compacted() {
-        for array in nested(5_000) {
-            let name = array.data_type().to_string();
-            let slice = batch_of(array).slice(100, 10);
-            let compacted = compact_views(slice.clone()).unwrap();
-            assert_eq!(compacted, slice, "{name}");
-            compacted.column(0).to_data().validate_full().unwrap();
-            let views_kept = held_bytes(&compacted) < held_bytes(&slice) / 2;
-            assert!(views_kept, "{name}: {}", held_bytes(&compacted));
-            assert!(
-                sliced_bytes(&slice) < 4_000,
-                "{name}: {}",
-                sliced_bytes(&slice)
-            );
-        }
-    }
-
-    #[test]
-    fn the_values_of_a_dictionary_are_compacted() {
-        let keys = arrow::array::PrimitiveArray::<Int32Type>::from(vec![0, 1, 0]);
-        let values = views(10_000).slice(10, 2);
-        let array = arrow::array::DictionaryArray::new(keys, values);
-        let batch = batch_of(Arc::new(array));
-        let compacted = compact_views(batch.clone()).unwrap();
-        assert_eq!(compacted, batch);
-        assert!(held_bytes(&compacted) < 5_000);
-    }
 }

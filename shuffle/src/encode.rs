@@ -1,9 +1,16 @@
 //! Batches to Flight messages: the one encoder of shuffle streams and of results.
 //!
-//! Large batches are split so that a message stays near 2 MiB, below the 4 MiB that gRPC clients accept by default; only
-//! a single row may be larger. The dictionaries of a message come directly before it, every time, so that messages of
-//! several partitions can be mixed in one stream. Nothing is compressed: on a local network that costs more than it
-//! saves.
+//! ```text
+//! 2 MiB    what a message aims at, less where thousands of columns cost headers and padding
+//! 4 MiB    what gRPC clients accept by default: reached only by a single row, or by a schema
+//! 256 MiB  what no message may exceed: such a row fails its query
+//! ```
+//!
+//! The dictionaries of a message come directly before it, every time, so that messages of several partitions can be mixed
+//! in one stream. Nothing is compressed: on a local network that costs more than it saves.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -17,12 +24,23 @@ use arrow_flight::FlightData;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use futures::{Stream, TryStreamExt};
-use squadron_proto::Failure;
+use prost::Message;
+use squadron_proto::{Failure, FailureKind};
 
 use crate::{compact, failure};
 
-/// What a message should not exceed.
-const MESSAGE_BYTES: usize = 2 * 1024 * 1024;
+/// What the rows of a message should not exceed.
+const ROWS_BYTES: usize = 2 * 1024 * 1024;
+
+/// What a message should not exceed, with all that stands in it beside the rows.
+const MESSAGE_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
+
+/// What a message may take beside the values of a column: its node, and for each of up to three buffers the place in
+/// the header and the padding.
+const COLUMN_BYTES: usize = 16 + 3 * (16 + 64);
+
+/// The largest message of the data plane, in bytes: a single row may be this large.
+pub const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
 /// The schema message, then the messages of `batches`; the schema message comes also when there are none. Ends at the
 /// first error.
@@ -76,7 +94,7 @@ impl Frames {
     fn take(&mut self, piece: Piece) {
         self.tag = piece.tag;
         match piece.batch {
-            Some(batch) => split(batch, &mut self.slices),
+            Some(batch) => split(batch, self.encoder.rows_bytes, &mut self.slices),
             None => self.ready.push_back(FlightData {
                 app_metadata: self.tag.clone(),
                 ..FlightData::default()
@@ -121,27 +139,30 @@ impl Stream for Frames {
     }
 }
 
-/// Cuts `batch` into slices of about the size of a message, single rows at the least.
-fn split(batch: RecordBatch, slices: &mut VecDeque<RecordBatch>) {
+/// Cuts `batch` into slices of up to `limit` bytes, single rows at the least.
+fn split(batch: RecordBatch, limit: usize, slices: &mut VecDeque<RecordBatch>) {
     let rows = batch.num_rows();
     let bytes = compact::sliced_bytes(&batch);
     if rows == 0 {
         return;
     }
-    if bytes <= MESSAGE_BYTES || rows == 1 {
+    if bytes <= limit || rows == 1 {
         slices.push_back(batch);
         return;
     }
     // Rows differ in size, so each part is looked at again.
-    let part_rows = (rows / bytes.div_ceil(MESSAGE_BYTES)).max(1);
+    let part_rows = (rows / bytes.div_ceil(limit)).max(1);
     for start in (0..rows).step_by(part_rows) {
-        split(batch.slice(start, part_rows.min(rows - start)), slices);
+        let part = batch.slice(start, part_rows.min(rows - start));
+        split(part, limit, slices);
     }
 }
 
 struct Encoder {
     schema: SchemaRef,
     has_dictionaries: bool,
+    /// What the rows of one message may take.
+    rows_bytes: usize,
     options: IpcWriteOptions,
     generator: IpcDataGenerator,
     tracker: DictionaryTracker,
@@ -159,6 +180,7 @@ impl Encoder {
         let encoder = Self {
             schema: SchemaRef::clone(schema),
             has_dictionaries: has_dictionaries(schema),
+            rows_bytes: rows_bytes(schema),
             options,
             generator,
             tracker,
@@ -174,7 +196,11 @@ impl Encoder {
         messages: &mut VecDeque<FlightData>,
     ) -> Result<(), Failure> {
         self.try_encode(slice, tag, messages)
-            .map_err(|error| failure::arrow(&error))
+            .map_err(|error| failure::arrow(&error))?;
+        match messages.iter().map(Message::encoded_len).max() {
+            Some(bytes) if bytes > MAX_MESSAGE_BYTES => Err(too_large(bytes, MAX_MESSAGE_BYTES)),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn try_encode(
@@ -183,7 +209,7 @@ impl Encoder {
         tag: &Bytes,
         messages: &mut VecDeque<FlightData>,
     ) -> Result<(), ArrowError> {
-        let slice = compact::compact_views(slice)?;
+        let slice = compact::compact_shared(slice)?;
         if self.has_dictionaries {
             self.forget_dictionaries();
         }
@@ -210,114 +236,27 @@ impl Encoder {
     }
 }
 
+/// The failure for a row that makes a message of `bytes`, where `limit` are allowed.
+pub fn too_large(bytes: usize, limit: usize) -> Failure {
+    let megabytes = |bytes: usize| bytes.div_ceil(1024 * 1024);
+    Failure::new(
+        FailureKind::Exhausted,
+        format!(
+            "a row of {} MiB is above the limit of {} MiB for one message; select fewer columns, or cut the value with \
+             substr",
+            megabytes(bytes),
+            limit / (1024 * 1024),
+        ),
+    )
+}
+
+/// Thousands of columns take much of a message even in one row.
+fn rows_bytes(schema: &SchemaRef) -> usize {
+    let beside = schema.flattened_fields().len() * COLUMN_BYTES;
+    MESSAGE_BYTES.saturating_sub(beside).clamp(1, ROWS_BYTES)
+}
+
 fn has_dictionaries(schema: &SchemaRef) -> bool {
     let mut fields = schema.flattened_fields().into_iter();
     fields.any(|field| matches!(field.data_type(), DataType::Dictionary(_, _)))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{ArrayRef, StringArray, StringViewArray};
-    use arrow_flight::decode::FlightRecordBatchStream;
-    use futures::stream;
-    use prost::Message;
-
-    use super::*;
-    use crate::testing::{numbered, samples};
-
-    async fn messages(schema: SchemaRef, batches: Vec<RecordBatch>) -> Vec<FlightData> {
-        let batches = stream::iter(batches.into_iter().map(Ok));
-        frames(schema, batches).try_collect().await.unwrap()
-    }
-
-    async fn decoded(messages: Vec<FlightData>) -> Vec<RecordBatch> {
-        let messages = stream::iter(messages.into_iter().map(Ok));
-        let batches = FlightRecordBatchStream::new_from_flight_data(messages);
-        batches.try_collect().await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_stock_decoder_reads_every_kind_of_batch() {
-        for (name, batch) in samples() {
-            let schema = batch.schema();
-            let sent = vec![batch.clone(), batch.slice(0, 1), batch];
-            let messages = messages(Arc::clone(&schema), sent.clone()).await;
-            let received = decoded(messages).await;
-            let together = |batches| arrow::compute::concat_batches(&schema, batches);
-            let (sent, received) = (together(&sent).unwrap(), together(&received).unwrap());
-            assert_eq!(sent, received, "{name}");
-        }
-    }
-
-    #[tokio::test]
-    async fn dictionaries_may_change_from_batch_to_batch() {
-        let mut batches = samples();
-        batches.retain(|(name, _)| name.contains("dictionaries"));
-        let batches: Vec<_> = batches.into_iter().map(|(_, batch)| batch).collect();
-        let sent = vec![batches[0].clone(), batches[1].clone(), batches[0].clone()];
-        let messages = messages(sent[0].schema(), sent.clone()).await;
-        assert_eq!(decoded(messages).await, sent);
-    }
-
-    #[tokio::test]
-    async fn without_batches_there_is_the_schema() {
-        let schema = numbered(0, 1).schema();
-        let messages = messages(Arc::clone(&schema), vec![]).await;
-        assert_eq!(messages.len(), 1);
-        let received = arrow::datatypes::Schema::try_from(&messages[0]).unwrap();
-        assert_eq!(received, *schema);
-    }
-
-    #[tokio::test]
-    async fn messages_stay_small_whatever_the_rows_are() {
-        let sizes = |row: usize| {
-            if row.is_multiple_of(1000) {
-                1_500_000
-            } else {
-                200
-            }
-        };
-        let texts = || (0..10_000).map(|row| "x".repeat(sizes(row)));
-        let arrays: [ArrayRef; 2] = [
-            Arc::new(StringArray::from_iter_values(texts())),
-            Arc::new(StringViewArray::from_iter_values(texts())),
-        ];
-        for array in arrays {
-            let batch = RecordBatch::try_from_iter([("c", array)]).unwrap();
-            let messages = messages(batch.schema(), vec![batch.clone()]).await;
-            let sizes: Vec<_> = messages.iter().map(Message::encoded_len).collect();
-            assert!(
-                sizes.iter().all(|size| *size < 4 * 1024 * 1024),
-                "{sizes:?}"
-            );
-            let total: usize = sizes.iter().sum();
-            assert!(
-                total < 20_000_000,
-                "buffers were sent more than once: {total}"
-            );
-            assert!(sizes.len() < 40, "{sizes:?}");
-            let received = decoded(messages).await;
-            let received = arrow::compute::concat_batches(&batch.schema(), &received).unwrap();
-            assert_eq!(received, batch);
-        }
-    }
-
-    #[tokio::test]
-    async fn one_huge_row_goes_through() {
-        let array: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(6_000_000)]));
-        let batch = RecordBatch::try_from_iter([("c", array)]).unwrap();
-        let messages = messages(batch.schema(), vec![batch.clone()]).await;
-        assert_eq!(decoded(messages).await, [batch]);
-    }
-
-    #[tokio::test]
-    async fn an_error_ends_the_stream() {
-        let failure = Failure::internal("broken");
-        let batches = stream::iter([Ok(numbered(0, 1)), Err(failure.clone()), Ok(numbered(1, 1))]);
-        let messages: Vec<_> = frames(numbered(0, 1).schema(), batches).collect().await;
-        assert_eq!(messages.len(), 3);
-        assert_eq!(messages[2], Err(failure));
-    }
 }

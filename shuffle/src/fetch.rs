@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::serve::MAX_MESSAGE_BYTES;
+use crate::encode::MAX_MESSAGE_BYTES;
 use crate::status::{from_status, lost};
 use crate::tls::Trust;
 

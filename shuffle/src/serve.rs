@@ -28,13 +28,10 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use tower::layer::util::{Identity, Stack};
 
-use crate::encode::{Frames, Piece};
+use crate::encode::{Frames, MAX_MESSAGE_BYTES, Piece};
 use crate::listen;
 use crate::status::to_status;
 use crate::store::{PartitionReader, Store};
-
-/// The largest message of the data plane: a single row may be this large.
-pub const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
 /// A peer that does not answer a ping for this long is gone.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
@@ -72,7 +69,8 @@ impl DataService {
     pub fn into_server(self) -> FlightServiceServer<Self> {
         FlightServiceServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+            // The encoder refuses larger rows with a better sentence.
+            .max_encoding_message_size(2 * MAX_MESSAGE_BYTES)
     }
 
     /// What a ticket entitles to; its fields are looked at only after its signature.

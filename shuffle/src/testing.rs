@@ -5,11 +5,11 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, BinaryViewArray, BooleanArray, Decimal128Array, DictionaryArray,
     FixedSizeBinaryArray, Int32Array, Int64Array, Int64Builder, LargeBinaryArray, ListBuilder,
-    MapBuilder, NullArray, RecordBatch, RecordBatchOptions, StringArray, StringBuilder,
-    StringDictionaryBuilder, StringViewArray, StringViewBuilder, StructArray,
-    TimestampMicrosecondArray,
+    ListViewArray, MapBuilder, NullArray, RecordBatch, RecordBatchOptions, StringArray,
+    StringBuilder, StringDictionaryBuilder, StringViewArray, StringViewBuilder, StructArray,
+    TimestampMicrosecondArray, UnionArray,
 };
-use arrow::datatypes::{Field, Int8Type, Int32Type, Schema};
+use arrow::datatypes::{DataType, Field, Int8Type, Int32Type, Schema, UnionFields};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, UnboundedMemoryPool};
 use squadron_proto::{AttemptKey, AttemptNumber, QueryId, StageId, TaskId};
 use tempfile::TempDir;
@@ -148,6 +148,12 @@ pub(crate) fn samples() -> Vec<(&'static str, RecordBatch)> {
         ("slice of lists", one(lists()).slice(1, 2)),
         ("maps", one(maps())),
         ("structs", one(structs())),
+        ("list views", one(list_views())),
+        ("slice of list views", one(list_views()).slice(1, 2)),
+        ("dense union", one(union(true))),
+        ("slice of dense union", one(union(true)).slice(1, 2)),
+        ("sparse union", one(union(false))),
+        ("slice of sparse union", one(union(false)).slice(1, 2)),
         ("without columns", without_columns(123_456)),
         (
             "5 MB cell",
@@ -158,6 +164,34 @@ pub(crate) fn samples() -> Vec<(&'static str, RecordBatch)> {
             one(Arc::new(StringViewArray::from(vec!["a", &huge, "b"]))),
         ),
     ]
+}
+
+fn list_views() -> ArrayRef {
+    let item = Arc::new(Field::new("item", DataType::Utf8View, true));
+    let sizes = vec![2, 0, 3].into();
+    let nulls = Some(vec![true, false, true].into());
+    Arc::new(ListViewArray::new(
+        item,
+        vec![4, 0, 1].into(),
+        sizes,
+        views(8),
+        nulls,
+    ))
+}
+
+fn union(dense: bool) -> ArrayRef {
+    let field = |name: &str, data_type| Arc::new(Field::new(name, data_type, true));
+    let fields = [field("n", DataType::Int32), field("t", DataType::Utf8View)];
+    let fields = UnionFields::try_new([0, 3], fields).unwrap();
+    let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3]));
+    let offsets = dense.then(|| vec![2, 0, 1].into());
+    let union = UnionArray::try_new(
+        fields,
+        vec![3, 0, 3].into(),
+        offsets,
+        vec![numbers, views(3)],
+    );
+    Arc::new(union.unwrap())
 }
 
 fn views(rows: usize) -> ArrayRef {
@@ -176,8 +210,8 @@ fn dictionaries(values: [&str; 2]) -> RecordBatch {
     let second: DictionaryArray<Int8Type> = second.finish();
     let field = Arc::new(Field::new_dictionary(
         "inner",
-        arrow::datatypes::DataType::Int8,
-        arrow::datatypes::DataType::Utf8,
+        DataType::Int8,
+        DataType::Utf8,
         true,
     ));
     let inner = StructArray::from(vec![(field, Arc::new(second) as ArrayRef)]);

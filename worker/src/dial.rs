@@ -32,6 +32,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the connection is probed and how long the answer may take: a dead server is noticed after their sum.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
+/// How much of a message the server may send before the worker has read any of it.
+const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+
 /// Who wants to join which server.
 #[derive(Clone)]
 pub(crate) struct Caller {
@@ -135,6 +138,9 @@ impl Caller {
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true)
+            // A large plan arrives in few round trips, so that it does not hold up what follows it.
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
             .tcp_nodelay(true);
         self.trust.secure(endpoint).map_err(unreachable)
     }

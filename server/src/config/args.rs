@@ -118,6 +118,10 @@ pub struct ServeArgs {
     /// How many results may wait for their clients at once; more queries are refused until some are read.
     #[arg(long, value_name = "N", default_value = "256", value_parser = values::at_least_one)]
     pub max_open_results: usize,
+    /// The largest message a client may send, such as a batch of rows to bind or write, and the largest it is sent: a single
+    /// row, which workers limit to 256 MiB besides.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::message_size)]
+    pub max_message_bytes: usize,
     /// How many bytes of a scan are worth a task of their own. Smaller tables are read in fewer tasks.
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = values::size)]
     pub min_task_bytes: u64,

@@ -85,6 +85,17 @@ pub(super) fn memory(text: &str) -> Result<u64, String> {
     }
 }
 
+/// The size of a message, up to what Arrow's offsets and gRPC's lengths can tell.
+pub(super) fn message_size(text: &str) -> Result<usize, String> {
+    const LEAST: u64 = 4 << 20;
+    const MOST: u64 = 1 << 30;
+    match size(text)? {
+        bytes if bytes < LEAST => Err("is less than clients send; give at least 4MiB".into()),
+        bytes if bytes > MOST => Err("is more than one message can be; give at most 1GiB".into()),
+        bytes => usize::try_from(bytes).map_err(|_| "is more than this machine can address".into()),
+    }
+}
+
 /// A time, from `500ms`, `10s`, `2m`, `1h` or plain seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "is not a time; write it like 500ms, 10s, 2m or 1h".to_string();

@@ -5,6 +5,7 @@
 //!                   ├─ statement  SQL text in GetFlightInfo, GetSchema, DoPut
 //!                   ├─ prepared   statements kept under a handle, and their bound parameters
 //!                   ├─ metadata   catalogs, schemas, tables, keys, types, SqlInfo
+//!                   ├─ sizes      messages above the limit
 //!                   ├─ put        DoPut: updates and bound parameters
 //!                   └─ action     DoAction and ListActions
 //! ```
@@ -26,6 +27,7 @@ mod properties;
 mod put;
 mod service;
 mod session;
+mod sizes;
 mod statement;
 mod status;
 
@@ -42,9 +44,7 @@ use crate::queries::Queries;
 
 pub use gate::Gate;
 pub use service::Service;
-
-/// The largest message a client may send; ADBC sends a whole batch as one message.
-pub const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+pub use sizes::SizeLimited;
 
 /// The largest list of headers that a client may send, in bytes: tokens, cookies and the properties of a connection
 /// string add up.
@@ -53,6 +53,8 @@ pub const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// The limits of what the front end keeps for its clients.
 #[derive(Clone, Debug)]
 pub struct FlightOptions {
+    /// The largest message a client may send (ADBC sends a whole batch as one), and the largest it is sent (a single row).
+    pub max_message_bytes: usize,
     /// A session, and a prepared statement, that nobody has used for this long is forgotten.
     pub session_idle_timeout: Duration,
     /// Sessions kept at once; beyond it the least recently used is forgotten.
@@ -66,6 +68,7 @@ pub struct FlightOptions {
 impl Default for FlightOptions {
     fn default() -> Self {
         Self {
+            max_message_bytes: 256 * 1024 * 1024,
             session_idle_timeout: Duration::from_secs(3600),
             max_sessions: 10_000,
             max_prepared_statements: 10_000,
@@ -80,10 +83,11 @@ pub fn service(
     catalog: Catalog,
     authenticator: Authenticator,
     options: &FlightOptions,
-) -> Gate<FlightServiceServer<Service>> {
+) -> Gate<SizeLimited<FlightServiceServer<Service>>> {
     let service = Service::new(queries, catalog, authenticator.clone(), options);
     let server = FlightServiceServer::new(service)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    Gate::new(server, authenticator)
+        .max_decoding_message_size(options.max_message_bytes)
+        // Rows above the limit are refused before, with a better sentence.
+        .max_encoding_message_size(2 * options.max_message_bytes);
+    Gate::new(SizeLimited(server), authenticator)
 }

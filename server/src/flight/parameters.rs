@@ -16,6 +16,7 @@ use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use squadron_proto::{Failure, FailureKind};
 use tonic::{Code, Status};
 
+use super::sizes;
 use super::status::{invalid, panic_message};
 
 /// Bytes of one set of parameters, uncompressed.
@@ -147,13 +148,8 @@ fn unreadable(error: &FlightError) -> Failure {
 
 /// The failure for a request stream that ended in an error.
 pub(super) fn broken_stream(status: &Status) -> Failure {
-    // What tonic says about a message above the decoding limit.
-    if status.code() == Code::OutOfRange {
-        let megabytes = super::MAX_MESSAGE_BYTES / (1024 * 1024);
-        return Failure::new(
-            FailureKind::Exhausted,
-            format!("a message is larger than {megabytes} MiB; send smaller batches"),
-        );
+    if let Some(failure) = sizes::too_large(status) {
+        return failure;
     }
     let kind = match status.code() {
         Code::Cancelled | Code::Unknown | Code::Unavailable => FailureKind::Cancelled,

@@ -24,6 +24,7 @@ use super::action::{self, Parts};
 use super::metadata::Metadata;
 use super::prepared::Statements;
 use super::session::{Caller, Found, Sessions};
+use super::sizes;
 use super::statement;
 use super::status::{self, Refusal, guarded, invalid, unsupported};
 use super::{credentials, gate, put};
@@ -40,6 +41,8 @@ pub struct Service {
     authenticator: Authenticator,
     sessions: Sessions,
     statements: Statements,
+    /// The largest message a client is sent.
+    max_message_bytes: usize,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -57,6 +60,7 @@ impl Service {
             authenticator,
             sessions: Sessions::new(catalog, options),
             statements: Statements::new(options),
+            max_message_bytes: options.max_message_bytes,
         }
     }
 
@@ -176,7 +180,9 @@ impl Service {
         Span::current().record("query_id", id.map(field::display));
         let frames = self.queries.stream(&session.principal, &handle).await;
         let frames = frames.map_err(|failure| Refusal { failure, query: id })?;
+        let limit = self.max_message_bytes;
         Ok(frames
+            .map(move |frame| frame.and_then(|frame| sizes::fits(frame, limit)))
             .map(move |frame| frame.map_err(|failure| status::of(&failure, id)))
             .boxed())
     }

@@ -11,6 +11,7 @@
 //! sides would run as one task disappear.
 
 mod check;
+pub mod columns;
 mod cut;
 mod dynamic_filters;
 mod estimate;

@@ -1,11 +1,32 @@
 //! The schema that clients see: the logical one, without what they cannot read.
+//!
+//! ```text
+//! Utf8View, BinaryView        -> Utf8, Binary            many clients know no views
+//! ListView, LargeListView     -> List, LargeList
+//! Dictionary, RunEndEncoded   -> their values            the encoder sends no dictionaries to clients
+//! Float16                     -> Float32                 JDBC refuses the whole result otherwise
+//! Decimal32, Decimal64        -> Decimal128              the same
+//! the columns of a Map        -> named key and value     JDBC finds them by these names
+//! ```
+//!
+//! Every value stays exactly what it is.
 
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::DFSchema;
 
-/// The frozen schema of a result: names, nullability and metadata of the logical schema; views and dictionaries become
-/// the plain types that every client reads.
+use super::columns;
+
+/// The frozen schema of a statement's rows: [`client_schema`], and each column described for drivers.
+pub fn result_schema(logical: &DFSchema) -> SchemaRef {
+    let origins: Vec<_> = logical.iter().map(|(origin, _)| origin).collect();
+    let plain = client_schema(logical.as_arrow());
+    Arc::new(columns::described(&plain, |index| origins[index]))
+}
+
+/// A schema as clients read it: names, nullability and metadata of the logical schema; views, dictionaries and run-ends
+/// become the plain types that every client reads, at any depth.
 pub fn client_schema(logical: &Schema) -> SchemaRef {
     let fields: Vec<FieldRef> = logical.fields().iter().map(client_field).collect();
     Arc::new(Schema::new_with_metadata(
@@ -19,15 +40,27 @@ fn client_field(field: &FieldRef) -> FieldRef {
     if plain == *field.data_type() {
         return Arc::clone(field);
     }
-    let field = Field::new(field.name(), plain, field.is_nullable())
-        .with_metadata(field.metadata().clone());
+    let field =
+        Field::new(field.name(), plain, is_nullable(field)).with_metadata(field.metadata().clone());
     Arc::new(field)
+}
+
+/// The nulls of run-ends stand in their values.
+fn is_nullable(field: &Field) -> bool {
+    match field.data_type() {
+        DataType::RunEndEncoded(_, values) => field.is_nullable() || is_nullable(values),
+        _ => field.is_nullable(),
+    }
 }
 
 fn client_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
+        DataType::Float16 => DataType::Float32,
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            DataType::Decimal128(*precision, *scale)
+        }
         DataType::Dictionary(_, values) => client_type(values),
         DataType::RunEndEncoded(_, values) => client_type(values.data_type()),
         DataType::List(item) | DataType::ListView(item) => DataType::List(client_field(item)),
@@ -36,13 +69,35 @@ fn client_type(data_type: &DataType) -> DataType {
         }
         DataType::FixedSizeList(item, size) => DataType::FixedSizeList(client_field(item), *size),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(client_field).collect()),
-        DataType::Map(entries, sorted) => DataType::Map(client_field(entries), *sorted),
+        DataType::Map(entries, sorted) => DataType::Map(client_entries(entries), *sorted),
+        DataType::Union(members, mode) => {
+            let members = members
+                .iter()
+                .map(|(id, member)| (id, client_field(member)));
+            DataType::Union(members.collect(), *mode)
+        }
         other => other.clone(),
     }
 }
 
+/// JDBC finds the two columns of a map by the names that Arrow recommends; under others it reads nothing but nulls.
+fn client_entries(entries: &FieldRef) -> FieldRef {
+    let DataType::Struct(columns) = entries.data_type() else {
+        return client_field(entries);
+    };
+    let named = |(column, name): (&FieldRef, &str)| {
+        Arc::new(client_field(column).as_ref().clone().with_name(name))
+    };
+    let columns = columns.iter().zip(["key", "value"]).map(named);
+    let plain = DataType::Struct(columns.collect());
+    let plain = Field::new("entries", plain, entries.is_nullable());
+    Arc::new(plain.with_metadata(entries.metadata().clone()))
+}
+
 #[cfg(test)]
 mod tests {
+    use datafusion::arrow::datatypes::UnionMode;
+
     use super::*;
 
     #[test]
@@ -64,5 +119,26 @@ mod tests {
     fn what_clients_can_read_stays_as_it_is() {
         let logical = Schema::new(vec![Field::new("n", DataType::Decimal128(15, 2), false)]);
         assert_eq!(client_schema(&logical).as_ref(), &logical);
+    }
+
+    #[test]
+    fn the_columns_of_maps_have_the_names_that_clients_look_for() {
+        let entries = |key: &str, value: &str, text| {
+            let columns = vec![
+                Field::new(key, DataType::Int32, false),
+                Field::new(value, text, true),
+            ];
+            let entries = DataType::Struct(columns.into());
+            Field::new("entries", entries, false)
+        };
+        let map = |entries| DataType::Map(Arc::new(entries), false);
+        let logical = map(entries("keys", "values", DataType::Utf8View));
+        let union = |map: DataType| {
+            let member = Arc::new(Field::new("map", map, true));
+            DataType::Union([(0, member)].into_iter().collect(), UnionMode::Dense)
+        };
+        let plain = map(entries("key", "value", DataType::Utf8));
+        assert_eq!(client_type(&logical), plain);
+        assert_eq!(client_type(&union(logical)), union(plain));
     }
 }

@@ -14,7 +14,8 @@ use datafusion::physical_plan::joins::{
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use squadron_proto::control::{ObjectStoreSpec, PlanRef, ScanSplits};
-use squadron_proto::{QueryId, StageId};
+use squadron_proto::{Failure, FailureKind, MAX_CONTROL_MESSAGE_BYTES, QueryId, StageId};
+use squadron_shuffle::failure;
 use squadron_shuffle::fragment::{self, InProcessPlan, lossy};
 use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WritePartitioning};
 
@@ -22,6 +23,9 @@ use super::cut::Output;
 use super::estimate::scans;
 use super::size::{Sized, map_reads, reads};
 use crate::scheduler::{OutputPartitions, Placement, StageGraph, StageSpec, TaskSpec};
+
+/// The largest stage plan that is sent, in bytes: a control message, with room for what stands beside the plan.
+const MAX_PLAN_BYTES: usize = MAX_CONTROL_MESSAGE_BYTES - 1024 * 1024;
 
 /// A query as a tree of stages, good for one execution.
 #[derive(Clone, Debug)]
@@ -213,7 +217,7 @@ impl PlannedStage {
         }
         if sendable {
             let stripped = fragment::strip_scans(write, &self.tasks)?;
-            if let Some(bytes) = encoded(stripped.plan, &context.task_context) {
+            if let Some(bytes) = encoded(stripped.plan, &context.task_context, MAX_PLAN_BYTES)? {
                 return Ok(Dispatch {
                     plan: PlanRef::Encoded(bytes),
                     placement: Placement::Any,
@@ -263,13 +267,53 @@ impl PlannedStage {
 }
 
 /// The encoding of a plan, if it has one that can be decoded again.
-fn encoded(plan: Arc<dyn ExecutionPlan>, context: &TaskContext) -> Option<bytes::Bytes> {
-    let bytes = fragment::encode(plan).ok()?;
+///
+/// # Errors
+/// When it is larger than `limit`: it could not be sent, and it is worth no worker's memory.
+fn encoded(
+    plan: Arc<dyn ExecutionPlan>,
+    context: &TaskContext,
+    limit: usize,
+) -> Result<Option<bytes::Bytes>> {
+    let Ok(bytes) = fragment::encode(plan) else {
+        return Ok(None);
+    };
+    if bytes.len() > limit {
+        let megabytes = |bytes: usize| bytes.div_ceil(1024 * 1024);
+        return Err(failure::into_datafusion(Failure::new(
+            FailureKind::Exhausted,
+            format!(
+                "the plan of the statement takes {} MiB, above the limit of {} MiB; bring long lists and literals as a \
+                 table and join it",
+                megabytes(bytes.len()),
+                megabytes(limit)
+            ),
+        )));
+    }
     match fragment::decode(&bytes, context) {
-        Ok(_) => Some(bytes),
+        Ok(_) => Ok(Some(bytes)),
         Err(error) => {
             tracing::debug!(%error, "a stage plan cannot be decoded again and stays on the server");
-            None
+            Ok(None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::Schema;
+    use datafusion::physical_plan::empty::EmptyExec;
+
+    use super::*;
+
+    #[test]
+    fn a_plan_above_the_limit_is_refused_by_its_size() {
+        let plan = || Arc::new(EmptyExec::new(Arc::new(Schema::empty()))) as Arc<dyn ExecutionPlan>;
+        let context = TaskContext::default();
+        let bytes = encoded(plan(), &context, MAX_PLAN_BYTES).unwrap().unwrap();
+        assert!(encoded(plan(), &context, bytes.len()).unwrap().is_some());
+        let refused = failure::of(&encoded(plan(), &context, bytes.len() - 1).unwrap_err());
+        assert_eq!(refused.kind, FailureKind::Exhausted);
+        assert!(refused.message.contains("above the limit"), "{refused}");
     }
 }

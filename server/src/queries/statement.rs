@@ -14,7 +14,7 @@ use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure;
 
 use super::{PlannedStatement, StatementKind};
-use crate::planner::schema::client_schema;
+use crate::planner::schema::{client_schema, result_schema};
 
 /// What is said to everyone who wants a transaction.
 pub const NO_TRANSACTIONS: &str = "transactions are not supported; connect with autocommit";
@@ -29,11 +29,9 @@ pub(super) fn frozen_schema(
             .analyzer()
             .execute_and_check(plan.clone(), state.config_options(), |_, _| {});
     match analyzed {
-        Ok(analyzed) => Ok(client_schema(analyzed.schema().as_arrow())),
+        Ok(analyzed) => Ok(result_schema(analyzed.schema())),
         // A parameter whose type is not known yet can stop the analysis; it is known once there is a value.
-        Err(_) if !plan.get_parameter_names()?.is_empty() => {
-            Ok(client_schema(plan.schema().as_arrow()))
-        }
+        Err(_) if !plan.get_parameter_names()?.is_empty() => Ok(result_schema(plan.schema())),
         Err(error) => Err(error),
     }
 }

@@ -261,7 +261,7 @@ impl DiskBatch {
 }
 
 fn encode(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
-    let batch = compact::compact_views(batch.clone())?;
+    let batch = compact::compact_shared(batch.clone())?;
     let options =
         IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
     let mut writer = StreamWriter::try_new_with_options(Vec::new(), batch.schema_ref(), options)?;

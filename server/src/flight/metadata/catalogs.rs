@@ -51,14 +51,16 @@ pub(super) fn db_schemas(
     builder.build().map_err(unbuilt)
 }
 
-/// Catalog and schema names: the catalog exactly, the schema by a pattern.
+/// Catalog and schema names in order: the catalog exactly, the schema by a pattern.
 pub(super) fn schemas(
     context: &SessionContext,
     catalog: Option<&str>,
     pattern: Option<&str>,
 ) -> Result<Vec<(String, String)>, Failure> {
     let mut found = Vec::new();
-    for name in context.catalog_names() {
+    let mut catalogs = context.catalog_names();
+    catalogs.sort_unstable();
+    for name in catalogs {
         if catalog.is_some_and(|wanted| wanted != name) {
             continue;
         }
@@ -70,6 +72,7 @@ pub(super) fn schemas(
         if context.copied_config().information_schema() {
             schemas.push(INFORMATION_SCHEMA.into());
         }
+        schemas.sort_unstable();
         let schemas = matching(schemas, pattern)?;
         found.extend(schemas.into_iter().map(|schema| (name.clone(), schema)));
     }

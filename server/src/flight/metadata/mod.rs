@@ -12,8 +12,8 @@ use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::{
-    Command, CommandGetCatalogs, CommandGetDbSchemas, CommandGetSqlInfo, CommandGetTables,
-    CommandGetXdbcTypeInfo,
+    Command, CommandGetCatalogs, CommandGetDbSchemas, CommandGetPrimaryKeys, CommandGetSqlInfo,
+    CommandGetTables, CommandGetXdbcTypeInfo,
 };
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
@@ -30,7 +30,7 @@ pub(super) enum Metadata {
     DbSchemas(CommandGetDbSchemas),
     Tables(CommandGetTables),
     TableTypes,
-    PrimaryKeys,
+    PrimaryKeys(CommandGetPrimaryKeys),
     /// Exported keys, imported keys and cross references: one schema, and no rows.
     ForeignKeys,
     SqlInfo(CommandGetSqlInfo),
@@ -45,7 +45,7 @@ impl Metadata {
             Command::CommandGetDbSchemas(command) => Self::DbSchemas(command.clone()),
             Command::CommandGetTables(command) => Self::Tables(command.clone()),
             Command::CommandGetTableTypes(_) => Self::TableTypes,
-            Command::CommandGetPrimaryKeys(_) => Self::PrimaryKeys,
+            Command::CommandGetPrimaryKeys(command) => Self::PrimaryKeys(command.clone()),
             Command::CommandGetExportedKeys(_)
             | Command::CommandGetImportedKeys(_)
             | Command::CommandGetCrossReference(_) => Self::ForeignKeys,
@@ -62,7 +62,7 @@ impl Metadata {
             Self::DbSchemas(command) => command.clone().into_builder().schema(),
             Self::Tables(command) => command.clone().into_builder().schema(),
             Self::TableTypes => catalogs::table_types_schema(),
-            Self::PrimaryKeys => keys::primary_keys_schema(),
+            Self::PrimaryKeys(_) => keys::primary_keys_schema(),
             Self::ForeignKeys => keys::foreign_keys_schema(),
             Self::SqlInfo(_) => sql_info::schema(),
             Self::XdbcTypeInfo(_) => types::xdbc_schema(),
@@ -76,7 +76,8 @@ impl Metadata {
             Self::DbSchemas(command) => catalogs::db_schemas(context, command),
             Self::Tables(command) => tables::tables(context, command).await,
             Self::TableTypes => Ok(catalogs::table_types()),
-            Self::PrimaryKeys | Self::ForeignKeys => Ok(RecordBatch::new_empty(self.schema())),
+            Self::PrimaryKeys(command) => keys::primary_keys(context, command).await,
+            Self::ForeignKeys => Ok(RecordBatch::new_empty(self.schema())),
             Self::SqlInfo(command) => sql_info::rows(&command.info),
             Self::XdbcTypeInfo(command) => types::xdbc_rows(command.data_type),
         }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::compute::can_cast_types;
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::{
     SqlInfo, SqlNullOrdering, SqlOuterJoinsSupportLevel, SqlSupportedCaseSensitivity,
@@ -16,12 +17,14 @@ use arrow_flight::sql::{
     SqlSupportedSubqueries, SqlSupportedTransaction, SqlSupportedUnions, SqlSupportsConvert,
     SqlTransactionIsolationLevel, SupportedSqlGrammar,
 };
-use datafusion::functions;
 use datafusion::logical_expr::ScalarUDF;
+use datafusion::{functions, functions_nested};
 use squadron_proto::Failure;
+use squadron_shuffle::conform::conform;
 
 use super::unbuilt;
 use crate::flight::FlightOptions;
+use crate::planner::schema::client_schema;
 
 /// `SupportedAnsi92SqlGrammarLevel.ANSI92_ENTRY_SQL`, an enumeration that arrow-flight does not export.
 const ANSI92_ENTRY_SQL: i32 = 0;
@@ -59,38 +62,56 @@ const KEYWORDS: &[&str] = &[
     "VIEW",
 ];
 
-/// The types that CAST converts between, each to each.
-const CONVERTIBLE: &[SqlSupportsConvert] = &[
-    SqlSupportsConvert::SqlConvertBigint,
-    SqlSupportsConvert::SqlConvertBit,
-    SqlSupportsConvert::SqlConvertChar,
-    SqlSupportsConvert::SqlConvertDecimal,
-    SqlSupportsConvert::SqlConvertFloat,
-    SqlSupportsConvert::SqlConvertInteger,
-    SqlSupportsConvert::SqlConvertNumeric,
-    SqlSupportsConvert::SqlConvertReal,
-    SqlSupportsConvert::SqlConvertSmallint,
-    SqlSupportsConvert::SqlConvertTinyint,
-    SqlSupportsConvert::SqlConvertVarchar,
-];
-
-/// Types that text converts to, and that convert to text.
-const TEXTUAL: &[SqlSupportsConvert] = &[
-    SqlSupportsConvert::SqlConvertDate,
-    SqlSupportsConvert::SqlConvertTime,
-    SqlSupportsConvert::SqlConvertTimestamp,
-    SqlSupportsConvert::SqlConvertVarbinary,
+/// The types of SQL's CONVERT, and what they are here.
+const CONVERTIBLE: &[(SqlSupportsConvert, DataType)] = &[
+    (SqlSupportsConvert::SqlConvertBigint, DataType::Int64),
+    (SqlSupportsConvert::SqlConvertBinary, DataType::Binary),
+    (SqlSupportsConvert::SqlConvertBit, DataType::Boolean),
+    (SqlSupportsConvert::SqlConvertChar, DataType::Utf8),
+    (SqlSupportsConvert::SqlConvertDate, DataType::Date32),
+    (
+        SqlSupportsConvert::SqlConvertDecimal,
+        DataType::Decimal128(38, 10),
+    ),
+    (SqlSupportsConvert::SqlConvertFloat, DataType::Float32),
+    (SqlSupportsConvert::SqlConvertInteger, DataType::Int32),
+    (
+        SqlSupportsConvert::SqlConvertLongvarbinary,
+        DataType::Binary,
+    ),
+    (SqlSupportsConvert::SqlConvertLongvarchar, DataType::Utf8),
+    (
+        SqlSupportsConvert::SqlConvertNumeric,
+        DataType::Decimal128(38, 10),
+    ),
+    (SqlSupportsConvert::SqlConvertReal, DataType::Float32),
+    (SqlSupportsConvert::SqlConvertSmallint, DataType::Int16),
+    (
+        SqlSupportsConvert::SqlConvertTime,
+        DataType::Time64(TimeUnit::Nanosecond),
+    ),
+    (
+        SqlSupportsConvert::SqlConvertTimestamp,
+        DataType::Timestamp(TimeUnit::Nanosecond, None),
+    ),
+    (SqlSupportsConvert::SqlConvertTinyint, DataType::Int8),
+    (SqlSupportsConvert::SqlConvertVarbinary, DataType::Binary),
+    (SqlSupportsConvert::SqlConvertVarchar, DataType::Utf8),
 ];
 
 /// The schema of the rows.
 pub(super) fn schema() -> SchemaRef {
-    INFO.schema()
+    SchemaRef::clone(&SCHEMA)
 }
 
 /// The keys asked for; all when none is named.
 pub(super) fn rows(keys: &[u32]) -> Result<RecordBatch, Failure> {
-    INFO.record_batch(keys.iter().copied()).map_err(unbuilt)
+    let rows = INFO.record_batch(keys.iter().copied()).map_err(unbuilt)?;
+    conform(rows, &SCHEMA)
 }
+
+/// As arrow-flight makes it, but with the names for the columns of the map by which JDBC finds them.
+static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| client_schema(&INFO.schema()));
 
 static INFO: LazyLock<SqlInfoData> = LazyLock::new(|| {
     let mut builder = SqlInfoDataBuilder::new();
@@ -147,11 +168,13 @@ fn names(builder: &mut SqlInfoDataBuilder) {
     );
     let mut text = functions::string::functions();
     text.extend(functions::unicode::functions());
+    text.extend(functions::regex::functions());
+    text.extend(functions::encoding::functions());
+    text.extend(functions::crypto::functions());
     builder.append(SqlInfo::SqlStringFunctions, listed(text));
-    builder.append(
-        SqlInfo::SqlSystemFunctions,
-        listed(functions::core::functions()),
-    );
+    let mut system = functions::core::functions();
+    system.extend(functions_nested::all_default_nested_functions());
+    builder.append(SqlInfo::SqlSystemFunctions, listed(system));
     builder.append(
         SqlInfo::SqlDatetimeFunctions,
         listed(functions::datetime::functions()),
@@ -275,25 +298,28 @@ fn mask<const N: usize>(ordinals: [i32; N]) -> i32 {
     ordinals.iter().fold(0, |mask, ordinal| mask | 1 << ordinal)
 }
 
+/// What CAST converts each type to, as the kernel that does it says.
 fn conversions() -> BTreeMap<i32, Vec<i32>> {
-    let numbers = |kinds: &[SqlSupportsConvert]| kinds.iter().map(|kind| *kind as i32).collect();
-    let text = SqlSupportsConvert::SqlConvertVarchar as i32;
-    let mut map: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for from in CONVERTIBLE {
-        map.insert(*from as i32, numbers(CONVERTIBLE));
-    }
-    for from in TEXTUAL {
-        map.insert(*from as i32, vec![*from as i32, text]);
-    }
-    let from_text: Vec<i32> = numbers(TEXTUAL);
-    map.entry(text).or_default().extend(from_text);
-    map
+    let targets = |from: &DataType| {
+        let castable = CONVERTIBLE
+            .iter()
+            .filter(|(_, to)| can_cast_types(from, to));
+        castable.map(|(kind, _)| *kind as i32).collect()
+    };
+    CONVERTIBLE
+        .iter()
+        .map(|(kind, from)| (*kind as i32, targets(from)))
+        .collect()
 }
 
+/// The names of functions, also those under which they are known besides.
 fn listed(functions: Vec<Arc<ScalarUDF>>) -> Vec<String> {
     let mut names: Vec<String> = functions
         .iter()
-        .map(|function| function.name().to_uppercase())
+        .flat_map(|function| {
+            std::iter::once(function.name()).chain(function.aliases().iter().map(String::as_str))
+        })
+        .map(str::to_uppercase)
         .collect();
     names.sort_unstable();
     names.dedup();
@@ -303,7 +329,8 @@ fn listed(functions: Vec<Arc<ScalarUDF>>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use arrow::array::{Array, AsArray, UnionArray};
-    use arrow::datatypes::{DataType, UInt32Type};
+    use arrow::datatypes::UInt32Type;
+    use datafusion::prelude::SessionContext;
 
     use super::*;
 
@@ -391,6 +418,51 @@ mod tests {
         assert_eq!(
             value.as_primitive::<arrow::datatypes::Int32Type>().value(0),
             0
+        );
+    }
+
+    fn strings(key: SqlInfo) -> Vec<String> {
+        let batch = rows(&[key as u32]).unwrap();
+        let values = batch.column(1).as_union().value(0);
+        let list = values.as_list::<i32>().value(0);
+        list.as_string::<i32>()
+            .iter()
+            .flatten()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn the_functions_are_those_that_sql_knows() {
+        let known = SessionContext::new().state();
+        for (key, some) in [
+            (SqlInfo::SqlNumericFunctions, "CEIL"),
+            (SqlInfo::SqlStringFunctions, "CHAR_LENGTH"),
+            (SqlInfo::SqlSystemFunctions, "ARRAY_LENGTH"),
+            (SqlInfo::SqlDatetimeFunctions, "DATE_TRUNC"),
+        ] {
+            let names = strings(key);
+            assert!(names.contains(&some.to_owned()), "{names:?}");
+            for name in names {
+                let function = known.scalar_functions().get(&name.to_lowercase());
+                assert!(function.is_some(), "{name} is no function");
+            }
+        }
+    }
+
+    #[test]
+    fn conversions_are_those_that_cast_makes() {
+        let conversions = conversions();
+        let to = |from: SqlSupportsConvert| &conversions[&(from as i32)];
+        let (number, text) = (
+            SqlSupportsConvert::SqlConvertInteger,
+            SqlSupportsConvert::SqlConvertVarchar,
+        );
+        assert!(to(number).contains(&(text as i32)));
+        assert!(to(text).contains(&(SqlSupportsConvert::SqlConvertTimestamp as i32)));
+        assert!(
+            !to(SqlSupportsConvert::SqlConvertBit)
+                .contains(&(SqlSupportsConvert::SqlConvertDate as i32))
         );
     }
 }

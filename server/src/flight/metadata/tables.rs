@@ -1,13 +1,12 @@
 //! CommandGetTables, in both shapes: with each table's schema, and without.
 
-use std::sync::Arc;
-
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::Schema;
 use arrow_flight::sql::CommandGetTables;
 use arrow_flight::sql::metadata::GetTablesBuilder;
 use datafusion::catalog::SchemaProvider;
 use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
+use datafusion::common::TableReference;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::TableType;
 use datafusion::prelude::SessionContext;
@@ -16,7 +15,8 @@ use tracing::warn;
 
 use super::catalogs::{SYSTEM_TABLE, provider, schemas, table_type_name};
 use super::patterns::matching;
-use super::{types, unbuilt};
+use super::unbuilt;
+use crate::planner::columns::described;
 use crate::planner::schema::client_schema;
 
 /// Where a table stands.
@@ -92,30 +92,10 @@ async fn look_at(
     }
     let table = provider.table(place.table).await?;
     Ok(table.map(|table| {
-        let columns = described(&client_schema(&table.schema()), place);
+        let origin = TableReference::full(place.catalog, place.schema, place.table);
+        let columns = described(&client_schema(&table.schema()), |_| Some(&origin));
         (table.table_type(), columns)
     }))
-}
-
-/// The schema with what drivers read from the metadata of its fields.
-fn described(schema: &Schema, place: &Place<'_>) -> Schema {
-    let fields = schema.fields().iter().map(|field| {
-        let mut metadata = field.metadata().clone();
-        let described = types::column_metadata(field.data_type()).into_iter();
-        let placed = [
-            ("CATALOG_NAME", place.catalog),
-            ("SCHEMA_NAME", place.schema),
-            ("TABLE_NAME", place.table),
-        ];
-        let placed = placed.map(|(key, value)| (key, value.to_string()));
-        metadata.extend(
-            described
-                .chain(placed)
-                .map(|(key, value)| (format!("ARROW:FLIGHT:SQL:{key}"), value)),
-        );
-        Arc::new(Field::clone(field).with_metadata(metadata))
-    });
-    Schema::new(fields.collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -1,87 +1,23 @@
-//! SQL's names for Arrow's types: in the metadata of columns, and as CommandGetXdbcTypeInfo lists them.
+//! CommandGetXdbcTypeInfo: the SQL types, under the numbers of ODBC and JDBC.
+//!
+//! One name may stand under several numbers, since drivers look up a column's type by either. Arrays, structs, maps and
+//! unions have no number there.
 
 use std::sync::LazyLock;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow_flight::sql::metadata::{XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder};
 use arrow_flight::sql::{Nullable, Searchable, XdbcDataType, XdbcDatetimeSubcode};
 use squadron_proto::Failure;
 
 use super::unbuilt;
 
-/// What a driver may read about a column, as keys below `ARROW:FLIGHT:SQL:`.
-pub(super) fn column_metadata(data_type: &DataType) -> Vec<(&'static str, String)> {
-    let mut metadata = vec![
-        ("TYPE_NAME", type_name(data_type).to_string()),
-        ("IS_AUTO_INCREMENT", "0".into()),
-        ("IS_CASE_SENSITIVE", flag(is_text(data_type))),
-        ("IS_READ_ONLY", "0".into()),
-        ("IS_SEARCHABLE", flag(!data_type.is_nested())),
-    ];
-    if let DataType::Decimal32(precision, scale)
-    | DataType::Decimal64(precision, scale)
-    | DataType::Decimal128(precision, scale)
-    | DataType::Decimal256(precision, scale) = data_type
-    {
-        metadata.push(("PRECISION", precision.to_string()));
-        metadata.push(("SCALE", scale.to_string()));
-    }
-    metadata
-}
+/// Of a decimal.
+const MAX_DIGITS: i32 = 76;
 
-fn flag(value: bool) -> String {
-    if value { "1" } else { "0" }.into()
-}
-
-fn is_text(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
-    )
-}
-
-/// The SQL name of a type, as `CREATE TABLE` takes it where SQL has the type.
-fn type_name(data_type: &DataType) -> &'static str {
-    match data_type {
-        DataType::Null => "NULL",
-        DataType::Boolean => "BOOLEAN",
-        DataType::Int8 => "TINYINT",
-        DataType::Int16 => "SMALLINT",
-        DataType::Int32 => "INTEGER",
-        DataType::Int64 => "BIGINT",
-        DataType::UInt8 => "TINYINT UNSIGNED",
-        DataType::UInt16 => "SMALLINT UNSIGNED",
-        DataType::UInt32 => "INTEGER UNSIGNED",
-        DataType::UInt64 => "BIGINT UNSIGNED",
-        DataType::Float16 | DataType::Float32 => "REAL",
-        DataType::Float64 => "DOUBLE",
-        DataType::Decimal32(..)
-        | DataType::Decimal64(..)
-        | DataType::Decimal128(..)
-        | DataType::Decimal256(..) => "DECIMAL",
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "VARCHAR",
-        DataType::Binary
-        | DataType::LargeBinary
-        | DataType::BinaryView
-        | DataType::FixedSizeBinary(_) => "VARBINARY",
-        DataType::Date32 | DataType::Date64 => "DATE",
-        DataType::Time32(_) | DataType::Time64(_) => "TIME",
-        DataType::Timestamp(_, None) => "TIMESTAMP",
-        DataType::Timestamp(_, Some(_)) => "TIMESTAMP WITH TIME ZONE",
-        DataType::Duration(_) | DataType::Interval(_) => "INTERVAL",
-        DataType::List(_)
-        | DataType::LargeList(_)
-        | DataType::FixedSizeList(..)
-        | DataType::ListView(_)
-        | DataType::LargeListView(_) => "ARRAY",
-        DataType::Struct(_) => "STRUCT",
-        DataType::Map(..) => "MAP",
-        DataType::Union(..) => "UNION",
-        DataType::Dictionary(_, values) => type_name(values),
-        DataType::RunEndEncoded(_, values) => type_name(values.data_type()),
-    }
-}
+/// What programs reserve for a text or for bytes whose length nobody declares; values may be longer.
+const MAX_LENGTH: i32 = 65_536;
 
 /// The schema of CommandGetXdbcTypeInfo.
 pub(super) fn xdbc_schema() -> SchemaRef {
@@ -95,7 +31,8 @@ pub(super) fn xdbc_rows(data_type: Option<i32>) -> Result<RecordBatch, Failure> 
 
 static XDBC_TYPES: LazyLock<XdbcTypeInfoData> = LazyLock::new(|| {
     let mut builder = XdbcTypeInfoDataBuilder::new();
-    for info in exact_types().into_iter().chain(quoted_types()) {
+    let all = exact_types().into_iter().chain(quoted_types());
+    for info in all.chain([interval()]) {
         builder.append(info);
     }
     builder.build().expect("every row has every required field")
@@ -106,23 +43,32 @@ fn exact_types() -> Vec<XdbcTypeInfo> {
     [
         ("BOOLEAN", XdbcDataType::XdbcBit, 1),
         ("TINYINT", XdbcDataType::XdbcTinyint, 3),
+        ("TINYINT UNSIGNED", XdbcDataType::XdbcTinyint, 3),
         ("SMALLINT", XdbcDataType::XdbcSmallint, 5),
+        ("SMALLINT UNSIGNED", XdbcDataType::XdbcSmallint, 5),
         ("INTEGER", XdbcDataType::XdbcInteger, 10),
+        ("INTEGER UNSIGNED", XdbcDataType::XdbcInteger, 10),
         ("BIGINT", XdbcDataType::XdbcBigint, 19),
+        ("BIGINT UNSIGNED", XdbcDataType::XdbcBigint, 20),
+        ("FLOAT", XdbcDataType::XdbcFloat, 7),
         ("REAL", XdbcDataType::XdbcReal, 7),
         ("DOUBLE", XdbcDataType::XdbcDouble, 15),
-        ("DECIMAL", XdbcDataType::XdbcDecimal, 38),
+        ("DECIMAL", XdbcDataType::XdbcDecimal, MAX_DIGITS),
+        ("NUMERIC", XdbcDataType::XdbcNumeric, MAX_DIGITS),
     ]
     .into_iter()
     .map(|(name, data_type, size)| {
         let is_number = data_type != XdbcDataType::XdbcBit;
-        let is_decimal = data_type == XdbcDataType::XdbcDecimal;
+        let is_decimal = matches!(
+            data_type,
+            XdbcDataType::XdbcDecimal | XdbcDataType::XdbcNumeric
+        );
         XdbcTypeInfo {
             create_params: is_decimal.then(|| vec!["precision".into(), "scale".into()]),
-            unsigned_attribute: is_number.then_some(false),
+            unsigned_attribute: is_number.then_some(name.ends_with("UNSIGNED")),
             auto_increment: is_number.then_some(false),
             minimum_scale: is_decimal.then_some(0),
-            maximum_scale: is_decimal.then_some(38),
+            maximum_scale: is_decimal.then_some(MAX_DIGITS),
             num_prec_radix: is_number.then_some(10),
             ..named(name, data_type, size)
         }
@@ -137,8 +83,19 @@ fn quoted_types() -> Vec<XdbcTypeInfo> {
     // ODBC's SQL_CODE_DATE is 1, which Flight SQL calls YEAR.
     let date = Some(XdbcDatetimeSubcode::XdbcSubcodeYear);
     [
-        ("VARCHAR", XdbcDataType::XdbcVarchar, 65_536, "'", None),
-        ("VARBINARY", XdbcDataType::XdbcVarbinary, 65_536, "X'", None),
+        ("CHAR", XdbcDataType::XdbcChar, MAX_LENGTH, "'", None),
+        ("VARCHAR", XdbcDataType::XdbcVarchar, MAX_LENGTH, "'", None),
+        ("TEXT", XdbcDataType::XdbcLongvarchar, MAX_LENGTH, "'", None),
+        ("VARCHAR", XdbcDataType::XdbcWvarchar, MAX_LENGTH, "'", None),
+        ("BYTEA", XdbcDataType::XdbcBinary, MAX_LENGTH, "X'", None),
+        ("BYTEA", XdbcDataType::XdbcVarbinary, MAX_LENGTH, "X'", None),
+        (
+            "BYTEA",
+            XdbcDataType::XdbcLongvarbinary,
+            MAX_LENGTH,
+            "X'",
+            None,
+        ),
         ("DATE", XdbcDataType::XdbcDate, 10, "DATE '", date),
         ("TIME", XdbcDataType::XdbcTime, 18, "TIME '", time),
         (
@@ -148,12 +105,21 @@ fn quoted_types() -> Vec<XdbcTypeInfo> {
             "TIMESTAMP '",
             timestamp,
         ),
+        (
+            "TIMESTAMP WITH TIME ZONE",
+            XdbcDataType::XdbcTimestamp,
+            35,
+            "TIMESTAMPTZ '",
+            timestamp,
+        ),
     ]
     .into_iter()
     .map(|(name, data_type, size, prefix, subcode)| XdbcTypeInfo {
         literal_prefix: Some(prefix.into()),
         literal_suffix: Some("'".into()),
-        case_sensitive: data_type == XdbcDataType::XdbcVarchar,
+        case_sensitive: prefix == "'",
+        minimum_scale: (size > 10 && subcode.is_some()).then_some(0),
+        maximum_scale: (size > 10 && subcode.is_some()).then_some(9),
         sql_data_type: if subcode.is_some() {
             XdbcDataType::XdbcDatetime
         } else {
@@ -163,6 +129,16 @@ fn quoted_types() -> Vec<XdbcTypeInfo> {
         ..named(name, data_type, size)
     })
     .collect()
+}
+
+/// Of months, days and nanoseconds together, for which there is no subcode.
+fn interval() -> XdbcTypeInfo {
+    XdbcTypeInfo {
+        literal_prefix: Some("INTERVAL '".into()),
+        literal_suffix: Some("'".into()),
+        datetime_subcode: Some(XdbcDatetimeSubcode::XdbcSubcodeUnknown),
+        ..named("INTERVAL", XdbcDataType::XdbcInterval, MAX_LENGTH)
+    }
 }
 
 fn named(name: &str, data_type: XdbcDataType, size: i32) -> XdbcTypeInfo {
@@ -180,34 +156,62 @@ fn named(name: &str, data_type: XdbcDataType, size: i32) -> XdbcTypeInfo {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::AsArray;
+    use arrow::array::{AsArray, RecordBatch};
+    use arrow::datatypes::{DataType, Int32Type, IntervalUnit, TimeUnit};
+    use datafusion::prelude::SessionContext;
 
     use super::*;
+    use crate::planner::columns::type_name;
+
+    fn names(batch: &RecordBatch) -> Vec<&str> {
+        batch
+            .column(0)
+            .as_string::<i32>()
+            .iter()
+            .flatten()
+            .collect()
+    }
 
     #[test]
-    fn all_types_or_one() {
+    fn all_types_in_order_or_one() {
         let all = xdbc_rows(None).unwrap();
         assert_eq!(all.schema(), xdbc_schema());
-        assert_eq!(all.num_rows(), 13);
-        let varchar = xdbc_rows(Some(XdbcDataType::XdbcVarchar.into())).unwrap();
-        assert_eq!(varchar.column(0).as_string::<i32>().value(0), "VARCHAR");
+        let numbers = all.column(1).as_primitive::<Int32Type>().values();
+        let keys: Vec<_> = numbers.iter().zip(names(&all)).collect();
+        assert!(keys.is_sorted(), "{keys:?}");
+        let integers = xdbc_rows(Some(XdbcDataType::XdbcInteger.into())).unwrap();
+        assert_eq!(names(&integers), ["INTEGER", "INTEGER UNSIGNED"]);
         assert_eq!(xdbc_rows(Some(9999)).unwrap().num_rows(), 0);
     }
 
     #[test]
     fn columns_and_type_info_use_the_same_names() {
         let all = xdbc_rows(None).unwrap();
-        let listed: Vec<_> = all.column(0).as_string::<i32>().iter().flatten().collect();
         for data_type in [
             DataType::Boolean,
             DataType::Int64,
+            DataType::UInt8,
+            DataType::Float32,
             DataType::Float64,
-            DataType::Decimal128(15, 2),
+            DataType::Decimal256(76, 2),
             DataType::Utf8View,
             DataType::Date32,
+            DataType::Time64(TimeUnit::Nanosecond),
+            DataType::Timestamp(TimeUnit::Nanosecond, None),
+            DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())),
+            DataType::Interval(IntervalUnit::MonthDayNano),
             DataType::Binary,
         ] {
-            assert!(listed.contains(&type_name(&data_type)), "{data_type}");
+            assert!(names(&all).contains(&type_name(&data_type)), "{data_type}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_name_is_a_type_in_sql() {
+        let context = SessionContext::new();
+        for name in names(&xdbc_rows(None).unwrap()) {
+            let sql = format!("SELECT CAST(NULL AS {name})");
+            assert!(context.sql(&sql).await.is_ok(), "{sql}");
         }
     }
 }
