@@ -39,6 +39,7 @@ pub use crate::auth::Principal;
 use crate::catalog::Catalog;
 use crate::planner::explain;
 use crate::planner::stages::GraphContext;
+use crate::planner::substrait;
 use crate::planner::{ClusterShape, Planner, StagedPlan};
 use crate::results::{Frames, OpenResult, OpenResults, ResultReader};
 use crate::scheduler::{QueryEvents, SchedulerHandle};
@@ -147,17 +148,28 @@ impl Queries {
         let (plan, schema) = planned
             .await
             .map_err(|failure| with_end_of(sql, self.with_hint(failure)))?;
-        refuse_unserved(&plan)?;
-        let kind = kind_of(&plan);
-        Ok(PlannedStatement {
-            kind,
-            schema: match kind {
-                StatementKind::Query => schema,
-                StatementKind::Update => Arc::new(Schema::empty()),
-            },
-            parameters: parameters_of(&plan)?,
-            plan,
-        })
+        understood(plan, schema)
+    }
+
+    /// Reads and resolves a Substrait plan in its binary form.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no plan or leads nowhere, `NotFound` for an unknown table with the nearest name, `Unsupported` for what
+    /// the server does not do.
+    pub async fn plan_substrait(
+        &self,
+        session: &Session,
+        plan: bytes::Bytes,
+    ) -> Result<PlannedStatement, Failure> {
+        let state = session.context.state();
+        let planned = self.on_planner(async move {
+            let plan = substrait::logical_plan(&state, &plan).await?;
+            let schema = async { frozen_schema(&state, &plan) };
+            let schema = substrait::blamed_on_plan(schema).await?;
+            Ok((plan, schema))
+        });
+        let (plan, schema) = planned.await.map_err(|failure| self.with_hint(failure))?;
+        understood(plan, schema)
     }
 
     /// Starts a query, or makes a change. Either way its (perhaps empty) result waits for [`Queries::stream`].
@@ -471,6 +483,21 @@ impl Queries {
         };
         failure
     }
+}
+
+/// What a client may know of a statement before it runs.
+fn understood(plan: LogicalPlan, schema: SchemaRef) -> Result<PlannedStatement, Failure> {
+    refuse_unserved(&plan)?;
+    let kind = kind_of(&plan);
+    Ok(PlannedStatement {
+        kind,
+        schema: match kind {
+            StatementKind::Query => schema,
+            StatementKind::Update => Arc::new(Schema::empty()),
+        },
+        parameters: parameters_of(&plan)?,
+        plan,
+    })
 }
 
 /// A plan with what it was planned for.

@@ -26,7 +26,7 @@ async fn start() -> Cluster {
 }
 
 /// Runs a suite, which is told the server's address and exits with 0 when everything was right.
-async fn passes(suite: Command) {
+pub(crate) async fn passes(suite: Command) {
     let mut suite = tokio::process::Command::from(suite);
     let output = timeout(SUITE_LIMIT, suite.kill_on_drop(true).output()).await;
     let output = output

@@ -11,20 +11,32 @@ use squadron_integration::process::target_folder;
 /// The JDBC driver and the Maven plugin that fetches it.
 const JDBC_DRIVER: &str = "org.apache.arrow:flight-sql-jdbc-driver:18.3.0";
 const MAVEN_COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy";
+const MAVEN_COPY_ALL: &str =
+    "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
 
 /// The sources of the client suites.
 pub(crate) fn suites() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
 }
 
-/// The virtual environment with everything of `requirements.txt`: one folder for each content of that file, so that
-/// checkouts that share a target folder do not take each other's away.
+/// The virtual environment with everything of `requirements.txt`.
 pub(crate) fn python_environment() -> PathBuf {
-    let requirements = suites().join("python/requirements.txt");
+    environment("python")
+}
+
+/// The virtual environment with the producers of Substrait plans, whose versions are theirs alone.
+pub(crate) fn substrait_environment() -> PathBuf {
+    environment("substrait")
+}
+
+/// The environment of one suite: one folder for each content of its requirements, so that checkouts that share a target
+/// folder do not take each other's away.
+fn environment(suite: &str) -> PathBuf {
+    let requirements = suites().join(suite).join("requirements.txt");
     let wanted = fs::read_to_string(&requirements).expect("the requirements are in the repository");
     let mut content = DefaultHasher::new();
     wanted.hash(&mut content);
-    let name = format!("python-{:016x}", content.finish());
+    let name = format!("{suite}-{:016x}", content.finish());
     prepared(&name, &wanted, |folder| {
         run(Command::new("python3").args([
             OsStr::new("-m"),
@@ -41,6 +53,18 @@ pub(crate) fn python_environment() -> PathBuf {
             "--requirement",
         ]);
         run(install.arg(&requirements));
+    })
+}
+
+/// The jars of Isthmus, the SQL side of substrait-java.
+pub(crate) fn isthmus() -> PathBuf {
+    let pom = suites().join("substrait/pom.xml");
+    let wanted = fs::read_to_string(&pom).expect("the pom is in the repository");
+    prepared("isthmus", &wanted, |folder| {
+        let mut copy = Command::new("mvn");
+        copy.args(["--batch-mode", "--quiet", "--file"]).arg(&pom);
+        copy.arg(MAVEN_COPY_ALL);
+        run(copy.arg(format!("-DoutputDirectory={}", folder.display())));
     })
 }
 

@@ -14,6 +14,8 @@ mod cursors;
 mod drivers;
 mod faults;
 mod s3;
+mod schemas;
+mod substrait;
 mod support;
 mod tools;
 mod tpch;

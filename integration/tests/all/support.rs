@@ -7,7 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
 use datafusion::execution::context::{SessionConfig, SessionContext};
+use datafusion::logical_expr::LogicalPlan;
 use squadron_integration::client::Rows;
 use squadron_integration::compare::order_of;
 
@@ -112,6 +114,15 @@ impl Reference {
             rows: (schema, batches),
             order,
         })
+    }
+
+    /// The optimised logical plan of `sql`, with the state it was made by.
+    pub(crate) async fn plan(&self, sql: &str) -> (LogicalPlan, SessionState) {
+        let state = self.context.state();
+        let plan = state.create_logical_plan(sql).await;
+        let plan = plan.and_then(|plan| state.optimize(&plan));
+        let plan = plan.unwrap_or_else(|error| panic!("the reference refuses {sql}: {error}"));
+        (plan, state)
     }
 
     /// Runs a statement that gives no rows.

@@ -1,7 +1,6 @@
 //! The 22 TPC-H queries, distribution forced, on every topology.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use squadron::catalog::tpch::generate;
 use squadron_integration::client::Client;
@@ -81,62 +80,6 @@ pub(crate) fn tpch_path(table: &str) -> PathBuf {
     folder
         .expect("the cache can be written")
         .join(format!("{table}.parquet"))
-}
-
-/// One logical schema, frozen, wherever it is told.
-#[test]
-fn one_schema_in_all_places() {
-    bounded(minutes(10), async {
-        let cluster = cluster()
-            .workers(2)
-            .slots(1)
-            .tpch(SCALE_FACTOR)
-            .tiny_splits()
-            .start()
-            .await;
-        let client = cluster.client().await;
-        let mut mismatches = Mismatches::default();
-        let mut queries: Vec<_> = (1..=QUERIES)
-            .map(|number| query(number, SCALE_FACTOR))
-            .collect();
-        // Folded to literals that are never NULL, where the logical schema says they may be.
-        queries.push("SELECT count(*), min(l_orderkey), max(l_shipdate) FROM lineitem".into());
-        queries.push("SELECT arrow_cast(l_shipmode, 'Dictionary(Int32, Utf8)') AS mode FROM lineitem LIMIT 5".into());
-        for sql in queries {
-            let outcome = same_schema(&client, &sql).await;
-            mismatches.note(&sql, outcome);
-        }
-        mismatches.assert_none();
-    });
-}
-
-async fn same_schema(client: &Client, sql: &str) -> Result<(), String> {
-    let told = |status: tonic::Status| status.to_string();
-    let asked = client.schema(sql).await.map_err(told)?;
-    // `query` itself holds the stream to its FlightInfo.
-    let (streamed, batches) = client.query(sql).await.map_err(told)?;
-    let prepared = client
-        .sql()
-        .prepare(sql.into(), None)
-        .await
-        .map_err(|error| error.to_string())?;
-    let dataset = prepared
-        .dataset_schema()
-        .map_err(|error| error.to_string())?;
-    for (place, schema) in [("GetSchema", &*asked), ("the prepared statement", dataset)] {
-        if *schema != *streamed {
-            return Err(format!(
-                "{place} says {schema:#?}\nDoGet says {streamed:#?}"
-            ));
-        }
-    }
-    match batches
-        .iter()
-        .all(|batch| Arc::ptr_eq(batch.schema_ref(), &streamed) || *batch.schema() == *streamed)
-    {
-        true => Ok(()),
-        false => Err("a batch has a schema of its own".into()),
-    }
 }
 
 /// Without this, all other tests might compare one process with itself.

@@ -4,7 +4,8 @@
 
 use arrow_flight::sql::{
     ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
-    ActionCreatePreparedStatementRequest, Any, ProstMessageExt, TicketStatementQuery,
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedSubstraitPlanRequest, Any,
+    ProstMessageExt, TicketStatementQuery,
 };
 use arrow_flight::{
     Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo,
@@ -22,9 +23,11 @@ use super::prepared::Statements;
 use super::session::Sessions;
 use super::statement;
 use super::status::{invalid, unsupported};
+use super::substrait;
 use crate::queries::{NO_TRANSACTIONS, Queries, Session};
 
 const CREATE_PREPARED_STATEMENT: &str = "CreatePreparedStatement";
+const CREATE_PREPARED_SUBSTRAIT_PLAN: &str = "CreatePreparedSubstraitPlan";
 const CLOSE_PREPARED_STATEMENT: &str = "ClosePreparedStatement";
 const CANCEL_QUERY: &str = "CancelQuery";
 const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
@@ -33,10 +36,14 @@ const GET_SESSION_OPTIONS: &str = "GetSessionOptions";
 const CLOSE_SESSION: &str = "CloseSession";
 
 /// Every action with a word on it.
-const ACTIONS: [(&str, &str); 7] = [
+const ACTIONS: [(&str, &str); 8] = [
     (
         CREATE_PREPARED_STATEMENT,
         "Prepares a SQL statement and answers its handle and schemas.",
+    ),
+    (
+        CREATE_PREPARED_SUBSTRAIT_PLAN,
+        "Prepares a Substrait plan and answers its handle and schemas.",
     ),
     (CLOSE_PREPARED_STATEMENT, "Forgets a prepared statement."),
     (
@@ -79,6 +86,10 @@ pub(super) async fn run(
     let body = action.body;
     match action.r#type.as_str() {
         CREATE_PREPARED_STATEMENT => create(&parts, session, unpacked(&body)?).await.map(Some),
+        CREATE_PREPARED_SUBSTRAIT_PLAN => {
+            let request: ActionCreatePreparedSubstraitPlanRequest = unpacked(&body)?;
+            create_from_plan(&parts, session, request).await.map(Some)
+        }
         CLOSE_PREPARED_STATEMENT => {
             let request: ActionClosePreparedStatementRequest = unpacked(&body)?;
             let handle = &request.prepared_statement_handle;
@@ -132,6 +143,17 @@ async fn create(
     Ok(result.into_any().encode_to_vec().into())
 }
 
+async fn create_from_plan(
+    parts: &Parts<'_>,
+    session: &Session,
+    request: ActionCreatePreparedSubstraitPlanRequest,
+) -> Result<Bytes, Failure> {
+    let transaction = request.transaction_id.as_ref();
+    let planned = substrait::plan(parts.queries, session, request.plan, transaction).await?;
+    let result = parts.statements.create(session, planned).await?;
+    Ok(result.into_any().encode_to_vec().into())
+}
+
 async fn close_session(parts: &Parts<'_>, session: &Session) -> Result<Bytes, Failure> {
     parts.statements.close_session(session)?;
     parts.sessions.close(session).await;
@@ -180,7 +202,6 @@ fn not_an_action(name: &str) -> Failure {
         "BeginTransaction" | "EndTransaction" | "BeginSavepoint" | "EndSavepoint" => {
             NO_TRANSACTIONS
         }
-        "CreatePreparedSubstraitPlan" => "Substrait plans are not supported yet; send SQL",
         "RenewFlightEndpoint" => "results do not expire while they are read, so none is renewed",
         _ => "ListActions answers those that are served",
     };

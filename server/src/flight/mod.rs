@@ -3,6 +3,7 @@
 //! ```text
 //! gate ──> service ─┬─ session    who is calling, and what it has set
 //!                   ├─ statement  SQL text in GetFlightInfo, GetSchema, DoPut
+//!                   ├─ substrait  the same for Substrait plans
 //!                   ├─ prepared   statements kept under a handle, and their bound parameters
 //!                   ├─ metadata   catalogs, schemas, tables, keys, types, SqlInfo
 //!                   ├─ sizes      messages above the limit
@@ -30,6 +31,7 @@ mod session;
 mod sizes;
 mod statement;
 mod status;
+mod substrait;
 
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ use super::prepared::{Statements, check_count};
 use super::service::{command_of, not_served};
 use super::statement;
 use super::status::invalid;
+use super::substrait;
 use crate::queries::{PlannedStatement, Queries, Session};
 
 /// Answers one DoPut.
@@ -38,6 +39,11 @@ pub(super) async fn put(
     })?;
     match command_of(descriptor)? {
         Command::CommandStatementUpdate(command) => update(queries, session, command).await,
+        Command::CommandStatementSubstraitPlan(command) => {
+            let transaction = command.transaction_id.as_ref();
+            let planned = substrait::plan(queries, session, command.plan, transaction).await?;
+            run(queries, session, &planned, None).await
+        }
         Command::CommandPreparedStatementUpdate(command) => {
             let parameters = parameters::read(first, messages).await?;
             prepared_update(queries, statements, session, command, parameters).await

@@ -27,7 +27,7 @@ use super::session::{Caller, Found, Sessions};
 use super::sizes;
 use super::statement;
 use super::status::{self, Refusal, guarded, invalid, unsupported};
-use super::{credentials, gate, put};
+use super::{credentials, gate, put, substrait};
 use crate::auth::{Authenticator, Credentials, Login};
 use crate::catalog::Catalog;
 use crate::queries::{Queries, Session};
@@ -122,6 +122,11 @@ impl Service {
                     statement::plan(queries, session, &command.query, transaction).await?;
                 statement::start(queries, session, &planned, None, descriptor).await
             }
+            Command::CommandStatementSubstraitPlan(command) => {
+                let transaction = command.transaction_id.as_ref();
+                let planned = substrait::plan(queries, session, command.plan, transaction).await?;
+                statement::start(queries, session, &planned, None, descriptor).await
+            }
             Command::CommandPreparedStatementQuery(command) => {
                 let handle = &command.prepared_statement_handle;
                 let prepared = self.statements.get(&session.principal, handle).await?;
@@ -147,6 +152,12 @@ impl Service {
             Command::CommandStatementQuery(command) => {
                 let transaction = command.transaction_id.as_ref();
                 statement::plan(&self.queries, session, &command.query, transaction)
+                    .await?
+                    .schema
+            }
+            Command::CommandStatementSubstraitPlan(command) => {
+                let transaction = command.transaction_id.as_ref();
+                substrait::plan(&self.queries, session, command.plan, transaction)
                     .await?
                     .schema
             }
@@ -323,7 +334,6 @@ pub(super) fn not_served(rpc: &str, command: &Command) -> Failure {
     let name = command.type_url().rsplit(['.', '/']).next();
     let name: String = name.unwrap_or_default().chars().take(100).collect();
     let why = match command {
-        Command::CommandStatementSubstraitPlan(_) => "Substrait is not supported yet; send SQL",
         Command::CommandStatementIngest(_) => {
             "bulk ingestion is not supported yet; CREATE EXTERNAL TABLE makes a table of files"
         }

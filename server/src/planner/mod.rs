@@ -20,6 +20,7 @@ mod joins;
 pub mod schema;
 mod size;
 pub mod stages;
+pub mod substrait;
 #[cfg(test)]
 mod tests;
 

@@ -7,24 +7,27 @@ use arrow_flight::sql::{
     CommandStatementSubstraitPlan, SubstraitPlan, TableDefinitionOptions, TableExistsOption,
     TableNotExistOption,
 };
-use prost::bytes::Bytes;
+use datafusion::logical_expr::{LogicalPlanBuilder, lit};
+use datafusion::prelude::SessionContext;
+use datafusion_substrait::logical_plan::producer::to_substrait_plan;
+use prost::Message;
 use tonic::Code;
 
 use super::wire::{Request, packed, put_rows};
 use super::world::{World, integers, statement};
-use super::{Entry, Rpc, check, example, refused};
-
-const NO_SUBSTRAIT: &str = "Substrait is not supported yet; send SQL";
+use super::{Entry, Rpc, check, example, refused, served};
+use crate::schemas::{Asked, By, same_everywhere};
 
 pub(super) fn entries() -> Vec<Entry> {
     vec![
-        refused(
+        served(
             "CommandStatementSubstraitPlan",
             &[Rpc::GetFlightInfo, Rpc::GetSchema, Rpc::DoPut],
-            NO_SUBSTRAIT,
+            "a plan in the binary form of protobuf; as an update it is run to its end",
         )
         .used_by("ADBC `set_substrait_plan`; Go, C++, Java")
-        .example(example!(packed(&plan()))),
+        .example(example!(packed(&plan())))
+        .check(check!(a_plan_gives_its_rows)),
         refused(
             "CommandStatementSubstraitPlan",
             &[Rpc::PollFlightInfo],
@@ -32,10 +35,10 @@ pub(super) fn entries() -> Vec<Entry> {
         )
         .used_by("Go")
         .example(example!(packed(&plan()))),
-        refused(
+        served(
             "ActionCreatePreparedSubstraitPlanRequest",
             &[Rpc::DoAction],
-            "Substrait plans are not supported yet; send SQL",
+            "a plan with its parameters, answered as CreatePreparedStatement is",
         )
         .used_by("Python `cursor.execute(bytes)`; Go, C++")
         .example(example!(packed(
@@ -43,7 +46,8 @@ pub(super) fn entries() -> Vec<Entry> {
                 plan: plan().plan,
                 transaction_id: None,
             }
-        ))),
+        )))
+        .check(check!(a_prepared_plan_gives_its_rows)),
         refused(
             "CommandStatementIngest",
             &[Rpc::DoPut],
@@ -55,16 +59,39 @@ pub(super) fn entries() -> Vec<Entry> {
     ]
 }
 
-/// A plan of nothing: well-formed as a message, without a relation.
+/// A plan of one row.
 fn plan() -> CommandStatementSubstraitPlan {
+    let rows = LogicalPlanBuilder::values(vec![vec![lit(1_i64)]]);
+    let rows = rows
+        .and_then(LogicalPlanBuilder::build)
+        .expect("it is a plan");
+    let state = SessionContext::new().state();
+    let bytes = to_substrait_plan(&rows, &state).expect("it is a Substrait plan");
     let plan = SubstraitPlan {
-        plan: Bytes::new(),
+        plan: bytes.encode_to_vec().into(),
         version: String::new(),
     };
     CommandStatementSubstraitPlan {
         plan: Some(plan),
         transaction_id: None,
     }
+}
+
+async fn a_plan_gives_its_rows(world: &World) {
+    assert_eq!(world.batch(&plan()).await.num_rows(), 1);
+}
+
+async fn a_prepared_plan_gives_its_rows(world: &World) {
+    let bytes = plan().plan.expect("it has one").plan;
+    let asked = Asked::Plan(&bytes);
+    let (schema, batches) = same_everywhere(&world.client, asked, By::Handle)
+        .await
+        .expect("it runs by its handle");
+    assert_eq!(schema.fields().len(), 1);
+    assert_eq!(
+        batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
+        1
+    );
 }
 
 fn ingest() -> CommandStatementIngest {

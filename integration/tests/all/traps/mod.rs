@@ -1,8 +1,8 @@
 //! The traps of distributed execution: shapes whose rows others lost, doubled or put in a wrong order.
 //!
-//! Each module lists queries with the reason why they are there. Every query runs on 2 workers of 2 slots and on 4
-//! workers of 1 slot with splits as small as they get, and is held to the single-process reference, or to rows written
-//! down here where the reference itself is known to err.
+//! Each module lists queries with the reason why they are there. Every query runs on 2 workers of 2 slots, on 4 workers of
+//! 1 slot and on an embedded worker, with splits as small as they get, and is held to the single-process reference, or to
+//! rows written down here where the reference itself is known to err. Its schema must be the same wherever it is told.
 
 mod aggregates;
 mod avro;
@@ -25,6 +25,7 @@ use squadron_integration::compare::compare;
 use tonic::Code;
 
 use self::data::Tables;
+use crate::schemas::{Asked, By, same_everywhere};
 use crate::support::{Mismatches, Reference, bounded, minutes};
 
 /// One query, why it is here, and what its answer must be.
@@ -102,16 +103,18 @@ fn spring(traps: Vec<Trap>) {
         tables.register(&reference).await;
         let wide = start(&tables, 2, 2).await;
         let flat = start(&tables, 4, 1).await;
+        let alone = start(&tables, 0, 2).await;
         let topologies = [
-            ("2 workers x 2 slots", wide.client().await),
-            ("4 workers x 1 slot", flat.client().await),
+            ("2 workers x 2 slots", By::Statement, wide.client().await),
+            ("4 workers x 1 slot", By::Statement, flat.client().await),
+            ("1 embedded worker", By::Handle, alone.client().await),
         ];
         let mut mismatches = Mismatches::default();
         for trap in &traps {
             let expected = trap.expected(&reference).await;
-            for (topology, client) in &topologies {
+            for (topology, by, client) in &topologies {
                 let outcome = match &expected {
-                    Ok(expected) => trap.check(client, expected).await,
+                    Ok(expected) => trap.check(client, *by, expected).await,
                     Err(why) => Err(why.clone()),
                 };
                 mismatches.note(&format!("{} ({topology})\n{}", trap.why, trap.sql), outcome);
@@ -148,16 +151,16 @@ impl Trap {
         }
     }
 
-    async fn check(&self, client: &Client, expected: &Option<Rows>) -> Result<(), String> {
-        let outcome = client.query(&self.sql).await;
+    async fn check(&self, client: &Client, by: By, expected: &Option<Rows>) -> Result<(), String> {
         if let Answer::Error(code, says) = self.answer {
-            return match outcome {
+            return match client.query(&self.sql).await {
                 Ok((_, batches)) => Err(format!("{} rows instead of an error", count(&batches))),
                 Err(status) if status.code() == code && status.message().contains(says) => Ok(()),
                 Err(status) => Err(format!("not {code:?} with \"{says}\": {status}")),
             };
         }
-        let actual = outcome.map_err(|status| status.to_string())?;
+        let actual = same_everywhere(client, Asked::Sql(&self.sql), by).await;
+        let actual = actual.map_err(|status| status.to_string())?;
         match (&self.answer, expected) {
             (Answer::Same, Some(expected)) => differ(expected, &actual, &[]),
             (Answer::InOrder, Some(expected)) => {

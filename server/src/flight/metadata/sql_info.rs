@@ -25,6 +25,7 @@ use squadron_shuffle::conform::conform;
 use super::unbuilt;
 use crate::flight::FlightOptions;
 use crate::planner::schema::client_schema;
+use crate::planner::substrait;
 
 /// `SupportedAnsi92SqlGrammarLevel.ANSI92_ENTRY_SQL`, an enumeration that arrow-flight does not export.
 const ANSI92_ENTRY_SQL: i32 = 0;
@@ -133,9 +134,15 @@ fn server(builder: &mut SqlInfoDataBuilder) {
     builder.append(SqlInfo::FlightSqlServerArrowVersion, arrow::ARROW_VERSION);
     builder.append(SqlInfo::FlightSqlServerReadOnly, false);
     builder.append(SqlInfo::FlightSqlServerSql, true);
-    builder.append(SqlInfo::FlightSqlServerSubstrait, false);
-    builder.append(SqlInfo::FlightSqlServerSubstraitMinVersion, "");
-    builder.append(SqlInfo::FlightSqlServerSubstraitMaxVersion, "");
+    builder.append(SqlInfo::FlightSqlServerSubstrait, true);
+    builder.append(
+        SqlInfo::FlightSqlServerSubstraitMinVersion,
+        substrait::OLDEST_VERSION,
+    );
+    builder.append(
+        SqlInfo::FlightSqlServerSubstraitMaxVersion,
+        substrait::newest_version().as_str(),
+    );
     let transaction = SqlSupportedTransaction::None as i32;
     builder.append(SqlInfo::FlightSqlServerTransaction, transaction);
     builder.append(SqlInfo::FlightSqlServerCancel, true);

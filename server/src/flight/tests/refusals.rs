@@ -34,7 +34,6 @@ async fn exactly_the_listed_actions_are_served() {
 async fn what_is_not_served_says_its_name() {
     let mut client = connect().await;
     let raw = raw(&mut client);
-    let substrait = command(&CommandStatementSubstraitPlan::default());
     let ingest = CommandStatementIngest::default();
     let ingest = FlightData::new().with_descriptor(command(&ingest));
     let update = command(&CommandStatementUpdate::default());
@@ -44,11 +43,6 @@ async fn what_is_not_served_says_its_name() {
     };
     let foreign = FlightDescriptor::new_cmd(foreign.encode_to_vec());
     for (name, outcome) in [
-        (
-            "SubstraitPlan",
-            raw.get_flight_info(substrait.clone()).await.err(),
-        ),
-        ("SubstraitPlan", raw.get_schema(substrait).await.err()),
         ("StatementUpdate", raw.get_flight_info(update).await.err()),
         ("Teapot", raw.get_flight_info(foreign).await.err()),
         (
