@@ -9,7 +9,11 @@ use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
-use arrow_flight::{FlightDescriptor, FlightInfo, SchemaResult, Ticket};
+use arrow_flight::{
+    Action, CancelFlightInfoRequest, FlightDescriptor, FlightEndpoint, FlightInfo, SchemaResult,
+    Ticket,
+};
+use bytes::Bytes;
 use futures::TryStreamExt;
 use prost::Message;
 use tonic::Status;
@@ -114,6 +118,88 @@ impl Client {
             "DoGet has another schema than its FlightInfo"
         );
         Ok((schema, batches))
+    }
+
+    /// Reads all endpoints of a started query through this connection, one after the other.
+    ///
+    /// # Errors
+    /// What the server answers.
+    ///
+    /// # Panics
+    /// When a stream has another schema than `info`, or none.
+    pub async fn fetch_all(&self, info: &FlightInfo) -> Result<Rows, Status> {
+        let mut rows = Vec::new();
+        let schema = info.clone().try_decode_schema();
+        let schema = Arc::new(schema.expect("FlightInfo holds a schema"));
+        for endpoint in &info.endpoint {
+            rows.extend(self.fetch_endpoint(endpoint, &schema).await?);
+        }
+        Ok((schema, rows))
+    }
+
+    /// Reads all endpoints of a started query from the first location that each names, without asking the server.
+    ///
+    /// # Errors
+    /// What the workers answer.
+    ///
+    /// # Panics
+    /// When a stream has another schema than `info`, or none; when a worker does not listen.
+    pub async fn fetch_from_locations(&self, info: &FlightInfo) -> Result<Rows, Status> {
+        let mut rows = Vec::new();
+        let schema = info.clone().try_decode_schema();
+        let schema = Arc::new(schema.expect("FlightInfo holds a schema"));
+        for endpoint in &info.endpoint {
+            let client = match endpoint.location.first() {
+                Some(location) => Self::connect(&location.uri).await,
+                None => self.clone(),
+            };
+            rows.extend(client.fetch_endpoint(endpoint, &schema).await?);
+        }
+        Ok((schema, rows))
+    }
+
+    /// Reads one endpoint through this connection.
+    ///
+    /// # Errors
+    /// What the server answers.
+    ///
+    /// # Panics
+    /// When the stream has another schema than `schema`, or none.
+    pub async fn fetch_endpoint(
+        &self,
+        endpoint: &FlightEndpoint,
+        schema: &Schema,
+    ) -> Result<Vec<RecordBatch>, Status> {
+        let ticket = endpoint.ticket.clone().expect("an endpoint has a ticket");
+        let mut stream = self.get(ticket).await?;
+        let batches: Vec<_> = (&mut stream).try_collect().await.map_err(status)?;
+        let sent = stream.schema().expect("a stream tells its schema, always");
+        assert_eq!(
+            **sent, *schema,
+            "DoGet has another schema than its FlightInfo"
+        );
+        Ok(batches)
+    }
+
+    /// Runs one action and gives its result, if it has one.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn act(&self, name: &str, body: Vec<u8>) -> Result<Option<Bytes>, Status> {
+        let action = Action::new(name, body);
+        let mut results = self.flight().do_action(action).await?.into_inner();
+        Ok(results.message().await?.map(|result| result.body))
+    }
+
+    /// Stops the query of `info` and frees its result.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn cancel(&self, info: &FlightInfo) -> Result<(), Status> {
+        let request = CancelFlightInfoRequest::new(info.clone());
+        self.act("CancelFlightInfo", request.encode_to_vec())
+            .await?;
+        Ok(())
     }
 
     /// The schema that GetSchema tells for `sql`.

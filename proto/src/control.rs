@@ -11,6 +11,7 @@
 //!                         <-------------   Running, Parked, Resumed, Finished | Failed | Cancelled
 //!   Acknowledge           ------------->               (a report not acknowledged is resent after a reconnect)
 //!   Cancel, Release       ------------->
+//!   QueryFailed           ------------->               (before the release, where clients read from workers)
 //! ```
 //!
 //! An embedded worker exchanges the same types over channels; only there may a [`PlanRef::InProcess`] travel.
@@ -45,6 +46,8 @@ pub enum ServerMessage {
     Cancel(AttemptKey),
     /// Drop shuffle output.
     Release(Release),
+    /// A query failed; who still reads its output gets the failure as the cause. Its release follows.
+    QueryFailed(QueryId, Failure),
     /// Reports up to and including this sequence number have arrived.
     Acknowledge(u64),
     /// Finish what runs, accept nothing new, leave.

@@ -9,6 +9,7 @@
 //!
 //! The signature is checked before a byte of the payload is read.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -29,6 +30,19 @@ pub enum Subject {
     Result(QueryId),
     /// Partitions of a stage's outputs, for another process of the cluster.
     Fetch(Fetch),
+    /// Partitions of a query's result, for its client, from whoever holds them.
+    Endpoint(Fetch),
+    /// How far a query is.
+    Poll(Poll),
+}
+
+/// Where a poll of a query goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// Which query.
+    pub query: QueryId,
+    /// What the last answer said, in a form that only the server reads.
+    pub seen: u64,
 }
 
 /// Some partitions of some outputs of one stage, read in one stream.
@@ -74,6 +88,14 @@ pub struct ClusterKey {
     membership: hmac::Key,
     /// What to hand to workers that cannot derive the key; empty when derived from a secret both sides know.
     shared: Bytes,
+}
+
+impl fmt::Debug for ClusterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterKey")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ClusterKey {
@@ -201,19 +223,30 @@ impl From<Subject> for wire::ticket::Subject {
             Subject::Result(query) => Self::Result(wire::Result {
                 query: query.to_bytes(),
             }),
-            Subject::Fetch(fetch) => Self::Fetch(wire::Fetch {
-                query: fetch.query.to_bytes(),
-                stage: fetch.stage.0,
-                outputs: fetch
-                    .outputs
-                    .into_iter()
-                    .map(|output| wire::Output {
-                        task: output.task.0,
-                        attempt: output.attempt.0,
-                        partitions: output.partitions,
-                    })
-                    .collect(),
+            Subject::Fetch(fetch) => Self::Fetch(fetch.into()),
+            Subject::Endpoint(fetch) => Self::Endpoint(fetch.into()),
+            Subject::Poll(poll) => Self::Poll(wire::Poll {
+                query: poll.query.to_bytes(),
+                seen: poll.seen,
             }),
+        }
+    }
+}
+
+impl From<Fetch> for wire::Fetch {
+    fn from(fetch: Fetch) -> Self {
+        Self {
+            query: fetch.query.to_bytes(),
+            stage: fetch.stage.0,
+            outputs: fetch
+                .outputs
+                .into_iter()
+                .map(|output| wire::Output {
+                    task: output.task.0,
+                    attempt: output.attempt.0,
+                    partitions: output.partitions,
+                })
+                .collect(),
         }
     }
 }
@@ -226,19 +259,32 @@ impl TryFrom<wire::ticket::Subject> for Subject {
             wire::ticket::Subject::Result(result) => {
                 Self::Result(QueryId::from_bytes(&result.query)?)
             }
-            wire::ticket::Subject::Fetch(fetch) => Self::Fetch(Fetch {
-                query: QueryId::from_bytes(&fetch.query)?,
-                stage: StageId(fetch.stage),
-                outputs: fetch
-                    .outputs
-                    .into_iter()
-                    .map(|output| FetchOutput {
-                        task: TaskId(output.task),
-                        attempt: AttemptNumber(output.attempt),
-                        partitions: output.partitions,
-                    })
-                    .collect(),
+            wire::ticket::Subject::Fetch(fetch) => Self::Fetch(fetch.try_into()?),
+            wire::ticket::Subject::Endpoint(fetch) => Self::Endpoint(fetch.try_into()?),
+            wire::ticket::Subject::Poll(poll) => Self::Poll(Poll {
+                query: QueryId::from_bytes(&poll.query)?,
+                seen: poll.seen,
             }),
+        })
+    }
+}
+
+impl TryFrom<wire::Fetch> for Fetch {
+    type Error = Malformed;
+
+    fn try_from(fetch: wire::Fetch) -> Result<Self, Malformed> {
+        Ok(Self {
+            query: QueryId::from_bytes(&fetch.query)?,
+            stage: StageId(fetch.stage),
+            outputs: fetch
+                .outputs
+                .into_iter()
+                .map(|output| FetchOutput {
+                    task: TaskId(output.task),
+                    attempt: AttemptNumber(output.attempt),
+                    partitions: output.partitions,
+                })
+                .collect(),
         })
     }
 }
@@ -261,6 +307,34 @@ mod tests {
         assert_eq!(key.open(&ticket, now), Ok(subject()));
         let other_process = ClusterKey::from_secret("open sesame");
         assert_eq!(other_process.open(&ticket, now), Ok(subject()));
+    }
+
+    #[test]
+    fn every_subject_comes_out_as_it_went_in() {
+        let now = SystemTime::now();
+        let key = ClusterKey::random();
+        let fetch = Fetch {
+            query: QueryId::from_u128(7),
+            stage: StageId(3),
+            outputs: vec![FetchOutput {
+                task: TaskId(1),
+                attempt: AttemptNumber(2),
+                partitions: vec![4, 5],
+            }],
+        };
+        let poll = Poll {
+            query: QueryId::from_u128(7),
+            seen: u64::MAX,
+        };
+        for subject in [
+            subject(),
+            Subject::Fetch(fetch.clone()),
+            Subject::Endpoint(fetch),
+            Subject::Poll(poll),
+        ] {
+            let ticket = key.seal(&subject, now, HOUR);
+            assert_eq!(key.open(&ticket, now), Ok(subject));
+        }
     }
 
     #[test]

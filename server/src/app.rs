@@ -27,10 +27,11 @@ use tracing::{info, warn};
 
 use crate::auth::{AuthOptions, Authenticator};
 use crate::catalog::{Catalog, CatalogOptions};
-use crate::config::{ServeArgs, WorkArgs, WorkerArgs};
+use crate::config::{EndpointLocations, ServeArgs, WorkArgs, WorkerArgs};
 use crate::flight::{self, FlightOptions, Gate, SizeLimited};
 use crate::planner::{Planner, SizeOptions};
-use crate::queries::{Queries, QueryParts};
+use crate::queries::{Locations, Polls, Queries, QueryParts};
+use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
 use crate::scheduler::{Driver, Limits, SchedulerHandle};
 use crate::workers::{ControlService, Registry, RegistryOptions, WorkerKind};
@@ -244,6 +245,10 @@ fn queries(
 ) -> Queries {
     let results = OpenResults::new(args.result_ttl);
     owned.spawn(results.clone().sweep());
+    let kept = KeptResults::new(args.result_ttl, scheduler.clone());
+    owned.spawn(kept.clone().sweep());
+    let polls = Polls::new(args.result_ttl);
+    owned.spawn(polls.clone().sweep());
     Queries::new(QueryParts {
         catalog: catalog.clone(),
         planner: Planner::new(SizeOptions {
@@ -258,11 +263,23 @@ fn queries(
         },
         scheduler,
         results,
+        kept,
+        polls,
+        locations: locations(args),
         key,
         ticket_lifetime: TICKET_LIFETIME,
         in_process: args.cluster_listen.is_none(),
         planning: engine.compute().clone(),
     })
+}
+
+fn locations(args: &ServeArgs) -> Locations {
+    match args.endpoint_locations {
+        EndpointLocations::Server => Locations::Server,
+        EndpointLocations::Workers => Locations::Workers {
+            are_clients_elsewhere: !args.listen.ip().is_loopback(),
+        },
+    }
 }
 
 /// The port for workers: control streams, and the output of the embedded workers.

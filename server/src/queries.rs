@@ -9,6 +9,8 @@
 //! Statements that change something (DDL, SET) run to their end in [`Queries::start`] or [`Queries::update`], exactly
 //! once, never while a result is read.
 
+mod offer;
+mod poll;
 mod statement;
 mod wording;
 
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::error::Result as DataFusionResult;
@@ -23,13 +26,15 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, Statement};
 use datafusion::prelude::SessionContext;
 use squadron_proto::control::ObjectStoreSpec;
-use squadron_proto::ticket::{ClusterKey, Subject, TicketError};
+use squadron_proto::ticket::{ClusterKey, Subject};
 use squadron_proto::{Failure, FailureKind, QueryId};
 use squadron_shuffle::failure;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, info, info_span};
 
+pub use self::offer::{Endpoint, Locations, Offer, Offered};
+pub use self::poll::{Polled, Polls};
 pub use self::statement::NO_TRANSACTIONS;
 use self::statement::{
     bind, frozen_schema, kind_of, parameters_of, refuse_transaction, refuse_unserved,
@@ -41,9 +46,10 @@ use crate::planner::explain;
 use crate::planner::stages::GraphContext;
 use crate::planner::substrait;
 use crate::planner::{ClusterShape, Planner, StagedPlan};
+use crate::results::kept::{KeptAs, KeptResults};
 use crate::results::{Frames, OpenResult, OpenResults, ResultReader};
-use crate::scheduler::{QueryEvents, SchedulerHandle};
-use crate::settings;
+use crate::scheduler::{QueryEvents, SchedulerHandle, StageGraph};
+use crate::settings::{self, Endpoints};
 use crate::workers::WorkerKind;
 
 /// One client's settings over the shared catalog.
@@ -87,6 +93,10 @@ pub struct Started {
     pub schema: SchemaRef,
     /// How many rows, or -1 when not known yet.
     pub total_records: i64,
+    /// How its rows can be read.
+    pub offer: Offer,
+    /// For a result that is read once.
+    ticket: Bytes,
 }
 
 /// What [`Queries`] is made of.
@@ -100,6 +110,12 @@ pub struct QueryParts {
     pub scheduler: SchedulerHandle,
     /// Keeps results for their clients.
     pub results: OpenResults,
+    /// Results that several streams may read, repeatedly.
+    pub kept: KeptResults,
+    /// Queries that clients look at until they are done.
+    pub polls: Polls,
+    /// Where clients are sent for the rows of such results.
+    pub locations: Locations,
     /// Reads results.
     pub reader: ResultReader,
     /// Signs tickets.
@@ -172,7 +188,8 @@ impl Queries {
         understood(plan, schema)
     }
 
-    /// Starts a query, or makes a change. Either way its (perhaps empty) result waits for [`Queries::stream`].
+    /// Starts a query, or makes a change. Either way its (perhaps empty) result waits for [`Queries::stream`]. A result
+    /// of several endpoints is awaited until all of them can be read.
     ///
     /// # Errors
     /// What is wrong with the parameters or the plan, or why the server cannot run it now.
@@ -185,9 +202,20 @@ impl Queries {
         self.check_open()?;
         let id = QueryId::new();
         let span = info_span!("query", query_id = %id, session = session.id);
-        self.start_as(id, session, planned, parameters)
-            .instrument(span)
-            .await
+        let started = async {
+            let endpoints = offer::wanted(session);
+            let mut started = self
+                .start_as(id, session, planned, parameters, endpoints)
+                .await?;
+            if let Offer::Kept(kept) = &started.offer {
+                let unannounced = self.parts.kept.unannounced(id);
+                let standing = kept.all_known().await?;
+                started.total_records = self.kept(kept, standing).total_records;
+                unannounced.announce(kept);
+            }
+            Ok(started)
+        };
+        started.instrument(span).await
     }
 
     async fn start_as(
@@ -196,6 +224,7 @@ impl Queries {
         session: &Session,
         planned: &PlannedStatement,
         parameters: Option<RecordBatch>,
+        endpoints: Endpoints,
     ) -> Result<Started, Failure> {
         let plan = bind(planned, parameters)?;
         let (schema, result) = match &plan {
@@ -222,18 +251,63 @@ impl Queries {
                 )
             }
             _ => {
+                let is_ordered = offer::orders(&plan);
                 let staged = self.staged(session, plan).await?;
+                if endpoints == Endpoints::Parallel {
+                    return self.keep_result(id, session, &staged, is_ordered).await;
+                }
                 let schema = Arc::clone(&staged.schema);
                 let events = self.submit(id, &staged).await?;
                 info!(stages = staged.plan.stages.len(), "query started");
                 (Arc::clone(&schema), OpenResult::Running { schema, events })
             }
         };
+        let progress = match &result {
+            OpenResult::Running { events, .. } => Some(events.progress()),
+            OpenResult::Ready { .. } => None,
+        };
         self.parts.results.put(id, &session.principal, result);
         Ok(Started {
             id,
             schema,
             total_records: -1,
+            offer: Offer::Once(progress),
+            ticket: self.ticket(id),
+        })
+    }
+
+    /// Starts a query whose result stays where it is written.
+    async fn keep_result(
+        &self,
+        id: QueryId,
+        session: &Session,
+        staged: &Staged,
+        is_ordered: bool,
+    ) -> Result<Started, Failure> {
+        let graph = self.graph(id, staged, Endpoints::Parallel).await?;
+        let (tasks, partitions) = graph.result_shape();
+        let events = self.parts.scheduler.submit(graph).await?;
+        info!(
+            stages = staged.plan.stages.len(),
+            partitions, "query started, its result is kept"
+        );
+        let kept = self.parts.kept.put(KeptAs {
+            query: id,
+            owner: session.principal.clone(),
+            schema: Arc::clone(&staged.schema),
+            // An ordered result is one partition; of several nobody could say in which order to read them.
+            is_ordered: is_ordered && partitions == 1,
+            tasks,
+            events,
+            key: self.parts.key.clone(),
+            ticket_lifetime: self.parts.ticket_lifetime,
+        });
+        Ok(Started {
+            id,
+            schema: Arc::clone(&staged.schema),
+            total_records: -1,
+            offer: Offer::Kept(kept),
+            ticket: Bytes::new(),
         })
     }
 
@@ -253,7 +327,12 @@ impl Queries {
             self.change(session, plan).await?;
             return Ok(0);
         }
-        let started = self.start(session, planned, parameters).await?;
+        let id = QueryId::new();
+        let span = info_span!("query", query_id = %id, session = session.id);
+        let started = self
+            .start_as(id, session, planned, parameters, Endpoints::One)
+            .instrument(span)
+            .await?;
         let mut frames = self.frames_of(&session.principal, started.id).await?;
         while let Some(frame) = futures::StreamExt::next(&mut frames).await {
             frame?;
@@ -261,8 +340,8 @@ impl Queries {
         Ok(-1)
     }
 
-    /// The ticket for a query's result.
-    pub fn ticket(&self, id: QueryId) -> bytes::Bytes {
+    /// The ticket for a result that is read once.
+    fn ticket(&self, id: QueryId) -> Bytes {
         self.parts.key.seal(
             &Subject::Result(id),
             SystemTime::now(),
@@ -276,31 +355,22 @@ impl Queries {
     /// `Invalid` for a ticket that is not ours, `NotFound` for one whose time is over and for a result that is gone or of
     /// another principal, else the query's own failure.
     pub async fn stream(&self, principal: &Principal, ticket: &[u8]) -> Result<Frames, Failure> {
-        let id = self.open_ticket(ticket)?;
-        self.frames_of(principal, id).await
+        match self.opened(ticket)? {
+            Subject::Result(id) => self.frames_of(principal, id).await,
+            Subject::Endpoint(rows) => self.kept_frames(principal, &rows).await,
+            Subject::Poll(_) | Subject::Fetch(_) => Err(Failure::new(
+                FailureKind::Invalid,
+                "this is not the ticket of an endpoint; use the ones in the FlightInfo",
+            )),
+        }
     }
 
-    /// The query that a ticket names, if the ticket is ours and good.
+    /// The query that a ticket, or the handle of a poll, names, if it is ours and good.
     pub fn query_of(&self, ticket: &[u8]) -> Option<QueryId> {
-        self.open_ticket(ticket).ok()
-    }
-
-    fn open_ticket(&self, ticket: &[u8]) -> Result<QueryId, Failure> {
-        let refused = |error: TicketError| {
-            let kind = match error {
-                TicketError::Foreign => FailureKind::Invalid,
-                TicketError::Expired => FailureKind::NotFound,
-            };
-            Failure::new(kind, error.to_string())
-        };
-        match self
-            .parts
-            .key
-            .open(ticket, SystemTime::now())
-            .map_err(refused)?
-        {
-            Subject::Result(id) => Ok(id),
-            Subject::Fetch(_) => Err(refused(TicketError::Foreign)),
+        match self.opened(ticket).ok()? {
+            Subject::Result(id) => Some(id),
+            Subject::Endpoint(rows) | Subject::Fetch(rows) => Some(rows.query),
+            Subject::Poll(poll) => Some(poll.query),
         }
     }
 
@@ -310,7 +380,10 @@ impl Queries {
     /// `NotFound` for a query that is of another principal, ended long ago or never was.
     pub fn cancel(&self, principal: &Principal, id: QueryId) -> Result<(), Failure> {
         let results = &self.parts.results;
-        if !results.is_of(id, principal) {
+        let is_known = results.is_of(id, principal)
+            || self.parts.kept.get(id, principal).is_some()
+            || self.parts.polls.is_of(id, principal);
+        if !is_known {
             return Err(Failure::new(
                 FailureKind::NotFound,
                 "the query is not known: it ended some time ago, or it never ran here; there is nothing to cancel",
@@ -320,8 +393,11 @@ impl Queries {
             FailureKind::Cancelled,
             "the query was cancelled by its client",
         );
-        self.parts.scheduler.cancel(id, failure);
+        self.parts.scheduler.cancel(id, failure.clone());
+        self.parts.polls.cancel(id, failure);
+        self.parts.kept.discard(id);
         results.discard(id);
+        results.remember(id, principal);
         Ok(())
     }
 
@@ -332,7 +408,7 @@ impl Queries {
 
     /// Results that wait for their clients or are being read.
     pub fn open_results(&self) -> u64 {
-        self.parts.results.len()
+        self.parts.results.len() + self.parts.kept.in_use() as u64
     }
 
     fn check_open(&self) -> Result<(), Failure> {
@@ -405,6 +481,16 @@ impl Queries {
     }
 
     async fn submit(&self, id: QueryId, staged: &Staged) -> Result<QueryEvents, Failure> {
+        let graph = self.graph(id, staged, Endpoints::One).await?;
+        self.parts.scheduler.submit(graph).await
+    }
+
+    async fn graph(
+        &self,
+        id: QueryId,
+        staged: &Staged,
+        endpoints: Endpoints,
+    ) -> Result<StageGraph, Failure> {
         let plan = staged.plan.clone();
         let context = GraphContext {
             query: id,
@@ -412,10 +498,10 @@ impl Queries {
             settings: settings::changed(staged.state.config_options(), staged.shape.slots),
             stores: self.stores_of(&staged.plan),
             task_context: staged.state.task_ctx(),
+            keep_result: endpoints == Endpoints::Parallel,
             in_process: self.parts.in_process,
         };
-        let graph = self.on_planner(async move { plan.graph(&context) }).await?;
-        self.parts.scheduler.submit(graph).await
+        self.on_planner(async move { plan.graph(&context) }).await
     }
 
     /// Only what the plan reads: options of a store may hold secrets.

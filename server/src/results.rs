@@ -6,8 +6,12 @@
 //! embedded worker --batches, encoded here, once-----------'
 //! ```
 //!
+//! That is a result with one endpoint. One with several stays where it was written, see [`kept`].
+//!
 //! A result waits for its client under a time to live. Whoever takes it owns it: when the stream is dropped before its
 //! end, or nobody came in time, the query is cancelled and all it held is freed.
+
+pub mod kept;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,14 +22,19 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{StreamExt, TryStreamExt};
+use moka::ops::compute::Op;
 use moka::sync::Cache;
 use squadron_proto::ticket::{Fetch, FetchOutput};
 use squadron_proto::{Failure, FailureKind, QueryId};
 use squadron_shuffle::fetch::Fetched;
 use squadron_shuffle::{Fetcher, Store, encode};
+use tokio::sync::watch;
 
+use self::kept::{KeptResult, Reading};
 use crate::auth::Principal;
-use crate::scheduler::{QueryEvents, QuerySummary, QueryUpdate, ResultPart, SchedulerHandle};
+use crate::scheduler::{
+    QueryEvents, QueryProgress, QuerySummary, QueryUpdate, ResultPart, SchedulerHandle,
+};
 
 /// Frames on their way to a client.
 pub type Frames = BoxStream<'static, Result<FlightData, Failure>>;
@@ -159,12 +168,27 @@ impl OpenResults {
             || self.ended.get(&query).as_ref() == Some(principal)
     }
 
+    /// A query of `owner` was ended otherwise.
+    pub fn remember(&self, query: QueryId, owner: &Principal) {
+        self.ended.insert(query, owner.clone());
+    }
+
     /// Drops a result that nobody will take, if it still waits.
     pub fn discard(&self, query: QueryId) {
         if let Some(waiting) = self.waiting.remove(&query) {
             self.ended.insert(query, waiting.owner.clone());
             drop(lock(&waiting.result).take());
         }
+    }
+
+    /// Lets a result that waits do so for its whole time to live from now on.
+    pub fn touch(&self, query: QueryId) {
+        self.waiting
+            .entry(query)
+            .and_compute_with(|waiting| match waiting {
+                Some(waiting) => Op::Put(waiting.into_value()),
+                None => Op::Nop,
+            });
     }
 
     /// How many results wait or are being read.
@@ -230,6 +254,30 @@ impl ResultReader {
                 Ok(schema_message.chain(guarded.into_stream()).boxed())
             }
         }
+    }
+
+    /// All frames of one endpoint of a kept result, which may be read again: the schema message first, then the rows.
+    ///
+    /// # Errors
+    /// The query's own failure, and `NotFound` for rows that are not kept.
+    pub async fn kept_frames(
+        &self,
+        result: &Arc<KeptResult>,
+        endpoint: &Fetch,
+    ) -> Result<Frames, Failure> {
+        let parts = result.parts_of(endpoint)?;
+        let mut progress = result.progress();
+        let rows = match self.rows(result.query, &result.schema, parts).await {
+            Ok(rows) => rows,
+            Err(broken) => return Err(cause_of_kept(&mut progress, broken).await),
+        };
+        let schema_message = encode::frames(Arc::clone(&result.schema), stream::empty());
+        let kept = Kept {
+            rows,
+            progress,
+            _reading: result.reading(),
+        };
+        Ok(schema_message.chain(kept.into_stream()).boxed())
     }
 
     /// Reads a result to its end, throws the rows away and returns what the query took.
@@ -364,6 +412,43 @@ impl Running {
             Some(QueryUpdate::Ended(Err(failure))) => Err(failure),
             Some(QueryUpdate::Ended(Ok(_)) | QueryUpdate::ResultReady { .. }) | None => Ok(None),
         }
+    }
+}
+
+/// Rows of a kept result, and the query's own fate.
+struct Kept {
+    rows: SelectAll<Frames>,
+    progress: watch::Receiver<QueryProgress>,
+    _reading: Reading,
+}
+
+impl Kept {
+    fn into_stream(self) -> Frames {
+        stream::unfold(Some(self), |kept| async move {
+            let mut kept = kept?;
+            match kept.rows.try_next().await {
+                Ok(Some(frame)) => Some((Ok(frame), Some(kept))),
+                Ok(None) => None,
+                Err(broken) => {
+                    let failure = cause_of_kept(&mut kept.progress, broken).await;
+                    Some((Err(failure), None))
+                }
+            }
+        })
+        .boxed()
+    }
+}
+
+async fn cause_of_kept(progress: &mut watch::Receiver<QueryProgress>, broken: Failure) -> Failure {
+    let ended = progress.wait_for(|progress| progress.ended.is_some());
+    let told = match tokio::time::timeout(CAUSE_PATIENCE, ended).await {
+        Ok(Ok(told)) => told.ended.clone(),
+        Ok(Err(_)) | Err(_) => None,
+    };
+    match told {
+        Some(Err(failure)) => failure,
+        Some(Ok(())) => kept::gone(),
+        None => broken,
     }
 }
 

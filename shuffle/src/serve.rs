@@ -1,4 +1,6 @@
-//! Serves shuffle output to other processes: Flight DoGet with fetch tickets, and nothing else.
+//! Serves shuffle output to other processes: Flight DoGet with signed tickets, and nothing else.
+//!
+//! To other processes of the cluster, with a fetch ticket:
 //!
 //! ```text
 //! schema message
@@ -7,6 +9,10 @@
 //! ```
 //!
 //! A stream that ends without the end of every partition was cut off.
+//!
+//! To a client, with the ticket of an endpoint: a plain Flight stream, the same as it would get from the server. The
+//! ticket is all that is asked of a client: whatever it says of itself is ignored, and everyone's Handshake succeeds,
+//! since drivers shake hands before they fetch.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -20,15 +26,16 @@ use arrow_flight::{
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use prost::Message;
-use squadron_proto::ticket::{ClusterKey, Fetch, Subject, TicketError};
+use squadron_proto::ticket::{ClusterKey, Fetch, FetchOutput, Subject, TicketError};
 use squadron_proto::wire::ticket::FetchTag;
 use squadron_proto::{AttemptKey, Failure, FailureKind};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use tower::layer::util::{Identity, Stack};
 
-use crate::encode::{Frames, MAX_MESSAGE_BYTES, Piece};
+use crate::encode::{self, Frames, MAX_MESSAGE_BYTES, Piece};
 use crate::listen;
 use crate::status::to_status;
 use crate::store::{PartitionReader, Store};
@@ -74,13 +81,14 @@ impl DataService {
     }
 
     /// What a ticket entitles to; its fields are looked at only after its signature.
-    fn open(&self, ticket: &Ticket) -> Result<Fetch, Failure> {
+    fn open(&self, ticket: &Ticket) -> Result<Served, Failure> {
         let subject = self.key.open(&ticket.ticket, SystemTime::now());
         match subject {
-            Ok(Subject::Fetch(fetch)) => Ok(fetch),
-            Ok(Subject::Result(_)) => Err(Failure::new(
+            Ok(Subject::Fetch(fetch)) => self.tagged(&fetch).map(StreamExt::boxed),
+            Ok(Subject::Endpoint(rows)) => self.plain(&rows),
+            Ok(Subject::Result(_) | Subject::Poll(_)) => Err(Failure::new(
                 FailureKind::Invalid,
-                "this ticket is for results; present it to the server that issued it",
+                "this ticket is for the server; present it where it was issued",
             )),
             Err(error @ TicketError::Foreign) => Err(Failure::new(
                 FailureKind::Unauthenticated,
@@ -92,16 +100,11 @@ impl DataService {
         }
     }
 
-    fn serve(&self, fetch: &Fetch) -> Result<Frames, Failure> {
+    fn tagged(&self, fetch: &Fetch) -> Result<Frames, Failure> {
         let schema = self.schema(fetch)?;
         let mut partitions = BTreeMap::<u32, Vec<Part>>::new();
         for (index, output) in (0..).zip(&fetch.outputs) {
-            let key = AttemptKey {
-                query: fetch.query,
-                stage: fetch.stage,
-                task: output.task,
-                attempt: output.attempt,
-            };
+            let key = key_of(fetch, output);
             for number in &output.partitions {
                 let reader = self.store.read(key, *number)?;
                 let part = Part {
@@ -119,23 +122,51 @@ impl DataService {
         Ok(Frames::new(&schema, stream::select_all(streams)))
     }
 
+    /// The rows of a client, partition after partition.
+    fn plain(&self, rows: &Fetch) -> Result<Served, Failure> {
+        let gone = |failure: Failure| match failure.kind {
+            FailureKind::ShuffleLost => Failure::new(
+                FailureKind::NotFound,
+                "the rows are not here any more: their time is over, the query was cancelled or failed, or the worker was \
+                 started anew; run the statement again",
+            ),
+            _ => failure,
+        };
+        let schema = self.schema(rows).map_err(gone)?;
+        let mut readers = Vec::new();
+        for output in &rows.outputs {
+            let key = key_of(rows, output);
+            for partition in &output.partitions {
+                readers.push(self.store.read(key, *partition).map_err(gone)?);
+            }
+        }
+        let batches = stream::iter(readers)
+            .flatten()
+            .map(move |batch| batch.map_err(gone));
+        Ok(encode::frames(schema, batches).boxed())
+    }
+
     /// All outputs of a stage have the same.
     fn schema(&self, fetch: &Fetch) -> Result<SchemaRef, Failure> {
         let output = fetch.outputs.first().ok_or_else(|| {
             Failure::new(FailureKind::Invalid, "the ticket names no output to fetch")
         })?;
-        let key = AttemptKey {
-            query: fetch.query,
-            stage: fetch.stage,
-            task: output.task,
-            attempt: output.attempt,
-        };
+        let key = key_of(fetch, output);
         self.store.schema(key).ok_or_else(|| {
             Failure::new(
                 FailureKind::ShuffleLost,
                 format!("output {key} is not here; it was released or lost"),
             )
         })
+    }
+}
+
+fn key_of(fetch: &Fetch, output: &FetchOutput) -> AttemptKey {
+    AttemptKey {
+        query: fetch.query,
+        stage: fetch.stage,
+        task: output.task,
+        attempt: output.attempt,
     }
 }
 
@@ -172,6 +203,8 @@ impl Part {
     }
 }
 
+/// The messages of one DoGet.
+type Served = BoxStream<'static, Result<FlightData, Failure>>;
 type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -194,7 +227,6 @@ impl FlightService for DataService {
     async fn do_get(&self, request: Request<Ticket>) -> Answer<Self::DoGetStream> {
         let frames = self
             .open(request.get_ref())
-            .and_then(|fetch| self.serve(&fetch))
             .map_err(|failure| to_status(&failure))?;
         let frames = frames.map_err(|failure| to_status(&failure));
         Ok(Response::new(frames.boxed()))
@@ -204,7 +236,14 @@ impl FlightService for DataService {
         &self,
         _: Request<Streaming<HandshakeRequest>>,
     ) -> Answer<Self::HandshakeStream> {
-        absent("Handshake")
+        let welcome = stream::iter([Ok(HandshakeResponse::default())]);
+        let mut answer = Response::new(welcome.boxed());
+        // Drivers that log in expect a token back.
+        answer.metadata_mut().insert(
+            "authorization",
+            AsciiMetadataValue::from_static("Bearer the-ticket-is-what-counts"),
+        );
+        Ok(answer)
     }
 
     async fn list_flights(&self, _: Request<Criteria>) -> Answer<Self::ListFlightsStream> {

@@ -244,6 +244,7 @@ impl Control {
                 Cancel::Nothing => debug!(attempt = %key, "nothing to cancel"),
             },
             ServerMessage::Release(release) => self.release(&release),
+            ServerMessage::QueryFailed(query, failure) => self.engine.store.fail(query, &failure),
             ServerMessage::Acknowledge(sequence) => self.outbox.acknowledge(sequence),
             ServerMessage::Drain => {
                 if self.leaving == Leaving::No {

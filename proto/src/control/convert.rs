@@ -59,6 +59,10 @@ impl TryFrom<ServerMessage> for wire::ServerMessage {
                 query: release.query.to_bytes(),
                 stages: release.stages.into_iter().map(|stage| stage.0).collect(),
             }),
+            ServerMessage::QueryFailed(query, failure) => Message::QueryFailed(wire::QueryFailed {
+                query: query.to_bytes(),
+                failure: Some(failure.into()),
+            }),
             ServerMessage::Acknowledge(sequence) => {
                 Message::Acknowledge(wire::Acknowledge { sequence })
             }
@@ -96,6 +100,13 @@ impl TryFrom<wire::ServerMessage> for ServerMessage {
                 query: QueryId::from_bytes(&release.query)?,
                 stages: release.stages.into_iter().map(StageId).collect(),
             }),
+            Message::QueryFailed(failed) => Self::QueryFailed(
+                QueryId::from_bytes(&failed.query)?,
+                failed
+                    .failure
+                    .ok_or(Malformed::new("failed query without a failure"))?
+                    .into(),
+            ),
             Message::Acknowledge(acknowledge) => Self::Acknowledge(acknowledge.sequence),
             Message::Drain(wire::Drain {}) => Self::Drain,
         })

@@ -109,6 +109,11 @@ pub struct ServeArgs {
     /// How many prepared statements are kept at once; beyond it the least recently used are forgotten.
     #[arg(long, value_name = "N", default_value = "10000", value_parser = values::at_least_one)]
     pub max_prepared_statements: usize,
+    /// Where clients are sent for results of several endpoints (SET squadron.endpoints = parallel): to the workers that
+    /// hold them, with the way through this server as a fallback, or to this server alone, for clients that cannot reach
+    /// workers.
+    #[arg(long, value_name = "WHERE", default_value = "workers")]
+    pub endpoint_locations: EndpointLocations,
     /// How long a query waits for a first worker before it fails.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub no_worker_timeout: Duration,
@@ -238,6 +243,15 @@ pub struct SqlArgs {
     /// Read flags from this file: its table `sql` has keys such as server.
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
+}
+
+/// Where clients fetch the rows of results of several endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EndpointLocations {
+    /// From the workers that hold them, else through the server.
+    Workers,
+    /// Through the server.
+    Server,
 }
 
 /// How `squadron sql` prints rows.

@@ -19,8 +19,8 @@ mod values;
 use std::ffi::OsString;
 
 pub use args::{
-    Command, GenerateTpchArgs, HashPasswordArgs, OutputFormat, ServeArgs, SqlArgs, WorkArgs,
-    WorkerArgs,
+    Command, EndpointLocations, GenerateTpchArgs, HashPasswordArgs, OutputFormat, ServeArgs,
+    SqlArgs, WorkArgs, WorkerArgs,
 };
 pub use reference::reference;
 pub(crate) use sentence::nearest;

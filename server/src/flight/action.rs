@@ -5,10 +5,11 @@
 use arrow_flight::sql::{
     ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
     ActionCreatePreparedStatementRequest, ActionCreatePreparedSubstraitPlanRequest, Any,
-    ProstMessageExt, TicketStatementQuery,
+    ProstMessageExt,
 };
 use arrow_flight::{
     Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo,
+    RenewFlightEndpointRequest,
 };
 use bytes::Bytes;
 use prost::Message;
@@ -18,12 +19,11 @@ use super::messages::{
     CloseSessionRequest, CloseSessionResult, CloseSessionStatus, GetSessionOptionsRequest,
     SetSessionOptionsRequest,
 };
-use super::options;
 use super::prepared::Statements;
 use super::session::Sessions;
 use super::statement;
 use super::status::{invalid, unsupported};
-use super::substrait;
+use super::{endpoints, options, substrait};
 use crate::queries::{NO_TRANSACTIONS, Queries, Session};
 
 const CREATE_PREPARED_STATEMENT: &str = "CreatePreparedStatement";
@@ -31,12 +31,13 @@ const CREATE_PREPARED_SUBSTRAIT_PLAN: &str = "CreatePreparedSubstraitPlan";
 const CLOSE_PREPARED_STATEMENT: &str = "ClosePreparedStatement";
 const CANCEL_QUERY: &str = "CancelQuery";
 const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
+const RENEW_FLIGHT_ENDPOINT: &str = "RenewFlightEndpoint";
 const SET_SESSION_OPTIONS: &str = "SetSessionOptions";
 const GET_SESSION_OPTIONS: &str = "GetSessionOptions";
 const CLOSE_SESSION: &str = "CloseSession";
 
 /// Every action with a word on it.
-const ACTIONS: [(&str, &str); 8] = [
+const ACTIONS: [(&str, &str); 9] = [
     (
         CREATE_PREPARED_STATEMENT,
         "Prepares a SQL statement and answers its handle and schemas.",
@@ -51,6 +52,10 @@ const ACTIONS: [(&str, &str); 8] = [
         "Stops a query, given its FlightInfo; CancelFlightInfo is the newer form.",
     ),
     (CANCEL_FLIGHT_INFO, "Stops a query, given its FlightInfo."),
+    (
+        RENEW_FLIGHT_ENDPOINT,
+        "Keeps a result of several endpoints for longer, given one of these.",
+    ),
     (
         SET_SESSION_OPTIONS,
         "Sets options of the session: catalog, schema, and settings by name.",
@@ -115,6 +120,11 @@ pub(super) async fn run(
             };
             Ok(Some(result.encode_to_vec().into()))
         }
+        RENEW_FLIGHT_ENDPOINT => {
+            let request: RenewFlightEndpointRequest = decoded(&body)?;
+            let renewed = endpoints::renew(parts.queries, &session.principal, request)?;
+            Ok(Some(renewed.encode_to_vec().into()))
+        }
         SET_SESSION_OPTIONS => {
             let request: SetSessionOptionsRequest = decoded(&body)?;
             let result = options::set(parts.queries, session, request);
@@ -163,21 +173,9 @@ async fn close_session(parts: &Parts<'_>, session: &Session) -> Result<Bytes, Fa
     Ok(result.encode_to_vec().into())
 }
 
-/// Stops the query of a FlightInfo. The signed ticket says which query that is.
+/// Stops the query of a FlightInfo. The signed ticket, or handle of a poll, says which query that is.
 fn cancel(queries: &Queries, session: &Session, info: &FlightInfo) -> Result<(), Failure> {
-    let ticket = info
-        .endpoint
-        .iter()
-        .find_map(|endpoint| endpoint.ticket.as_ref())
-        .ok_or_else(|| invalid("the FlightInfo has no ticket; send the one GetFlightInfo gave"))?;
-    let Ok(ticket) = unpacked::<TicketStatementQuery>(&ticket.ticket) else {
-        return Err(invalid(
-            "the FlightInfo is not one of a query; only queries can be cancelled",
-        ));
-    };
-    let id = queries
-        .query_of(&ticket.statement_handle)
-        .ok_or_else(|| invalid("the ticket has expired or was not issued by this server"))?;
+    let id = endpoints::query_of(queries, info)?;
     queries.cancel(&session.principal, id)
 }
 
@@ -202,7 +200,6 @@ fn not_an_action(name: &str) -> Failure {
         "BeginTransaction" | "EndTransaction" | "BeginSavepoint" | "EndSavepoint" => {
             NO_TRANSACTIONS
         }
-        "RenewFlightEndpoint" => "results do not expire while they are read, so none is renewed",
         _ => "ListActions answers those that are served",
     };
     let name: String = name.chars().take(100).collect();

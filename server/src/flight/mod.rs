@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! gate ──> service ─┬─ session    who is calling, and what it has set
-//!                   ├─ statement  SQL text in GetFlightInfo, GetSchema, DoPut
+//!                   ├─ statement  SQL text in GetFlightInfo, GetSchema, DoPut; tables as paths
 //!                   ├─ substrait  the same for Substrait plans
+//!                   ├─ endpoints  FlightInfo, PollInfo, FlightEndpoint; renewing
 //!                   ├─ prepared   statements kept under a handle, and their bound parameters
 //!                   ├─ metadata   catalogs, schemas, tables, keys, types, SqlInfo
 //!                   ├─ sizes      messages above the limit
@@ -17,6 +18,7 @@
 
 mod action;
 mod credentials;
+mod endpoints;
 mod gate;
 mod messages;
 mod metadata;

@@ -4,7 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::{Any, Command};
 use arrow_flight::{
@@ -19,18 +21,18 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument, Span, field, info_span};
 
-use super::FlightOptions;
 use super::action::{self, Parts};
 use super::metadata::Metadata;
+use super::metadata::flights;
 use super::prepared::Statements;
 use super::session::{Caller, Found, Sessions};
 use super::sizes;
 use super::statement;
 use super::status::{self, Refusal, guarded, invalid, unsupported};
-use super::{credentials, gate, put, substrait};
+use super::{FlightOptions, credentials, endpoints, gate, put, substrait};
 use crate::auth::{Authenticator, Credentials, Login};
 use crate::catalog::Catalog;
-use crate::queries::{Queries, Session};
+use crate::queries::{PlannedStatement, Queries, Session};
 
 /// How long a client that logs in may take to say who it is.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +45,14 @@ pub struct Service {
     statements: Statements,
     /// The largest message a client is sent.
     max_message_bytes: usize,
+}
+
+/// What a descriptor asks for.
+enum Asked {
+    /// A statement, with the parameters bound to it.
+    Statement(PlannedStatement, Option<RecordBatch>),
+    /// Metadata, by this command.
+    Metadata(Metadata, Command),
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -109,38 +119,90 @@ impl Service {
         Ok((login, found))
     }
 
+    /// What a descriptor asks to be run or looked up.
+    async fn asked(
+        &self,
+        session: &Session,
+        descriptor: &FlightDescriptor,
+        rpc: &str,
+    ) -> Result<Asked, Failure> {
+        if is_path(descriptor) {
+            let sql = statement::of_path(session, &descriptor.path)?;
+            let planned = statement::plan(&self.queries, session, &sql, None).await?;
+            return Ok(Asked::Statement(planned, None));
+        }
+        Ok(match command_of(descriptor)? {
+            Command::CommandStatementQuery(command) => {
+                let transaction = command.transaction_id.as_ref();
+                let planned =
+                    statement::plan(&self.queries, session, &command.query, transaction).await?;
+                Asked::Statement(planned, None)
+            }
+            Command::CommandStatementSubstraitPlan(command) => {
+                let transaction = command.transaction_id.as_ref();
+                let planned =
+                    substrait::plan(&self.queries, session, command.plan, transaction).await?;
+                Asked::Statement(planned, None)
+            }
+            Command::CommandPreparedStatementQuery(command) => {
+                let handle = &command.prepared_statement_handle;
+                let prepared = self.statements.get(&session.principal, handle).await?;
+                Asked::Statement(prepared.planned, prepared.parameters)
+            }
+            other => Asked::Metadata(
+                Metadata::of(&other).ok_or_else(|| not_served(rpc, &other))?,
+                other,
+            ),
+        })
+    }
+
     async fn flight_info(
         &self,
         session: &Session,
         descriptor: FlightDescriptor,
     ) -> Result<FlightInfo, Failure> {
-        let queries = &self.queries;
-        match command_of(&descriptor)? {
-            Command::CommandStatementQuery(command) => {
-                let transaction = command.transaction_id.as_ref();
-                let planned =
-                    statement::plan(queries, session, &command.query, transaction).await?;
-                statement::start(queries, session, &planned, None, descriptor).await
+        match self.asked(session, &descriptor, "GetFlightInfo").await? {
+            Asked::Statement(planned, parameters) => {
+                statement::start(&self.queries, session, &planned, parameters, descriptor).await
             }
-            Command::CommandStatementSubstraitPlan(command) => {
-                let transaction = command.transaction_id.as_ref();
-                let planned = substrait::plan(queries, session, command.plan, transaction).await?;
-                statement::start(queries, session, &planned, None, descriptor).await
-            }
-            Command::CommandPreparedStatementQuery(command) => {
-                let handle = &command.prepared_statement_handle;
-                let prepared = self.statements.get(&session.principal, handle).await?;
-                let parameters = prepared.parameters;
-                statement::start(queries, session, &prepared.planned, parameters, descriptor).await
-            }
-            other => {
-                let metadata =
-                    Metadata::of(&other).ok_or_else(|| not_served("GetFlightInfo", &other))?;
-                // The ticket is the command itself: it says no more than the caller may ask anyway.
-                let ticket = Ticket::new(other.into_any().encode_to_vec());
-                statement::info(&metadata.schema(), ticket, descriptor)
-            }
+            Asked::Metadata(metadata, command) => metadata_info(&metadata, command, descriptor),
         }
+    }
+
+    async fn poll_info(
+        &self,
+        session: &Session,
+        descriptor: FlightDescriptor,
+    ) -> Result<PollInfo, Failure> {
+        let queries = &self.queries;
+        if queries.is_poll(&descriptor.cmd) {
+            let polled = queries.poll(&session.principal, &descriptor.cmd).await?;
+            return endpoints::poll_info(polled);
+        }
+        match self.asked(session, &descriptor, "PollFlightInfo").await? {
+            Asked::Statement(planned, parameters) => {
+                let polled = queries.start_polled(session, &planned, parameters).await?;
+                endpoints::poll_info(polled)
+            }
+            Asked::Metadata(metadata, command) => Ok(endpoints::complete(metadata_info(
+                &metadata, command, descriptor,
+            )?)),
+        }
+    }
+
+    /// The tables that match, each under its path, with the schema that reading it has.
+    async fn flights(
+        &self,
+        session: Arc<Session>,
+        criteria: Criteria,
+    ) -> Result<Stream<FlightInfo>, Failure> {
+        let paths = flights::paths(&session.context, &criteria.expression)?;
+        let queries = self.queries.clone();
+        let flights = stream::iter(paths).filter_map(move |path| {
+            let (queries, session) = (queries.clone(), Arc::clone(&session));
+            async move { flights::flight(&queries, &session, path).await.map(Ok) }
+        });
+        Ok(flights.boxed())
     }
 
     async fn schema(
@@ -148,6 +210,13 @@ impl Service {
         session: &Session,
         descriptor: FlightDescriptor,
     ) -> Result<SchemaResult, Failure> {
+        if is_path(&descriptor) {
+            let sql = statement::of_path(session, &descriptor.path)?;
+            let planned = statement::plan(&self.queries, session, &sql, None).await?;
+            return Ok(SchemaResult {
+                schema: statement::encapsulated(&planned.schema)?,
+            });
+        }
         let schema: SchemaRef = match command_of(&descriptor)? {
             Command::CommandStatementQuery(command) => {
                 let transaction = command.transaction_id.as_ref();
@@ -278,12 +347,18 @@ impl FlightService for Service {
         Ok(Response::new(actions))
     }
 
-    async fn list_flights(&self, _: Request<Criteria>) -> Answer<Self::ListFlightsStream> {
-        refused("ListFlights is not served; CommandGetTables lists the tables")
+    async fn list_flights(&self, request: Request<Criteria>) -> Answer<Self::ListFlightsStream> {
+        self.answer("ListFlights", request, async |session, criteria| {
+            Ok(self.flights(session, criteria).await?)
+        })
+        .await
     }
 
-    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Answer<PollInfo> {
-        refused("PollFlightInfo is not served yet; use GetFlightInfo, which answers at once")
+    async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Answer<PollInfo> {
+        self.answer("PollFlightInfo", request, async |session, descriptor| {
+            Ok(self.poll_info(&session, descriptor).await?)
+        })
+        .await
     }
 
     async fn do_exchange(
@@ -319,11 +394,25 @@ fn request_span(rpc: &'static str) -> Span {
     )
 }
 
+fn is_path(descriptor: &FlightDescriptor) -> bool {
+    descriptor.r#type() == DescriptorType::Path
+}
+
+/// The ticket is the command itself: it says no more than the caller may ask anyway.
+fn metadata_info(
+    metadata: &Metadata,
+    command: Command,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo, Failure> {
+    let ticket = Ticket::new(command.into_any().encode_to_vec());
+    statement::info(&metadata.schema(), ticket, descriptor)
+}
+
 /// The Flight SQL command of a descriptor.
 pub(super) fn command_of(descriptor: &FlightDescriptor) -> Result<Command, Failure> {
     if descriptor.cmd.is_empty() {
         return Err(invalid(
-            "the descriptor has no command; Squadron answers Flight SQL commands, not paths",
+            "the descriptor has neither a command nor a path; send a Flight SQL command, or the path of a table",
         ));
     }
     command_in(&descriptor.cmd)

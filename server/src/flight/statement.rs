@@ -5,15 +5,15 @@ use std::borrow::Cow;
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use arrow::ipc::writer::IpcWriteOptions;
-use arrow_flight::sql::{ProstMessageExt, TicketStatementQuery};
+use arrow_flight::sql::ProstMessageExt;
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
 use bytes::Bytes;
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, dialect_from_str};
 use prost::Message;
 use squadron_proto::Failure;
 
-use super::placeholders;
-use super::status::unsupported;
+use super::status::{invalid, unsupported};
+use super::{endpoints, placeholders};
 use crate::queries::{NO_TRANSACTIONS, PlannedStatement, Queries, Session};
 
 /// The longest command that FlightInfo repeats: with a longer one it may be more than the 4 MiB that many clients read.
@@ -40,26 +40,44 @@ pub(super) async fn start(
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo, Failure> {
     let started = queries.start(session, planned, parameters).await?;
-    let ticket = TicketStatementQuery {
-        statement_handle: queries.ticket(started.id),
-    };
-    let info = info(&started.schema, Ticket::new(packed(&ticket)), descriptor)?;
-    Ok(info
-        .with_app_metadata(started.id.to_string())
-        .with_total_records(started.total_records))
+    let offered = queries.offered(&started)?;
+    endpoints::info(started.id, &started.schema, offered, descriptor)
 }
 
-/// A FlightInfo with one endpoint on this connection: several clients read the first endpoint only, and a location
-/// that a client cannot reach is worse than none. No expiration, since a result is read once.
+/// The statement that reads all of a table, given as the path of a descriptor: `[catalog, schema, table]`, or its end.
+pub(super) fn of_path(session: &Session, path: &[String]) -> Result<String, Failure> {
+    if path.is_empty() || path.len() > 3 || path.iter().any(String::is_empty) {
+        return Err(invalid(
+            "the path of a descriptor names a table: catalog, schema and table, or the last of these; ListFlights lists \
+             them",
+        ));
+    }
+    let quote = dialect(session).identifier_quote_style("").unwrap_or('"');
+    let quoted = path.iter().map(|name| {
+        let doubled = name.replace(quote, &format!("{quote}{quote}"));
+        format!("{quote}{doubled}{quote}")
+    });
+    Ok(format!(
+        "SELECT * FROM {}",
+        quoted.collect::<Vec<_>>().join(".")
+    ))
+}
+
+/// A FlightInfo with one endpoint on this connection, for metadata: its ticket is good as often as it is presented.
 pub(super) fn info(
     schema: &Schema,
     ticket: Ticket,
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo, Failure> {
     let mut info = FlightInfo::new().with_endpoint(FlightEndpoint::new().with_ticket(ticket));
-    info.flight_descriptor = Some(descriptor).filter(|it| it.cmd.len() <= MAX_ECHO_BYTES);
+    info.flight_descriptor = echo(descriptor);
     info.schema = encapsulated(schema)?;
     Ok(info)
+}
+
+/// The descriptor, where it is not too long to be repeated.
+pub(super) fn echo(descriptor: FlightDescriptor) -> Option<FlightDescriptor> {
+    Some(descriptor).filter(|it| it.encoded_len() <= MAX_ECHO_BYTES)
 }
 
 /// A schema as an encapsulated IPC message.
@@ -86,9 +104,11 @@ pub(super) fn no_transaction(id: Option<&Bytes>) -> Result<(), Failure> {
 
 /// The statement with numbered placeholders, by the dialect of the session.
 fn numbered<'a>(session: &Session, sql: &'a str) -> Result<Cow<'a, str>, Failure> {
+    placeholders::numbered(sql, &*dialect(session))
+}
+
+fn dialect(session: &Session) -> Box<dyn Dialect> {
     let config = session.context.copied_config();
     let name = config.options().sql_parser.dialect.to_string();
-    let dialect: Box<dyn Dialect> =
-        dialect_from_str(name).unwrap_or_else(|| Box::new(GenericDialect {}));
-    placeholders::numbered(sql, &*dialect)
+    dialect_from_str(name).unwrap_or_else(|| Box::new(GenericDialect {}))
 }

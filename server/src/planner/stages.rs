@@ -66,6 +66,8 @@ pub struct GraphContext {
     pub stores: Vec<ObjectStoreSpec>,
     /// For test-decoding: knows the functions and object stores.
     pub task_context: Arc<TaskContext>,
+    /// Whether the result is kept where it is written, instead of streamed to one reader.
+    pub keep_result: bool,
     /// Whether no worker outside this process can ever get the plan, so that it need not be encoded.
     pub in_process: bool,
 }
@@ -191,7 +193,7 @@ impl PlannedStage {
             settings: context.settings.clone(),
             stores: context.stores.clone(),
             placement: dispatch.placement,
-            streamed: is_root,
+            streamed: is_root && !context.keep_result,
             output_partitions: match self.output {
                 Output::Hash(_) => OutputPartitions::Hash(partitions),
                 Output::Identity => OutputPartitions::Identity(partitions),

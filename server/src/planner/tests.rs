@@ -112,6 +112,7 @@ impl Fixture {
                 settings: Vec::new(),
                 stores: Vec::new(),
                 task_context: state.task_ctx(),
+                keep_result: false,
                 in_process: false,
             })
             .unwrap()

@@ -15,12 +15,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use squadron_proto::control::{PlanRef, ServerMessage, Stage};
 use squadron_proto::{Failure, FailureKind, QueryId, WorkerId};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::event::{Effect, Event, QuerySummary, ResultPart};
+use super::event::{Effect, Event, QueryProgress, QuerySummary, ResultPart};
 use super::graph::StageGraph;
 use super::{Limits, Scheduler};
 use crate::workers::{Registry, WorkerEvent, WorkerEventKind, WorkerInfo};
@@ -49,6 +49,7 @@ pub enum QueryUpdate {
 pub struct QueryEvents {
     query: QueryId,
     updates: mpsc::Receiver<QueryUpdate>,
+    progress: watch::Receiver<QueryProgress>,
     signals: Arc<Signals>,
     ended: bool,
 }
@@ -66,6 +67,11 @@ impl QueryEvents {
             .unwrap_or_else(|| QueryUpdate::Ended(Err(stopping())));
         self.ended = matches!(update, QueryUpdate::Ended(_));
         Some(update)
+    }
+
+    /// For whoever only looks: how far the query is, also after its end.
+    pub fn progress(&self) -> watch::Receiver<QueryProgress> {
+        self.progress.clone()
     }
 }
 
@@ -95,13 +101,20 @@ impl SchedulerHandle {
     /// When the server is shutting down.
     pub async fn submit(&self, graph: StageGraph) -> Result<QueryEvents, Failure> {
         let (sender, updates) = mpsc::channel(UPDATES_PER_QUERY);
+        let (progress_sender, progress) = watch::channel(QueryProgress::default());
+        let owner = Owner {
+            updates: sender,
+            progress: progress_sender,
+            is_kept: graph.keeps_result(),
+        };
         let mut events = QueryEvents {
             query: graph.query,
             updates,
+            progress,
             signals: Arc::clone(&self.signals),
             ended: false,
         };
-        let command = Command::Submit(Box::new(graph), sender);
+        let command = Command::Submit(Box::new(graph), owner);
         if self.commands.send(command).await.is_err() {
             events.ended = true;
             return Err(stopping());
@@ -138,8 +151,17 @@ fn stopping() -> Failure {
 
 #[derive(Debug)]
 enum Command {
-    Submit(Box<StageGraph>, mpsc::Sender<QueryUpdate>),
+    Submit(Box<StageGraph>, Owner),
     Workers(oneshot::Sender<Vec<WorkerInfo>>),
+}
+
+/// The way to whoever waits for a query.
+#[derive(Debug)]
+struct Owner {
+    updates: mpsc::Sender<QueryUpdate>,
+    progress: watch::Sender<QueryProgress>,
+    /// Whether clients may read the result from workers, which then must hear why it failed.
+    is_kept: bool,
 }
 
 /// What must reach the driver from places that cannot wait, one entry a query.
@@ -187,7 +209,7 @@ pub struct Driver {
     worker_events: mpsc::Receiver<WorkerEvent>,
     commands: mpsc::Receiver<Command>,
     signals: Arc<Signals>,
-    updates: HashMap<QueryId, mpsc::Sender<QueryUpdate>>,
+    owners: HashMap<QueryId, Owner>,
     /// Which connection of a worker counts; what older ones still say does not.
     joined: HashMap<WorkerId, u64>,
     start: Instant,
@@ -212,7 +234,7 @@ impl Driver {
             worker_events,
             commands,
             signals,
-            updates: HashMap::new(),
+            owners: HashMap::new(),
             joined: HashMap::new(),
             start: Instant::now(),
         };
@@ -242,7 +264,7 @@ impl Driver {
         while let Ok(command) = self.commands.try_recv() {
             self.handle_command(command);
         }
-        let left: BTreeSet<QueryId> = self.updates.keys().copied().collect();
+        let left: BTreeSet<QueryId> = self.owners.keys().copied().collect();
         for query in left {
             let failure = stopping();
             self.apply(Event::Cancel { query, failure });
@@ -252,14 +274,14 @@ impl Driver {
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Submit(graph, updates) => {
-                if self.updates.contains_key(&graph.query) {
+            Command::Submit(graph, owner) => {
+                if self.owners.contains_key(&graph.query) {
                     let failure =
                         Failure::internal(format!("query {} was submitted twice", graph.query));
-                    deliver(&updates, QueryUpdate::Ended(Err(failure)));
+                    owner.deliver(QueryUpdate::Ended(Err(failure)));
                     return;
                 }
-                self.updates.insert(graph.query, updates);
+                self.owners.insert(graph.query, owner);
                 self.apply(Event::Submit(*graph));
             }
             Command::Workers(answer) => {
@@ -338,11 +360,57 @@ impl Driver {
     fn apply(&mut self, event: Event) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
-            for effect in self.scheduler.apply(self.start.elapsed(), event) {
+            let about = match &event {
+                Event::Report { attempt, .. } => Some(attempt.query),
+                _ => None,
+            };
+            let effects = self.scheduler.apply(self.start.elapsed(), event);
+            let failed = self.failed_with_readers(&effects);
+            for effect in effects {
+                self.tell_cause(&effect, &failed);
                 if let Some(lost) = self.carry_out(effect) {
                     events.push(lost);
                 }
             }
+            if let Some(query) = about {
+                self.show_progress(query);
+            }
+        }
+    }
+
+    /// The queries that end in failure now and whose results clients may be reading at workers.
+    fn failed_with_readers(&self, effects: &[Effect]) -> HashMap<QueryId, Failure> {
+        let failed = effects.iter().filter_map(|effect| match effect {
+            Effect::Ended {
+                query,
+                outcome: Err(failure),
+            } => Some((*query, failure.clone())),
+            _ => None,
+        });
+        failed
+            .filter(|(query, _)| self.owners.get(query).is_some_and(|owner| owner.is_kept))
+            .collect()
+    }
+
+    /// Readers hear why before the output goes.
+    fn tell_cause(&self, effect: &Effect, failed: &HashMap<QueryId, Failure>) {
+        if let Effect::Release { worker, release } = effect
+            && let Some(failure) = failed.get(&release.query)
+            && let Some(connection) = self.joined.get(worker)
+        {
+            let message = ServerMessage::QueryFailed(release.query, failure.clone());
+            // Who cannot be reached is found out by the release that follows.
+            let _ = self.registry.send(*worker, *connection, message);
+        }
+    }
+
+    /// Only where somebody looks beside the owner: it takes a walk over the query's tasks.
+    fn show_progress(&self, query: QueryId) {
+        if let Some(owner) = self.owners.get(&query)
+            && (owner.is_kept || owner.progress.receiver_count() > 1)
+            && let Some(progress) = self.scheduler.progress(query)
+        {
+            owner.show(progress);
         }
     }
 
@@ -359,8 +427,9 @@ impl Driver {
                 self.send(worker, ServerMessage::Release(release))
             }
             Effect::ResultReady { query, parts } => {
-                if let Some(updates) = self.updates.get(&query) {
-                    deliver(updates, QueryUpdate::ResultReady { parts });
+                if let Some(owner) = self.owners.get(&query) {
+                    owner.progress.send_modify(|shown| shown.is_ready = true);
+                    owner.deliver(QueryUpdate::ResultReady { parts });
                 }
                 None
             }
@@ -373,8 +442,8 @@ impl Driver {
                         info!(query_id = %query, kind = ?failure.kind, "query failed: {failure}")
                     }
                 }
-                if let Some(updates) = self.updates.remove(&query) {
-                    deliver(&updates, QueryUpdate::Ended(outcome));
+                if let Some(owner) = self.owners.remove(&query) {
+                    owner.end(outcome);
                 }
                 None
             }
@@ -436,10 +505,30 @@ impl Driver {
     }
 }
 
-/// There is room for all updates of a query; a receiver that has gone away needs none.
-fn deliver(updates: &mpsc::Sender<QueryUpdate>, update: QueryUpdate) {
-    if let Err(error) = updates.try_send(update) {
-        debug!("nobody takes the update: {error}");
+impl Owner {
+    /// There is room for all updates of a query; a receiver that has gone away needs none.
+    fn deliver(&self, update: QueryUpdate) {
+        if let Err(error) = self.updates.try_send(update) {
+            debug!("nobody takes the update: {error}");
+        }
+    }
+
+    fn end(&self, outcome: Result<QuerySummary, Failure>) {
+        let ended = outcome.as_ref().map(|_| ()).map_err(Failure::clone);
+        self.progress
+            .send_modify(|progress| progress.ended = Some(ended));
+        self.deliver(QueryUpdate::Ended(outcome));
+    }
+
+    /// The fraction never falls.
+    fn show(&self, news: QueryProgress) {
+        self.progress.send_if_modified(|shown| {
+            let fraction = news.fraction.max(shown.fraction);
+            let news = QueryProgress { fraction, ..news };
+            let is_news = *shown != news;
+            *shown = news;
+            is_news
+        });
     }
 }
 

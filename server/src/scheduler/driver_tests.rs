@@ -48,6 +48,7 @@ fn answers(message: &ServerMessage) -> Vec<(AttemptKey, AttemptStatus)> {
         | ServerMessage::Cancel(_)
         | ServerMessage::Release(_)
         | ServerMessage::Acknowledge(_)
+        | ServerMessage::QueryFailed(..)
         | ServerMessage::Drain => Vec::new(),
     }
 }

@@ -141,6 +141,21 @@ pub struct ResultPart {
     pub partitions: Vec<u32>,
 }
 
+/// How far a query is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueryProgress {
+    /// Finished tasks over all tasks, weighted by the bytes they read; from 0 to 1.
+    pub fraction: f64,
+    /// The parts of a kept result that can be read by now, in the order of the root's tasks.
+    pub parts: Vec<ResultPart>,
+    /// Rows of the result, once it is complete.
+    pub rows: Option<u64>,
+    /// Whether all of the result can be read: a streamed one while it is written, another one when it is complete.
+    pub is_ready: bool,
+    /// How the query ended, if it has.
+    pub ended: Option<Result<(), Failure>>,
+}
+
 /// What a finished query took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QuerySummary {

@@ -88,6 +88,23 @@ impl StageSpec {
 }
 
 impl StageGraph {
+    /// Whether the result stays where it is until it is released, for any number of readers.
+    pub fn keeps_result(&self) -> bool {
+        let mut stages = self.stages.iter();
+        stages.any(|stage| stage.id == self.root && !stage.streamed)
+    }
+
+    /// How many tasks write the result, and into how many partitions.
+    pub fn result_shape(&self) -> (usize, usize) {
+        let root = self.stages.iter().find(|stage| stage.id == self.root);
+        root.map_or((0, 0), |root| {
+            let partitions = match root.output_partitions {
+                OutputPartitions::Hash(count) | OutputPartitions::Identity(count) => count,
+            };
+            (root.tasks.len(), partitions as usize)
+        })
+    }
+
     /// Checks what the state machines rely on.
     ///
     /// # Errors

@@ -47,7 +47,9 @@ mod testing;
 mod tests;
 
 pub use driver::{Driver, QueryEvents, QueryUpdate, SchedulerHandle};
-pub use event::{Effect, Event, QuerySummary, ResultPart, StageSummary, TaskSummary};
+pub use event::{
+    Effect, Event, QueryProgress, QuerySummary, ResultPart, StageSummary, TaskSummary,
+};
 pub use graph::{OutputPartitions, Placement, StageGraph, StageSpec, TaskSpec};
 pub use members::WorkerLoad;
 
@@ -186,6 +188,13 @@ impl Scheduler {
     /// The workers there are, in the order of their ids.
     pub fn workers(&self) -> Vec<WorkerLoad> {
         self.members.loads()
+    }
+
+    /// How far a query is; none when it has ended.
+    pub fn progress(&self, query: QueryId) -> Option<QueryProgress> {
+        let members = &self.members;
+        let query = self.queries.get(&query)?;
+        Some(query.progress(|worker| members.address(worker)))
     }
 
     /// Whether nothing of any query is left.

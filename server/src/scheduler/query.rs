@@ -14,13 +14,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use squadron_proto::control::{AttemptStatus, StageInput};
-use squadron_proto::{AttemptKey, Failure, QueryId, StageId, WorkerId};
+use squadron_proto::{AttemptKey, AttemptNumber, Failure, QueryId, StageId, WorkerId};
 
-use super::event::{QuerySummary, ResultPart};
+use super::event::{QueryProgress, QuerySummary, ResultPart};
 use super::graph::{Placement, StageGraph};
 use super::policy::Rank;
 use super::stage::{Sources, Stage, task_id};
 use super::task::{Change, Hold, Task};
+
+/// What a task counts for in a query's progress beside the bytes it reads.
+const TASK_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Query {
@@ -166,19 +169,63 @@ impl Query {
                 (None, Some(finished)) => (finished.worker, finished.attempt),
                 (None, None) => return None,
             };
-            Some(ResultPart {
-                attempt: AttemptKey {
-                    query: self.id,
-                    stage: root.spec.id,
-                    task: task_id(number),
-                    attempt,
-                },
-                worker,
-                address: address_of(worker),
-                partitions: root.spec.written_by(root.spec.tasks.get(number)?),
-            })
+            Some(self.result_part(number, worker, attempt, &address_of))
         };
         root.tasks.iter().enumerate().filter_map(part).collect()
+    }
+
+    /// How far it is, for whoever asks. The fraction never falls while no finished task is run again.
+    pub(super) fn progress(&self, address_of: impl Fn(WorkerId) -> String) -> QueryProgress {
+        let (mut done, mut all) = (0.0, 0.0);
+        for stage in &self.stages {
+            for (task, spec) in stage.tasks.iter().zip(&stage.spec.tasks) {
+                let weight = (spec.bytes + TASK_BYTES) as f64;
+                all += weight;
+                if task.finished().is_some() {
+                    done += weight;
+                }
+            }
+        }
+        let root = &self.stages[self.root];
+        let part = |(number, task): (usize, &Task)| {
+            let (worker, attempt) = task.readable()?;
+            Some(self.result_part(number, worker, attempt, &address_of))
+        };
+        let rows = |task: &Task| Some(task.finished()?.output.metrics.rows);
+        QueryProgress {
+            fraction: if all > 0.0 { done / all } else { 0.0 },
+            parts: match root.spec.streamed {
+                true => Vec::new(),
+                false => root.tasks.iter().enumerate().filter_map(part).collect(),
+            },
+            rows: root.tasks.iter().map(rows).sum(),
+            is_ready: matches!(self.phase, Phase::Streaming { .. }),
+            ended: None,
+        }
+    }
+
+    fn result_part(
+        &self,
+        number: usize,
+        worker: WorkerId,
+        attempt: AttemptNumber,
+        address_of: impl Fn(WorkerId) -> String,
+    ) -> ResultPart {
+        let spec = &self.stages[self.root].spec;
+        ResultPart {
+            attempt: AttemptKey {
+                query: self.id,
+                stage: spec.id,
+                task: task_id(number),
+                attempt,
+            },
+            worker,
+            address: address_of(worker),
+            partitions: spec
+                .tasks
+                .get(number)
+                .map_or_else(Vec::new, |task| spec.written_by(task)),
+        }
     }
 
     /// All attempts that have not ended, and whether they hold slots.

@@ -112,6 +112,18 @@ impl Task {
         }
     }
 
+    /// The attempt whose output can be read, if only while it is written.
+    pub(super) fn readable(&self) -> Option<(WorkerId, AttemptNumber)> {
+        match &self.state {
+            TaskState::Running(hold) | TaskState::Parked(hold) => Some((hold.worker, hold.attempt)),
+            TaskState::Finished(finished) => Some((finished.worker, finished.attempt)),
+            TaskState::Waiting
+            | TaskState::Pending
+            | TaskState::Launched(_)
+            | TaskState::Committed(_) => None,
+        }
+    }
+
     pub(super) fn finished(&self) -> Option<&Finished> {
         match &self.state {
             TaskState::Finished(finished) => Some(finished),

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::memory_pool::MemoryPool;
 use squadron_proto::control::{OutputMode, Release};
-use squadron_proto::{AttemptKey, AttemptNumber, Failure, FailureKind, StageId, TaskId};
+use squadron_proto::{AttemptKey, AttemptNumber, Failure, FailureKind, QueryId, StageId, TaskId};
 
 pub(crate) use disk::{Block, SpillFile};
 pub(crate) use memory::{Charge, MemoryStore};
@@ -150,15 +150,25 @@ impl Store {
         self.output(key).map(|output| Arc::clone(output.schema()))
     }
 
+    /// Frees what the outputs of a query hold; their readers get `failure`, their writers Cancelled. The outputs stay
+    /// known until they are released.
+    pub fn fail(&self, query: QueryId, failure: &Failure) {
+        let failed: Vec<_> = {
+            let outputs = self.outputs();
+            let of_query = outputs
+                .range(first_of(query)..)
+                .take_while(|(key, _)| key.query == query);
+            of_query.map(|(_, output)| Arc::clone(output)).collect()
+        };
+        for output in failed {
+            output.abandon(failure);
+        }
+    }
+
     /// Drops outputs: their memory and files are free on return, their readers get ShuffleLost, their writers
     /// Cancelled.
     pub fn release(&self, release: &Release) {
-        let first = AttemptKey {
-            query: release.query,
-            stage: StageId(0),
-            task: TaskId(0),
-            attempt: AttemptNumber(0),
-        };
+        let first = first_of(release.query);
         let released: Vec<_> = {
             let mut outputs = self.outputs();
             let of_query = outputs
@@ -214,5 +224,15 @@ impl Store {
             .outputs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The least key that an output of the query can have.
+fn first_of(query: QueryId) -> AttemptKey {
+    AttemptKey {
+        query,
+        stage: StageId(0),
+        task: TaskId(0),
+        attempt: AttemptNumber(0),
     }
 }

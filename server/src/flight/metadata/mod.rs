@@ -1,6 +1,7 @@
 //! The metadata commands: their schemas, exact to name and nullability as Flight SQL lays down, and their rows.
 
 mod catalogs;
+pub(super) mod flights;
 mod keys;
 mod patterns;
 mod sql_info;

@@ -18,7 +18,8 @@ use crate::auth::Authenticator;
 use crate::catalog::{Catalog, CatalogOptions};
 use crate::flight;
 use crate::planner::{Planner, SizeOptions};
-use crate::queries::{PlannedStatement, Principal, Queries, QueryParts, Session};
+use crate::queries::{Locations, PlannedStatement, Polls, Principal, Queries, QueryParts, Session};
+use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
 use crate::scheduler::{Driver, Limits};
 use crate::workers::{Registry, RegistryOptions, WorkerKind};
@@ -139,6 +140,9 @@ async fn queries(
             fetcher: engine.fetcher.clone(),
             scheduler: scheduler.clone(),
         },
+        kept: KeptResults::new(Duration::from_secs(60), scheduler.clone()),
+        polls: Polls::new(Duration::from_secs(60)),
+        locations: Locations::Server,
         scheduler,
         results: OpenResults::new(Duration::from_secs(60)),
         key,

@@ -1,0 +1,446 @@
+//! Results of several endpoints: read from the workers that hold them and through the server, again and again, until
+//! their time is over.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant, SystemTime};
+
+use arrow_flight::sql::{ProstMessageExt, TicketStatementQuery};
+use arrow_flight::{FlightEndpoint, FlightInfo, RenewFlightEndpointRequest, Ticket};
+use futures::future::join_all;
+use prost::Message;
+use squadron_integration::client::{Client, Rows};
+use squadron_integration::cluster::{Cluster, ClusterBuilder, cluster};
+use squadron_integration::compare::compare;
+use squadron_integration::tpch::{QUERIES, query};
+use squadron_proto::QueryId;
+use squadron_proto::ticket::{ClusterKey, Subject};
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Status};
+
+use crate::support::{Expected, Mismatches, Reference, bounded, minutes, seconds};
+use crate::tpch::register;
+
+const SCALE_FACTOR: f64 = 0.01;
+const SECRET: &str = "tests know this";
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a client takes for the connection that it has.
+const SAME_CONNECTION: &str = "arrow-flight-reuse-connection://?";
+
+/// All rows of a table, on both workers.
+const SCAN: &str = "SELECT * FROM lineitem";
+
+/// Divides by zero in the last rows of one partition, after some millions of others.
+const FAILS_LATE: &str =
+    "SELECT l_orderkey, 1 / (60000 - l_orderkey) FROM lineitem CROSS JOIN nation CROSS JOIN region";
+
+/// Shapes beside TPC-H: plain scans, limits, orders, unions, no rows, one row, more partitions than tasks.
+const SHAPES: [&str; 9] = [
+    SCAN,
+    "SELECT * FROM lineitem LIMIT 7",
+    "SELECT l_orderkey, l_linenumber FROM lineitem ORDER BY l_orderkey, l_linenumber LIMIT 1000",
+    "SELECT * FROM orders ORDER BY o_orderkey",
+    "SELECT l_orderkey FROM lineitem UNION ALL SELECT o_orderkey FROM orders",
+    "SELECT * FROM lineitem WHERE l_orderkey < 0",
+    "SELECT count(*) FROM lineitem",
+    "SELECT l_suppkey, count(*), sum(l_quantity) FROM lineitem GROUP BY l_suppkey",
+    "SELECT arrow_cast(l_shipmode, 'Dictionary(Int32, Utf8)') AS mode, l_comment FROM lineitem",
+];
+
+fn two_workers() -> ClusterBuilder {
+    cluster().workers(2).slots(2).tpch(SCALE_FACTOR).tiny_splits()
+}
+
+/// A connection whose session wants several endpoints.
+pub(crate) async fn parallel(cluster: &Cluster) -> Client {
+    let client = cluster.client().await;
+    let set = client.update("SET squadron.endpoints = parallel").await;
+    set.expect("the option can be set");
+    client
+}
+
+/// A connection to where an endpoint is.
+async fn at_location(endpoint: &FlightEndpoint) -> Client {
+    let location = endpoint.location.first().expect("a worker's rows have a location");
+    Client::connect(&location.uri).await
+}
+
+fn rows_of((_, batches): &Rows) -> usize {
+    batches.iter().map(|batch| batch.num_rows()).sum()
+}
+
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    i64::try_from(since.expect("after 1970").as_secs()).expect("before the end of time")
+}
+
+/// Why DoGet refuses a ticket.
+async fn refusal(client: &Client, ticket: Option<Ticket>) -> Status {
+    let ticket = ticket.expect("an endpoint has a ticket");
+    client.get(ticket).await.err().expect("the ticket must be refused")
+}
+
+/// Waits until the rows of every endpoint are gone from its worker.
+async fn freed(info: &FlightInfo, limit: Duration) {
+    let end = Instant::now() + limit;
+    for endpoint in &info.endpoint {
+        let worker = at_location(endpoint).await;
+        loop {
+            match worker.get(endpoint.ticket.clone().expect("a ticket")).await {
+                Err(status) if status.code() == Code::NotFound => break,
+                Err(status) => panic!("another refusal: {status}"),
+                Ok(_) => assert!(Instant::now() < end, "not freed within {limit:?}"),
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[test]
+fn every_row_once_from_workers_and_through_the_server() {
+    bounded(minutes(15), async {
+        let cluster = two_workers().start().await;
+        let client = parallel(&cluster).await;
+        let reference = Reference::new();
+        register(&reference).await;
+        let mut queries: Vec<_> = SHAPES.map(String::from).into();
+        queries.extend((1..=QUERIES).map(|number| query(number, SCALE_FACTOR)));
+        let mut mismatches = Mismatches::default();
+        for sql in queries {
+            let expected = reference.run(&sql).await.expect("the reference runs it");
+            let outcome = both_ways(&client, &sql, &expected).await;
+            mismatches.note(&sql, outcome);
+        }
+        mismatches.assert_none();
+    });
+}
+
+async fn both_ways(client: &Client, sql: &str, expected: &Expected) -> Result<(), String> {
+    let told = |status: Status| status.to_string();
+    let info = client.info(sql).await.map_err(told)?;
+    if info.endpoint.is_empty() || info.endpoint.len() > 64 {
+        return Err(format!("{} endpoints", info.endpoint.len()));
+    }
+    if !expected.order.is_empty() && !info.ordered {
+        return Err("a query that orders its rows is not marked as ordered".into());
+    }
+    let direct = client.fetch_from_locations(&info).await.map_err(told)?;
+    let proxied = client.fetch_all(&info).await.map_err(told)?;
+    for (way, rows) in [("from workers", direct), ("through the server", proxied)] {
+        let count = rows_of(&rows);
+        if info.total_records >= 0 && info.total_records != i64::try_from(count).unwrap() {
+            return Err(format!("{count} rows instead of {}", info.total_records));
+        }
+        // A limit without an order may give any rows.
+        if sql.ends_with("LIMIT 7") {
+            if count != 7 {
+                return Err(format!("{way}: {count} rows"));
+            }
+            continue;
+        }
+        compare(&expected.rows, &rows, &expected.order)
+            .map_err(|difference| format!("{way}: {difference}"))?;
+    }
+    client.cancel(&info).await.map_err(told)
+}
+
+#[test]
+fn a_scan_has_an_endpoint_for_each_partition_at_its_worker() {
+    bounded(minutes(5), async {
+        let cluster = two_workers().start().await;
+        let client = parallel(&cluster).await;
+        let before = unix_seconds();
+        let info = client.info(SCAN).await.expect("it starts");
+        assert!(info.endpoint.len() >= 4, "two workers of two slots");
+        assert!(!info.ordered);
+        let mut workers = BTreeSet::new();
+        for endpoint in &info.endpoint {
+            let [worker, server] = endpoint.location.as_slice() else {
+                panic!("{:?}", endpoint.location);
+            };
+            assert_eq!(server.uri, SAME_CONNECTION);
+            workers.insert(worker.uri.clone());
+            let expires = endpoint.expiration_time.as_ref().expect("it expires");
+            assert!(expires.seconds > before && expires.seconds <= unix_seconds() + 60);
+        }
+        let urls = BTreeSet::from([cluster.worker_url(0).into(), cluster.worker_url(1).into()]);
+        assert_eq!(workers, urls);
+        // The default of another session is as ever.
+        let other = cluster.client().await.info(SCAN).await.expect("it starts");
+        let [endpoint] = other.endpoint.as_slice() else {
+            panic!("{} endpoints", other.endpoint.len());
+        };
+        assert!(endpoint.location.is_empty() && endpoint.expiration_time.is_none());
+    });
+}
+
+#[test]
+fn embedded_rows_and_a_server_that_hides_its_workers_have_no_locations() {
+    bounded(minutes(5), async {
+        let hidden = two_workers().serve_arg("--endpoint-locations").serve_arg("server");
+        let embedded = cluster().slots(3).tpch(SCALE_FACTOR);
+        for builder in [hidden, embedded] {
+            let cluster = builder.start().await;
+            let client = parallel(&cluster).await;
+            let info = client.info(SCAN).await.expect("it starts");
+            assert!(info.endpoint.len() > 1);
+            assert!(info.endpoint.iter().all(|endpoint| endpoint.location.is_empty()));
+            let rows = client.fetch_all(&info).await.expect("rows");
+            assert_eq!(rows_of(&rows), 60_175);
+        }
+    });
+}
+
+#[test]
+fn an_endpoint_is_read_again_and_by_many_at_once() {
+    bounded(minutes(5), async {
+        let cluster = two_workers().start().await;
+        let client = parallel(&cluster).await;
+        let info = client.info(SCAN).await.expect("it starts");
+        let everyone = (0..3).flat_map(|_| {
+            [
+                Box::pin(async { client.fetch_all(&info).await }) as futures::future::BoxFuture<_>,
+                Box::pin(async { client.fetch_from_locations(&info).await }),
+            ]
+        });
+        for rows in join_all(everyone).await {
+            assert_eq!(rows_of(&rows.expect("rows")), 60_175);
+        }
+        // A reader that leaves half-way takes nothing from the others.
+        let ticket = info.endpoint[0].ticket.clone().expect("a ticket");
+        drop(client.get(ticket).await.expect("a stream"));
+        let again = client.fetch_all(&info).await.expect("rows");
+        assert_eq!(rows_of(&again), 60_175);
+    });
+}
+
+#[test]
+fn what_nobody_renews_is_gone_when_its_time_is_over() {
+    bounded(minutes(5), async {
+        let cluster = two_workers()
+            .serve_arg("--result-ttl")
+            .serve_arg("1s")
+            .start()
+            .await;
+        let client = parallel(&cluster).await;
+        let info = client.info(SCAN).await.expect("it starts");
+        freed(&info, seconds(10)).await;
+        let status = refusal(&client, info.endpoint[0].ticket.clone()).await;
+        assert_eq!(status.code(), Code::NotFound, "{status}");
+        assert!(status.message().contains("expiration time"), "{status}");
+        // Reading does not keep it, renewing does.
+        let gone = renewed(&client, &info.endpoint[0]).await;
+        assert_eq!(gone.expect_err("too late").code(), Code::NotFound);
+    });
+}
+
+async fn renewed(client: &Client, endpoint: &FlightEndpoint) -> Result<FlightEndpoint, Status> {
+    let request = RenewFlightEndpointRequest::new(endpoint.clone());
+    let body = client
+        .act("RenewFlightEndpoint", request.encode_to_vec())
+        .await?;
+    let body = body.expect("a renewed endpoint");
+    Ok(FlightEndpoint::decode(body).expect("an endpoint"))
+}
+
+#[test]
+fn a_renewed_result_lives_on_and_its_ticket_is_good() {
+    bounded(minutes(5), async {
+        let time_to_live = seconds(2);
+        let cluster = two_workers()
+            .serve_arg("--result-ttl")
+            .serve_arg("2s")
+            .start()
+            .await;
+        let client = parallel(&cluster).await;
+        let info = client.info(SCAN).await.expect("it starts");
+        let mut endpoint = info.endpoint[0].clone();
+        let start = Instant::now();
+        let first = endpoint.expiration_time.clone().expect("it expires");
+        while start.elapsed() < 3 * time_to_live {
+            endpoint = renewed(&client, &endpoint).await.expect("it can be renewed");
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(endpoint.location, info.endpoint[0].location);
+        let last = endpoint.expiration_time.clone().expect("it expires");
+        assert!(last.seconds > first.seconds);
+        // One renewed endpoint keeps all of the result; the old tickets are good as well.
+        let rows = client.fetch_from_locations(&info).await.expect("rows");
+        assert_eq!(rows_of(&rows), 60_175);
+        let ticket = endpoint.ticket.clone().expect("a ticket");
+        let worker = at_location(&endpoint).await;
+        worker.get(ticket.clone()).await.expect("good at the worker");
+        client.get(ticket).await.expect("good at the server");
+        freed(&info, seconds(10)).await;
+    });
+}
+
+#[test]
+fn an_endpoint_that_is_read_once_cannot_be_renewed() {
+    bounded(minutes(5), async {
+        let cluster = cluster().slots(1).tpch(SCALE_FACTOR).start().await;
+        let client = cluster.client().await;
+        let info = client.info(SCAN).await.expect("it starts");
+        let refused = renewed(&client, &info.endpoint[0]).await;
+        let status = refused.expect_err("there is nothing to renew");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains("expiration time"), "{status}");
+        client.fetch(info).await.expect("its rows are still there");
+    });
+}
+
+#[test]
+fn a_cancel_frees_the_rows_at_once() {
+    bounded(minutes(5), async {
+        let cluster = two_workers().start().await;
+        let client = parallel(&cluster).await;
+        let info = client.info(SCAN).await.expect("it starts");
+        client.fetch_all(&info).await.expect("rows");
+        client.cancel(&info).await.expect("it can be cancelled");
+        freed(&info, seconds(5)).await;
+        let status = refusal(&client, info.endpoint[0].ticket.clone()).await;
+        assert_eq!(status.code(), Code::NotFound, "{status}");
+        client.cancel(&info).await.expect("once more does no harm");
+    });
+}
+
+#[test]
+fn open_results_are_counted_and_freed() {
+    bounded(minutes(5), async {
+        let cluster = two_workers()
+            .serve_arg("--max-open-results")
+            .serve_arg("2")
+            .start()
+            .await;
+        let client = parallel(&cluster).await;
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            let info = client.info(SCAN).await.expect("it starts");
+            // Read to the end, so that it is complete, and kept.
+            client.fetch_all(&info).await.expect("rows");
+            open.push(info);
+        }
+        let status = client.info(SCAN).await.expect_err("two results are open");
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        client.cancel(&open[0]).await.expect("it can be cancelled");
+        let end = Instant::now() + seconds(10);
+        while client.info(SCAN).await.is_err() {
+            assert!(Instant::now() < end, "a cancelled result still counts");
+        }
+    });
+}
+
+#[test]
+fn a_lost_worker_is_the_reason_that_readers_get() {
+    bounded(minutes(5), async {
+        let mut cluster = two_workers().start().await;
+        let client = parallel(&cluster).await;
+        let info = client.info(SCAN).await.expect("it starts");
+        client.fetch_all(&info).await.expect("rows");
+        cluster.worker(0).kill();
+        let lost = cluster.worker_url(0).to_owned();
+        let of_lost = |endpoint: &&FlightEndpoint| endpoint.location[0].uri == lost;
+        let endpoint = info.endpoint.iter().find(of_lost).expect("it held rows");
+        let schema = info.clone().try_decode_schema().expect("a schema");
+        let read = timeout(seconds(10), client.fetch_endpoint(endpoint, &schema)).await;
+        let status = read
+            .expect("an answer within 10 seconds")
+            .expect_err("the rows are lost");
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert!(status.message().contains("worker"), "{status}");
+        cluster.forget_worker(0);
+        let rows = client.info(SCAN).await.expect("the next query runs");
+        assert_eq!(rows_of(&client.fetch_all(&rows).await.expect("rows")), 60_175);
+    });
+}
+
+#[test]
+fn readers_get_the_cause_of_a_failure_and_never_a_short_result() {
+    bounded(minutes(5), async {
+        let cluster = two_workers().start().await;
+        let client = parallel(&cluster).await;
+        let reference = "SELECT count(*) FROM lineitem CROSS JOIN nation CROSS JOIN region";
+        let (_, counted) = client.query(reference).await.expect("a count");
+        let all = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(
+            counted[0].column(0),
+        )
+        .value(0);
+        for from_workers in [false, true] {
+            // Tasks start long before the rows that fail come.
+            let info = client.info(FAILS_LATE).await.expect("it starts");
+            let schema = info.clone().try_decode_schema().expect("a schema");
+            let reads = info.endpoint.iter().map(|endpoint| {
+                let (client, schema) = (client.clone(), schema.clone());
+                async move {
+                    let client = match from_workers {
+                        true => at_location(endpoint).await,
+                        false => client,
+                    };
+                    client.fetch_endpoint(endpoint, &schema).await
+                }
+            });
+            let outcomes = join_all(reads).await;
+            let rows: usize = outcomes
+                .iter()
+                .flatten()
+                .flatten()
+                .map(|batch| batch.num_rows())
+                .sum();
+            assert!(i64::try_from(rows).unwrap() < all, "all rows of a failed query");
+            let failures: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
+            assert!(!failures.is_empty(), "one partition fails");
+            for status in failures {
+                assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+                assert!(status.message().contains("zero"), "{status}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_worker_trusts_tickets_alone() {
+    bounded(minutes(5), async {
+        let cluster = two_workers()
+            .serve_arg("--cluster-secret")
+            .serve_arg(SECRET)
+            .worker_arg("--cluster-secret")
+            .worker_arg(SECRET)
+            .start()
+            .await;
+        let client = parallel(&cluster).await;
+        let info = client.info(SCAN).await.expect("it starts");
+        let endpoint = &info.endpoint[0];
+        let worker = at_location(endpoint).await;
+        let genuine = endpoint.ticket.clone().expect("a ticket").ticket;
+        for position in 0..genuine.len() {
+            let mut forged = genuine.to_vec();
+            forged[position] ^= 0x55;
+            let status = refusal(&worker, Some(Ticket::new(forged))).await;
+            assert_eq!(status.code(), Code::Unauthenticated, "byte {position}: {status}");
+        }
+        let key = ClusterKey::from_secret(SECRET);
+        let now = SystemTime::now();
+        let subject = key.open(&genuine, now).expect("both know the secret");
+        assert!(matches!(subject, Subject::Endpoint(_)));
+        let expired = key.seal(&subject, now - 2 * HOUR, HOUR);
+        let status = refusal(&worker, Some(Ticket::new(expired))).await;
+        assert_eq!(status.code(), Code::NotFound, "{status}");
+        let foreign = ClusterKey::from_secret("another").seal(&subject, now, HOUR);
+        let status = refusal(&worker, Some(Ticket::new(foreign))).await;
+        assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+        // What is for the server alone.
+        let result = key.seal(&Subject::Result(QueryId::new()), now, HOUR);
+        let packed = TicketStatementQuery {
+            statement_handle: result.clone(),
+        };
+        for ticket in [result.to_vec(), packed.as_any().encode_to_vec()] {
+            refusal(&worker, Some(Ticket::new(ticket))).await;
+        }
+        // Nothing of this cost the genuine one its rows, and what a client says of itself does not matter.
+        let mut flight = worker.flight();
+        let mut request = tonic::Request::new(endpoint.ticket.clone().expect("a ticket"));
+        let bearer = "Bearer whatever".parse().expect("a header");
+        request.metadata_mut().insert("authorization", bearer);
+        flight.do_get(request).await.expect("the ticket is good");
+    });
+}
