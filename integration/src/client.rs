@@ -13,7 +13,6 @@ use arrow_flight::{
     Action, CancelFlightInfoRequest, FlightDescriptor, FlightEndpoint, FlightInfo, SchemaResult,
     Ticket,
 };
-use bytes::Bytes;
 use futures::TryStreamExt;
 use prost::Message;
 use tonic::Status;
@@ -185,10 +184,10 @@ impl Client {
     ///
     /// # Errors
     /// What the server answers.
-    pub async fn act(&self, name: &str, body: Vec<u8>) -> Result<Option<Bytes>, Status> {
+    pub async fn act(&self, name: &str, body: Vec<u8>) -> Result<Option<Vec<u8>>, Status> {
         let action = Action::new(name, body);
         let mut results = self.flight().do_action(action).await?.into_inner();
-        Ok(results.message().await?.map(|result| result.body))
+        Ok(results.message().await?.map(|result| result.body.to_vec()))
     }
 
     /// Stops the query of `info` and frees its result.

@@ -79,6 +79,15 @@ fn python_pyarrow_flight() {
     not(has_python),
     ignore = "skipped: there is no python3 with venv on this machine"
 )]
+fn python_partitions() {
+    python_suite("test_partitions.py");
+}
+
+#[test]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: there is no python3 with venv on this machine"
+)]
 fn python_flightsql_dbapi() {
     python_suite("test_flightsql_dbapi.py");
 }

@@ -48,7 +48,11 @@ const SHAPES: [&str; 9] = [
 ];
 
 fn two_workers() -> ClusterBuilder {
-    cluster().workers(2).slots(2).tpch(SCALE_FACTOR).tiny_splits()
+    cluster()
+        .workers(2)
+        .slots(2)
+        .tpch(SCALE_FACTOR)
+        .tiny_splits()
 }
 
 /// A connection whose session wants several endpoints.
@@ -61,7 +65,10 @@ pub(crate) async fn parallel(cluster: &Cluster) -> Client {
 
 /// A connection to where an endpoint is.
 async fn at_location(endpoint: &FlightEndpoint) -> Client {
-    let location = endpoint.location.first().expect("a worker's rows have a location");
+    let location = endpoint
+        .location
+        .first()
+        .expect("a worker's rows have a location");
     Client::connect(&location.uri).await
 }
 
@@ -77,7 +84,11 @@ fn unix_seconds() -> i64 {
 /// Why DoGet refuses a ticket.
 async fn refusal(client: &Client, ticket: Option<Ticket>) -> Status {
     let ticket = ticket.expect("an endpoint has a ticket");
-    client.get(ticket).await.err().expect("the ticket must be refused")
+    client
+        .get(ticket)
+        .await
+        .err()
+        .expect("the ticket must be refused")
 }
 
 /// Waits until the rows of every endpoint are gone from its worker.
@@ -177,14 +188,20 @@ fn a_scan_has_an_endpoint_for_each_partition_at_its_worker() {
 #[test]
 fn embedded_rows_and_a_server_that_hides_its_workers_have_no_locations() {
     bounded(minutes(5), async {
-        let hidden = two_workers().serve_arg("--endpoint-locations").serve_arg("server");
+        let hidden = two_workers()
+            .serve_arg("--endpoint-locations")
+            .serve_arg("server");
         let embedded = cluster().slots(3).tpch(SCALE_FACTOR);
         for builder in [hidden, embedded] {
             let cluster = builder.start().await;
             let client = parallel(&cluster).await;
             let info = client.info(SCAN).await.expect("it starts");
             assert!(info.endpoint.len() > 1);
-            assert!(info.endpoint.iter().all(|endpoint| endpoint.location.is_empty()));
+            assert!(
+                info.endpoint
+                    .iter()
+                    .all(|endpoint| endpoint.location.is_empty())
+            );
             let rows = client.fetch_all(&info).await.expect("rows");
             assert_eq!(rows_of(&rows), 60_175);
         }
@@ -240,7 +257,7 @@ async fn renewed(client: &Client, endpoint: &FlightEndpoint) -> Result<FlightEnd
         .act("RenewFlightEndpoint", request.encode_to_vec())
         .await?;
     let body = body.expect("a renewed endpoint");
-    Ok(FlightEndpoint::decode(body).expect("an endpoint"))
+    Ok(FlightEndpoint::decode(body.as_slice()).expect("an endpoint"))
 }
 
 #[test]
@@ -258,7 +275,9 @@ fn a_renewed_result_lives_on_and_its_ticket_is_good() {
         let start = Instant::now();
         let first = endpoint.expiration_time.clone().expect("it expires");
         while start.elapsed() < 3 * time_to_live {
-            endpoint = renewed(&client, &endpoint).await.expect("it can be renewed");
+            endpoint = renewed(&client, &endpoint)
+                .await
+                .expect("it can be renewed");
             sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(endpoint.location, info.endpoint[0].location);
@@ -269,7 +288,10 @@ fn a_renewed_result_lives_on_and_its_ticket_is_good() {
         assert_eq!(rows_of(&rows), 60_175);
         let ticket = endpoint.ticket.clone().expect("a ticket");
         let worker = at_location(&endpoint).await;
-        worker.get(ticket.clone()).await.expect("good at the worker");
+        worker
+            .get(ticket.clone())
+            .await
+            .expect("good at the worker");
         client.get(ticket).await.expect("good at the server");
         freed(&info, seconds(10)).await;
     });
@@ -350,7 +372,10 @@ fn a_lost_worker_is_the_reason_that_readers_get() {
         assert!(status.message().contains("worker"), "{status}");
         cluster.forget_worker(0);
         let rows = client.info(SCAN).await.expect("the next query runs");
-        assert_eq!(rows_of(&client.fetch_all(&rows).await.expect("rows")), 60_175);
+        assert_eq!(
+            rows_of(&client.fetch_all(&rows).await.expect("rows")),
+            60_175
+        );
     });
 }
 
@@ -386,7 +411,10 @@ fn readers_get_the_cause_of_a_failure_and_never_a_short_result() {
                 .flatten()
                 .map(|batch| batch.num_rows())
                 .sum();
-            assert!(i64::try_from(rows).unwrap() < all, "all rows of a failed query");
+            assert!(
+                i64::try_from(rows).unwrap() < all,
+                "all rows of a failed query"
+            );
             let failures: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
             assert!(!failures.is_empty(), "one partition fails");
             for status in failures {
@@ -416,7 +444,11 @@ fn a_worker_trusts_tickets_alone() {
             let mut forged = genuine.to_vec();
             forged[position] ^= 0x55;
             let status = refusal(&worker, Some(Ticket::new(forged))).await;
-            assert_eq!(status.code(), Code::Unauthenticated, "byte {position}: {status}");
+            assert_eq!(
+                status.code(),
+                Code::Unauthenticated,
+                "byte {position}: {status}"
+            );
         }
         let key = ClusterKey::from_secret(SECRET);
         let now = SystemTime::now();

@@ -194,15 +194,28 @@ fn the_harness_measures() {
         assert_eq!(code, Some(0), "{said}");
         assert_eq!(report["measurements"].as_array().map(Vec::len), Some(4));
 
-        let (code, report, said) =
-            bench(&["stream", "--mebibytes", "8", "--runs", "1"], &json).await;
+        let (code, report, said) = bench(
+            &[
+                "stream",
+                "--mebibytes",
+                "8",
+                "--runs",
+                "1",
+                "--workers",
+                "2",
+                "--endpoints",
+                "both",
+            ],
+            &json,
+        )
+        .await;
         assert_eq!(code, Some(0), "{said}");
-        assert!(
-            report["arrow_ratio"]
-                .as_f64()
-                .is_some_and(|ratio| ratio > 0.0),
-            "{report}"
-        );
+        for key in ["arrow_ratio", "arrow_parallel_ratio"] {
+            assert!(
+                report[key].as_f64().is_some_and(|ratio| ratio > 0.0),
+                "{report}"
+            );
+        }
 
         let (code, report, said) = bench(&["memory", "--sf", "0.01"], &json).await;
         assert_eq!(code, Some(0), "{said}");

@@ -44,7 +44,7 @@ pub(super) fn poll_info(polled: Polled) -> Result<PollInfo, Failure> {
         info: Some(info),
         flight_descriptor: Some(handle).filter(|_| !polled.is_done),
         progress: Some(polled.progress),
-        expiration_time: None,
+        expiration_time: (!polled.is_done).then(|| polled.expires.into()),
     })
 }
 

@@ -53,6 +53,8 @@ pub struct Polled {
     pub progress: f64,
     /// Names the query in later polls and in a cancel.
     pub handle: Bytes,
+    /// When the query is dropped unless somebody polls.
+    pub expires: SystemTime,
     /// Whether nothing more will be told.
     pub is_done: bool,
 }
@@ -61,6 +63,7 @@ pub struct Polled {
 #[derive(Clone, Debug)]
 pub struct Polls {
     queries: Cache<QueryId, Arc<Entry>>,
+    time_to_live: Duration,
     longest_wait: Duration,
 }
 
@@ -109,6 +112,7 @@ impl Polls {
     pub fn new(time_to_live: Duration) -> Self {
         Self {
             queries: Cache::builder().time_to_idle(time_to_live).build(),
+            time_to_live,
             longest_wait: LONGEST_WAIT.min(time_to_live / 2),
         }
     }
@@ -331,6 +335,7 @@ impl Queries {
                 SystemTime::now(),
                 self.parts.ticket_lifetime,
             ),
+            expires: SystemTime::now() + self.parts.polls.time_to_live,
             is_done: news.is_done,
         })
     }
@@ -385,6 +390,28 @@ impl Offered {
             endpoints: Vec::new(),
             is_ordered: false,
             total_records: -1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_news_changes_what_was_seen() {
+        let mut seen = std::collections::BTreeSet::new();
+        for endpoints in [0, 1, 64, 5000] {
+            for progress in [0, 1, 500, FULL] {
+                for is_done in [false, true] {
+                    let news = News {
+                        endpoints,
+                        progress,
+                        is_done,
+                    };
+                    assert!(seen.insert(news.seen()), "{news:?}");
+                }
+            }
         }
     }
 }

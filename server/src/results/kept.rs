@@ -383,3 +383,7 @@ pub(crate) fn gone() -> Failure {
         "the result is not kept any more: its expiration time is over, or its query was cancelled; run the statement again",
     )
 }
+
+#[cfg(test)]
+#[path = "kept_tests.rs"]
+mod tests;

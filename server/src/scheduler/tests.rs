@@ -461,3 +461,31 @@ fn an_attempt_that_is_not_the_current_one_is_stopped() {
         "{effects:?}"
     );
 }
+
+#[test]
+fn a_kept_result_can_be_found_while_it_is_written_and_progress_never_falls() {
+    let mut model = cluster(&[1, 1]);
+    let mut kept = graph(1, vec![stage(0, &[], 2), stage(1, &[0], 3)]);
+    kept.stages[1].streamed = false;
+    assert!(kept.keeps_result());
+    assert_eq!(kept.result_shape(), (3, 3));
+    model.submit(kept);
+    let mut before = model.scheduler.progress(FIRST).unwrap();
+    assert_eq!((before.fraction, before.parts.len()), (0.0, 0));
+    let mut most_parts_unfinished = 0;
+    while !before.is_ready {
+        step(&mut model, FIRST, Mood::Good);
+        let after = model.scheduler.progress(FIRST).unwrap();
+        assert!(after.fraction >= before.fraction && after.fraction <= 1.0);
+        for part in &before.parts {
+            assert!(after.parts.contains(part), "a part stays where it is");
+        }
+        if after.rows.is_none() {
+            most_parts_unfinished = most_parts_unfinished.max(after.parts.len());
+        }
+        before = after;
+    }
+    assert!(most_parts_unfinished > 0, "parts are known early");
+    assert_eq!((before.fraction, before.parts.len()), (1.0, 3));
+    assert!(before.rows.is_some());
+}

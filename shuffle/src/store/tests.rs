@@ -533,3 +533,27 @@ fn a_spill_folder_that_cannot_be_made_is_an_error() {
     };
     assert!(Store::new(Arc::new(UnboundedMemoryPool::default()), options).is_err());
 }
+
+#[tokio::test]
+async fn readers_hear_why_a_query_failed_before_its_output_goes() {
+    let test = store(None);
+    let (key, writer) = open(&test.store, 2, OutputMode::Retained);
+    writer.push(0, numbered(0, 100)).await.unwrap();
+    writer.finish_partition(0);
+    let mut first = test.store.read(key, 0).unwrap();
+    first.next().await.unwrap().unwrap();
+    let mut second = test.store.read(key, 1).unwrap();
+    let why = Failure::new(FailureKind::Invalid, "division by zero");
+    test.store.fail(key.query, &why);
+    assert_eq!(test.store.usage().memory_bytes, 0);
+    let release = Release {
+        query: key.query,
+        stages: vec![],
+    };
+    test.store.release(&release);
+    for reader in [&mut first, &mut second] {
+        assert_eq!(reader.next().await.unwrap().unwrap_err(), why);
+    }
+    let pushed = writer.push(1, numbered(0, 1)).await;
+    assert_eq!(pushed.unwrap_err().kind, FailureKind::Cancelled);
+}

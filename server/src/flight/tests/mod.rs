@@ -15,8 +15,8 @@ use arrow_flight::sql::{
     DoPutPreparedStatementResult, ProstMessageExt, TicketStatementQuery,
 };
 use arrow_flight::{
-    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, Criteria, Empty,
-    FlightData, FlightDescriptor, FlightInfo, IpcMessage, PutResult, SchemaResult, Ticket,
+    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, Empty, FlightData,
+    FlightDescriptor, FlightInfo, IpcMessage, PutResult, SchemaResult, Ticket,
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
