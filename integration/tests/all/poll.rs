@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use arrow_flight::sql::{
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
     CommandGetTableTypes, CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
 };
 use arrow_flight::{FlightDescriptor, FlightInfo, PollInfo};
@@ -230,12 +231,20 @@ fn what_is_known_at_once_is_complete_in_the_first_answer() {
             .await
             .expect("rows");
         assert_eq!(rows(&region), 5);
-        let mut sql = client.sql();
-        let prepared = sql
-            .prepare("SELECT 1 UNION ALL SELECT 2".into(), None)
-            .await;
+        let request = ActionCreatePreparedStatementRequest {
+            query: "SELECT 1 UNION ALL SELECT 2".into(),
+            transaction_id: None,
+        };
+        let body = request.as_any().encode_to_vec();
+        let prepared = client.act("CreatePreparedStatement", body).await;
+        let prepared = prepared.expect("it can be prepared").expect("a result");
+        let prepared = Any::decode(prepared.as_slice()).expect("a message");
+        let prepared: ActionCreatePreparedStatementResult = prepared
+            .unpack()
+            .expect("a result")
+            .expect("of this action");
         let command = CommandPreparedStatementQuery {
-            prepared_statement_handle: prepared.expect("it can be prepared").handle().clone(),
+            prepared_statement_handle: prepared.prepared_statement_handle,
         };
         let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
         let answers = polled(&client, descriptor).await.expect("it ends");
