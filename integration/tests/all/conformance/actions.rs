@@ -61,19 +61,15 @@ pub(super) fn entries() -> Vec<Entry> {
             })
         })
         .check(check!(the_older_form_cancels_too)),
-        refused(
+        served(
             "RenewFlightEndpointRequest",
             ACTION,
-            "results do not expire while they are read, so none is renewed",
+            "keeps all of a result with parallel endpoints for another `--result-ttl`",
         )
         .used_by("raw clients")
-        .example(|world| {
-            Box::pin(async {
-                let endpoint = endpoint_of(world.info(&statement("SELECT 1")).await);
-                let endpoint = Some(endpoint);
-                RenewFlightEndpointRequest { endpoint }.encode_to_vec()
-            })
-        }),
+        .example(|world| Box::pin(async { renew(kept_endpoint(world).await) }))
+        .check(check!(a_renewed_endpoint_is_read_again))
+        .check(check!(what_is_not_kept_is_not_renewed)),
         served(
             "SetSessionOptionsRequest",
             ACTION,
@@ -133,9 +129,64 @@ fn cancel(info: FlightInfo) -> Vec<u8> {
     CancelFlightInfoRequest { info: Some(info) }.encode_to_vec()
 }
 
-fn endpoint_of(info: FlightInfo) -> FlightEndpoint {
-    let endpoint = info.endpoint.into_iter().next();
-    endpoint.expect("a FlightInfo has an endpoint")
+fn renew(endpoint: FlightEndpoint) -> Vec<u8> {
+    let endpoint = Some(endpoint);
+    RenewFlightEndpointRequest { endpoint }.encode_to_vec()
+}
+
+/// An endpoint of a result that is kept until it expires.
+async fn kept_endpoint(world: &World) -> FlightEndpoint {
+    let client = world.cluster.client().await;
+    let set = client.update("SET squadron.endpoints = parallel").await;
+    set.expect("the option can be set");
+    let info = client.info("SELECT r_name FROM region").await;
+    let endpoints = info.expect("it starts").endpoint.into_iter();
+    let mut kept = endpoints.filter(|endpoint| endpoint.expiration_time.is_some());
+    kept.next().expect("a result of parallel endpoints expires")
+}
+
+async fn a_renewed_endpoint_is_read_again(world: &World) {
+    let endpoint = kept_endpoint(world).await;
+    let before = endpoint.expiration_time.expect("it expires");
+    let renewed: FlightEndpoint = act(&world.client, "RenewFlightEndpoint", renew(endpoint))
+        .await
+        .expect("it is renewed");
+    let after = renewed.expiration_time.expect("it expires");
+    assert!((after.seconds, after.nanos) >= (before.seconds, before.nanos));
+    let ticket = renewed.ticket.expect("a ticket").ticket.to_vec();
+    for _ in 0..2 {
+        let answer = world.send(Request::Get(ticket.clone())).await;
+        assert!(!answer.expect("it is read again").is_empty());
+    }
+}
+
+async fn what_is_not_kept_is_not_renewed(world: &World) {
+    let once = world.info(&statement("SELECT 1")).await;
+    let once = once.endpoint.into_iter().next().expect("an endpoint");
+    let of_metadata = world.info(&CommandGetCatalogs {}).await;
+    let of_metadata = of_metadata
+        .endpoint
+        .into_iter()
+        .next()
+        .expect("an endpoint");
+    for (what, request) in [
+        (
+            "nothing",
+            RenewFlightEndpointRequest { endpoint: None }.encode_to_vec(),
+        ),
+        ("no ticket", renew(FlightEndpoint::new())),
+        ("a result that is read once", renew(once)),
+        ("metadata", renew(of_metadata)),
+    ] {
+        let status = world
+            .refusal(Request::Action("RenewFlightEndpoint", request))
+            .await;
+        let code = matches!(
+            status.code(),
+            Code::InvalidArgument | Code::NotFound | Code::Unimplemented
+        );
+        assert!(code && !status.message().is_empty(), "{what}: {status}");
+    }
 }
 
 /// Reads on until the stream ends with a status.

@@ -12,24 +12,22 @@ use arrow_flight::sql::{
 use super::schemas;
 use super::wire::packed;
 use super::world::{World, texts};
-use super::{Entry, Rpc, check, example, refused, served};
+use super::{Entry, Rpc, check, example, served};
 
-const RPCS: &[Rpc] = &[Rpc::GetFlightInfo, Rpc::GetSchema, Rpc::DoGet];
-const POLL: &[Rpc] = &[Rpc::PollFlightInfo];
-const NO_POLL: &str = "PollFlightInfo is not served yet; use GetFlightInfo, which answers at once";
+const RPCS: &[Rpc] = &[
+    Rpc::GetFlightInfo,
+    Rpc::PollFlightInfo,
+    Rpc::GetSchema,
+    Rpc::DoGet,
+];
 
-/// One metadata command: a row for the RPCs that serve it, and one for PollFlightInfo.
+/// One metadata command.
 macro_rules! command {
     ($message:ident, $value:expr, $what:expr, $used_by:expr, $($check:path),+) => {
-        [
-            served(stringify!($message), RPCS, $what)
-                .used_by($used_by)
-                .example(example!(packed(&$value)))
-                $(.check(check!($check)))+,
-            refused(stringify!($message), POLL, NO_POLL)
-                .used_by("raw clients")
-                .example(example!(packed(&$value))),
-        ]
+        served(stringify!($message), RPCS, $what)
+            .used_by($used_by)
+            .example(example!(packed(&$value)))
+            $(.check(check!($check)))+
     };
 }
 
@@ -105,7 +103,6 @@ pub(super) fn entries() -> Vec<Entry> {
         ),
     ]
     .into_iter()
-    .flatten()
     .chain(sql_info_entries())
     .collect()
 }
@@ -149,7 +146,6 @@ fn sql_info_entries() -> Vec<Entry> {
             "JDBC, ODBC; DBeaver, Tableau",
         )
         .check(check!(sql_info_of_the_grammar)),
-        example(refused("CommandGetSqlInfo", POLL, NO_POLL).used_by("raw clients")),
     ]
 }
 

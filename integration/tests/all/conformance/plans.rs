@@ -22,19 +22,17 @@ pub(super) fn entries() -> Vec<Entry> {
     vec![
         served(
             "CommandStatementSubstraitPlan",
-            &[Rpc::GetFlightInfo, Rpc::GetSchema, Rpc::DoPut],
+            &[
+                Rpc::GetFlightInfo,
+                Rpc::PollFlightInfo,
+                Rpc::GetSchema,
+                Rpc::DoPut,
+            ],
             "a plan in the binary form of protobuf; as an update it is run to its end",
         )
         .used_by("ADBC `set_substrait_plan`; Go, C++, Java")
         .example(example!(packed(&plan())))
         .check(check!(a_plan_gives_its_rows)),
-        refused(
-            "CommandStatementSubstraitPlan",
-            &[Rpc::PollFlightInfo],
-            "PollFlightInfo is not served yet; use GetFlightInfo, which answers at once",
-        )
-        .used_by("Go")
-        .example(example!(packed(&plan()))),
         served(
             "ActionCreatePreparedSubstraitPlanRequest",
             &[Rpc::DoAction],

@@ -17,7 +17,7 @@ use super::session_messages::PreparedResult;
 use super::statements::count_of;
 use super::wire::{Request, act, command, only, packed, put_rows, put_without_rows};
 use super::world::{World, integers, number_of, prepared};
-use super::{Entry, Rpc, check, example, refused, served};
+use super::{Entry, Rpc, check, example, served};
 
 pub(super) fn entries() -> Vec<Entry> {
     vec![
@@ -41,21 +41,15 @@ pub(super) fn entries() -> Vec<Entry> {
         .check(check!(a_closed_statement_is_gone)),
         served(
             "CommandPreparedStatementQuery",
-            &[Rpc::GetFlightInfo, Rpc::GetSchema],
+            &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema],
             "runs the statement with what is bound; a handle can be used again and at the same time",
         )
         .used_by("every Python `cursor.execute`; every JDBC SELECT; `adbc_execute_partitions`")
         .example(|world| Box::pin(async { packed(&prepared(world.handle("SELECT 1 AS one").await)) }))
         .with_handle(|handle| packed(&prepared(handle.to_vec())))
         .check(check!(a_handle_is_used_again))
+        .check(check!(bound_statements_are_polled))
         .check(check!(parameters_must_be_bound)),
-        refused(
-            "CommandPreparedStatementQuery",
-            &[Rpc::PollFlightInfo],
-            "PollFlightInfo is not served yet; use GetFlightInfo, which answers at once",
-        )
-        .used_by("ADBC `execute_partitions` with `incremental`")
-        .example(|world| Box::pin(async { packed(&prepared(world.handle("SELECT 1 AS one").await)) })),
         served(
             "CommandPreparedStatementQuery",
             &[Rpc::DoPut],
@@ -243,6 +237,14 @@ async fn a_handle_is_used_again(world: &World) {
     for batch in join_all(at_once).await {
         assert_eq!(number_of(&batch), 25);
     }
+}
+
+async fn bound_statements_are_polled(world: &World) {
+    let handle = world.handle("SELECT CAST($1 AS BIGINT) + 1 AS next").await;
+    let handle = bind(world, &handle, integers(&[41])).await;
+    let info = world.polled(command(&prepared(handle))).await;
+    let (_, batches) = world.client.fetch(info).await.expect("the rows");
+    assert_eq!(number_of(&batches[0]), 42);
 }
 
 async fn parameters_must_be_bound(world: &World) {

@@ -1,13 +1,15 @@
 //! The RPCs themselves: those that carry no Flight SQL message, descriptors of another kind, and the order of messages.
 
 use arrow::datatypes::{DataType, Field, Schema};
-use arrow_flight::{ActionType, FlightData, FlightDescriptor, HandshakeRequest};
+use arrow_flight::{
+    ActionType, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, SchemaResult,
+};
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::wire::{Request, command, opening, put_rows};
+use super::wire::{Request, command, only, opening, put_rows};
 use super::world::{World, integers, prepared};
-use super::{Entry, Rpc, Standing, check, entries as all, refused, served};
+use super::{Entry, Rpc, check, entries as all, refused, served};
 
 pub(super) fn entries() -> Vec<Entry> {
     vec![
@@ -19,23 +21,21 @@ pub(super) fn entries() -> Vec<Entry> {
         .used_by("JDBC and ODBC user or token; ADBC `username`; pyarrow `authenticate_basic_token`")
         .check(check!(handshake_gives_a_token_that_works))
         .check(check!(handshake_of_any_shape_ends)),
-        refused(
+        served(
             "Criteria",
             &[Rpc::ListFlights],
-            "ListFlights is not served; CommandGetTables lists the tables",
+            "the tables, each under its path and with its schema; the criteria are a LIKE pattern of table names",
         )
         .used_by("raw clients")
-        .check(check!(list_flights_is_refused)),
-        Entry::new(
+        .check(check!(tables_are_flights)),
+        served(
             "a path",
-            &[Rpc::GetFlightInfo, Rpc::GetSchema],
-            Standing::Refused(
-                Code::InvalidArgument,
-                "the descriptor has no command; Squadron answers Flight SQL commands, not paths",
-            ),
+            &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema],
+            "all rows of the table that it names: catalog, schema and table, or the last of these",
         )
         .used_by("raw clients")
-        .check(check!(paths_are_refused)),
+        .check(check!(a_path_leads_to_its_table))
+        .check(check!(paths_that_lead_nowhere)),
         served(
             "Empty",
             &[Rpc::ListActions],
@@ -104,28 +104,69 @@ fn blames_the_login(status: &Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::Unauthenticated)
 }
 
-async fn list_flights_is_refused(world: &World) {
-    for expression in [Vec::new(), b"lineitem".to_vec(), vec![0xff; 50]] {
-        let status = world.refusal(Request::Flights(expression)).await;
-        assert_eq!(status.code(), Code::Unimplemented, "{status}");
-        assert!(status.message().contains("CommandGetTables"), "{status}");
+async fn tables_are_flights(world: &World) {
+    for (criteria, expected) in [
+        ("", 8),
+        ("%", 8),
+        ("part%", 2),
+        ("_ation", 1),
+        ("nowhere", 0),
+    ] {
+        let answer = world.send(Request::Flights(criteria.into())).await;
+        let answer = answer.expect("it answers");
+        assert_eq!(answer.len(), expected, "{criteria}");
+        for message in answer {
+            let info = FlightInfo::decode(message.as_slice()).expect("a FlightInfo");
+            let descriptor = info.flight_descriptor.clone().expect("a descriptor");
+            let schema = info.try_decode_schema().expect("a schema");
+            let asked = world.send(Request::Schema(descriptor)).await;
+            let asked: SchemaResult = only(&asked.expect("GetSchema answers"));
+            assert_eq!(Schema::try_from(&asked).expect("a schema"), schema);
+        }
+    }
+    let garbage = world.refusal(Request::Flights(vec![0xff; 50])).await;
+    assert_eq!(garbage.code(), Code::InvalidArgument, "{garbage}");
+}
+
+fn path(names: &[&str]) -> FlightDescriptor {
+    FlightDescriptor::new_path(names.iter().map(|name| name.to_string()).collect())
+}
+
+async fn a_path_leads_to_its_table(world: &World) {
+    for names in [
+        &["region"][..],
+        &["public", "region"],
+        &["datafusion", "public", "region"],
+    ] {
+        let info = world.send(Request::Info(path(names))).await;
+        let polled = world.polled(path(names)).await;
+        for info in [only(&info.expect("it answers")), polled] {
+            let (_, batches) = world.client.fetch(info).await.expect("its rows");
+            assert_eq!(
+                batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
+                5
+            );
+        }
     }
 }
 
-async fn paths_are_refused(world: &World) {
-    for path in [
-        vec![],
-        vec!["lineitem".into()],
-        vec!["no".into(), "such".into()],
+async fn paths_that_lead_nowhere(world: &World) {
+    for (names, code) in [
+        (&[][..], Code::InvalidArgument),
+        (&["a", "b", "c", "d"], Code::InvalidArgument),
+        (&[""], Code::InvalidArgument),
+        (&["nowhere"], Code::NotFound),
+        (&["nowhere", "region"], Code::NotFound),
+        (&["region; DROP TABLE region"], Code::NotFound),
+        (&["reg\"ion"], Code::NotFound),
     ] {
-        let descriptor = FlightDescriptor::new_path(path);
         for request in [
-            Request::Info(descriptor.clone()),
-            Request::Schema(descriptor.clone()),
+            Request::Info(path(names)),
+            Request::Poll(path(names)),
+            Request::Schema(path(names)),
         ] {
             let status = world.refusal(request).await;
-            assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-            assert!(status.message().contains("not paths"), "{status}");
+            assert_eq!(status.code(), code, "{names:?}: {status}");
         }
     }
 }

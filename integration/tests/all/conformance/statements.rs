@@ -12,7 +12,7 @@ use tonic::Code;
 
 use super::wire::{Request, command, only, packed, put_without_rows};
 use super::world::{World, statement};
-use super::{Entry, Rpc, check, example, refused, served};
+use super::{Entry, Rpc, check, example, served};
 
 /// A statement that has to be planned for a transaction, which there is none of.
 const NO_TRANSACTIONS: &str = "transactions are not supported; connect with autocommit";
@@ -21,26 +21,21 @@ pub(super) fn entries() -> Vec<Entry> {
     vec![
         served(
             "CommandStatementQuery",
-            &[Rpc::GetFlightInfo, Rpc::GetSchema],
-            "any statement; the query starts in GetFlightInfo, DDL runs there, exactly once",
+            &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema],
+            "any statement; the query starts in GetFlightInfo or the first poll, DDL runs there, exactly once",
         )
         .used_by(
-            "ODBC SQLExecDirect; ADBC low level and ExecuteSchema; C++, Go, Rust; flightsql-dbapi",
+            "ODBC SQLExecDirect; ADBC low level, ExecuteSchema, `incremental`; C++, Go, Rust; flightsql-dbapi",
         )
         .example(example!(packed(&statement("SELECT r_name FROM region"))))
         .check(check!(rows_and_their_schema))
         .check(check!(empty_results_have_the_schema))
         .check(check!(ddl_runs_once_and_in_get_flight_info))
+        .check(check!(polls_lead_to_the_rows))
+        .check(check!(ddl_by_poll_runs_once))
         .check(check!(get_schema_runs_nothing))
         .check(check!(errors_say_where))
         .check(check!(a_transaction_is_refused)),
-        refused(
-            "CommandStatementQuery",
-            &[Rpc::PollFlightInfo],
-            "PollFlightInfo is not served yet; use GetFlightInfo, which answers at once",
-        )
-        .used_by("ADBC `execute_partitions` with `incremental`; arrow-rs")
-        .example(example!(packed(&statement("SELECT r_name FROM region")))),
         served(
             "TicketStatementQuery",
             &[Rpc::DoGet],
@@ -136,6 +131,35 @@ async fn ddl_runs_once_and_in_get_flight_info(world: &World) {
     world.info(&statement("DROP VIEW conformance_once")).await;
     let gone = statement("SELECT * FROM conformance_once");
     let gone = world.refusal(Request::Info(command(&gone))).await;
+    assert_eq!(gone.code(), Code::NotFound, "{gone}");
+}
+
+async fn polls_lead_to_the_rows(world: &World) {
+    let query = statement("SELECT l_linenumber, count(*) AS n FROM lineitem GROUP BY 1");
+    let info = world.polled(command(&query)).await;
+    assert_eq!(info.app_metadata.len(), 36, "the query id");
+    let (_, batches) = world.client.fetch(info).await.expect("the rows");
+    assert_eq!(
+        batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
+        7
+    );
+    let wrong = Request::Poll(command(&statement("SELECT * FROM regoin")));
+    let status = world.refusal(wrong).await;
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+}
+
+async fn ddl_by_poll_runs_once(world: &World) {
+    let create = command(&statement(
+        "CREATE VIEW conformance_poll AS SELECT 1 AS one",
+    ));
+    world.polled(create.clone()).await;
+    let again = world.refusal(Request::Poll(create)).await;
+    assert!(again.message().contains("conformance_poll"), "{again}");
+    world
+        .polled(command(&statement("DROP VIEW conformance_poll")))
+        .await;
+    let gone = command(&statement("SELECT * FROM conformance_poll"));
+    let gone = world.refusal(Request::Info(gone)).await;
     assert_eq!(gone.code(), Code::NotFound, "{gone}");
 }
 

@@ -2,11 +2,11 @@
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use arrow_flight::FlightInfo;
 use arrow_flight::sql::{
     ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
     CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
 };
+use arrow_flight::{FlightDescriptor, FlightInfo, PollInfo};
 use prost::bytes::Bytes;
 use squadron_integration::client::{Client, Rows};
 use squadron_integration::cluster::{Cluster, cluster};
@@ -46,6 +46,32 @@ impl World {
     pub(super) async fn info(&self, message: &impl ProstMessageExt) -> FlightInfo {
         let answer = self.send(Request::Info(command(message))).await;
         only(&answer.expect("GetFlightInfo answers"))
+    }
+
+    /// The last FlightInfo of a command that is polled to its end.
+    ///
+    /// # Panics
+    /// When progress falls or leaves 0 to 1, endpoints are not only appended, or the polls do not end.
+    pub(super) async fn polled(&self, descriptor: FlightDescriptor) -> FlightInfo {
+        const MOST_POLLS: usize = 200;
+        let (mut next, mut progress, mut endpoints) = (descriptor, 0.0, Vec::new());
+        for _ in 0..MOST_POLLS {
+            let answer = self.send(Request::Poll(next)).await;
+            let poll: PollInfo = only(&answer.expect("PollFlightInfo answers"));
+            let info = poll.info.expect("each answer has the whole FlightInfo");
+            assert!(
+                info.endpoint.starts_with(&endpoints),
+                "only appended: {info:?}"
+            );
+            let now = poll.progress.unwrap_or(progress);
+            assert!((progress..=1.0).contains(&now), "from {progress} to {now}");
+            match poll.flight_descriptor {
+                None => return info,
+                Some(descriptor) => next = descriptor,
+            }
+            (progress, endpoints) = (now, info.endpoint);
+        }
+        panic!("{MOST_POLLS} polls do not end")
     }
 
     /// The rows of a command: GetFlightInfo, then DoGet of its ticket.
