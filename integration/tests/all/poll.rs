@@ -306,7 +306,7 @@ fn what_nobody_polls_is_dropped() {
 fn a_handle_of_nobody_is_refused() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
-        let client = cluster.client().await;
+        let client = parallel(&cluster).await;
         let first = poll(&client, statement(LONG)).await.expect("it starts");
         let handle = first.flight_descriptor.clone().expect("it runs").cmd;
         for position in [0, 7, handle.len() - 1] {
