@@ -304,6 +304,14 @@ pub struct TaskMetrics {
     pub bytes: u64,
     /// Bytes that overflowed to disk.
     pub spilled_bytes: u64,
+    /// Bytes read from files.
+    pub scanned_bytes: u64,
+    /// Bytes read from the output of other workers.
+    pub fetched_bytes: u64,
+    /// CPU time of all threads that worked for it, in nanoseconds.
+    pub cpu_ns: u64,
+    /// The most bytes that its operators held of the memory pool at a time.
+    pub peak_memory_bytes: u64,
     /// One line per operator of the plan, in pre-order, indented, with its metrics.
     pub operators: Vec<String>,
 }

@@ -37,7 +37,7 @@ pub use codec::ShuffleCodec;
 pub use conform::conform;
 pub use context::AttemptContext;
 pub use fetch::{FetchOptions, Fetcher};
-pub use read::ShuffleReadExec;
+pub use read::{FETCHED_BYTES, ShuffleReadExec};
 pub use serve::DataService;
 pub use store::{OutputWriter, PartitionReader, Store, StoreOptions, StoreUsage, Written};
 pub use tls::{ServerTls, Trust};

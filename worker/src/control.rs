@@ -302,6 +302,7 @@ impl Control {
             stage: Arc::clone(stage),
             launch,
             committed: Instant::now(),
+            usage: Arc::default(),
             stop,
             changes: self.changes_sender.clone(),
         };

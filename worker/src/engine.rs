@@ -16,6 +16,8 @@ use squadron_shuffle::{FetchOptions, Fetcher, Store, StoreOptions, Trust, failur
 use tokio::runtime::Handle;
 
 use crate::lanes::Lanes;
+use crate::memory::AttemptPool;
+use crate::usage::Usage;
 
 /// How many of the largest consumers an out-of-memory message names.
 const REPORTED_CONSUMERS: NonZeroUsize = NonZeroUsize::new(5).expect("5 is not 0");
@@ -137,8 +139,26 @@ impl Engine {
         self.runtime.memory_pool.reserved() as u64
     }
 
-    /// A context to decode and run a plan in.
+    /// A context to decode plans in.
     pub(crate) fn task_context(&self, config: SessionConfig) -> Arc<TaskContext> {
+        self.context(config, Arc::clone(&self.runtime))
+    }
+
+    /// A context to run a plan in whose memory is counted to `usage`.
+    pub(crate) fn attempt_context(
+        &self,
+        config: SessionConfig,
+        usage: Arc<Usage>,
+    ) -> Arc<TaskContext> {
+        let pool = Arc::clone(&self.runtime.memory_pool);
+        let runtime = RuntimeEnv {
+            memory_pool: Arc::new(AttemptPool::new(pool, usage)),
+            ..RuntimeEnv::clone(&self.runtime)
+        };
+        self.context(config, Arc::new(runtime))
+    }
+
+    fn context(&self, config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Arc<TaskContext> {
         Arc::new(TaskContext::new(
             None,
             self.functions.session_id(),
@@ -147,7 +167,7 @@ impl Engine {
             self.functions.higher_order_functions().clone(),
             self.functions.aggregate_functions().clone(),
             self.functions.window_functions().clone(),
-            Arc::clone(&self.runtime),
+            runtime,
         ))
     }
 }

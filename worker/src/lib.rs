@@ -24,6 +24,7 @@ mod dial;
 mod embedded;
 mod engine;
 mod lanes;
+mod memory;
 mod metrics;
 mod niceness;
 mod outbox;
@@ -32,6 +33,8 @@ mod runner;
 mod stage;
 #[cfg(test)]
 mod testing;
+mod usage;
+mod yielding;
 
 pub use embedded::{EmbeddedWorker, embedded};
 pub use engine::{Engine, WorkerOptions};

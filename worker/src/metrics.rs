@@ -1,7 +1,13 @@
 //! What an attempt took, operator by operator.
 
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
+use datafusion::physical_plan::metrics::MetricsSet;
+use squadron_shuffle::FETCHED_BYTES;
+
+use crate::yielding::YieldExec;
 
 /// An operator's line never gets longer; IN lists and file lists may.
 const LINE_LIMIT: usize = 1_000;
@@ -16,6 +22,10 @@ pub(crate) struct PlanMetrics {
     pub(crate) operators: Vec<String>,
     /// Bytes that operators wrote to disk.
     pub(crate) spilled_bytes: u64,
+    /// Bytes that scans read from files.
+    pub(crate) scanned_bytes: u64,
+    /// Bytes that came from other workers.
+    pub(crate) fetched_bytes: u64,
 }
 
 /// Collects the metrics of `plan`.
@@ -26,14 +36,35 @@ pub(crate) fn collect(plan: &dyn ExecutionPlan) -> PlanMetrics {
 }
 
 fn visit(plan: &dyn ExecutionPlan, depth: usize, metrics: &mut PlanMetrics) {
+    if let Some(between) = plan.downcast_ref::<YieldExec>() {
+        return visit(between.input().as_ref(), depth, metrics);
+    }
     if metrics.operators.len() < LINES_LIMIT {
         metrics.operators.push(line(plan, depth));
     }
-    let spilled = plan.metrics().and_then(|set| set.spilled_bytes());
-    metrics.spilled_bytes += spilled.unwrap_or(0) as u64;
+    let set = plan.metrics().unwrap_or_default();
+    metrics.spilled_bytes += set.spilled_bytes().unwrap_or(0) as u64;
+    metrics.scanned_bytes += scanned_bytes(plan, &set);
+    metrics.fetched_bytes += count(&set, FETCHED_BYTES).unwrap_or(0);
     for child in plan.children() {
         visit(child.as_ref(), depth + 1, metrics);
     }
+}
+
+/// What a Parquet scan has counted itself; of other files, those that the scan was to read.
+fn scanned_bytes(plan: &dyn ExecutionPlan, set: &MetricsSet) -> u64 {
+    let files = || {
+        let source = plan.downcast_ref::<DataSourceExec>()?.data_source();
+        let groups = &source.downcast_ref::<FileScanConfig>()?.file_groups;
+        let files = groups.iter().flat_map(|group| group.files());
+        Some(files.map(|file| file.effective_size()).sum())
+    };
+    count(set, "bytes_scanned").or_else(files).unwrap_or(0)
+}
+
+/// A count of that name, summed over all partitions.
+fn count(set: &MetricsSet, name: &str) -> Option<u64> {
+    set.sum_by_name(name).map(|sum| sum.as_usize() as u64)
 }
 
 /// An operator and its metrics, summed over its partitions, in one line even where an expression holds a line break.

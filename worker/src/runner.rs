@@ -31,6 +31,8 @@ use crate::attempts::Phase;
 use crate::engine::Engine;
 use crate::metrics;
 use crate::stage::StagePlan;
+use crate::usage::{Usage, measured};
+use crate::yielding::with_yields;
 
 /// A running attempt got further.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub(crate) struct Attempt {
     pub(crate) launch: Launch,
     /// When the server's commit was read.
     pub(crate) committed: Instant,
+    /// Where it is counted what the attempt uses.
+    pub(crate) usage: Arc<Usage>,
     /// Tells the attempt to stop.
     pub(crate) stop: CancellationToken,
     /// Where it says how far it got.
@@ -61,6 +65,7 @@ pub(crate) struct Attempt {
 
 /// A plan instance with its own output.
 struct Prepared {
+    usage: Arc<Usage>,
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
     writer: OutputWriter,
@@ -69,7 +74,11 @@ struct Prepared {
 impl Attempt {
     /// Runs it to its end and tells how it ended, also after a panic. Must be spawned on the threads of its
     /// lane; all that its plan spawns then runs there too.
-    pub(crate) async fn run(self) {
+    pub(crate) fn run(self) -> impl Future<Output = ()> {
+        measured(Arc::clone(&self.usage), self.run_unmeasured())
+    }
+
+    async fn run_unmeasured(self) {
         let attempt = self.launch.attempt;
         let changes = self.changes.clone();
         let outcome = AssertUnwindSafe(self.execute())
@@ -137,11 +146,11 @@ impl Attempt {
             writer: writer.clone(),
         };
         let config = stage.session_config().clone();
-        let context = self
-            .engine
-            .task_context(config.with_extension(Arc::new(attempt)));
+        let config = config.with_extension(Arc::new(attempt));
+        let context = self.engine.attempt_context(config, Arc::clone(&self.usage));
         Ok(Prepared {
-            plan,
+            usage: Arc::clone(&self.usage),
+            plan: with_yields(plan).map_err(|error| failure::of(&error))?,
             context,
             writer,
         })
@@ -182,7 +191,8 @@ impl Prepared {
         for partition in 0..self.plan.output_partitioning().partition_count() {
             let rows = self.plan.execute(partition, Arc::clone(&self.context));
             let rows = rows.map_err(|error| failure::of(&error))?;
-            partitions.spawn(drain(rows).in_current_span());
+            let rows = measured(Arc::clone(&self.usage), drain(rows));
+            partitions.spawn(rows.in_current_span());
         }
         let outcome = tokio::select! {
             biased;
@@ -210,6 +220,10 @@ impl Prepared {
                     .map(|partition| partition.bytes)
                     .sum(),
                 spilled_bytes: written.spilled_bytes + plan.spilled_bytes,
+                scanned_bytes: plan.scanned_bytes,
+                fetched_bytes: plan.fetched_bytes,
+                cpu_ns: self.usage.cpu_ns(),
+                peak_memory_bytes: self.usage.peak_memory_bytes(),
                 operators: plan.operators,
             },
             partitions: written.partitions,

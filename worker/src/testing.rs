@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use arrow::array::{Int64Array, RecordBatch};
@@ -59,7 +61,11 @@ pub(crate) fn streamed(task: u32, slots: u32) -> Launch {
 
 /// Stage 0 with a plan that one attempt can run.
 pub(crate) fn stage(behaviours: Vec<Behaviour>) -> Stage {
-    let input: Arc<dyn ExecutionPlan> = Arc::new(TestExec::new(behaviours));
+    in_process(Arc::new(TestExec::new(behaviours)))
+}
+
+/// Stage 0 that writes the rows of `input`; one attempt can run it.
+pub(crate) fn in_process(input: Arc<dyn ExecutionPlan>) -> Stage {
     let schema = input.schema();
     let plan = ShuffleWriteExec::new(input, WritePartitioning::Identity, schema);
     let plan: Arc<dyn Any + Send + Sync> = Arc::new(InProcessPlan(Arc::new(plan)));
@@ -109,6 +115,8 @@ pub(crate) enum Behaviour {
     Fail,
     /// Panics when it is polled.
     Panic,
+    /// Keeps its thread busy until it is told to stop, then ends.
+    Spin(&'static AtomicBool),
 }
 
 pub(crate) const ROWS_PER_BATCH: usize = 1_000;
@@ -139,7 +147,7 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]))
 }
 
-fn batch() -> RecordBatch {
+pub(crate) fn batch() -> RecordBatch {
     let numbers = Int64Array::from_iter_values(0..ROWS_PER_BATCH as i64);
     RecordBatch::try_new(schema(), vec![Arc::new(numbers)]).unwrap()
 }
@@ -186,6 +194,13 @@ impl ExecutionPlan for TestExec {
                 .map(|()| Ok(batch()))
                 .boxed(),
             Behaviour::Fail => stream::once(async { exec_err!("told to fail") }).boxed(),
+            Behaviour::Spin(stop) => stream::poll_fn(|_| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+                Poll::Ready(None)
+            })
+            .boxed(),
             Behaviour::Panic => stream::once(async { panic!("told to panic") }).boxed(),
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema(), rows)))

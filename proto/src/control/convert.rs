@@ -371,6 +371,10 @@ impl From<TaskOutput> for wire::Finished {
                 rows: output.metrics.rows,
                 bytes: output.metrics.bytes,
                 spilled_bytes: output.metrics.spilled_bytes,
+                scanned_bytes: output.metrics.scanned_bytes,
+                fetched_bytes: output.metrics.fetched_bytes,
+                cpu_ns: output.metrics.cpu_ns,
+                peak_memory_bytes: output.metrics.peak_memory_bytes,
                 operators: output.metrics.operators,
             }),
         }
@@ -395,6 +399,10 @@ impl From<wire::Finished> for TaskOutput {
                 rows: metrics.rows,
                 bytes: metrics.bytes,
                 spilled_bytes: metrics.spilled_bytes,
+                scanned_bytes: metrics.scanned_bytes,
+                fetched_bytes: metrics.fetched_bytes,
+                cpu_ns: metrics.cpu_ns,
+                peak_memory_bytes: metrics.peak_memory_bytes,
                 operators: metrics.operators,
             },
         }

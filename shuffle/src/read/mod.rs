@@ -6,6 +6,9 @@
 
 mod demux;
 mod stream;
+
+pub use stream::FETCHED_BYTES;
+
 #[cfg(test)]
 mod tests;
 

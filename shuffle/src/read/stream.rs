@@ -18,6 +18,9 @@ use super::demux::RemotePartition;
 use crate::failure::into_datafusion;
 use crate::store::PartitionReader;
 
+/// The metric of [`crate::ShuffleReadExec`] that counts the bytes that came from other processes.
+pub const FETCHED_BYTES: &str = "fetched_bytes";
+
 /// Frees what it holds, and stops what it fetches, on drop.
 pub(super) struct PartitionStream {
     schema: SchemaRef,
@@ -42,7 +45,7 @@ impl PartitionStream {
             remote,
             failed: false,
             metrics: BaselineMetrics::new(metrics, partition),
-            fetched_bytes: MetricBuilder::new(metrics).counter("fetched_bytes", partition),
+            fetched_bytes: MetricBuilder::new(metrics).counter(FETCHED_BYTES, partition),
         }
     }
 

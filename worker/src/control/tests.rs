@@ -1,8 +1,11 @@
+mod cancel;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
-use squadron_proto::control::{OutputMode, PlanRef, Report};
+use squadron_proto::control::{Lane, OutputMode, PlanRef, Report};
 use squadron_shuffle::{ShuffleWriteExec, WritePartitioning, fragment};
 use tempfile::TempDir;
 use tokio_stream::wrappers::ReceiverStream;
@@ -150,6 +153,7 @@ async fn an_attempt_is_reserved_runs_and_finishes_with_sizes_and_metrics() {
     assert_eq!(output.partitions[0].rows, rows);
     assert_eq!(output.metrics.rows, rows);
     assert!(output.metrics.elapsed_us > 0);
+    assert!(output.metrics.cpu_ns > 0);
     assert!(
         output.metrics.operators[0].starts_with("ShuffleWrite"),
         "{output:?}"
@@ -563,4 +567,29 @@ async fn an_embedded_worker_ends_when_the_server_lets_go() {
     let ended = tokio::time::timeout(PATIENCE, worker.task.join_next()).await;
     ended.expect("it ends").unwrap().unwrap();
     assert_eq!(engine.store.usage().outputs, 0);
+}
+
+/// Every thread of the long lane is busy inside a poll that does not end.
+#[tokio::test]
+async fn a_short_attempt_runs_while_long_ones_hold_all_their_threads() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let (_folder, _engine, mut line) = line();
+    line.announce(vec![Behaviour::Spin(&STOP), Behaviour::Spin(&STOP)])
+        .await;
+    line.start(Launch {
+        lane: Lane::Long,
+        ..launch(0, 2)
+    })
+    .await;
+    assert_eq!(line.status(0).await, AttemptStatus::Running);
+    line.announce(vec![Behaviour::Batches(1), Behaviour::Batches(1)])
+        .await;
+    line.start(launch(1, 2)).await;
+    assert_eq!(line.status(1).await, AttemptStatus::Running);
+    assert_eq!(
+        finished(line.status(1).await).metrics.rows,
+        2 * ROWS_PER_BATCH as u64
+    );
+    STOP.store(true, Ordering::Relaxed);
+    finished(line.status(0).await);
 }

@@ -1,0 +1,294 @@
+//! What an attempt uses of the processor and of memory, counted where it is used.
+//!
+//! ```text
+//! Attempt::run ─┐
+//! partitions ───┼─> Measured: every poll of every task of the attempt counts its thread's CPU time to the attempt's Usage
+//! spawned by ───┘     └ while it polls, Usage is the thread's current one: what is spawned then is measured too
+//!   operators
+//! ```
+//!
+//! DataFusion spawns through one place that takes a tracer, so nothing that its operators spawn is missed. What is missed:
+//! local files are read by threads of the object store, and rows of other workers arrive on the runtime of connections.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use datafusion::common::runtime::{JoinSetTracer, set_join_set_tracer};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+/// What one attempt has used so far.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    cpu_ns: AtomicU64,
+    memory_bytes: AtomicUsize,
+    peak_memory_bytes: AtomicUsize,
+}
+
+impl Usage {
+    /// CPU time of all polls that have ended, in nanoseconds.
+    pub(crate) fn cpu_ns(&self) -> u64 {
+        self.cpu_ns.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that its operators held of the memory pool at a time.
+    pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        self.peak_memory_bytes.load(Ordering::Relaxed) as u64
+    }
+
+    pub(crate) fn grow(&self, bytes: usize) {
+        let before = self.memory_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.peak_memory_bytes
+            .fetch_max(before.saturating_add(bytes), Ordering::Relaxed);
+    }
+
+    pub(crate) fn shrink(&self, bytes: usize) {
+        self.memory_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A task of an attempt, measured.
+pub(crate) struct Measured<T> {
+    usage: Arc<Usage>,
+    future: BoxFuture<'static, T>,
+}
+
+/// Counts what `future` uses to `usage`, and what it spawns inside plans as well.
+pub(crate) fn measured<T>(
+    usage: Arc<Usage>,
+    future: impl Future<Output = T> + Send + 'static,
+) -> Measured<T> {
+    static FOLLOW: std::sync::Once = std::sync::Once::new();
+    // Of a process that traces already, what is spawned inside plans is not measured.
+    FOLLOW.call_once(|| _ = set_join_set_tracer(&Tracer));
+    Measured {
+        usage,
+        future: future.boxed(),
+    }
+}
+
+impl<T> Future for Measured<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let _current = Current::enter(&self.usage);
+        self.future.poll_unpin(context)
+    }
+}
+
+/// What a thread is doing: a poll, or a blocking call, of a task of an attempt.
+struct Current {
+    usage: Arc<Usage>,
+    started: Instant,
+    cpu_started: Duration,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+}
+
+impl Current {
+    /// Until the guard is dropped, this thread works for `usage`.
+    fn enter(usage: &Arc<Usage>) -> Entered {
+        let current = Self {
+            usage: Arc::clone(usage),
+            started: Instant::now(),
+            cpu_started: thread_cpu_time(),
+        };
+        Entered {
+            before: CURRENT.replace(Some(current)),
+        }
+    }
+
+    fn usage() -> Option<Arc<Usage>> {
+        CURRENT.with_borrow(|current| {
+            let current = current.as_ref()?;
+            Some(Arc::clone(&current.usage))
+        })
+    }
+}
+
+struct Entered {
+    before: Option<Current>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if let Some(current) = CURRENT.replace(self.before.take()) {
+            let used = thread_cpu_time().saturating_sub(current.cpu_started);
+            let used = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
+            current.usage.cpu_ns.fetch_add(used, Ordering::Relaxed);
+        }
+    }
+}
+
+/// When the poll that this thread is in has started; none outside of an attempt's task.
+pub(crate) fn poll_started() -> Option<Instant> {
+    CURRENT.with_borrow(|current| Some(current.as_ref()?.started))
+}
+
+/// Measures how much of its poll's processor time a piece of work takes; nothing of what other polls take meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch {
+    poll_started: Instant,
+    cpu: Duration,
+}
+
+impl Stopwatch {
+    /// None outside of an attempt's task.
+    pub(crate) fn start() -> Option<Self> {
+        CURRENT.with_borrow(|current| {
+            Some(Self {
+                poll_started: current.as_ref()?.started,
+                cpu: thread_cpu_time(),
+            })
+        })
+    }
+
+    /// CPU time since the start, or since the start of the current poll if that is another.
+    pub(crate) fn elapsed(&self) -> Duration {
+        CURRENT.with_borrow(|current| match current {
+            Some(current) if current.started == self.poll_started => {
+                thread_cpu_time().saturating_sub(self.cpu)
+            }
+            Some(current) => thread_cpu_time().saturating_sub(current.cpu_started),
+            None => Duration::ZERO,
+        })
+    }
+}
+
+/// Hands the current attempt on to what DataFusion's operators spawn.
+struct Tracer;
+
+impl JoinSetTracer for Tracer {
+    fn trace_future(
+        &self,
+        future: BoxFuture<'static, Box<dyn Any + Send>>,
+    ) -> BoxFuture<'static, Box<dyn Any + Send>> {
+        match Current::usage() {
+            Some(usage) => Measured { usage, future }.boxed(),
+            None => future,
+        }
+    }
+
+    fn trace_block(
+        &self,
+        block: Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>,
+    ) -> Box<dyn FnOnce() -> Box<dyn Any + Send> + Send> {
+        match Current::usage() {
+            Some(usage) => Box::new(move || {
+                let _current = Current::enter(&usage);
+                block()
+            }),
+            None => block,
+        }
+    }
+}
+
+/// CPU time of the calling thread.
+#[cfg(unix)]
+pub(crate) fn thread_cpu_time() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    // The clock of the calling thread itself is always there.
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Time on the wall: more than the thread's share of it, where threads wait for cores.
+#[cfg(not(unix))]
+pub(crate) fn thread_cpu_time() -> Duration {
+    static FIRST: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    FIRST.get_or_init(Instant::now).elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::common::runtime::SpawnedTask;
+
+    use super::*;
+
+    const WORK: Duration = Duration::from_millis(20);
+
+    /// Keeps the processor busy for `time` of this thread's CPU time.
+    fn work(time: Duration) {
+        let until = thread_cpu_time() + time;
+        while thread_cpu_time() < until {
+            std::hint::spin_loop();
+        }
+    }
+
+    fn used(usage: &Usage) -> Duration {
+        Duration::from_nanos(usage.cpu_ns())
+    }
+
+    /// Whether `used` is `expected` and no more than a little for everything around it.
+    fn is_about(used: Duration, expected: Duration) -> bool {
+        (expected..expected + WORK / 2).contains(&used)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_task_and_all_that_it_spawns_work_is_counted_and_waiting_is_not() {
+        let usage = Arc::new(Usage::default());
+        let task = measured(Arc::clone(&usage), async {
+            work(WORK);
+            let spawned = SpawnedTask::spawn(async {
+                tokio::time::sleep(2 * WORK).await;
+                work(WORK);
+                SpawnedTask::spawn_blocking(|| work(WORK)).join().await
+            });
+            spawned.join().await.unwrap().unwrap();
+        });
+        // Tasks of others do not count, also on the same threads.
+        let other = tokio::task::unconstrained(async { work(3 * WORK) });
+        tokio::join!(task, other);
+        let used = used(&usage);
+        assert!(is_about(used, 3 * WORK), "{used:?}");
+        assert!(Current::usage().is_none());
+    }
+
+    #[test]
+    fn a_panic_ends_the_poll_and_its_work_counts() {
+        let usage = Arc::new(Usage::default());
+        let task = measured(Arc::clone(&usage), async {
+            work(WORK);
+            panic!("told to panic");
+        });
+        let outcome = std::panic::AssertUnwindSafe(task).catch_unwind();
+        assert!(futures::executor::block_on(outcome).is_err());
+        assert!(used(&usage) >= WORK);
+        assert!(Current::usage().is_none());
+    }
+
+    #[test]
+    fn memory_has_a_peak() {
+        let usage = Usage::default();
+        usage.grow(5);
+        usage.grow(7);
+        usage.shrink(10);
+        usage.grow(4);
+        assert_eq!(usage.peak_memory_bytes(), 12);
+    }
+
+    #[test]
+    fn a_stopwatch_counts_no_other_polls() {
+        let usage = Arc::new(Usage::default());
+        assert!(Stopwatch::start().is_none());
+        assert_eq!(poll_started(), None);
+        let first = Current::enter(&usage);
+        let watch = Stopwatch::start().unwrap();
+        work(WORK);
+        let in_first = watch.elapsed();
+        assert!(is_about(in_first, WORK), "{in_first:?}");
+        assert!(poll_started().unwrap().elapsed() >= WORK);
+        drop(first);
+        work(3 * WORK);
+        let _second = Current::enter(&usage);
+        work(WORK);
+        let in_second = watch.elapsed();
+        assert!(is_about(in_second, WORK), "{in_second:?}");
+    }
+}

@@ -1,0 +1,255 @@
+//! Makes every operator of a plan give its thread back every few milliseconds, so that a cancel is heard.
+//!
+//! ```text
+//! operator ── YieldExec ── operator ── YieldExec ── leaf
+//!                 └ asked for rows in a poll that has taken long: not now, ask again
+//! ```
+//!
+//! Operators run until a leaf makes them wait, and DataFusion's leaves count batches (128 of them), not time: a join that
+//! makes a million rows of each of them goes on for minutes. [`YieldExec`] stands between any two operators and ends a poll
+//! that has taken a quantum; a cancelled task then ends, and others get the thread.
+//!
+//! Joins whose filter rejects most pairs look at all pairs of a probe batch without asking for anything. Their probe side
+//! is cut to slices: few rows first, then as many as the join takes a quantum for.
+//!
+//! What remains is work inside one operator on rows that it has collected: see ARCHITECTURE.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, internal_err};
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use futures::{Stream, StreamExt};
+
+use crate::usage::{Stopwatch, poll_started};
+
+/// How long a poll may take before the next request for rows ends it. Long against the cost of a switch, short against
+/// what a person notices.
+const QUANTUM: Duration = Duration::from_millis(10);
+
+/// Slices grow by this factor while they take less than one part in so many of a quantum.
+const GROWTH: usize = 4;
+
+/// `plan` with a [`YieldExec`] below each of its operators.
+pub(crate) fn with_yields(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let children = plan.children();
+    if children.is_empty() {
+        return Ok(plan);
+    }
+    let cut_child = cut_child(plan.as_ref());
+    let children = children.into_iter().cloned().enumerate();
+    let children = children.map(|(index, child)| {
+        let input = with_yields(child)?;
+        let is_cut = cut_child == Some(index);
+        Ok(Arc::new(YieldExec { input, is_cut }) as Arc<dyn ExecutionPlan>)
+    });
+    let children = children.collect::<Result<Vec<_>>>()?;
+    // A node's properties are those of its input, so nothing has to be derived anew.
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
+    plan.replace_children(children, options)
+}
+
+/// Which child's batches an operator may look at for long without asking for anything: the probe side of a join with a
+/// filter. Such a join makes new arrays of what it lets pass, so slices do not count whole batches to anybody's memory.
+fn cut_child(plan: &dyn ExecutionPlan) -> Option<usize> {
+    let is_filtered_join = plan.is::<NestedLoopJoinExec>()
+        || plan
+            .downcast_ref::<HashJoinExec>()
+            .is_some_and(|join| join.filter().is_some());
+    is_filtered_join.then_some(1)
+}
+
+/// Passes the rows of its input, unless the poll that asks has taken too long.
+#[derive(Debug)]
+pub(crate) struct YieldExec {
+    input: Arc<dyn ExecutionPlan>,
+    /// Whether batches are cut to slices.
+    is_cut: bool,
+}
+
+impl YieldExec {
+    /// The operator whose rows it passes.
+    pub(crate) fn input(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.input
+    }
+}
+
+impl DisplayAs for YieldExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "YieldExec")
+    }
+}
+
+impl ExecutionPlan for YieldExec {
+    fn name(&self) -> &'static str {
+        "YieldExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (Some(input), true) = (children.pop(), children.is_empty()) else {
+            return internal_err!("{} has one child", self.name());
+        };
+        let is_cut = self.is_cut;
+        Ok(Arc::new(Self { input, is_cut }))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+        self.replace_children(children, options)
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        Ok(Box::pin(YieldStream {
+            rows: self.input.execute(partition, context)?,
+            slices: self.is_cut.then(Slices::default),
+            ended_poll: None,
+        }))
+    }
+}
+
+struct YieldStream {
+    rows: SendableRecordBatchStream,
+    slices: Option<Slices>,
+    /// The start of the poll that it ended last.
+    ended_poll: Option<Instant>,
+}
+
+impl YieldStream {
+    /// Whether to end the current poll. Not twice, for who asks again in the same poll waits for nothing else.
+    fn ends_poll(&mut self) -> bool {
+        let overlong = poll_started().filter(|started| started.elapsed() >= QUANTUM);
+        let ends = overlong.is_some() && overlong != self.ended_poll;
+        if ends {
+            self.ended_poll = overlong;
+        }
+        ends
+    }
+}
+
+impl Stream for YieldStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // Before the poll ends, since the price of the last slice is counted within it.
+        if let Some(slices) = &mut self.slices {
+            slices.adapt();
+        }
+        if self.ends_poll() {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let Self { rows, slices, .. } = &mut *self;
+        match slices {
+            None => rows.poll_next_unpin(context),
+            Some(slices) => slices.poll_next(rows, context),
+        }
+    }
+}
+
+impl RecordBatchStream for YieldStream {
+    fn schema(&self) -> SchemaRef {
+        self.rows.schema()
+    }
+}
+
+/// Cuts batches to so many rows that whoever takes them has work for about a quantum.
+#[derive(Debug)]
+struct Slices {
+    limit: usize,
+    /// What is left of a batch.
+    rest: Option<RecordBatch>,
+    /// The rows of the slice handed out last, and when.
+    handed_out: Option<(usize, Stopwatch)>,
+}
+
+impl Default for Slices {
+    /// One row first: it may have to be compared with millions.
+    fn default() -> Self {
+        Self {
+            limit: 1,
+            rest: None,
+            handed_out: None,
+        }
+    }
+}
+
+impl Slices {
+    fn poll_next(
+        &mut self,
+        rows: &mut SendableRecordBatchStream,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<RecordBatch>>> {
+        let batch = match self.rest.take() {
+            Some(rest) => rest,
+            None => match rows.poll_next_unpin(context) {
+                Poll::Ready(Some(Ok(batch))) => batch,
+                other => return other,
+            },
+        };
+        let count = batch.num_rows().min(self.limit);
+        if count < batch.num_rows() {
+            self.rest = Some(batch.slice(count, batch.num_rows() - count));
+        }
+        if count > 0 {
+            self.handed_out = Stopwatch::start().map(|watch| (count, watch));
+        }
+        Poll::Ready(Some(Ok(batch.slice(0, count))))
+    }
+
+    /// Whoever took the last slice asks for the next: what it cost tells how large that may be.
+    fn adapt(&mut self) {
+        let Some((rows, watch)) = self.handed_out.take() else {
+            return;
+        };
+        let cost = watch.elapsed();
+        if cost > QUANTUM {
+            let fitting = rows as f64 * QUANTUM.as_secs_f64() / cost.as_secs_f64();
+            self.limit = (fitting as usize).max(1);
+        } else if cost < QUANTUM / GROWTH as u32 && rows >= self.limit {
+            self.limit = self.limit.saturating_mul(GROWTH);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
