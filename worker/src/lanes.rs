@@ -24,6 +24,11 @@ const STACK_BYTES: usize = 16 * 1024 * 1024;
 /// How many threads of a lane may wait for local files at a time.
 const BLOCKING_THREADS: usize = 128;
 
+/// After how many polls a thread looks for tasks that were woken from outside of the lane, among them those told to stop,
+/// and after how many for timers and connections. A poll may take 10 ms and more; tokio's own 61 of them are seconds.
+const POLLS_PER_LOOK_OUTSIDE: u32 = 2;
+const POLLS_PER_EVENTS: u32 = 8;
+
 /// The runtimes of all lanes; there until the engine is dropped.
 pub(crate) struct Lanes {
     /// In the order of [`Lane::ALL`]; taken out when dropped.
@@ -59,6 +64,8 @@ fn runtime(lane: Lane, threads: usize) -> Result<Runtime, Failure> {
         .worker_threads(threads)
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_stack_size(STACK_BYTES)
+        .global_queue_interval(POLLS_PER_LOOK_OUTSIDE)
+        .event_interval(POLLS_PER_EVENTS)
         .thread_name(thread_name(lane))
         .on_thread_start(move || niceness::raise(steps(lane)))
         .enable_all()
