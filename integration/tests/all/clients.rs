@@ -1,28 +1,33 @@
 //! Stock clients in their own languages; the suites are in `integration/clients`.
 //!
-//! Without Python or Java on the machine their tests are ignored, and the reason is shown; in CI they must be there.
+//! Without Python, Java or Go on the machine their tests are ignored, and the reason is shown; in CI the first two must be
+//! there. Debian's own Go is too old for arrow-go, and no newer one can be fetched everywhere.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use squadron_integration::cluster::{Cluster, cluster};
+use squadron_integration::cluster::{Cluster, ClusterBuilder, cluster};
 use squadron_integration::process::squadron;
 use tokio::time::timeout;
 
-use crate::drivers::{jdbc_driver, python_environment, suites};
+use crate::drivers::{go_suite, jdbc_suite, python_environment, suites};
 use crate::support::{bounded, minutes};
+use crate::types::TypesTable;
 
 /// How long one suite may take.
 const SUITE_LIMIT: Duration = Duration::from_secs(240);
 
 async fn start() -> Cluster {
-    cluster()
-        .workers(2)
-        .slots(1)
-        .tpch(0.01)
-        .tiny_splits()
-        .start()
-        .await
+    two_workers().start().await
+}
+
+async fn start_with(data: &Path) -> Cluster {
+    two_workers().data(data).start().await
+}
+
+fn two_workers() -> ClusterBuilder {
+    cluster().workers(2).slots(1).tpch(0.01).tiny_splits()
 }
 
 /// Runs a suite, which is told the server's address and exits with 0 when everything was right.
@@ -134,18 +139,29 @@ fn python_clients_outlive_a_server() {
     ignore = "skipped: there is no JDK with Maven on this machine"
 )]
 fn java_jdbc() {
-    let driver = jdbc_driver();
+    let classes = jdbc_suite();
     bounded(minutes(6), async move {
-        let cluster = start().await;
+        let types = TypesTable::write();
+        let cluster = start_with(types.folder()).await;
         let mut suite = Command::new("java");
         // Arrow reaches into buffers of the JDK.
-        suite
-            .arg("--add-opens=java.base/java.nio=ALL-UNNAMED")
-            .arg("-cp")
-            .arg(driver);
-        suite
-            .arg(suites().join("java/JdbcSuite.java"))
-            .arg(cluster.url());
+        suite.arg("--add-opens=java.base/java.nio=ALL-UNNAMED");
+        suite.args(["-cp", &classes, "suite.JdbcSuite", cluster.url()]);
+        passes(suite).await;
+    });
+}
+
+#[test]
+#[cfg_attr(
+    not(has_go),
+    ignore = "skipped: there is no Go on this machine that is new enough for the suite's go.mod"
+)]
+fn go_flightsql() {
+    let program = go_suite();
+    bounded(minutes(6), async move {
+        let cluster = start().await;
+        let mut suite = Command::new(program);
+        suite.arg(cluster.url());
         passes(suite).await;
     });
 }

@@ -14,6 +14,16 @@ const MAVEN_COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1
 const MAVEN_COPY_ALL: &str =
     "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
 
+/// The sources of the JDBC suite, its main class first.
+const JDBC_SUITE: [&str; 6] = [
+    "JdbcSuite.java",
+    "Checks.java",
+    "JdbcMetadata.java",
+    "JdbcParameters.java",
+    "JdbcStatements.java",
+    "JdbcTypes.java",
+];
+
 /// The sources of the client suites.
 pub(crate) fn suites() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
@@ -80,6 +90,47 @@ pub(crate) fn jdbc_driver() -> PathBuf {
     let mut jars = jars.flatten().map(|entry| entry.path());
     let jar = jars.find(|path| path.extension().is_some_and(|extension| extension == "jar"));
     jar.unwrap_or_else(|| panic!("Maven left no jar in {}", folder.display()))
+}
+
+/// The class path of the JDBC suite: the driver and the compiled suite.
+pub(crate) fn jdbc_suite() -> String {
+    let driver = jdbc_driver();
+    let sources = JDBC_SUITE.map(|name| suites().join("java").join(name));
+    let wanted = contents(&sources);
+    let classes = prepared("jdbc-suite", &wanted, |folder| {
+        let mut compile = Command::new("javac");
+        compile
+            .args(["-Xlint:all", "-Werror", "-proc:none", "-cp"])
+            .arg(&driver);
+        run(compile.arg("-d").arg(folder).args(&sources));
+    });
+    format!("{}:{}", driver.display(), classes.display())
+}
+
+/// The program of the Go suite. Its modules are fetched, and it is built, when one of its files changed.
+pub(crate) fn go_suite() -> PathBuf {
+    let folder = suites().join("go");
+    let entries = fs::read_dir(&folder).expect("the suite is in the repository");
+    let mut sources: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    sources.sort();
+    let built = prepared("go", &contents(&sources), |target| {
+        let mut build = Command::new("go");
+        build
+            .current_dir(&folder)
+            .env("GOFLAGS", "-mod=readonly")
+            .env("CGO_ENABLED", "0");
+        run(build
+            .args(["build", "-o"])
+            .arg(target.join("suite"))
+            .arg("."));
+    });
+    built.join("suite")
+}
+
+/// All of the files, which change whenever one of them does.
+fn contents(files: &[PathBuf]) -> String {
+    let read = |file: &PathBuf| fs::read_to_string(file).expect("the suite is in the repository");
+    files.iter().map(read).collect()
 }
 
 /// A folder of the target folder that `prepare` fills, once for each `content`; other processes wait for it.

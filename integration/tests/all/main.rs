@@ -22,3 +22,4 @@ mod support;
 mod tools;
 mod tpch;
 mod traps;
+mod types;

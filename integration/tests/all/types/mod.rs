@@ -1,0 +1,108 @@
+//! Every Arrow type from a file to a client: as it is, and in stock clients.
+
+mod table;
+
+use std::path::Path;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::DataType;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use squadron_integration::client::Client;
+use squadron_integration::cluster::{Cluster, cluster};
+use squadron_integration::compare::client_schema;
+use tempfile::TempDir;
+
+use crate::support::{Mismatches, bounded, minutes};
+
+/// The table in a folder of its own, for `--data`.
+pub(crate) struct TypesTable {
+    folder: TempDir,
+}
+
+impl TypesTable {
+    pub(crate) fn write() -> Self {
+        let folder = TempDir::with_prefix("squadron-types-").unwrap();
+        table::write(&folder.path().join("types.arrow"));
+        Self { folder }
+    }
+
+    /// For `--data`.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+async fn start(table: &TypesTable, workers: usize) -> Cluster {
+    let cluster = cluster().workers(workers).slots(2).data(table.folder());
+    cluster.tiny_splits().start().await
+}
+
+/// Values are compared as the arrays that they are, and, where an array has several forms, as what it shows.
+fn same(expected: &ArrayRef, actual: &ArrayRef) -> Result<(), String> {
+    if matches!(expected.data_type(), DataType::Union(..)) {
+        return match shown(expected) == shown(actual) {
+            true => Ok(()),
+            false => Err(format!(
+                "expected {:?}, got {:?}",
+                shown(expected),
+                shown(actual)
+            )),
+        };
+    }
+    let wanted = cast(expected, actual.data_type()).map_err(|error| error.to_string())?;
+    match wanted.to_data() == actual.to_data() {
+        true => Ok(()),
+        false => Err(format!("expected {wanted:?}\ngot {actual:?}")),
+    }
+}
+
+fn shown(array: &ArrayRef) -> Vec<String> {
+    let options = FormatOptions::default().with_null("NULL");
+    let formatter = ArrayFormatter::try_new(array, &options).unwrap();
+    (0..array.len())
+        .map(|row| formatter.value(row).to_string())
+        .collect()
+}
+
+async fn together(client: &Client, sql: &str) -> Result<RecordBatch, String> {
+    let (schema, batches) = client
+        .query(sql)
+        .await
+        .map_err(|status| status.to_string())?;
+    let told = client
+        .schema(sql)
+        .await
+        .map_err(|status| status.to_string())?;
+    if told != schema {
+        return Err(format!("GetSchema tells {told:?}\nthe stream {schema:?}"));
+    }
+    concat_batches(&schema, &batches).map_err(|error| error.to_string())
+}
+
+#[test]
+fn every_type_arrives_as_it_is() {
+    bounded(minutes(3), async {
+        let table = TypesTable::write();
+        let source = table::batch();
+        let wanted = client_schema(&source.schema());
+        let mut mismatches = Mismatches::default();
+        for workers in [0, 2] {
+            let cluster = start(&table, workers).await;
+            let client = cluster.client().await;
+            let all = together(&client, "SELECT * FROM types ORDER BY id")
+                .await
+                .unwrap();
+            assert_eq!(all.num_rows(), table::ROWS);
+            for (index, field) in wanted.fields().iter().enumerate() {
+                let found = all.schema().field(index).data_type().clone();
+                let outcome = match found == *field.data_type() {
+                    true => same(source.column(index), all.column(index)),
+                    false => Err(format!("{found} is not {}", field.data_type())),
+                };
+                mismatches.note(&format!("{} ({workers} workers)", field.name()), outcome);
+            }
+        }
+        mismatches.assert_none();
+    });
+}
