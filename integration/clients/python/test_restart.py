@@ -62,7 +62,7 @@ def test_adbc_connection(_):
             suite.raises(adbc_driver_manager.Error, answer, "Unavailable")
             server = Server(folder, server.address)
             assert until_it_answers(answer) == (42,)
-            # The prepared statement went with the old server: the error says so, and a new one works.
+            # Its prepared statement went with the old server: closing it is no error, and a new one works.
             cursor.close()
             assert answer() == (42,)
         server.kill()

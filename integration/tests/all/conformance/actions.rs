@@ -20,7 +20,7 @@ use super::session_messages::{
     CLOSED, Closed, INVALID_NAME, INVALID_VALUE, OptionValue, Options, SetOptions, SetResult,
     Value, text,
 };
-use super::wire::{Request, act, act_wrapped, packed, send};
+use super::wire::{Request, act, act_wrapped, command, only, packed, put_without_rows, send};
 use super::world::{World, statement};
 use super::{Entry, Rpc, check, example, refused, served};
 
@@ -42,6 +42,7 @@ pub(super) fn entries() -> Vec<Entry> {
             "raw clients, tools; stock drivers drop the gRPC stream instead, which does the same",
         )
         .example(|world| Box::pin(async { cancel(world.info(&statement("SELECT 1")).await) }))
+        .owned()
         .check(check!(cancelling_ends_the_stream))
         .check(check!(what_is_no_query_cannot_be_cancelled)),
         served(
@@ -60,6 +61,7 @@ pub(super) fn entries() -> Vec<Entry> {
                 packed(&ActionCancelQueryRequest { info })
             })
         })
+        .owned()
         .check(check!(the_older_form_cancels_too)),
         served(
             "RenewFlightEndpointRequest",
@@ -68,6 +70,7 @@ pub(super) fn entries() -> Vec<Entry> {
         )
         .used_by("raw clients")
         .example(|world| Box::pin(async { renew(kept_endpoint(world).await) }))
+        .owned()
         .check(check!(a_renewed_endpoint_is_read_again))
         .check(check!(what_is_not_kept_is_not_renewed)),
         served(
@@ -137,10 +140,15 @@ fn renew(endpoint: FlightEndpoint) -> Vec<u8> {
 /// An endpoint of a result that is kept until it expires.
 async fn kept_endpoint(world: &World) -> FlightEndpoint {
     let client = world.cluster.client().await;
-    let set = client.update("SET squadron.endpoints = parallel").await;
+    let set = packed(&super::statements::update(
+        "SET squadron.endpoints = parallel",
+    ));
+    let set = send(&client, Request::Put(put_without_rows(&set))).await;
     set.expect("the option can be set");
-    let info = client.info("SELECT r_name FROM region").await;
-    let endpoints = info.expect("it starts").endpoint.into_iter();
+    let query = command(&statement("SELECT r_name FROM region"));
+    let info = send(&client, Request::Info(query)).await;
+    let info: FlightInfo = only(&info.expect("it starts"));
+    let endpoints = info.endpoint.into_iter();
     let mut kept = endpoints.filter(|endpoint| endpoint.expiration_time.is_some());
     kept.next().expect("a result of parallel endpoints expires")
 }

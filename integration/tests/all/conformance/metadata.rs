@@ -448,12 +448,13 @@ async fn sql_info_of_the_server(world: &World) {
         _ => FLAG,
     })
     .await;
-    let (_, values) = sql_info(world, &[0, 2, 4, 8]).await;
+    let (_, values) = sql_info(world, &[0, 2, 4, 5, 8]).await;
     assert_eq!(values.value(0).as_string::<i32>().value(0), "Squadron");
     assert!(!values.value(1).as_string::<i32>().value(0).is_empty());
     assert!(values.value(2).as_boolean().value(0), "it speaks SQL");
+    assert!(values.value(3).as_boolean().value(0), "and Substrait");
     // ADBC opens a transaction at connect for anything else.
-    assert_eq!(values.value(3).as_primitive::<Int32Type>().value(0), 0);
+    assert_eq!(values.value(4).as_primitive::<Int32Type>().value(0), 0);
 }
 
 async fn sql_info_of_names(world: &World) {

@@ -3,6 +3,7 @@
 //! ```text
 //! entries (rpcs, statements, prepared, plans, metadata, actions) ─┬─ answers: each does what its row says
 //!                                                                 ├─ hostile: none takes bad input for good
+//!                                                                 ├─ principals: none gives what belongs to somebody else
 //!                                                                 ├─ complete: no message of the protocol is missing
 //!                                                                 └─ page: the table in docs/clients.md is this list
 //! ```
@@ -19,6 +20,7 @@ mod metadata;
 mod page;
 mod plans;
 mod prepared;
+mod principals;
 mod rpcs;
 mod schemas;
 mod session_messages;
@@ -86,6 +88,8 @@ struct Entry {
     used_by: &'static str,
     example: Option<Example>,
     with_handle: Option<WithHandle>,
+    /// Whether the example holds what the server gave to one principal.
+    is_owned: bool,
     checks: Vec<(&'static str, Check)>,
 }
 
@@ -125,6 +129,7 @@ impl Entry {
             used_by: "",
             example: None,
             with_handle: None,
+            is_owned: false,
             checks: Vec::new(),
         }
     }
@@ -146,6 +151,11 @@ impl Entry {
 
     fn with_handle(mut self, with_handle: WithHandle) -> Self {
         self.with_handle = Some(with_handle);
+        self
+    }
+
+    fn owned(mut self) -> Self {
+        self.is_owned = true;
         self
     }
 

@@ -47,6 +47,7 @@ pub(super) fn entries() -> Vec<Entry> {
         .used_by("every Python `cursor.execute`; every JDBC SELECT; `adbc_execute_partitions`")
         .example(|world| Box::pin(async { packed(&prepared(world.handle("SELECT 1 AS one").await)) }))
         .with_handle(|handle| packed(&prepared(handle.to_vec())))
+        .owned()
         .check(check!(a_handle_is_used_again))
         .check(check!(bound_statements_are_polled))
         .check(check!(parameters_must_be_bound)),
@@ -58,6 +59,7 @@ pub(super) fn entries() -> Vec<Entry> {
         .used_by("parameters of every driver; `executemany`")
         .example(|world| Box::pin(async { packed(&prepared(world.handle("SELECT 1 AS one").await)) }))
         .with_handle(|handle| packed(&prepared(handle.to_vec())))
+        .owned()
         .check(check!(bindings_do_not_mix))
         .check(check!(wrong_parameters_are_refused)),
         served(
@@ -72,6 +74,7 @@ pub(super) fn entries() -> Vec<Entry> {
             })
         })
         .with_handle(|handle| packed(&prepared_update(handle.to_vec())))
+        .owned()
         .check(check!(a_prepared_update_runs_once)),
     ]
 }

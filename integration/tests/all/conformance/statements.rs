@@ -47,6 +47,7 @@ pub(super) fn entries() -> Vec<Entry> {
             let statement_handle = Bytes::copy_from_slice(handle);
             packed(&TicketStatementQuery { statement_handle })
         })
+        .owned()
         .check(check!(a_result_is_read_once)),
         served(
             "CommandStatementUpdate",

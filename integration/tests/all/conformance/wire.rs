@@ -41,6 +41,27 @@ pub(super) enum Request {
 /// All messages of an answer, still encoded.
 pub(super) type Answer = Vec<Vec<u8>>;
 
+tokio::task_local! {
+    /// The bearer token of all calls of a future.
+    static TOKEN: &'static str;
+}
+
+/// Runs `work`, whose calls all carry this token.
+pub(super) async fn speaking_as<T>(token: &'static str, work: impl Future<Output = T>) -> T {
+    TOKEN.scope(token, work).await
+}
+
+/// A message with the token of whoever speaks.
+fn signed<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    if let Ok(token) = TOKEN.try_get() {
+        let header = format!("Bearer {token}");
+        let header = header.parse().expect("a token is printable");
+        request.metadata_mut().insert("authorization", header);
+    }
+    request
+}
+
 /// Makes a call and reads its answer to the end.
 ///
 /// # Panics
@@ -54,19 +75,25 @@ pub(super) async fn send(client: &Client, request: Request) -> Result<Answer, St
 async fn answered(client: &Client, request: Request) -> Result<Answer, Status> {
     let mut flight = client.flight();
     match request {
-        Request::Handshake(greetings) => all(flight.handshake(stream::iter(greetings)).await).await,
+        Request::Handshake(greetings) => {
+            all(flight.handshake(signed(stream::iter(greetings))).await).await
+        }
         Request::Flights(expression) => {
             let expression = expression.into();
-            all(flight.list_flights(Criteria { expression }).await).await
+            all(flight.list_flights(signed(Criteria { expression })).await).await
         }
-        Request::Info(descriptor) => one(flight.get_flight_info(descriptor).await),
-        Request::Poll(descriptor) => one(flight.poll_flight_info(descriptor).await),
-        Request::Schema(descriptor) => one(flight.get_schema(descriptor).await),
-        Request::Get(ticket) => all(flight.do_get(Ticket::new(ticket)).await).await,
-        Request::Put(messages) => all(flight.do_put(stream::iter(messages)).await).await,
-        Request::Exchange(messages) => all(flight.do_exchange(stream::iter(messages)).await).await,
-        Request::Action(name, body) => all(flight.do_action(action(name, body)).await).await,
-        Request::Actions => all(flight.list_actions(Empty {}).await).await,
+        Request::Info(descriptor) => one(flight.get_flight_info(signed(descriptor)).await),
+        Request::Poll(descriptor) => one(flight.poll_flight_info(signed(descriptor)).await),
+        Request::Schema(descriptor) => one(flight.get_schema(signed(descriptor)).await),
+        Request::Get(ticket) => all(flight.do_get(signed(Ticket::new(ticket))).await).await,
+        Request::Put(messages) => all(flight.do_put(signed(stream::iter(messages))).await).await,
+        Request::Exchange(messages) => {
+            all(flight.do_exchange(signed(stream::iter(messages))).await).await
+        }
+        Request::Action(name, body) => {
+            all(flight.do_action(signed(action(name, body))).await).await
+        }
+        Request::Actions => all(flight.list_actions(signed(Empty {})).await).await,
     }
 }
 

@@ -22,7 +22,10 @@ pub(super) struct World {
 
 impl World {
     pub(super) async fn start() -> Self {
-        let cluster = cluster().slots(2).tpch(0.01).start().await;
+        Self::of(cluster().slots(2).tpch(0.01).start().await).await
+    }
+
+    pub(super) async fn of(cluster: Cluster) -> Self {
         let client = cluster.client().await;
         Self { cluster, client }
     }
