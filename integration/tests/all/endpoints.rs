@@ -87,8 +87,8 @@ async fn refusal(client: &Client, ticket: Option<Ticket>) -> Status {
     client
         .get(ticket)
         .await
-        .err()
-        .expect("the ticket must be refused")
+        .map(drop)
+        .expect_err("the ticket must be refused")
 }
 
 /// Waits until the rows of every endpoint are gone from its worker.
@@ -273,7 +273,7 @@ fn a_renewed_result_lives_on_and_its_ticket_is_good() {
         let info = client.info(SCAN).await.expect("it starts");
         let mut endpoint = info.endpoint[0].clone();
         let start = Instant::now();
-        let first = endpoint.expiration_time.clone().expect("it expires");
+        let first = endpoint.expiration_time.expect("it expires");
         while start.elapsed() < 3 * time_to_live {
             endpoint = renewed(&client, &endpoint)
                 .await
@@ -281,7 +281,7 @@ fn a_renewed_result_lives_on_and_its_ticket_is_good() {
             sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(endpoint.location, info.endpoint[0].location);
-        let last = endpoint.expiration_time.clone().expect("it expires");
+        let last = endpoint.expiration_time.expect("it expires");
         assert!(last.seconds > first.seconds);
         // One renewed endpoint keeps all of the result; the old tickets are good as well.
         let rows = client.fetch_from_locations(&info).await.expect("rows");
