@@ -174,8 +174,8 @@ pub struct Launch {
     pub partitions: Vec<u32>,
     /// The files of each scan, where they were taken out of the plan.
     pub scans: Vec<ScanSplits>,
-    /// Where the stages read by this one have their output.
-    pub inputs: Vec<StageInput>,
+    /// Where the stages read by this one have their output; the same for all attempts of a stage.
+    pub inputs: Arc<[StageInput]>,
     /// What happens to the rows.
     pub output: OutputMode,
 }

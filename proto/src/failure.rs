@@ -33,6 +33,8 @@ pub enum FailureKind {
     Storage,
     /// A bug of ours.
     Internal,
+    /// A queue or a share of the server is full; the same statement may succeed later.
+    Busy,
 }
 
 /// A failure as it travels between processes and ends at the client.
@@ -61,7 +63,7 @@ impl Failure {
 }
 
 impl FailureKind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Invalid,
         Self::NotFound,
         Self::Unsupported,
@@ -75,6 +77,7 @@ impl FailureKind {
         Self::Draining,
         Self::Storage,
         Self::Internal,
+        Self::Busy,
     ];
 
     fn number(self) -> u32 {
@@ -92,7 +95,9 @@ impl FailureKind {
     /// Whether another attempt may succeed where this one failed.
     pub fn is_retryable(self) -> bool {
         match self {
-            Self::WorkerLost | Self::ShuffleLost | Self::Draining | Self::Storage => true,
+            Self::WorkerLost | Self::ShuffleLost | Self::Draining | Self::Storage | Self::Busy => {
+                true
+            }
             Self::Invalid
             | Self::NotFound
             | Self::Unsupported

@@ -7,6 +7,9 @@
 //!
 //! Everything that is started here has an owner here: the [`JoinSet`] of the server, whose end ends it all.
 
+mod group_file;
+mod groups;
+
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,13 +30,13 @@ use tracing::{info, warn};
 
 use crate::auth::{AuthOptions, Authenticator};
 use crate::catalog::{Catalog, CatalogOptions};
-use crate::config::{EndpointLocations, ServeArgs, WorkArgs, WorkerArgs};
+use crate::config::{EndpointLocations, PolicyName, ServeArgs, WorkArgs, WorkerArgs};
 use crate::flight::{self, FlightOptions, Gate, SizeLimited};
 use crate::planner::{Planner, SizeOptions};
 use crate::queries::{Locations, Polls, Queries, QueryParts};
 use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
-use crate::scheduler::{Driver, Limits, SchedulerHandle};
+use crate::scheduler::{AdmissionLimits, Driver, Limits, Policy, SchedulerHandle};
 use crate::workers::{ControlService, Registry, RegistryOptions, WorkerKind};
 
 /// How long a ticket is good for; the result behind it is usually gone long before.
@@ -65,6 +68,10 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     let (registry, worker_events) = Registry::new(RegistryOptions::default());
     let (driver, scheduler) = Driver::new(limits(args), registry.clone(), worker_events);
     owned.spawn(driver.run(stop.clone()));
+    if let Some(file) = &args.groups {
+        groups::load(file, &scheduler).await?;
+        owned.spawn(groups::watch(file.clone(), scheduler.clone(), stop.clone()));
+    }
     start_workers(args, &engine, &registry, &mut owned).await;
 
     let client_address = local_address(&client_listener)?;
@@ -203,6 +210,16 @@ fn limits(args: &ServeArgs) -> Limits {
     Limits {
         no_worker_timeout: args.no_worker_timeout,
         max_open_results: args.max_open_results,
+        policy: match args.policy {
+            PolicyName::Stride => Policy::Stride,
+            PolicyName::Fair => Policy::Fair,
+            PolicyName::Fifo => Policy::Fifo,
+        },
+        admission: AdmissionLimits {
+            max_running: args.max_running,
+            max_queued: args.max_queued,
+            max_of_session: args.max_session_queries,
+        },
         ..Limits::default()
     }
 }
@@ -269,6 +286,7 @@ fn queries(
         key,
         ticket_lifetime: TICKET_LIFETIME,
         in_process: args.cluster_listen.is_none(),
+        query_timeout: args.query_timeout,
         planning: engine.compute().clone(),
     })
 }

@@ -36,6 +36,7 @@ fn code(kind: FailureKind) -> Code {
         FailureKind::WorkerLost
         | FailureKind::ShuffleLost
         | FailureKind::Draining
+        | FailureKind::Busy
         | FailureKind::Storage => Code::Unavailable,
         FailureKind::Internal => Code::Internal,
     }
@@ -56,7 +57,11 @@ mod tests {
 
     #[test]
     fn what_may_succeed_later_is_unavailable() {
-        for kind in [FailureKind::WorkerLost, FailureKind::Draining] {
+        for kind in [
+            FailureKind::WorkerLost,
+            FailureKind::Draining,
+            FailureKind::Busy,
+        ] {
             assert_eq!(code(kind), Code::Unavailable);
         }
     }

@@ -12,6 +12,7 @@
 mod offer;
 mod poll;
 mod statement;
+mod traits;
 mod wording;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub use self::statement::NO_TRANSACTIONS;
 use self::statement::{
     bind, frozen_schema, kind_of, parameters_of, refuse_transaction, refuse_unserved,
 };
+use self::traits::{Limit, fingerprint, traits_of, within};
 use self::wording::{located, planning_failure, unknown_table, with_end_of};
 pub use crate::auth::Principal;
 use crate::catalog::Catalog;
@@ -48,9 +50,8 @@ use crate::planner::substrait;
 use crate::planner::{ClusterShape, Planner, StagedPlan};
 use crate::results::kept::{KeptAs, KeptResults};
 use crate::results::{Frames, OpenResult, OpenResults, ResultReader};
-use crate::scheduler::{QueryEvents, SchedulerHandle, StageGraph};
+use crate::scheduler::{QueryEvents, QueryTraits, SchedulerHandle, StageGraph};
 use crate::settings::{self, Endpoints};
-use crate::workers::WorkerKind;
 
 /// One client's settings over the shared catalog.
 #[derive(Clone)]
@@ -124,6 +125,8 @@ pub struct QueryParts {
     pub ticket_lifetime: Duration,
     /// Whether all workers, now and later, live in this process.
     pub in_process: bool,
+    /// How long any query may take, planning included; none: as long as its session says.
+    pub query_timeout: Option<Duration>,
     /// Where planning runs, so that it does not hold up connections.
     pub planning: Handle,
 }
@@ -463,21 +466,27 @@ impl Queries {
         .await
     }
 
+    /// From here on the query's time counts.
     async fn staged(&self, session: &Session, plan: LogicalPlan) -> Result<Staged, Failure> {
-        let shape = self.shape().await;
+        let limit = Limit::of(session, self.parts.query_timeout);
+        let shape = self.shape();
         let state = session.context.state();
         let planner = self.parts.planner;
-        self.on_planner(async move {
+        let traits = traits_of(session, fingerprint(&plan));
+        let planned = self.on_planner(async move {
             let schema = frozen_schema(&state, &plan)?;
             let plan = planner.plan(&state, &plan, shape).await?;
-            Ok(Staged {
-                plan,
-                schema,
-                state,
-                shape,
-            })
+            Ok((plan, schema, state))
+        });
+        let (plan, schema, state) = within(limit.as_ref(), planned).await?;
+        Ok(Staged {
+            plan,
+            schema,
+            state,
+            shape,
+            traits,
+            limit,
         })
-        .await
     }
 
     async fn submit(&self, id: QueryId, staged: &Staged) -> Result<QueryEvents, Failure> {
@@ -501,7 +510,12 @@ impl Queries {
             keep_result: endpoints == Endpoints::Parallel,
             in_process: self.parts.in_process,
         };
-        self.on_planner(async move { plan.graph(&context) }).await
+        let mut graph = self.on_planner(async move { plan.graph(&context) }).await?;
+        graph.traits = QueryTraits {
+            time_limit: staged.limit.as_ref().map(Limit::left),
+            ..staged.traits.clone()
+        };
+        Ok(graph)
     }
 
     /// Only what the plan reads: options of a store may hold secrets.
@@ -531,16 +545,11 @@ impl Queries {
     }
 
     /// The workers that take tasks now. Without any, a query is planned for one, and waits for it.
-    async fn shape(&self) -> ClusterShape {
-        let workers = self.parts.scheduler.workers().await;
-        let takers: Vec<_> = workers
-            .iter()
-            .filter(|worker| worker.kind != WorkerKind::Local)
-            .collect();
-        let slots: usize = takers.iter().map(|worker| worker.slots as usize).sum();
+    fn shape(&self) -> ClusterShape {
+        let capacity = self.parts.scheduler.capacity();
         ClusterShape {
-            workers: takers.len().max(1),
-            slots: slots.max(1),
+            workers: capacity.workers.max(1),
+            slots: usize::try_from(capacity.slots).unwrap_or(usize::MAX).max(1),
         }
     }
 
@@ -592,6 +601,8 @@ struct Staged {
     schema: SchemaRef,
     state: SessionState,
     shape: ClusterShape,
+    traits: QueryTraits,
+    limit: Option<Limit>,
 }
 
 fn ready(schema: SchemaRef, batches: Vec<RecordBatch>) -> OpenResult {

@@ -31,8 +31,12 @@ pub struct SquadronOptions {
     pub endpoints: Endpoints,
     /// How long a query may take from its start to its last row; none: as long as it needs.
     pub query_timeout: Option<Duration>,
-    /// Queries of a higher priority are placed first.
+    /// 10 more are twice the share.
     pub priority: i32,
+    /// What the session's queries are for, as resource groups may ask; none: nothing special.
+    pub tag: Option<String>,
+    /// How much of the workers' memory a query wants to itself, in bytes; it waits until so much is not reserved.
+    pub reserved_memory: u64,
 }
 
 /// How the result of a query is offered.
@@ -102,6 +106,8 @@ impl ExtensionOptions for SquadronOptions {
             "endpoints" => self.endpoints = value.parse()?,
             "query_timeout" => self.query_timeout = timeout(value)?,
             "priority" => self.priority = priority(value)?,
+            "tag" => self.tag = tag(value)?,
+            "reserved_memory" => self.reserved_memory = reserved_memory(value)?,
             _ => return config_err!("there is no option squadron.{key}"),
         }
         Ok(())
@@ -132,7 +138,18 @@ impl ExtensionOptions for SquadronOptions {
             entry(
                 "priority",
                 self.priority.to_string(),
-                "Queries of a higher priority are placed first; from -100 to 100",
+                "From -100 to 100; 10 more are twice the share of the workers, so that the query finishes sooner",
+            ),
+            entry(
+                "tag",
+                self.tag.clone().unwrap_or_default(),
+                "What the session's queries are for; resource groups may be selected by it",
+            ),
+            entry(
+                "reserved_memory",
+                format!("{}B", self.reserved_memory),
+                "How much of the workers' memory a query wants to itself, such as 4GB; it waits until so much is not \
+                 reserved by others; 0 reserves nothing",
             ),
         ]
     }
@@ -146,6 +163,24 @@ fn timeout(text: &str) -> Result<Option<Duration>> {
     match config::duration(text) {
         Ok(timeout) => Ok(Some(timeout)),
         Err(why) => config_err!("squadron.query_timeout: {text} {why}"),
+    }
+}
+
+fn tag(text: &str) -> Result<Option<String>> {
+    const MOST: usize = 128;
+    if text.len() > MOST {
+        return config_err!("squadron.tag is longer than {MOST} bytes; give a shorter one");
+    }
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+fn reserved_memory(text: &str) -> Result<u64> {
+    if matches!(text.trim(), "0" | "0B") {
+        return Ok(0);
+    }
+    match config::size(text) {
+        Ok(bytes) => Ok(bytes),
+        Err(why) => config_err!("squadron.reserved_memory: {text} {why}"),
     }
 }
 
@@ -202,6 +237,9 @@ mod tests {
             ("squadron.query_timeout", "2s", "2000ms"),
             ("squadron.query_timeout", "0s", "0s"),
             ("squadron.priority", "-5", "-5"),
+            ("squadron.tag", "etl", "etl"),
+            ("squadron.reserved_memory", "0", "0B"),
+            ("squadron.reserved_memory", "1KiB", "1024B"),
         ] {
             options.set(key, value).unwrap();
             let entries = options.entries();
@@ -213,7 +251,9 @@ mod tests {
             SquadronOptions {
                 endpoints: Endpoints::Parallel,
                 query_timeout: None,
-                priority: -5
+                priority: -5,
+                tag: Some("etl".to_owned()),
+                reserved_memory: 1024,
             }
         );
     }
@@ -225,6 +265,11 @@ mod tests {
             ("squadron.endpoints", "two", "one or parallel"),
             ("squadron.query_timeout", "soon", "squadron.query_timeout"),
             ("squadron.priority", "101", "from -100 to 100"),
+            (
+                "squadron.reserved_memory",
+                "much",
+                "squadron.reserved_memory",
+            ),
             ("squadron.colour", "red", "squadron.colour"),
         ] {
             let error = options.set(key, value).unwrap_err().to_string();

@@ -18,6 +18,7 @@ pub(crate) fn to_status(failure: &Failure) -> Status {
         FailureKind::WorkerLost
         | FailureKind::ShuffleLost
         | FailureKind::Draining
+        | FailureKind::Busy
         | FailureKind::Storage => Code::Unavailable,
         FailureKind::Internal => Code::Internal,
     };
@@ -63,7 +64,8 @@ fn is_of_rows(kind: FailureKind) -> bool {
         | FailureKind::Unauthenticated
         | FailureKind::Denied
         | FailureKind::ShuffleLost
-        | FailureKind::Draining => false,
+        | FailureKind::Draining
+        | FailureKind::Busy => false,
     }
 }
 

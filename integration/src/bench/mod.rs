@@ -4,6 +4,7 @@
 //! tpch      22 queries, checked against single-process DataFusion and timed beside it
 //! latency   SELECT 1, prepared and not, for 1 and 16 clients
 //! stream    one large scan through DoGet, beside a plain Flight server
+//! simulate  the scheduler under virtual time with up to thousands of workers, policies side by side
 //! memory    the server's peak memory while a client reads a large result slowly
 //! ```
 //!
@@ -15,6 +16,7 @@ mod machine;
 mod memory;
 mod plain;
 mod reference;
+mod simulate;
 pub mod stats;
 mod stream;
 mod system;
@@ -58,6 +60,8 @@ enum Command {
     Stream(stream::StreamArgs),
     /// Peak memory of the server while a client reads SELECT * FROM lineitem slowly.
     Memory(memory::MemoryArgs),
+    /// The server's own scheduler under virtual time: slowdowns, fairness and its cost, policies side by side.
+    Simulate(simulate::SimulateArgs),
     /// The plain Flight server of `stream`.
     #[command(hide = true)]
     Plain(plain::PlainArgs),
@@ -115,6 +119,7 @@ async fn run(command: Command) -> Result<Verdict> {
         Command::Latency(args) => latency::run(&args).await,
         Command::Stream(args) => stream::run(&args).await,
         Command::Memory(args) => memory::run(&args).await,
+        Command::Simulate(args) => simulate::run(&args).await,
         Command::Plain(args) => plain::run(&args).await,
     }
 }

@@ -173,7 +173,7 @@ impl From<Launch> for wire::Launch {
                     file_groups: scan.file_groups,
                 })
                 .collect(),
-            inputs: launch.inputs.into_iter().map(Into::into).collect(),
+            inputs: launch.inputs.iter().cloned().map(Into::into).collect(),
             output: match launch.output {
                 OutputMode::Retained => wire::OutputMode::Retained,
                 OutputMode::Streamed => wire::OutputMode::Streamed,

@@ -117,6 +117,10 @@ pub struct ServeArgs {
     /// How long a query waits for a first worker before it fails.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub no_worker_timeout: Duration,
+    /// How long any query may take, from its start to its last row; a session may ask for less with
+    /// squadron.query_timeout [default: no limit].
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub query_timeout: Option<Duration>,
     /// How long running queries may go on after SIGTERM or Ctrl-C.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
     pub drain_timeout: Duration,
@@ -127,6 +131,23 @@ pub struct ServeArgs {
     /// row, which workers limit to 256 MiB besides.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::message_size)]
     pub max_message_bytes: usize,
+    /// How running queries share the workers: stride (by the time they have used, short queries first), fair (equal
+    /// shares) or fifo (in their order).
+    #[arg(long, value_name = "POLICY", default_value = "stride")]
+    pub policy: PolicyName,
+    /// How many queries may run at once; more wait in a queue. A result that waits for its client counts as running.
+    #[arg(long, value_name = "N", default_value = "256", value_parser = values::at_least_one)]
+    pub max_running: usize,
+    /// How many queries may wait to run; more are refused as Unavailable, with a hint when to try again.
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = values::whole_number)]
+    pub max_queued: usize,
+    /// How many queries of one session may run or wait.
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = values::at_least_one)]
+    pub max_session_queries: usize,
+    /// Resource groups: shares and limits of users, tags and sessions. The file is read again when it changes and on
+    /// SIGHUP.
+    #[arg(long, value_name = "FILE.toml")]
+    pub groups: Option<PathBuf>,
     /// How many bytes of a scan are worth a task of their own. Smaller tables are read in fewer tasks.
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = values::size)]
     pub min_task_bytes: u64,
@@ -136,6 +157,17 @@ pub struct ServeArgs {
     /// How many partitions an exchange may have at most.
     #[arg(long, value_name = "N", default_value = "512", value_parser = values::at_least_one)]
     pub max_partitions: usize,
+}
+
+/// How running queries share the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PolicyName {
+    /// By the time they have used, short queries first.
+    Stride,
+    /// Equal shares.
+    Fair,
+    /// In their order.
+    Fifo,
 }
 
 /// `squadron worker`.

@@ -19,13 +19,13 @@ mod values;
 use std::ffi::OsString;
 
 pub use args::{
-    Command, EndpointLocations, GenerateTpchArgs, HashPasswordArgs, OutputFormat, ServeArgs,
-    SqlArgs, WorkArgs, WorkerArgs,
+    Command, EndpointLocations, GenerateTpchArgs, HashPasswordArgs, OutputFormat, PolicyName,
+    ServeArgs, SqlArgs, WorkArgs, WorkerArgs,
 };
 pub use reference::reference;
 pub(crate) use sentence::nearest;
 pub use values::{DataSource, SCHEMES, Secret};
-pub(crate) use values::{duration, path_url};
+pub(crate) use values::{duration, path_url, size};
 
 /// Where generated tables are kept unless the user says otherwise.
 pub fn default_cache_dir() -> std::path::PathBuf {

@@ -45,7 +45,7 @@ pub const SCHEMES: [&str; 11] = [
 ];
 
 /// Bytes, from `4GB`, `4GiB`, `1.5g` or a plain number.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let wrong = || "is not a size; write it like 512MB, 4GB or 4GiB".to_string();
     let trimmed = text.trim();
     let unit_at = trimmed
@@ -118,6 +118,12 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         Some(millis) if millis <= LONGEST_MS => Ok(Duration::from_millis(millis)),
         Some(_) | None => Err("is longer than a year; give a shorter time".into()),
     }
+}
+
+/// A number from 0 on.
+pub(super) fn whole_number(text: &str) -> Result<usize, String> {
+    text.parse()
+        .map_err(|_| "is not a whole number; give one".into())
 }
 
 /// A number from 1 on.

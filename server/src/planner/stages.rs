@@ -22,7 +22,7 @@ use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WritePartitioning};
 use super::cut::Output;
 use super::estimate::scans;
 use super::size::{Sized, map_reads, reads};
-use crate::scheduler::{OutputPartitions, Placement, StageGraph, StageSpec, TaskSpec};
+use crate::scheduler::{OutputPartitions, Placement, QueryTraits, StageGraph, StageSpec, TaskSpec};
 
 /// The largest stage plan that is sent, in bytes: a control message, with room for what stands beside the plan.
 const MAX_PLAN_BYTES: usize = MAX_CONTROL_MESSAGE_BYTES - 1024 * 1024;
@@ -160,6 +160,7 @@ impl StagedPlan {
             query: context.query,
             stages,
             root,
+            traits: QueryTraits::default(),
         })
     }
 }

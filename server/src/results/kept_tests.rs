@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::Schema;
 use squadron_proto::{AttemptNumber, StageId, WorkerId};
 
 use super::*;
-use crate::scheduler::{Driver, Limits, StageGraph};
+use crate::scheduler::{Driver, Limits, QueryTraits, StageGraph};
 use crate::workers::{Registry, RegistryOptions};
 
 const TTL: Duration = Duration::from_secs(60);
@@ -28,6 +28,7 @@ async fn put(results: &KeptResults, tasks: usize) -> Arc<KeptResult> {
         query,
         stages: Vec::new(),
         root: StageId(0),
+        traits: QueryTraits::default(),
     };
     results.put(KeptAs {
         query,

@@ -1,59 +1,136 @@
-//! From waiting to launched: the queue of queries with tasks to place, one for each placement.
+//! From waiting to launched: the queries with tasks to place stand in a line for each placement, and the first is served
+//! as long as there is room for it.
 //!
-//! The first query in the queue is served until it has nothing to place; while it waits for room, nobody overtakes it,
-//! but not for longer than `Limits::room_timeout`: then its tasks share slots (see [`super::placement`]).
+//! While the first waits for room, nobody overtakes it, but not for longer than `Limits::room_timeout`: then its tasks
+//! share slots (see [`super::placement`]). Who is first, [`super::policy`] and [`super::line`] decide.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use squadron_proto::{Failure, FailureKind, QueryId, StageId, TaskId};
+use squadron_proto::control::Lane;
+use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, TaskId};
 
 use super::event::Effect;
 use super::graph::Placement;
+use super::groups::Groups;
+use super::line::{Correction, Entry, Line};
 use super::placement::Place;
-use super::policy::{self, Rank};
+use super::policy::{self, charge};
+use super::query::Blocked;
+use super::task::Hold;
 use super::{Deadline, Scheduler};
 
-/// Queries with tasks to place.
+/// How often the usual order counts before the query that has waited for too long does.
+const SERVED_BETWEEN_RESCUES: u32 = 3;
+
+/// All lines.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
-    waiting: BTreeSet<(Rank, QueryId)>,
-    /// The first of them, and since when there has been no room for it.
-    blocked: Option<(QueryId, Duration)>,
-    /// Since when there has been no worker at all.
-    empty_since: Option<Duration>,
+pub(super) struct Lines {
+    any: PlacementLines,
+    local: PlacementLines,
 }
 
-impl Queue {
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.blocked.is_none()
-    }
+/// The lines of one placement, one for each lane of the workers. Resource groups are the same in all of them: what is
+/// charged in one counts in the others.
+#[derive(Debug, Default)]
+pub(super) struct PlacementLines {
+    lanes: [Line; Lane::ALL.len()],
+    served_since_rescue: u32,
+    /// Since when there has been no worker at all.
+    pub(super) empty_since: Option<Duration>,
+}
 
-    /// Takes a query out.
-    pub(super) fn remove(&mut self, rank: Rank, query: QueryId) {
-        self.waiting.remove(&(rank, query));
-        if self.blocked.is_some_and(|(blocked, _)| blocked == query) {
-            self.blocked = None;
+impl Lines {
+    pub(super) fn new(groups: &Groups) -> Self {
+        let lines = || PlacementLines {
+            lanes: Lane::ALL.map(|_| Line::new(groups)),
+            ..PlacementLines::default()
+        };
+        Self {
+            any: lines(),
+            local: lines(),
         }
     }
-}
 
-impl Scheduler {
-    fn queue(&self, placement: Placement) -> &Queue {
+    pub(super) fn of(&self, placement: Placement) -> &PlacementLines {
         match placement {
             Placement::Any => &self.any,
             Placement::Local => &self.local,
         }
     }
 
-    pub(super) fn queue_mut(&mut self, placement: Placement) -> &mut Queue {
+    pub(super) fn of_mut(&mut self, placement: Placement) -> &mut PlacementLines {
         match placement {
             Placement::Any => &mut self.any,
             Placement::Local => &mut self.local,
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let mut lines = self.any.lanes.iter().chain(&self.local.lanes);
+        lines.all(Line::is_empty)
+    }
+}
+
+impl PlacementLines {
+    fn lane(&self, lane: Lane) -> &Line {
+        &self.lanes[lane.number() as usize]
+    }
+
+    pub(super) fn lane_mut(&mut self, lane: Lane) -> &mut Line {
+        &mut self.lanes[lane.number() as usize]
+    }
+
+    /// See [`Line::settle`].
+    pub(super) fn settle(
+        &mut self,
+        lane: Lane,
+        group: usize,
+        taken: u64,
+        given: u64,
+        correction: Correction,
+    ) {
+        for (line, of) in self.lanes.iter_mut().zip(Lane::ALL) {
+            if of == lane {
+                line.settle(group, taken, given, correction);
+            } else {
+                line.follow(group, taken, given, correction);
+            }
+        }
+    }
+
+    /// See [`Line::resize`].
+    pub(super) fn resize(&mut self, slots: u64) {
+        for line in &mut self.lanes {
+            line.resize(slots);
+        }
+    }
+
+    /// Who is to be served in a lane. Now and then the first lane is for the oldest of all who were not served since
+    /// `overdue`.
+    fn first(&self, lane: Lane, overdue: Option<Duration>) -> Option<QueryId> {
+        let rescued = overdue
+            .filter(|_| lane == Lane::Short && self.served_since_rescue >= SERVED_BETWEEN_RESCUES);
+        let oldest = rescued.and_then(|since| {
+            let oldest = self.lanes.iter().filter_map(|line| line.oldest(since));
+            oldest.min().map(|(_, query)| query)
+        });
+        oldest.or_else(|| self.lane(lane).next())
+    }
+
+    fn was_served(&mut self, since: Duration, overdue: Option<Duration>) {
+        self.served_since_rescue = match overdue {
+            Some(overdue) if since <= overdue => 0,
+            Some(_) | None => self.served_since_rescue.saturating_add(1),
+        };
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = QueryId> + '_ {
+        self.lanes.iter().flat_map(Line::waiting)
+    }
+}
+
+impl Scheduler {
     /// The inputs of a stage are there.
     pub(super) fn start_stage(&mut self, now: Duration, id: QueryId, stage: usize) {
         if let Some(query) = self.queries.get_mut(&id) {
@@ -69,15 +146,13 @@ impl Scheduler {
             return;
         };
         let placement = query.stages[stage].spec.placement;
-        let rank = query.rank;
-        let ready = query.ready_mut(placement);
-        if ready.stages.is_empty() {
-            ready.since = now;
-        }
-        ready.stages.insert(stage);
-        let is_new = self.queue_mut(placement).waiting.insert((rank, id));
+        let lane = query.lane(placement, self.limits.policy);
+        let line = self.lines.of(placement).lane(lane);
+        let start = line.virtual_time(query.group);
+        let is_new = query.wants_places(placement, stage, now, start);
+        self.stand(id, placement);
         if is_new && self.members.pool(placement).is_empty() {
-            self.queue_mut(placement).empty_since.get_or_insert(now);
+            self.lines.of_mut(placement).empty_since.get_or_insert(now);
             self.remind(
                 now + self.limits.no_worker_timeout,
                 Deadline::Worker(id, placement),
@@ -101,52 +176,77 @@ impl Scheduler {
         }
     }
 
-    /// Places what can be placed.
-    pub(super) fn dispatch(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        for placement in [Placement::Any, Placement::Local] {
-            while self.place_first(now, placement, effects) {}
+    /// Puts a query where it belongs in a line now, or out of it.
+    pub(super) fn stand(&mut self, id: QueryId, placement: Placement) {
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
+        let lines = self.lines.of_mut(placement);
+        let lane = query.lane(placement, self.limits.policy);
+        let start = lines.lane(lane).virtual_time(query.group);
+        let ready = query.ready_mut(placement);
+        if ready.lane != lane {
+            // In another line it begins anew: what was charged elsewhere means nothing there.
+            (ready.lane, ready.pass) = (lane, start);
+        }
+        let entry = query.entry(placement, self.limits.policy);
+        let was = std::mem::replace(&mut query.ready_mut(placement).entry, entry);
+        if was == entry {
+            return;
+        }
+        if let Some(was) = was {
+            lines.lane_mut(was.lane).remove(&was);
+        }
+        if let Some(entry) = entry {
+            lines.lane_mut(entry.lane).insert(entry);
         }
     }
 
-    /// Serves the first query of the queue once. Answers whether there may be more to do.
+    /// Places what can be placed.
+    pub(super) fn dispatch(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        for placement in [Placement::Any, Placement::Local] {
+            for lane in Lane::ALL {
+                while self.place_first(now, placement, lane, effects) {}
+            }
+        }
+    }
+
+    /// Serves the first query of a line once. Answers whether there may be more to do.
     fn place_first(
         &mut self,
         now: Duration,
         placement: Placement,
+        lane: Lane,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        let queue = self.queue(placement);
-        let Some(&(rank, id)) = queue.waiting.first() else {
-            return false;
-        };
-        if self.members.pool(placement).is_empty() {
+        let free_slots = self.members.pool(placement).free_slots(lane);
+        if free_slots == 0 {
             return false;
         }
-        let impatient = queue.blocked.is_some_and(|(blocked, since)| {
-            blocked == id && since + self.limits.room_timeout <= now
-        });
-        let next = self
-            .queries
-            .get(&id)
-            .and_then(|query| policy::next_stage(&query.ready(placement).stages));
-        let Some(stage) = next else {
-            self.queue_mut(placement).remove(rank, id);
-            return true;
+        let overdue = now.checked_sub(self.limits.rescue_timeout);
+        let Some(id) = self.lines.of(placement).first(lane, overdue) else {
+            return false;
         };
-        let places = self.find_places(id, stage, placement, impatient);
+        let Some(ready) = self.queries.get(&id).map(|query| query.ready(placement)) else {
+            return false;
+        };
+        let (Some(entry), Some(stage)) = (ready.entry, policy::next_stage(&ready.stages)) else {
+            return false;
+        };
+        let impatient = match ready.blocked {
+            None => false,
+            Some(blocked) if blocked.since + self.limits.room_timeout <= now => true,
+            Some(blocked) if free_slots <= blocked.free_slots => return false,
+            Some(_) => false,
+        };
+        let places = self.find_places(id, stage, (placement, lane), impatient);
         if places.is_empty() {
-            self.note_blocked(now, placement, id);
+            self.note_blocked(now, placement, id, free_slots);
             return false;
         }
-        self.queue_mut(placement).blocked = None;
-        self.launch(id, stage, places, effects);
-        if self
-            .queries
-            .get(&id)
-            .is_none_or(|query| query.ready(placement).stages.is_empty())
-        {
-            self.queue_mut(placement).remove(rank, id);
-        }
+        let lines = self.lines.of_mut(placement);
+        lines.was_served(entry.since, overdue);
+        self.launch(now, &entry, (stage, lane), places, effects);
         true
     }
 
@@ -155,14 +255,17 @@ impl Scheduler {
         &mut self,
         id: QueryId,
         stage: usize,
-        placement: Placement,
+        (placement, lane): (Placement, Lane),
         impatient: bool,
     ) -> Vec<Place> {
         let Some(query) = self.queries.get(&id) else {
             return Vec::new();
         };
         let stage = &query.stages[stage];
-        let wants: Vec<_> = stage.next_tasks().map(|task| stage.want(task)).collect();
+        let wants: Vec<_> = stage
+            .next_tasks()
+            .map(|task| stage.want(task, lane))
+            .collect();
         let pool = self.members.pool_mut(placement);
         match wants.as_slice() {
             [] => Vec::new(),
@@ -176,62 +279,132 @@ impl Scheduler {
         }
     }
 
-    fn note_blocked(&mut self, now: Duration, placement: Placement, id: QueryId) {
-        if self
-            .queue(placement)
-            .blocked
-            .is_none_or(|(blocked, _)| blocked != id)
-        {
-            self.queue_mut(placement).blocked = Some((id, now));
+    /// It looks again when more slots are free, and for the last time when its patience ends.
+    fn note_blocked(&mut self, now: Duration, placement: Placement, id: QueryId, free_slots: u64) {
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
+        let blocked = &mut query.ready_mut(placement).blocked;
+        let is_new = blocked.is_none();
+        let since = blocked.map_or(now, |blocked| blocked.since);
+        *blocked = Some(Blocked { since, free_slots });
+        if is_new {
             self.remind(now + self.limits.room_timeout, Deadline::Room(placement));
         }
     }
 
     /// The next tasks of a stage got their places, and their slots are taken already.
-    fn launch(&mut self, id: QueryId, stage: usize, places: Vec<Place>, effects: &mut Vec<Effect>) {
+    fn launch(
+        &mut self,
+        now: Duration,
+        entry: &Entry,
+        (stage, lane): (usize, Lane),
+        places: Vec<Place>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let id = entry.query;
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
+        let placement = query.stages[stage].spec.placement;
+        let lines = self.lines.of_mut(placement);
         for Place { worker, slots } in places {
             query.touched.insert(worker);
             self.members.depend(worker, id);
+            let cost_us = query.next_cost_us();
+            let taken = u64::from(slots);
+            lines.settle(entry.lane, entry.group, taken, 0, Correction::More(cost_us));
+            query.take(placement, taken, cost_us);
+            query.ready_mut(placement).pass += charge(cost_us, entry.weight);
             let stage = &mut query.stages[stage];
             if let Some(stage) = stage.introduce(id, worker) {
                 effects.push(Effect::SendStage { worker, stage });
             }
-            if let Some(launch) = stage.launch_next(id, worker, slots) {
+            if let Some(launch) = stage.launch_next(id, worker, slots, lane) {
+                let task = launch.attempt.task;
+                stage.start_clock(task, now, cost_us, entry.weight, entry.lane);
                 effects.push(Effect::Launch { worker, launch });
             }
         }
-        if !query.stages[stage].is_waiting_for_places() {
-            let placement = query.stages[stage].spec.placement;
-            query.ready_mut(placement).stages.remove(&stage);
+        let is_done = !query.stages[stage].is_waiting_for_places();
+        query.was_served(placement, stage, is_done, now);
+        self.stand(id, placement);
+    }
+
+    /// An attempt gives its slots back; `has_run`: for what it did with them, its query is charged.
+    pub(super) fn give_slots(&mut self, attempt: AttemptKey, hold: Hold, has_run: bool) {
+        self.members.give(hold.worker, hold.share);
+        let Some(query) = self.queries.get_mut(&attempt.query) else {
+            return;
+        };
+        let Some(stage) = query.position(attempt.stage) else {
+            return;
+        };
+        let placement = query.stages[stage].spec.placement;
+        let until = has_run.then_some(self.now);
+        let Some(spent) = query.stages[stage].stop_clock(attempt.task, until, hold.share.slots)
+        else {
+            return;
+        };
+        let slots = u64::from(hold.share.slots);
+        let correction = Correction::between(spent.charged_us, spent.actual_us);
+        query.give(placement, slots, spent);
+        let ready = query.ready_mut(placement);
+        if ready.lane == spent.line {
+            ready.pass = correction.apply(ready.pass, spent.weight);
+        }
+        self.lines
+            .of_mut(placement)
+            .settle(spent.line, query.group, 0, slots, correction);
+        for placement in [Placement::Any, Placement::Local] {
+            self.stand(attempt.query, placement);
         }
     }
 
-    /// Workers have gone: where none is left, those that wait for one do so from now on.
-    pub(super) fn watch_empty_pools(&mut self, now: Duration) {
+    /// A parked attempt takes its slots again, unasked.
+    pub(super) fn take_slots_again(&mut self, attempt: AttemptKey, hold: Hold) {
+        self.members.take(hold.worker, hold.share);
+        let Some(query) = self.queries.get_mut(&attempt.query) else {
+            return;
+        };
+        let Some(stage) = query.position(attempt.stage) else {
+            return;
+        };
+        let placement = query.stages[stage].spec.placement;
+        let slots = u64::from(hold.share.slots);
+        query.take(placement, slots, 0);
+        let weight = query.weight(self.limits.policy);
+        let lane = query.ready(placement).lane;
+        query.stages[stage].start_clock(attempt.task, self.now, 0, weight, lane);
+        self.lines
+            .of_mut(placement)
+            .settle(lane, query.group, slots, 0, Correction::More(0));
+        self.stand(attempt.query, placement);
+    }
+
+    /// Workers have come or gone: limits follow, and where none is left, those that wait for one do so from now on.
+    pub(super) fn workers_changed(&mut self, now: Duration) {
+        self.admission
+            .resize(self.members.pool(Placement::Any).memory_bytes());
+        self.may_admit = true;
         for placement in [Placement::Any, Placement::Local] {
-            let is_empty = self.members.pool(placement).is_empty();
-            let queue = self.queue_mut(placement);
-            if !is_empty || queue.empty_since.is_some() {
+            let pool = self.members.pool(placement);
+            let lines = self.lines.of_mut(placement);
+            lines.resize(pool.total_slots());
+            if !pool.is_empty() {
+                lines.empty_since = None;
                 continue;
             }
-            queue.empty_since = Some(now);
-            let waiting: Vec<_> = queue.waiting.iter().map(|&(_, query)| query).collect();
+            if lines.empty_since.is_some() {
+                continue;
+            }
+            lines.empty_since = Some(now);
+            let waiting: Vec<_> = lines.waiting().collect();
             for query in waiting {
                 self.remind(
                     now + self.limits.no_worker_timeout,
                     Deadline::Worker(query, placement),
                 );
-            }
-        }
-    }
-
-    pub(super) fn workers_are_there_again(&mut self) {
-        for placement in [Placement::Any, Placement::Local] {
-            if !self.members.pool(placement).is_empty() {
-                self.queue_mut(placement).empty_since = None;
             }
         }
     }
@@ -246,7 +419,7 @@ impl Scheduler {
     ) {
         let timeout = self.limits.no_worker_timeout;
         let has_waited = |since: Duration| since + timeout <= now;
-        let is_empty = self.queue(placement).empty_since.is_some_and(has_waited);
+        let is_empty = self.lines.of(placement).empty_since.is_some_and(has_waited);
         let is_waiting = self.queries.get(&id).is_some_and(|query| {
             let ready = query.ready(placement);
             !ready.stages.is_empty() && has_waited(ready.since)

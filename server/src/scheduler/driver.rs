@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use squadron_proto::control::{PlanRef, ServerMessage, Stage};
 use squadron_proto::{Failure, FailureKind, QueryId, WorkerId};
@@ -22,7 +23,8 @@ use tracing::{debug, info, warn};
 
 use super::event::{Effect, Event, QueryProgress, QuerySummary, ResultPart};
 use super::graph::StageGraph;
-use super::{Limits, Scheduler};
+use super::groups::Groups;
+use super::{Capacity, GroupLoad, Limits, QueryInfo, Scheduler};
 use crate::workers::{Registry, WorkerEvent, WorkerEventKind, WorkerInfo};
 
 /// How many commands may wait for the driver before their senders wait.
@@ -92,6 +94,7 @@ impl Drop for QueryEvents {
 pub struct SchedulerHandle {
     commands: mpsc::Sender<Command>,
     signals: Arc<Signals>,
+    capacity: Arc<Mutex<Capacity>>,
 }
 
 impl SchedulerHandle {
@@ -132,6 +135,26 @@ impl SchedulerHandle {
         self.signals.result_done(query);
     }
 
+    /// What the workers that take tasks offer together. Never waits.
+    pub fn capacity(&self) -> Capacity {
+        *self.capacity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resource groups that count from now on; running queries go on. Changes nothing when the server is shutting down.
+    pub async fn regroup(&self, groups: Groups) {
+        let _ = self.commands.send(Command::Regroup(groups)).await;
+    }
+
+    /// The queries that have not ended, in the order of their submission, and how full the resource groups are; nothing
+    /// when the server is shutting down.
+    pub async fn snapshot(&self) -> Snapshot {
+        let (sender, receiver) = oneshot::channel();
+        if self.commands.send(Command::Snapshot(sender)).await.is_err() {
+            return Snapshot::default();
+        }
+        receiver.await.unwrap_or_default()
+    }
+
     /// The workers there are, in the order of their ids; none when the server is shutting down.
     pub async fn workers(&self) -> Vec<WorkerInfo> {
         let (sender, receiver) = oneshot::channel();
@@ -153,6 +176,19 @@ fn stopping() -> Failure {
 enum Command {
     Submit(Box<StageGraph>, Owner),
     Workers(oneshot::Sender<Vec<WorkerInfo>>),
+    Regroup(Groups),
+    Snapshot(oneshot::Sender<Snapshot>),
+}
+
+/// What there is at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The queries that have not ended, in the order of their submission.
+    pub queries: Vec<QueryInfo>,
+    /// The resource groups by name, the server as a whole first.
+    pub groups: Vec<(String, GroupLoad)>,
+    /// The scheduler's time, from which the queries' times count.
+    pub now: Duration,
 }
 
 /// The way to whoever waits for a query.
@@ -210,6 +246,8 @@ pub struct Driver {
     commands: mpsc::Receiver<Command>,
     signals: Arc<Signals>,
     owners: HashMap<QueryId, Owner>,
+    /// For those who plan.
+    capacity: Arc<Mutex<Capacity>>,
     /// Which connection of a worker counts; what older ones still say does not.
     joined: HashMap<WorkerId, u64>,
     start: Instant,
@@ -224,9 +262,11 @@ impl Driver {
     ) -> (Self, SchedulerHandle) {
         let (sender, commands) = mpsc::channel(MAILBOX_COMMANDS);
         let signals = Arc::new(Signals::default());
+        let capacity = Arc::<Mutex<Capacity>>::default();
         let handle = SchedulerHandle {
             commands: sender,
             signals: Arc::clone(&signals),
+            capacity: Arc::clone(&capacity),
         };
         let driver = Self {
             scheduler: Scheduler::new(limits),
@@ -235,6 +275,7 @@ impl Driver {
             commands,
             signals,
             owners: HashMap::new(),
+            capacity,
             joined: HashMap::new(),
             start: Instant::now(),
         };
@@ -288,6 +329,16 @@ impl Driver {
                 // An asker that has gone away needs no answer.
                 let _ = answer.send(self.workers());
             }
+            Command::Regroup(groups) => self.apply(Event::Regroup(groups)),
+            Command::Snapshot(answer) => {
+                let snapshot = Snapshot {
+                    queries: self.scheduler.queries(),
+                    groups: self.scheduler.group_loads(),
+                    now: self.start.elapsed(),
+                };
+                // As above.
+                let _ = answer.send(snapshot);
+            }
         }
     }
 
@@ -320,6 +371,7 @@ impl Driver {
                 kind,
                 slots,
                 address,
+                memory_bytes,
             } => {
                 if current.is_some_and(|current| current > connection) {
                     return;
@@ -330,6 +382,7 @@ impl Driver {
                     worker,
                     slots,
                     address,
+                    memory_bytes,
                     kind,
                 });
             }
@@ -364,7 +417,22 @@ impl Driver {
                 Event::Report { attempt, .. } => Some(attempt.query),
                 _ => None,
             };
+            let may_change_capacity = match &event {
+                Event::WorkerJoined { .. }
+                | Event::WorkerLost { .. }
+                | Event::WorkerDraining { .. } => true,
+                Event::Submit(_)
+                | Event::Regroup(_)
+                | Event::Cancel { .. }
+                | Event::ResultDone { .. }
+                | Event::Report { .. }
+                | Event::Tick => false,
+            };
             let effects = self.scheduler.apply(self.start.elapsed(), event);
+            if may_change_capacity {
+                let mut capacity = self.capacity.lock().unwrap_or_else(PoisonError::into_inner);
+                *capacity = self.scheduler.capacity();
+            }
             let failed = self.failed_with_readers(&effects);
             for effect in effects {
                 self.tell_cause(&effect, &failed);

@@ -10,6 +10,7 @@ use squadron_proto::control::{AttemptStatus, Launch, Release, Stage, TaskOutput}
 use squadron_proto::{AttemptKey, AttemptNumber, Failure, QueryId, StageId, TaskId, WorkerId};
 
 use super::graph::StageGraph;
+use super::groups::Groups;
 use crate::workers::WorkerKind;
 
 /// Something happened.
@@ -17,6 +18,8 @@ use crate::workers::WorkerKind;
 pub enum Event {
     /// A client's query is planned and wants to run.
     Submit(StageGraph),
+    /// Other resource groups count from now on; what runs goes on.
+    Regroup(Groups),
     /// Somebody wants the query to stop.
     Cancel {
         /// Which query.
@@ -37,6 +40,8 @@ pub enum Event {
         slots: u32,
         /// `http://host:port` of its output; empty: the server itself.
         address: String,
+        /// Its memory pool, in bytes.
+        memory_bytes: u64,
         /// Which placements it serves.
         kind: WorkerKind,
     },

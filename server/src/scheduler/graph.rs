@@ -6,6 +6,8 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use squadron_proto::control::{ObjectStoreSpec, PlanRef, ScanSplits};
 use squadron_proto::{Failure, QueryId, StageId};
@@ -19,6 +21,36 @@ pub struct StageGraph {
     pub stages: Vec<StageSpec>,
     /// The stage whose rows go to the client; nobody else reads it.
     pub root: StageId,
+    /// Whose it is and what was asked for it.
+    pub traits: QueryTraits,
+}
+
+/// Whose a query is, and what its session asked for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueryTraits {
+    /// The user, where one had to log in.
+    pub user: Option<Arc<str>>,
+    /// The session's id.
+    pub session: Arc<str>,
+    /// `squadron.tag`.
+    pub tag: Option<Arc<str>>,
+    /// `squadron.priority`; 10 more are twice the share.
+    pub priority: i32,
+    /// How long it may still take.
+    pub time_limit: Option<TimeLimit>,
+    /// How much of the workers' memory it wants to itself, in bytes.
+    pub memory_bytes: u64,
+    /// The same for the same plan over the same tables.
+    pub fingerprint: Option<u64>,
+}
+
+/// When a query ends at the latest, and what its client is told then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeLimit {
+    /// The time from its submission.
+    pub left: Duration,
+    /// What the client sees.
+    pub failure: Failure,
 }
 
 /// One stage.

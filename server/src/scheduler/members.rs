@@ -30,6 +30,17 @@ pub struct WorkerLoad {
     pub draining: bool,
 }
 
+/// What the workers offer together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// How many workers there are.
+    pub workers: usize,
+    /// How many slots they have.
+    pub slots: u64,
+    /// Their memory pools, in bytes.
+    pub memory_bytes: u64,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Members {
     workers: HashMap<WorkerId, Worker>,
@@ -72,6 +83,7 @@ impl Members {
         worker: WorkerId,
         slots: u32,
         address: String,
+        memory_bytes: u64,
         kind: WorkerKind,
     ) -> Vec<QueryId> {
         let slots = slots.max(1);
@@ -83,7 +95,8 @@ impl Members {
             queries: BTreeMap::new(),
         };
         self.workers.insert(worker, entry);
-        self.pool_mut(placement_of(kind)).join(worker, slots);
+        self.pool_mut(placement_of(kind))
+            .join(worker, slots, memory_bytes);
         let known = self.untold.iter().position(|(lost, _)| *lost == worker);
         known
             .and_then(|position| self.untold.remove(position))

@@ -4,10 +4,10 @@
 //! randomness, no I/O: the same events give the same effects. [`driver`] is the one async part.
 //!
 //! ```text
-//! event ──> query ── stage ── task          state machines, a transition table in each file
-//!             │ stages with tasks to place
-//!             v
-//!           policy: who is next ──> placement: where ──> Launch, Commit, ...
+//! event ──> admission: may it run? ──> query ── stage ── task     state machines, a transition table in each file
+//!                                        │ stages with tasks to place
+//!                                        v
+//!                line, policy: who is next ──> placement: where ──> Launch, Commit, ...
 //! ```
 //!
 //! What holds always:
@@ -18,7 +18,8 @@
 //!
 //! | event | query | effects |
 //! |---|---|---|
-//! | Submit | appears in phase Running | launches as places are free |
+//! | Submit | appears in phase Queued; runs when its turn has come | launches as places are free, Ended when refused |
+//! | Regroup | changes its group | launches |
 //! | Report | see query.rs, stage.rs, task.rs | Commit, Release, ResultReady, Ended |
 //! | ResultDone | ends, once its root has | Release, Ended |
 //! | Cancel | ends | CancelAttempt, Release, Ended |
@@ -27,31 +28,44 @@
 //! | WorkerDraining | | |
 //! | Tick | what has waited too long is retried, placed or ended | |
 
+pub mod admission;
+mod costs;
 mod dispatch;
 pub mod driver;
 pub mod event;
 pub mod graph;
+pub mod groups;
+mod line;
 mod members;
 mod placement;
 mod policy;
 mod progress;
 mod query;
+mod snapshot;
 mod stage;
 mod task;
 
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod shares_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use driver::{Driver, QueryEvents, QueryUpdate, SchedulerHandle};
+pub use admission::{AdmissionLimits, GroupLoad};
+pub use driver::{Driver, QueryEvents, QueryUpdate, SchedulerHandle, Snapshot};
 pub use event::{
     Effect, Event, QueryProgress, QuerySummary, ResultPart, StageSummary, TaskSummary,
 };
-pub use graph::{OutputPartitions, Placement, StageGraph, StageSpec, TaskSpec};
-pub use members::WorkerLoad;
+pub use graph::{
+    OutputPartitions, Placement, QueryTraits, StageGraph, StageSpec, TaskSpec, TimeLimit,
+};
+pub use groups::{GroupSpec, Groups, Selector};
+pub use members::{Capacity, WorkerLoad};
+pub use policy::Policy;
+pub use snapshot::{QueryInfo, QueryPhase};
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -59,16 +73,20 @@ use std::time::Duration;
 use squadron_proto::control::Release;
 use squadron_proto::{Failure, FailureKind, QueryId, StageId, TaskId, WorkerId};
 
-use dispatch::Queue;
+use admission::Admission;
+use costs::Costs;
+use dispatch::Lines;
+use line::Correction;
 use members::Members;
-use policy::Standing;
 use query::{Phase, Query};
 
 /// Limits of the scheduler.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// How many queries there may be, running or waiting.
-    pub max_queries: usize,
+    /// How running queries share the workers.
+    pub policy: Policy,
+    /// How many queries there may be.
+    pub admission: AdmissionLimits,
     /// How many results may be open, read or not.
     pub max_open_results: usize,
     /// How long a query waits for a first worker.
@@ -81,6 +99,10 @@ pub struct Limits {
     pub refusal_pause: Duration,
     /// How long the first in the queue waits for a place with room for all its partitions.
     pub room_timeout: Duration,
+    /// After how long without being served a query is served out of its turn.
+    pub rescue_timeout: Duration,
+    /// How many plans to keep in mind with what they cost.
+    pub remembered_plans: usize,
     /// How long a query that failed for no reason of its own waits for the cause.
     pub root_cause_timeout: Duration,
     /// How long a query whose result has been read waits for the last reports.
@@ -92,13 +114,16 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_queries: 4096,
+            policy: Policy::default(),
+            admission: AdmissionLimits::default(),
             max_open_results: 256,
             no_worker_timeout: Duration::from_secs(10),
             max_idle_refusals: 3,
             max_refusals: 20,
             refusal_pause: Duration::from_millis(10),
             room_timeout: Duration::from_millis(50),
+            rescue_timeout: Duration::from_secs(10),
+            remembered_plans: 4096,
             root_cause_timeout: Duration::from_secs(1),
             last_report_timeout: Duration::from_secs(10),
             remembered_workers: 256,
@@ -113,6 +138,10 @@ enum Deadline {
     Worker(QueryId, Placement),
     /// Does the first in the queue still wait for room?
     Room(Placement),
+    /// The query has had most of the time it was given.
+    Urgent(QueryId),
+    /// The query has had all the time it was given.
+    TimeLimit(QueryId),
     /// The pause after a refusal is over.
     Retry(QueryId, StageId, TaskId),
     /// Does the query still wait for the cause of its failure?
@@ -122,13 +151,18 @@ enum Deadline {
 }
 
 /// All queries and workers of a server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
+    /// Of the event that is being taken in.
+    now: Duration,
     queries: HashMap<QueryId, Query>,
     members: Members,
-    any: Queue,
-    local: Queue,
+    admission: Admission,
+    /// Whether somebody who waits for admission may have got room.
+    may_admit: bool,
+    lines: Lines,
+    costs: Costs,
     deadlines: BTreeSet<(Duration, Deadline)>,
     submitted: u64,
     open_results: usize,
@@ -137,37 +171,53 @@ pub struct Scheduler {
 impl Scheduler {
     /// A scheduler without queries and workers.
     pub fn new(limits: Limits) -> Self {
+        let groups = Groups::default();
         Self {
+            now: Duration::ZERO,
+            queries: HashMap::new(),
+            members: Members::default(),
+            lines: Lines::new(&groups),
+            admission: Admission::new(limits.admission.clone(), groups),
+            may_admit: false,
+            costs: Costs::new(limits.remembered_plans),
+            deadlines: BTreeSet::new(),
+            submitted: 0,
+            open_results: 0,
             limits,
-            ..Self::default()
         }
     }
 
     /// Takes in what happened at `now`, a time since some fixed start that never goes back.
     pub fn apply(&mut self, now: Duration, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
+        self.now = now;
         match event {
             Event::Submit(graph) => self.submit(now, graph, &mut effects),
+            Event::Regroup(groups) => self.regroup(groups),
             Event::Cancel { query, failure } => self.end(query, Err(failure), &mut effects),
             Event::ResultDone { query } => self.result_done(now, query, &mut effects),
             Event::WorkerJoined {
                 worker,
                 slots,
                 address,
+                memory_bytes,
                 kind,
             } => {
                 self.lose_worker(now, worker, "it joined anew", &mut effects);
-                for query in self.members.join(worker, slots, address, kind) {
+                for query in self
+                    .members
+                    .join(worker, slots, address, memory_bytes, kind)
+                {
                     effects.push(release_all(worker, query));
                 }
-                self.workers_are_there_again();
+                self.workers_changed(now);
             }
             Event::WorkerLost { worker, reason } => {
                 self.lose_worker(now, worker, &reason, &mut effects)
             }
             Event::WorkerDraining { worker } => {
                 self.members.drain(worker);
-                self.watch_empty_pools(now);
+                self.workers_changed(now);
             }
             Event::Report {
                 worker,
@@ -176,6 +226,7 @@ impl Scheduler {
             } => self.report(now, worker, attempt, status, &mut effects),
             Event::Tick => self.tick(now, &mut effects),
         }
+        self.admit_waiting(now);
         self.dispatch(now, &mut effects);
         effects
     }
@@ -197,14 +248,23 @@ impl Scheduler {
         Some(query.progress(|worker| members.address(worker)))
     }
 
+    /// What the workers that take tasks offer together; the server's local worker does not count.
+    pub fn capacity(&self) -> Capacity {
+        let pool = self.members.pool(Placement::Any);
+        Capacity {
+            workers: pool.offered(),
+            slots: pool.total_slots(),
+            memory_bytes: pool.memory_bytes(),
+        }
+    }
+
     /// Whether nothing of any query is left.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
-        let is_unused = |queue: &Queue| queue.is_empty();
         self.queries.is_empty()
             && self.open_results == 0
-            && is_unused(&self.any)
-            && is_unused(&self.local)
+            && self.lines.is_empty()
+            && self.admission.is_empty()
     }
 
     /// A graph whose id is there already changes nothing; the driver does not let it through.
@@ -213,45 +273,113 @@ impl Scheduler {
         if self.queries.contains_key(&id) {
             return;
         }
-        if let Err(failure) = self.admit().and_then(|()| graph.validate()) {
+        if let Err(failure) = self.accept(now, graph) {
             effects.push(Effect::Ended {
                 query: id,
                 outcome: Err(failure),
             });
-            return;
-        }
-        let rank = policy::rank(Standing {
-            submitted_before: self.submitted,
-        });
-        self.submitted += 1;
-        let query = Query::new(graph, rank, now);
-        let sources = query.sources();
-        self.queries.insert(id, query);
-        for stage in sources {
-            self.start_stage(now, id, stage);
         }
     }
 
-    fn admit(&self) -> Result<(), Failure> {
-        if self.queries.len() >= self.limits.max_queries {
-            return Err(Failure::new(
-                FailureKind::Exhausted,
-                format!(
-                    "{} queries run or wait already; run the statement again later",
-                    self.queries.len()
-                ),
-            ));
+    fn accept(&mut self, now: Duration, graph: StageGraph) -> Result<(), Failure> {
+        self.check_open_results()?;
+        graph.validate()?;
+        let group = self.group_of(&graph);
+        let number = self.submitted;
+        let mut query = Query::new(graph, number, group, now);
+        query.usage.predict(
+            self.costs
+                .predict(query.traits.fingerprint, query.read_bytes()),
+        );
+        self.admission.enter(&query.candidate())?;
+        self.may_admit = true;
+        self.submitted += 1;
+        if let Some((urgent, over)) = query.time_limits() {
+            self.remind(urgent, Deadline::Urgent(query.id));
+            self.remind(over, Deadline::TimeLimit(query.id));
         }
-        if self.open_results >= self.limits.max_open_results {
-            return Err(Failure::new(
-                FailureKind::Exhausted,
-                format!(
-                    "{} results are open already; read or close some of them before the next statement",
-                    self.open_results
-                ),
-            ));
-        }
+        self.queries.insert(query.id, query);
         Ok(())
+    }
+
+    fn group_of(&self, graph: &StageGraph) -> usize {
+        let settings = graph.stages.last().map(|stage| stage.settings.as_slice());
+        self.admission
+            .groups()
+            .of(&graph.traits, settings.unwrap_or_default())
+    }
+
+    fn check_open_results(&self) -> Result<(), Failure> {
+        if self.open_results < self.limits.max_open_results {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FailureKind::Busy,
+            format!(
+                "{} results are open already, which is as many as --max-open-results allows; read or close some of them, \
+                 then run the statement again",
+                self.open_results
+            ),
+        ))
+    }
+
+    /// Those whose turn has come run from now on.
+    fn admit_waiting(&mut self, now: Duration) {
+        if !std::mem::take(&mut self.may_admit) {
+            return;
+        }
+        while let Some(id) = self.admission.next() {
+            let Some(query) = self.queries.get_mut(&id) else {
+                debug_assert!(false, "{id} waits for admission and is not there");
+                return;
+            };
+            self.admission.start(&query.candidate());
+            query.phase = Phase::Running;
+            query.started = Some(now);
+            for stage in query.sources() {
+                self.start_stage(now, id, stage);
+            }
+        }
+    }
+
+    /// Everybody finds his place anew; limits that are exceeded now stay so until queries have ended.
+    fn regroup(&mut self, groups: Groups) {
+        let before = std::mem::replace(&mut self.lines, Lines::new(&groups));
+        for placement in [Placement::Any, Placement::Local] {
+            let slots = self.members.pool(placement).total_slots();
+            let lines = self.lines.of_mut(placement);
+            lines.resize(slots);
+            lines.empty_since = before.of(placement).empty_since;
+        }
+        self.admission = self.admission.regrouped(groups);
+        self.may_admit = true;
+        let mut ids: Vec<_> = self
+            .queries
+            .values()
+            .map(|query| (query.number, query.id))
+            .collect();
+        ids.sort_unstable();
+        for (_, id) in ids {
+            let Some(query) = self.queries.get_mut(&id) else {
+                continue;
+            };
+            query.group = self.admission.groups().of(&query.traits, query.settings());
+            let candidate = query.candidate();
+            self.admission.wait(&candidate);
+            if !matches!(query.phase, Phase::Queued) {
+                self.admission.start(&candidate);
+            }
+            for placement in [Placement::Any, Placement::Local] {
+                let group = query.group;
+                let ready = query.ready_mut(placement);
+                (ready.entry, ready.pass) = (None, 0);
+                let lines = self.lines.of_mut(placement);
+                lines.settle(ready.lane, group, ready.held_slots, 0, Correction::More(0));
+            }
+            for placement in [Placement::Any, Placement::Local] {
+                self.stand(id, placement);
+            }
+        }
     }
 
     fn result_done(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) {
@@ -260,7 +388,7 @@ impl Scheduler {
         };
         match &mut query.phase {
             Phase::Streaming { read } => *read = true,
-            Phase::Running | Phase::Failing { .. } => return,
+            Phase::Queued | Phase::Running | Phase::Failing { .. } => return,
         }
         if !self.end_if_complete(now, id, effects) {
             self.remind(
@@ -275,7 +403,7 @@ impl Scheduler {
         let is_complete = self.queries.get(&id).is_some_and(|query| {
             let is_read = match query.phase {
                 Phase::Streaming { read } => read,
-                Phase::Running | Phase::Failing { .. } => false,
+                Phase::Queued | Phase::Running | Phase::Failing { .. } => false,
             };
             is_read && query.stages[query.root].is_finished()
         });
@@ -299,14 +427,21 @@ impl Scheduler {
         outcome: Result<QuerySummary, Failure>,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(query) = self.queries.remove(&id) else {
+        let Some(mut query) = self.queries.remove(&id) else {
             return;
         };
-        for placement in [Placement::Any, Placement::Local] {
-            self.queue_mut(placement).remove(query.rank, id);
+        if let Some((urgent, over)) = query.time_limits() {
+            self.deadlines.remove(&(urgent, Deadline::Urgent(id)));
+            self.deadlines.remove(&(over, Deadline::TimeLimit(id)));
         }
         if matches!(query.phase, Phase::Streaming { .. }) {
             self.open_results -= 1;
+        }
+        self.leave_lines(&mut query);
+        self.leave_admission(&query);
+        if outcome.is_ok() {
+            let (plan, bytes) = (query.traits.fingerprint, query.read_bytes());
+            self.costs.learn(plan, bytes, query.usage.spent_us);
         }
         for (attempt, hold, holds_slots) in query.live() {
             if !self.members.contains(hold.worker) {
@@ -327,6 +462,33 @@ impl Scheduler {
             }
         }
         effects.push(Effect::Ended { query: id, outcome });
+    }
+
+    /// Its groups get the slots back that it holds, and are charged for what it did with them.
+    fn leave_lines(&mut self, query: &mut Query) {
+        for (placement, lane, slots, correction) in query.stop_clocks(self.now) {
+            let lines = self.lines.of_mut(placement);
+            lines.settle(lane, query.group, 0, slots, correction);
+        }
+        for placement in [Placement::Any, Placement::Local] {
+            if let Some(entry) = query.ready_mut(placement).entry.take() {
+                self.lines
+                    .of_mut(placement)
+                    .lane_mut(entry.lane)
+                    .remove(&entry);
+            }
+        }
+    }
+
+    fn leave_admission(&mut self, query: &Query) {
+        match query.started {
+            None => self.admission.leave(&query.candidate()),
+            Some(started) => {
+                let ran = self.now.saturating_sub(started);
+                self.admission.end(&query.candidate(), ran);
+            }
+        }
+        self.may_admit = true;
     }
 
     fn lose_worker(
@@ -351,7 +513,7 @@ impl Scheduler {
                 query.forgotten_by(worker);
             }
         }
-        self.watch_empty_pools(now);
+        self.workers_changed(now);
     }
 
     fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
@@ -364,12 +526,35 @@ impl Scheduler {
                 Deadline::Worker(query, placement) => {
                     self.give_up_waiting(now, query, placement, effects)
                 }
+                Deadline::Urgent(query) => self.time_is_short(query),
+                Deadline::TimeLimit(query) => self.time_is_over(query, effects),
                 // The dispatch at the end of the event sees that the time has come.
                 Deadline::Room(_) => {}
                 Deadline::Retry(query, stage, task) => self.retry(now, query, stage, task),
                 Deadline::RootCause(query) => self.end_without_cause(query, effects),
                 Deadline::LastReport(query) => self.end_well(now, query, effects),
             }
+        }
+    }
+
+    /// It counts more from now on.
+    fn time_is_short(&mut self, id: QueryId) {
+        if let Some(query) = self.queries.get_mut(&id) {
+            query.is_urgent = true;
+            for placement in [Placement::Any, Placement::Local] {
+                self.stand(id, placement);
+            }
+        }
+    }
+
+    /// Whatever the query is doing.
+    fn time_is_over(&mut self, id: QueryId, effects: &mut Vec<Effect>) {
+        let limit = self
+            .queries
+            .get(&id)
+            .and_then(|query| query.traits.time_limit.as_ref());
+        if let Some(failure) = limit.map(|limit| limit.failure.clone()) {
+            self.end(id, Err(failure), effects);
         }
     }
 

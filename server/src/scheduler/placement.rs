@@ -4,6 +4,9 @@
 //! one with the fewest bytes to read. It takes as many slots as it would like, but never more than the worker has. All
 //! choices are logarithmic in the number of workers.
 //!
+//! Each lane of a worker has its own view of the slots: those are free for it that are not taken by attempts of that lane
+//! and of the lanes before it. So short attempts find slots on a worker that is full of long ones, whose threads give way.
+//!
 //! Tasks that start together either all find room, or none is placed, unless the pool could never hold them or they have
 //! waited long enough: then they share slots with others, as soon as any slot is free. Nothing waits for ever for room
 //! that may never come.
@@ -12,6 +15,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use squadron_proto::WorkerId;
+use squadron_proto::control::Lane;
 
 /// How many holders of input are looked at for one choice.
 const HOLDERS_LOOKED_AT: usize = 16;
@@ -21,6 +25,7 @@ const HOLDERS_LOOKED_AT: usize = 16;
 pub(super) struct Want {
     pub(super) slots: u32,
     pub(super) bytes: u64,
+    pub(super) lane: Lane,
 }
 
 /// What a task got.
@@ -34,38 +39,76 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     members: HashMap<WorkerId, Member>,
+    views: [View; Lane::ALL.len()],
+    /// How many offered members there are of each size.
+    sizes: BTreeMap<u32, usize>,
+    total_slots: u64,
+    memory_bytes: u64,
+}
+
+/// The slots as a lane sees them.
+#[derive(Debug, Default)]
+struct View {
     /// Offered members; most free slots first, then fewest bytes.
     by_free: BTreeSet<(Reverse<i64>, u64, WorkerId)>,
     /// Offered members of which no slot is taken; largest first.
     idle: BTreeSet<(Reverse<u32>, WorkerId)>,
-    /// How many offered members there are of each size.
-    sizes: BTreeMap<u32, usize>,
-    total_slots: u64,
     free_slots: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Member {
     slots: u32,
-    /// May exceed `slots`: parked attempts that resume take their slots back unasked.
-    used: u32,
+    memory_bytes: u64,
+    /// By the attempts of each lane. May exceed `slots`: parked attempts that resume take their slots back unasked.
+    used: [u32; Lane::ALL.len()],
     attempts: u32,
     bytes: u64,
     offered: bool,
 }
 
+fn index(lane: Lane) -> usize {
+    lane.number() as usize
+}
+
 impl Member {
-    fn free(&self) -> i64 {
-        i64::from(self.slots) - i64::from(self.used)
+    /// Slots that attempts of this lane find taken.
+    fn taken(&self, lane: Lane) -> u32 {
+        self.used[..=index(lane)].iter().sum()
+    }
+
+    fn free(&self, lane: Lane) -> i64 {
+        i64::from(self.slots) - i64::from(self.taken(lane))
+    }
+}
+
+impl View {
+    fn insert(&mut self, worker: WorkerId, member: Member, lane: Lane) {
+        let free = member.free(lane);
+        self.by_free.insert((Reverse(free), member.bytes, worker));
+        if member.taken(lane) == 0 {
+            self.idle.insert((Reverse(member.slots), worker));
+        }
+        self.free_slots += u64::try_from(free).unwrap_or(0);
+    }
+
+    fn remove(&mut self, worker: WorkerId, member: Member, lane: Lane) {
+        let free = member.free(lane);
+        self.by_free.remove(&(Reverse(free), member.bytes, worker));
+        if member.taken(lane) == 0 {
+            self.idle.remove(&(Reverse(member.slots), worker));
+        }
+        self.free_slots -= u64::try_from(free).unwrap_or(0);
     }
 }
 
 impl Pool {
     /// A worker offers its slots, at least one.
-    pub(super) fn join(&mut self, worker: WorkerId, slots: u32) {
+    pub(super) fn join(&mut self, worker: WorkerId, slots: u32, memory_bytes: u64) {
         let member = Member {
             slots,
-            used: 0,
+            memory_bytes,
+            used: [0; Lane::ALL.len()],
             attempts: 0,
             bytes: 0,
             offered: true,
@@ -88,7 +131,7 @@ impl Pool {
     /// Slots are taken, whether they are free or not.
     pub(super) fn take(&mut self, worker: WorkerId, want: Want) {
         self.change(worker, |member| {
-            member.used += want.slots;
+            member.used[index(want.lane)] += want.slots;
             member.attempts += 1;
             member.bytes += want.bytes;
         });
@@ -97,11 +140,9 @@ impl Pool {
     /// Slots are given back.
     pub(super) fn give(&mut self, worker: WorkerId, want: Want) {
         self.change(worker, |member| {
-            debug_assert!(
-                member.used >= want.slots,
-                "slots of {worker} given back twice"
-            );
-            member.used = member.used.saturating_sub(want.slots);
+            let used = &mut member.used[index(want.lane)];
+            debug_assert!(*used >= want.slots, "slots of {worker} given back twice");
+            *used = used.saturating_sub(want.slots);
             member.attempts = member.attempts.saturating_sub(1);
             member.bytes = member.bytes.saturating_sub(want.bytes);
         });
@@ -111,17 +152,41 @@ impl Pool {
     pub(super) fn load(&self, worker: WorkerId) -> (u32, u32) {
         self.members
             .get(&worker)
-            .map_or((0, 0), |member| (member.used, member.attempts))
+            .map_or((0, 0), |member| (member.taken(Lane::Long), member.attempts))
+    }
+
+    /// How many workers offer slots.
+    pub(super) fn offered(&self) -> usize {
+        self.view(Lane::Long).by_free.len()
+    }
+
+    /// How many slots are offered, taken or not.
+    pub(super) fn total_slots(&self) -> u64 {
+        self.total_slots
+    }
+
+    /// How many of them attempts of this lane find free.
+    pub(super) fn free_slots(&self, lane: Lane) -> u64 {
+        self.view(lane).free_slots
+    }
+
+    fn view(&self, lane: Lane) -> &View {
+        &self.views[index(lane)]
+    }
+
+    /// The memory of the workers that offer slots.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
     }
 
     /// Whether nobody offers slots.
     pub(super) fn is_empty(&self) -> bool {
-        self.by_free.is_empty()
+        self.offered() == 0
     }
 
-    /// Whether no slot is taken on any worker that offers some.
-    pub(super) fn is_idle(&self) -> bool {
-        self.idle.len() == self.by_free.len()
+    /// Whether an attempt of this lane would find no slot taken on any worker that offers some.
+    pub(super) fn is_idle(&self, lane: Lane) -> bool {
+        self.view(lane).idle.len() == self.view(lane).by_free.len()
     }
 
     /// Finds and takes a place for one task. `holders`: who has its input, the most bytes first.
@@ -131,22 +196,24 @@ impl Pool {
         holders: &[WorkerId],
         impatient: bool,
     ) -> Option<Place> {
-        let worker = match self.choose(want.slots, holders) {
+        let worker = match self.choose(want, holders) {
             Some(worker) => worker,
-            None if impatient && self.free_slots > 0 => self.least_loaded()?,
+            None if impatient && self.free_slots(want.lane) > 0 => self.least_loaded(want.lane)?,
             None => return None,
         };
         Some(self.take_on(worker, want))
     }
 
-    /// Finds and takes places for tasks that start together: for all of them, or for none.
+    /// Finds and takes places for tasks of one lane that start together: for all of them, or for none.
     pub(super) fn place_together(
         &mut self,
         wants: &[Want],
         holders: &[WorkerId],
         impatient: bool,
     ) -> Option<Vec<Place>> {
-        if self.free_slots == 0 {
+        let lane = wants.first()?.lane;
+        let free_slots = self.free_slots(lane);
+        if free_slots == 0 {
             return None;
         }
         let largest = self.sizes.last_key_value().map_or(0, |(slots, _)| *slots);
@@ -154,20 +221,20 @@ impl Pool {
             .iter()
             .map(|want| u64::from(want.slots.min(largest)))
             .sum();
-        if needed <= self.free_slots
+        if needed <= free_slots
             && let Some(places) = self.place_all(wants, holders)
         {
             return Some(places);
         }
-        if !impatient && needed <= self.total_slots && !self.is_idle() {
+        if !impatient && needed <= self.total_slots && !self.is_idle(lane) {
             return None;
         }
         wants
             .iter()
             .map(|want| {
                 let worker = self
-                    .choose(want.slots, holders)
-                    .or_else(|| self.least_loaded())?;
+                    .choose(*want, holders)
+                    .or_else(|| self.least_loaded(lane))?;
                 Some(self.take_on(worker, *want))
             })
             .collect()
@@ -176,7 +243,7 @@ impl Pool {
     fn place_all(&mut self, wants: &[Want], holders: &[WorkerId]) -> Option<Vec<Place>> {
         let mut places = Vec::with_capacity(wants.len());
         for want in wants {
-            match self.choose(want.slots, holders) {
+            match self.choose(*want, holders) {
                 Some(worker) => places.push(self.take_on(worker, *want)),
                 None => {
                     for (place, want) in places.iter().zip(wants) {
@@ -184,7 +251,7 @@ impl Pool {
                             place.worker,
                             Want {
                                 slots: place.slots,
-                                bytes: want.bytes,
+                                ..*want
                             },
                         );
                     }
@@ -195,16 +262,17 @@ impl Pool {
         Some(places)
     }
 
-    /// A worker with room for `slots`, or a smaller one that is wholly free.
-    fn choose(&self, slots: u32, holders: &[WorkerId]) -> Option<WorkerId> {
-        let &(Reverse(free), _, most_free) = self.by_free.first()?;
-        if free < i64::from(slots) {
-            return self.idle.first().map(|&(_, worker)| worker);
+    /// A worker with room for all the slots, or a smaller one that is wholly free.
+    fn choose(&self, want: Want, holders: &[WorkerId]) -> Option<WorkerId> {
+        let view = self.view(want.lane);
+        let &(Reverse(free), _, most_free) = view.by_free.first()?;
+        if free < i64::from(want.slots) {
+            return view.idle.first().map(|&(_, worker)| worker);
         }
         let is_equal = |worker: &WorkerId| {
             self.members
                 .get(worker)
-                .is_some_and(|member| member.offered && member.free() == free)
+                .is_some_and(|member| member.offered && member.free(want.lane) == free)
         };
         let holder = holders
             .iter()
@@ -214,8 +282,9 @@ impl Pool {
         Some(holder.unwrap_or(most_free))
     }
 
-    fn least_loaded(&self) -> Option<WorkerId> {
-        self.by_free.first().map(|&(_, _, worker)| worker)
+    fn least_loaded(&self, lane: Lane) -> Option<WorkerId> {
+        let by_free = &self.view(lane).by_free;
+        by_free.first().map(|&(_, _, worker)| worker)
     }
 
     fn take_on(&mut self, worker: WorkerId, want: Want) -> Place {
@@ -224,47 +293,50 @@ impl Pool {
             .get(&worker)
             .map_or(want.slots, |member| member.slots);
         let slots = want.slots.min(limit);
-        self.take(
-            worker,
-            Want {
-                slots,
-                bytes: want.bytes,
-            },
-        );
+        self.take(worker, Want { slots, ..want });
         Place { worker, slots }
     }
 
     fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Member)) {
-        let Some(mut member) = self.members.get(&worker).copied() else {
+        let Some(member) = self.members.get_mut(&worker) else {
             return;
         };
-        self.unindex(worker, member);
-        change(&mut member);
-        self.members.insert(worker, member);
-        self.index(worker, member);
+        let was = *member;
+        change(member);
+        let is = *member;
+        if was.offered && is.offered && was.slots == is.slots {
+            // Most changes: the lanes after that of the attempt see it, those before it do not.
+            for (view, lane) in self.views.iter_mut().zip(Lane::ALL) {
+                if was.taken(lane) != is.taken(lane) || was.bytes != is.bytes {
+                    view.remove(worker, was, lane);
+                    view.insert(worker, is, lane);
+                }
+            }
+            return;
+        }
+        self.unindex(worker, was);
+        self.index(worker, is);
     }
 
     fn index(&mut self, worker: WorkerId, member: Member) {
         if !member.offered {
             return;
         }
-        self.by_free
-            .insert((Reverse(member.free()), member.bytes, worker));
-        if member.used == 0 {
-            self.idle.insert((Reverse(member.slots), worker));
+        for (view, lane) in self.views.iter_mut().zip(Lane::ALL) {
+            view.insert(worker, member, lane);
         }
         *self.sizes.entry(member.slots).or_default() += 1;
         self.total_slots += u64::from(member.slots);
-        self.free_slots += u64::try_from(member.free()).unwrap_or(0);
+        self.memory_bytes = self.memory_bytes.saturating_add(member.memory_bytes);
     }
 
     fn unindex(&mut self, worker: WorkerId, member: Member) {
         if !member.offered {
             return;
         }
-        self.by_free
-            .remove(&(Reverse(member.free()), member.bytes, worker));
-        self.idle.remove(&(Reverse(member.slots), worker));
+        for (view, lane) in self.views.iter_mut().zip(Lane::ALL) {
+            view.remove(worker, member, lane);
+        }
         if let Some(count) = self.sizes.get_mut(&member.slots) {
             *count -= 1;
             if *count == 0 {
@@ -272,7 +344,7 @@ impl Pool {
             }
         }
         self.total_slots -= u64::from(member.slots);
-        self.free_slots -= u64::try_from(member.free()).unwrap_or(0);
+        self.memory_bytes = self.memory_bytes.saturating_sub(member.memory_bytes);
     }
 }
 
@@ -287,13 +359,17 @@ mod tests {
     fn pool(slots: &[(WorkerId, u32)]) -> Pool {
         let mut pool = Pool::default();
         for &(worker, slots) in slots {
-            pool.join(worker, slots);
+            pool.join(worker, slots, 0);
         }
         pool
     }
 
     fn want(slots: u32) -> Want {
-        Want { slots, bytes: 0 }
+        Want {
+            slots,
+            bytes: 0,
+            lane: Lane::Short,
+        }
     }
 
     fn workers(places: &[Place]) -> Vec<WorkerId> {
@@ -321,7 +397,7 @@ mod tests {
     #[test]
     fn among_equals_bytes_are_balanced_and_input_attracts() {
         let mut pool = pool(&[(A, 4), (B, 4), (C, 4)]);
-        let read = |bytes| Want { slots: 1, bytes };
+        let read = |bytes| Want { bytes, ..want(1) };
         assert_eq!(pool.place(read(100), &[], false).unwrap().worker, A);
         assert_eq!(pool.place(read(10), &[], false).unwrap().worker, B);
         assert_eq!(pool.place(read(10), &[], false).unwrap().worker, C);
@@ -406,6 +482,27 @@ mod tests {
                 .len(),
             3
         );
+    }
+
+    #[test]
+    fn a_lane_sees_what_it_and_those_before_it_have_taken() {
+        let mut pool = pool(&[(A, 2)]);
+        let of = |lane, slots| Want {
+            lane,
+            ..want(slots)
+        };
+        assert!(pool.place(of(Lane::Long, 2), &[], false).is_some());
+        let free = |pool: &Pool| Lane::ALL.map(|lane| pool.free_slots(lane));
+        assert_eq!(free(&pool), [2, 2, 0]);
+        assert!(pool.place(of(Lane::Short, 2), &[], false).is_some());
+        assert_eq!(free(&pool), [0, 0, 0]);
+        assert_eq!(pool.load(A), (4, 2));
+        pool.give(A, of(Lane::Long, 2));
+        assert_eq!(free(&pool), [0, 0, 0], "those before it are counted");
+        assert!(!pool.is_idle(Lane::Short));
+        pool.give(A, of(Lane::Short, 2));
+        assert_eq!(free(&pool), [2, 2, 2]);
+        assert!(pool.is_idle(Lane::Long));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use squadron_proto::control::{AttemptStatus, Release};
+use squadron_proto::control::{AttemptStatus, Lane, Release};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, WorkerId};
 
 use super::event::Effect;
@@ -37,7 +37,7 @@ impl Scheduler {
             });
         }
         if query.is_failing() {
-            self.wind_down(attempt.query, change, effects);
+            self.wind_down(attempt, change, effects);
             return;
         }
         match change {
@@ -49,24 +49,24 @@ impl Scheduler {
                 refusals,
                 reason,
             } => {
-                self.free(attempt.query, hold);
-                self.pause_or_fail(now, attempt, refusals, &reason, effects);
+                self.free(attempt, hold);
+                self.pause_or_fail(now, attempt, (refusals, hold.share.lane), &reason, effects);
             }
             Change::Started => self.task_started(attempt, effects),
             Change::Parked { hold, started } => {
-                self.members.give(worker, hold.share);
+                self.give_slots(attempt, hold, true);
                 if started {
                     self.task_started(attempt, effects);
                 }
             }
-            Change::Resumed(hold) => self.members.take(worker, hold.share),
+            Change::Resumed(hold) => self.take_slots_again(attempt, hold),
             Change::Finished {
                 hold,
                 held_slots,
                 started,
             } => {
                 if held_slots {
-                    self.members.give(worker, hold.share);
+                    self.give_slots(attempt, hold, true);
                 }
                 if started {
                     self.task_started(attempt, effects);
@@ -77,10 +77,10 @@ impl Scheduler {
         }
     }
 
-    /// Gives back the slots of an attempt, and what the query needed of the worker for it.
-    fn free(&mut self, query: QueryId, hold: Hold) {
-        self.members.give(hold.worker, hold.share);
-        self.members.undepend(hold.worker, query, 1);
+    /// Gives back the slots of an attempt that never ran, and what the query needed of the worker for it.
+    fn free(&mut self, attempt: AttemptKey, hold: Hold) {
+        self.give_slots(attempt, hold, false);
+        self.members.undepend(hold.worker, attempt.query, 1);
     }
 
     /// A refused task pauses, unless it was refused so often that there is no hope.
@@ -88,7 +88,7 @@ impl Scheduler {
         &mut self,
         now: Duration,
         attempt: AttemptKey,
-        refusals: u32,
+        (refusals, lane): (u32, Lane),
         reason: &str,
         effects: &mut Vec<Effect>,
     ) {
@@ -98,7 +98,7 @@ impl Scheduler {
         let placement = query
             .position(attempt.stage)
             .map(|stage| query.stages[stage].spec.placement);
-        let is_idle = placement.is_some_and(|placement| self.members.pool(placement).is_idle());
+        let is_idle = placement.is_some_and(|placement| self.members.pool(placement).is_idle(lane));
         let limits = &self.limits;
         if refusals >= limits.max_refusals || (is_idle && refusals >= limits.max_idle_refusals) {
             let message = format!(
@@ -220,9 +220,8 @@ impl Scheduler {
             self.open_results -= 1;
         }
         query.phase = Phase::Failing { failure };
-        let rank = query.rank;
         for placement in [Placement::Any, Placement::Local] {
-            self.queue_mut(placement).remove(rank, id);
+            self.stand(id, placement);
         }
         self.remind(
             now + self.limits.root_cause_timeout,
@@ -231,20 +230,20 @@ impl Scheduler {
     }
 
     /// A report about a query that has failed: only its slots, and a better cause, still matter.
-    fn wind_down(&mut self, id: QueryId, change: Change, effects: &mut Vec<Effect>) {
+    fn wind_down(&mut self, attempt: AttemptKey, change: Change, effects: &mut Vec<Effect>) {
         match change {
-            Change::Refused { hold, .. } => self.free(id, hold),
+            Change::Refused { hold, .. } => self.free(attempt, hold),
             Change::Parked { hold, .. }
             | Change::Finished {
                 hold,
                 held_slots: true,
                 ..
             } => {
-                self.members.give(hold.worker, hold.share);
+                self.give_slots(attempt, hold, true);
             }
-            Change::Resumed(hold) => self.members.take(hold.worker, hold.share),
+            Change::Resumed(hold) => self.take_slots_again(attempt, hold),
             Change::Failed(failure) if !may_have_another_cause(&failure) => {
-                self.end(id, Err(failure), effects);
+                self.end(attempt.query, Err(failure), effects);
             }
             Change::Failed(_)
             | Change::Finished {
@@ -261,7 +260,7 @@ impl Scheduler {
     pub(super) fn end_without_cause(&mut self, id: QueryId, effects: &mut Vec<Effect>) {
         let failure = self.queries.get(&id).and_then(|query| match &query.phase {
             Phase::Failing { failure } => Some(failure.clone()),
-            Phase::Running | Phase::Streaming { .. } => None,
+            Phase::Queued | Phase::Running | Phase::Streaming { .. } => None,
         });
         if let Some(failure) = failure {
             self.end(id, Err(failure), effects);

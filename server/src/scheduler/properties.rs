@@ -13,6 +13,7 @@ use crate::workers::WorkerKind;
 enum Step {
     Submit {
         shape: u64,
+        traits: QueryTraits,
     },
     Cancel(usize),
     ResultDone(usize),
@@ -51,9 +52,62 @@ fn kind() -> impl Strategy<Value = WorkerKind> {
     ]
 }
 
+fn traits() -> impl Strategy<Value = QueryTraits> {
+    let time_limit = prop_oneof![
+        3 => Just(None),
+        1 => (0..2_000_u64).prop_map(|ms| Some(TimeLimit {
+            left: Duration::from_millis(ms),
+            failure: Failure::new(FailureKind::Deadline, "it took too long"),
+        })),
+    ];
+    let tag = prop::sample::select(vec![None, Some("a"), Some("b"), Some("c")]);
+    let session = prop::sample::select(vec!["s", "t"]);
+    let memory = prop_oneof![2 => Just(0), 1 => 0..4_000_000_u64];
+    (time_limit, tag, session, -100..=100_i32, memory).prop_map(
+        |(time_limit, tag, session, priority, memory_bytes)| QueryTraits {
+            tag: tag.map(Into::into),
+            session: session.into(),
+            priority,
+            time_limit,
+            memory_bytes,
+            ..QueryTraits::default()
+        },
+    )
+}
+
+/// Groups a, b below a, and c, with random limits.
+fn groups() -> impl Strategy<Value = Groups> {
+    let limits = (
+        1..5_u32,
+        prop::option::of(1..4_usize),
+        prop::option::of(0..4_usize),
+        prop::option::of(0..3_000_000_u64),
+        prop::option::of(1..=100_u32),
+    );
+    prop::collection::vec(limits, 3).prop_map(|limits| {
+        let specs = ["a", "a.b", "c"].into_iter().zip(limits);
+        let spec = |(name, (weight, max_running, max_queued, memory_bytes, percent)): (&str, _)| {
+            let tag = name.rsplit('.').next().unwrap().to_owned();
+            GroupSpec {
+                weight,
+                max_running,
+                max_queued,
+                memory_bytes,
+                cpu_share_percent: percent,
+                selector: Some(Selector {
+                    tags: vec![tag],
+                    ..Selector::default()
+                }),
+                ..GroupSpec::named(name)
+            }
+        };
+        Groups::new(specs.map(spec).collect()).unwrap()
+    })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => any::<u64>().prop_map(|shape| Step::Submit { shape }),
+        6 => (any::<u64>(), traits()).prop_map(|(shape, traits)| Step::Submit { shape, traits }),
         1 => any::<usize>().prop_map(Step::Cancel),
         3 => any::<usize>().prop_map(Step::ResultDone),
         3 => (0..6_u128, 1..5_u32, kind()).prop_map(|(number, slots, kind)| Step::Join { number, slots, kind }),
@@ -114,9 +168,11 @@ fn nth<T: Copy>(items: impl IntoIterator<Item = T>, number: usize) -> Option<T> 
 
 fn take(model: &mut Model, step: Step) {
     match step {
-        Step::Submit { shape } => {
+        Step::Submit { shape, traits } => {
             let query = model.graphs.len() as u128;
-            model.submit(random_graph(query, shape));
+            let mut graph = random_graph(query, shape);
+            graph.traits = traits;
+            model.submit(graph);
         }
         Step::Cancel(number) => {
             if let Some(query) = nth(model.graphs.keys().copied(), number) {
@@ -169,10 +225,15 @@ fn take(model: &mut Model, step: Step) {
     }
 }
 
-fn limits() -> Limits {
+fn limits(policy: Policy) -> Limits {
     Limits {
         max_open_results: 6,
-        max_queries: 30,
+        admission: AdmissionLimits {
+            max_running: 8,
+            max_queued: 6,
+            max_of_session: 9,
+        },
+        policy,
         remembered_workers: 16,
         ..Limits::default()
     }
@@ -182,12 +243,25 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_query_ends_and_nothing_is_left(steps in prop::collection::vec(step(), 1..250)) {
-        let mut model = Model::new(limits());
+    fn every_query_ends_and_nothing_is_left(
+        policy in prop::sample::select(&Policy::ALL[..]),
+        groups in groups(),
+        others in prop::option::of((0..250_usize, groups())),
+        steps in prop::collection::vec(step(), 1..250),
+    ) {
+        let mut model = Model::new(limits(policy));
+        model.send(Event::Regroup(groups));
         model.join(worker(100), 2, WorkerKind::Remote);
         model.join(worker(101), 3, WorkerKind::Remote);
         model.join(worker(102), 1, WorkerKind::Local);
-        for step in steps {
+        for (number, step) in steps.into_iter().enumerate() {
+            if let Some((at, groups)) = &others
+                && *at == number
+            {
+                // What runs and waits may be more than the new groups allow, and stays.
+                model.may_exceed = true;
+                model.send(Event::Regroup(groups.clone()));
+            }
             take(&mut model, step);
         }
         model.settle();
@@ -196,6 +270,6 @@ proptest! {
             prop_assert_eq!((load.used_slots, load.running), (0, 0));
         }
         prop_assert!(model.scheduler.is_empty());
-        model.check_replay(limits());
+        model.check_replay(limits(policy));
     }
 }

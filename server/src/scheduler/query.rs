@@ -2,6 +2,7 @@
 //!
 //! | phase | leads to | when |
 //! |---|---|---|
+//! | Queued | Running | its turn has come (see [`super::admission`]) |
 //! | Running | Streaming | all tasks of the streamed root run, or all tasks of another root are finished |
 //! | Streaming | end, with its summary | the root is finished and the client has read everything |
 //! | Running, Streaming | Failing | an attempt stopped although nobody asked it to; the cause may follow |
@@ -10,17 +11,21 @@
 //!
 //! A query that has ended is no longer there.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use squadron_proto::control::{AttemptStatus, StageInput};
+use squadron_proto::control::{AttemptStatus, Lane, StageInput};
 use squadron_proto::{AttemptKey, AttemptNumber, Failure, QueryId, StageId, WorkerId};
 
+use super::admission::Candidate;
 use super::event::{QueryProgress, QuerySummary, ResultPart};
-use super::graph::{Placement, StageGraph};
-use super::policy::Rank;
+use super::graph::{Placement, QueryTraits, StageGraph};
+use super::line::{Correction, Entry};
+use super::policy::{self, Policy, ReadyStage, Standing};
 use super::stage::{Sources, Stage, task_id};
-use super::task::{Change, Hold, Task};
+use super::task::{Change, Hold, Spent, Task};
 
 /// What a task counts for in a query's progress beside the bytes it reads.
 const TASK_BYTES: u64 = 1024 * 1024;
@@ -28,8 +33,17 @@ const TASK_BYTES: u64 = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Query {
     pub(super) id: QueryId,
-    pub(super) rank: Rank,
-    submitted: Duration,
+    /// How many queries were submitted before.
+    pub(super) number: u64,
+    /// Its resource group.
+    pub(super) group: usize,
+    pub(super) traits: QueryTraits,
+    pub(super) submitted: Duration,
+    /// When it was admitted.
+    pub(super) started: Option<Duration>,
+    /// Whether most of its time is over.
+    pub(super) is_urgent: bool,
+    pub(super) usage: Usage,
     pub(super) stages: Vec<Stage>,
     pub(super) root: usize,
     pub(super) phase: Phase,
@@ -41,6 +55,8 @@ pub(super) struct Query {
 
 #[derive(Debug)]
 pub(super) enum Phase {
+    /// It waits for its turn; nothing of it has been told to anybody.
+    Queued,
     /// Its result cannot be read yet.
     Running,
     /// Its result is being read.
@@ -49,17 +65,68 @@ pub(super) enum Phase {
     Failing { failure: Failure },
 }
 
-/// The stages with tasks to place.
+/// The stages with tasks to place, and the query's place in that line.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
-    pub(super) stages: BTreeSet<usize>,
+    pub(super) stages: BTreeSet<ReadyStage>,
     /// Since when there are any.
     pub(super) since: Duration,
+    /// When one of their tasks was placed last, or the first of them came.
+    served: Duration,
+    /// Which line it stands in; it never goes back to one for smaller queries.
+    pub(super) lane: Lane,
+    /// What the query was charged in that line.
+    pub(super) pass: u128,
+    pub(super) held_slots: u64,
+    pub(super) entry: Option<Entry>,
+    pub(super) blocked: Option<Blocked>,
+}
+
+/// There was no room for the first query in the line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocked {
+    pub(super) since: Duration,
+    /// With so many slots free.
+    pub(super) free_slots: u64,
+}
+
+/// What a query costs, in slots times microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usage {
+    predicted_us: u64,
+    /// By attempts that hold no slots any more.
+    pub(super) spent_us: u64,
+    /// What the others were charged.
+    charged_us: u64,
+    all_tasks: u64,
+    /// Attempts that gave their slots back.
+    measured: u64,
+}
+
+impl Usage {
+    /// What the query will probably cost.
+    pub(super) fn predict(&mut self, cost_us: u64) {
+        self.predicted_us = cost_us;
+    }
+
+    fn size_us(&self) -> u64 {
+        self.predicted_us
+            .max(self.spent_us.saturating_add(self.charged_us))
+    }
+
+    /// As much as those before, else an even part of all.
+    fn next_us(&self) -> u64 {
+        let next = match self.measured {
+            0 => self.predicted_us / self.all_tasks.max(1),
+            measured => self.spent_us / measured,
+        };
+        next.max(1)
+    }
 }
 
 impl Query {
     /// `graph` must be valid.
-    pub(super) fn new(graph: StageGraph, rank: Rank, now: Duration) -> Self {
+    pub(super) fn new(graph: StageGraph, number: u64, group: usize, now: Duration) -> Self {
         let ids: Vec<_> = graph.stages.iter().map(|stage| stage.id).collect();
         let position = |id: &StageId| ids.binary_search(id).ok();
         let mut consumers = vec![Vec::new(); ids.len()];
@@ -71,16 +138,32 @@ impl Query {
             }
             inputs.push(distinct.into_iter().collect());
         }
-        let stages = graph.stages.into_iter().zip(inputs).zip(consumers);
+        let ways = policy::ways_to_root(&graph.stages, &consumers);
+        let all_tasks = graph.stages.iter().map(|stage| stage.tasks.len() as u64);
+        let usage = Usage {
+            all_tasks: all_tasks.sum(),
+            ..Usage::default()
+        };
+        let stages = graph
+            .stages
+            .into_iter()
+            .zip(inputs)
+            .zip(consumers)
+            .zip(ways);
         Self {
             id: graph.query,
-            rank,
+            number,
+            group,
+            started: None,
+            is_urgent: false,
+            usage,
             submitted: now,
+            traits: graph.traits,
             root: position(&graph.root).unwrap_or_default(),
             stages: stages
-                .map(|((spec, inputs), consumers)| Stage::new(spec, inputs, consumers))
+                .map(|(((spec, inputs), consumers), way)| Stage::new(spec, inputs, consumers, way))
                 .collect(),
-            phase: Phase::Running,
+            phase: Phase::Queued,
             any: Ready::default(),
             local: Ready::default(),
             touched: BTreeSet::new(),
@@ -104,8 +187,162 @@ impl Query {
     pub(super) fn is_failing(&self) -> bool {
         match self.phase {
             Phase::Failing { .. } => true,
-            Phase::Running | Phase::Streaming { .. } => false,
+            Phase::Queued | Phase::Running | Phase::Streaming { .. } => false,
         }
+    }
+
+    /// What admission knows of it.
+    pub(super) fn candidate(&self) -> Candidate {
+        Candidate {
+            query: self.id,
+            number: self.number,
+            priority: self.traits.priority,
+            group: self.group,
+            session: Arc::clone(&self.traits.session),
+            memory_bytes: self.traits.memory_bytes,
+        }
+    }
+
+    fn standing(&self, placement: Placement) -> Standing {
+        let ready = self.ready(placement);
+        Standing {
+            priority: self.traits.priority,
+            is_urgent: self.is_urgent,
+            size_us: self.usage.size_us(),
+            next_us: self.usage.next_us(),
+            pass: ready.pass,
+        }
+    }
+
+    /// Its weight now.
+    pub(super) fn weight(&self, policy: Policy) -> u64 {
+        policy.weight(&self.standing(Placement::Any))
+    }
+
+    /// What its next task will probably cost.
+    pub(super) fn next_cost_us(&self) -> u64 {
+        self.usage.next_us()
+    }
+
+    /// The lane that its attempts belong to now.
+    pub(super) fn lane(&self, placement: Placement, policy: Policy) -> Lane {
+        let lane = policy.lane(&self.standing(placement));
+        lane.max(self.ready(placement).lane)
+    }
+
+    /// Its place in a line now, if it has any.
+    pub(super) fn entry(&self, placement: Placement, policy: Policy) -> Option<Entry> {
+        let ready = self.ready(placement);
+        if ready.stages.is_empty() || self.is_failing() {
+            return None;
+        }
+        let standing = self.standing(placement);
+        Some(Entry {
+            lane: ready.lane,
+            query: self.id,
+            group: self.group,
+            tag: policy.tag(&standing),
+            weight: policy.weight(&standing),
+            number: self.number,
+            since: ready.served,
+        })
+    }
+
+    /// A stage has tasks to place. Answers whether none had before. `start`: where those begin who come to wait now.
+    pub(super) fn wants_places(
+        &mut self,
+        placement: Placement,
+        stage: usize,
+        now: Duration,
+        start: u128,
+    ) -> bool {
+        let way = self.stages[stage].way_to_root;
+        let ready = self.ready_mut(placement);
+        let is_new = ready.stages.is_empty();
+        if is_new {
+            ready.since = now;
+            ready.served = now;
+            ready.pass = ready.pass.max(start);
+        }
+        ready.stages.insert((Reverse(way), stage));
+        is_new
+    }
+
+    /// Some tasks of a stage were placed; `is_done`: that were all.
+    pub(super) fn was_served(
+        &mut self,
+        placement: Placement,
+        stage: usize,
+        is_done: bool,
+        now: Duration,
+    ) {
+        let way = self.stages[stage].way_to_root;
+        let ready = self.ready_mut(placement);
+        ready.served = now;
+        ready.blocked = None;
+        if is_done {
+            ready.stages.remove(&(Reverse(way), stage));
+        }
+    }
+
+    /// Slots are taken for an attempt that will probably cost so much.
+    pub(super) fn take(&mut self, placement: Placement, slots: u64, cost_us: u64) {
+        self.ready_mut(placement).held_slots += slots;
+        self.usage.charged_us = self.usage.charged_us.saturating_add(cost_us);
+    }
+
+    /// Slots are given back, and what they cost is known.
+    pub(super) fn give(&mut self, placement: Placement, slots: u64, spent: Spent) {
+        let ready = self.ready_mut(placement);
+        ready.held_slots = ready.held_slots.saturating_sub(slots);
+        let usage = &mut self.usage;
+        usage.charged_us = usage.charged_us.saturating_sub(spent.charged_us);
+        if spent.actual_us > 0 {
+            usage.spent_us = usage.spent_us.saturating_add(spent.actual_us);
+            usage.measured += 1;
+        }
+    }
+
+    /// When its time is short, and when it is over.
+    pub(super) fn time_limits(&self) -> Option<(Duration, Duration)> {
+        let left = self.traits.time_limit.as_ref()?.left;
+        let at = |left| self.submitted.saturating_add(left);
+        Some((at(left / 2), at(left)))
+    }
+
+    /// The slots it holds.
+    pub(super) fn held_slots(&self) -> u64 {
+        self.any.held_slots + self.local.held_slots
+    }
+
+    /// What its session changed.
+    pub(super) fn settings(&self) -> &[(String, String)] {
+        &self.stages[self.root].spec.settings
+    }
+
+    /// All attempts that hold slots stop to do so: in which line they were charged, how many slots they held, and what they
+    /// cost in truth.
+    pub(super) fn stop_clocks(&mut self, now: Duration) -> Vec<(Placement, Lane, u64, Correction)> {
+        let mut stopped = Vec::new();
+        for stage in &mut self.stages {
+            let live: Vec<_> = stage.live().filter(|&(.., holds)| holds).collect();
+            for (task, hold, _) in live {
+                let slots = hold.share.slots;
+                if let Some(spent) = stage.stop_clock(task, Some(now), slots) {
+                    let correction = Correction::between(spent.charged_us, spent.actual_us);
+                    let slots = u64::from(slots);
+                    stopped.push((stage.spec.placement, spent.line, slots, correction));
+                    self.usage.spent_us = self.usage.spent_us.saturating_add(spent.actual_us);
+                }
+            }
+        }
+        stopped
+    }
+
+    /// What it reads, in bytes, as estimated.
+    pub(super) fn read_bytes(&self) -> u64 {
+        let tasks = self.stages.iter().flat_map(|stage| &stage.spec.tasks);
+        tasks.map(|task| task.bytes).fold(0, u64::saturating_add)
     }
 
     pub(super) fn position(&self, stage: StageId) -> Option<usize> {
@@ -137,6 +374,7 @@ impl Query {
         let mut holders: Vec<_> = held.into_iter().filter(|&(_, bytes)| bytes > 0).collect();
         holders.sort_by_key(|&(worker, bytes)| (std::cmp::Reverse(bytes), worker));
         let holders = holders.into_iter().map(|(worker, _)| worker).collect();
+        let inputs = inputs.into();
         self.stages[stage].start(now, Sources { inputs, holders });
     }
 

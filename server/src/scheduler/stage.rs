@@ -8,16 +8,19 @@
 //! | Released | | |
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use squadron_proto::control::{Launch, OutputMode, Producer, Stage as StageMessage, StageInput};
+use squadron_proto::control::{
+    Lane, Launch, OutputMode, Producer, Stage as StageMessage, StageInput,
+};
 use squadron_proto::{AttemptKey, QueryId, TaskId, WorkerId};
 
 use super::event::{StageSummary, TaskSummary};
 use super::graph::StageSpec;
 use super::placement::Want;
 use super::policy;
-use super::task::{Hold, Task};
+use super::task::{Hold, Spent, Task};
 
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -26,6 +29,8 @@ pub(super) struct Stage {
     /// The stages it reads, and those that read it, as places in the query's list.
     pub(super) inputs: Vec<usize>,
     pub(super) consumers: Vec<usize>,
+    /// How much work lies between its start and the end of the query.
+    pub(super) way_to_root: u64,
     /// Tasks that want a place; the last comes first.
     pending: Vec<usize>,
     /// Workers that know what its attempts share.
@@ -56,13 +61,18 @@ enum StageState {
 /// Where the input of a stage is.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sources {
-    pub(super) inputs: Vec<StageInput>,
+    pub(super) inputs: Arc<[StageInput]>,
     /// Who holds it, the most bytes first.
     pub(super) holders: Vec<WorkerId>,
 }
 
 impl Stage {
-    pub(super) fn new(mut spec: StageSpec, inputs: Vec<usize>, consumers: Vec<usize>) -> Self {
+    pub(super) fn new(
+        mut spec: StageSpec,
+        inputs: Vec<usize>,
+        consumers: Vec<usize>,
+        way_to_root: u64,
+    ) -> Self {
         for task in &mut spec.tasks {
             task.slots = task.slots.max(1);
         }
@@ -74,6 +84,7 @@ impl Stage {
             spec,
             inputs,
             consumers,
+            way_to_root,
             pending: Vec::new(),
             sent_to: BTreeSet::new(),
             sources: Sources::default(),
@@ -125,11 +136,12 @@ impl Stage {
         self.pending.iter().rev().take(count).copied()
     }
 
-    pub(super) fn want(&self, task: usize) -> Want {
+    pub(super) fn want(&self, task: usize, lane: Lane) -> Want {
         let spec = &self.spec.tasks[task];
         Want {
             slots: spec.slots,
             bytes: spec.bytes,
+            lane,
         }
     }
 
@@ -139,11 +151,12 @@ impl Stage {
         query: QueryId,
         worker: WorkerId,
         slots: u32,
+        lane: Lane,
     ) -> Option<Launch> {
         let task = self.pending.pop()?;
         let share = Want {
             slots,
-            ..self.want(task)
+            ..self.want(task, lane)
         };
         let attempt = self.tasks[task].launch(worker, share);
         let spec = &self.spec.tasks[task];
@@ -155,16 +168,44 @@ impl Stage {
                 attempt,
             },
             slots,
-            lane: policy::lane(),
+            lane,
             partitions: spec.partitions.clone(),
             scans: spec.scans.clone(),
-            inputs: self.sources.inputs.clone(),
+            inputs: Arc::clone(&self.sources.inputs),
             output: if self.spec.streamed {
                 OutputMode::Streamed
             } else {
                 OutputMode::Retained
             },
         })
+    }
+
+    /// An attempt of the task holds slots from now on.
+    pub(super) fn start_clock(
+        &mut self,
+        task: TaskId,
+        now: Duration,
+        charged_us: u64,
+        weight: u64,
+        line: Lane,
+    ) {
+        if let Some(task) = self.task_mut(task) {
+            task.start_clock(now, charged_us, weight, line);
+        }
+    }
+
+    /// See [`Task::stop_clock`].
+    pub(super) fn stop_clock(
+        &mut self,
+        task: TaskId,
+        until: Option<Duration>,
+        slots: u32,
+    ) -> Option<Spent> {
+        self.task_mut(task)?.stop_clock(until, slots)
+    }
+
+    fn task_mut(&mut self, task: TaskId) -> Option<&mut Task> {
+        self.tasks.get_mut(usize::try_from(task.0).ok()?)
     }
 
     /// What all attempts share, where the worker does not know it yet.
@@ -365,11 +406,14 @@ mod tests {
             streamed: false,
             output_partitions: OutputPartitions::Hash(2),
         };
-        Stage::new(spec, inputs, consumers)
+        Stage::new(spec, inputs, consumers, 1)
     }
 
     fn finish_next(stage: &mut Stage, worker: WorkerId, partitions: &[u32]) -> bool {
-        let attempt = stage.launch_next(QUERY, worker, 1).unwrap().attempt;
+        let attempt = stage
+            .launch_next(QUERY, worker, 1, Lane::Short)
+            .unwrap()
+            .attempt;
         let partitions = partitions
             .iter()
             .map(|&partition| PartitionOutput {
@@ -396,7 +440,7 @@ mod tests {
         assert!(!stage.input_finished());
         assert!(stage.input_finished());
         stage.start(Duration::ZERO, Sources::default());
-        let launch = stage.launch_next(QUERY, A, 3).unwrap();
+        let launch = stage.launch_next(QUERY, A, 3, Lane::Short).unwrap();
         assert_eq!((launch.attempt.task, launch.slots), (TaskId(1), 3));
         assert!(stage.introduce(QUERY, A).is_some());
         assert!(stage.introduce(QUERY, A).is_none(), "a worker is told once");

@@ -14,7 +14,9 @@
 //! (so that the query still ends) and is logged. From Waiting to Pending leads the stage's start or the end of a pause
 //! after a refusal, from Pending to Launched the placement. Launched, Committed and Running hold slots.
 
-use squadron_proto::control::{AttemptStatus, TaskOutput};
+use std::time::Duration;
+
+use squadron_proto::control::{AttemptStatus, Lane, TaskOutput};
 use squadron_proto::{AttemptNumber, Failure, FailureKind, WorkerId};
 
 use super::placement::Want;
@@ -24,7 +26,29 @@ pub(super) struct Task {
     /// Each launch is a new attempt, also after a refusal: a late report can never be taken for one of the next launch.
     next_attempt: u32,
     refusals: u32,
+    /// Runs while the current attempt holds slots.
+    clock: Option<Clock>,
     state: TaskState,
+}
+
+/// What an attempt was charged for its slots, and since when it has them.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    since: Duration,
+    charged_us: u64,
+    weight: u64,
+    line: Lane,
+}
+
+/// What slots cost: slots times microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spent {
+    pub(super) charged_us: u64,
+    pub(super) actual_us: u64,
+    /// The query's weight when it was charged.
+    pub(super) weight: u64,
+    /// The line it was charged in.
+    pub(super) line: Lane,
 }
 
 #[derive(Debug)]
@@ -97,8 +121,38 @@ impl Task {
         Self {
             next_attempt: 0,
             refusals: 0,
+            clock: None,
             state: TaskState::Waiting,
         }
+    }
+
+    /// Slots are taken from now on.
+    pub(super) fn start_clock(
+        &mut self,
+        since: Duration,
+        charged_us: u64,
+        weight: u64,
+        line: Lane,
+    ) {
+        self.clock = Some(Clock {
+            since,
+            charged_us,
+            weight,
+            line,
+        });
+    }
+
+    /// Slots are given back; `until`: they were used up to then, else not at all. None where they were given back before.
+    pub(super) fn stop_clock(&mut self, until: Option<Duration>, slots: u32) -> Option<Spent> {
+        let clock = self.clock.take()?;
+        let elapsed = until.map_or(Duration::ZERO, |until| until.saturating_sub(clock.since));
+        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        Some(Spent {
+            charged_us: clock.charged_us,
+            actual_us: elapsed_us.saturating_mul(u64::from(slots)),
+            weight: clock.weight,
+            line: clock.line,
+        })
     }
 
     /// The attempt that is on a worker and has not ended, and whether it holds slots.
@@ -355,7 +409,11 @@ mod tests {
     const WORKER: WorkerId = WorkerId::from_u128(1);
     const OTHER: WorkerId = WorkerId::from_u128(2);
 
-    const SHARE: Want = Want { slots: 2, bytes: 7 };
+    const SHARE: Want = Want {
+        slots: 2,
+        bytes: 7,
+        lane: Lane::Short,
+    };
 
     fn launched() -> (Task, AttemptNumber) {
         let mut task = Task::new();

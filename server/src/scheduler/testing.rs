@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use squadron_proto::control::{
-    AttemptStatus, Launch, OutputMode, PartitionOutput, PlanRef, Release, TaskOutput,
+    AttemptStatus, Lane, Launch, OutputMode, PartitionOutput, PlanRef, Release, TaskOutput,
 };
 use squadron_proto::{AttemptKey, Failure, QueryId, StageId, TaskId, WorkerId};
 
@@ -42,6 +42,7 @@ pub(super) fn graph(query: u128, mut stages: Vec<StageSpec>) -> StageGraph {
         query: QueryId::from_u128(query),
         stages,
         root,
+        traits: QueryTraits::default(),
     }
 }
 
@@ -111,8 +112,11 @@ pub(super) struct Model {
     finished: BTreeSet<(QueryId, StageId, TaskId)>,
     released: BTreeSet<(QueryId, StageId)>,
     launched: BTreeSet<AttemptKey>,
+    lanes: BTreeMap<AttemptKey, Lane>,
+    /// Whether more may run or wait than the limits allow.
+    pub(super) may_exceed: bool,
     /// What the scheduler must believe to be taken.
-    held: BTreeMap<(WorkerId, AttemptKey), u32>,
+    held: BTreeMap<(WorkerId, AttemptKey), (u32, Lane)>,
 }
 
 impl Model {
@@ -131,6 +135,8 @@ impl Model {
             finished: BTreeSet::new(),
             released: BTreeSet::new(),
             launched: BTreeSet::new(),
+            lanes: BTreeMap::new(),
+            may_exceed: false,
             held: BTreeMap::new(),
         }
     }
@@ -142,8 +148,23 @@ impl Model {
         for effect in effects {
             self.carry_out(effect);
         }
+        let exceeded = self.scheduler.admission.exceeded();
+        assert!(self.may_exceed || exceeded.is_none(), "{exceeded:?}");
+        let of_queries: u64 = self
+            .scheduler
+            .queries()
+            .iter()
+            .map(|query| query.held_slots)
+            .sum();
+        let of_workers: u32 = self.held.values().map(|(slots, _)| slots).sum();
+        assert_eq!(
+            of_queries,
+            u64::from(of_workers),
+            "slots of queries after {:?}",
+            self.history.last()
+        );
         for load in self.scheduler.workers() {
-            let held = |(_, slots): (_, &u32)| *slots;
+            let held = |(_, (slots, _)): (_, &(u32, Lane))| *slots;
             let of_worker = self
                 .held
                 .iter()
@@ -183,6 +204,7 @@ impl Model {
             worker,
             slots,
             address,
+            memory_bytes: 1 << 20,
             kind,
         });
     }
@@ -304,7 +326,8 @@ impl Model {
                 }
                 AttemptStatus::Resumed => {
                     let slots = self.slots_of(worker, attempt);
-                    self.held.insert((worker, attempt), slots);
+                    let lane = self.lanes[&attempt];
+                    self.held.insert((worker, attempt), (slots, lane));
                 }
                 AttemptStatus::Reserved
                 | AttemptStatus::Running
@@ -440,8 +463,8 @@ impl Model {
         let used: u32 = self
             .held
             .iter()
-            .filter(|((w, _), _)| *w == worker)
-            .map(|(_, slots)| slots)
+            .filter(|((w, _), (_, lane))| *w == worker && *lane <= launch.lane)
+            .map(|(_, (slots, _))| slots)
             .sum();
         let starts_with_others = spec.streamed && spec.tasks.len() > 1;
         assert!(
@@ -450,7 +473,7 @@ impl Model {
         );
         assert_eq!(launch.slots, self.slots_of(worker, attempt));
         assert_eq!(launch.inputs.len(), spec.inputs.len());
-        for input in &launch.inputs {
+        for input in launch.inputs.iter() {
             assert!(
                 !self.released.contains(&(attempt.query, input.stage)),
                 "released output is read"
@@ -485,7 +508,9 @@ impl Model {
             self.launched.insert(attempt),
             "launched twice under one name"
         );
-        self.held.insert((worker, attempt), launch.slots);
+        self.held
+            .insert((worker, attempt), (launch.slots, launch.lane));
+        self.lanes.insert(attempt, launch.lane);
         let entry = self.workers.get_mut(&worker).unwrap();
         entry.attempts.insert(attempt, (launch, At::Launched));
     }
@@ -514,6 +539,7 @@ impl Model {
     pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             let mut moved = false;
+            let ended = self.ended.len();
             for (worker, attempt) in self.attempts() {
                 if self.workers[&worker].attempts.contains_key(&attempt) {
                     moved |= self.progress(worker, attempt, Mood::Good);
@@ -532,13 +558,15 @@ impl Model {
             for query in unread {
                 self.send(Event::ResultDone { query });
             }
+            moved |= self.ended.len() > ended;
             if self.ended.len() == self.graphs.len() && !moved {
                 return;
             }
             if !moved {
                 assert!(
                     self.scheduler.next_deadline().is_some(),
-                    "nothing can happen any more, but not all queries ended"
+                    "nothing can happen any more, but not all queries ended: {:?}",
+                    self.scheduler.queries()
                 );
                 self.tick();
             }

@@ -11,7 +11,14 @@ const FIRST: QueryId = QueryId::from_u128(1);
 const SECOND: QueryId = QueryId::from_u128(2);
 
 fn cluster(slots: &[u32]) -> Model {
-    let mut model = Model::new(Limits::default());
+    cluster_under(Policy::default(), slots)
+}
+
+fn cluster_under(policy: Policy, slots: &[u32]) -> Model {
+    let mut model = Model::new(Limits {
+        policy,
+        ..Limits::default()
+    });
     for (number, &slots) in slots.iter().enumerate() {
         model.join(worker(number as u128), slots, WorkerKind::Remote);
     }
@@ -84,6 +91,7 @@ fn parts_of_the_result_say_where_which_partitions_are() {
             worker,
             slots,
             address,
+            memory_bytes: 1 << 20,
             kind,
         },
     );
@@ -123,7 +131,7 @@ fn parts_of_the_result_say_where_which_partitions_are() {
 
 #[test]
 fn queries_are_served_in_their_order() {
-    let mut model = cluster(&[1]);
+    let mut model = cluster_under(Policy::Fifo, &[1]);
     model.submit(graph(1, vec![stage(0, &[], 2), stage(1, &[0], 1)]));
     model.submit(graph(2, vec![stage(0, &[], 1)]));
     for _ in 0..3 {
@@ -336,7 +344,11 @@ fn the_root_cause_is_waited_for() {
 fn open_results_and_queries_are_limited() {
     let mut model = Model::new(Limits {
         max_open_results: 1,
-        max_queries: 2,
+        admission: AdmissionLimits {
+            max_running: 1,
+            max_queued: 1,
+            ..AdmissionLimits::default()
+        },
         ..Limits::default()
     });
     model.join(worker(0), 1, WorkerKind::Remote);
@@ -345,7 +357,7 @@ fn open_results_and_queries_are_limited() {
     step(&mut model, FIRST, Mood::Good);
     model.submit(graph(2, vec![stage(0, &[], 1)]));
     let refused = failure(&model, SECOND);
-    assert_eq!(refused.kind, FailureKind::Exhausted);
+    assert_eq!(refused.kind, FailureKind::Busy);
     assert!(refused.message.contains("results are open"), "{refused}");
     model.settle();
     for query in 3..6 {
@@ -354,7 +366,7 @@ fn open_results_and_queries_are_limited() {
     assert!(
         failure(&model, QueryId::from_u128(5))
             .message
-            .contains("run or wait")
+            .contains("1 queries wait already")
     );
 }
 
@@ -488,4 +500,48 @@ fn a_kept_result_can_be_found_while_it_is_written_and_progress_never_falls() {
     assert!(most_parts_unfinished > 0, "parts are known early");
     assert_eq!((before.fraction, before.parts.len()), (1.0, 3));
     assert!(before.rows.is_some());
+}
+
+#[test]
+fn a_time_limit_ends_a_query_in_any_state() {
+    let limit = Duration::from_millis(5);
+    let late = Failure::new(FailureKind::Deadline, "it took too long");
+    for steps in 0..5 {
+        let mut model = cluster(&[1]);
+        let mut graph = graph(1, vec![stage(0, &[], 1), stage(1, &[0], 1)]);
+        graph.traits.time_limit = Some(TimeLimit {
+            left: limit,
+            failure: late.clone(),
+        });
+        model.submit(graph);
+        for _ in 0..steps {
+            step(&mut model, FIRST, Mood::Good);
+        }
+        assert!(model.ended.is_empty());
+        model.tick();
+        assert_eq!(model.now, limit / 2, "it counts more from here on");
+        model.tick();
+        assert_eq!(model.now, limit);
+        assert_eq!(failure(&model, FIRST), late);
+        assert!(model.scheduler.is_empty() && model.attempts().is_empty());
+    }
+}
+
+#[test]
+fn the_time_limit_of_an_ended_query_is_forgotten() {
+    let mut model = cluster(&[1]);
+    let mut graph = graph(1, vec![stage(0, &[], 1)]);
+    graph.traits.time_limit = Some(TimeLimit {
+        left: Duration::from_secs(3600),
+        failure: Failure::new(FailureKind::Deadline, "it took too long"),
+    });
+    model.submit(graph);
+    assert!(model.scheduler.next_deadline().is_some());
+    model.settle();
+    assert!(model.ended[&FIRST].is_ok());
+    let next = model.scheduler.next_deadline();
+    assert!(
+        next.is_none_or(|at| at < Duration::from_secs(60)),
+        "{next:?}"
+    );
 }

@@ -170,6 +170,7 @@ async fn a_worker_joins_reports_and_leaves() {
         kind: WorkerKind::Remote,
         slots: 2,
         address: "http://10.0.0.7:4000".to_owned(),
+        memory_bytes: 1 << 30,
     };
     let event = server.events.recv().await.unwrap();
     assert_eq!((event.worker, event.kind), (WORKER, joined));

@@ -80,6 +80,8 @@ pub enum WorkerEventKind {
         slots: u32,
         /// `http://host:port` of its output; empty: the server itself.
         address: String,
+        /// Its memory pool, in bytes.
+        memory_bytes: u64,
     },
     /// It leaves when its attempts have ended.
     Draining,
@@ -311,11 +313,13 @@ impl Registry {
         if let Some(greeting) = greeting {
             transport.send(greeting).map_err(|_| Refusal::Stopping)?;
         }
+        let memory_bytes = vitals.memory_bytes;
         let attached = self.enter(worker, epoch, transport, vitals)?;
         let joined = WorkerEventKind::Joined {
             kind,
             slots,
             address,
+            memory_bytes,
         };
         self.tell(&attached, joined)
             .await

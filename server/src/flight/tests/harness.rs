@@ -147,6 +147,7 @@ async fn queries(
         results: OpenResults::new(Duration::from_secs(60)),
         key,
         ticket_lifetime: Duration::from_secs(60),
+        query_timeout: None,
         planning: engine.compute().clone(),
         in_process: true,
     };
