@@ -13,7 +13,7 @@ mod chance;
 mod digest;
 mod figures;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod workload;
 mod world;
 

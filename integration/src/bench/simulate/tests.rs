@@ -5,6 +5,16 @@ use super::workload::arrivals;
 use super::world::paces;
 use super::*;
 
+/// A report as `--json` writes it.
+pub(in super::super) fn sample() -> impl Serialize {
+    let run = Run {
+        workers: 4,
+        policy: Policy::Stride.to_string(),
+        figures: figures("--queries 10", Policy::Stride),
+    };
+    Simulated { runs: vec![run] }
+}
+
 fn args(flags: &str) -> SimulateArgs {
     #[derive(clap::Parser)]
     struct Cli {
