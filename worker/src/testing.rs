@@ -46,7 +46,7 @@ pub(crate) fn launch(task: u32, slots: u32) -> Launch {
         lane: Lane::Short,
         partitions: vec![],
         scans: vec![],
-        inputs: vec![],
+        inputs: vec![].into(),
         output: OutputMode::Retained,
     }
 }
