@@ -16,7 +16,7 @@ use arrow_flight::{
 use futures::TryStreamExt;
 use prost::Message;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 /// A result as its client saw it.
 pub type Rows = (SchemaRef, Vec<RecordBatch>);
@@ -43,6 +43,21 @@ impl Client {
             .await
             .unwrap_or_else(|error| panic!("no connection to {url}: {error}"));
         Self { channel }
+    }
+
+    /// Connects to `grpc+tls://HOST:PORT`, which must show a certificate of this authority (PEM).
+    ///
+    /// # Errors
+    /// Why there is no connection, such as a certificate of another authority.
+    ///
+    /// # Panics
+    /// When the address is none.
+    pub async fn connect_tls(url: &str, authority: &str) -> Result<Self, tonic::transport::Error> {
+        let url = url.replacen("grpc+tls://", "https://", 1);
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
+        let endpoint = Endpoint::from_shared(url).expect("a ready line holds a URL");
+        let channel = endpoint.tls_config(tls)?.connect().await?;
+        Ok(Self { channel })
     }
 
     /// The connection, for clients of other services.

@@ -7,7 +7,9 @@
 
 mod architecture;
 mod arrow_rs_client;
+mod auth;
 mod bad_input;
+mod callers;
 mod clients;
 mod conformance;
 mod cursors;
@@ -18,9 +20,11 @@ mod metadata;
 mod poll;
 mod s3;
 mod schemas;
+mod sessions;
 mod sizes;
 mod substrait;
 mod support;
+mod tls;
 mod tools;
 mod tpch;
 mod traps;
