@@ -69,10 +69,14 @@ where
             return service.call(request).boxed();
         }
         let authenticator = self.authenticator.clone();
-        let headers = MetadataMap::from_headers(request.headers().clone());
+        let headers = request.headers();
+        let headers = self
+            .authenticator
+            .is_required()
+            .then(|| MetadataMap::from_headers(headers.clone()));
         let peer = peer(request.extensions());
         async move {
-            match principal(&authenticator, &headers, peer).await {
+            match principal(&authenticator, headers.as_ref(), peer).await {
                 Ok(principal) => {
                     request.extensions_mut().insert(principal);
                     service.call(request).await
@@ -84,14 +88,15 @@ where
     }
 }
 
+/// Headers are looked at only where somebody has to log in.
 async fn principal(
     authenticator: &Authenticator,
-    headers: &MetadataMap,
+    headers: Option<&MetadataMap>,
     peer: Option<IpAddr>,
 ) -> Result<Principal, Failure> {
-    if !authenticator.is_required() {
+    let Some(headers) = headers else {
         return Ok(Principal::default());
-    }
+    };
     let credentials = credentials::in_headers(headers)?;
     authenticator.admit(credentials.as_ref(), peer).await
 }
