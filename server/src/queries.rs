@@ -11,6 +11,7 @@
 
 mod offer;
 mod poll;
+mod settings_table;
 mod statement;
 mod traits;
 mod wording;
@@ -475,6 +476,7 @@ impl Queries {
         let traits = traits_of(session, fingerprint(&plan));
         let planned = self.on_planner(async move {
             let schema = frozen_schema(&state, &plan)?;
+            let plan = settings_table::with_snapshot(plan, state.config_options())?;
             let plan = planner.plan(&state, &plan, shape).await?;
             Ok((plan, schema, state))
         });

@@ -8,7 +8,7 @@ use arrow_flight::sql::{Any, CommandStatementQuery, ProstMessageExt};
 use arrow_flight::{Action, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, Ticket};
 use futures::{StreamExt, TryStreamExt, stream};
 use prost::Message;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use squadron_integration::client::Client;
 use squadron_integration::process::squadron;
 use tempfile::TempDir;
@@ -62,6 +62,9 @@ impl Files {
         let authority_key = KeyPair::generate().expect("a key can be made");
         let mut authority = CertificateParams::new(Vec::new()).expect("no names are fine");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Another name than its certificates have, which OpenSSL would take for their own authorities.
+        let name = &mut authority.distinguished_name;
+        name.push(DnType::CommonName, "authority of the tests");
         let authority_pem = authority
             .self_signed(&authority_key)
             .expect("it signs")
