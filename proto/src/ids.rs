@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
@@ -76,6 +77,14 @@ macro_rules! uuid_id {
 
 uuid_id!(QueryId, "query id");
 uuid_id!(WorkerId, "worker id");
+
+impl QueryId {
+    /// When the query was named, to the millisecond; none for an id that holds no time.
+    pub fn made_at(self) -> Option<SystemTime> {
+        let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
+        SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
+    }
+}
 
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident) => {

@@ -24,6 +24,7 @@ use squadron_shuffle::listen::{self, Connection};
 use squadron_shuffle::{DataService, ServerTls, Trust};
 use squadron_worker::{Engine, RemoteOptions, WorkerOptions};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -38,6 +39,7 @@ use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
 use crate::scheduler::{AdmissionLimits, Driver, Limits, Policy, SchedulerHandle};
 use crate::workers::{ControlService, Registry, RegistryOptions, WorkerKind};
+use crate::writes::Writes;
 
 /// How long a ticket is good for; the result behind it is usually gone long before.
 const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -283,6 +285,7 @@ fn queries(
         kept,
         polls,
         locations: locations(args),
+        writes: Writes::new(Handle::current()),
         key,
         ticket_lifetime: TICKET_LIFETIME,
         in_process: args.cluster_listen.is_none(),
@@ -386,7 +389,7 @@ async fn drain(queries: &Queries, timeout: Duration) {
     info!("draining: no new queries, running ones may finish");
     queries.close();
     let ended = async {
-        while queries.open_results() > 0 {
+        while queries.open_results() > 0 || queries.running_writes() > 0 {
             tokio::time::sleep(DRAIN_POLL).await;
         }
     };

@@ -24,3 +24,4 @@ pub mod settings;
 pub mod shell;
 pub mod signals;
 pub mod workers;
+pub mod writes;

@@ -6,15 +6,18 @@
 //!  schema     now         expiring
 //! ```
 //!
-//! Statements that change something (DDL, SET) run to their end in [`Queries::start`] or [`Queries::update`], exactly
+//! Statements that change something (DDL, SET, INSERT, COPY) run to their end in [`Queries::start`] or [`Queries::update`], exactly
 //! once, never while a result is read.
 
+mod binding;
 mod offer;
+mod parameters;
 mod poll;
 mod settings_table;
 mod statement;
 mod traits;
 mod wording;
+mod write;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,18 +34,20 @@ use squadron_proto::control::ObjectStoreSpec;
 use squadron_proto::ticket::{ClusterKey, Subject};
 use squadron_proto::{Failure, FailureKind, QueryId};
 use squadron_shuffle::failure;
+use squadron_shuffle::sink::staged_files_schema;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, info, info_span};
 
+use self::binding::{Bound, bind};
 pub use self::offer::{Endpoint, Locations, Offer, Offered};
+use self::parameters::{Parameters, inferred, parameters_of, settled};
 pub use self::poll::{Polled, Polls};
 pub use self::statement::NO_TRANSACTIONS;
-use self::statement::{
-    bind, frozen_schema, kind_of, parameters_of, refuse_transaction, refuse_unserved,
-};
+use self::statement::{frozen_schema, kind_of, refuse_transaction, refuse_unserved};
 use self::traits::{Limit, fingerprint, traits_of, within};
 use self::wording::{located, planning_failure, unknown_table, with_end_of};
+use self::write::{count_row, count_schema, is_write};
 pub use crate::auth::Principal;
 use crate::catalog::Catalog;
 use crate::planner::explain;
@@ -53,6 +58,7 @@ use crate::results::kept::{KeptAs, KeptResults};
 use crate::results::{Frames, OpenResult, OpenResults, ResultReader};
 use crate::scheduler::{QueryEvents, QueryTraits, SchedulerHandle, StageGraph};
 use crate::settings::{self, Endpoints};
+use crate::writes::{Destination, Writes};
 
 /// One client's settings over the shared catalog.
 #[derive(Clone)]
@@ -70,7 +76,7 @@ pub struct Session {
 pub enum StatementKind {
     /// Rows.
     Query,
-    /// A change: DDL or SET.
+    /// A change: DDL, SET, INSERT or COPY.
     Update,
 }
 
@@ -83,6 +89,8 @@ pub struct PlannedStatement {
     pub schema: SchemaRef,
     /// The parameters `$1`, `$2`, ... in order, nullable.
     pub parameters: SchemaRef,
+    /// Which of them are text only because nothing tells their types.
+    guessed: Vec<bool>,
     plan: LogicalPlan,
 }
 
@@ -93,7 +101,7 @@ pub struct Started {
     pub id: QueryId,
     /// The schema of its rows.
     pub schema: SchemaRef,
-    /// How many rows, or -1 when not known yet.
+    /// How many rows, or -1 when not known yet; of a change, the affected rows.
     pub total_records: i64,
     /// How its rows can be read.
     pub offer: Offer,
@@ -120,6 +128,8 @@ pub struct QueryParts {
     pub locations: Locations,
     /// Reads results.
     pub reader: ResultReader,
+    /// Publishes what statements write.
+    pub writes: Writes,
     /// Signs tickets.
     pub key: ClusterKey,
     /// How long a ticket is good for.
@@ -131,6 +141,9 @@ pub struct QueryParts {
     /// Where planning runs, so that it does not hold up connections.
     pub planning: Handle,
 }
+
+/// Bytes of a result that the server keeps whole: that of a query with several rows of parameters.
+const MAX_COLLECTED_BYTES: usize = 64 * 1024 * 1024;
 
 /// The one way from a client's statement to its rows.
 #[derive(Clone)]
@@ -162,13 +175,12 @@ impl Queries {
             refuse_transaction(&statement)?;
             let statement = settings::session::understood(statement);
             let plan = state.statement_to_plan(statement).await.map_err(located)?;
-            let schema = frozen_schema(&state, &plan).map_err(located)?;
-            Ok((plan, schema))
+            with_parameters(&state, plan).map_err(located)
         });
-        let (plan, schema) = planned
+        let (plan, parameters, schema) = planned
             .await
             .map_err(|failure| with_end_of(sql, self.with_hint(failure)))?;
-        understood(plan, schema)
+        understood(plan, parameters, schema)
     }
 
     /// Reads and resolves a Substrait plan in its binary form.
@@ -184,12 +196,12 @@ impl Queries {
         let state = session.context.state();
         let planned = self.on_planner(async move {
             let plan = substrait::logical_plan(&state, &plan).await?;
-            let schema = async { frozen_schema(&state, &plan) };
-            let schema = substrait::blamed_on_plan(schema).await?;
-            Ok((plan, schema))
+            let resolved = async { with_parameters(&state, plan) };
+            substrait::blamed_on_plan(resolved).await
         });
-        let (plan, schema) = planned.await.map_err(|failure| self.with_hint(failure))?;
-        understood(plan, schema)
+        let (plan, parameters, schema) =
+            planned.await.map_err(|failure| self.with_hint(failure))?;
+        understood(plan, parameters, schema)
     }
 
     /// Starts a query, or makes a change. Either way its (perhaps empty) result waits for [`Queries::stream`]. A result
@@ -230,54 +242,93 @@ impl Queries {
         parameters: Option<RecordBatch>,
         endpoints: Endpoints,
     ) -> Result<Started, Failure> {
-        let plan = bind(planned, parameters)?;
-        let (schema, result) = match &plan {
-            _ if planned.kind == StatementKind::Update => {
-                self.change(session, plan).await?;
-                let schema = Arc::new(Schema::empty());
-                (Arc::clone(&schema), ready(schema, Vec::new()))
+        let schema = Arc::clone(&planned.schema);
+        match bind(planned, parameters)? {
+            Bound::One(plan) => self.start_one(id, session, planned, plan, endpoints).await,
+            Bound::Nothing => {
+                let batches = match is_write(&planned.plan) {
+                    true => vec![count_row(0)?],
+                    false => Vec::new(),
+                };
+                Ok(self.offered_once(id, session, 0, ready(schema, batches)))
+            }
+            Bound::Each(plans) => {
+                let batches = self.rows_of_each(session, plans).await?;
+                let schema = batches.first().map_or(schema, RecordBatch::schema);
+                Ok(self.offered_once(id, session, -1, ready(schema, batches)))
+            }
+        }
+    }
+
+    async fn start_one(
+        &self,
+        id: QueryId,
+        session: &Session,
+        planned: &PlannedStatement,
+        plan: LogicalPlan,
+        endpoints: Endpoints,
+    ) -> Result<Started, Failure> {
+        let schema = Arc::clone(&planned.schema);
+        let batch = match plan {
+            write if is_write(&write) => {
+                let count = self.write(id, session, write).await?;
+                let result = ready(schema, vec![count_row(count)?]);
+                let affected = i64::try_from(count).unwrap_or(-1);
+                return Ok(self.offered_once(id, session, affected, result));
+            }
+            change if planned.kind == StatementKind::Update => {
+                self.change(session, change).await?;
+                return Ok(self.offered_once(id, session, 0, ready(schema, Vec::new())));
             }
             LogicalPlan::Explain(explain) => {
-                let staged = self.staged(session, explain.plan.as_ref().clone()).await?;
-                let batch = explain::plan(explain, &staged.plan, &planned.schema)
-                    .map_err(|error| failure::of(&error))?;
-                (
-                    Arc::clone(&planned.schema),
-                    ready(Arc::clone(&planned.schema), vec![batch]),
-                )
+                let inner = explain.plan.as_ref().clone();
+                let staged = match is_write(&inner) {
+                    true => self.staged_write(id, session, inner).await?,
+                    false => self.staged(session, inner, None).await?,
+                };
+                explain::plan(&explain, &staged.plan, &schema)
+                    .map_err(|error| failure::of(&error))?
             }
             LogicalPlan::Analyze(analyze) => {
                 let inner = analyze.input.as_ref().clone();
-                let batch = self.analyze(id, session, inner, &planned.schema).await?;
-                (
-                    Arc::clone(&planned.schema),
-                    ready(Arc::clone(&planned.schema), vec![batch]),
-                )
+                self.analyze(id, session, inner, &schema).await?
             }
-            _ => {
-                let is_ordered = offer::orders(&plan);
-                let staged = self.staged(session, plan).await?;
+            query => {
+                let is_ordered = offer::orders(&query);
+                let staged = self.staged(session, query, None).await?;
                 if endpoints == Endpoints::Parallel {
                     return self.keep_result(id, session, &staged, is_ordered).await;
                 }
                 let schema = Arc::clone(&staged.schema);
                 let events = self.submit(id, &staged).await?;
                 info!(stages = staged.plan.stages.len(), "query started");
-                (Arc::clone(&schema), OpenResult::Running { schema, events })
+                let result = OpenResult::Running { schema, events };
+                return Ok(self.offered_once(id, session, -1, result));
             }
         };
-        let progress = match &result {
-            OpenResult::Running { events, .. } => Some(events.progress()),
-            OpenResult::Ready { .. } => None,
+        Ok(self.offered_once(id, session, -1, ready(schema, vec![batch])))
+    }
+
+    fn offered_once(
+        &self,
+        id: QueryId,
+        session: &Session,
+        total_records: i64,
+        result: OpenResult,
+    ) -> Started {
+        let (schema, progress) = match &result {
+            OpenResult::Running { schema, events } => (schema, Some(events.progress())),
+            OpenResult::Ready { schema, .. } => (schema, None),
         };
+        let schema = Arc::clone(schema);
         self.parts.results.put(id, &session.principal, result);
-        Ok(Started {
+        Started {
             id,
             schema,
-            total_records: -1,
+            total_records,
             offer: Offer::Once(progress),
             ticket: self.ticket(id),
-        })
+        }
     }
 
     /// Starts a query whose result stays where it is written.
@@ -315,6 +366,27 @@ impl Queries {
         })
     }
 
+    /// The rows of some queries, in their order.
+    async fn rows_of_each(
+        &self,
+        session: &Session,
+        plans: Vec<LogicalPlan>,
+    ) -> Result<Vec<RecordBatch>, Failure> {
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        let mut room = MAX_COLLECTED_BYTES;
+        for plan in plans {
+            let id = QueryId::new();
+            let staged = self.staged(session, plan, None).await?;
+            let events = self.submit(id, &staged).await?;
+            let reader = &self.parts.reader;
+            let rows = reader.collect(id, &staged.schema, events, room).await?;
+            let bytes: usize = rows.iter().map(RecordBatch::get_array_memory_size).sum();
+            room = room.saturating_sub(bytes);
+            batches.extend(rows);
+        }
+        Ok(batches)
+    }
+
     /// Makes a change and waits for it. Returns the affected rows, or -1 when there is no count.
     ///
     /// # Errors
@@ -326,17 +398,16 @@ impl Queries {
         parameters: Option<RecordBatch>,
     ) -> Result<i64, Failure> {
         self.check_open()?;
-        if planned.kind == StatementKind::Update {
-            let plan = bind(planned, parameters)?;
-            self.change(session, plan).await?;
-            return Ok(0);
-        }
         let id = QueryId::new();
         let span = info_span!("query", query_id = %id, session = session.id);
         let started = self
             .start_as(id, session, planned, parameters, Endpoints::One)
             .instrument(span)
             .await?;
+        if planned.kind == StatementKind::Update {
+            self.parts.results.discard(started.id);
+            return Ok(started.total_records);
+        }
         let mut frames = self.frames_of(&session.principal, started.id).await?;
         while let Some(frame) = futures::StreamExt::next(&mut frames).await {
             frame?;
@@ -415,6 +486,11 @@ impl Queries {
         self.parts.results.len() + self.parts.kept.in_use() as u64
     }
 
+    /// Statements that write now.
+    pub fn running_writes(&self) -> usize {
+        self.parts.writes.active()
+    }
+
     fn check_open(&self) -> Result<(), Failure> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(Failure::new(
@@ -468,16 +544,28 @@ impl Queries {
     }
 
     /// From here on the query's time counts.
-    async fn staged(&self, session: &Session, plan: LogicalPlan) -> Result<Staged, Failure> {
+    async fn staged(
+        &self,
+        session: &Session,
+        plan: LogicalPlan,
+        destination: Option<&Destination>,
+    ) -> Result<Staged, Failure> {
         let limit = Limit::of(session, self.parts.query_timeout);
         let shape = self.shape();
         let state = session.context.state();
         let planner = self.parts.planner;
         let traits = traits_of(session, fingerprint(&plan));
+        let write = destination.map(|destination| destination.write().clone());
+        let writes = self.parts.writes.clone();
         let planned = self.on_planner(async move {
-            let schema = frozen_schema(&state, &plan)?;
+            let reading = writes.reading(&plan).await;
+            let _reading = reading.map_err(failure::into_datafusion)?;
+            let schema = match &write {
+                Some(_) => staged_files_schema(),
+                None => frozen_schema(&state, &plan)?,
+            };
             let plan = settings_table::with_snapshot(plan, state.config_options())?;
-            let plan = planner.plan(&state, &plan, shape).await?;
+            let plan = planner.plan(&state, &plan, shape, write.as_ref()).await?;
             Ok((plan, schema, state))
         });
         let (plan, schema, state) = within(limit.as_ref(), planned).await?;
@@ -536,7 +624,7 @@ impl Queries {
         plan: LogicalPlan,
         schema: &SchemaRef,
     ) -> Result<RecordBatch, Failure> {
-        let staged = self.staged(session, plan).await?;
+        let staged = self.staged(session, plan, None).await?;
         let events = self.submit(id, &staged).await?;
         let summary = self
             .parts
@@ -582,17 +670,36 @@ impl Queries {
     }
 }
 
+/// The plan with types for its parameters, those, and the schema of its rows.
+fn with_parameters(
+    state: &SessionState,
+    plan: LogicalPlan,
+) -> DataFusionResult<(LogicalPlan, Parameters, SchemaRef)> {
+    let plan = inferred(plan)?;
+    let parameters = parameters_of(&plan).map_err(failure::into_datafusion)?;
+    // What takes no text is known once its parameters are.
+    let shown = settled(plan.clone(), &parameters).unwrap_or_else(|_| plan.clone());
+    let schema = frozen_schema(state, &shown)?;
+    Ok((plan, parameters, schema))
+}
+
 /// What a client may know of a statement before it runs.
-fn understood(plan: LogicalPlan, schema: SchemaRef) -> Result<PlannedStatement, Failure> {
+fn understood(
+    plan: LogicalPlan,
+    parameters: Parameters,
+    schema: SchemaRef,
+) -> Result<PlannedStatement, Failure> {
     refuse_unserved(&plan)?;
     let kind = kind_of(&plan);
     Ok(PlannedStatement {
         kind,
         schema: match kind {
             StatementKind::Query => schema,
+            StatementKind::Update if is_write(&plan) => count_schema(),
             StatementKind::Update => Arc::new(Schema::empty()),
         },
-        parameters: parameters_of(&plan)?,
+        parameters: parameters.schema,
+        guessed: parameters.guessed,
         plan,
     })
 }

@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow_flight::FlightData;
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::stream::{self, BoxStream, SelectAll};
@@ -308,6 +310,42 @@ impl ResultReader {
         }
     }
 
+    /// The rows of a result, all at once, up to `max_bytes` of them. The query has ended well when this returns.
+    ///
+    /// # Errors
+    /// The query's own failure; `Exhausted` where there is more.
+    pub async fn collect(
+        &self,
+        query: QueryId,
+        schema: &SchemaRef,
+        events: QueryEvents,
+        max_bytes: usize,
+    ) -> Result<Vec<RecordBatch>, Failure> {
+        let result = OpenResult::Running {
+            schema: Arc::clone(schema),
+            events,
+        };
+        let frames = self.frames(query, result).await?;
+        let frames = frames.map_err(|failure| FlightError::ExternalError(Box::new(failure)));
+        let mut rows = FlightRecordBatchStream::new_from_flight_data(frames);
+        let mut batches = Vec::new();
+        let mut bytes = 0_usize;
+        while let Some(batch) = rows.try_next().await.map_err(undecoded)? {
+            bytes = bytes.saturating_add(batch.get_array_memory_size());
+            if bytes > max_bytes {
+                return Err(Failure::new(
+                    FailureKind::Exhausted,
+                    format!(
+                        "the result is larger than the {max_bytes} bytes that the server keeps for such a statement; make it \
+                         smaller, or bind one row of parameters at a time"
+                    ),
+                ));
+            }
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+
     async fn rows(
         &self,
         query: QueryId,
@@ -352,6 +390,17 @@ impl ResultReader {
             })
         });
         Ok(frames.boxed())
+    }
+}
+
+/// The failure behind a stream that could not be decoded.
+fn undecoded(error: FlightError) -> Failure {
+    match error {
+        FlightError::ExternalError(inner) => match inner.downcast::<Failure>() {
+            Ok(failure) => *failure,
+            Err(other) => Failure::internal(other),
+        },
+        other => Failure::internal(other),
     }
 }
 

@@ -1,8 +1,9 @@
-//! How the two nodes of this crate travel inside a plan.
+//! How the nodes of this crate travel inside a plan.
 
 use std::sync::Arc;
 
 use datafusion::common::{Result, internal_datafusion_err, internal_err, not_impl_err};
+use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::{LexOrdering, Partitioning};
 use datafusion::physical_plan::ExecutionPlan;
@@ -16,18 +17,21 @@ use datafusion_proto::physical_plan::{
     PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
 };
 use datafusion_proto::protobuf;
+use object_store::path::Path;
 use prost::Message;
 use squadron_proto::StageId;
 
-use crate::{ShuffleReadExec, ShuffleWriteExec, WritePartitioning};
+use crate::{
+    FileEncoding, FileTarget, ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WritePartitioning,
+};
 
-/// Encodes [`ShuffleReadExec`] and [`ShuffleWriteExec`]; functions travel by their names.
+/// Encodes [`ShuffleReadExec`], [`ShuffleWriteExec`] and [`WriteFilesExec`]; functions travel by their names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ShuffleCodec;
 
 #[derive(Clone, PartialEq, Message)]
 struct NodeMessage {
-    #[prost(oneof = "Node", tags = "1, 2")]
+    #[prost(oneof = "Node", tags = "1, 2, 3")]
     node: Option<Node>,
 }
 
@@ -37,6 +41,8 @@ enum Node {
     Write(WriteMessage),
     #[prost(message, tag = "2")]
     Read(ReadMessage),
+    #[prost(message, tag = "3")]
+    Files(FilesMessage),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -62,6 +68,27 @@ struct ReadMessage {
     partitions: Vec<u32>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct FilesMessage {
+    #[prost(string, tag = "1")]
+    store: String,
+    #[prost(string, tag = "2")]
+    staging: String,
+    #[prost(message, optional, tag = "3")]
+    schema: Option<protobuf::Schema>,
+    #[prost(string, repeated, tag = "4")]
+    partition_by: Vec<String>,
+    #[prost(bool, tag = "5")]
+    keep_partition_columns: bool,
+    #[prost(bool, tag = "6")]
+    never_empty: bool,
+    /// DataFusion's own write of nothing, for the sake of its options.
+    #[prost(message, optional, tag = "7")]
+    encoding: Option<protobuf::PhysicalPlanNode>,
+    #[prost(bool, tag = "8")]
+    single_file: bool,
+}
+
 impl PhysicalExtensionCodec for ShuffleCodec {
     fn try_decode(
         &self,
@@ -78,6 +105,9 @@ impl PhysicalExtensionCodec for ShuffleCodec {
                 write_node(message, input, &context, proto_converter)
             }
             (Some(Node::Read(message)), []) => read_node(message, &context, proto_converter),
+            (Some(Node::Files(message)), [input]) => {
+                files_node(message, input, &context, proto_converter)
+            }
             _ => internal_err!("a shuffle node with {} inputs", inputs.len()),
         }
     }
@@ -92,6 +122,8 @@ impl PhysicalExtensionCodec for ShuffleCodec {
             Node::Write(write_message(write, self, proto_converter)?)
         } else if let Some(read) = node.downcast_ref::<ShuffleReadExec>() {
             Node::Read(read_message(read, self, proto_converter)?)
+        } else if let Some(files) = node.downcast_ref::<WriteFilesExec>() {
+            Node::Files(files_message(files.target(), self, proto_converter)?)
         } else {
             return not_impl_err!("{} cannot be sent to a worker", node.name());
         };
@@ -176,6 +208,51 @@ fn read_node(
         schema,
         partitioning,
         LexOrdering::new(ordering),
+    )))
+}
+
+fn files_message(
+    target: &FileTarget,
+    codec: &ShuffleCodec,
+    converter: &dyn PhysicalProtoConverterExtension,
+) -> Result<FilesMessage> {
+    let encoding = target
+        .encoding
+        .to_proto(target.file_schema(), codec, converter)?;
+    Ok(FilesMessage {
+        store: target.store.as_str().to_owned(),
+        staging: target.staging.to_string(),
+        schema: Some(target.schema.as_ref().try_into()?),
+        partition_by: target.partition_by.clone(),
+        keep_partition_columns: target.keep_partition_columns,
+        never_empty: target.never_empty,
+        encoding: Some(encoding),
+        single_file: target.single_file,
+    })
+}
+
+fn files_node(
+    message: FilesMessage,
+    input: &Arc<dyn ExecutionPlan>,
+    context: &PhysicalPlanDecodeContext<'_>,
+    converter: &dyn PhysicalProtoConverterExtension,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let encoding = required(message.encoding.as_ref(), "encoding")?;
+    let staging = Path::parse(&message.staging)
+        .map_err(|error| internal_datafusion_err!("a malformed staging folder: {error}"))?;
+    let target = FileTarget {
+        store: ObjectStoreUrl::parse(&message.store)?,
+        staging,
+        schema: Arc::new(required(message.schema.as_ref(), "schema")?.try_into()?),
+        partition_by: message.partition_by,
+        keep_partition_columns: message.keep_partition_columns,
+        never_empty: message.never_empty,
+        single_file: message.single_file,
+        encoding: FileEncoding::from_proto(encoding, context, converter)?,
+    };
+    Ok(Arc::new(WriteFilesExec::new(
+        Arc::clone(input),
+        Arc::new(target),
     )))
 }
 

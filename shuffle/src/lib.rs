@@ -26,6 +26,7 @@ pub mod listen;
 pub mod object_stores;
 pub mod read;
 pub mod serve;
+pub mod sink;
 mod status;
 pub mod store;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use context::AttemptContext;
 pub use fetch::{FetchOptions, Fetcher};
 pub use read::{FETCHED_BYTES, ShuffleReadExec};
 pub use serve::DataService;
+pub use sink::{FileEncoding, FileTarget, StagedFile, WriteFilesExec};
 pub use store::{OutputWriter, PartitionReader, Store, StoreOptions, StoreUsage, Written};
 pub use tls::{ServerTls, Trust};
 pub use write::{ShuffleWriteExec, WritePartitioning};

@@ -75,6 +75,15 @@ fn python_adbc() {
     not(has_python),
     ignore = "skipped: there is no python3 with venv on this machine"
 )]
+fn python_writes() {
+    python_suite("test_writes.py");
+}
+
+#[test]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: there is no python3 with venv on this machine"
+)]
 fn python_pyarrow_flight() {
     python_suite("test_pyarrow.py");
 }
@@ -147,6 +156,23 @@ fn java_jdbc() {
         // Arrow reaches into buffers of the JDK.
         suite.arg("--add-opens=java.base/java.nio=ALL-UNNAMED");
         suite.args(["-cp", &classes, "suite.JdbcSuite", cluster.url()]);
+        passes(suite).await;
+    });
+}
+
+#[test]
+#[cfg_attr(
+    not(has_java),
+    ignore = "skipped: there is no JDK with Maven on this machine"
+)]
+fn java_jdbc_writes() {
+    let classes = jdbc_suite();
+    bounded(minutes(6), async move {
+        let cluster = start().await;
+        let mut suite = Command::new("java");
+        // Arrow reaches into buffers of the JDK.
+        suite.arg("--add-opens=java.base/java.nio=ALL-UNNAMED");
+        suite.args(["-cp", &classes, "suite.JdbcWrites", cluster.url()]);
         passes(suite).await;
     });
 }

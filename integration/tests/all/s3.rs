@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
@@ -288,6 +289,73 @@ fn secrets_of_a_table_travel_to_the_workers_and_nowhere_else() {
             logs.iter().all(|log| !log.contains(SECRET)),
             "a log shows a secret"
         );
+    });
+}
+
+/// Objects are written by the workers and appear under their names alone; a write that fails leaves none.
+#[test]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: the S3 server is a Python wheel, and there is no python3 with venv"
+)]
+fn workers_write_to_s3() {
+    let weed = python_environment().join("bin/weed");
+    bounded(minutes(6), async move {
+        let s3 = S3::start(&weed).await;
+        let cluster = cluster()
+            .workers(2)
+            .slots(1)
+            .tpch(0.01)
+            .tiny_splits()
+            .start()
+            .await;
+        let client = cluster.client().await;
+        let options = format!(
+            "OPTIONS ('aws.endpoint' '{}', 'aws.allow_http' 'true', 'aws.region' 'us-east-1', \
+             'aws.access_key_id' '{KEY}', 'aws.secret_access_key' '{SECRET}')",
+            s3.endpoint
+        );
+        let copy = format!(
+            "COPY (SELECT DISTINCT o_orderkey, o_orderstatus FROM orders) TO 's3://{BUCKET}/written/' STORED AS PARQUET \
+             PARTITIONED BY (o_orderstatus) {options}"
+        );
+        assert_eq!(client.update(&copy).await.expect("it is written"), 15_000);
+        define(
+            &client,
+            &format!(
+                "CREATE EXTERNAL TABLE written (o_orderkey BIGINT, o_orderstatus VARCHAR) STORED AS PARQUET \
+                 PARTITIONED BY (o_orderstatus) LOCATION 's3://{BUCKET}/written/' {options}"
+            ),
+        )
+        .await;
+        let insert = "INSERT INTO written VALUES (-1, 'X'), (-2, 'F')";
+        assert_eq!(client.update(insert).await.expect("it is inserted"), 2);
+        let bad = "INSERT INTO written SELECT 1 / (o_orderkey - 7), 'F' FROM orders";
+        client.update(bad).await.expect_err("a division by zero");
+        let (_, batches) = client
+            .query("SELECT count(*), count(DISTINCT o_orderstatus), min(o_orderkey) FROM written")
+            .await
+            .expect("rows");
+        let shown = arrow::util::pretty::pretty_format_batches(&batches)
+            .expect("text")
+            .to_string();
+        assert!(
+            shown.contains("| 15002 ") && shown.contains("| 4 ") && shown.contains("| -2 "),
+            "{shown}"
+        );
+        let staged = async || {
+            let listed = s3
+                .store()
+                .list(Some(&ObjectPath::from("written")))
+                .try_collect::<Vec<_>>();
+            let mut objects = listed.await.expect("the bucket is listed").into_iter();
+            objects.any(|object| object.location.as_ref().contains("_squadron"))
+        };
+        let end = Instant::now() + Duration::from_secs(60);
+        while staged().await {
+            assert!(Instant::now() < end, "unpublished objects are left");
+            sleep(Duration::from_millis(100)).await;
+        }
     });
 }
 

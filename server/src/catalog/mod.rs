@@ -48,6 +48,7 @@ use crate::settings::SquadronOptions;
 use external::ExternalTableFactory;
 use schema::SharedSchema;
 use source::Source;
+pub use stores::StoreLease;
 use stores::Stores;
 
 /// Name of the one catalog, as DataFusion calls it.
@@ -211,6 +212,21 @@ impl Catalog {
     /// The specification of the store with this URL (scheme and authority, as plans name it); none for local files.
     pub fn object_store_spec(&self, url: &str) -> Option<ObjectStoreSpec> {
         self.0.stores.spec(url)
+    }
+
+    /// The URL under which plans find what the user calls `url`, which is no table. Its store, made with `options`, stays
+    /// known while the lease lives.
+    ///
+    /// # Errors
+    /// `Invalid` for a URL that no file can have, and where the options do not make a store.
+    pub fn lease_store(
+        &self,
+        url: &url::Url,
+        options: &[(String, String)],
+    ) -> Result<(url::Url, StoreLease), Failure> {
+        let registered = self.0.stores.locate(url, options)?;
+        let lease = StoreLease::new(Arc::clone(&self.0.stores), registered.clone());
+        Ok((registered, lease))
     }
 
     /// The table that `name` (qualified or not) was probably meant to be.

@@ -130,6 +130,30 @@ impl Stores {
     }
 }
 
+/// Keeps a store known that no table reads from.
+#[derive(Default)]
+pub struct StoreLease(Option<(Arc<Stores>, Url)>);
+
+impl StoreLease {
+    pub(super) fn new(stores: Arc<Stores>, registered: Url) -> Self {
+        Self(Some((stores, registered)))
+    }
+}
+
+impl std::fmt::Debug for StoreLease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreLease")
+    }
+}
+
+impl Drop for StoreLease {
+    fn drop(&mut self) {
+        if let Some((stores, url)) = self.0.take() {
+            stores.forget(&url);
+        }
+    }
+}
+
 /// `url` below another scheme and authority.
 fn relocate(url: &Url, base: &str) -> Result<Url, Failure> {
     let text = format!("{base}{}", &url[Position::BeforePath..]);

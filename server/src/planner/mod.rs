@@ -23,6 +23,7 @@ pub mod stages;
 pub mod substrait;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 pub use size::{ClusterShape, SizeOptions};
 pub use stages::StagedPlan;
+pub use write::FileWrite;
 
 /// Up to this many bytes of build side, where statistics tell bytes, and up to this many rows, where they tell rows, are
 /// broadcast to all workers together; each worker more means one more copy.
@@ -52,7 +54,7 @@ impl Planner {
         Self { options }
     }
 
-    /// Plans `logical`, which need not be optimised yet.
+    /// Plans `logical`, which need not be optimised yet. With `write` its rows become files, and the result tells which.
     ///
     /// # Errors
     /// What DataFusion says of the plan.
@@ -61,15 +63,20 @@ impl Planner {
         state: &SessionState,
         logical: &LogicalPlan,
         shape: ClusterShape,
+        write: Option<&FileWrite>,
     ) -> Result<StagedPlan> {
         let logical = state.optimize(logical)?;
-        let state = with_partitions(state, shape.slots.max(1));
+        let mut state = with_partitions(state, shape.slots.max(1));
+        if shape.workers > 1 {
+            state = with_broadcast(state, shape.workers);
+        }
+        let mut physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
+        if let Some(write) = write {
+            physical = write.over(physical)?;
+        }
         if shape.workers <= 1 {
-            let physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
             return self.whole(&physical, shape);
         }
-        let state = with_broadcast(state, shape.workers);
-        let physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
         let spread = joins::spread_joins(Arc::clone(&physical), shape.slots)?;
         let sized = size::size(cut::cut(&spread)?, shape, &self.options)?;
         if size::is_one_task(&sized) {

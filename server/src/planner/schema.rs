@@ -35,6 +35,25 @@ pub fn client_schema(logical: &Schema) -> SchemaRef {
     ))
 }
 
+/// `schema` with plain types for views at the top, as most programs write them to files; all else stays.
+pub fn without_views(schema: &Schema) -> SchemaRef {
+    let fields: Vec<FieldRef> = schema
+        .fields()
+        .iter()
+        .map(|field| match field.data_type() {
+            DataType::Utf8View | DataType::BinaryView => client_field(field),
+            _ => Arc::clone(field),
+        })
+        .collect();
+    let metadata = schema.metadata().clone();
+    Arc::new(Schema::new_with_metadata(fields, metadata))
+}
+
+/// The type that every client reads.
+pub fn plain_type(data_type: &DataType) -> DataType {
+    client_type(data_type)
+}
+
 fn client_field(field: &FieldRef) -> FieldRef {
     let plain = client_type(field.data_type());
     if plain == *field.data_type() {

@@ -17,7 +17,7 @@ use squadron_proto::control::{ObjectStoreSpec, PlanRef, ScanSplits};
 use squadron_proto::{Failure, FailureKind, MAX_CONTROL_MESSAGE_BYTES, QueryId, StageId};
 use squadron_shuffle::failure;
 use squadron_shuffle::fragment::{self, InProcessPlan, lossy};
-use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WritePartitioning};
+use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WritePartitioning};
 
 use super::cut::Output;
 use super::estimate::scans;
@@ -136,13 +136,14 @@ fn renumber(
 }
 
 impl StagedPlan {
-    /// The object stores that the plan reads, by their URLs.
+    /// The object stores that the plan reads and writes, by their URLs.
     pub fn store_urls(&self) -> BTreeSet<String> {
-        self.stages
-            .iter()
-            .flat_map(|stage| scans(stage.plan.as_ref()))
-            .map(|scan| scan.object_store_url.as_str().to_owned())
-            .collect()
+        let plans = || self.stages.iter().map(|stage| stage.plan.as_ref());
+        let read = plans()
+            .flat_map(scans)
+            .map(|scan| scan.object_store_url.as_str().to_owned());
+        let written = plans().flat_map(written_stores);
+        read.chain(written).collect()
     }
 
     /// The graph that the scheduler runs.
@@ -163,6 +164,19 @@ impl StagedPlan {
             traits: QueryTraits::default(),
         })
     }
+}
+
+/// The stores that `plan` writes files to.
+fn written_stores(plan: &dyn ExecutionPlan) -> Vec<String> {
+    let write = plan.downcast_ref::<WriteFilesExec>();
+    let mut found: Vec<_> = write
+        .map(|write| write.target().store.as_str().to_owned())
+        .into_iter()
+        .collect();
+    for child in plan.children() {
+        found.extend(written_stores(child.as_ref()));
+    }
+    found
 }
 
 /// A stage plan and what each of its tasks gets beside it.

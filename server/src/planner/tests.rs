@@ -87,7 +87,7 @@ impl Fixture {
         let state = self.context.state();
         let logical = state.create_logical_plan(sql).await.unwrap();
         Planner::new(TINY)
-            .plan(&state, &logical, shape)
+            .plan(&state, &logical, shape, None)
             .await
             .unwrap()
     }

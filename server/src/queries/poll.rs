@@ -24,8 +24,9 @@ use squadron_proto::{Failure, FailureKind, QueryId};
 use tokio::sync::watch;
 use tracing::{Instrument, info_span};
 
+use super::binding::{Bound, bind};
 use super::offer::{Offer, Offered, wanted};
-use super::statement::{bind, frozen_schema};
+use super::statement::frozen_schema;
 use super::{PlannedStatement, Principal, Queries, Session, Started, StatementKind};
 use crate::scheduler::QueryProgress;
 
@@ -240,7 +241,14 @@ impl Queries {
         if parameters.is_none() || planned.kind == StatementKind::Update {
             return Ok(Arc::clone(&planned.schema));
         }
-        let plan = bind(planned, parameters.clone())?;
+        let plan = match bind(planned, parameters.clone())? {
+            Bound::One(plan) => Some(plan),
+            Bound::Each(plans) => plans.into_iter().next(),
+            Bound::Nothing => None,
+        };
+        let Some(plan) = plan else {
+            return Ok(Arc::clone(&planned.schema));
+        };
         let state = session.context.state();
         self.on_planner(async move { frozen_schema(&state, &plan) })
             .await

@@ -27,7 +27,7 @@ use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 
-use crate::ShuffleReadExec;
+use crate::{ShuffleReadExec, WriteFilesExec};
 
 /// How a node may be spread over tasks, by itself; a fragment is as free as its least free node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -139,6 +139,8 @@ fn is_row_by_row(node: &dyn ExecutionPlan) -> bool {
         || node.is::<SortMergeJoinExec>()
         || node.is::<EmptyExec>()
         || node.is::<ScalarSubqueryExec>()
+        // Each partition writes files of its own.
+        || node.is::<WriteFilesExec>()
 }
 
 fn is_known_single(node: &dyn ExecutionPlan) -> bool {

@@ -1,6 +1,8 @@
 //! What DataFusion's encoding drops without an error. A fragment with any of it is not sent: it runs where it is.
 
+use arrow::array::RecordBatch;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::{ArrowSource, CsvSource, FileScanConfig};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
@@ -8,6 +10,11 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec, WindowExpr};
 use std::sync::Arc;
+
+use crate::WriteFilesExec;
+
+/// Rows that a statement brings along, such as bound parameters, are sent inside the plan up to this many bytes.
+const MAX_PLAN_ROWS_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why the encoding of `plan`, or of anything below it, would not mean the same; `None` when nothing is known to be lost.
 pub fn reason(plan: &dyn ExecutionPlan) -> Option<&'static str> {
@@ -26,10 +33,18 @@ fn node_reason(node: &dyn ExecutionPlan) -> Option<&'static str> {
         return window_reason(window.window_expr());
     }
     if let Some(source) = node.downcast_ref::<DataSourceExec>() {
+        let source = source.data_source();
+        if let Some(rows) = source.downcast_ref::<MemorySourceConfig>() {
+            return memory_reason(rows);
+        }
         return source
-            .data_source()
             .downcast_ref::<FileScanConfig>()
             .and_then(scan_reason);
+    }
+    if let Some(write) = node.downcast_ref::<WriteFilesExec>()
+        && !write.survives_encoding()
+    {
+        return Some("options of a file format");
     }
     if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
         let groups = aggregate.group_expr();
@@ -39,6 +54,13 @@ fn node_reason(node: &dyn ExecutionPlan) -> Option<&'static str> {
         }
     }
     limit_reason(node)
+}
+
+/// A plan is kept whole by every worker that runs it, and a launch is one message.
+fn memory_reason(source: &MemorySourceConfig) -> Option<&'static str> {
+    let batches = source.partitions().iter().flatten();
+    let bytes: usize = batches.map(RecordBatch::get_array_memory_size).sum();
+    (bytes > MAX_PLAN_ROWS_BYTES).then_some("many rows inside the plan")
 }
 
 /// The fields have no accessors, but the derived `Debug` of window expressions shows them. A match inside a nested

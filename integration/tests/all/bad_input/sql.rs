@@ -92,13 +92,13 @@ const WRONG: [(&str, Code, &[&str]); 26] = [
     (
         "INSERT INTO region VALUES (9, 'x', 'y')",
         Code::Unimplemented,
-        &["INSERT"],
+        &["single file"],
     ),
     ("DELETE FROM region", Code::Unimplemented, &["DELETE"]),
     (
-        "COPY region TO '/tmp/never.csv'",
-        Code::Unimplemented,
-        &["COPY"],
+        "COPY region TO '/proc/never/never.csv'",
+        Code::InvalidArgument,
+        &["/proc/never"],
     ),
     (
         "CREATE EXTERNAL TABLE gone STORED AS PARQUET LOCATION '/no/such/file.parquet'",

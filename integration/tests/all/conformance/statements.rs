@@ -22,7 +22,7 @@ pub(super) fn entries() -> Vec<Entry> {
         served(
             "CommandStatementQuery",
             &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema],
-            "any statement; the query starts in GetFlightInfo or the first poll, DDL runs there, exactly once",
+            "any statement; the query starts in GetFlightInfo or the first poll, DDL, INSERT and COPY run there, exactly once",
         )
         .used_by(
             "ODBC SQLExecDirect; ADBC low level, ExecuteSchema, `incremental`; C++, Go, Rust; flightsql-dbapi",
@@ -52,7 +52,7 @@ pub(super) fn entries() -> Vec<Entry> {
         served(
             "CommandStatementUpdate",
             &[Rpc::DoPut],
-            "DDL and SET, run exactly once, with the number of affected rows",
+            "DDL, SET, INSERT and COPY, run exactly once, with the number of affected rows",
         )
         .used_by("ADBC `executescript` and `execute_update`; C++, Go, Rust")
         .example(example!(packed(&update(

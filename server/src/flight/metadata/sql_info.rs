@@ -294,7 +294,7 @@ fn result_sets(builder: &mut SqlInfoDataBuilder) {
     let read_only = SqlSupportedResultSetConcurrency::SqlResultSetConcurrencyReadOnly as i32;
     let key = SqlInfo::SqlSupportedConcurrenciesForResultSetForwardOnly;
     builder.append(key, mask([read_only]));
-    builder.append(SqlInfo::SqlBatchUpdatesSupported, false);
+    builder.append(SqlInfo::SqlBatchUpdatesSupported, true);
     builder.append(SqlInfo::SqlNamedParametersSupported, false);
     builder.append(SqlInfo::SqlLocatorsUpdateCopy, false);
     builder.append(SqlInfo::SqlStoredFunctionsUsingCallSyntaxSupported, false);

@@ -23,6 +23,7 @@ use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
 use crate::scheduler::{Driver, Limits};
 use crate::workers::{Registry, RegistryOptions, WorkerKind};
+use crate::writes::Writes;
 
 /// What speaks to the server.
 pub(super) type Client = FlightSqlServiceClient<Channel>;
@@ -145,6 +146,7 @@ async fn queries(
         locations: Locations::Server,
         scheduler,
         results: OpenResults::new(Duration::from_secs(60)),
+        writes: Writes::new(tokio::runtime::Handle::current()),
         key,
         ticket_lifetime: Duration::from_secs(60),
         query_timeout: None,

@@ -1,0 +1,81 @@
+//! INSERT and COPY: what was written is what is read, and what did not succeed is nowhere.
+
+mod atomic;
+mod faults;
+mod formats;
+mod refusals;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use squadron_integration::client::Client;
+use squadron_integration::cluster::{Cluster, cluster};
+
+/// Three remote workers, and every row of every table in another task.
+async fn three_workers() -> Cluster {
+    cluster()
+        .workers(3)
+        .slots(1)
+        .tpch(0.01)
+        .tiny_splits()
+        .start()
+        .await
+}
+
+/// Runs a statement that must succeed and gives its affected rows.
+async fn update(client: &Client, sql: &str) -> i64 {
+    let updated = client.update(sql).await;
+    updated.unwrap_or_else(|status| panic!("{sql}: {status}"))
+}
+
+/// The one number of a query.
+async fn number(client: &Client, sql: &str) -> i64 {
+    let (_, batches) = client
+        .query(sql)
+        .await
+        .unwrap_or_else(|status| panic!("{sql}: {status}"));
+    single(&batches)
+}
+
+fn single(batches: &[RecordBatch]) -> i64 {
+    let batch = batches.iter().find(|batch| batch.num_rows() > 0);
+    let column = batch.expect("there is a row").column(0);
+    let column = arrow::compute::cast(column, &arrow::datatypes::DataType::Int64);
+    column
+        .expect("it is a number")
+        .as_primitive::<Int64Type>()
+        .value(0)
+}
+
+/// Every file at or below `folder`, hidden ones too.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push(path),
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Whether a staging folder is left.
+fn is_staged(folder: &Path) -> bool {
+    folder.join("_squadron").exists()
+}
+
+/// A folder table of two columns with one row in it.
+async fn folder_table(client: &Client, name: &str, folder: &Path) {
+    let shown = folder.display();
+    fs::create_dir_all(folder).expect("a folder can be made");
+    let sql = format!(
+        "CREATE EXTERNAL TABLE {name} (id BIGINT, name VARCHAR) STORED AS PARQUET LOCATION '{shown}/'"
+    );
+    assert_eq!(update(client, &sql).await, 0);
+}

@@ -1,0 +1,109 @@
+//! Which folder a row belongs in: `k=v` for each partition column.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{CastOptions, cast_with_options, take_record_batch};
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::{Result, internal_datafusion_err};
+use object_store::path::Path;
+use squadron_proto::{Failure, FailureKind};
+
+use crate::failure::into_datafusion;
+
+/// Divides batches by the values of some columns.
+pub(super) struct Splitter {
+    columns: Vec<(String, usize)>,
+    kept: Vec<usize>,
+}
+
+impl Splitter {
+    /// `partition_by` are columns of `schema`; those of `file_schema` stay in the batches.
+    pub(super) fn new(
+        schema: &SchemaRef,
+        file_schema: &SchemaRef,
+        partition_by: &[String],
+    ) -> Result<Self> {
+        let columns = partition_by
+            .iter()
+            .map(|name| Ok((name.clone(), schema.index_of(name)?)))
+            .collect::<Result<_>>()?;
+        let kept = file_schema
+            .fields()
+            .iter()
+            .map(|field| Ok(schema.index_of(field.name())?))
+            .collect::<Result<_>>()?;
+        Ok(Self { columns, kept })
+    }
+
+    /// The folder of each part and its rows, in the order in which they came. The batch must not be empty.
+    ///
+    /// # Errors
+    /// When a value is null or cannot be the name of a folder.
+    pub(super) fn split(&self, batch: &RecordBatch) -> Result<Vec<(Path, RecordBatch)>> {
+        let values = self
+            .columns
+            .iter()
+            .map(|(name, index)| folder_values(name, batch.column(*index)))
+            .collect::<Result<Vec<_>>>()?;
+        let mut places: HashMap<Vec<&str>, usize> = HashMap::new();
+        let mut parts: Vec<(Path, Vec<u32>)> = Vec::new();
+        for row in 0..batch.num_rows() {
+            let key: Vec<&str> = values.iter().map(|values| values.value(row)).collect();
+            let place = match places.get(&key) {
+                Some(place) => *place,
+                None => {
+                    parts.push((self.folder(&key), Vec::new()));
+                    places.insert(key, parts.len() - 1);
+                    parts.len() - 1
+                }
+            };
+            let number = u32::try_from(row)
+                .map_err(|error| internal_datafusion_err!("row {row} of a batch: {error}"))?;
+            parts[place].1.push(number);
+        }
+        let kept = batch.project(&self.kept)?;
+        if let [(folder, _)] = parts.as_slice() {
+            return Ok(vec![(folder.clone(), kept)]);
+        }
+        parts
+            .into_iter()
+            .map(|(folder, rows)| Ok((folder, take_record_batch(&kept, &UInt32Array::from(rows))?)))
+            .collect()
+    }
+
+    fn folder(&self, values: &[&str]) -> Path {
+        let pairs = self.columns.iter().zip(values);
+        pairs.fold(Path::default(), |path, ((name, _), value)| {
+            path.join(format!("{name}={value}"))
+        })
+    }
+}
+
+fn folder_values(name: &str, column: &ArrayRef) -> Result<Arc<StringArray>> {
+    let refused = |why: &str| {
+        into_datafusion(Failure::new(
+            FailureKind::Invalid,
+            format!("the partition column {name} {why}"),
+        ))
+    };
+    if column.logical_null_count() > 0 {
+        return Err(refused(
+            "holds a null, for which there is no folder; replace it, for instance with COALESCE",
+        ));
+    }
+    let options = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    let texts = cast_with_options(column, &DataType::Utf8, &options).map_err(|_| {
+        refused(&format!(
+            "is of type {}, which makes no folder names; cast it to text",
+            column.data_type()
+        ))
+    })?;
+    let texts: Option<&StringArray> = texts.as_any().downcast_ref();
+    let texts = texts.ok_or_else(|| internal_datafusion_err!("a cast gave no text"))?;
+    Ok(Arc::new(texts.clone()))
+}

@@ -1,0 +1,223 @@
+//! One partition at work: opens files, feeds them, and completes them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
+use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use squadron_proto::{Failure, FailureKind};
+use url::Url;
+
+use super::file::{Ended, OpenFile};
+use super::split::Splitter;
+use super::{FileEncoding, FileTarget, StagedFile};
+use crate::conform::conform;
+use crate::failure::into_datafusion;
+
+/// Files of different folders that one partition writes at once. With more folders the one that waited longest for rows is
+/// completed, and a later row for its folder begins another file.
+const MAX_OPEN_FILES: usize = 64;
+
+/// Bytes of rows, before they are encoded, after which a new file begins. Object stores copy up to 5 GB in one request.
+const MAX_RAW_BYTES: usize = 2 * 1024 * 1024 * 1024;
+
+/// The ending of staged files, which no table has.
+const STAGED_SUFFIX: &str = "part";
+
+/// Writes the rows of one partition.
+pub(super) struct Writer {
+    target: Arc<FileTarget>,
+    file_schema: SchemaRef,
+    encoding: FileEncoding,
+    splitter: Option<Splitter>,
+    store: Arc<dyn ObjectStore>,
+    /// Holds all files of this partition of this attempt.
+    folder: Path,
+    never_empty: bool,
+    context: Arc<TaskContext>,
+    max_raw_bytes: usize,
+    open: HashMap<Path, OpenFile>,
+    begun: u64,
+    done: Vec<StagedFile>,
+}
+
+impl Writer {
+    /// Nothing is written yet. `never_empty`: without rows there is a file all the same.
+    ///
+    /// # Errors
+    /// When the store is not known here, or this process does not see the staging folder.
+    pub(super) fn new(
+        target: Arc<FileTarget>,
+        folder: Path,
+        never_empty: bool,
+        context: Arc<TaskContext>,
+    ) -> Result<Self> {
+        let store = context.runtime_env().object_store(&target.store)?;
+        check_shared(&target)?;
+        let file_schema = target.file_schema();
+        let partitioned = !target.partition_by.is_empty();
+        Ok(Self {
+            splitter: match partitioned {
+                true => Some(Splitter::new(
+                    &target.schema,
+                    &file_schema,
+                    &target.partition_by,
+                )?),
+                false => None,
+            },
+            encoding: match partitioned {
+                true => target.encoding.for_many_files(),
+                false => target.encoding.clone(),
+            },
+            max_raw_bytes: match target.single_file {
+                true => usize::MAX,
+                false => MAX_RAW_BYTES,
+            },
+            file_schema,
+            store,
+            folder,
+            never_empty,
+            context,
+            target,
+            open: HashMap::new(),
+            begun: 0,
+            done: Vec::new(),
+        })
+    }
+
+    /// Writes all rows of `input`; the files are complete when this returns.
+    pub(super) async fn write(
+        mut self,
+        mut input: SendableRecordBatchStream,
+    ) -> Result<Vec<StagedFile>> {
+        while let Some(batch) = input.try_next().await? {
+            tokio::task::consume_budget().await;
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            let batch = without_forbidden_nulls(batch, &self.target.schema)?;
+            let parts = match &self.splitter {
+                Some(splitter) => splitter.split(&batch)?,
+                None => vec![(Path::default(), batch)],
+            };
+            for (folder, rows) in parts {
+                self.push(folder, rows).await?;
+            }
+        }
+        if self.begun == 0 && self.never_empty {
+            let empty = RecordBatch::new_empty(Arc::clone(&self.file_schema));
+            self.push(Path::default(), empty).await?;
+        }
+        let folders: Vec<Path> = self.open.keys().cloned().collect();
+        for folder in folders {
+            self.complete(&folder).await?;
+        }
+        Ok(self.done)
+    }
+
+    async fn push(&mut self, folder: Path, rows: RecordBatch) -> Result<()> {
+        let is_full = |file: &OpenFile| file.raw_bytes >= self.max_raw_bytes;
+        if self.open.get(&folder).is_some_and(is_full) {
+            self.complete(&folder).await?;
+        }
+        if !self.open.contains_key(&folder) {
+            self.begin(&folder).await?;
+        }
+        let used = self.begun.saturating_add(self.done.len() as u64);
+        let Some(file) = self.open.get_mut(&folder) else {
+            return Ok(());
+        };
+        file.used = used;
+        match file.push(rows).await {
+            Ok(()) => Ok(()),
+            // Completing it tells why.
+            Err(Ended) => self.complete(&folder).await,
+        }
+    }
+
+    async fn begin(&mut self, folder: &Path) -> Result<()> {
+        while self.open.len() >= MAX_OPEN_FILES {
+            self.complete_oldest().await?;
+        }
+        let options = self.context.session_config().options();
+        let buffer_bytes = options.execution.objectstore_writer_buffer_size;
+        let buffer = MemoryConsumer::new("file writer").register(self.context.memory_pool());
+        loop {
+            match buffer.try_resize(buffer_bytes) {
+                Ok(()) => break,
+                Err(error) if self.open.is_empty() => return Err(error),
+                Err(_) => self.complete_oldest().await?,
+            }
+        }
+        let path = self
+            .folder
+            .clone()
+            .join(format!("{}.{STAGED_SUFFIX}", self.begun));
+        self.begun += 1;
+        let schema = Arc::clone(&self.file_schema);
+        let sink = self
+            .encoding
+            .sink(&self.target.store, &path, Arc::clone(&schema))?;
+        let context = Arc::clone(&self.context);
+        let file = OpenFile::new(path, folder.clone(), schema, sink, buffer, context);
+        self.open.insert(folder.clone(), file);
+        Ok(())
+    }
+
+    async fn complete_oldest(&mut self) -> Result<()> {
+        let oldest = self.open.iter().min_by_key(|(_, file)| file.used);
+        match oldest.map(|(folder, _)| folder.clone()) {
+            Some(folder) => self.complete(&folder).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn complete(&mut self, folder: &Path) -> Result<()> {
+        if let Some(file) = self.open.remove(folder) {
+            let staged = file.finish(self.store.as_ref()).await?;
+            self.done.push(staged);
+        }
+        Ok(())
+    }
+}
+
+/// The batch with exactly `schema`, which is what the table promises its readers.
+fn without_forbidden_nulls(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().zip(schema.fields());
+    let broken = columns
+        .filter(|(column, field)| !field.is_nullable() && column.logical_null_count() > 0)
+        .map(|(_, field)| field.name())
+        .next();
+    if let Some(name) = broken {
+        return Err(into_datafusion(Failure::new(
+            FailureKind::Invalid,
+            format!("the column {name} takes no nulls, and a row holds one"),
+        )));
+    }
+    conform(batch, schema).map_err(into_datafusion)
+}
+
+/// The server makes a local staging folder before anything runs. Where it is not seen, files would go astray.
+fn check_shared(target: &FileTarget) -> Result<()> {
+    let store: &Url = target.store.as_ref();
+    if store.scheme() != "file" {
+        return Ok(());
+    }
+    let folder = format!("/{}", target.staging);
+    if std::path::Path::new(&folder).is_dir() {
+        return Ok(());
+    }
+    Err(into_datafusion(Failure::new(
+        FailureKind::Invalid,
+        format!(
+            "a worker does not see the folder {folder} that the server made; local files are written where the server and \
+             all workers share the folder, so mount it everywhere or write to an object store"
+        ),
+    )))
+}
