@@ -44,7 +44,7 @@ pub use self::offer::{Endpoint, Locations, Offer, Offered};
 use self::parameters::{Parameters, inferred, parameters_of, settled};
 pub use self::poll::{Polled, Polls};
 pub use self::statement::NO_TRANSACTIONS;
-use self::statement::{frozen_schema, kind_of, refuse_transaction, refuse_unserved};
+use self::statement::{as_told, frozen_schema, kind_of, refuse_transaction, refuse_unserved};
 use self::traits::{Limit, fingerprint, traits_of, within};
 use self::wording::{located, planning_failure, unknown_table, with_end_of};
 use self::write::{count_row, count_schema, is_write};
@@ -253,7 +253,7 @@ impl Queries {
                 Ok(self.offered_once(id, session, 0, ready(schema, batches)))
             }
             Bound::Each(plans) => {
-                let batches = self.rows_of_each(session, plans).await?;
+                let batches = self.rows_of_each(session, plans, &schema).await?;
                 let schema = batches.first().map_or(schema, RecordBatch::schema);
                 Ok(self.offered_once(id, session, -1, ready(schema, batches)))
             }
@@ -295,7 +295,8 @@ impl Queries {
             }
             query => {
                 let is_ordered = offer::orders(&query);
-                let staged = self.staged(session, query, None).await?;
+                let mut staged = self.staged(session, query, None).await?;
+                staged.schema = as_told(&planned.schema, staged.schema);
                 if endpoints == Endpoints::Parallel {
                     return self.keep_result(id, session, &staged, is_ordered).await;
                 }
@@ -371,12 +372,14 @@ impl Queries {
         &self,
         session: &Session,
         plans: Vec<LogicalPlan>,
+        told: &SchemaRef,
     ) -> Result<Vec<RecordBatch>, Failure> {
         let mut batches: Vec<RecordBatch> = Vec::new();
         let mut room = MAX_COLLECTED_BYTES;
         for plan in plans {
             let id = QueryId::new();
-            let staged = self.staged(session, plan, None).await?;
+            let mut staged = self.staged(session, plan, None).await?;
+            staged.schema = as_told(told, staged.schema);
             let events = self.submit(id, &staged).await?;
             let reader = &self.parts.reader;
             let rows = reader.collect(id, &staged.schema, events, room).await?;

@@ -1,5 +1,7 @@
 //! What a logical plan says of its statement: schema, kind, and whether the server does such things.
 
+use std::sync::Arc;
+
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
@@ -30,6 +32,18 @@ pub(super) fn frozen_schema(
         Err(_) if !plan.get_parameter_names()?.is_empty() => Ok(result_schema(plan.schema())),
         Err(error) => Err(error),
     }
+}
+
+/// The schema that the client was told, where the rows fit it: a bound value can be known not to be null where its
+/// parameter was not. Where a value has another type than its parameter was thought to have, the rows tell their own.
+pub(super) fn as_told(told: &SchemaRef, own: SchemaRef) -> SchemaRef {
+    let fits = told.fields().len() == own.fields().len()
+        && told.fields().iter().zip(own.fields()).all(|(told, own)| {
+            told.name() == own.name()
+                && told.data_type() == own.data_type()
+                && (told.is_nullable() || !own.is_nullable())
+        });
+    if fits { Arc::clone(told) } else { own }
 }
 
 pub(super) fn kind_of(plan: &LogicalPlan) -> StatementKind {
@@ -96,5 +110,31 @@ pub(super) fn refuse_transaction(statement: &DfStatement) -> DataFusionResult<()
             Err(DataFusionError::NotImplemented(NO_TRANSACTIONS.to_owned()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn schema(name: &str, data_type: DataType, nullable: bool) -> SchemaRef {
+        Arc::new(Schema::new(vec![Field::new(name, data_type, nullable)]))
+    }
+
+    #[test]
+    fn what_was_told_holds_where_the_rows_fit_it() {
+        let told = schema("n", DataType::Int64, true);
+        let literal = schema("n", DataType::Int64, false);
+        assert_eq!(as_told(&told, Arc::clone(&literal)), told);
+        assert_eq!(as_told(&literal, Arc::clone(&told)), told);
+        for other in [
+            schema("m", DataType::Int64, true),
+            schema("n", DataType::Utf8, true),
+            Arc::new(Schema::empty()),
+        ] {
+            assert_eq!(as_told(&told, Arc::clone(&other)), other);
+        }
     }
 }

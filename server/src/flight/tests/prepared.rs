@@ -51,6 +51,17 @@ async fn one_schema_wherever_it_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bound_value_does_not_change_the_schema_that_was_told() {
+    let mut client = connect().await;
+    let prepared = prepare(&mut client, "SELECT CAST(? AS BIGINT) AS n").await;
+    let told = Schema::try_from(IpcMessage(prepared.dataset_schema)).unwrap();
+    let bound = bind(&mut client, &prepared.prepared_statement_handle, 1).await;
+    let info = run_prepared(&mut client, &bound).await.unwrap();
+    assert_eq!(info.clone().try_decode_schema().unwrap(), told);
+    assert_eq!(fetch(&mut client, &info).await.0, told);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bound_parameters_follow_the_handle_that_was_answered() {
     let mut client = connect().await;
     let prepared = prepare(&mut client, "SELECT CAST(? AS BIGINT)").await;
