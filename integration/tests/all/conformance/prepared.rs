@@ -65,7 +65,7 @@ pub(super) fn entries() -> Vec<Entry> {
         served(
             "CommandPreparedStatementUpdate",
             &[Rpc::DoPut],
-            "runs DDL with the number of affected rows; no rows of parameters are no execution",
+            "runs DDL, SET, INSERT and COPY with the number of affected rows; no rows of parameters are no execution",
         )
         .used_by("JDBC updates and batches; Python `executemany`; Go, C++")
         .example(|world| {
