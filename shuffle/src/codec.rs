@@ -36,6 +36,10 @@ struct NodeMessage {
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one is made for each node, to be encoded at once"
+)]
 enum Node {
     #[prost(message, tag = "1")]
     Write(WriteMessage),
