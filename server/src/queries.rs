@@ -14,6 +14,7 @@ mod offer;
 mod parameters;
 mod poll;
 mod settings_table;
+mod staging;
 mod statement;
 mod traits;
 mod wording;
@@ -30,11 +31,9 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, Statement};
 use datafusion::prelude::SessionContext;
-use squadron_proto::control::ObjectStoreSpec;
 use squadron_proto::ticket::{ClusterKey, Subject};
 use squadron_proto::{Failure, FailureKind, QueryId};
 use squadron_shuffle::failure;
-use squadron_shuffle::sink::staged_files_schema;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, info, info_span};
@@ -43,22 +42,21 @@ use self::binding::{Bound, bind};
 pub use self::offer::{Endpoint, Locations, Offer, Offered};
 use self::parameters::{Parameters, inferred, parameters_of, settled};
 pub use self::poll::{Polled, Polls};
+use self::staging::Staged;
 pub use self::statement::NO_TRANSACTIONS;
 use self::statement::{as_told, frozen_schema, kind_of, refuse_transaction, refuse_unserved};
-use self::traits::{Limit, fingerprint, traits_of, within};
 use self::wording::{located, planning_failure, unknown_table, with_end_of};
 use self::write::{count_row, count_schema, is_write};
 pub use crate::auth::Principal;
 use crate::catalog::Catalog;
+use crate::planner::Planner;
 use crate::planner::explain;
-use crate::planner::stages::GraphContext;
 use crate::planner::substrait;
-use crate::planner::{ClusterShape, Planner, StagedPlan};
 use crate::results::kept::{KeptAs, KeptResults};
 use crate::results::{Frames, OpenResult, OpenResults, ResultReader};
-use crate::scheduler::{QueryEvents, QueryTraits, SchedulerHandle, StageGraph};
+use crate::scheduler::SchedulerHandle;
 use crate::settings::{self, Endpoints};
-use crate::writes::{Destination, Writes};
+use crate::writes::Writes;
 
 /// One client's settings over the shared catalog.
 #[derive(Clone)]
@@ -546,79 +544,6 @@ impl Queries {
         .await
     }
 
-    /// From here on the query's time counts.
-    async fn staged(
-        &self,
-        session: &Session,
-        plan: LogicalPlan,
-        destination: Option<&Destination>,
-    ) -> Result<Staged, Failure> {
-        let limit = Limit::of(session, self.parts.query_timeout);
-        let shape = self.shape();
-        let state = session.context.state();
-        let planner = self.parts.planner;
-        let traits = traits_of(session, fingerprint(&plan));
-        let write = destination.map(|destination| destination.write().clone());
-        let writes = self.parts.writes.clone();
-        let planned = self.on_planner(async move {
-            let reading = writes.reading(&plan).await;
-            let _reading = reading.map_err(failure::into_datafusion)?;
-            let schema = match &write {
-                Some(_) => staged_files_schema(),
-                None => frozen_schema(&state, &plan)?,
-            };
-            let plan = settings_table::with_snapshot(plan, state.config_options())?;
-            let plan = planner.plan(&state, &plan, shape, write.as_ref()).await?;
-            Ok((plan, schema, state))
-        });
-        let (plan, schema, state) = within(limit.as_ref(), planned).await?;
-        Ok(Staged {
-            plan,
-            schema,
-            state,
-            shape,
-            traits,
-            limit,
-        })
-    }
-
-    async fn submit(&self, id: QueryId, staged: &Staged) -> Result<QueryEvents, Failure> {
-        let graph = self.graph(id, staged, Endpoints::One).await?;
-        self.parts.scheduler.submit(graph).await
-    }
-
-    async fn graph(
-        &self,
-        id: QueryId,
-        staged: &Staged,
-        endpoints: Endpoints,
-    ) -> Result<StageGraph, Failure> {
-        let plan = staged.plan.clone();
-        let context = GraphContext {
-            query: id,
-            schema: Arc::clone(&staged.schema),
-            settings: settings::changed(staged.state.config_options(), staged.shape.slots),
-            stores: self.stores_of(&staged.plan),
-            task_context: staged.state.task_ctx(),
-            keep_result: endpoints == Endpoints::Parallel,
-            in_process: self.parts.in_process,
-        };
-        let mut graph = self.on_planner(async move { plan.graph(&context) }).await?;
-        graph.traits = QueryTraits {
-            time_limit: staged.limit.as_ref().map(Limit::left),
-            ..staged.traits.clone()
-        };
-        Ok(graph)
-    }
-
-    /// Only what the plan reads: options of a store may hold secrets.
-    fn stores_of(&self, plan: &StagedPlan) -> Vec<ObjectStoreSpec> {
-        plan.store_urls()
-            .iter()
-            .filter_map(|url| self.parts.catalog.object_store_spec(url))
-            .collect()
-    }
-
     /// Runs a query for the sake of what it took.
     async fn analyze(
         &self,
@@ -635,15 +560,6 @@ impl Queries {
             .read_to_end(id, &staged.schema, events)
             .await?;
         explain::analyze(&staged.plan, &summary, schema).map_err(|error| failure::of(&error))
-    }
-
-    /// The workers that take tasks now. Without any, a query is planned for one, and waits for it.
-    fn shape(&self) -> ClusterShape {
-        let capacity = self.parts.scheduler.capacity();
-        ClusterShape {
-            workers: capacity.workers.max(1),
-            slots: usize::try_from(capacity.slots).unwrap_or(usize::MAX).max(1),
-        }
     }
 
     async fn on_planner<T, F>(&self, work: F) -> Result<T, Failure>
@@ -705,16 +621,6 @@ fn understood(
         guessed: parameters.guessed,
         plan,
     })
-}
-
-/// A plan with what it was planned for.
-struct Staged {
-    plan: StagedPlan,
-    schema: SchemaRef,
-    state: SessionState,
-    shape: ClusterShape,
-    traits: QueryTraits,
-    limit: Option<Limit>,
 }
 
 fn ready(schema: SchemaRef, batches: Vec<RecordBatch>) -> OpenResult {
