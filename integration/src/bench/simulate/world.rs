@@ -165,6 +165,8 @@ pub(super) fn paces(cores: u32, attempts: &[(f64, u32)]) -> Vec<f64> {
 struct Live {
     number: usize,
     unfinished_roots: usize,
+    /// Whether its client knows where the result is.
+    is_ready: bool,
 }
 
 /// A simulation.
@@ -344,10 +346,13 @@ impl World {
                 self.stop(worker, attempt);
             }
             Effect::Ended { query, outcome } => self.ended(query, outcome.err()),
-            Effect::SendStage { .. }
-            | Effect::Release { .. }
-            | Effect::ResultReady { .. }
-            | Effect::Unexpected { .. } => {}
+            Effect::ResultReady { query, .. } => {
+                if let Some(live) = self.live.get_mut(&query) {
+                    live.is_ready = true;
+                    self.read(query);
+                }
+            }
+            Effect::SendStage { .. } | Effect::Release { .. } | Effect::Unexpected { .. } => {}
         }
     }
 
@@ -455,10 +460,16 @@ impl World {
         let root = self.queries[live.number].stages.len() - 1;
         if key.stage.0 as usize == root {
             live.unfinished_roots -= 1;
-            if live.unfinished_roots == 0 {
-                let at = self.now + self.travel();
-                self.plan(at, What::Read(key.query));
-            }
+            self.read(key.query);
+        }
+    }
+
+    /// The client has read everything once there is everything, and it knows where.
+    fn read(&mut self, query: QueryId) {
+        let live = self.live.get(&query);
+        if live.is_some_and(|live| live.is_ready && live.unfinished_roots == 0) {
+            let at = self.now + self.travel();
+            self.plan(at, What::Read(query));
         }
     }
 
@@ -540,6 +551,7 @@ impl World {
         let live = Live {
             number,
             unfinished_roots: work.stages.last().map_or(0, |root| root.tasks.len()),
+            is_ready: false,
         };
         self.live.insert(graph.query, live);
         self.tell(Event::Submit(graph));
