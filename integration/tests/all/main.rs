@@ -16,6 +16,7 @@ mod cursors;
 mod drivers;
 mod endpoints;
 mod faults;
+mod limits;
 mod metadata;
 mod parameters;
 mod poll;

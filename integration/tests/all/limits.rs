@@ -1,0 +1,113 @@
+//! Time limits, full queues and resource groups, as clients meet them.
+
+use std::fs;
+
+use futures::StreamExt;
+use squadron_integration::client::{Client, status};
+use squadron_integration::cluster::cluster;
+use tonic::{Code, Status};
+
+use crate::support::{bounded, minutes};
+
+/// Far more rows than any buffer on the way holds.
+const ENDLESS: &str =
+    "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
+
+/// Reads until there is an error.
+async fn failure_of(client: &Client, sql: &str) -> Status {
+    let mut rows = match client.open(sql).await {
+        Ok(rows) => rows,
+        Err(status) => return status,
+    };
+    while let Some(batch) = rows.next().await {
+        if let Err(error) = batch {
+            return status(error);
+        }
+    }
+    panic!("it ended well");
+}
+
+#[test]
+fn a_query_ends_when_its_time_is_over() {
+    bounded(minutes(5), async {
+        let cluster = cluster()
+            .slots(1)
+            .tpch(0.01)
+            .serve_arg("--query-timeout=2s")
+            .start()
+            .await;
+        let client = cluster.client().await;
+        let late = failure_of(&client, ENDLESS).await;
+        assert_eq!(late.code(), Code::DeadlineExceeded, "{late:?}");
+        assert!(late.message().contains("--query-timeout"), "{late:?}");
+        client.query("SELECT 1").await.expect("others go on");
+    });
+}
+
+#[test]
+fn a_full_server_says_when_to_come_again() {
+    bounded(minutes(5), async {
+        let cluster = cluster()
+            .slots(1)
+            .tpch(0.01)
+            .serve_arg("--max-running=1")
+            .serve_arg("--max-queued=0")
+            .start()
+            .await;
+        let client = cluster.client().await;
+        let mut first = client.open(ENDLESS).await.expect("it starts");
+        first.next().await.expect("a row").expect("no error");
+        let refused = failure_of(&client, "SELECT count(*) FROM nation").await;
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+        for part in ["--max-queued", "again in about"] {
+            assert!(refused.message().contains(part), "{refused:?}");
+        }
+        drop(first);
+        until_it_runs(&client).await;
+    });
+}
+
+/// Room comes when the server has seen that the other query is over.
+async fn until_it_runs(client: &Client) {
+    loop {
+        match client.query("SELECT count(*) FROM nation").await {
+            Ok(_) => return,
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+        }
+    }
+}
+
+#[test]
+fn groups_are_read_again_while_the_server_runs() {
+    bounded(minutes(5), async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("groups.toml");
+        let group = "[[group]]\nname = \"etl\"\ntag = \"nightly\"\n";
+        fs::write(&file, format!("{group}max_running = 1\nmax_queued = 0\n")).expect("written");
+        let cluster = cluster()
+            .slots(1)
+            .tpch(0.01)
+            .serve_arg(format!("--groups={}", file.display()))
+            .start()
+            .await;
+        let client = cluster.client().await;
+        let mut others = client.open(ENDLESS).await.expect("it starts");
+        others.next().await.expect("a row").expect("no error");
+        client
+            .update("SET squadron.tag = 'nightly'")
+            .await
+            .expect("set");
+        let mut first = client.open(ENDLESS).await.expect("the group has room");
+        first.next().await.expect("a row").expect("no error");
+        let refused = failure_of(&client, "SELECT count(*) FROM nation").await;
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+        assert!(refused.message().contains("group etl"), "{refused:?}");
+        // A file with a mistake changes nothing, a good one does; what runs goes on.
+        fs::write(&file, "[[group]]\nname = 3\n").expect("written");
+        let refused = failure_of(&client, "SELECT count(*) FROM nation").await;
+        assert!(refused.message().contains("group etl"), "{refused:?}");
+        fs::write(&file, format!("{group}max_running = 5\n")).expect("written");
+        until_it_runs(&client).await;
+        first.next().await.expect("a row").expect("no error");
+    });
+}
