@@ -32,8 +32,8 @@ pub(super) struct OpenFile {
     pub(super) used: u64,
     batches: mpsc::Sender<RecordBatch>,
     written: SpawnedTask<Result<u64>>,
-    /// What the store's writer buffers.
-    _buffer: MemoryReservation,
+    /// For what the store's writer buffers.
+    buffer: MemoryReservation,
 }
 
 impl OpenFile {
@@ -58,17 +58,30 @@ impl OpenFile {
             used: 0,
             batches,
             written: SpawnedTask::spawn(async move { sink.write_all(rows, &context).await }),
-            _buffer: buffer,
+            buffer,
         }
+    }
+
+    /// Reserves memory for a batch of `bytes` more, of which the store's writer keeps `most`.
+    ///
+    /// # Errors
+    /// When the memory pool says no.
+    pub(super) fn reserve(&self, bytes: usize, most: usize) -> Result<()> {
+        let wanted = self.raw_bytes.saturating_add(bytes).min(most);
+        self.buffer.try_resize(wanted)
     }
 
     /// Appends a batch; waits while the encoder is busy. An encoder that failed says why in [`OpenFile::finish`].
     ///
     /// # Errors
     /// None but that the encoder has ended.
-    pub(super) async fn push(&mut self, batch: RecordBatch) -> std::result::Result<(), Ended> {
+    pub(super) async fn push(
+        &mut self,
+        batch: RecordBatch,
+        bytes: usize,
+    ) -> std::result::Result<(), Ended> {
         self.rows += batch.num_rows() as u64;
-        self.raw_bytes += batch.get_array_memory_size();
+        self.raw_bytes = self.raw_bytes.saturating_add(bytes);
         self.batches.send(batch).await.map_err(|_| Ended)
     }
 

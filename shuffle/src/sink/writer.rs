@@ -17,6 +17,7 @@ use url::Url;
 use super::file::{Ended, OpenFile};
 use super::split::Splitter;
 use super::{FileEncoding, FileTarget, StagedFile};
+use crate::compact;
 use crate::conform::conform;
 use crate::failure::into_datafusion;
 
@@ -44,6 +45,7 @@ pub(super) struct Writer {
     max_raw_bytes: usize,
     open: HashMap<Path, OpenFile>,
     begun: u64,
+    pushed: u64,
     done: Vec<StagedFile>,
 }
 
@@ -87,6 +89,7 @@ impl Writer {
             target,
             open: HashMap::new(),
             begun: 0,
+            pushed: 0,
             done: Vec::new(),
         })
     }
@@ -129,32 +132,44 @@ impl Writer {
         if !self.open.contains_key(&folder) {
             self.begin(&folder).await?;
         }
-        let used = self.begun.saturating_add(self.done.len() as u64);
+        let bytes = compact::sliced_bytes(&rows);
+        self.reserve(&folder, bytes).await?;
+        self.pushed += 1;
         let Some(file) = self.open.get_mut(&folder) else {
             return Ok(());
         };
-        file.used = used;
-        match file.push(rows).await {
+        file.used = self.pushed;
+        match file.push(rows, bytes).await {
             Ok(()) => Ok(()),
             // Completing it tells why.
             Err(Ended) => self.complete(&folder).await,
         }
     }
 
-    async fn begin(&mut self, folder: &Path) -> Result<()> {
-        while self.open.len() >= MAX_OPEN_FILES {
-            self.complete_oldest().await?;
-        }
+    /// Makes room for `bytes` more in the file of `folder`; other files are completed where memory is short.
+    async fn reserve(&mut self, folder: &Path, bytes: usize) -> Result<()> {
         let options = self.context.session_config().options();
-        let buffer_bytes = options.execution.objectstore_writer_buffer_size;
-        let buffer = MemoryConsumer::new("file writer").register(self.context.memory_pool());
-        loop {
-            match buffer.try_resize(buffer_bytes) {
+        let most = options.execution.objectstore_writer_buffer_size;
+        while let Some(file) = self.open.get(folder) {
+            match file.reserve(bytes, most) {
                 Ok(()) => break,
-                Err(error) if self.open.is_empty() => return Err(error),
-                Err(_) => self.complete_oldest().await?,
+                Err(error) => match self.oldest_but(Some(folder)) {
+                    Some(other) => self.complete(&other).await?,
+                    None => return Err(error),
+                },
             }
         }
+        Ok(())
+    }
+
+    async fn begin(&mut self, folder: &Path) -> Result<()> {
+        while self.open.len() >= MAX_OPEN_FILES {
+            match self.oldest_but(None) {
+                Some(oldest) => self.complete(&oldest).await?,
+                None => break,
+            }
+        }
+        let buffer = MemoryConsumer::new("file writer").register(self.context.memory_pool());
         let path = self
             .folder
             .clone()
@@ -170,12 +185,11 @@ impl Writer {
         Ok(())
     }
 
-    async fn complete_oldest(&mut self) -> Result<()> {
-        let oldest = self.open.iter().min_by_key(|(_, file)| file.used);
-        match oldest.map(|(folder, _)| folder.clone()) {
-            Some(folder) => self.complete(&folder).await,
-            None => Ok(()),
-        }
+    /// The folder whose file waited longest for rows.
+    fn oldest_but(&self, kept: Option<&Path>) -> Option<Path> {
+        let others = self.open.iter().filter(|(folder, _)| Some(*folder) != kept);
+        let oldest = others.min_by_key(|(_, file)| file.used);
+        oldest.map(|(folder, _)| folder.clone())
     }
 
     async fn complete(&mut self, folder: &Path) -> Result<()> {
