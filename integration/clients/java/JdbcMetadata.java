@@ -94,7 +94,7 @@ final class JdbcMetadata {
         equal("", metadata.getExtraNameCharacters());
         known("storesUpperCaseIdentifiers", () -> check(!metadata.storesUpperCaseIdentifiers(), "it is lower case"));
         known("storesLowerCaseIdentifiers", () -> check(metadata.storesLowerCaseIdentifiers(), "it is"));
-        check(metadata.nullsAreSortedHigh(), "NULL comes last");
+        known("nullsAreSortedHigh", () -> check(metadata.nullsAreSortedHigh(), "NULL comes last"));
         check(!metadata.nullsAreSortedLow(), "and not first");
     }
 
