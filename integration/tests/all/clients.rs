@@ -179,6 +179,24 @@ fn java_jdbc_writes() {
 
 #[test]
 #[cfg_attr(
+    not(has_python),
+    ignore = "skipped: there is no python3 with venv on this machine"
+)]
+fn python_types() {
+    let environment = python_environment();
+    bounded(minutes(6), async move {
+        let types = TypesTable::write();
+        let cluster = start_with(types.folder()).await;
+        let mut suite = Command::new(environment.join("bin/python"));
+        suite.arg(suites().join("python/test_types.py"));
+        suite.arg(cluster.url()).arg(types.file());
+        suite.env("PYTHONDONTWRITEBYTECODE", "1");
+        passes(suite).await;
+    });
+}
+
+#[test]
+#[cfg_attr(
     not(has_go),
     ignore = "skipped: there is no Go on this machine that is new enough for the suite's go.mod"
 )]
