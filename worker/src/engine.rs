@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{
+    GreedyMemoryPool, MemoryLimit, MemoryPool, TrackConsumersPool,
+};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use squadron_proto::Failure;
@@ -18,6 +20,9 @@ use tokio::runtime::Handle;
 use crate::lanes::Lanes;
 use crate::memory::AttemptPool;
 use crate::usage::Usage;
+
+/// What the sorts of an attempt set aside for their merges, all together, is at most this part of the memory pool.
+const MERGE_SHARE: usize = 8;
 
 /// How many of the largest consumers an out-of-memory message names.
 const REPORTED_CONSUMERS: NonZeroUsize = NonZeroUsize::new(5).expect("5 is not 0");
@@ -139,6 +144,21 @@ impl Engine {
         self.runtime.memory_pool.reserved() as u64
     }
 
+    /// Settings for an attempt of so many partitions. They all run at once, and each sort sets memory aside for the merge
+    /// of what it may have to spill: DataFusion's 10 MB each would be more than there is.
+    pub(crate) fn with_merge_reservation(
+        &self,
+        config: SessionConfig,
+        partitions: usize,
+    ) -> SessionConfig {
+        let MemoryLimit::Finite(pool_bytes) = self.runtime.memory_pool.memory_limit() else {
+            return config;
+        };
+        let fair = pool_bytes / MERGE_SHARE / partitions.max(1);
+        let wanted = config.options().execution.sort_spill_reservation_bytes;
+        config.with_sort_spill_reservation_bytes(wanted.min(fair))
+    }
+
     /// A context to decode plans in.
     pub(crate) fn task_context(&self, config: SessionConfig) -> Arc<TaskContext> {
         self.context(config, Arc::clone(&self.runtime))
@@ -169,5 +189,31 @@ impl Engine {
             self.functions.window_functions().clone(),
             runtime,
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn many_sorts_set_aside_a_part_of_the_pool_together() {
+        let (_folder, engine) = testing::engine();
+        let MemoryLimit::Finite(pool_bytes) = engine.runtime.memory_pool.memory_limit() else {
+            panic!("the pool has a limit");
+        };
+        let set_aside = |partitions| {
+            let config = engine.with_merge_reservation(SessionConfig::new(), partitions);
+            config.options().execution.sort_spill_reservation_bytes
+        };
+        let default = SessionConfig::new()
+            .options()
+            .execution
+            .sort_spill_reservation_bytes;
+        assert!(set_aside(1) <= default);
+        let many = pool_bytes / default * MERGE_SHARE;
+        assert!(set_aside(many) > 0 && set_aside(many) < default);
+        assert!(set_aside(many) * many <= pool_bytes / MERGE_SHARE);
     }
 }

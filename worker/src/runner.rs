@@ -63,6 +63,12 @@ pub(crate) struct Attempt {
     pub(crate) changes: mpsc::Sender<Change>,
 }
 
+/// The most partitions that any operator of a plan has.
+fn widest(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    let inputs = plan.children().into_iter().map(widest);
+    inputs.fold(plan.output_partitioning().partition_count(), usize::max)
+}
+
 /// A plan instance with its own output.
 struct Prepared {
     usage: Arc<Usage>,
@@ -146,6 +152,7 @@ impl Attempt {
             writer: writer.clone(),
         };
         let config = stage.session_config().clone();
+        let config = self.engine.with_merge_reservation(config, widest(&plan));
         let config = config.with_extension(Arc::new(attempt));
         let context = self.engine.attempt_context(config, Arc::clone(&self.usage));
         Ok(Prepared {
