@@ -8,10 +8,10 @@
 //!
 //! | part | what it is for |
 //! |---|---|
-//! | [`declarations`] | the plan's names for its anchors, and what DataFusion calls these functions |
-//! | [`check`] | one walk over everything that came in: limits, and by name what is not supported |
-//! | [`reader`] | DataFusion's consumer, with our own tables, fields and parameters |
-//! | [`read`], [`functions`] | relations and functions that DataFusion's consumer reads otherwise than they are meant |
+//! | `declarations` | the plan's names for its anchors, and what DataFusion calls these functions |
+//! | `check` | one walk over everything that came in: limits, and by name what is not supported |
+//! | `reader` | DataFusion's consumer, with our own tables, fields and parameters |
+//! | `read`, `functions` | relations and functions that DataFusion's consumer reads otherwise than they are meant |
 //!
 //! A plan comes from outside: nothing in it is believed, and a panic of a library over it is the plan's error.
 
