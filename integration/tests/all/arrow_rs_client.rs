@@ -23,22 +23,16 @@ use futures::{TryStreamExt, stream};
 use prost::Message;
 use prost::bytes::Bytes;
 use squadron_integration::client::status;
-use squadron_integration::cluster::{Cluster, cluster};
+use squadron_integration::cluster::Cluster;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::support::{bounded, minutes};
+use crate::support::{bounded, minutes, two_workers};
 
 type Client = FlightSqlServiceClient<Channel>;
 
 async fn start() -> (Cluster, Client) {
-    let cluster = cluster()
-        .workers(2)
-        .slots(1)
-        .tpch(0.01)
-        .tiny_splits()
-        .start()
-        .await;
+    let cluster = two_workers().start().await;
     let channel = cluster.client().await.channel();
     (cluster, FlightSqlServiceClient::new(channel))
 }

@@ -7,12 +7,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use squadron_integration::cluster::{Cluster, ClusterBuilder, cluster};
+use squadron_integration::cluster::Cluster;
 use squadron_integration::process::squadron;
 use tokio::time::timeout;
 
 use crate::drivers::{go_suite, jdbc_suite, python_environment, suites};
-use crate::support::{bounded, minutes};
+use crate::support::{bounded, minutes, two_workers};
 use crate::types::TypesTable;
 
 /// How long one suite may take.
@@ -24,10 +24,6 @@ async fn start() -> Cluster {
 
 async fn start_with(data: &Path) -> Cluster {
     two_workers().data(data).start().await
-}
-
-fn two_workers() -> ClusterBuilder {
-    cluster().workers(2).slots(1).tpch(0.01).tiny_splits()
 }
 
 /// Runs a suite, which is told the server's address and exits with 0 when everything was right.

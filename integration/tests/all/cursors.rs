@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::Code;
 
-use crate::support::{bounded, minutes, seconds};
+use crate::support::{bounded, minutes, seconds, two_workers};
 
 /// Far more rows than any buffer on the way holds.
 const ENDLESS: &str =
@@ -67,13 +67,7 @@ fn an_unread_cursor_does_not_block_the_next_on_remote_workers() {
 #[test]
 fn two_cursors_are_read_in_turns() {
     bounded(minutes(5), async {
-        let cluster = cluster()
-            .workers(2)
-            .slots(1)
-            .tpch(0.01)
-            .tiny_splits()
-            .start()
-            .await;
+        let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let mut one = client
             .open("SELECT * FROM orders")

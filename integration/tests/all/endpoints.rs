@@ -47,7 +47,7 @@ const SHAPES: [&str; 9] = [
     "SELECT arrow_cast(l_shipmode, 'Dictionary(Int32, Utf8)') AS mode, l_comment FROM lineitem",
 ];
 
-fn two_workers() -> ClusterBuilder {
+fn two_wide_workers() -> ClusterBuilder {
     cluster()
         .workers(2)
         .slots(2)
@@ -110,7 +110,7 @@ async fn freed(info: &FlightInfo, limit: Duration) {
 #[test]
 fn every_row_once_from_workers_and_through_the_server() {
     bounded(minutes(15), async {
-        let cluster = two_workers().start().await;
+        let cluster = two_wide_workers().start().await;
         let client = parallel(&cluster).await;
         let reference = Reference::new();
         register(&reference).await;
@@ -158,7 +158,7 @@ async fn both_ways(client: &Client, sql: &str, expected: &Expected) -> Result<()
 #[test]
 fn a_scan_has_an_endpoint_for_each_partition_at_its_worker() {
     bounded(minutes(5), async {
-        let cluster = two_workers().start().await;
+        let cluster = two_wide_workers().start().await;
         let client = parallel(&cluster).await;
         let before = unix_seconds();
         let info = client.info(SCAN).await.expect("it starts");
@@ -188,7 +188,7 @@ fn a_scan_has_an_endpoint_for_each_partition_at_its_worker() {
 #[test]
 fn embedded_rows_and_a_server_that_hides_its_workers_have_no_locations() {
     bounded(minutes(5), async {
-        let hidden = two_workers()
+        let hidden = two_wide_workers()
             .serve_arg("--endpoint-locations")
             .serve_arg("server");
         let embedded = cluster().slots(3).tpch(SCALE_FACTOR);
@@ -211,7 +211,7 @@ fn embedded_rows_and_a_server_that_hides_its_workers_have_no_locations() {
 #[test]
 fn an_endpoint_is_read_again_and_by_many_at_once() {
     bounded(minutes(5), async {
-        let cluster = two_workers().start().await;
+        let cluster = two_wide_workers().start().await;
         let client = parallel(&cluster).await;
         let info = client.info(SCAN).await.expect("it starts");
         let everyone = (0..3).flat_map(|_| {
@@ -234,7 +234,7 @@ fn an_endpoint_is_read_again_and_by_many_at_once() {
 #[test]
 fn what_nobody_renews_is_gone_when_its_time_is_over() {
     bounded(minutes(5), async {
-        let cluster = two_workers()
+        let cluster = two_wide_workers()
             .serve_arg("--result-ttl")
             .serve_arg("1s")
             .start()
@@ -264,7 +264,7 @@ async fn renewed(client: &Client, endpoint: &FlightEndpoint) -> Result<FlightEnd
 fn a_renewed_result_lives_on_and_its_ticket_is_good() {
     bounded(minutes(5), async {
         let time_to_live = seconds(2);
-        let cluster = two_workers()
+        let cluster = two_wide_workers()
             .serve_arg("--result-ttl")
             .serve_arg("2s")
             .start()
@@ -314,7 +314,7 @@ fn an_endpoint_that_is_read_once_cannot_be_renewed() {
 #[test]
 fn a_cancel_frees_the_rows_at_once() {
     bounded(minutes(5), async {
-        let cluster = two_workers().start().await;
+        let cluster = two_wide_workers().start().await;
         let client = parallel(&cluster).await;
         let info = client.info(SCAN).await.expect("it starts");
         client.fetch_all(&info).await.expect("rows");
@@ -329,7 +329,7 @@ fn a_cancel_frees_the_rows_at_once() {
 #[test]
 fn open_results_are_counted_and_freed() {
     bounded(minutes(5), async {
-        let cluster = two_workers()
+        let cluster = two_wide_workers()
             .serve_arg("--max-open-results")
             .serve_arg("2")
             .start()
@@ -355,7 +355,7 @@ fn open_results_are_counted_and_freed() {
 #[test]
 fn a_lost_worker_is_the_reason_that_readers_get() {
     bounded(minutes(5), async {
-        let mut cluster = two_workers().start().await;
+        let mut cluster = two_wide_workers().start().await;
         let client = parallel(&cluster).await;
         let info = client.info(SCAN).await.expect("it starts");
         client.fetch_all(&info).await.expect("rows");
@@ -382,7 +382,7 @@ fn a_lost_worker_is_the_reason_that_readers_get() {
 #[test]
 fn readers_get_the_cause_of_a_failure_and_never_a_short_result() {
     bounded(minutes(5), async {
-        let cluster = two_workers().start().await;
+        let cluster = two_wide_workers().start().await;
         let client = parallel(&cluster).await;
         let reference = "SELECT count(*) FROM lineitem CROSS JOIN nation CROSS JOIN region";
         let (_, counted) = client.query(reference).await.expect("a count");
@@ -428,7 +428,7 @@ fn readers_get_the_cause_of_a_failure_and_never_a_short_result() {
 #[test]
 fn a_worker_trusts_tickets_alone() {
     bounded(minutes(5), async {
-        let cluster = two_workers()
+        let cluster = two_wide_workers()
             .serve_arg("--cluster-secret")
             .serve_arg(SECRET)
             .worker_arg("--cluster-secret")

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
-use crate::support::{bounded, minutes, seconds};
+use crate::support::{bounded, minutes, seconds, two_workers};
 
 /// Streams far more rows than any buffer holds, from every worker.
 const ENDLESS: &str =
@@ -18,16 +18,6 @@ const ENDLESS: &str =
 /// Computes for hours, on every worker, before its first row.
 const LONG: &str = "SELECT a.l_linenumber, count(*), sum(a.l_orderkey % (b.l_orderkey + 1)) \
     FROM lineitem a CROSS JOIN lineitem b GROUP BY a.l_linenumber";
-
-async fn two_workers() -> Cluster {
-    cluster()
-        .workers(2)
-        .slots(1)
-        .tpch(0.01)
-        .tiny_splits()
-        .start()
-        .await
-}
 
 /// The next query runs on those that are left, and nothing of the last one is.
 async fn recovers(cluster: &Cluster) {
@@ -62,7 +52,7 @@ async fn end_of(mut stream: arrow_flight::decode::FlightRecordBatchStream) -> Op
 #[test]
 fn a_worker_dies_while_its_rows_are_read() {
     bounded(minutes(5), async {
-        let mut cluster = two_workers().await;
+        let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
         let mut stream = client.open(ENDLESS).await.expect("it starts");
         stream
@@ -90,7 +80,7 @@ fn a_worker_dies_while_its_rows_are_read() {
 #[test]
 fn a_worker_dies_while_it_computes() {
     bounded(minutes(5), async {
-        let mut cluster = two_workers().await;
+        let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
         let info = client.info(LONG).await.expect("it starts");
         let mut query = JoinSet::new();
@@ -128,7 +118,7 @@ fn a_worker_dies_while_it_computes() {
 #[test]
 fn a_worker_that_freezes_is_taken_for_dead() {
     bounded(minutes(5), async {
-        let mut cluster = two_workers().await;
+        let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
         let mut stream = client.open(ENDLESS).await.expect("it starts");
         stream
@@ -152,7 +142,7 @@ fn a_worker_that_freezes_is_taken_for_dead() {
 #[test]
 fn a_worker_that_is_asked_to_leave_finishes_first() {
     bounded(minutes(5), async {
-        let mut cluster = two_workers().await;
+        let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
         cluster.worker(0).terminate();
         let ended = cluster.worker(0).ended(seconds(60)).await;
@@ -169,7 +159,7 @@ fn a_worker_that_is_asked_to_leave_finishes_first() {
 #[test]
 fn a_client_that_disconnects_stops_its_query() {
     bounded(minutes(5), async {
-        let cluster = two_workers().await;
+        let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let mut stream = client.open(ENDLESS).await.expect("it starts");
         stream.next().await.expect("it has rows").expect("no error");
@@ -183,7 +173,7 @@ fn a_client_that_disconnects_stops_its_query() {
 #[test]
 fn a_client_that_disconnects_stops_a_query_without_rows() {
     bounded(minutes(5), async {
-        let cluster = two_workers().await;
+        let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let info = client.info(LONG).await.expect("it starts");
         let mut query = JoinSet::new();
@@ -198,7 +188,7 @@ fn a_client_that_disconnects_stops_a_query_without_rows() {
 #[test]
 fn a_result_that_nobody_fetches_is_cancelled() {
     bounded(minutes(5), async {
-        let cluster = cluster().workers(2).slots(1).tpch(0.01).tiny_splits();
+        let cluster = two_workers();
         let cluster = cluster.serve_arg("--result-ttl=5s").start().await;
         let client = cluster.client().await;
         let info = client.info(LONG).await.expect("it starts");
@@ -240,13 +230,7 @@ fn a_result_is_read_once() {
 #[test]
 fn a_failure_before_the_first_fetch_is_told() {
     bounded(minutes(5), async {
-        let cluster = cluster()
-            .workers(2)
-            .slots(1)
-            .tpch(0.01)
-            .tiny_splits()
-            .start()
-            .await;
+        let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let failing = "SELECT 1 / (r_regionkey - r_regionkey) FROM region";
         let info = client.info(failing).await.expect("it starts");

@@ -7,21 +7,11 @@ use arrow::datatypes::{DataType, Int64Type, Schema};
 use arrow_flight::sql::client::PreparedStatement;
 use futures::TryStreamExt;
 use squadron_integration::client::Client;
-use squadron_integration::cluster::{Cluster, cluster};
+use squadron_integration::cluster::Cluster;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use crate::support::{Mismatches, bounded, minutes};
-
-async fn two_workers() -> Cluster {
-    cluster()
-        .workers(2)
-        .slots(1)
-        .tpch(0.01)
-        .tiny_splits()
-        .start()
-        .await
-}
+use crate::support::{Mismatches, bounded, minutes, two_workers};
 
 async fn prepare(client: &Client, sql: &str) -> Result<PreparedStatement<Channel>, String> {
     let prepared = client.sql().prepare(sql.into(), None).await;
@@ -75,7 +65,7 @@ fn integers(rows: &[&[i64]]) -> RecordBatch {
 #[test]
 fn types_are_told_where_the_statement_tells_them() {
     bounded(minutes(5), async {
-        let cluster = two_workers().await;
+        let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let mut mismatches = Mismatches::default();
         let (int32, int64, text) = (DataType::Int32, DataType::Int64, DataType::Utf8);
@@ -151,7 +141,7 @@ fn types_are_told_where_the_statement_tells_them() {
 #[test]
 fn values_stand_where_the_placeholders_stood() {
     bounded(minutes(5), async {
-        let cluster = two_workers().await;
+        let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let mut mismatches = Mismatches::default();
         let eleven: Vec<i64> = (1..=11).collect();
@@ -218,7 +208,7 @@ fn values_stand_where_the_placeholders_stood() {
 #[test]
 fn many_rows_are_one_insert() {
     bounded(minutes(5), async {
-        let cluster = two_workers().await;
+        let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let folder = TempDir::new().unwrap();
         let shown = folder.path().display();

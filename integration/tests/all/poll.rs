@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::endpoints::parallel;
-use crate::support::{bounded, minutes, seconds};
+use crate::support::{bounded, minutes, seconds, two_workers};
 
 /// Computes for hours before its first row.
 const LONG: &str = "SELECT a.l_linenumber, count(*), sum(a.l_orderkey % (b.l_orderkey + 1)) \
@@ -28,16 +28,6 @@ const SLOW_ROWS: usize = 60_175 * 125;
 /// Fails after it has run for a while.
 const FAILS: &str =
     "SELECT sum(1 / (60000 - l_orderkey)) FROM lineitem CROSS JOIN nation CROSS JOIN region";
-
-async fn two_workers() -> Cluster {
-    cluster()
-        .workers(2)
-        .slots(1)
-        .tpch(0.01)
-        .tiny_splits()
-        .start()
-        .await
-}
 
 fn statement(sql: &str) -> FlightDescriptor {
     let command = CommandStatementQuery {
@@ -99,7 +89,7 @@ fn rows(batches: &[arrow::array::RecordBatch]) -> usize {
 #[test]
 fn a_slow_result_of_several_endpoints_is_read_early_and_told_to_the_end() {
     bounded(minutes(5), async {
-        let cluster = two_workers().await;
+        let cluster = two_workers().start().await;
         let client = parallel(&cluster).await;
         let first = poll(&client, statement(SLOW)).await.expect("it starts");
         let stale = first
@@ -135,7 +125,7 @@ fn a_slow_result_of_several_endpoints_is_read_early_and_told_to_the_end() {
 #[test]
 fn a_result_of_one_endpoint_is_polled_and_read_once() {
     bounded(minutes(5), async {
-        let cluster = two_workers().await;
+        let cluster = two_workers().start().await;
         let client = cluster.client().await;
         for sql in [SLOW, "SELECT * FROM nation", "SELECT 1 AS one WHERE false"] {
             let answers = polled(&client, statement(sql)).await.expect("it ends");
@@ -151,7 +141,7 @@ fn a_result_of_one_endpoint_is_polled_and_read_once() {
 #[test]
 fn the_first_answer_does_not_wait_and_a_cancel_ends_the_query() {
     bounded(minutes(5), async {
-        let cluster = two_workers().await;
+        let cluster = two_workers().start().await;
         for client in [cluster.client().await, parallel(&cluster).await] {
             // Plans once, so that what a first statement costs is not measured.
             client.query("SELECT count(*) FROM nation").await.ok();
@@ -186,7 +176,7 @@ fn the_first_answer_does_not_wait_and_a_cancel_ends_the_query() {
 #[test]
 fn a_query_that_fails_says_why_through_its_poll() {
     bounded(minutes(5), async {
-        let cluster = two_workers().await;
+        let cluster = two_workers().start().await;
         for client in [cluster.client().await, parallel(&cluster).await] {
             let status = match polled(&client, statement(FAILS)).await {
                 Err(status) => status,
@@ -274,11 +264,7 @@ fn what_is_known_at_once_is_complete_in_the_first_answer() {
 #[test]
 fn what_nobody_polls_is_dropped() {
     bounded(minutes(5), async {
-        let cluster = cluster()
-            .workers(2)
-            .slots(1)
-            .tpch(0.01)
-            .tiny_splits()
+        let cluster = two_workers()
             .serve_arg("--result-ttl")
             .serve_arg("1s")
             .start()

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use tonic::Code;
 
 use crate::drivers::python_environment;
-use crate::support::{Reference, bounded, minutes};
+use crate::support::{Reference, bounded, minutes, two_workers};
 use crate::tpch::{register, tpch_path};
 
 const KEY: &str = "squadron";
@@ -302,13 +302,7 @@ fn workers_write_to_s3() {
     let weed = python_environment().join("bin/weed");
     bounded(minutes(6), async move {
         let s3 = S3::start(&weed).await;
-        let cluster = cluster()
-            .workers(2)
-            .slots(1)
-            .tpch(0.01)
-            .tiny_splits()
-            .start()
-            .await;
+        let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let options = format!(
             "OPTIONS ('aws.endpoint' '{}', 'aws.allow_http' 'true', 'aws.region' 'us-east-1', \

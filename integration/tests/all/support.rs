@@ -11,6 +11,7 @@ use datafusion::execution::SessionState;
 use datafusion::execution::context::{SessionConfig, SessionContext};
 use datafusion::logical_expr::LogicalPlan;
 use squadron_integration::client::Rows;
+use squadron_integration::cluster::{ClusterBuilder, cluster};
 use squadron_integration::compare::order_of;
 
 /// Deep plans are planned here too, for the reference.
@@ -46,6 +47,12 @@ pub(crate) const fn minutes(count: u64) -> Duration {
 /// A limit in seconds.
 pub(crate) const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
+}
+
+/// Two worker processes of one slot over TPC-H tables that are cut as small as they get: what is distributed at all shows
+/// there.
+pub(crate) fn two_workers() -> ClusterBuilder {
+    cluster().workers(2).slots(1).tpch(0.01).tiny_splits()
 }
 
 /// What went wrong in a loop, so that one run shows all of it.

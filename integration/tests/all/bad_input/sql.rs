@@ -4,7 +4,7 @@ use squadron_integration::cluster::cluster;
 use tonic::Code;
 
 use super::goes_on;
-use crate::support::{Mismatches, bounded, minutes};
+use crate::support::{Mismatches, bounded, minutes, two_workers};
 
 /// A statement, the status it must end in, and words its message must hold.
 const WRONG: [(&str, Code, &[&str]); 26] = [
@@ -115,13 +115,7 @@ const WRONG: [(&str, Code, &[&str]); 26] = [
 #[test]
 fn wrong_sql_is_the_callers_error() {
     bounded(minutes(5), async {
-        let cluster = cluster()
-            .workers(2)
-            .slots(1)
-            .tpch(0.01)
-            .tiny_splits()
-            .start()
-            .await;
+        let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let mut mismatches = Mismatches::default();
         for (sql, code, words) in WRONG {
