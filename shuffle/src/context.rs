@@ -37,4 +37,19 @@ impl AttemptContext {
             internal_datafusion_err!("a shuffle node was executed outside an attempt")
         })
     }
+
+    /// The partition of the stage that is `partition` of this plan.
+    ///
+    /// # Errors
+    /// When the attempt does not run it, which is a bug.
+    pub fn partition_number(&self, partition: usize) -> Result<u32> {
+        if self.partitions.is_empty() {
+            return u32::try_from(partition)
+                .map_err(|error| internal_datafusion_err!("partition {partition}: {error}"));
+        }
+        let number = self.partitions.get(partition).copied();
+        number.ok_or_else(|| {
+            internal_datafusion_err!("attempt {} has no partition {partition}", self.key)
+        })
+    }
 }

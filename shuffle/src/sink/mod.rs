@@ -258,11 +258,7 @@ impl ExecutionPlan for WriteFilesExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let attempt = AttemptContext::of(&context)?;
-        let number = match attempt.partitions.get(partition) {
-            Some(number) => *number,
-            None => u32::try_from(partition)
-                .map_err(|error| internal_datafusion_err!("partition {partition}: {error}"))?,
-        };
+        let number = attempt.partition_number(partition)?;
         let key = attempt.key;
         let folder = format!("{}-{}-{}-{number}", key.stage, key.task, key.attempt);
         let input = self.input.execute(partition, Arc::clone(&context))?;

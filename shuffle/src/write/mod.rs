@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, internal_datafusion_err, internal_err};
+use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
@@ -128,15 +128,7 @@ impl ShuffleWriteExec {
                     shuffle_time.clone(),
                 )?)))
             }
-            WritePartitioning::Identity if attempt.partitions.is_empty() => {
-                Ok(Sink::Ending(u32::try_from(partition).map_err(|error| {
-                    internal_datafusion_err!("partition {partition}: {error}")
-                })?))
-            }
-            WritePartitioning::Identity => match attempt.partitions.get(partition) {
-                Some(number) => Ok(Sink::Ending(*number)),
-                None => internal_err!("attempt {} has no partition {partition}", attempt.key),
-            },
+            WritePartitioning::Identity => Ok(Sink::Ending(attempt.partition_number(partition)?)),
         }
     }
 }
