@@ -22,6 +22,7 @@ mod parameters;
 mod poll;
 mod s3;
 mod schemas;
+mod session_messages;
 mod sessions;
 mod sizes;
 mod substrait;

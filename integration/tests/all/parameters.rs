@@ -7,7 +7,6 @@ use arrow::datatypes::{DataType, Int64Type, Schema};
 use arrow_flight::sql::client::PreparedStatement;
 use futures::TryStreamExt;
 use squadron_integration::client::Client;
-use squadron_integration::cluster::Cluster;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 

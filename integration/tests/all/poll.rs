@@ -9,7 +9,7 @@ use arrow_flight::sql::{
 use arrow_flight::{FlightDescriptor, FlightInfo, PollInfo};
 use prost::Message;
 use squadron_integration::client::Client;
-use squadron_integration::cluster::{Cluster, cluster};
+use squadron_integration::cluster::cluster;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use prost::Message;
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct OptionValue {
+pub(crate) struct OptionValue {
     #[prost(oneof = "Value", tags = "1, 2, 3, 4, 5")]
-    pub(super) value: Option<Value>,
+    pub(crate) value: Option<Value>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub(super) enum Value {
+pub(crate) enum Value {
     #[prost(string, tag = "1")]
     Text(String),
     #[prost(bool, tag = "2")]
@@ -25,64 +25,64 @@ pub(super) enum Value {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Texts {
+pub(crate) struct Texts {
     #[prost(string, repeated, tag = "1")]
-    pub(super) values: Vec<String>,
+    pub(crate) values: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct SetOptions {
+pub(crate) struct SetOptions {
     #[prost(map = "string, message", tag = "1")]
-    pub(super) session_options: HashMap<String, OptionValue>,
+    pub(crate) session_options: HashMap<String, OptionValue>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct SetResult {
+pub(crate) struct SetResult {
     #[prost(map = "string, message", tag = "1")]
-    pub(super) errors: HashMap<String, SetError>,
+    pub(crate) errors: HashMap<String, SetError>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct SetError {
+pub(crate) struct SetError {
     #[prost(int32, tag = "1")]
-    pub(super) value: i32,
+    pub(crate) value: i32,
 }
 
 /// `SetSessionOptionsResult.ErrorValue`
-pub(super) const INVALID_NAME: i32 = 1;
+pub(crate) const INVALID_NAME: i32 = 1;
 /// `SetSessionOptionsResult.ErrorValue`
-pub(super) const INVALID_VALUE: i32 = 2;
+pub(crate) const INVALID_VALUE: i32 = 2;
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Options {
+pub(crate) struct Options {
     #[prost(map = "string, message", tag = "1")]
-    pub(super) session_options: HashMap<String, OptionValue>,
+    pub(crate) session_options: HashMap<String, OptionValue>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Closed {
+pub(crate) struct Closed {
     #[prost(int32, tag = "1")]
-    pub(super) status: i32,
+    pub(crate) status: i32,
 }
 
 /// `CloseSessionResult.Status`
-pub(super) const CLOSED: i32 = 1;
+pub(crate) const CLOSED: i32 = 1;
 
 /// The newer form of the message in `FlightSql.proto`: arrow-flight's does not know `is_update`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct PreparedResult {
+pub(crate) struct PreparedResult {
     #[prost(bytes = "vec", tag = "1")]
-    pub(super) prepared_statement_handle: Vec<u8>,
+    pub(crate) prepared_statement_handle: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
-    pub(super) dataset_schema: Vec<u8>,
+    pub(crate) dataset_schema: Vec<u8>,
     #[prost(bytes = "vec", tag = "3")]
-    pub(super) parameter_schema: Vec<u8>,
+    pub(crate) parameter_schema: Vec<u8>,
     #[prost(bool, optional, tag = "4")]
-    pub(super) is_update: Option<bool>,
+    pub(crate) is_update: Option<bool>,
 }
 
 /// An option with a text.
-pub(super) fn text(value: &str) -> OptionValue {
+pub(crate) fn text(value: &str) -> OptionValue {
     OptionValue {
         value: Some(Value::Text(value.into())),
     }

@@ -14,55 +14,10 @@ use squadron_integration::cluster::{Cluster, cluster};
 use tonic::Code;
 
 use crate::callers::Caller;
+use crate::session_messages::{
+    INVALID_NAME, INVALID_VALUE, OptionValue, Options, SetOptions, SetResult, Texts, Value,
+};
 use crate::support::{bounded, minutes};
-
-/// `SetSessionOptionsRequest` and its values, from Flight.proto.
-#[derive(Clone, PartialEq, Message)]
-struct SetOptions {
-    #[prost(map = "string, message", tag = "1")]
-    options: HashMap<String, OptionValue>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct OptionValue {
-    #[prost(oneof = "Value", tags = "1, 2, 3, 4, 5")]
-    value: Option<Value>,
-}
-
-#[derive(Clone, PartialEq, prost::Oneof)]
-enum Value {
-    #[prost(string, tag = "1")]
-    Text(String),
-    #[prost(bool, tag = "2")]
-    Flag(bool),
-    #[prost(sfixed64, tag = "3")]
-    Integer(i64),
-    #[prost(double, tag = "4")]
-    Real(f64),
-    #[prost(message, tag = "5")]
-    List(List),
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct List {
-    #[prost(string, repeated, tag = "1")]
-    values: Vec<String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct SetResult {
-    #[prost(map = "string, message", tag = "1")]
-    errors: HashMap<String, SetError>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct SetError {
-    #[prost(int32, tag = "1")]
-    value: i32,
-}
-
-const INVALID_NAME: i32 = 1;
-const INVALID_VALUE: i32 = 2;
 
 async fn start() -> Cluster {
     cluster().slots(1).start().await
@@ -71,7 +26,7 @@ async fn start() -> Cluster {
 /// SetSessionOptions with one option; the error, if there is one.
 async fn set(caller: &Caller, name: &str, value: Option<Value>) -> Option<i32> {
     let request = SetOptions {
-        options: HashMap::from([(name.to_owned(), OptionValue { value })]),
+        session_options: HashMap::from([(name.to_owned(), OptionValue { value })]),
     };
     let body = caller
         .act("SetSessionOptions", request.encode_to_vec())
@@ -84,9 +39,9 @@ async fn set(caller: &Caller, name: &str, value: Option<Value>) -> Option<i32> {
 /// The option as GetSessionOptions tells it.
 async fn get(caller: &Caller, name: &str) -> String {
     let body = caller.act("GetSessionOptions", Vec::new()).await.unwrap();
-    match SetOptions::decode(body.as_slice())
+    match Options::decode(body.as_slice())
         .unwrap()
-        .options
+        .session_options
         .remove(name)
     {
         Some(OptionValue {
@@ -165,7 +120,7 @@ fn every_way_to_set_an_option_means_the_same() {
         ] {
             let text = Some(Value::Text(wrong.to_owned()));
             assert_eq!(set(&caller, name, text).await, Some(error), "{name}");
-            let list = Some(Value::List(List::default()));
+            let list = Some(Value::List(Texts::default()));
             assert_eq!(
                 set(&caller, name, list).await,
                 Some(INVALID_VALUE),

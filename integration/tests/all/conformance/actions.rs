@@ -16,13 +16,13 @@ use prost::bytes::Bytes;
 use squadron_integration::client::{Client, ticket};
 use tonic::{Code, Status};
 
-use super::session_messages::{
-    CLOSED, Closed, INVALID_NAME, INVALID_VALUE, OptionValue, Options, SetOptions, SetResult,
-    Value, text,
-};
 use super::wire::{Request, act, act_wrapped, command, only, packed, put_without_rows, send};
 use super::world::{World, statement};
 use super::{Entry, Rpc, check, example, refused, served};
+use crate::session_messages::{
+    CLOSED, Closed, INVALID_NAME, INVALID_VALUE, OptionValue, Options, SetOptions, SetResult,
+    Value, text,
+};
 
 const ACTION: &[Rpc] = &[Rpc::DoAction];
 const NO_TRANSACTIONS: &str = "transactions are not supported; connect with autocommit";
@@ -359,7 +359,7 @@ async fn options_are_set_read_and_unset(world: &World) {
 
 async fn options_that_cannot_be_set_are_named(world: &World) {
     let client = world.cluster.client().await;
-    let list = Value::List(super::session_messages::Texts {
+    let list = Value::List(crate::session_messages::Texts {
         values: vec!["a".into()],
     });
     let batch_size = "datafusion.execution.batch_size";

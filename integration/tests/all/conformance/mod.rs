@@ -23,7 +23,6 @@ mod prepared;
 mod principals;
 mod rpcs;
 mod schemas;
-mod session_messages;
 mod statements;
 mod wire;
 mod world;

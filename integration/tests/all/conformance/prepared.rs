@@ -13,11 +13,11 @@ use prost::Message;
 use prost::bytes::Bytes;
 use tonic::Code;
 
-use super::session_messages::PreparedResult;
 use super::statements::count_of;
 use super::wire::{Request, act, command, only, packed, put_rows, put_without_rows};
 use super::world::{World, integers, number_of, prepared};
 use super::{Entry, Rpc, check, example, served};
+use crate::session_messages::PreparedResult;
 
 pub(super) fn entries() -> Vec<Entry> {
     vec![
