@@ -7,6 +7,7 @@ use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::super::event::QuerySummary;
 use super::super::testing::{graph, some_output, stage};
 use super::*;
 use crate::workers::{RegistryOptions, WorkerKind};
