@@ -17,6 +17,8 @@ struct Shop {
     /// What ends when.
     running: BTreeMap<(Duration, AttemptKey), Duration>,
     takes: BTreeMap<QueryId, Duration>,
+    /// The part of their slot time in which attempts use a processor, of those that say so.
+    busy: BTreeMap<QueryId, f64>,
     used: BTreeMap<QueryId, Duration>,
     /// When each query was served last, or came, and the longest it had to wait.
     served: BTreeMap<QueryId, Duration>,
@@ -40,6 +42,7 @@ impl Shop {
             now: Duration::ZERO,
             running: BTreeMap::new(),
             takes: BTreeMap::new(),
+            busy: BTreeMap::new(),
             used: BTreeMap::new(),
             served: BTreeMap::new(),
             longest_wait: BTreeMap::new(),
@@ -108,10 +111,14 @@ impl Shop {
             self.running.pop_first();
             self.now = at;
             *self.used.entry(attempt.query).or_default() += takes;
+            let mut output = some_output();
+            if let Some(&busy) = self.busy.get(&attempt.query) {
+                output.metrics.cpu_ns = takes.mul_f64(busy).as_nanos() as u64;
+            }
             for status in [
                 AttemptStatus::Reserved,
                 AttemptStatus::Running,
-                AttemptStatus::Finished(some_output()),
+                AttemptStatus::Finished(output),
             ] {
                 self.tell(Event::Report {
                     worker: worker(1),
@@ -241,6 +248,35 @@ fn priority_is_a_share() {
 }
 
 #[test]
+fn what_counts_is_the_time_of_processors_where_attempts_say_it() {
+    for (busy, expected) in [([1.0, 0.25], 4.0), ([0.5, 0.5], 1.0)] {
+        let mut shop = Shop::new(Policy::Fair, 5);
+        let queries = [0, 1].map(|id| shop.submit(id, 10_000, ms(20), QueryTraits::default()));
+        shop.busy.extend(queries.into_iter().zip(busy));
+        shop.run_until(Duration::from_secs(20));
+        let ratio = shop.used(&queries[1..]) / shop.used(&queries[..1]);
+        assert!((ratio / expected - 1.0).abs() < 0.05, "{busy:?}: {ratio}");
+    }
+}
+
+#[test]
+fn the_rate_of_decay_decides_how_far_a_large_query_steps_back() {
+    let share_of_the_small = |decay| {
+        let mut shop = Shop::new(Policy::Stride, 1);
+        shop.scheduler.limits.priority_decay = decay;
+        // Both in one lane, one four times as large.
+        let [small, large] = [(0, 400), (1, 1_600)]
+            .map(|(id, tasks)| shop.submit(id, tasks, ms(5), QueryTraits::default()));
+        shop.run_until(ms(1_500));
+        shop.used(&[small]) / shop.used(&[small, large])
+    };
+    for (decay, expected) in [(0, 0.5), (1, 0.8), (2, 16.0 / 17.0)] {
+        let share = share_of_the_small(decay);
+        assert!((share - expected).abs() < 0.02, "{decay}: {share}");
+    }
+}
+
+#[test]
 fn the_smaller_of_two_predicted_queries_comes_first() {
     let order = |policy| {
         let mut shop = Shop::new(policy, 1);
@@ -287,6 +323,30 @@ fn a_plan_that_was_measured_is_predicted() {
     assert!(shop.ended.contains_key(&busy));
     assert!(shop.ended[&short] < Duration::from_secs(20) + ms(50));
     assert!(shop.ended[&long] > shop.ended[&short]);
+}
+
+#[test]
+fn a_plan_is_remembered_by_the_processor_time_it_used() {
+    let mut shop = Shop::new(Policy::Stride, 1);
+    let known = |fingerprint| QueryTraits {
+        fingerprint: Some(fingerprint),
+        ..QueryTraits::default()
+    };
+    let waits = shop.submit(1, 20, ms(100), known(1));
+    shop.busy.insert(waits, 0.001);
+    shop.run_until(Duration::from_secs(10));
+    shop.submit(2, 2, ms(100), known(2));
+    shop.run_until(Duration::from_secs(20));
+    let busy = shop.submit(3, 1, ms(10), known(3));
+    let computes = shop.submit(4, 2, ms(100), known(2));
+    let waits = shop.submit(5, 20, ms(100), known(1));
+    shop.busy.insert(waits, 0.001);
+    shop.run_until(Duration::from_secs(30));
+    assert!(shop.ended.contains_key(&busy));
+    assert!(
+        shop.ended[&waits] < shop.ended[&computes],
+        "it held its slots for ten times as long and used less"
+    );
 }
 
 #[test]

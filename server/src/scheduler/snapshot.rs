@@ -31,7 +31,7 @@ pub struct QueryInfo {
     pub submitted: Duration,
     /// When it was admitted.
     pub started: Option<Duration>,
-    /// Slot time of its attempts that gave their slots back.
+    /// Processor time of its attempts that have said it, slot time of others that gave their slots back.
     pub spent: Duration,
     /// The slots it holds.
     pub held_slots: u64,

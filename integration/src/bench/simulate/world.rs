@@ -18,7 +18,9 @@ use squadron::scheduler::{
     StageSpec, TaskSpec,
 };
 use squadron::workers::WorkerKind;
-use squadron_proto::control::{AttemptStatus, Lane, Launch, PartitionOutput, PlanRef, TaskOutput};
+use squadron_proto::control::{
+    AttemptStatus, Lane, Launch, PartitionOutput, PlanRef, TaskMetrics, TaskOutput,
+};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, WorkerId};
 
 use super::chance::Chance;
@@ -45,6 +47,7 @@ pub(super) struct Cluster {
     pub(super) workers: u32,
     pub(super) slots: u32,
     pub(super) policy: Policy,
+    pub(super) priority_decay: u32,
     pub(super) estimates: Estimates,
     pub(super) faults: Faults,
 }
@@ -100,7 +103,8 @@ struct Worker {
 struct Attempt {
     slots: u32,
     lane: Lane,
-    /// The work that is left, in time on cores of its own.
+    /// Its work, in time on cores of its own, and what is left of it.
+    takes: Duration,
     left: Duration,
     /// How much of its cores it has, since when; none before it begins.
     pace: Option<(f64, Duration)>,
@@ -128,6 +132,22 @@ impl Attempt {
         *since = now;
         self.left = self.left.saturating_sub(done);
         done * self.slots
+    }
+
+    /// What it says when it is done. It has used its cores alone as long as it would have taken with them to itself.
+    fn output(&self, key: AttemptKey) -> TaskOutput {
+        let cpu_ns = (self.takes * self.slots).as_nanos();
+        TaskOutput {
+            partitions: vec![PartitionOutput {
+                partition: key.task.0,
+                rows: 1,
+                bytes: 1 << 20,
+            }],
+            metrics: TaskMetrics {
+                cpu_ns: u64::try_from(cpu_ns).unwrap_or(u64::MAX),
+                ..TaskMetrics::default()
+            },
+        }
     }
 }
 
@@ -203,6 +223,7 @@ impl World {
     ) -> Self {
         let mut limits = Limits {
             policy: cluster.policy,
+            priority_decay: cluster.priority_decay,
             max_open_results: usize::MAX,
             ..Limits::default()
         };
@@ -367,6 +388,7 @@ impl World {
         let attempt = Attempt {
             slots: launch.slots,
             lane: launch.lane,
+            takes,
             left: takes,
             pace: None,
             changes: 0,
@@ -436,23 +458,17 @@ impl World {
 
     fn finish(&mut self, worker: usize, life: u32, key: AttemptKey, changes: u32) {
         let entry = &self.workers[worker];
-        let is_current = entry.life == life
-            && entry
-                .attempts
-                .get(&key)
-                .is_some_and(|attempt| attempt.changes == changes);
-        if !is_current || !entry.is_alive {
+        if !entry.is_alive || entry.life != life {
             return;
         }
-        self.stop(worker, key);
-        let output = TaskOutput {
-            partitions: vec![PartitionOutput {
-                partition: key.task.0,
-                rows: 1,
-                bytes: 1 << 20,
-            }],
-            ..TaskOutput::default()
+        let Some(attempt) = entry.attempts.get(&key) else {
+            return;
         };
+        if attempt.changes != changes {
+            return;
+        }
+        let output = attempt.output(key);
+        self.stop(worker, key);
         self.report(worker, key, AttemptStatus::Finished(output));
         let Some(live) = self.live.get_mut(&key.query) else {
             return;
