@@ -50,6 +50,8 @@ mod properties;
 #[cfg(test)]
 mod shares_tests;
 #[cfg(test)]
+mod stop_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
