@@ -7,11 +7,12 @@
 //! ```
 //!
 //! Nothing but the measurement of the scheduler's own time looks at a clock, and all chance comes from one seed: the same
-//! options give the same digest of all effects, wherever they run.
+//! options give the same digest of all effects, wherever they run. That time is taken on the side (see [`meter`]).
 
 mod chance;
 mod digest;
 mod figures;
+mod meter;
 #[cfg(test)]
 pub(super) mod tests;
 mod workload;

@@ -9,7 +9,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -26,6 +26,7 @@ use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, WorkerI
 use super::chance::Chance;
 use super::digest::Digest;
 use super::figures::{Counts, Figures};
+use super::meter::Meter;
 use super::workload::Work;
 
 /// How long a message travels, on average.
@@ -192,14 +193,18 @@ struct Live {
 /// A simulation.
 pub(super) struct World {
     scheduler: Scheduler,
+    meter: Meter,
     slots_each: u32,
     slots: u64,
     faults: Faults,
     estimates: Estimates,
     chance: Chance,
     now: Duration,
-    agenda: BinaryHeap<Reverse<(Duration, u64)>>,
-    happenings: HashMap<u64, What>,
+    /// When what happens: the time, the order of planning, and the place in `happenings`.
+    agenda: BinaryHeap<Reverse<(Duration, u64, usize)>>,
+    happenings: Vec<Option<What>>,
+    /// Places in `happenings` that are free.
+    vacant: Vec<usize>,
     planned: u64,
     workers: Vec<Worker>,
     by_id: BTreeMap<WorkerId, usize>,
@@ -248,6 +253,7 @@ impl World {
             .zip(0..)
             .map(|(worker, number)| (worker.id, number));
         Self {
+            meter: Meter::new(limits.clone()),
             scheduler: Scheduler::new(limits),
             slots_each: cluster.slots,
             slots: u64::from(cluster.workers) * u64::from(cluster.slots),
@@ -256,7 +262,8 @@ impl World {
             chance,
             now: Duration::ZERO,
             agenda: BinaryHeap::new(),
-            happenings: HashMap::new(),
+            happenings: Vec::new(),
+            vacant: Vec::new(),
             planned: 0,
             by_id: by_id.collect(),
             workers,
@@ -281,7 +288,7 @@ impl World {
             self.plan(at, What::Arrives(number));
         }
         while self.left > 0 {
-            let next = self.agenda.peek().map(|Reverse((at, _))| *at);
+            let next = self.agenda.peek().map(|Reverse((at, ..))| *at);
             let deadline = self.scheduler.next_deadline();
             match (next, deadline) {
                 (Some(at), deadline) if deadline.is_none_or(|deadline| at <= deadline) => {
@@ -295,23 +302,30 @@ impl World {
                 (Some(_), None) => self.happen(),
             }
         }
-        let (makespan, left) = (self.now, self.left);
+        let (makespan, left, digest) = (self.now, self.left, self.digest.text());
+        let (scheduler, replayed) = self.meter.result();
+        assert_eq!(digest, replayed, "the same events gave other effects");
         self.counts
-            .figures(self.slots, makespan, left, self.digest.text())
+            .figures(self.slots, makespan, left, scheduler, digest)
     }
 
     fn plan(&mut self, at: Duration, what: What) {
-        self.agenda.push(Reverse((at, self.planned)));
-        self.happenings.insert(self.planned, what);
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            self.happenings.push(None);
+            self.happenings.len() - 1
+        });
+        self.happenings[place] = Some(what);
+        self.agenda.push(Reverse((at, self.planned, place)));
         self.planned += 1;
     }
 
     fn happen(&mut self) {
-        let Some(Reverse((at, number))) = self.agenda.pop() else {
+        let Some(Reverse((at, _, place))) = self.agenda.pop() else {
             return;
         };
         self.now = self.now.max(at);
-        match self.happenings.remove(&number) {
+        self.vacant.push(place);
+        match self.happenings[place].take() {
             None => {}
             Some(What::Arrives(number)) => self.submit(number),
             Some(What::Report(worker, life, attempt, status)) => {
@@ -342,9 +356,8 @@ impl World {
     }
 
     fn tell(&mut self, event: Event) {
-        let start = Instant::now();
+        self.meter.take(self.now, event.clone());
         let effects = self.scheduler.apply(self.now, event);
-        self.counts.in_scheduler += start.elapsed();
         self.counts.events += 1;
         self.counts.effects += effects.len() as u64;
         for effect in effects {
