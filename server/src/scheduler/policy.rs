@@ -197,10 +197,10 @@ fn work(stage: &StageSpec) -> u64 {
     stage.tasks.iter().map(of_task).fold(0, u64::saturating_add)
 }
 
-/// Queries of up to this size, in slots times microseconds, run in the workers' lane for short ones.
+/// Queries of up to this size, in microseconds of a processor, run in the workers' lane for short ones.
 const SHORT_LANE_US: u64 = 500_000;
-/// And of up to this size in the next.
-const MEDIUM_LANE_US: u64 = 10_000_000;
+/// And of up to this size in the next: about where interactive use ends, so that what comes after shares no lane with it.
+const MEDIUM_LANE_US: u64 = 2_000_000;
 
 /// The numbers of a stage's tasks, first come last, so that taking from the end is cheap.
 pub(super) fn last_to_first(tasks: &[TaskSpec]) -> Vec<usize> {

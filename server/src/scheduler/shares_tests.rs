@@ -335,9 +335,9 @@ fn the_rate_of_decay_decides_how_far_a_large_query_steps_back() {
         let mut shop = Shop::new(Policy::Stride, 1);
         shop.scheduler.limits.priority_decay = decay;
         // Both in one lane, one four times as large.
-        let [small, large] = [(0, 400), (1, 1_600)]
+        let [small, large] = [(0, 600), (1, 2_400)]
             .map(|(id, tasks)| shop.submit(id, tasks, ms(5), QueryTraits::default()));
-        shop.run_until(ms(1_500));
+        shop.run_until(ms(2_500));
         shop.used(&[small]) / shop.used(&[small, large])
     };
     for (decay, expected) in [(0, 0.5), (1, 0.8), (2, 16.0 / 17.0)] {
