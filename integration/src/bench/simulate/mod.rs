@@ -7,11 +7,12 @@
 //! ```
 //!
 //! Nothing but the measurement of the scheduler's own time looks at a clock, and all chance comes from one seed: the same
-//! options give the same digest of all effects, wherever they run.
+//! options give the same digest of all effects, wherever they run. That time is taken on the side (see [`meter`]).
 
 mod chance;
 mod digest;
 mod figures;
+mod meter;
 #[cfg(test)]
 pub(super) mod tests;
 mod workload;
@@ -43,6 +44,9 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "POLICY,..", value_delimiter = ',', default_value = "stride,fair,fifo", value_parser = policy)]
     #[serde(serialize_with = "names")]
     policies: Vec<Policy>,
+    /// The power of a query's size with which its weight falls under stride.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    priority_decay: u32,
     /// How many queries arrive.
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]
     queries: u32,
@@ -153,6 +157,7 @@ fn simulate(args: &SimulateArgs, workers: u32, policy: Policy) -> Result<Figures
         workers,
         slots: args.slots,
         policy,
+        priority_decay: args.priority_decay,
         estimates: args.estimates,
         faults: Faults {
             slow_workers: args.slow_workers,
