@@ -21,7 +21,7 @@ use squadron::workers::WorkerKind;
 use squadron_proto::control::{AttemptStatus, Lane, Launch, PartitionOutput, PlanRef, TaskOutput};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, WorkerId};
 
-use super::chance::Chance;
+use super::super::chance::Chance;
 use super::digest::Digest;
 use super::figures::{Counts, Figures};
 use super::workload::Work;
