@@ -11,6 +11,10 @@ use super::super::alone::Alone;
 use super::super::slowdowns::Slowdowns;
 use super::super::stats::median;
 
+/// The two kinds of bursts, for people.
+pub(super) const PLAIN: &str = "plain";
+pub(super) const PRIORITISED: &str = "prioritised";
+
 /// One burst.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Burst {
@@ -22,7 +26,7 @@ pub(super) struct Burst {
 
 impl Burst {
     pub(super) const HEAD: &str =
-        "run policy   makespan s | slowdown: mean    max   Jain | failed wrong";
+        "run policy  burst       makespan s | slowdown: mean    max   Jain | failed wrong";
 
     fn makespan(&self) -> f64 {
         self.seconds.values().copied().fold(f64::NAN, f64::max)
@@ -34,10 +38,17 @@ impl Burst {
         Slowdowns::of(&values.collect::<Vec<_>>())
     }
 
-    pub(super) fn row(&self, run: u32, policy: Policy, alone: &BTreeMap<u8, Alone>) -> String {
+    /// `kind`: plain or prioritised.
+    pub(super) fn row(
+        &self,
+        run: u32,
+        policy: Policy,
+        kind: &str,
+        alone: &BTreeMap<u8, Alone>,
+    ) -> String {
         let slowdowns = self.slowdowns(alone);
         format!(
-            "{run:>3} {:<7} {:>11.3} | {:>14.2} {:>6.2} {:>6.3} | {:>6} {:>5}",
+            "{run:>3} {:<7} {kind:<11} {:>10.3} | {:>14.2} {:>6.2} {:>6.3} | {:>6} {:>5}",
             policy.to_string(),
             self.makespan(),
             slowdowns.mean,
@@ -222,8 +233,8 @@ impl fmt::Display for BurstFigures {
         )?;
         for policy in &self.policies {
             let bursts = [
-                ("plain", Some(&policy.plain)),
-                ("prioritised", policy.prioritised.as_ref()),
+                (PLAIN, Some(&policy.plain)),
+                (PRIORITISED, policy.prioritised.as_ref()),
             ];
             for (kind, burst) in bursts {
                 let Some(burst) = burst else { continue };

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::Status;
 
-use self::figures::{Burst, BurstFigures, PolicyFigures, Runs};
+use self::figures::{Burst, BurstFigures, PLAIN, PRIORITISED, PolicyFigures, Runs};
 use super::alone::{self, Alone};
 use super::answers::{self, Answer};
 use super::connection::{self, Connection, words};
@@ -66,11 +66,12 @@ pub(super) async fn run(args: &BurstArgs) -> Result<Verdict> {
         for (contender, runs) in contenders.iter().zip(&mut measured) {
             for prioritised in args.bursts() {
                 let burst = measure(contender, &alone, prioritised, args.priority).await?;
-                println!("{}", burst.row(run, contender.policy, &alone));
-                match prioritised {
-                    [] => runs.plain.push(burst),
-                    _ => runs.prioritised.push(burst),
-                }
+                let (kind, bursts) = match prioritised {
+                    [] => (PLAIN, &mut runs.plain),
+                    _ => (PRIORITISED, &mut runs.prioritised),
+                };
+                println!("{}", burst.row(run, contender.policy, kind, &alone));
+                bursts.push(burst);
             }
         }
     }
