@@ -63,6 +63,31 @@ impl Failure {
 }
 
 impl FailureKind {
+    /// The kind that [`FailureKind::name`] gives this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// In lower case, for tables and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::Unsupported => "unsupported",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Denied => "denied",
+            Self::Exhausted => "exhausted",
+            Self::Cancelled => "cancelled",
+            Self::Deadline => "deadline",
+            Self::WorkerLost => "worker_lost",
+            Self::ShuffleLost => "shuffle_lost",
+            Self::Draining => "draining",
+            Self::Storage => "storage",
+            Self::Internal => "internal",
+            Self::Busy => "busy",
+        }
+    }
+
     const ALL: [Self; 14] = [
         Self::Invalid,
         Self::NotFound,

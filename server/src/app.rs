@@ -34,15 +34,20 @@ use crate::catalog::{Catalog, CatalogOptions};
 use crate::config::{EndpointLocations, PolicyName, ServeArgs, WorkArgs, WorkerArgs};
 use crate::flight::{self, FlightOptions, Gate, SizeLimited};
 use crate::planner::{Planner, SizeOptions};
-use crate::queries::{Locations, Polls, Queries, QueryParts};
+use crate::queries::{Locations, OpenSessions, Polls, Queries, QueryParts};
 use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
-use crate::scheduler::{AdmissionLimits, Driver, Limits, Policy, SchedulerHandle};
+use crate::scheduler::{
+    AdmissionLimits, Driver, History, HistoryLimits, Limits, Policy, SchedulerHandle,
+};
+use crate::system;
 use crate::workers::{ControlService, Registry, RegistryOptions, WorkerKind};
 use crate::writes::Writes;
 
 /// How long a ticket is good for; the result behind it is usually gone long before.
 const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// The history takes at most this part of the scheduler's memory, also when nobody else wants it.
+const HISTORY_PART: u64 = 4;
 /// How often a draining server looks whether everything has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long connections may take to close once all queries have ended.
@@ -68,7 +73,8 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     let stop = CancellationToken::new();
     let mut owned = JoinSet::new();
     let (registry, worker_events) = Registry::new(RegistryOptions::default());
-    let (driver, scheduler) = Driver::new(limits(args), registry.clone(), worker_events);
+    let history = History::open(history_limits(args))?;
+    let (driver, scheduler) = Driver::new(limits(args), history, registry.clone(), worker_events);
     owned.spawn(driver.run(stop.clone()));
     if let Some(file) = &args.groups {
         groups::load(file, &scheduler).await?;
@@ -82,7 +88,10 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
             "passwords and tokens travel unencrypted over the network; give --tls-cert and --tls-key"
         );
     }
-    let queries = queries(args, &engine, &catalog, scheduler, key.clone(), &mut owned);
+    let sessions = OpenSessions::default();
+    system::register(&catalog, &scheduler, &sessions)?;
+    let parts = (&*engine, &catalog, scheduler, sessions, key.clone());
+    let queries = queries(args, parts, &mut owned);
     let cluster_address = match cluster_listener {
         Some(listener) => {
             let address = local_address(&listener)?;
@@ -226,6 +235,15 @@ fn limits(args: &ServeArgs) -> Limits {
     }
 }
 
+fn history_limits(args: &ServeArgs) -> HistoryLimits {
+    HistoryLimits {
+        max_queries: args.history_queries,
+        max_bytes: args.scheduler_memory / HISTORY_PART,
+        folder: args.state_dir.clone(),
+        max_disk_bytes: args.state_disk,
+    }
+}
+
 /// The embedded workers, and the local one for what cannot be sent.
 async fn start_workers(
     args: &ServeArgs,
@@ -256,10 +274,13 @@ async fn start_workers(
 
 fn queries(
     args: &ServeArgs,
-    engine: &Arc<Engine>,
-    catalog: &Catalog,
-    scheduler: SchedulerHandle,
-    key: ClusterKey,
+    (engine, catalog, scheduler, sessions, key): (
+        &Engine,
+        &Catalog,
+        SchedulerHandle,
+        OpenSessions,
+        ClusterKey,
+    ),
     owned: &mut JoinSet<()>,
 ) -> Queries {
     let results = OpenResults::new(args.result_ttl);
@@ -290,7 +311,9 @@ fn queries(
         ticket_lifetime: TICKET_LIFETIME,
         in_process: args.cluster_listen.is_none(),
         query_timeout: args.query_timeout,
+        scheduler_memory: args.scheduler_memory,
         planning: engine.compute().clone(),
+        sessions,
     })
 }
 

@@ -2,6 +2,8 @@
 //!
 //! `FailedPrecondition`, `OutOfRange` and `Aborted` are never used: ADBC flattens them to an unknown error.
 
+use std::any::Any;
+
 use squadron_proto::{Failure, FailureKind, QueryId};
 use tonic::{Code, Status};
 use tracing::error;
@@ -21,6 +23,12 @@ pub fn status(failure: &Failure, query: Option<QueryId>) -> Status {
         ));
     }
     Status::new(code(failure.kind), format!("{}{about}", failure.message))
+}
+
+/// What a panic said, if it was text.
+pub fn panic_message(panic: &(dyn Any + Send)) -> Option<&str> {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    panic.downcast_ref::<&str>().copied().or(text)
 }
 
 fn code(kind: FailureKind) -> Code {

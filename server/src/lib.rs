@@ -6,13 +6,14 @@
 //!    '------- DoGet(ticket) <---+--------------- results <--- frames --------'
 //! ```
 //!
-//! A module uses only what is below it: `app` builds everything, `flight` speaks to clients, `queries` owns the life of
-//! a query, `planner` and `scheduler` decide, `results` and `workers` carry out, `auth`, `catalog`, `config` and `error` know.
+//! A module uses only what is below it: `app` builds everything, `flight` speaks to clients, `system` shows what goes on, `queries` owns the
+//! life of a query, `planner` and `scheduler` decide, `results` and `workers` carry out, `auth`, `catalog`, `config` and `error` know.
 
 pub mod app;
 pub mod auth;
 pub mod catalog;
 pub mod config;
+mod counted;
 pub mod error;
 pub mod flight;
 pub mod mends;
@@ -23,5 +24,6 @@ pub mod scheduler;
 pub mod settings;
 pub mod shell;
 pub mod signals;
+pub mod system;
 pub mod workers;
 pub mod writes;

@@ -10,10 +10,15 @@
 //! once, never while a result is read.
 
 mod binding;
+mod kill;
+mod lifecycle;
 mod offer;
 mod parameters;
 mod poll;
+mod room;
+mod sessions;
 mod settings_table;
+mod shown;
 mod staging;
 mod statement;
 mod traits;
@@ -42,6 +47,9 @@ use self::binding::{Bound, bind};
 pub use self::offer::{Endpoint, Locations, Offer, Offered};
 use self::parameters::{Parameters, inferred, parameters_of, settled};
 pub use self::poll::{Polled, Polls};
+use self::sessions::Lease;
+pub use self::sessions::{OpenSessions, SessionInfo};
+use self::shown::shown;
 use self::staging::Staged;
 pub use self::statement::NO_TRANSACTIONS;
 use self::statement::{as_told, frozen_schema, kind_of, refuse_transaction, refuse_unserved};
@@ -67,6 +75,7 @@ pub struct Session {
     pub principal: Principal,
     /// Its own configuration; tables and views are shared.
     pub context: SessionContext,
+    lease: Arc<Lease>,
 }
 
 /// Whether a statement has rows to give or a change to make.
@@ -74,7 +83,7 @@ pub struct Session {
 pub enum StatementKind {
     /// Rows.
     Query,
-    /// A change: DDL, SET, INSERT or COPY.
+    /// A change: DDL, SET, INSERT, COPY or KILL.
     Update,
 }
 
@@ -90,6 +99,8 @@ pub struct PlannedStatement {
     /// Which of them are text only because nothing tells their types.
     guessed: Vec<bool>,
     plan: LogicalPlan,
+    /// The statement as it may be shown; none for a Substrait plan.
+    text: Option<Arc<str>>,
 }
 
 /// A query that was started.
@@ -116,6 +127,8 @@ pub struct QueryParts {
     pub planner: Planner,
     /// Runs stages.
     pub scheduler: SchedulerHandle,
+    /// The sessions that are open.
+    pub sessions: OpenSessions,
     /// Keeps results for their clients.
     pub results: OpenResults,
     /// Results that several streams may read, repeatedly.
@@ -136,6 +149,8 @@ pub struct QueryParts {
     pub in_process: bool,
     /// How long any query may take, planning included; none: as long as its session says.
     pub query_timeout: Option<Duration>,
+    /// Bytes of plans, history and results that the server keeps, together.
+    pub scheduler_memory: u64,
     /// Where planning runs, so that it does not hold up connections.
     pub planning: Handle,
 }
@@ -165,6 +180,10 @@ impl Queries {
     /// `Invalid` with line and column for wrong SQL, `NotFound` for an unknown table with the nearest name, `Unsupported` for what
     /// the server does not do.
     pub async fn plan(&self, session: &Session, sql: &str) -> Result<PlannedStatement, Failure> {
+        let shown = Some(shown(sql));
+        if let Some(kill) = kill::parsed(sql)? {
+            return understood(kill, Parameters::none(), Arc::new(Schema::empty()), shown);
+        }
         let state = session.context.state();
         let text = sql.to_owned();
         let planned = self.on_planner(async move {
@@ -178,7 +197,7 @@ impl Queries {
         let (plan, parameters, schema) = planned
             .await
             .map_err(|failure| with_end_of(sql, self.with_hint(failure)))?;
-        understood(plan, parameters, schema)
+        understood(plan, parameters, schema, shown)
     }
 
     /// Reads and resolves a Substrait plan in its binary form.
@@ -199,7 +218,7 @@ impl Queries {
         });
         let (plan, parameters, schema) =
             planned.await.map_err(|failure| self.with_hint(failure))?;
-        understood(plan, parameters, schema)
+        understood(plan, parameters, schema, None)
     }
 
     /// Starts a query, or makes a change. Either way its (perhaps empty) result waits for [`Queries::stream`]. A result
@@ -218,9 +237,8 @@ impl Queries {
         let span = info_span!("query", query_id = %id, session = session.id);
         let started = async {
             let endpoints = offer::wanted(session);
-            let mut started = self
-                .start_as(id, session, planned, parameters, endpoints)
-                .await?;
+            let work = self.start_as(id, session, planned, parameters, endpoints);
+            let mut started = self.recorded(id, session, planned, work).await?;
             if let Offer::Kept(kept) = &started.offer {
                 let unannounced = self.parts.kept.unannounced(id);
                 let standing = kept.all_known().await?;
@@ -240,8 +258,21 @@ impl Queries {
         parameters: Option<RecordBatch>,
         endpoints: Endpoints,
     ) -> Result<Started, Failure> {
+        let bound = bind(planned, parameters)?;
+        self.start_bound(id, session, planned, bound, endpoints)
+            .await
+    }
+
+    async fn start_bound(
+        &self,
+        id: QueryId,
+        session: &Session,
+        planned: &PlannedStatement,
+        bound: Bound,
+        endpoints: Endpoints,
+    ) -> Result<Started, Failure> {
         let schema = Arc::clone(&planned.schema);
-        match bind(planned, parameters)? {
+        match bound {
             Bound::One(plan) => self.start_one(id, session, planned, plan, endpoints).await,
             Bound::Nothing => {
                 let batches = match is_write(&planned.plan) {
@@ -251,7 +282,7 @@ impl Queries {
                 Ok(self.offered_once(id, session, 0, ready(schema, batches)))
             }
             Bound::Each(plans) => {
-                let batches = self.rows_of_each(session, plans, &schema).await?;
+                let batches = self.rows_of_each(session, planned, plans).await?;
                 let schema = batches.first().map_or(schema, RecordBatch::schema);
                 Ok(self.offered_once(id, session, -1, ready(schema, batches)))
             }
@@ -275,7 +306,7 @@ impl Queries {
                 return Ok(self.offered_once(id, session, affected, result));
             }
             change if planned.kind == StatementKind::Update => {
-                self.change(session, change).await?;
+                self.change(id, session, change).await?;
                 return Ok(self.offered_once(id, session, 0, ready(schema, Vec::new())));
             }
             LogicalPlan::Explain(explain) => {
@@ -339,6 +370,7 @@ impl Queries {
         is_ordered: bool,
     ) -> Result<Started, Failure> {
         let graph = self.graph(id, staged, Endpoints::Parallel).await?;
+        self.make_room(&graph)?;
         let (tasks, partitions) = graph.result_shape();
         let events = self.parts.scheduler.submit(graph).await?;
         info!(
@@ -369,18 +401,28 @@ impl Queries {
     async fn rows_of_each(
         &self,
         session: &Session,
+        planned: &PlannedStatement,
         plans: Vec<LogicalPlan>,
-        told: &SchemaRef,
     ) -> Result<Vec<RecordBatch>, Failure> {
         let mut batches: Vec<RecordBatch> = Vec::new();
         let mut room = MAX_COLLECTED_BYTES;
         for plan in plans {
             let id = QueryId::new();
-            let mut staged = self.staged(session, plan, None).await?;
-            staged.schema = as_told(told, staged.schema);
-            let events = self.submit(id, &staged).await?;
-            let reader = &self.parts.reader;
-            let rows = reader.collect(id, &staged.schema, events, room).await?;
+            let history = self.parts.scheduler.history();
+            let asking = history.begin(lifecycle::asked(id, session, planned));
+            let collected = async {
+                let mut staged = self.staged(session, plan, None).await?;
+                staged.schema = as_told(&planned.schema, staged.schema);
+                let events = self.submit(id, &staged).await?;
+                let reader = &self.parts.reader;
+                reader.collect(id, &staged.schema, events, room).await
+            };
+            let rows = tokio::select! {
+                rows = collected => rows,
+                failure = asking.stopped() => Err(failure),
+            };
+            asking.ended(rows.as_ref().map(drop).map_err(Failure::clone));
+            let rows = rows?;
             let bytes: usize = rows.iter().map(RecordBatch::get_array_memory_size).sum();
             room = room.saturating_sub(bytes);
             batches.extend(rows);
@@ -401,8 +443,9 @@ impl Queries {
         self.check_open()?;
         let id = QueryId::new();
         let span = info_span!("query", query_id = %id, session = session.id);
+        let work = self.start_as(id, session, planned, parameters, Endpoints::One);
         let started = self
-            .start_as(id, session, planned, parameters, Endpoints::One)
+            .recorded(id, session, planned, work)
             .instrument(span)
             .await?;
         if planned.kind == StatementKind::Update {
@@ -450,33 +493,6 @@ impl Queries {
         }
     }
 
-    /// Stops a query and drops its result. One that has just ended is as good as stopped.
-    ///
-    /// # Errors
-    /// `NotFound` for a query that is of another principal, ended long ago or never was.
-    pub fn cancel(&self, principal: &Principal, id: QueryId) -> Result<(), Failure> {
-        let results = &self.parts.results;
-        let is_known = results.is_of(id, principal)
-            || self.parts.kept.get(id, principal).is_some()
-            || self.parts.polls.is_of(id, principal);
-        if !is_known {
-            return Err(Failure::new(
-                FailureKind::NotFound,
-                "the query is not known: it ended some time ago, or it never ran here; there is nothing to cancel",
-            ));
-        }
-        let failure = Failure::new(
-            FailureKind::Cancelled,
-            "the query was cancelled by its client",
-        );
-        self.parts.scheduler.cancel(id, failure.clone());
-        self.parts.polls.cancel(id, failure);
-        self.parts.kept.discard(id);
-        results.discard(id);
-        results.remember(id, principal);
-        Ok(())
-    }
-
     /// Takes no more statements; what runs goes on.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
@@ -485,6 +501,11 @@ impl Queries {
     /// Results that wait for their clients or are being read.
     pub fn open_results(&self) -> u64 {
         self.parts.results.len() + self.parts.kept.in_use() as u64
+    }
+
+    /// The sessions that are open.
+    pub fn sessions(&self) -> &OpenSessions {
+        &self.parts.sessions
     }
 
     /// Statements that write now.
@@ -518,12 +539,19 @@ impl Queries {
         name: &str,
         value: Option<&str>,
     ) -> Result<(), settings::session::Wrong> {
-        let defaults = self.parts.catalog.session_defaults();
-        settings::session::set(&session.context, &defaults, name, value)
+        self.parts.catalog.set_option(&session.context, name, value)
     }
 
-    /// DDL on the shared catalog, SET and RESET on the session's own settings.
-    async fn change(&self, session: &Session, plan: LogicalPlan) -> Result<(), Failure> {
+    /// DDL on the shared catalog, SET and RESET on the session's own settings, KILL.
+    async fn change(
+        &self,
+        id: QueryId,
+        session: &Session,
+        plan: LogicalPlan,
+    ) -> Result<(), Failure> {
+        if let Some(target) = kill::target_of(&plan) {
+            return self.kill(session, id, target);
+        }
         match &plan {
             LogicalPlan::Statement(Statement::SetVariable(set)) => {
                 return Ok(self.set_option(session, &set.variable, Some(&set.value))?);
@@ -607,6 +635,7 @@ fn understood(
     plan: LogicalPlan,
     parameters: Parameters,
     schema: SchemaRef,
+    text: Option<Arc<str>>,
 ) -> Result<PlannedStatement, Failure> {
     refuse_unserved(&plan)?;
     let kind = kind_of(&plan);
@@ -620,6 +649,7 @@ fn understood(
         parameters: parameters.schema,
         guessed: parameters.guessed,
         plan,
+        text,
     })
 }
 

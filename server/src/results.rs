@@ -14,6 +14,7 @@
 pub mod kept;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use futures::stream::{self, BoxStream, SelectAll};
 use futures::{StreamExt, TryStreamExt};
 use moka::ops::compute::Op;
 use moka::sync::Cache;
-use squadron_proto::ticket::{Fetch, FetchOutput};
+use squadron_proto::ticket::Fetch;
 use squadron_proto::{Failure, FailureKind, QueryId};
 use squadron_shuffle::fetch::Fetched;
 use squadron_shuffle::{Fetcher, Store, encode};
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 
 use self::kept::{KeptResult, Reading};
 use crate::auth::Principal;
+use crate::counted::Counted;
 use crate::scheduler::{
     QueryEvents, QueryProgress, QuerySummary, QueryUpdate, ResultPart, SchedulerHandle,
 };
@@ -70,11 +72,26 @@ pub enum OpenResult {
     },
 }
 
+impl OpenResult {
+    /// What it takes of the server's memory.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Ready { batches, .. } => batches
+                .iter()
+                .map(|batch| batch.get_array_memory_size() as u64)
+                .sum(),
+            Self::Running { .. } => 0,
+        }
+    }
+}
+
 /// The results that wait for their clients, and those that are being read. Each belongs to a principal; for another
 /// one it is not there.
 #[derive(Clone, Debug)]
 pub struct OpenResults {
     waiting: Cache<QueryId, Arc<Waiting>>,
+    /// Bytes of the rows that wait here, not at a worker.
+    ready_bytes: Arc<AtomicU64>,
     streaming: Arc<Mutex<HashMap<QueryId, Principal>>>,
     ended: Cache<QueryId, Principal>,
 }
@@ -83,6 +100,7 @@ pub struct OpenResults {
 struct Waiting {
     owner: Principal,
     result: Mutex<Option<OpenResult>>,
+    bytes: Counted,
 }
 
 /// Says that a result is being read, for as long as it lives.
@@ -116,6 +134,7 @@ impl OpenResults {
     pub fn new(time_to_live: Duration) -> Self {
         Self {
             waiting: Cache::builder().time_to_live(time_to_live).build(),
+            ready_bytes: Arc::default(),
             streaming: Arc::default(),
             ended: Cache::builder()
                 .max_capacity(MAX_ENDED)
@@ -127,6 +146,7 @@ impl OpenResults {
     /// Keeps `result` until its client, `owner`, comes.
     pub fn put(&self, query: QueryId, owner: &Principal, result: OpenResult) {
         let waiting = Waiting {
+            bytes: Counted::new(&self.ready_bytes, result.bytes()),
             owner: owner.clone(),
             result: Mutex::new(Some(result)),
         };
@@ -181,6 +201,31 @@ impl OpenResults {
             self.ended.insert(query, waiting.owner.clone());
             drop(lock(&waiting.result).take());
         }
+    }
+
+    /// Bytes of the rows that wait here, not at a worker.
+    pub fn ready_bytes(&self) -> u64 {
+        self.ready_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Drops the oldest of those until so many bytes are free. Answers how many that were.
+    pub fn shed(&self, bytes: u64) -> usize {
+        let waiting = self.waiting.iter();
+        let mut ready: Vec<_> = waiting
+            .map(|(query, waiting)| (*query, waiting.bytes.count()))
+            .filter(|&(_, bytes)| bytes > 0)
+            .collect();
+        ready.sort_unstable();
+        let (mut freed, mut dropped) = (0, 0);
+        for (query, held) in ready {
+            if freed >= bytes {
+                break;
+            }
+            self.discard(query);
+            freed += held;
+            dropped += 1;
+        }
+        dropped
     }
 
     /// Lets a result that waits do so for its whole time to live from now on.
@@ -242,7 +287,7 @@ impl ResultReader {
             }
             OpenResult::Running { schema, mut events } => {
                 let parts = ready(&mut events).await?;
-                let rows = match self.rows(query, &schema, parts).await {
+                let rows = match self.rows(&schema, parts).await {
                     Ok(rows) => rows,
                     Err(broken) => return Err(cause(&mut events, broken).await),
                 };
@@ -269,7 +314,7 @@ impl ResultReader {
     ) -> Result<Frames, Failure> {
         let parts = result.parts_of(endpoint)?;
         let mut progress = result.progress();
-        let rows = match self.rows(result.query, &result.schema, parts).await {
+        let rows = match self.rows(&result.schema, parts).await {
             Ok(rows) => rows,
             Err(broken) => return Err(cause_of_kept(&mut progress, broken).await),
         };
@@ -294,7 +339,7 @@ impl ResultReader {
     ) -> Result<QuerySummary, Failure> {
         let parts = ready(&mut events).await?;
         let read = async {
-            let mut rows = self.rows(query, schema, parts).await?;
+            let mut rows = self.rows(schema, parts).await?;
             while rows.try_next().await?.is_some() {}
             Ok(())
         };
@@ -348,7 +393,6 @@ impl ResultReader {
 
     async fn rows(
         &self,
-        query: QueryId,
         schema: &SchemaRef,
         parts: Vec<ResultPart>,
     ) -> Result<SelectAll<Frames>, Failure> {
@@ -357,7 +401,7 @@ impl ResultReader {
             if self.store.contains(part.attempt) {
                 rows.push(self.local_rows(schema, &part)?);
             } else {
-                rows.push(self.remote_rows(query, &part).await?);
+                rows.push(self.remote_rows(&part).await?);
             }
         }
         Ok(rows)
@@ -372,16 +416,8 @@ impl ResultReader {
         Ok(encode::frames(Arc::clone(schema), batches).skip(1).boxed())
     }
 
-    async fn remote_rows(&self, query: QueryId, part: &ResultPart) -> Result<Frames, Failure> {
-        let fetch = Fetch {
-            query,
-            stage: part.attempt.stage,
-            outputs: vec![FetchOutput {
-                task: part.attempt.task,
-                attempt: part.attempt.attempt,
-                partitions: part.partitions.clone(),
-            }],
-        };
+    async fn remote_rows(&self, part: &ResultPart) -> Result<Frames, Failure> {
+        let fetch = part.fetch(&part.partitions);
         let fetched = self.fetcher.open(&part.address, fetch).await?;
         let frames = fetched.try_filter_map(|step| async move {
             Ok(match step {

@@ -144,19 +144,22 @@ impl Engine {
         self.runtime.memory_pool.reserved() as u64
     }
 
-    /// Settings for an attempt of so many partitions. They all run at once, and each sort sets memory aside for the merge
-    /// of what it may have to spill: DataFusion's 10 MB each would be more than there is.
+    /// Settings for an attempt with so many sorts. They all run at once, and each sets memory aside for the merge of what it
+    /// may have to spill: DataFusion's 10 MB each can be more than there is.
     pub(crate) fn with_merge_reservation(
         &self,
         config: SessionConfig,
-        partitions: usize,
+        sorts: usize,
     ) -> SessionConfig {
         let MemoryLimit::Finite(pool_bytes) = self.runtime.memory_pool.memory_limit() else {
             return config;
         };
-        let fair = pool_bytes / MERGE_SHARE / partitions.max(1);
-        let wanted = config.options().execution.sort_spill_reservation_bytes;
-        config.with_sort_spill_reservation_bytes(wanted.min(fair))
+        let fair = pool_bytes / MERGE_SHARE / sorts.max(1);
+        // What all attempts of the stage share is copied only where it must change.
+        if config.options().execution.sort_spill_reservation_bytes <= fair {
+            return config;
+        }
+        config.with_sort_spill_reservation_bytes(fair)
     }
 
     /// A context to decode plans in.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::{FutureExt, StreamExt};
 use squadron_proto::control::{AttemptStatus, Launch, OutputMode, TaskMetrics, TaskOutput};
@@ -63,10 +64,13 @@ pub(crate) struct Attempt {
     pub(crate) changes: mpsc::Sender<Change>,
 }
 
-/// The most partitions that any operator of a plan has.
-fn widest(plan: &Arc<dyn ExecutionPlan>) -> usize {
-    let inputs = plan.children().into_iter().map(widest);
-    inputs.fold(plan.output_partitioning().partition_count(), usize::max)
+/// How many partitions of a plan sort all their rows, in all its operators together.
+fn sorts(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    let own = match plan.downcast_ref::<SortExec>() {
+        Some(sort) if sort.fetch().is_none() => plan.output_partitioning().partition_count(),
+        _ => 0,
+    };
+    own + plan.children().into_iter().map(sorts).sum::<usize>()
 }
 
 /// A plan instance with its own output.
@@ -152,7 +156,7 @@ impl Attempt {
             writer: writer.clone(),
         };
         let config = stage.session_config().clone();
-        let config = self.engine.with_merge_reservation(config, widest(&plan));
+        let config = self.engine.with_merge_reservation(config, sorts(&plan));
         let config = config.with_extension(Arc::new(attempt));
         let context = self.engine.attempt_context(config, Arc::clone(&self.usage));
         Ok(Prepared {

@@ -27,6 +27,7 @@ mod sessions;
 mod sizes;
 mod substrait;
 mod support;
+mod system;
 mod tls;
 mod tools;
 mod tpch;

@@ -19,6 +19,7 @@ use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure::into_datafusion;
 
+use super::SYSTEM_SCHEMA;
 use super::external::{ExternalTableFactory, exists};
 use super::schema::{OnConflict, SharedSchema};
 
@@ -37,6 +38,9 @@ pub(super) async fn execute(
         }
         DdlStatement::DropView(drop) => {
             remove(context, &drop.name, TableType::View, drop.if_exists).await
+        }
+        DdlStatement::DropCatalogSchema(drop) if drop.name.schema_name() == SYSTEM_SCHEMA => {
+            plan_err!("the schema {SYSTEM_SCHEMA} is the server's own and cannot be dropped")
         }
         other => {
             // DDL of DataFusion runs when it is planned; the frame is empty.

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
-    TableProviderFactory,
+    SchemaProvider, TableProviderFactory,
 };
 use datafusion::config::{ConfigNonZeroUsize, ConfigOptions};
 use datafusion::error::DataFusionError;
@@ -38,13 +38,15 @@ use datafusion::execution::context::{SessionContext, SessionState};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::DdlStatement;
 use datafusion::prelude::SessionConfig;
+use squadron_proto::Failure;
 use squadron_proto::control::ObjectStoreSpec;
-use squadron_proto::{Failure, FailureKind};
 use tokio::task::JoinSet;
 
+use crate::auth::Principal;
 use crate::config::{self, DataSource, ServeArgs};
 use crate::mends;
-use crate::settings::SquadronOptions;
+use crate::settings::session::Wrong;
+use crate::settings::{self, SquadronOptions};
 use external::ExternalTableFactory;
 use schema::SharedSchema;
 use source::Source;
@@ -55,6 +57,8 @@ use stores::Stores;
 pub const DEFAULT_CATALOG: &str = "datafusion";
 /// Name of the schema that `--data` fills, as DataFusion calls it.
 pub const DEFAULT_SCHEMA: &str = "public";
+/// Name of the schema that shows what the server does.
+pub const SYSTEM_SCHEMA: &str = "system";
 
 /// Where the tables come from.
 #[derive(Clone, Debug, Default)]
@@ -90,6 +94,7 @@ pub struct Catalog(Arc<Inner>);
 
 struct Inner {
     state: SessionState,
+    catalog: Arc<MemoryCatalogProvider>,
     schema: Arc<SharedSchema>,
     stores: Arc<Stores>,
     factory: Arc<ExternalTableFactory>,
@@ -144,6 +149,7 @@ impl Catalog {
         watch.spawn(schema::watch(Arc::downgrade(&schema)));
         Ok(Self(Arc::new(Inner {
             state,
+            catalog,
             schema,
             stores,
             factory,
@@ -158,37 +164,40 @@ impl Catalog {
         SessionContext::new_with_state(self.0.state.clone())
     }
 
-    /// The options that every session begins with.
+    /// The same for a session of `principal`, to whom some tables show what is his own.
+    pub fn session_context_of(&self, principal: &Principal) -> SessionContext {
+        let mut state = self.0.state.clone();
+        state
+            .config_mut()
+            .set_extension(Arc::new(principal.clone()));
+        SessionContext::new_with_state(state)
+    }
+
+    /// What every session begins with.
     pub fn session_defaults(&self) -> Arc<ConfigOptions> {
         Arc::clone(self.0.state.config().options())
     }
 
-    /// A context that starts with settings such as `("datafusion.execution.batch_size", "1024")`.
+    /// Puts [`SYSTEM_SCHEMA`] beside the schema of the tables.
     ///
     /// # Errors
-    /// `Invalid` for a key or value that DataFusion does not know.
-    pub fn session_context_with(
+    /// None but a bug of ours.
+    pub fn add_system(&self, schema: Arc<dyn SchemaProvider>) -> Result<(), DataFusionError> {
+        self.0.catalog.register_schema(SYSTEM_SCHEMA, schema)?;
+        Ok(())
+    }
+
+    /// Sets an option of a session; without a value to what every session begins with.
+    ///
+    /// # Errors
+    /// What is wrong with the name or the value.
+    pub fn set_option(
         &self,
-        settings: &[(String, String)],
-    ) -> Result<SessionContext, Failure> {
-        let mut state = self.0.state.clone();
-        for (key, value) in settings {
-            state
-                .config_mut()
-                .options_mut()
-                .set(key, value)
-                .map_err(|error| {
-                    Failure::new(
-                        FailureKind::Invalid,
-                        format!("{key} cannot be set to {value}: {error}"),
-                    )
-                })?;
-        }
-        if !settings.is_empty() {
-            crate::settings::session::refresh_functions(&mut state)
-                .map_err(|error| squadron_shuffle::failure::of(&error))?;
-        }
-        Ok(SessionContext::new_with_state(state))
+        context: &SessionContext,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<(), Wrong> {
+        settings::session::set(context, self.0.state.config().options(), name, value)
     }
 
     /// Runs a statement that changes the catalog, safely beside others: of two that create the same table one
@@ -296,7 +305,6 @@ fn prepared_state(
     Ok((state, catalog))
 }
 
-/// Functions such as `now` remember the settings they were made with.
 /// `path` for messages: without the scheme where it is a local file.
 fn shown(url: &url::Url) -> String {
     let path: Option<PathBuf> = (url.scheme() == "file")

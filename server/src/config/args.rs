@@ -148,6 +148,20 @@ pub struct ServeArgs {
     /// SIGHUP.
     #[arg(long, value_name = "FILE.toml")]
     pub groups: Option<PathBuf>,
+    /// How many queries that have ended are kept for system.queries, system.stages and system.tasks.
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = values::whole_number)]
+    pub history_queries: usize,
+    /// Where they are kept on disk as well, so that a server which starts anew still shows them [default: nowhere].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// How many bytes may lie in --state-dir; the oldest are removed.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    pub state_disk: u64,
+    /// How much the server itself keeps in memory for its clients: plans of queries that wait or run, results that it holds
+    /// until they are fetched, the history. When it is short, the history gives way first, then results that nobody has
+    /// fetched; queries are refused as Unavailable only when plans alone take all of it.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = values::size)]
+    pub scheduler_memory: u64,
     /// How many bytes of a scan are worth a task of their own. Smaller tables are read in fewer tasks.
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = values::size)]
     pub min_task_bytes: u64,

@@ -63,7 +63,7 @@ const ACTIONS: [(&str, &str); 9] = [
     (GET_SESSION_OPTIONS, "Answers the options of the session."),
     (
         CLOSE_SESSION,
-        "Ends the session with its prepared statements.",
+        "Ends the session with its prepared statements and what it still runs.",
     ),
 ];
 
@@ -167,6 +167,7 @@ async fn create_from_plan(
 async fn close_session(parts: &Parts<'_>, session: &Session) -> Result<Bytes, Failure> {
     parts.statements.close_session(session)?;
     parts.sessions.close(session).await;
+    parts.queries.end_session(session);
     let result = CloseSessionResult {
         status: CloseSessionStatus::Closed.into(),
     };

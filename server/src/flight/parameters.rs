@@ -17,7 +17,8 @@ use squadron_proto::{Failure, FailureKind};
 use tonic::{Code, Status};
 
 use super::sizes;
-use super::status::{invalid, panic_message};
+use super::status::invalid;
+use crate::error::panic_message;
 
 /// Bytes of one set of parameters, uncompressed.
 const MAX_PARAMETER_BYTES: u64 = 64 * 1024 * 1024;
@@ -38,7 +39,7 @@ pub(super) async fn read(
     decoded.unwrap_or_else(|panic| {
         Err(invalid(format!(
             "the parameters are not a valid Arrow stream: {}",
-            panic_message(&*panic)
+            panic_message(&*panic).unwrap_or("without a message")
         )))
     })
 }

@@ -66,9 +66,9 @@ impl Service {
         options: &FlightOptions,
     ) -> Self {
         Self {
+            sessions: Sessions::new(catalog, queries.sessions().clone(), options),
             queries,
             authenticator,
-            sessions: Sessions::new(catalog, options),
             statements: Statements::new(options),
             max_message_bytes: options.max_message_bytes,
         }

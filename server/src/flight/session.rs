@@ -26,8 +26,7 @@ use super::properties::Properties;
 use super::{FlightOptions, credentials};
 use crate::auth::{Credentials, Digest, Login};
 use crate::catalog::Catalog;
-use crate::queries::{Principal, Session};
-use crate::settings;
+use crate::queries::{OpenSessions, Principal, Session};
 
 /// The customary name of Arrow's own servers.
 const COOKIE: &str = "arrow_flight_session_id";
@@ -56,6 +55,7 @@ pub(super) struct Found {
 /// All sessions of the server.
 pub(super) struct Sessions {
     catalog: Catalog,
+    open: OpenSessions,
     entries: Cache<Key, Arc<Entry>>,
 }
 
@@ -135,14 +135,18 @@ impl Found {
 }
 
 impl Sessions {
-    pub(super) fn new(catalog: Catalog, options: &FlightOptions) -> Self {
+    pub(super) fn new(catalog: Catalog, open: OpenSessions, options: &FlightOptions) -> Self {
         // Each session is kept under two keys.
         let entries = Cache::builder()
             .max_capacity(options.max_sessions.saturating_mul(2))
             .time_to_idle(options.session_idle_timeout)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self { catalog, entries }
+        Self {
+            catalog,
+            open,
+            entries,
+        }
     }
 
     /// The caller's session; a new one for a new caller.
@@ -151,7 +155,7 @@ impl Sessions {
     /// `Invalid` for a property that its option does not take.
     pub(super) async fn find(&self, caller: &Caller) -> Result<Found, Failure> {
         if let Some(name) = &caller.cookie
-            && let Some(entry) = self.entries.get(&Key::Name(name.clone())).await
+            && let Some(entry) = self.open_entry(&Key::Name(name.clone())).await
             && entry.session.principal == caller.principal
         {
             return self.found(&entry, caller, None);
@@ -193,11 +197,11 @@ impl Sessions {
         caller: &Caller,
         cookie: Option<AsciiMetadataValue>,
     ) -> Result<Found, Failure> {
+        entry.session.touch();
         if !caller.properties.is_empty() {
-            let defaults = self.catalog.session_defaults();
             let context = &entry.session.context;
             entry.applied().merge(&caller.properties, |name, value| {
-                settings::session::set(context, &defaults, name, Some(value))
+                self.catalog.set_option(context, name, Some(value))
             })?;
         }
         Ok(Found {
@@ -206,8 +210,18 @@ impl Sessions {
         })
     }
 
+    /// What is kept under a key, unless that session was killed: then it is forgotten.
+    async fn open_entry(&self, key: &Key) -> Option<Arc<Entry>> {
+        let entry = self.entries.get(key).await?;
+        if entry.session.is_closed() {
+            self.entries.invalidate(key).await;
+            return None;
+        }
+        Some(entry)
+    }
+
     async fn by_token(&self, caller: &Caller) -> Option<Arc<Entry>> {
-        let entry = self.entries.get(&Key::Token(caller.token?)).await?;
+        let entry = self.open_entry(&Key::Token(caller.token?)).await?;
         if entry.session.principal != caller.principal {
             return None;
         }
@@ -217,6 +231,7 @@ impl Sessions {
 
     async fn by_connection(&self, caller: &Caller) -> Arc<Entry> {
         let key = caller.key();
+        self.open_entry(&key).await;
         let entry = self
             .entries
             .get_with(key.clone(), async { self.made(caller, key) })
@@ -235,11 +250,9 @@ impl Sessions {
 
     fn made(&self, caller: &Caller, key: Key) -> Arc<Entry> {
         let cookie = random_name();
-        let session = Session {
-            id: name_of(&cookie),
-            principal: caller.principal.clone(),
-            context: self.catalog.session_context(),
-        };
+        let principal = caller.principal.clone();
+        let context = self.catalog.session_context_of(&principal);
+        let session = self.open.open(name_of(&cookie), principal, context);
         Arc::new(Entry {
             session: Arc::new(session),
             cookie,
@@ -288,7 +301,11 @@ mod tests {
     use crate::flight::tests::empty_catalog;
 
     async fn sessions() -> Sessions {
-        Sessions::new(empty_catalog().await, &FlightOptions::default())
+        Sessions::new(
+            empty_catalog().await,
+            OpenSessions::default(),
+            &FlightOptions::default(),
+        )
     }
 
     fn caller(token: Option<&str>, cookie: Option<&str>, connection: u64) -> Caller {

@@ -9,7 +9,7 @@ use squadron_proto::{Failure, FailureKind, QueryId};
 use tonic::Status;
 use tracing::debug;
 
-use crate::error;
+use crate::error::{self, panic_message};
 
 /// Encoded bytes of a status message; gRPC for Java accepts 8 KiB of headers in all.
 const MAX_MESSAGE_BYTES: usize = 6 * 1024;
@@ -57,19 +57,13 @@ pub(super) async fn guarded<T>(work: impl Future<Output = Result<T, Status>>) ->
     match AssertUnwindSafe(work).catch_unwind().await {
         Ok(outcome) => outcome,
         Err(panic) => {
-            let failure = Failure::internal(format!("panic: {}", panic_message(&*panic)));
+            let failure = Failure::internal(format!(
+                "panic: {}",
+                panic_message(&*panic).unwrap_or("without a message")
+            ));
             Err(of(&failure, None))
         }
     }
-}
-
-/// What a panic said.
-pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
 }
 
 /// The message cut so that its percent-encoded form fits in the headers of every client.

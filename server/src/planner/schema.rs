@@ -49,11 +49,6 @@ pub fn without_views(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, metadata))
 }
 
-/// The type that every client reads.
-pub fn plain_type(data_type: &DataType) -> DataType {
-    client_type(data_type)
-}
-
 fn client_field(field: &FieldRef) -> FieldRef {
     let plain = client_type(field.data_type());
     if plain == *field.data_type() {
@@ -72,7 +67,8 @@ fn is_nullable(field: &Field) -> bool {
     }
 }
 
-fn client_type(data_type: &DataType) -> DataType {
+/// The type that every client reads.
+pub fn client_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,

@@ -30,7 +30,7 @@ use squadron_shuffle::failure;
 
 use super::PlannedStatement;
 use super::write::is_write;
-use crate::planner::schema::plain_type;
+use crate::planner::schema::client_type;
 
 /// Rows of values for which a plan each is made. Only `INSERT ... VALUES` takes more.
 const MAX_PLANNED_ROWS: usize = 1000;
@@ -122,7 +122,7 @@ fn conformed(planned: &PlannedStatement, values: &RecordBatch) -> Result<RecordB
     let parameters = planned.parameters.fields().iter();
     for ((parameter, column), guessed) in parameters.zip(values.columns()).zip(&planned.guessed) {
         let data_type = match guessed {
-            true => plain_type(column.data_type()),
+            true => client_type(column.data_type()),
             false => parameter.data_type().clone(),
         };
         let column = cast_with_options(column, &data_type, &options).map_err(|error| {

@@ -5,6 +5,7 @@
 //! every client can bind.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
@@ -16,7 +17,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure;
 
-use crate::planner::schema::plain_type;
+use crate::planner::schema::client_type;
 
 /// The parameters `$1`, `$2`, ... of a statement.
 #[derive(Clone, Debug)]
@@ -25,6 +26,16 @@ pub(super) struct Parameters {
     pub(super) schema: SchemaRef,
     /// Which of them are text only because nothing tells their types. They take values of any type.
     pub(super) guessed: Vec<bool>,
+}
+
+impl Parameters {
+    /// Of a statement without any.
+    pub(super) fn none() -> Self {
+        Self {
+            schema: Arc::new(Schema::empty()),
+            guessed: Vec::new(),
+        }
+    }
 }
 
 /// The plan with every placeholder typed whose type can be told.
@@ -232,11 +243,11 @@ pub(super) fn parameters_of(plan: &LogicalPlan) -> std::result::Result<Parameter
 
 /// One type for all uses of a parameter, such that no value that fits a use is lost on the way.
 fn settle(types: &[DataType]) -> Option<DataType> {
-    let mut plain: Vec<DataType> = types.iter().map(plain_type).collect();
+    let mut plain: Vec<DataType> = types.iter().map(client_type).collect();
     plain.dedup();
     match plain.as_slice() {
         [] => None,
         [only] => Some(only.clone()),
-        several => type_union_resolution(several).map(|settled| plain_type(&settled)),
+        several => type_union_resolution(several).map(|settled| client_type(&settled)),
     }
 }

@@ -182,7 +182,8 @@ impl Queries {
                 format!("{MAX_POLLED} queries are polled already; run the statement again later"),
             ));
         }
-        let schema = self.bound_schema(session, planned, &parameters).await?;
+        let bound = bind(planned, parameters)?;
+        let schema = self.bound_schema(session, planned, &bound).await?;
         let id = QueryId::new();
         let entry = Arc::new(Entry {
             owner: session.principal.clone(),
@@ -191,7 +192,7 @@ impl Queries {
             task: Mutex::new(None),
             told: AtomicU64::new(0),
         });
-        let task = self.starting(id, session, planned, parameters, entry.phase.clone());
+        let task = self.starting(id, session, planned, bound, entry.phase.clone());
         *entry.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         polls.queries.insert(id, Arc::clone(&entry));
         let is_done = self.waits(&entry, |news| news.is_done);
@@ -236,17 +237,17 @@ impl Queries {
         &self,
         session: &Session,
         planned: &PlannedStatement,
-        parameters: &Option<RecordBatch>,
+        bound: &Bound,
     ) -> Result<SchemaRef, Failure> {
-        if parameters.is_none() || planned.kind == StatementKind::Update {
-            return Ok(Arc::clone(&planned.schema));
-        }
-        let plan = match bind(planned, parameters.clone())? {
+        let is_known =
+            planned.kind == StatementKind::Update || planned.parameters.fields().is_empty();
+        let plan = match bound {
+            _ if is_known => None,
             Bound::One(plan) => Some(plan),
-            Bound::Each(plans) => plans.into_iter().next(),
+            Bound::Each(plans) => plans.first(),
             Bound::Nothing => None,
         };
-        let Some(plan) = plan else {
+        let Some(plan) = plan.cloned() else {
             return Ok(Arc::clone(&planned.schema));
         };
         let state = session.context.state();
@@ -259,14 +260,15 @@ impl Queries {
         id: QueryId,
         session: &Session,
         planned: &PlannedStatement,
-        parameters: Option<RecordBatch>,
+        bound: Bound,
         phase: watch::Sender<Phase>,
     ) -> SpawnedTask<()> {
         let span = info_span!("query", query_id = %id, session = session.id);
         let (queries, session, planned) = (self.clone(), session.clone(), planned.clone());
         let start = async move {
             let endpoints = wanted(&session);
-            let started = queries.start_as(id, &session, &planned, parameters, endpoints);
+            let work = queries.start_bound(id, &session, &planned, bound, endpoints);
+            let started = queries.recorded(id, &session, &planned, work);
             phase.send_replace(match started.await {
                 Ok(started) => {
                     if let Offer::Kept(kept) = &started.offer {

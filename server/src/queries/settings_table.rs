@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, StringArray};
 use datafusion::catalog::MemTable;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
 use datafusion::datasource::provider_as_source;
 use datafusion::error::Result;
@@ -18,6 +18,9 @@ const TABLE: &str = "df_settings";
 
 /// The plan, which reads `options` wherever it reads the settings.
 pub(super) fn with_snapshot(plan: LogicalPlan, options: &ConfigOptions) -> Result<LogicalPlan> {
+    if !reads_settings(&plan)? {
+        return Ok(plan);
+    }
     let snapshot = |node: LogicalPlan| match node {
         LogicalPlan::TableScan(mut scan) if is_settings(&scan) => {
             scan.source = provider_as_source(Arc::new(table(&scan, options)?));
@@ -26,6 +29,19 @@ pub(super) fn with_snapshot(plan: LogicalPlan, options: &ConfigOptions) -> Resul
         other => Ok(Transformed::no(other)),
     };
     Ok(plan.transform_up_with_subqueries(snapshot)?.data)
+}
+
+/// Hardly any plan does, and making one anew copies all of it.
+fn reads_settings(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::TableScan(scan) if is_settings(scan));
+        Ok(match found {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(found)
 }
 
 fn is_settings(scan: &TableScan) -> bool {

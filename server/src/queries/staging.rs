@@ -11,7 +11,7 @@ use squadron_shuffle::failure;
 use squadron_shuffle::sink::staged_files_schema;
 
 use super::statement::frozen_schema;
-use super::traits::{Limit, fingerprint, traits_of, within};
+use super::traits::{Limit, traits_of, within};
 use super::{Queries, Session, settings_table};
 use crate::planner::stages::GraphContext;
 use crate::planner::{ClusterShape, StagedPlan};
@@ -41,7 +41,7 @@ impl Queries {
         let shape = self.shape();
         let state = session.context.state();
         let planner = self.parts.planner;
-        let traits = traits_of(session, fingerprint(&plan));
+        let traits = traits_of(session, &plan);
         let write = destination.map(|destination| destination.write().clone());
         let writes = self.parts.writes.clone();
         let planned = self.on_planner(async move {
@@ -72,6 +72,9 @@ impl Queries {
         staged: &Staged,
     ) -> Result<QueryEvents, Failure> {
         let graph = self.graph(id, staged, Endpoints::One).await?;
+        if !graph.traits.is_exempt {
+            self.make_room(&graph)?;
+        }
         self.parts.scheduler.submit(graph).await
     }
 
@@ -92,6 +95,9 @@ impl Queries {
             in_process: self.parts.in_process,
         };
         let mut graph = self.on_planner(async move { plan.graph(&context) }).await?;
+        if staged.traits.is_exempt {
+            graph.run_here();
+        }
         graph.traits = QueryTraits {
             time_limit: staged.limit.as_ref().map(Limit::left),
             ..staged.traits.clone()

@@ -10,8 +10,8 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use squadron_proto::{Failure, FailureKind};
 
-use super::StatementKind;
 use super::write::is_write;
+use super::{StatementKind, kill};
 use crate::planner::schema::result_schema;
 
 /// What is said to everyone who wants a transaction.
@@ -52,6 +52,7 @@ pub(super) fn kind_of(plan: &LogicalPlan) -> StatementKind {
         | LogicalPlan::Statement(_)
         | LogicalPlan::Dml(_)
         | LogicalPlan::Copy(_) => StatementKind::Update,
+        kill if kill::target_of(kill).is_some() => StatementKind::Update,
         _ => StatementKind::Query,
     }
 }

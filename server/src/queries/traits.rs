@@ -3,11 +3,13 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use squadron_proto::{Failure, FailureKind};
 use tokio::time::Instant;
 
 use super::Session;
+use crate::catalog::SYSTEM_SCHEMA;
 use crate::scheduler::{QueryTraits, TimeLimit};
 use crate::settings::SquadronOptions;
 
@@ -61,7 +63,7 @@ pub(super) async fn within<T>(
 }
 
 /// What the scheduler is told of a query of this session, without its time limit.
-pub(super) fn traits_of(session: &Session, fingerprint: u64) -> QueryTraits {
+pub(super) fn traits_of(session: &Session, plan: &LogicalPlan) -> QueryTraits {
     let options = options(session);
     QueryTraits {
         user: session.principal.name().map(Into::into),
@@ -70,24 +72,41 @@ pub(super) fn traits_of(session: &Session, fingerprint: u64) -> QueryTraits {
         priority: options.priority,
         time_limit: None,
         memory_bytes: options.reserved_memory,
-        fingerprint: Some(fingerprint),
+        is_exempt: reads_system_alone(plan),
+        fingerprint: Some(fingerprint(plan)),
     }
 }
 
+/// Whoever looks at what the server does must get an answer also when the server is full.
+fn reads_system_alone(plan: &LogicalPlan) -> bool {
+    let (mut own, mut others) = (0, 0);
+    let walked = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            match scan.table_name.schema() == Some(SYSTEM_SCHEMA) {
+                true => own += 1,
+                false => others += 1,
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    walked.is_ok() && own > 0 && others == 0
+}
+
 /// The same for the same statement over the same tables, in this process.
-pub(super) fn fingerprint(plan: &LogicalPlan) -> u64 {
+fn fingerprint(plan: &LogicalPlan) -> u64 {
     let mut hasher = DefaultHasher::new();
     plan.hash(&mut hasher);
     hasher.finish()
 }
 
-fn options(session: &Session) -> SquadronOptions {
+pub(super) fn options(session: &Session) -> SquadronOptions {
     SquadronOptions::of(session.context.state_ref().read().config_options())
 }
 
 #[cfg(test)]
 mod tests {
     use datafusion::execution::SessionStateBuilder;
+    use datafusion::logical_expr::LogicalPlanBuilder;
     use datafusion::prelude::{SessionConfig, SessionContext};
 
     use super::*;
@@ -100,11 +119,9 @@ mod tests {
             options.set(key, value).unwrap();
         }
         let state = SessionStateBuilder::new().with_config(config).build();
-        Session {
-            id: "s".to_owned(),
-            principal: super::super::Principal::user("ada"),
-            context: SessionContext::new_with_state(state),
-        }
+        let ada = super::super::Principal::user("ada");
+        let context = SessionContext::new_with_state(state);
+        super::super::OpenSessions::default().open("s".to_owned(), ada, context)
     }
 
     fn limit_of(own: &str, server: Option<u64>) -> Option<String> {
@@ -147,7 +164,8 @@ mod tests {
             ("squadron.tag", "nightly"),
             ("squadron.reserved_memory", "2GB"),
         ]);
-        let traits = traits_of(&session, 5);
+        let plan = LogicalPlanBuilder::empty(true).build().unwrap();
+        let traits = traits_of(&session, &plan);
         assert_eq!(traits.user.as_deref(), Some("ada"));
         assert_eq!(traits.tag.as_deref(), Some("nightly"));
         assert_eq!((traits.priority, traits.memory_bytes), (7, 2_000_000_000));

@@ -102,8 +102,6 @@ pub struct Standing {
     pub are_all_known: bool,
     /// How many rows there are in all, once the result is complete.
     pub rows: Option<u64>,
-    /// From 0 to 1.
-    pub progress: f64,
 }
 
 /// Drops a result again unless it is announced.
@@ -126,11 +124,6 @@ impl KeptResults {
             scheduler,
             time_to_live,
         }
-    }
-
-    /// How long a result is kept after it was last asked for.
-    pub fn time_to_live(&self) -> Duration {
-        self.time_to_live
     }
 
     /// Keeps the result of a query that was submitted; its time starts with [`KeptResult::touch`].
@@ -259,7 +252,6 @@ impl KeptResult {
             endpoints: state.endpoints.clone(),
             are_all_known: state.known.len() == self.tasks,
             rows: progress.rows.filter(|_| progress.is_ready),
-            progress: progress.fraction,
         })
     }
 
@@ -329,15 +321,7 @@ impl KeptResult {
         part.partitions
             .chunks(size)
             .map(|partitions| {
-                let rows = Fetch {
-                    query: part.attempt.query,
-                    stage: part.attempt.stage,
-                    outputs: vec![FetchOutput {
-                        task: part.attempt.task,
-                        attempt: part.attempt.attempt,
-                        partitions: partitions.to_vec(),
-                    }],
-                };
+                let rows = part.fetch(partitions);
                 KeptEndpoint {
                     ticket: self.fresh_ticket(rows.clone()),
                     address: part.address.clone(),

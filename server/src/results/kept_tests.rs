@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::Schema;
 use squadron_proto::{AttemptNumber, StageId, WorkerId};
 
 use super::*;
-use crate::scheduler::{Driver, Limits, QueryTraits, StageGraph};
+use crate::scheduler::{Driver, History, HistoryLimits, Limits, QueryTraits, StageGraph};
 use crate::workers::{Registry, RegistryOptions};
 
 const TTL: Duration = Duration::from_secs(60);
@@ -18,7 +18,12 @@ fn ann() -> Principal {
 /// A scheduler that nobody runs: what is submitted waits.
 fn results(time_to_live: Duration) -> (KeptResults, Driver) {
     let (registry, events) = Registry::new(RegistryOptions::default());
-    let (driver, scheduler) = Driver::new(Limits::default(), registry, events);
+    let (driver, scheduler) = Driver::new(
+        Limits::default(),
+        History::open(HistoryLimits::default()).unwrap(),
+        registry,
+        events,
+    );
     (KeptResults::new(time_to_live, scheduler), driver)
 }
 

@@ -11,6 +11,7 @@
 //! updates, for which there is always room.
 
 mod handle;
+mod history;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +25,7 @@ use tracing::{debug, info, warn};
 
 use self::handle::{Command, Owner, Signals, stopping};
 pub use self::handle::{QueryEvents, QueryUpdate, SchedulerHandle, Snapshot};
+pub use self::history::{Asked, Asking, History, HistoryLimits, Past, Present};
 use super::event::{Effect, Event};
 use super::{Capacity, Limits, Scheduler};
 use crate::workers::{Registry, WorkerEvent, WorkerEventKind, WorkerInfo};
@@ -42,6 +44,7 @@ pub struct Driver {
     commands: mpsc::Receiver<Command>,
     signals: Arc<Signals>,
     owners: HashMap<QueryId, Owner>,
+    history: History,
     /// For those who plan.
     capacity: Arc<Mutex<Capacity>>,
     /// Which connection of a worker counts; what older ones still say does not.
@@ -50,9 +53,10 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A scheduler for the workers of `registry`, whose events arrive in `worker_events`.
+    /// A scheduler for the workers of `registry`, whose events arrive in `worker_events`. Its time begins with `history`.
     pub fn new(
         limits: Limits,
+        history: History,
         registry: Registry,
         worker_events: mpsc::Receiver<WorkerEvent>,
     ) -> (Self, SchedulerHandle) {
@@ -63,6 +67,8 @@ impl Driver {
             commands: sender,
             signals: Arc::clone(&signals),
             capacity: Arc::clone(&capacity),
+            history: history.clone(),
+            plan_bytes: Arc::default(),
         };
         let driver = Self {
             scheduler: Scheduler::new(limits),
@@ -71,6 +77,7 @@ impl Driver {
             commands,
             signals,
             owners: HashMap::new(),
+            history,
             capacity,
             joined: HashMap::new(),
             start: Instant::now(),
@@ -121,18 +128,15 @@ impl Driver {
                 self.owners.insert(graph.query, owner);
                 self.apply(Event::Submit(*graph));
             }
-            Command::Workers(answer) => {
-                // An asker that has gone away needs no answer.
-                let _ = answer.send(self.workers());
-            }
             Command::Regroup(groups) => self.apply(Event::Regroup(groups)),
             Command::Snapshot(answer) => {
                 let snapshot = Snapshot {
                     queries: self.scheduler.queries(),
+                    stopping: self.scheduler.stopping(),
                     groups: self.scheduler.group_loads(),
-                    now: self.start.elapsed(),
+                    workers: self.workers(),
                 };
-                // As above.
+                // An asker that has gone away needs no answer.
                 let _ = answer.send(snapshot);
             }
         }
@@ -248,6 +252,7 @@ impl Driver {
             Effect::Ended {
                 query,
                 outcome: Err(failure),
+                ..
             } => Some((*query, failure.clone())),
             _ => None,
         });
@@ -297,7 +302,11 @@ impl Driver {
                 }
                 None
             }
-            Effect::Ended { query, outcome } => {
+            Effect::Ended {
+                query,
+                outcome,
+                info,
+            } => {
                 match &outcome {
                     Ok(summary) => {
                         debug!(query_id = %query, elapsed = ?summary.elapsed, "query finished")
@@ -306,6 +315,8 @@ impl Driver {
                         info!(query_id = %query, kind = ?failure.kind, "query failed: {failure}")
                     }
                 }
+                let ended = outcome.as_ref().map(|_| ()).map_err(Failure::clone);
+                self.history.ended(query, ended, info);
                 if let Some(owner) = self.owners.remove(&query) {
                     owner.end(outcome);
                 }
@@ -359,6 +370,7 @@ impl Driver {
                     slots: load.slots,
                     used_slots: load.used_slots,
                     running: load.running,
+                    stopping: load.stopping,
                     draining: load.draining,
                     memory_bytes: vitals.memory_bytes,
                     memory_used_bytes: vitals.memory_used_bytes,

@@ -23,7 +23,12 @@ struct Server {
 
 fn server(options: RegistryOptions) -> Server {
     let (registry, events) = Registry::new(options);
-    let (driver, handle) = Driver::new(Limits::default(), registry.clone(), events);
+    let (driver, handle) = Driver::new(
+        Limits::default(),
+        History::open(HistoryLimits::default()).unwrap(),
+        registry.clone(),
+        events,
+    );
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run(stop.clone()));
@@ -173,7 +178,7 @@ async fn a_query_nobody_waits_for_is_cancelled() {
         ),
         "{told:?}"
     );
-    assert_eq!(server.handle.workers().await[0].used_slots, 0);
+    assert_eq!(server.handle.snapshot().await.workers[0].used_slots, 0);
 }
 
 #[tokio::test]
@@ -206,7 +211,7 @@ async fn a_worker_that_takes_nothing_is_lost() {
     assert_eq!(failure.kind, FailureKind::WorkerLost);
     assert!(failure.message.contains("took no message"), "{failure}");
     assert!(!server.registry.is_reachable(WORKER));
-    assert_eq!(server.handle.workers().await, []);
+    assert_eq!(server.handle.snapshot().await.workers, []);
 }
 
 #[tokio::test]
@@ -268,7 +273,7 @@ async fn a_worker_that_joins_again_starts_anew() {
     ));
     server.handle.result_done(id);
     assert!(ended(&mut events).await.is_ok());
-    assert_eq!(server.handle.workers().await.len(), 1);
+    assert_eq!(server.handle.snapshot().await.workers.len(), 1);
 }
 
 #[tokio::test]

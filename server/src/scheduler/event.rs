@@ -7,10 +7,12 @@
 use std::time::Duration;
 
 use squadron_proto::control::{AttemptStatus, Launch, Release, Stage, TaskOutput};
+use squadron_proto::ticket::{Fetch, FetchOutput};
 use squadron_proto::{AttemptKey, AttemptNumber, Failure, QueryId, StageId, TaskId, WorkerId};
 
 use super::graph::StageGraph;
 use super::groups::Groups;
+use super::snapshot::QueryInfo;
 use crate::workers::WorkerKind;
 
 /// Something happened.
@@ -121,6 +123,8 @@ pub enum Effect {
         query: QueryId,
         /// How.
         outcome: Result<QuerySummary, Failure>,
+        /// What it was at its end; none where it was refused at once.
+        info: Option<Box<QueryInfo>>,
     },
     /// A worker said what cannot be; it was taken as the progress it claims. For the log.
     Unexpected {
@@ -159,6 +163,27 @@ pub struct QueryProgress {
     pub is_ready: bool,
     /// How the query ended, if it has.
     pub ended: Option<Result<(), Failure>>,
+}
+
+impl ResultPart {
+    /// Asks for some of its partitions.
+    pub fn fetch(&self, partitions: &[u32]) -> Fetch {
+        let AttemptKey {
+            query,
+            stage,
+            task,
+            attempt,
+        } = self.attempt;
+        Fetch {
+            query,
+            stage,
+            outputs: vec![FetchOutput {
+                task,
+                attempt,
+                partitions: partitions.to_vec(),
+            }],
+        }
+    }
 }
 
 /// What a finished query took.

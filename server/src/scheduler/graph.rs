@@ -40,6 +40,8 @@ pub struct QueryTraits {
     pub time_limit: Option<TimeLimit>,
     /// How much of the workers' memory it wants to itself, in bytes.
     pub memory_bytes: u64,
+    /// It only looks at the server itself, and never waits for others: admission does not count it.
+    pub is_exempt: bool,
     /// The same for the same plan over the same tables.
     pub fingerprint: Option<u64>,
 }
@@ -108,6 +110,17 @@ pub enum OutputPartitions {
 }
 
 impl StageSpec {
+    fn bytes(&self) -> u64 {
+        let plan = match &self.plan {
+            PlanRef::Encoded(bytes) => bytes.len(),
+            PlanRef::InProcess(_) => 0,
+        };
+        let splits = self.tasks.iter().flat_map(|task| &task.scans);
+        let groups = splits.flat_map(|splits| &splits.file_groups);
+        let tasks = self.tasks.len() * size_of::<TaskSpec>();
+        (plan + tasks + groups.map(|group| group.len()).sum::<usize>()) as u64
+    }
+
     /// The partitions that `task` writes, in order.
     pub fn written_by(&self, task: &TaskSpec) -> Vec<u32> {
         match self.output_partitions {
@@ -124,6 +137,18 @@ impl StageGraph {
     pub fn keeps_result(&self) -> bool {
         let mut stages = self.stages.iter();
         stages.any(|stage| stage.id == self.root && !stage.streamed)
+    }
+
+    /// What it takes of the server's memory while the query is there, about.
+    pub fn bytes(&self) -> u64 {
+        self.stages.iter().map(StageSpec::bytes).sum()
+    }
+
+    /// All of it runs on the server's local worker, whatever the others do.
+    pub fn run_here(&mut self) {
+        for stage in &mut self.stages {
+            stage.placement = Placement::Local;
+        }
     }
 
     /// How many tasks write the result, and into how many partitions.

@@ -3,12 +3,13 @@
 //! A query *touches* a worker from the first thing it is told to the query's end, and *depends* on it while an attempt of
 //! it runs there or output of it is needed from there.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use squadron_proto::{QueryId, WorkerId};
+use squadron_proto::{AttemptKey, QueryId, WorkerId};
 
 use super::graph::Placement;
 use super::placement::{Pool, Want};
+use super::snapshot::Stopping;
 use crate::workers::WorkerKind;
 
 /// A worker and its load.
@@ -26,6 +27,8 @@ pub struct WorkerLoad {
     pub used_slots: u32,
     /// How many attempts it has that are not parked.
     pub running: u32,
+    /// Attempts of ended queries that it was told to stop and has not said to have stopped.
+    pub stopping: usize,
     /// Whether it is on its way out.
     pub draining: bool,
 }
@@ -58,6 +61,8 @@ struct Worker {
     draining: bool,
     /// The queries that touch it, with how many attempts and outputs each depends on.
     queries: BTreeMap<QueryId, u32>,
+    /// Attempts of ended queries that it was told to stop and has not said to have stopped.
+    stopping: BTreeSet<AttemptKey>,
 }
 
 /// What was lost with a worker.
@@ -93,6 +98,7 @@ impl Members {
             slots,
             draining: false,
             queries: BTreeMap::new(),
+            stopping: BTreeSet::new(),
         };
         self.workers.insert(worker, entry);
         self.pool_mut(placement_of(kind))
@@ -204,6 +210,33 @@ impl Members {
         }
     }
 
+    /// The worker is told to stop an attempt whose query has ended.
+    pub(super) fn stop(&mut self, worker: WorkerId, attempt: AttemptKey) {
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.stopping.insert(attempt);
+        }
+    }
+
+    /// The worker says that an attempt has ended.
+    pub(super) fn stopped(&mut self, worker: WorkerId, attempt: AttemptKey) {
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.stopping.remove(&attempt);
+        }
+    }
+
+    /// In the order of the attempts.
+    pub(super) fn stopping(&self) -> Vec<Stopping> {
+        let workers = self.workers.iter();
+        let mut stopping: Vec<_> = workers
+            .flat_map(|(&worker, entry)| {
+                let attempts = entry.stopping.iter();
+                attempts.map(move |&attempt| Stopping { attempt, worker })
+            })
+            .collect();
+        stopping.sort_by_key(|stopping| stopping.attempt);
+        stopping
+    }
+
     pub(super) fn loads(&self) -> Vec<WorkerLoad> {
         let mut loads: Vec<_> = self
             .workers
@@ -217,6 +250,7 @@ impl Members {
                     slots: entry.slots,
                     used_slots,
                     running,
+                    stopping: entry.stopping.len(),
                     draining: entry.draining,
                 }
             })

@@ -55,7 +55,10 @@ mod testing;
 mod tests;
 
 pub use admission::{AdmissionLimits, GroupLoad};
-pub use driver::{Driver, QueryEvents, QueryUpdate, SchedulerHandle, Snapshot};
+pub use driver::{
+    Asked, Asking, Driver, History, HistoryLimits, Past, Present, QueryEvents, QueryUpdate,
+    SchedulerHandle, Snapshot,
+};
 pub use event::{
     Effect, Event, QueryProgress, QuerySummary, ResultPart, StageSummary, TaskSummary,
 };
@@ -65,7 +68,9 @@ pub use graph::{
 pub use groups::{GroupSpec, Groups, Selector};
 pub use members::{Capacity, WorkerLoad};
 pub use policy::Policy;
-pub use snapshot::{QueryInfo, QueryPhase};
+pub use snapshot::{
+    QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, Stopping, TaskInfo, TaskPhase,
+};
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -277,12 +282,15 @@ impl Scheduler {
             effects.push(Effect::Ended {
                 query: id,
                 outcome: Err(failure),
+                info: None,
             });
         }
     }
 
     fn accept(&mut self, now: Duration, graph: StageGraph) -> Result<(), Failure> {
-        self.check_open_results()?;
+        if !graph.traits.is_exempt {
+            self.check_open_results()?;
+        }
         graph.validate()?;
         let group = self.group_of(&graph);
         let number = self.submitted;
@@ -291,14 +299,20 @@ impl Scheduler {
             self.costs
                 .predict(query.traits.fingerprint, query.read_bytes()),
         );
-        self.admission.enter(&query.candidate())?;
-        self.may_admit = true;
+        let (id, is_exempt) = (query.id, query.traits.is_exempt);
+        if !is_exempt {
+            self.admission.enter(&query.candidate())?;
+            self.may_admit = true;
+        }
         self.submitted += 1;
         if let Some((urgent, over)) = query.time_limits() {
             self.remind(urgent, Deadline::Urgent(query.id));
             self.remind(over, Deadline::TimeLimit(query.id));
         }
-        self.queries.insert(query.id, query);
+        self.queries.insert(id, query);
+        if is_exempt {
+            self.start(now, id);
+        }
         Ok(())
     }
 
@@ -329,16 +343,23 @@ impl Scheduler {
             return;
         }
         while let Some(id) = self.admission.next() {
-            let Some(query) = self.queries.get_mut(&id) else {
+            let Some(query) = self.queries.get(&id) else {
                 debug_assert!(false, "{id} waits for admission and is not there");
                 return;
             };
             self.admission.start(&query.candidate());
-            query.phase = Phase::Running;
-            query.started = Some(now);
-            for stage in query.sources() {
-                self.start_stage(now, id, stage);
-            }
+            self.start(now, id);
+        }
+    }
+
+    fn start(&mut self, now: Duration, id: QueryId) {
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
+        query.phase = Phase::Running;
+        query.started = Some(now);
+        for stage in query.sources() {
+            self.start_stage(now, id, stage);
         }
     }
 
@@ -364,10 +385,12 @@ impl Scheduler {
                 continue;
             };
             query.group = self.admission.groups().of(&query.traits, query.settings());
-            let candidate = query.candidate();
-            self.admission.wait(&candidate);
-            if !matches!(query.phase, Phase::Queued) {
-                self.admission.start(&candidate);
+            if !query.traits.is_exempt {
+                let candidate = query.candidate();
+                self.admission.wait(&candidate);
+                if !matches!(query.phase, Phase::Queued) {
+                    self.admission.start(&candidate);
+                }
             }
             for placement in [Placement::Any, Placement::Local] {
                 let group = query.group;
@@ -454,6 +477,9 @@ impl Scheduler {
                 worker: hold.worker,
                 attempt,
             });
+            if !query.has_failed(attempt) {
+                self.members.stop(hold.worker, attempt);
+            }
         }
         for &worker in &query.touched {
             self.members.forget(worker, id);
@@ -461,7 +487,12 @@ impl Scheduler {
                 effects.push(release_all(worker, id));
             }
         }
-        effects.push(Effect::Ended { query: id, outcome });
+        let info = query.info(self.group_name(query.group));
+        effects.push(Effect::Ended {
+            query: id,
+            outcome,
+            info: Some(Box::new(info)),
+        });
     }
 
     /// Its groups get the slots back that it holds, and are charged for what it did with them.
@@ -481,6 +512,9 @@ impl Scheduler {
     }
 
     fn leave_admission(&mut self, query: &Query) {
+        if query.traits.is_exempt {
+            return;
+        }
         match query.started {
             None => self.admission.leave(&query.candidate()),
             Some(started) => {

@@ -25,6 +25,9 @@ impl Scheduler {
         }
         let is_alive = is_alive(&status);
         let Some(query) = self.queries.get_mut(&attempt.query) else {
+            if !is_alive {
+                self.members.stopped(worker, attempt);
+            }
             effects.extend(left_over(worker, attempt, &status));
             return;
         };
@@ -52,11 +55,11 @@ impl Scheduler {
                 self.free(attempt, hold);
                 self.pause_or_fail(now, attempt, (refusals, hold.share.lane), &reason, effects);
             }
-            Change::Started => self.task_started(attempt, effects),
+            Change::Started => self.task_started(now, attempt, effects),
             Change::Parked { hold, started } => {
                 self.give_slots(attempt, hold, true);
                 if started {
-                    self.task_started(attempt, effects);
+                    self.task_started(now, attempt, effects);
                 }
             }
             Change::Resumed(hold) => self.take_slots_again(attempt, hold),
@@ -69,11 +72,16 @@ impl Scheduler {
                     self.give_slots(attempt, hold, true);
                 }
                 if started {
-                    self.task_started(attempt, effects);
+                    self.task_started(now, attempt, effects);
                 }
                 self.task_finished(now, attempt, effects);
             }
-            Change::Failed(failure) => self.attempt_failed(now, attempt.query, failure, effects),
+            Change::Failed(failure) => {
+                if let Some(task) = query.task_mut(attempt) {
+                    task.note_end(now);
+                }
+                self.attempt_failed(now, attempt.query, failure, effects);
+            }
         }
     }
 
@@ -120,10 +128,13 @@ impl Scheduler {
         );
     }
 
-    fn task_started(&mut self, attempt: AttemptKey, effects: &mut Vec<Effect>) {
+    fn task_started(&mut self, now: Duration, attempt: AttemptKey, effects: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(&attempt.query) else {
             return;
         };
+        if let Some(task) = query.task_mut(attempt) {
+            task.note_start(now);
+        }
         let Some(stage) = query.position(attempt.stage) else {
             return;
         };
@@ -148,6 +159,9 @@ impl Scheduler {
         let Some(query) = self.queries.get_mut(&attempt.query) else {
             return;
         };
+        if let Some(task) = query.task_mut(attempt) {
+            task.note_end(now);
+        }
         let Some(stage) = query.position(attempt.stage) else {
             return;
         };
@@ -188,6 +202,9 @@ impl Scheduler {
             .filter(|&consumer| query.stages[consumer].input_finished())
             .collect();
         let is_unstreamed_root = stage == query.root && !query.stages[stage].spec.streamed;
+        if stage == query.root {
+            query.drained = Some(now);
+        }
         for consumer in startable {
             self.start_stage(now, id, consumer);
         }

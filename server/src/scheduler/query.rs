@@ -41,6 +41,8 @@ pub(super) struct Query {
     pub(super) submitted: Duration,
     /// When it was admitted.
     pub(super) started: Option<Duration>,
+    /// When its root finished.
+    pub(super) drained: Option<Duration>,
     /// Whether most of its time is over.
     pub(super) is_urgent: bool,
     pub(super) usage: Usage,
@@ -155,6 +157,7 @@ impl Query {
             number,
             group,
             started: None,
+            drained: None,
             is_urgent: false,
             usage,
             submitted: now,
@@ -391,7 +394,16 @@ impl Query {
         }
     }
 
-    fn task_mut(&mut self, attempt: AttemptKey) -> Option<&mut Task> {
+    /// Whether its worker said that the attempt has stopped without its output.
+    pub(super) fn has_failed(&self, attempt: AttemptKey) -> bool {
+        let task = || {
+            let stage = &self.stages[self.position(attempt.stage)?];
+            stage.tasks.get(usize::try_from(attempt.task.0).ok()?)
+        };
+        task().is_some_and(Task::has_failed)
+    }
+
+    pub(super) fn task_mut(&mut self, attempt: AttemptKey) -> Option<&mut Task> {
         let stage = self.position(attempt.stage)?;
         self.stages[stage]
             .tasks
@@ -412,8 +424,8 @@ impl Query {
         root.tasks.iter().enumerate().filter_map(part).collect()
     }
 
-    /// How far it is, for whoever asks. The fraction never falls while no finished task is run again.
-    pub(super) fn progress(&self, address_of: impl Fn(WorkerId) -> String) -> QueryProgress {
+    /// Finished tasks over all tasks, weighted by the bytes they read; never falls while no finished task is run again.
+    pub(super) fn fraction_done(&self) -> f64 {
         let (mut done, mut all) = (0.0, 0.0);
         for stage in &self.stages {
             for (task, spec) in stage.tasks.iter().zip(&stage.spec.tasks) {
@@ -424,6 +436,11 @@ impl Query {
                 }
             }
         }
+        if all > 0.0 { done / all } else { 0.0 }
+    }
+
+    /// How far it is, for whoever asks.
+    pub(super) fn progress(&self, address_of: impl Fn(WorkerId) -> String) -> QueryProgress {
         let root = &self.stages[self.root];
         let part = |(number, task): (usize, &Task)| {
             let (worker, attempt) = task.readable()?;
@@ -431,7 +448,7 @@ impl Query {
         };
         let rows = |task: &Task| Some(task.finished()?.output.metrics.rows);
         QueryProgress {
-            fraction: if all > 0.0 { done / all } else { 0.0 },
+            fraction: self.fraction_done(),
             parts: match root.spec.streamed {
                 true => Vec::new(),
                 false => root.tasks.iter().enumerate().filter_map(part).collect(),

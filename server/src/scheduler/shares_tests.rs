@@ -75,7 +75,7 @@ impl Shop {
             match effect {
                 Effect::Launch { launch, .. } => self.launch(launch.attempt),
                 Effect::ResultReady { query, .. } => self.tell(Event::ResultDone { query }),
-                Effect::Ended { query, outcome } => {
+                Effect::Ended { query, outcome, .. } => {
                     outcome.expect("nothing fails here");
                     self.ended.insert(query, self.now);
                 }

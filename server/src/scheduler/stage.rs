@@ -20,6 +20,7 @@ use super::event::{StageSummary, TaskSummary};
 use super::graph::StageSpec;
 use super::placement::Want;
 use super::policy;
+use super::snapshot::StagePhase;
 use super::task::{Hold, Spent, Task};
 
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(super) struct Stage {
     /// Workers that know what its attempts share.
     sent_to: BTreeSet<WorkerId>,
     sources: Sources,
+    /// When all its inputs were there.
+    started: Option<Duration>,
     state: StageState,
 }
 
@@ -88,6 +91,7 @@ impl Stage {
             pending: Vec::new(),
             sent_to: BTreeSet::new(),
             sources: Sources::default(),
+            started: None,
         }
     }
 
@@ -107,6 +111,7 @@ impl Stage {
     /// All inputs are there: its tasks want places.
     pub(super) fn start(&mut self, now: Duration, sources: Sources) {
         self.sources = sources;
+        self.started = Some(now);
         self.pending = policy::last_to_first(&self.spec.tasks);
         for task in &mut self.tasks {
             task.make_pending();
@@ -294,6 +299,31 @@ impl Stage {
             StageState::Waiting { .. }
             | StageState::Running { .. }
             | StageState::Released { .. } => None,
+        }
+    }
+
+    /// When it started, and when its last task finished.
+    pub(super) fn times(&self) -> (Option<Duration>, Option<Duration>) {
+        let elapsed = match self.state {
+            StageState::Finished { elapsed, .. } | StageState::Released { elapsed } => {
+                Some(elapsed)
+            }
+            StageState::Waiting { .. } | StageState::Running { .. } => None,
+        };
+        (
+            self.started,
+            self.started
+                .zip(elapsed)
+                .map(|(started, elapsed)| started + elapsed),
+        )
+    }
+
+    pub(super) fn phase(&self) -> StagePhase {
+        match self.state {
+            StageState::Waiting { .. } => StagePhase::Waiting,
+            StageState::Running { .. } => StagePhase::Running,
+            StageState::Finished { .. } => StagePhase::Finished,
+            StageState::Released { .. } => StagePhase::Released,
         }
     }
 

@@ -20,6 +20,7 @@ use squadron_proto::control::{AttemptStatus, Lane, TaskOutput};
 use squadron_proto::{AttemptNumber, Failure, FailureKind, WorkerId};
 
 use super::placement::Want;
+use super::snapshot::TaskPhase;
 
 #[derive(Debug)]
 pub(super) struct Task {
@@ -28,7 +29,18 @@ pub(super) struct Task {
     refusals: u32,
     /// Runs while the current attempt holds slots.
     clock: Option<Clock>,
+    times: Times,
+    /// Whether the current attempt said that it has stopped, and did not finish.
+    has_failed: bool,
     state: TaskState,
+}
+
+/// What is known of when the current attempt did what, for those who look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Times {
+    pub(super) launched: Option<Duration>,
+    pub(super) started: Option<Duration>,
+    pub(super) ended: Option<Duration>,
 }
 
 /// What an attempt was charged for its slots, and since when it has them.
@@ -122,6 +134,8 @@ impl Task {
             next_attempt: 0,
             refusals: 0,
             clock: None,
+            times: Times::default(),
+            has_failed: false,
             state: TaskState::Waiting,
         }
     }
@@ -134,6 +148,7 @@ impl Task {
         weight: u64,
         line: Lane,
     ) {
+        self.times.launched.get_or_insert(since);
         self.clock = Some(Clock {
             since,
             charged_us,
@@ -153,6 +168,38 @@ impl Task {
             weight: clock.weight,
             line: clock.line,
         })
+    }
+
+    pub(super) fn times(&self) -> Times {
+        self.times
+    }
+
+    /// It was seen to run.
+    pub(super) fn note_start(&mut self, now: Duration) {
+        self.times.started = Some(now);
+    }
+
+    /// It was seen to have ended.
+    pub(super) fn note_end(&mut self, now: Duration) {
+        self.times.ended = Some(now);
+    }
+
+    pub(super) fn phase(&self) -> TaskPhase {
+        match &self.state {
+            _ if self.has_failed => TaskPhase::Failed,
+            TaskState::Waiting => TaskPhase::Waiting,
+            TaskState::Pending => TaskPhase::Pending,
+            TaskState::Launched(_) => TaskPhase::Launched,
+            TaskState::Committed(_) => TaskPhase::Committed,
+            TaskState::Running(_) => TaskPhase::Running,
+            TaskState::Parked(_) => TaskPhase::Parked,
+            TaskState::Finished(_) => TaskPhase::Finished,
+        }
+    }
+
+    /// Whether its worker said that the current attempt has stopped, and without its output.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// The attempt that is on a worker and has not ended, and whether it holds slots.
@@ -195,6 +242,7 @@ impl Task {
         match self.state {
             TaskState::Waiting => {
                 self.state = TaskState::Pending;
+                self.times = Times::default();
                 true
             }
             TaskState::Pending
@@ -387,6 +435,7 @@ impl Task {
 
     /// The attempt stays where it is until the whole query is ended, which gives back what it holds.
     fn fail(&mut self, state: TaskState, failure: Failure) -> (Change, Option<&'static str>) {
+        self.has_failed = true;
         self.keep(state, Change::Failed(failure))
     }
 }

@@ -426,7 +426,7 @@ impl Model {
                         .all(|part| self.workers.contains_key(&part.worker))
                 );
             }
-            Effect::Ended { query, outcome } => {
+            Effect::Ended { query, outcome, .. } => {
                 self.held.retain(|(_, attempt), _| attempt.query != query);
                 assert!(
                     self.ended.insert(query, outcome).is_none(),

@@ -157,7 +157,7 @@ pub fn understood(statement: Statement) -> Statement {
 ///
 /// # Errors
 /// As DataFusion's registry of functions.
-pub fn refresh_functions(state: &mut SessionState) -> Result<()> {
+fn refresh_functions(state: &mut SessionState) -> Result<()> {
     let options = std::sync::Arc::clone(state.config().options());
     let updated: Vec<_> = state
         .scalar_functions()

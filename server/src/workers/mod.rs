@@ -41,6 +41,8 @@ pub struct WorkerInfo {
     pub used_slots: u32,
     /// How many attempts it has that are not parked.
     pub running: u32,
+    /// Attempts of ended queries that it was told to stop and has not said to have stopped.
+    pub stopping: usize,
     /// Whether it is on its way out.
     pub draining: bool,
     /// Its memory pool, in bytes.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 use squadron_proto::{Failure, FailureKind};
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::destination::Destination;
 use super::places::Places;
 
-/// Files that are moved at once.
+/// Files that are looked for, and moved, at once.
 const MOVE_CONCURRENCY: usize = 16;
 
 /// Object stores copy up to this many bytes in one request; more is read and written again.
@@ -33,9 +33,14 @@ pub(super) async fn publish(
     let rows = files.iter().map(|file| file.rows).sum();
     let moves = moves(destination, files);
     let store = destination.store();
-    for staged in &moves {
-        check_there(store.as_ref(), destination, &staged.file).await?;
-    }
+    let checks: Vec<_> = moves
+        .iter()
+        .map(|staged| check_there(store.as_ref(), destination, &staged.file))
+        .collect();
+    stream::iter(checks)
+        .buffered(MOVE_CONCURRENCY)
+        .try_collect::<()>()
+        .await?;
     let _publishing = places.publish(destination.place()).await;
     let runs: Vec<_> = moves
         .iter()

@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 use std::process::Command;
 
-use squadron::scheduler::{Driver, Limits, QueryEvents, QueryUpdate, SchedulerHandle, StageGraph};
+use squadron::scheduler::{
+    Driver, History, HistoryLimits, Limits, QueryEvents, QueryUpdate, SchedulerHandle, StageGraph,
+};
 use squadron::workers::{ControlService, Registry, RegistryOptions};
 use squadron_proto::QueryId;
 use squadron_proto::ticket::ClusterKey;
@@ -28,8 +30,9 @@ pub(super) struct Server {
 impl Server {
     /// Returns when all workers are members.
     pub(super) async fn start(workers: u32, slots: u32) -> Result<Self> {
+        let history = History::open(HistoryLimits::default())?;
         let (registry, events) = Registry::new(RegistryOptions::default());
-        let (driver, handle) = Driver::new(Limits::default(), registry.clone(), events);
+        let (driver, handle) = Driver::new(Limits::default(), history, registry.clone(), events);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let stop = CancellationToken::new();

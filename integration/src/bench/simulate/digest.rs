@@ -39,7 +39,7 @@ impl Digest {
                 (worker, release.query, &release.stages).hash(&mut self.0);
             }
             Effect::ResultReady { query, parts } => (query, parts.len()).hash(&mut self.0),
-            Effect::Ended { query, outcome } => {
+            Effect::Ended { query, outcome, .. } => {
                 let message = outcome.as_ref().err().map(|failure| &failure.message);
                 (query, message).hash(&mut self.0);
             }

@@ -345,7 +345,7 @@ impl World {
                 let worker = self.by_id[&worker];
                 self.stop(worker, attempt);
             }
-            Effect::Ended { query, outcome } => self.ended(query, outcome.err()),
+            Effect::Ended { query, outcome, .. } => self.ended(query, outcome.err()),
             Effect::ResultReady { query, .. } => {
                 if let Some(live) = self.live.get_mut(&query) {
                     live.is_ready = true;

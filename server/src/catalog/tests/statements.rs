@@ -1,6 +1,7 @@
 //! Tables from statements, and what sessions share.
 
 use super::*;
+use squadron_proto::FailureKind;
 
 #[tokio::test]
 async fn external_tables_and_views_are_shared_by_all_sessions() {
@@ -180,17 +181,16 @@ async fn information_schema_and_settings_are_per_session() {
         "2"
     );
     assert!(ask(&catalog, "SHOW TABLES").await.unwrap().contains("| t "));
-    let settings = [(
-        "datafusion.execution.batch_size".to_string(),
-        "17".to_string(),
-    )];
-    let one = catalog.session_context_with(&settings).unwrap();
+    let one = catalog.session_context();
+    catalog
+        .set_option(&one, "datafusion.execution.batch_size", Some("17"))
+        .unwrap();
     let other = catalog.session_context();
     assert_eq!(one.copied_config().batch_size(), 17);
     assert_ne!(other.copied_config().batch_size(), 17);
-    let refused = catalog.session_context_with(&[("no.such.key".into(), "1".into())]);
+    let refused = catalog.set_option(&one, "no.such.key", Some("1"));
     assert_eq!(
-        refused.err().map(|failure| failure.kind),
+        refused.err().map(|wrong| Failure::from(wrong).kind),
         Some(FailureKind::Invalid)
     );
 }

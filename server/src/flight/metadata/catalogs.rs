@@ -13,12 +13,18 @@ use squadron_proto::Failure;
 
 use super::patterns::matching;
 use super::unbuilt;
+use crate::catalog::SYSTEM_SCHEMA;
 
 /// The type of the tables that describe the others.
 pub(super) const SYSTEM_TABLE: &str = "SYSTEM TABLE";
 
 /// The names of tables' types, sorted.
 const TABLE_TYPES: [&str; 4] = ["LOCAL TEMPORARY", SYSTEM_TABLE, "TABLE", "VIEW"];
+
+/// Whether the tables of a schema describe the server and the other tables.
+pub(super) fn is_system(schema: &str) -> bool {
+    schema == INFORMATION_SCHEMA || schema == SYSTEM_SCHEMA
+}
 
 /// The name that JDBC and ODBC programs filter by.
 pub(super) fn table_type_name(table_type: TableType) -> &'static str {

@@ -4,12 +4,11 @@
 //! schema are left out: they describe, they hold nothing of their own.
 
 use arrow_flight::{FlightDescriptor, FlightInfo};
-use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::prelude::SessionContext;
 use squadron_proto::Failure;
 use tracing::warn;
 
-use super::catalogs::{provider, schemas};
+use super::catalogs::{is_system, provider, schemas};
 use super::patterns::matching;
 use crate::flight::statement;
 use crate::flight::status::invalid;
@@ -26,7 +25,7 @@ pub(in crate::flight) fn paths(
     let pattern = Some(pattern).filter(|pattern| !pattern.is_empty());
     let mut paths = Vec::new();
     for (catalog, schema) in schemas(context, None, None)? {
-        if schema == INFORMATION_SCHEMA {
+        if is_system(&schema) {
             continue;
         }
         let Some(provider) = provider(context, &catalog, &schema) else {

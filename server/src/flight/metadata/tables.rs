@@ -5,7 +5,6 @@ use arrow::datatypes::Schema;
 use arrow_flight::sql::CommandGetTables;
 use arrow_flight::sql::metadata::GetTablesBuilder;
 use datafusion::catalog::SchemaProvider;
-use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::common::TableReference;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::TableType;
@@ -13,7 +12,7 @@ use datafusion::prelude::SessionContext;
 use squadron_proto::Failure;
 use tracing::warn;
 
-use super::catalogs::{SYSTEM_TABLE, provider, schemas, table_type_name};
+use super::catalogs::{SYSTEM_TABLE, is_system, provider, schemas, table_type_name};
 use super::patterns::matching;
 use super::unbuilt;
 use crate::planner::columns::described;
@@ -66,9 +65,9 @@ async fn append(
         }
     };
     let (table_type, columns) = seen;
-    let table_type = match place.schema {
-        INFORMATION_SCHEMA => SYSTEM_TABLE,
-        _ => table_type_name(table_type),
+    let table_type = match is_system(place.schema) {
+        true => SYSTEM_TABLE,
+        false => table_type_name(table_type),
     };
     let Place {
         catalog,
@@ -106,6 +105,7 @@ mod tests {
     use datafusion::prelude::SessionConfig;
 
     use super::*;
+    use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 
     async fn context() -> SessionContext {
         let config = SessionConfig::new().with_information_schema(true);

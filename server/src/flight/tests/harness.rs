@@ -18,10 +18,12 @@ use crate::auth::Authenticator;
 use crate::catalog::{Catalog, CatalogOptions};
 use crate::flight;
 use crate::planner::{Planner, SizeOptions};
-use crate::queries::{Locations, PlannedStatement, Polls, Principal, Queries, QueryParts, Session};
+use crate::queries::{
+    Locations, OpenSessions, PlannedStatement, Polls, Principal, Queries, QueryParts, Session,
+};
 use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
-use crate::scheduler::{Driver, Limits};
+use crate::scheduler::{Driver, History, HistoryLimits, Limits};
 use crate::workers::{Registry, RegistryOptions, WorkerKind};
 use crate::writes::Writes;
 
@@ -68,11 +70,9 @@ pub(in crate::flight) async fn queries_and_session() -> (Queries, Session) {
     let (engine, key) = engine();
     let mut server = JoinSet::new();
     let (queries, catalog) = queries(&engine, key, &mut server).await;
-    let session = Session {
-        id: "s".into(),
-        principal: Principal::default(),
-        context: catalog.session_context(),
-    };
+    let principal = Principal::default();
+    let context = catalog.session_context_of(&principal);
+    let session = queries.sessions().open("s".into(), principal, context);
     (queries, session)
 }
 
@@ -119,7 +119,12 @@ async fn queries(
         .await
         .unwrap();
     let (registry, events) = Registry::new(RegistryOptions::default());
-    let (driver, scheduler) = Driver::new(Limits::default(), registry.clone(), events);
+    let (driver, scheduler) = Driver::new(
+        Limits::default(),
+        History::open(HistoryLimits::default()).unwrap(),
+        registry.clone(),
+        events,
+    );
     server.spawn(driver.run(CancellationToken::new()));
     for kind in [WorkerKind::Embedded, WorkerKind::Local] {
         let id = WorkerId::new();
@@ -145,6 +150,7 @@ async fn queries(
         polls: Polls::new(Duration::from_secs(60)),
         locations: Locations::Server,
         scheduler,
+        sessions: OpenSessions::default(),
         results: OpenResults::new(Duration::from_secs(60)),
         writes: Writes::new(tokio::runtime::Handle::current()),
         key,
@@ -152,6 +158,7 @@ async fn queries(
         query_timeout: None,
         // The engine may end before the queries; the runtime of the test does not.
         planning: tokio::runtime::Handle::current(),
+        scheduler_memory: 1 << 30,
         in_process: true,
     };
     (Queries::new(parts), catalog)

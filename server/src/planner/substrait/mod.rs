@@ -23,7 +23,6 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 
 use datafusion::error::{DataFusionError, Result};
@@ -38,19 +37,20 @@ use squadron_shuffle::failure;
 
 use self::declarations::Declarations;
 use self::reader::Reader;
+use crate::error::panic_message;
 
 /// Bytes of a plan. Decoded it takes some ten times as many.
-pub const MAX_PLAN_BYTES: usize = 16 * 1024 * 1024;
+const MAX_PLAN_BYTES: usize = 16 * 1024 * 1024;
 
 /// Relations of a plan.
-pub const MAX_RELATIONS: usize = 1_000;
+const MAX_RELATIONS: usize = 1_000;
 
 /// Expressions of a plan, the cells of its virtual tables included.
-pub const MAX_EXPRESSIONS: usize = 500_000;
+const MAX_EXPRESSIONS: usize = 500_000;
 
 /// Protobuf messages inside one another, as every protobuf library has it; prost enforces it while it decodes. A relation is two
 /// of them, a function three.
-pub const MAX_DEPTH: usize = 100;
+const MAX_DEPTH: usize = 100;
 
 /// The newest release of Substrait whose plans are understood.
 pub fn newest_version() -> String {
@@ -94,7 +94,9 @@ pub async fn blamed_on_plan<T>(work: impl Future<Output = Result<T>>) -> Result<
                 _ => error,
             }
         }),
-        Err(panic) => Err(unfit(panic_message(&*panic))),
+        Err(panic) => Err(unfit(
+            panic_message(&*panic).unwrap_or("it has a reference that leads nowhere"),
+        )),
     }
 }
 
@@ -127,14 +129,6 @@ fn undecodable(error: &str) -> DataFusionError {
     invalid(format!(
         "the bytes are not a Substrait plan in the binary form of protobuf: {error}"
     ))
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("it has a reference that leads nowhere")
 }
 
 /// An error for a plan that is wrong.

@@ -7,8 +7,8 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use squadron_proto::{Failure, FailureKind, QueryId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -17,7 +17,9 @@ use tracing::debug;
 use super::super::event::{QueryProgress, QuerySummary, ResultPart};
 use super::super::graph::StageGraph;
 use super::super::groups::Groups;
-use super::super::{Capacity, GroupLoad, QueryInfo};
+use super::super::{Capacity, GroupLoad, QueryInfo, Stopping};
+use super::history::History;
+use crate::counted::Counted;
 use crate::workers::WorkerInfo;
 
 /// A query's updates: its result is ready, it ended.
@@ -84,6 +86,8 @@ pub struct SchedulerHandle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) signals: Arc<Signals>,
     pub(super) capacity: Arc<Mutex<Capacity>>,
+    pub(super) history: History,
+    pub(super) plan_bytes: Arc<AtomicU64>,
 }
 
 impl SchedulerHandle {
@@ -98,6 +102,7 @@ impl SchedulerHandle {
             updates: sender,
             progress: progress_sender,
             is_kept: graph.keeps_result(),
+            _plan: Counted::new(&self.plan_bytes, graph.bytes()),
         };
         let mut events = QueryEvents {
             query: graph.query,
@@ -106,9 +111,12 @@ impl SchedulerHandle {
             signals: Arc::clone(&self.signals),
             ended: false,
         };
+        self.history.submitted(graph.query);
+        let query = graph.query;
         let command = Command::Submit(Box::new(graph), owner);
         if self.commands.send(command).await.is_err() {
             events.ended = true;
+            self.history.ended(query, Err(stopping()), None);
             return Err(stopping());
         }
         Ok(events)
@@ -134,21 +142,21 @@ impl SchedulerHandle {
         let _ = self.commands.send(Command::Regroup(groups)).await;
     }
 
-    /// The queries that have not ended, in the order of their submission, and how full the resource groups are; nothing
-    /// when the server is shutting down.
+    /// Bytes of the plans of all queries that have not ended.
+    pub fn plan_bytes(&self) -> u64 {
+        self.plan_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Every query from the moment it is asked for.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// What there is now; nothing when the server is shutting down.
     pub async fn snapshot(&self) -> Snapshot {
         let (sender, receiver) = oneshot::channel();
         if self.commands.send(Command::Snapshot(sender)).await.is_err() {
             return Snapshot::default();
-        }
-        receiver.await.unwrap_or_default()
-    }
-
-    /// The workers there are, in the order of their ids; none when the server is shutting down.
-    pub async fn workers(&self) -> Vec<WorkerInfo> {
-        let (sender, receiver) = oneshot::channel();
-        if self.commands.send(Command::Workers(sender)).await.is_err() {
-            return Vec::new();
         }
         receiver.await.unwrap_or_default()
     }
@@ -164,7 +172,6 @@ pub(super) fn stopping() -> Failure {
 #[derive(Debug)]
 pub(super) enum Command {
     Submit(Box<StageGraph>, Owner),
-    Workers(oneshot::Sender<Vec<WorkerInfo>>),
     Regroup(Groups),
     Snapshot(oneshot::Sender<Snapshot>),
 }
@@ -172,12 +179,14 @@ pub(super) enum Command {
 /// What there is at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The queries that have not ended, in the order of their submission.
+    /// The queries that the scheduler has, in the order of their submission.
     pub queries: Vec<QueryInfo>,
+    /// The attempts of ended queries that may still run.
+    pub stopping: Vec<Stopping>,
     /// The resource groups by name, the server as a whole first.
-    pub groups: Vec<(String, GroupLoad)>,
-    /// The scheduler's time, from which the queries' times count.
-    pub now: Duration,
+    pub groups: Vec<(Arc<str>, GroupLoad)>,
+    /// The workers, in the order of their ids.
+    pub workers: Vec<WorkerInfo>,
 }
 
 /// The way to whoever waits for a query.
@@ -187,6 +196,7 @@ pub(super) struct Owner {
     pub(super) progress: watch::Sender<QueryProgress>,
     /// Whether clients may read the result from workers, which then must hear why it failed.
     pub(super) is_kept: bool,
+    _plan: Counted,
 }
 
 /// What must reach the driver from places that cannot wait, one entry a query.

@@ -1,0 +1,334 @@
+//! The schema `system`, and KILL.
+
+use arrow::util::display::array_value_to_string;
+use futures::StreamExt;
+use squadron_integration::client::{Client, status};
+use squadron_integration::cluster::cluster;
+use tonic::{Code, Status};
+
+use crate::callers::{Caller, Files, PASSWORD, text};
+use crate::support::{bounded, minutes, two_workers};
+
+/// Far more rows than any buffer on the way holds.
+const ENDLESS: &str =
+    "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
+
+/// Runs for ever without a row.
+const SILENT: &str = "SELECT count(*) FROM lineitem a, lineitem b, lineitem c WHERE a.l_comment || b.l_comment LIKE c.l_comment || '%x'";
+
+/// All rows as text.
+async fn rows(client: &Client, sql: &str) -> Vec<Vec<String>> {
+    let (_, batches) = client
+        .query(sql)
+        .await
+        .unwrap_or_else(|status| panic!("{sql}: {status}"));
+    let mut rows = Vec::new();
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            let cell = |column| array_value_to_string(column, row).expect("it can be shown");
+            rows.push(batch.columns().iter().map(cell).collect());
+        }
+    }
+    rows
+}
+
+/// The one value of a statement.
+async fn value(client: &Client, sql: &str) -> String {
+    let rows = rows(client, sql).await;
+    assert_eq!((rows.len(), rows[0].len()), (1, 1), "{sql}: {rows:?}");
+    rows[0][0].clone()
+}
+
+/// The id of a query that is there, once it is in this state.
+async fn id_of(client: &Client, marker: &str, state: &str) -> String {
+    let sql = format!(
+        "SELECT query_id FROM system.queries WHERE statement LIKE '%{marker}%' AND state = '{state}' \
+         AND statement NOT LIKE '%system.queries%'"
+    );
+    loop {
+        if let [row] = rows(client, &sql).await.as_slice() {
+            return row[0].clone();
+        }
+    }
+}
+
+/// Reads until there is an error.
+async fn failure_of(client: &Client, sql: &str) -> Status {
+    let mut rows = match client.open(sql).await {
+        Ok(rows) => rows,
+        Err(status) => return status,
+    };
+    while let Some(batch) = rows.next().await {
+        if let Err(error) = batch {
+            return status(error);
+        }
+    }
+    panic!("it ended well");
+}
+
+#[test]
+fn a_finished_query_says_what_it_took() {
+    bounded(minutes(5), async {
+        let cluster = two_workers().start().await;
+        let client = cluster.client().await;
+        let sql =
+            "SELECT l_returnflag, count(*) FROM lineitem GROUP BY l_returnflag /* finished */";
+        let (_, batches) = client.query(sql).await.expect("rows");
+        let answered: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+        let id = id_of(&client, "/* finished */", "finished").await;
+
+        let query = format!("FROM system.queries WHERE query_id = '{id}'");
+        let checks = format!(
+            "SELECT progress = 1.0 AND rows = {answered} AND tasks = finished_tasks AND tasks > 2 AND stages > 1 \
+             AND cpu_ms > 0 AND read_bytes > 0 AND shuffled_bytes > 0 AND fetched_bytes > 0 AND peak_memory_bytes > 0 \
+             AND created_at <= queued_at AND queued_at <= started_at AND started_at <= draining_at \
+             AND draining_at <= ended_at AND failure IS NULL AND held_slots = 0 AND resource_group = 'server' {query}"
+        );
+        if value(&client, &checks).await != "true" {
+            panic!("{:?}", rows(&client, &format!("SELECT * {query}")).await);
+        }
+        let totals = |table: &str| {
+            format!(
+                "SELECT sum(cpu_ms) > 0, sum(read_bytes), sum(shuffled_bytes), sum(fetched_bytes) \
+                 FROM system.{table} WHERE query_id = '{id}'"
+            )
+        };
+        let of_query = rows(&client, &totals("queries")).await;
+        assert_eq!(rows(&client, &totals("stages")).await, of_query);
+        assert_eq!(rows(&client, &totals("tasks")).await, of_query);
+
+        let tasks = format!(
+            "SELECT count(*) FROM system.tasks t JOIN system.workers w ON t.worker_id = w.worker_id \
+             WHERE query_id = '{id}' AND t.state = 'finished' AND launched_at <= started_at AND started_at <= ended_at"
+        );
+        let all = value(&client, &format!("SELECT tasks {query}")).await;
+        assert_eq!(value(&client, &tasks).await, all);
+    });
+}
+
+#[test]
+fn what_never_runs_is_written_down_too() {
+    bounded(minutes(3), async {
+        let cluster = cluster().slots(1).start().await;
+        let client = cluster.client().await;
+        client
+            .update("SET squadron.tag = 'mine'")
+            .await
+            .expect("set");
+        client
+            .update("CREATE VIEW v AS SELECT 1 AS one")
+            .await
+            .expect("created");
+        client
+            .query("SELECT 1 / (one - 1) FROM v")
+            .await
+            .expect_err("it divides by zero");
+        client
+            .query("SELECT * FROM nowhere")
+            .await
+            .expect_err("there is no such table");
+        let seen = rows(
+            &client,
+            "SELECT state, tag, failure_kind, statement FROM system.queries WHERE ended_at IS NOT NULL ORDER BY created_at",
+        )
+        .await;
+        let expected = [
+            ["finished", "", "", "SET squadron.tag = 'mine'"],
+            ["finished", "mine", "", "CREATE VIEW v AS SELECT 1 AS one"],
+            ["failed", "mine", "invalid", "SELECT 1 / (one - 1) FROM v"],
+        ];
+        assert_eq!(seen, expected);
+    });
+}
+
+#[test]
+fn credentials_in_options_are_not_shown() {
+    bounded(minutes(3), async {
+        let cluster = cluster().slots(1).start().await;
+        let client = cluster.client().await;
+        let create = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 's3://nowhere/t/' \
+                      OPTIONS ('aws.secret_access_key' 'hush', 'aws.endpoint' 'http://127.0.0.1:1')";
+        let _ = client.query(create).await;
+        let statements = rows(&client, "SELECT statement, failure FROM system.queries").await;
+        let shown = format!("{statements:?}");
+        assert!(shown.contains("OPTIONS (...)"), "{shown}");
+        assert!(!shown.contains("hush"), "{shown}");
+    });
+}
+
+#[test]
+fn the_history_is_bounded() {
+    bounded(minutes(3), async {
+        let cluster = cluster()
+            .slots(1)
+            .serve_arg("--history-queries=3")
+            .start()
+            .await;
+        let client = cluster.client().await;
+        for number in 0..6 {
+            client
+                .query(&format!("SELECT {number}"))
+                .await
+                .expect("a row");
+        }
+        let ended = "SELECT count(*) FROM system.queries WHERE ended_at IS NOT NULL";
+        assert_eq!(value(&client, ended).await, "3");
+    });
+}
+
+#[test]
+fn a_full_server_still_shows_what_it_does_and_kills_it() {
+    bounded(minutes(5), async {
+        let cluster = cluster()
+            .workers(1)
+            .slots(1)
+            .tpch(0.01)
+            .serve_arg("--max-running=1")
+            .serve_arg("--max-queued=1")
+            .serve_arg("--max-open-results=1")
+            .start()
+            .await;
+        let client = cluster.client().await;
+        let other = cluster.client().await;
+        let running = tokio::spawn({
+            let other = other.clone();
+            async move { failure_of(&other, &format!("{ENDLESS} /* running */")).await }
+        });
+        let running_id = id_of(&client, "/* running */", "running").await;
+        let queued =
+            tokio::spawn(
+                async move { failure_of(&other, &format!("{SILENT} /* waiting */")).await },
+            );
+        let queued_id = id_of(&client, "/* waiting */", "queued").await;
+        for (id, query) in [(queued_id, queued), (running_id, running)] {
+            client
+                .update(&format!("KILL QUERY '{id}'"))
+                .await
+                .expect("killed");
+            let status = query.await.expect("it ended");
+            assert_eq!(status.code(), Code::Cancelled, "{status:?}");
+            assert!(status.message().contains("killed"), "{status:?}");
+            let state = format!("SELECT state FROM system.queries WHERE query_id = '{id}'");
+            assert_eq!(value(&client, &state).await, "cancelled");
+            // Once more, as often as one likes.
+            client
+                .update(&format!("KILL QUERY '{id}'"))
+                .await
+                .expect("as good as killed");
+        }
+        let live =
+            "SELECT count(*) FROM system.tasks WHERE launched_at IS NOT NULL AND ended_at IS NULL";
+        while value(&client, live).await != "0" {}
+    });
+}
+
+#[test]
+fn a_killed_session_ends_with_what_it_runs() {
+    bounded(minutes(5), async {
+        let cluster = cluster().slots(1).tpch(0.01).start().await;
+        let client = cluster.client().await;
+        let other = cluster.client().await;
+        other
+            .update("SET squadron.priority = 7")
+            .await
+            .expect("set");
+        let running = tokio::spawn({
+            let other = other.clone();
+            async move { failure_of(&other, &format!("{ENDLESS} /* mine */")).await }
+        });
+        let id = id_of(&client, "/* mine */", "running").await;
+        let session = value(
+            &client,
+            &format!("SELECT session_id FROM system.queries WHERE query_id = '{id}'"),
+        )
+        .await;
+        let open = format!("SELECT queries FROM system.sessions WHERE session_id = '{session}'");
+        assert_eq!(value(&client, &open).await, "1");
+        let kill = format!("KILL SESSION '{session}'");
+        client.update(&kill).await.expect("killed");
+        let status = running.await.expect("it ended");
+        assert_eq!(status.code(), Code::Cancelled, "{status:?}");
+        assert!(rows(&client, &open).await.is_empty());
+        let status = client.update(&kill).await.expect_err("it is gone");
+        assert_eq!(status.code(), Code::NotFound, "{status:?}");
+        // Its client goes on with a new session.
+        let priority = "SELECT value FROM system.settings WHERE name = 'squadron.priority'";
+        assert_eq!(value(&other, priority).await, "0");
+    });
+}
+
+#[test]
+fn settings_tell_their_default_and_what_they_mean() {
+    bounded(minutes(3), async {
+        let cluster = cluster().slots(1).start().await;
+        let client = cluster.client().await;
+        client
+            .update("SET squadron.priority = 7")
+            .await
+            .expect("set");
+        let changed = "SELECT name, value, default_value, description LIKE '%twice the share%' FROM system.settings \
+                       WHERE value <> default_value";
+        assert_eq!(
+            rows(&client, changed).await,
+            [["squadron.priority", "7", "0", "true"]]
+        );
+        let undescribed = "SELECT count(*) FROM system.settings WHERE description = ''";
+        assert_eq!(value(&client, undescribed).await, "0");
+    });
+}
+
+#[test]
+fn everybody_sees_and_kills_his_own() {
+    bounded(minutes(5), async {
+        let files = Files::new();
+        let cluster = cluster()
+            .slots(1)
+            .tpch(0.01)
+            .serve_arg("--users")
+            .serve_arg(text(&files.users()))
+            .start()
+            .await;
+        let ann = Caller::connect(cluster.url()).await.basic("ann", PASSWORD);
+        let bob = Caller::connect(cluster.url()).await.basic("bob", PASSWORD);
+        ann.info(ENDLESS).await.expect("it starts");
+        let find = "SELECT query_id FROM system.queries WHERE statement LIKE '%CROSS JOIN%' AND statement NOT LIKE '%system%'";
+        let id = ann.value(find).await.expect("a row");
+        assert_eq!(bob.value(find).await.expect("no row"), "");
+        let session = ann
+            .value("SELECT session_id FROM system.sessions")
+            .await
+            .expect("one");
+        let workers = "SELECT count(*) FROM system.workers";
+        assert_eq!(bob.value(workers).await.expect("a row"), "2");
+        for kill in [
+            format!("KILL QUERY '{id}'"),
+            format!("KILL SESSION '{session}'"),
+        ] {
+            let status = bob.info(&kill).await.expect_err("it is not his");
+            assert_eq!(status.code(), Code::NotFound, "{status:?}");
+        }
+        ann.info(&format!("KILL QUERY '{id}'"))
+            .await
+            .expect("it is hers");
+    });
+}
+
+#[test]
+fn the_schema_cannot_be_changed() {
+    bounded(minutes(3), async {
+        let cluster = cluster().slots(1).start().await;
+        let client = cluster.client().await;
+        for sql in [
+            "DROP SCHEMA system CASCADE",
+            "DROP TABLE system.queries",
+            "CREATE VIEW system.mine AS SELECT 1",
+            "INSERT INTO system.queries SELECT * FROM system.queries",
+        ] {
+            client.update(sql).await.expect_err(sql);
+        }
+        assert_eq!(
+            value(&client, "SELECT count(*) > 0 FROM system.queries").await,
+            "true"
+        );
+    });
+}

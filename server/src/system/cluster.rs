@@ -1,0 +1,65 @@
+//! `system.workers` and `system.groups`.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::error::Result;
+
+use super::rows::Columns;
+use crate::scheduler::{GroupLoad, Snapshot};
+use crate::workers::{WorkerInfo, WorkerKind};
+
+pub(super) fn workers(workers: &[WorkerInfo]) -> Result<RecordBatch> {
+    Columns::of(workers)
+        .text("worker_id", |worker| worker.id.to_string())
+        .text("kind", |worker| match worker.kind {
+            WorkerKind::Embedded => "embedded",
+            WorkerKind::Remote => "remote",
+            WorkerKind::Local => "local",
+        })
+        .text("address", |worker| worker.address.as_str())
+        .text("state", |worker| match worker.draining {
+            true => "draining",
+            false => "active",
+        })
+        .count("slots", |worker| u64::from(worker.slots))
+        .count("used_slots", |worker| u64::from(worker.used_slots))
+        .count("running_attempts", |worker| u64::from(worker.running))
+        .count("stopping_attempts", |worker| worker.stopping as u64)
+        .count("memory_bytes", |worker| worker.memory_bytes)
+        .count("memory_used_bytes", |worker| worker.memory_used_bytes)
+        .text("version", |worker| worker.version.as_str())
+        .batch()
+}
+
+/// A group with what its queries hold.
+pub(super) struct GroupRow {
+    name: Arc<str>,
+    load: GroupLoad,
+    held_slots: u64,
+}
+
+pub(super) fn group_rows(snapshot: &Snapshot) -> Vec<GroupRow> {
+    let row = |(position, (name, load)): (usize, &(Arc<str>, GroupLoad))| {
+        let below = format!("{name}.");
+        // All queries are of the server, the first group.
+        let is_in = |group: &str| position == 0 || group == &**name || group.starts_with(&below);
+        let own = snapshot.queries.iter().filter(|query| is_in(&query.group));
+        GroupRow {
+            name: Arc::clone(name),
+            load: *load,
+            held_slots: own.map(|query| query.held_slots).sum(),
+        }
+    };
+    snapshot.groups.iter().enumerate().map(row).collect()
+}
+
+pub(super) fn groups(groups: &[GroupRow]) -> Result<RecordBatch> {
+    Columns::of(groups)
+        .text("name", |group| &*group.name)
+        .count("running", |group| group.load.running as u64)
+        .count("queued", |group| group.load.queued as u64)
+        .count("held_slots", |group| group.held_slots)
+        .count("reserved_memory_bytes", |group| group.load.memory_bytes)
+        .batch()
+}

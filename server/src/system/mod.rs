@@ -1,0 +1,216 @@
+//! The schema `system`: what the server is doing and has done, as tables for any client.
+//!
+//! | table | a row for each |
+//! |---|---|
+//! | queries, stages, tasks | query that is there or has ended lately, its stages, their tasks |
+//! | workers, groups | worker, resource group |
+//! | sessions | open session |
+//! | settings | option of the asking session |
+//!
+//! A table is a snapshot, taken while the statement that reads it is planned. Whoever had to log in sees what is his own;
+//! workers and groups are for everyone.
+
+mod cluster;
+mod queries;
+mod rows;
+mod sessions;
+mod settings;
+mod view;
+mod work;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{SchemaProvider, Session, TableProvider};
+use datafusion::config::ConfigOptions;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+
+use squadron_proto::Failure;
+
+use self::view::View;
+use crate::auth::Principal;
+use crate::catalog::Catalog;
+use crate::queries::OpenSessions;
+use crate::scheduler::SchedulerHandle;
+
+type Result<T, E = DataFusionError> = std::result::Result<T, E>;
+
+/// Adds the schema to the catalog.
+///
+/// # Errors
+/// None but a bug of ours.
+pub fn register(
+    catalog: &Catalog,
+    scheduler: &SchedulerHandle,
+    sessions: &OpenSessions,
+) -> Result<(), Failure> {
+    let sources = Sources {
+        scheduler: scheduler.clone(),
+        sessions: sessions.clone(),
+        defaults: catalog.session_defaults(),
+    };
+    SystemSchema::new(&sources)
+        .and_then(|schema| catalog.add_system(Arc::new(schema)))
+        .map_err(Failure::internal)
+}
+
+/// Where the tables look.
+#[derive(Clone)]
+struct Sources {
+    scheduler: SchedulerHandle,
+    sessions: OpenSessions,
+    /// What every session begins with.
+    defaults: Arc<ConfigOptions>,
+}
+
+/// All tables.
+#[derive(Debug)]
+struct SystemSchema {
+    tables: Vec<Arc<SystemTable>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Queries,
+    Stages,
+    Tasks,
+    Workers,
+    Groups,
+    Sessions,
+    Settings,
+}
+
+struct SystemTable {
+    kind: Kind,
+    schema: SchemaRef,
+    sources: Sources,
+}
+
+impl Kind {
+    const ALL: [Self; 7] = [
+        Self::Groups,
+        Self::Queries,
+        Self::Sessions,
+        Self::Settings,
+        Self::Stages,
+        Self::Tasks,
+        Self::Workers,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Queries => "queries",
+            Self::Stages => "stages",
+            Self::Tasks => "tasks",
+            Self::Workers => "workers",
+            Self::Groups => "groups",
+            Self::Sessions => "sessions",
+            Self::Settings => "settings",
+        }
+    }
+
+    fn empty(self) -> Result<RecordBatch> {
+        match self {
+            Self::Queries => queries::batch(&[]),
+            Self::Stages => work::stages(&[]),
+            Self::Tasks => work::tasks(&[]),
+            Self::Workers => cluster::workers(&[]),
+            Self::Groups => cluster::groups(&[]),
+            Self::Sessions => sessions::batch(&[]),
+            Self::Settings => settings::batch(&[]),
+        }
+    }
+}
+
+impl SystemSchema {
+    fn new(sources: &Sources) -> Result<Self> {
+        let table = |kind: Kind| {
+            Ok(Arc::new(SystemTable {
+                kind,
+                schema: kind.empty()?.schema(),
+                sources: sources.clone(),
+            }))
+        };
+        Ok(Self {
+            tables: Kind::ALL.into_iter().map(table).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl SystemTable {
+    async fn snapshot(&self, viewer: &Principal, options: &ConfigOptions) -> Result<RecordBatch> {
+        let Sources {
+            scheduler,
+            sessions,
+            defaults,
+        } = &self.sources;
+        match self.kind {
+            Kind::Queries => queries::batch(&View::take(scheduler, viewer).await.queries),
+            Kind::Stages => work::stages(&View::take(scheduler, viewer).await.stages()),
+            Kind::Tasks => work::tasks(&View::take(scheduler, viewer).await.tasks()),
+            Kind::Workers => cluster::workers(&scheduler.snapshot().await.workers),
+            Kind::Groups => cluster::groups(&cluster::group_rows(&scheduler.snapshot().await)),
+            Kind::Sessions => sessions::batch(&sessions::rows(sessions, scheduler, viewer)),
+            Kind::Settings => settings::batch(&settings::rows(options, defaults)),
+        }
+    }
+}
+
+impl fmt::Debug for SystemTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "system.{}", self.kind.name())
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for SystemSchema {
+    fn table_names(&self) -> Vec<String> {
+        let tables = self.tables.iter();
+        tables.map(|table| table.kind.name().to_owned()).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let named = |table: &&Arc<SystemTable>| table.kind.name() == name;
+        let table = self.tables.iter().find(named);
+        Ok(table.map(|table| Arc::clone(table) as _))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.tables.iter().any(|table| table.kind.name() == name)
+    }
+}
+
+#[async_trait]
+impl TableProvider for SystemTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let viewer = state.config().get_extension::<Principal>();
+        let viewer = viewer.unwrap_or_default();
+        let batch = self.snapshot(&viewer, state.config_options()).await?;
+        let schema = Arc::clone(&self.schema);
+        Ok(MemorySourceConfig::try_new_exec(
+            &[vec![batch]],
+            schema,
+            projection.cloned(),
+        )?)
+    }
+}
