@@ -23,7 +23,7 @@ use squadron_proto::control::{
 };
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, WorkerId};
 
-use super::chance::Chance;
+use super::super::chance::Chance;
 use super::digest::Digest;
 use super::figures::{Counts, Figures};
 use super::meter::Meter;
