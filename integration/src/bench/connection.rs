@@ -9,6 +9,7 @@ use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use futures::StreamExt;
+use tonic::Status;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use super::{Error, Result};
@@ -88,6 +89,16 @@ pub(super) async fn streams(
 
 /// What the server said, without the client's words around it.
 pub(super) fn said(error: FlightError) -> Error {
-    let status = client::status(error);
-    format!("{:?}: {}", status.code(), status.message()).into()
+    words(&client::status(error)).into()
+}
+
+/// A status as a person reads it.
+pub(super) fn words(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}
+
+/// Makes a change, such as a setting of the connection's session.
+pub(super) async fn update(connection: &mut Connection, sql: &str) -> Result<()> {
+    let updated = connection.execute_update(sql.to_owned(), None).await;
+    updated.map(drop).map_err(said)
 }

@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 
 use super::connection::{self, Connection};
 use super::machine::Machine;
-use super::stats::percentile;
+use super::stats::Times;
 use super::system::SystemArgs;
 use super::{JsonArgs, Result, Verdict};
 
@@ -52,9 +52,8 @@ pub(super) struct Measurement {
     clients: usize,
     requests: usize,
     queries_per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
+    #[serde(flatten)]
+    times: Times,
 }
 
 pub(super) async fn run(args: &LatencyArgs) -> Result<Verdict> {
@@ -80,9 +79,9 @@ pub(super) async fn run(args: &LatencyArgs) -> Result<Verdict> {
                 clients,
                 measured.requests,
                 measured.queries_per_second,
-                measured.p50_ms,
-                measured.p99_ms,
-                measured.max_ms,
+                measured.times.p50_ms,
+                measured.times.p99_ms,
+                measured.times.max_ms,
             );
             measurements.push(measured);
         }
@@ -193,9 +192,7 @@ impl Measurement {
             clients,
             requests: milliseconds.len(),
             queries_per_second: milliseconds.len() as f64 / length.as_secs_f64(),
-            p50_ms: percentile(milliseconds, 50.0),
-            p99_ms: percentile(milliseconds, 99.0),
-            max_ms: percentile(milliseconds, 100.0),
+            times: Times::of(milliseconds),
         }
     }
 }
@@ -222,7 +219,11 @@ pub(super) mod tests {
             (100, 10.0)
         );
         assert_eq!(
-            (measured.p50_ms, measured.p99_ms, measured.max_ms),
+            (
+                measured.times.p50_ms,
+                measured.times.p99_ms,
+                measured.times.max_ms
+            ),
             (50.0, 99.0, 100.0)
         );
     }

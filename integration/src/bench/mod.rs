@@ -4,19 +4,32 @@
 //! tpch      22 queries, checked against single-process DataFusion and timed beside it
 //! latency   SELECT 1, prepared and not, for 1 and 16 clients
 //! stream    one large scan through DoGet, beside a plain Flight server
+//! mixed     short and long queries arrive at random, policies side by side: slowdowns
+//! burst     all queries at once, policies side by side, with and without priority
+//! cancel    thousands of queries stopped at random moments: time until nothing of them is left
+//! dispatch  empty tasks through real workers: what the scheduler itself costs
 //! simulate  the scheduler under virtual time with up to thousands of workers, policies side by side
 //! memory    the server's peak memory while a client reads a large result slowly
 //! ```
 //!
 //! Whatever is compared runs in turns, A B A B, in one run of the harness on one machine, and the medians are compared.
 
+mod alone;
+mod answers;
+mod burst;
+mod cancel;
+mod chance;
 mod connection;
+mod dispatch;
 mod latency;
 mod machine;
 mod memory;
+mod mixed;
 mod plain;
+mod policies;
 mod reference;
 mod simulate;
+mod slowdowns;
 pub mod stats;
 mod stream;
 mod system;
@@ -40,7 +53,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// Measures Squadron: exactness and speed beside DataFusion, latency, throughput and memory.
+/// Measures Squadron: exactness and speed beside DataFusion, latency, throughput, memory, and how queries share it.
 ///
 /// Build with `cargo build --release --workspace`; it starts the `squadron` that stands beside it.
 #[derive(Parser, Debug)]
@@ -60,6 +73,14 @@ enum Command {
     Stream(stream::StreamArgs),
     /// Peak memory of the server while a client reads SELECT * FROM lineitem slowly.
     Memory(memory::MemoryArgs),
+    /// Short and long queries arrive at random: slowdowns at several loads, policies side by side.
+    Mixed(mixed::MixedArgs),
+    /// All TPC-H queries at once: makespan, slowdowns and fairness, policies side by side, and what priority is worth.
+    Burst(burst::BurstArgs),
+    /// Queries stopped at random moments, in every way: how long until nothing of them is left, and what stays.
+    Cancel(cancel::CancelArgs),
+    /// Empty tasks through real workers: how fast they start, and what the scheduler costs.
+    Dispatch(dispatch::DispatchArgs),
     /// The server's own scheduler under virtual time: slowdowns, fairness and its cost, policies side by side.
     Simulate(simulate::SimulateArgs),
     /// The plain Flight server of `stream`.
@@ -119,6 +140,10 @@ async fn run(command: Command) -> Result<Verdict> {
         Command::Latency(args) => latency::run(&args).await,
         Command::Stream(args) => stream::run(&args).await,
         Command::Memory(args) => memory::run(&args).await,
+        Command::Mixed(args) => mixed::run(&args).await,
+        Command::Burst(args) => burst::run(&args).await,
+        Command::Cancel(args) => cancel::run(&args).await,
+        Command::Dispatch(args) => dispatch::run(&args).await,
         Command::Simulate(args) => simulate::run(&args).await,
         Command::Plain(args) => plain::run(&args).await,
     }

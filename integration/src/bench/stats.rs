@@ -1,5 +1,7 @@
 //! Medians and percentiles of measured values.
 
+use serde::Serialize;
+
 /// The middle value, or the mean of the two in the middle. Not a number when there is none.
 pub fn median(values: &[f64]) -> f64 {
     let sorted = sorted(values);
@@ -19,6 +21,24 @@ pub fn percentile(values: &[f64], percent: f64) -> f64 {
         .get(rank.clamp(1, sorted.len().max(1)) - 1)
         .copied()
         .unwrap_or(f64::NAN)
+}
+
+/// How long something takes, from many measurements in milliseconds.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Times {
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) max_ms: f64,
+}
+
+impl Times {
+    pub(super) fn of(milliseconds: &[f64]) -> Self {
+        Self {
+            p50_ms: percentile(milliseconds, 50.0),
+            p99_ms: percentile(milliseconds, 99.0),
+            max_ms: percentile(milliseconds, 100.0),
+        }
+    }
 }
 
 fn sorted(values: &[f64]) -> Vec<f64> {

@@ -185,8 +185,7 @@ impl Streams {
         let mut process = Process::start("plain", command, logs.path().join("plain.log"));
         let url = process.line(plain::READY).await;
         let mut parallel = connection::connect(&system.url).await?;
-        let set = "SET squadron.endpoints = parallel".to_owned();
-        parallel.execute_update(set, None).await.map_err(said)?;
+        connection::update(&mut parallel, "SET squadron.endpoints = parallel").await?;
         Ok(Self {
             scan,
             squadron: connection::connect(&system.url).await?,

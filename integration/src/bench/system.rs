@@ -1,6 +1,7 @@
 //! What is measured: `squadron` processes started for the measurement, or a server that already runs.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Args;
@@ -47,6 +48,11 @@ impl SystemArgs {
         self.slots() * self.workers.max(1)
     }
 
+    /// Whether a running server is measured instead of one that is started.
+    pub(super) fn is_given(&self) -> bool {
+        self.server.is_some()
+    }
+
     /// The same with every default filled in, for the report.
     pub(super) fn resolved(&self) -> Self {
         Self {
@@ -61,15 +67,17 @@ impl SystemArgs {
             return Ok(System {
                 url: url.clone(),
                 processes: Vec::new(),
-                _logs: None,
+                folder: None,
             });
         }
-        let logs = TempDir::with_prefix("squadron-bench-")?;
-        let mut server = Process::start(
-            "server",
-            self.serve_command(arguments)?,
-            logs.path().join("server.log"),
-        );
+        let folder = TempDir::with_prefix("squadron-bench-")?;
+        let start = |name: &str, mut command: Command| {
+            self.add_work(&mut command);
+            let spill = folder.path().join(format!("{name}-spill"));
+            command.arg("--spill-dir").arg(spill);
+            Process::start(name, command, folder.path().join(format!("{name}.log")))
+        };
+        let mut server = start("server", self.serve_command(arguments)?);
         let url = server.line("squadron listening on ").await;
         let cluster_url = match self.workers {
             0 => None,
@@ -80,10 +88,7 @@ impl SystemArgs {
             for index in 0..self.workers {
                 let mut command = Command::new(squadron());
                 command.args(["worker", "--server", &cluster_url]);
-                self.add_work(&mut command);
-                let name = format!("worker-{index}");
-                let log = logs.path().join(format!("{name}.log"));
-                processes.push(Process::start(name, command, log));
+                processes.push(start(&format!("worker-{index}"), command));
             }
         }
         for worker in &mut processes[1..] {
@@ -92,7 +97,7 @@ impl SystemArgs {
         Ok(System {
             url,
             processes,
-            _logs: Some(logs),
+            folder: Some(folder),
         })
     }
 
@@ -102,7 +107,6 @@ impl SystemArgs {
         if self.workers > 0 {
             command.args(["--embedded-workers", "0", "--cluster-listen", "127.0.0.1:0"]);
         }
-        self.add_work(&mut command);
         command
             .arg("--cache-dir")
             .arg(tables::cache_folder(self.cache_dir.as_deref())?);
@@ -124,7 +128,8 @@ pub(super) struct System {
     pub(super) url: String,
     /// The server first; empty when the server was not started here.
     processes: Vec<Process>,
-    _logs: Option<TempDir>,
+    /// Holds their logs and, a folder each, what does not fit into their memory.
+    folder: Option<TempDir>,
 }
 
 impl System {
@@ -135,12 +140,30 @@ impl System {
 
     /// Processor seconds that all processes and this one, their client, used so far.
     pub(super) fn cpu_seconds(&self) -> Option<f64> {
+        let client = usage::cpu_seconds(std::process::id())?;
+        self.server_cpu_seconds().map(|servers| servers + client)
+    }
+
+    /// Processor seconds that the server and its workers used so far.
+    pub(super) fn server_cpu_seconds(&self) -> Option<f64> {
         if self.processes.is_empty() {
             return None;
         }
-        let mut pids: Vec<_> = self.processes.iter().map(Process::id).collect();
-        pids.push(std::process::id());
+        let pids: Vec<_> = self.processes.iter().map(Process::id).collect();
         usage::cpu_seconds_of(&pids)
+    }
+
+    /// Files of rows that did not fit into memory; not known for a server that was not started here.
+    pub(super) fn spilled_files(&self) -> Option<usize> {
+        let folder = self.folder.as_ref()?;
+        let entries = fs::read_dir(folder.path()).ok()?;
+        let spills = entries.flatten().map(|entry| entry.path());
+        Some(
+            spills
+                .filter(|path| path.is_dir())
+                .map(|path| files_below(&path))
+                .sum(),
+        )
     }
 
     /// The last lines of every log, for a person who wonders why a query failed.
@@ -157,5 +180,37 @@ impl System {
             ));
         }
         text
+    }
+}
+
+/// Files in a folder and all below it, but for those that a process keeps locked to say that the folder is its own.
+fn files_below(folder: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(folder) else {
+        // Gone while we looked.
+        return 0;
+    };
+    let count = |path: PathBuf| match path.is_dir() {
+        true => files_below(&path),
+        false => usize::from(!path.to_string_lossy().ends_with("lock")),
+    };
+    entries.flatten().map(|entry| count(entry.path())).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spilled_files_are_counted_without_locks() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("squadron-shuffle-1");
+        fs::create_dir(&own).unwrap();
+        for name in ["squadron-shuffle.lock", "squadron-shuffle-1/lock"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(files_below(folder.path()), 0);
+        fs::write(own.join("0-0-0.arrow"), "rows").unwrap();
+        assert_eq!(files_below(folder.path()), 1);
+        assert_eq!(files_below(&folder.path().join("nosuch")), 0);
     }
 }

@@ -223,6 +223,60 @@ fn the_harness_measures() {
     });
 }
 
+/// The arguments of one small run.
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+#[test]
+fn the_harness_measures_how_queries_share() {
+    bounded(minutes(5), async {
+        let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
+        let json = folder.path().join("report.json");
+
+        let mixed = "mixed --sf 0.01 --slots 1 --policies stride,fifo --loads 0.3 --seconds 2 --short-queries 6 --long-queries 1";
+        let (code, report, said) = bench(&words(mixed), &json).await;
+        assert_eq!(code, Some(0), "{said}");
+        let cells = report["cells"].as_array().expect("cells");
+        assert_eq!(cells.len(), 2, "{report}");
+        for cell in cells {
+            assert_eq!(cell["arrived"], cell["all"]["queries"], "{cell}");
+        }
+        assert_eq!(
+            cells[0]["arrived"], cells[1]["arrived"],
+            "both policies get the same arrivals"
+        );
+
+        let burst =
+            "burst --sf 0.01 --slots 1 --policies fair --queries 1,6,14 --prioritised 6 --runs 1";
+        let (code, report, said) = bench(&words(burst), &json).await;
+        assert_eq!(code, Some(0), "{said}");
+        let policy = &report["policies"][0];
+        assert_eq!(policy["plain"]["queries"].as_array().map(Vec::len), Some(3));
+        assert_eq!(policy["gain"]["queries"][0]["query"], 6, "{report}");
+    });
+}
+
+#[test]
+fn the_harness_measures_dispatch() {
+    bounded(minutes(3), async {
+        let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
+        let json = folder.path().join("report.json");
+        let arguments = "dispatch --queries 5 --tasks 50 --seconds 1 --runs 1 --json";
+        let mut command = Command::new(env!("CARGO_BIN_EXE_squadron-bench"));
+        command.args(words(arguments)).arg(&json);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = finished(command).await;
+        let (shown, said) = texts(&output);
+        assert_eq!(output.status.code(), Some(0), "{shown}{said}");
+        let report = std::fs::read_to_string(&json).expect("a report");
+        let report: Value = serde_json::from_str(&report).expect("the report is JSON");
+        let rate = report["tasks_per_second"].as_f64();
+        assert!(rate.is_some_and(|rate| rate > 0.0), "{report}");
+        assert!(report["idle"]["p50_ms"].as_f64().is_some(), "{report}");
+    });
+}
+
 #[test]
 fn the_harness_finds_a_wrong_result() {
     bounded(minutes(5), async {

@@ -5,36 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use squadron::scheduler::Policy;
 
-use super::super::stats::percentile;
-
-/// Slowdowns of some queries: how many times longer they took, from the intended arrival to the last row, than they would
-/// alone.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Slowdowns {
-    pub(super) queries: usize,
-    pub(super) mean: f64,
-    pub(super) p50: f64,
-    pub(super) p99: f64,
-    pub(super) max: f64,
-    /// Jain's index: 1 when all are slowed down alike.
-    pub(super) jain: f64,
-}
-
-impl Slowdowns {
-    pub(super) fn of(values: &[f64]) -> Self {
-        let sum: f64 = values.iter().sum();
-        let squares: f64 = values.iter().map(|value| value * value).sum();
-        let count = values.len() as f64;
-        Self {
-            queries: values.len(),
-            mean: sum / count,
-            p50: percentile(values, 50.0),
-            p99: percentile(values, 99.0),
-            max: percentile(values, 100.0),
-            jain: sum * sum / (count * squares),
-        }
-    }
-}
+use super::super::slowdowns::Slowdowns;
 
 /// All figures of one run.
 #[derive(Debug, Clone, Serialize)]
@@ -59,7 +30,7 @@ pub(super) struct Figures {
     pub(super) most_queries: usize,
     pub(super) events: u64,
     pub(super) effects: u64,
-    /// Processor time of the scheduler alone.
+    /// Processor time of the scheduler alone; see [`super::meter`].
     pub(super) scheduler_s: f64,
     pub(super) events_per_second: f64,
     /// Of all effects, in their order.
@@ -101,7 +72,6 @@ impl Figures {
 pub(super) struct Counts {
     pub(super) events: u64,
     pub(super) effects: u64,
-    pub(super) in_scheduler: Duration,
     pub(super) busy: Duration,
     pub(super) most_running: usize,
     pub(super) most_queries: usize,
@@ -118,10 +88,11 @@ impl Counts {
         slots: u64,
         makespan: Duration,
         unfinished: usize,
+        scheduler: Duration,
         digest: String,
     ) -> Figures {
         let all: Vec<f64> = [&self.short[..], &self.long, &self.prioritised].concat();
-        let scheduler_s = self.in_scheduler.as_secs_f64();
+        let scheduler_s = scheduler.as_secs_f64();
         Figures {
             short: Slowdowns::of(&self.short),
             long: Slowdowns::of(&self.long),

@@ -7,11 +7,11 @@
 //! ```
 //!
 //! Nothing but the measurement of the scheduler's own time looks at a clock, and all chance comes from one seed: the same
-//! options give the same digest of all effects, wherever they run.
+//! options give the same digest of all effects, wherever they run. That time is taken on the side (see [`meter`]).
 
-mod chance;
 mod digest;
 mod figures;
+mod meter;
 #[cfg(test)]
 pub(super) mod tests;
 mod workload;
@@ -28,6 +28,7 @@ use self::figures::Figures;
 use self::workload::{Mix, Recorded};
 use self::world::{Cluster, Estimates, Faults, World};
 use super::machine::Machine;
+use super::policies::PolicyArgs;
 use super::{JsonArgs, Result, Verdict};
 
 /// `squadron-bench simulate`.
@@ -39,10 +40,12 @@ pub(super) struct SimulateArgs {
     /// Slots of each worker.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
     slots: u32,
-    /// The policies to compare, each with the same arrivals.
-    #[arg(long, value_name = "POLICY,..", value_delimiter = ',', default_value = "stride,fair,fifo", value_parser = policy)]
-    #[serde(serialize_with = "names")]
-    policies: Vec<Policy>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    policies: PolicyArgs,
+    /// The power of a query's size with which its weight falls under stride.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    priority_decay: u32,
     /// How many queries arrive.
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]
     queries: u32,
@@ -85,17 +88,6 @@ pub(super) struct SimulateArgs {
     json: JsonArgs,
 }
 
-fn policy(text: &str) -> std::result::Result<Policy, String> {
-    text.parse()
-}
-
-fn names<S: serde::Serializer>(
-    policies: &[Policy],
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    serializer.collect_seq(policies.iter().map(ToString::to_string))
-}
-
 /// All figures.
 #[derive(Debug, Serialize)]
 struct Simulated {
@@ -117,7 +109,7 @@ pub(super) async fn run(args: &SimulateArgs) -> Result<Verdict> {
     let mut verdict = Verdict::Good;
     println!("{}", Figures::HEAD);
     for &workers in &args.workers {
-        for &policy in &args.policies {
+        for &policy in &args.policies.policies {
             let figures = simulate(args, workers, policy)?;
             println!("{}", figures.row(workers, policy));
             if figures.unfinished > 0 {
@@ -153,6 +145,7 @@ fn simulate(args: &SimulateArgs, workers: u32, policy: Policy) -> Result<Figures
         workers,
         slots: args.slots,
         policy,
+        priority_decay: args.priority_decay,
         estimates: args.estimates,
         faults: Faults {
             slow_workers: args.slow_workers,

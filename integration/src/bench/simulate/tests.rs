@@ -1,6 +1,5 @@
 //! The simulation proves something only if it is the same each time, and differs when what it runs differs.
 
-use super::figures::Slowdowns;
 use super::workload::arrivals;
 use super::world::paces;
 use super::*;
@@ -121,12 +120,4 @@ fn cores_are_shared_by_weight_and_none_is_left_idle() {
         [1.0, 0.5, 0.5],
         "the first cannot use more than its core"
     );
-}
-
-#[test]
-fn slowdowns_of_known_values() {
-    let even = Slowdowns::of(&[2.0, 2.0]);
-    assert_eq!((even.mean, even.max, even.jain), (2.0, 2.0, 1.0));
-    let uneven = Slowdowns::of(&[1.0, 3.0]);
-    assert_eq!((uneven.mean, uneven.jain), (2.0, 0.8));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::super::Result;
-use super::chance::Chance;
+use super::super::chance::Chance;
 
 /// Queries with more work than this are long.
 pub(super) const LONG: Duration = Duration::from_secs(1);
