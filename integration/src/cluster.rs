@@ -23,7 +23,7 @@ use crate::process::{GLANCE, Process, squadron, target_folder};
 const TINY_SPLITS: [&str; 4] = ["--min-task-bytes", "1", "--partition-bytes", "1"];
 
 /// Enough for any test, and several clusters fit on a small machine.
-const MEMORY: &str = "512MiB";
+const MEMORY_MIB: u64 = 512;
 
 /// Lines of each log that a failed test shows.
 const SHOWN_LINES: usize = 120;
@@ -154,7 +154,8 @@ impl ClusterBuilder {
 
     fn command(&self, subcommand: &str, spill: PathBuf) -> Command {
         let mut command = Command::new(squadron());
-        command.args([subcommand, "--memory", MEMORY, "--spill-dir"]);
+        command.args([subcommand, "--memory", &format!("{MEMORY_MIB}MiB")]);
+        command.arg("--spill-dir");
         command.arg(spill);
         if let Some(slots) = self.slots {
             command.args(["--slots", &slots.to_string()]);
@@ -275,6 +276,18 @@ impl Cluster {
                 "the cluster is not idle after {limit:?}"
             );
         }
+    }
+
+    /// What each process may take for its queries: its `--memory`.
+    pub fn memory_bytes(&self) -> u64 {
+        MEMORY_MIB << 20
+    }
+
+    /// The most memory each living process ever had resident, by its name (Linux).
+    pub fn peak_memory_bytes(&self) -> Vec<(&str, u64)> {
+        self.processes()
+            .map(|process| (process.name(), process.peak_memory_bytes()))
+            .collect()
     }
 
     /// Files that hold overflown rows; a process's own marker files do not count.

@@ -206,6 +206,21 @@ impl Process {
         };
         ticks() + ticks()
     }
+
+    /// The most memory it ever had resident, in bytes. Linux only: it is read from `/proc`.
+    ///
+    /// # Panics
+    /// When the process is gone or the system has no `/proc`.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.id());
+        let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .and_then(|line| line.split_whitespace().next())
+            .expect("a living process has memory");
+        peak.parse::<u64>().expect("memory is a number") * 1024
+    }
 }
 
 impl Drop for Process {

@@ -71,6 +71,15 @@ fn python_adbc() {
     not(has_python),
     ignore = "skipped: there is no python3 with venv on this machine"
 )]
+fn python_system() {
+    python_suite("test_system.py");
+}
+
+#[test]
+#[cfg_attr(
+    not(has_python),
+    ignore = "skipped: there is no python3 with venv on this machine"
+)]
 fn python_writes() {
     python_suite("test_writes.py");
 }

@@ -15,12 +15,13 @@ const MAVEN_COPY_ALL: &str =
     "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
 
 /// The sources of the JDBC suite, its main class first.
-const JDBC_SUITE: [&str; 7] = [
+const JDBC_SUITE: [&str; 8] = [
     "JdbcSuite.java",
     "Checks.java",
     "JdbcMetadata.java",
     "JdbcParameters.java",
     "JdbcStatements.java",
+    "JdbcSystem.java",
     "JdbcTypes.java",
     "JdbcWrites.java",
 ];

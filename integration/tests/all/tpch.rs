@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 
 use crate::support::{Expected, Mismatches, Reference, bounded, minutes};
 
-const SCALE_FACTOR: f64 = 0.01;
+pub(crate) const SCALE_FACTOR: f64 = 0.01;
 
 /// What the reference gives for each query; computed once for all topologies.
 static EXPECTED: OnceCell<Vec<Expected>> = OnceCell::const_new();
@@ -34,7 +34,7 @@ fn four_workers_of_one_slot() {
 async fn exact(builder: ClusterBuilder) {
     let cluster = builder.tpch(SCALE_FACTOR).tiny_splits().start().await;
     let client = cluster.client().await;
-    let expected = EXPECTED.get_or_init(expected).await;
+    let expected = answers().await;
     let mut mismatches = Mismatches::default();
     for (number, expected) in (1..).zip(expected) {
         let outcome = check(&client, &query(number, SCALE_FACTOR), expected).await;
@@ -49,6 +49,11 @@ async fn check(client: &Client, sql: &str, expected: &Expected) -> Result<(), St
         .await
         .map_err(|status| status.to_string())?;
     compare(&expected.rows, &rows, &expected.order).map_err(|difference| difference.to_string())
+}
+
+/// What the reference gives for each query.
+pub(crate) async fn answers() -> &'static [Expected] {
+    EXPECTED.get_or_init(expected).await
 }
 
 async fn expected() -> Vec<Expected> {
