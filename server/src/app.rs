@@ -226,6 +226,7 @@ fn limits(args: &ServeArgs) -> Limits {
             PolicyName::Fair => Policy::Fair,
             PolicyName::Fifo => Policy::Fifo,
         },
+        priority_decay: args.priority_decay,
         admission: AdmissionLimits {
             max_running: args.max_running,
             max_queued: args.max_queued,

@@ -1,5 +1,6 @@
 //! The schema `system`, and KILL.
 
+use arrow::array::ArrayRef;
 use arrow::util::display::array_value_to_string;
 use futures::StreamExt;
 use squadron_integration::client::{Client, status};
@@ -25,7 +26,8 @@ async fn rows(client: &Client, sql: &str) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for batch in batches {
         for row in 0..batch.num_rows() {
-            let cell = |column| array_value_to_string(column, row).expect("it can be shown");
+            let cell =
+                |column: &ArrayRef| array_value_to_string(column, row).expect("it can be shown");
             rows.push(batch.columns().iter().map(cell).collect());
         }
     }

@@ -135,6 +135,10 @@ pub struct ServeArgs {
     /// shares) or fifo (in their order).
     #[arg(long, value_name = "POLICY", default_value = "stride")]
     pub policy: PolicyName,
+    /// How fast the share of a query falls with its size under --policy stride: with this power of it, from 0 (not at all)
+    /// to 4.
+    #[arg(long, value_name = "N", default_value = "2", value_parser = values::priority_decay)]
+    pub priority_decay: u32,
     /// How many queries may run at once; more wait in a queue. A result that waits for its client counts as running.
     #[arg(long, value_name = "N", default_value = "256", value_parser = values::at_least_one)]
     pub max_running: usize,

@@ -134,6 +134,17 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// The power with which weights fall.
+pub(super) fn priority_decay(text: &str) -> Result<u32, String> {
+    const MOST: u32 = 4;
+    match text.parse() {
+        Ok(power) if power <= MOST => Ok(power),
+        _ => Err(format!(
+            "is not a rate of decay; give a whole number from 0 to {MOST}"
+        )),
+    }
+}
+
 /// How many embedded workers.
 pub(super) fn workers(text: &str) -> Result<usize, String> {
     const MOST: usize = 1024;

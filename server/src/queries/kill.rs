@@ -82,8 +82,9 @@ pub(super) fn target_of(plan: &LogicalPlan) -> Option<&Target> {
 }
 
 impl PartialOrd for Kill {
-    fn partial_cmp(&self, _: &Self) -> Option<std::cmp::Ordering> {
-        None
+    /// There is no order among them.
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        (self == other).then_some(std::cmp::Ordering::Equal)
     }
 }
 

@@ -145,6 +145,35 @@ impl Polls {
     }
 }
 
+/// A query whose client has not heard of it yet, so that nobody else can end it.
+struct Unanswered<'a> {
+    queries: &'a Queries,
+    query: QueryId,
+    owner: &'a Principal,
+    is_told: bool,
+}
+
+impl Unanswered<'_> {
+    /// Only what its client is to ask about again is remembered.
+    fn end(mut self, answer: &Result<Polled, Failure>) {
+        self.is_told = true;
+        if !matches!(answer, Ok(polled) if !polled.is_done) {
+            self.queries.parts.polls.queries.invalidate(&self.query);
+        }
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    /// The client went away before its answer.
+    fn drop(&mut self) {
+        if !self.is_told {
+            // It is there: it was never told to anyone.
+            let _ = self.queries.cancel(self.owner, self.query);
+            self.queries.parts.polls.queries.invalidate(&self.query);
+        }
+    }
+}
+
 impl Entry {
     fn cancel(&self, failure: Failure) {
         let task = self
@@ -195,10 +224,18 @@ impl Queries {
         let task = self.starting(id, session, planned, bound, entry.phase.clone());
         *entry.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         polls.queries.insert(id, Arc::clone(&entry));
+        let unanswered = Unanswered {
+            queries: self,
+            query: id,
+            owner: &session.principal,
+            is_told: false,
+        };
         let is_done = self.waits(&entry, |news| news.is_done);
         // What is known when the time is over is the answer.
         let _ = tokio::time::timeout(FIRST_WAIT.min(polls.longest_wait), is_done).await;
-        self.answer(id, &entry)
+        let answer = self.answer(id, &entry);
+        unanswered.end(&answer);
+        answer
     }
 
     /// Looks at a query again: waits until there is more to tell than the handle's holder knows.

@@ -1,12 +1,13 @@
 //! What a query will probably cost: as much as the same plan did, else as much as reading its bytes usually does.
 //!
-//! Costs are slot time in microseconds. Only queries that finished teach something.
+//! Costs are processor time in microseconds, slot time where attempts did not say what they used. Only queries that finished
+//! teach something.
 
 use std::collections::{BTreeMap, HashMap};
 
 /// What is assumed of a query of which nothing is known; little, so that it gets a chance to show itself.
 const UNKNOWN_US: u64 = 20_000;
-/// What reading is assumed to cost before anything was measured: 200 MB a second and slot.
+/// What reading is assumed to cost before anything was measured: a processor reads 200 MB a second.
 const FIRST_RATE: Rate = Rate {
     spent_us: 5_000_000,
     read_bytes: 1_000_000_000,

@@ -146,7 +146,7 @@ impl Scheduler {
             return;
         };
         let placement = query.stages[stage].spec.placement;
-        let lane = query.lane(placement, self.limits.policy);
+        let lane = query.lane(placement, self.limits.order());
         let line = self.lines.of(placement).lane(lane);
         let start = line.virtual_time(query.group);
         let is_new = query.wants_places(placement, stage, now, start);
@@ -182,14 +182,14 @@ impl Scheduler {
             return;
         };
         let lines = self.lines.of_mut(placement);
-        let lane = query.lane(placement, self.limits.policy);
+        let lane = query.lane(placement, self.limits.order());
         let start = lines.lane(lane).virtual_time(query.group);
         let ready = query.ready_mut(placement);
         if ready.lane != lane {
             // In another line it begins anew: what was charged elsewhere means nothing there.
             (ready.lane, ready.pass) = (lane, start);
         }
-        let entry = query.entry(placement, self.limits.policy);
+        let entry = query.entry(placement, self.limits.order());
         let was = std::mem::replace(&mut query.ready_mut(placement).entry, entry);
         if was == entry {
             return;
@@ -334,6 +334,11 @@ impl Scheduler {
     /// An attempt gives its slots back; `has_run`: for what it did with them, its query is charged.
     pub(super) fn give_slots(&mut self, attempt: AttemptKey, hold: Hold, has_run: bool) {
         self.members.give(hold.worker, hold.share);
+        self.charge(attempt, hold.share.slots, has_run);
+    }
+
+    /// What an attempt has cost is known better now; it gives back so many slots.
+    pub(super) fn charge(&mut self, attempt: AttemptKey, slots: u32, has_run: bool) {
         let Some(query) = self.queries.get_mut(&attempt.query) else {
             return;
         };
@@ -342,12 +347,11 @@ impl Scheduler {
         };
         let placement = query.stages[stage].spec.placement;
         let until = has_run.then_some(self.now);
-        let Some(spent) = query.stages[stage].stop_clock(attempt.task, until, hold.share.slots)
-        else {
+        let Some(spent) = query.stages[stage].stop_clock(attempt.task, until, slots) else {
             return;
         };
-        let slots = u64::from(hold.share.slots);
-        let correction = Correction::between(spent.charged_us, spent.actual_us);
+        let slots = u64::from(slots);
+        let correction = spent.correction();
         query.give(placement, slots, spent);
         let ready = query.ready_mut(placement);
         if ready.lane == spent.line {
@@ -373,7 +377,7 @@ impl Scheduler {
         let placement = query.stages[stage].spec.placement;
         let slots = u64::from(hold.share.slots);
         query.take(placement, slots, 0);
-        let weight = query.weight(self.limits.policy);
+        let weight = query.weight(self.limits.order());
         let lane = query.ready(placement).lane;
         query.stages[stage].start_clock(attempt.task, self.now, 0, weight, lane);
         self.lines

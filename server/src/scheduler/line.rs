@@ -4,7 +4,7 @@
 //! Node (group) ── members by pass ── Node (group) ── members by tag ── query
 //! ```
 //!
-//! At each node the member with the smallest tag comes first. Groups are charged for the slot time of their queries,
+//! At each node the member with the smallest tag comes first. Groups are charged for what their queries use,
 //! divided by their weight; what queries are charged is the policy's affair. A member that comes to wait starts at the
 //! node's virtual time, which moves with all that is charged there, divided by the weight of all that wait (as in weighted
 //! fair queueing): who was away gets no credit for it, and who has just come does not wait for those that used a lot.

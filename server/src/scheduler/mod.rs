@@ -50,6 +50,8 @@ mod properties;
 #[cfg(test)]
 mod shares_tests;
 #[cfg(test)]
+mod stop_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
@@ -83,6 +85,7 @@ use costs::Costs;
 use dispatch::Lines;
 use line::Correction;
 use members::Members;
+use policy::Order;
 use query::{Phase, Query};
 
 /// Limits of the scheduler.
@@ -90,6 +93,8 @@ use query::{Phase, Query};
 pub struct Limits {
     /// How running queries share the workers.
     pub policy: Policy,
+    /// The power of a query's size with which its weight falls under [`Policy::Stride`].
+    pub priority_decay: u32,
     /// How many queries there may be.
     pub admission: AdmissionLimits,
     /// How many results may be open, read or not.
@@ -120,6 +125,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             policy: Policy::default(),
+            priority_decay: 2,
             admission: AdmissionLimits::default(),
             max_open_results: 256,
             no_worker_timeout: Duration::from_secs(10),
@@ -132,6 +138,15 @@ impl Default for Limits {
             root_cause_timeout: Duration::from_secs(1),
             last_report_timeout: Duration::from_secs(10),
             remembered_workers: 256,
+        }
+    }
+}
+
+impl Limits {
+    fn order(&self) -> Order {
+        Order {
+            policy: self.policy,
+            decay: self.priority_decay,
         }
     }
 }

@@ -4,14 +4,14 @@
 //!
 //! | policy | tag |
 //! |---|---|
-//! | stride | what it was charged (slot time / weight) since it came, and its next task on top; weights fall with size |
+//! | stride | what it was charged (processor time / weight) since it came, and its next task on top; weights fall with size |
 //! | fair | the same with even weights: processor sharing |
 //! | fifo | its priority, then the order of submission |
 //!
-//! Under `stride` a weight falls with the square of the query's size: what it is predicted to cost or has cost, whichever
-//! is more. So short queries pass long ones, and a wrong prediction is corrected while the query runs (stride scheduling
-//! with decay: Wagner, Kohn, Neumann: *Self-Tuning Query Scheduling for Analytical Workloads*, SIGMOD 2021; the seed is
-//! ours). Under `stride` and `fair`, 10 points of priority double the weight.
+//! Under `stride` a weight falls with a power of the query's size, by default its square: what it is predicted to cost or has
+//! cost, whichever is more. So short queries pass long ones, and a wrong prediction is corrected while the query runs
+//! (stride scheduling with decay: Wagner, Kohn, Neumann: *Self-Tuning Query Scheduling for Analytical Workloads*, SIGMOD
+//! 2021; the seed is ours). Under `stride` and `fair`, 10 points of priority double the weight.
 //!
 //! Inside a query: the stage with the longest way to the root (critical path: any list schedule is within 2x of the best),
 //! of a stage the largest task (longest processing time first, within 4/3 of the best makespan).
@@ -70,6 +70,8 @@ pub(super) const UNIT: u64 = 1 << 40;
 const SHORT_US: u64 = 20_000;
 /// The weight of a large query is never less than this part of a small one's.
 const LEAST_PART: u64 = 1 << 20;
+/// The power of size that a query's lane goes by, however its weight falls.
+const LANE_DECAY: u32 = 2;
 /// How much more a query counts when its time limit is near.
 const URGENT_FACTOR: u64 = 4;
 /// The powers of two to k/10, times 2^16.
@@ -84,61 +86,78 @@ pub(super) struct Standing {
     pub(super) priority: i32,
     /// Whether most of its time is over.
     pub(super) is_urgent: bool,
-    /// What it will cost or has cost, in slot microseconds.
+    /// What it will cost or has cost, in microseconds of a processor.
     pub(super) size_us: u64,
-    /// What its next task will cost, in slot microseconds.
+    /// What its next task will cost, as above.
     pub(super) next_us: u64,
     /// What it was charged, in units of [`UNIT`].
     pub(super) pass: u128,
 }
 
-impl Policy {
+impl Standing {
+    /// Its weight where weights fall with this power of the size.
+    fn weight(&self, decay: u32) -> u64 {
+        let urgency = if self.is_urgent { URGENT_FACTOR } else { 1 };
+        prioritised(decayed(self.size_us, decay), self.priority) * urgency
+    }
+}
+
+/// How queries that want to run are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) policy: Policy,
+    /// The power of its size with which a query's weight falls, for policies that know sizes.
+    pub(super) decay: u32,
+}
+
+impl Order {
     /// The query's share is its weight in that of all that wait.
     pub(super) fn weight(self, standing: &Standing) -> u64 {
-        let decayed = match self {
-            Self::Stride => decayed(standing.size_us),
-            Self::Fifo | Self::Fair => UNIT,
-        };
-        let urgency = if standing.is_urgent { URGENT_FACTOR } else { 1 };
-        prioritised(decayed, standing.priority) * urgency
+        standing.weight(match self.policy {
+            Policy::Stride => self.decay,
+            Policy::Fifo | Policy::Fair => 0,
+        })
     }
 
     /// The lane of the workers that the query's attempts run in: by its size, and with a higher priority as if it were
     /// smaller. Policies that do not know sizes know no lanes either.
     pub(super) fn lane(self, standing: &Standing) -> Lane {
-        let weight = self.weight(standing);
-        match self {
-            Self::Fair | Self::Fifo => Lane::Short,
-            Self::Stride if weight >= decayed(SHORT_LANE_US) => Lane::Short,
-            Self::Stride if weight >= decayed(MEDIUM_LANE_US) => Lane::Medium,
-            Self::Stride => Lane::Long,
+        let is_within = |size_us| standing.weight(LANE_DECAY) >= decayed(size_us, LANE_DECAY);
+        match self.policy {
+            Policy::Fair | Policy::Fifo => Lane::Short,
+            Policy::Stride if is_within(SHORT_LANE_US) => Lane::Short,
+            Policy::Stride if is_within(MEDIUM_LANE_US) => Lane::Medium,
+            Policy::Stride => Lane::Long,
         }
     }
 
     /// The query's place among those of its group that wait; the smallest comes first.
     pub(super) fn tag(self, standing: &Standing) -> u128 {
-        let weight = self.weight(standing);
-        match self {
-            Self::Stride | Self::Fair => standing.pass + charge(standing.next_us, weight),
-            Self::Fifo => u128::from(100_u32.saturating_add_signed(-standing.priority)),
+        match self.policy {
+            Policy::Stride | Policy::Fair => {
+                standing.pass + charge(standing.next_us, self.weight(standing))
+            }
+            Policy::Fifo => u128::from(100_u32.saturating_add_signed(-standing.priority)),
         }
     }
 }
 
-/// What so much slot time moves a tag, at this weight.
+/// What so much time moves a tag, at this weight.
 pub(super) fn charge(cost_us: u64, weight: u64) -> u128 {
     u128::from(cost_us) * u128::from(UNIT) / u128::from(weight.max(1))
 }
 
-fn decayed(size_us: u64) -> u64 {
+fn decayed(size_us: u64, decay: u32) -> u64 {
     if size_us <= SHORT_US {
         return UNIT;
     }
-    let part = u128::from(UNIT) * u128::from(SHORT_US * SHORT_US);
-    let size = u128::from(size_us);
-    u64::try_from(part / (size * size))
-        .unwrap_or(UNIT)
-        .max(UNIT / LEAST_PART)
+    let least = UNIT / LEAST_PART;
+    let power = |of: u64| u128::from(of).checked_pow(decay);
+    let part = power(SHORT_US).and_then(|part| part.checked_mul(u128::from(UNIT)));
+    match part.zip(power(size_us)) {
+        Some((part, size)) => u64::try_from(part / size).unwrap_or(UNIT).max(least),
+        None => least,
+    }
 }
 
 fn prioritised(weight: u64, priority: i32) -> u64 {
@@ -178,10 +197,10 @@ fn work(stage: &StageSpec) -> u64 {
     stage.tasks.iter().map(of_task).fold(0, u64::saturating_add)
 }
 
-/// Queries of up to this size, in slots times microseconds, run in the workers' lane for short ones.
+/// Queries of up to this size, in microseconds of a processor, run in the workers' lane for short ones.
 const SHORT_LANE_US: u64 = 500_000;
-/// And of up to this size in the next.
-const MEDIUM_LANE_US: u64 = 10_000_000;
+/// And of up to this size in the next: about where interactive use ends, so that what comes after shares no lane with it.
+const MEDIUM_LANE_US: u64 = 2_000_000;
 
 /// The numbers of a stage's tasks, first come last, so that taking from the end is cheap.
 pub(super) fn last_to_first(tasks: &[TaskSpec]) -> Vec<usize> {
@@ -195,8 +214,12 @@ mod tests {
     use super::super::testing;
     use super::*;
 
+    fn order(policy: Policy) -> Order {
+        Order { policy, decay: 2 }
+    }
+
     fn weight(priority: i32, size_us: u64) -> u64 {
-        Policy::Stride.weight(&Standing {
+        order(Policy::Stride).weight(&Standing {
             priority,
             size_us,
             ..Standing::default()
@@ -230,13 +253,53 @@ mod tests {
             size_us: u64::MAX,
             ..Standing::default()
         };
-        assert_eq!(Policy::Fair.weight(&fair), UNIT);
+        assert_eq!(order(Policy::Fair).weight(&fair), UNIT);
+    }
+
+    #[test]
+    fn the_rate_of_decay_is_the_power_of_the_size() {
+        for decay in 0..=4 {
+            let weight = |size_us| {
+                let order = Order {
+                    policy: Policy::Stride,
+                    decay,
+                };
+                order.weight(&Standing {
+                    size_us,
+                    ..Standing::default()
+                })
+            };
+            assert_eq!(weight(SHORT_US), UNIT);
+            assert_eq!(weight(2 * SHORT_US), UNIT >> decay);
+            let least = if decay == 0 { UNIT } else { UNIT / LEAST_PART };
+            assert_eq!(weight(u64::MAX), least);
+            let weights: Vec<_> = (0..60).map(|power| weight(1 << power)).collect();
+            assert!(weights.is_sorted_by(|small, large| small >= large));
+        }
+    }
+
+    #[test]
+    fn lanes_do_not_depend_on_the_rate_of_decay() {
+        for size_us in [SHORT_US, SHORT_LANE_US * 2, MEDIUM_LANE_US * 2] {
+            for priority in [-20, 0, 20] {
+                let standing = Standing {
+                    priority,
+                    size_us,
+                    ..Standing::default()
+                };
+                let lane = |decay| {
+                    let policy = Policy::Stride;
+                    Order { policy, decay }.lane(&standing)
+                };
+                assert!((0..=4).all(|decay| lane(decay) == lane(2)));
+            }
+        }
     }
 
     #[test]
     fn lanes_follow_size_and_priority() {
         let lane = |policy: Policy, priority, size_us| {
-            policy.lane(&Standing {
+            order(policy).lane(&Standing {
                 priority,
                 size_us,
                 ..Standing::default()
@@ -267,17 +330,24 @@ mod tests {
             size_us: 1_000_000,
             ..small
         };
-        assert!(Policy::Stride.tag(&small) < Policy::Stride.tag(&large));
-        assert_eq!(Policy::Fair.tag(&small), Policy::Fair.tag(&large));
+        assert!(order(Policy::Stride).tag(&small) < order(Policy::Stride).tag(&large));
+        assert_eq!(
+            order(Policy::Fair).tag(&small),
+            order(Policy::Fair).tag(&large)
+        );
         let served = Standing { pass: 1, ..small };
-        assert!(Policy::Fair.tag(&small) < Policy::Fair.tag(&served));
-        assert_eq!(Policy::Fifo.tag(&small), Policy::Fifo.tag(&large));
+        assert!(order(Policy::Fair).tag(&small) < order(Policy::Fair).tag(&served));
+        assert_eq!(
+            order(Policy::Fifo).tag(&small),
+            order(Policy::Fifo).tag(&large)
+        );
         let preferred = Standing {
             priority: 1,
             ..large
         };
         for policy in Policy::ALL {
-            assert!(policy.tag(&preferred) < policy.tag(&large), "{policy}");
+            let tag = |standing| order(policy).tag(standing);
+            assert!(tag(&preferred) < tag(&large), "{policy}");
         }
     }
 

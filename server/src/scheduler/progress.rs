@@ -70,6 +70,8 @@ impl Scheduler {
             } => {
                 if held_slots {
                     self.give_slots(attempt, hold, true);
+                } else {
+                    self.charge(attempt, 0, true);
                 }
                 if started {
                     self.task_started(now, attempt, effects);

@@ -272,4 +272,64 @@ proptest! {
         prop_assert!(model.scheduler.is_empty());
         model.check_replay(limits(policy));
     }
+
+    #[test]
+    fn a_query_that_is_stopped_at_any_moment_leaves_nothing(
+        shape in any::<u64>(),
+        choices in prop::collection::vec((any::<usize>(), mood()), 0..60),
+        by_time in any::<bool>(),
+    ) {
+        let kind = if by_time { FailureKind::Deadline } else { FailureKind::Cancelled };
+        let failure = Failure::new(kind, "that is enough");
+        // Before a failure without a cause, or a report that is missing, ends the query.
+        let left = Limits::default().root_cause_timeout - Duration::from_millis(1);
+        let mut model = Model::new(Limits::default());
+        model.join(worker(100), 2, WorkerKind::Remote);
+        model.join(worker(101), 3, WorkerKind::Remote);
+        model.join(worker(102), 1, WorkerKind::Local);
+        let mut graph = random_graph(0, shape);
+        let query = graph.query;
+        graph.traits.time_limit = Some(TimeLimit { left, failure: failure.clone() });
+        model.submit(graph);
+        model.submit(random_graph(1, !shape));
+        for (number, mood) in choices {
+            move_on(&mut model, number, mood, left / 2);
+        }
+        let had_ended = model.ended.contains_key(&query);
+        if by_time {
+            model.now = left;
+            model.send(Event::Tick);
+        } else {
+            model.send(Event::Cancel { query, failure: failure.clone() });
+        }
+        if !had_ended {
+            prop_assert_eq!(model.ended[&query].as_ref(), Err(&failure));
+        }
+        let is_there = |info: &QueryInfo| info.id == query;
+        prop_assert!(!model.scheduler.queries().iter().any(is_there));
+        model.settle();
+        for load in model.scheduler.workers() {
+            prop_assert_eq!((load.used_slots, load.running), (0, 0));
+        }
+        prop_assert!(model.scheduler.is_empty());
+        model.check_replay(Limits::default());
+    }
+}
+
+/// One thing of those that may happen next, before `end`.
+fn move_on(model: &mut Model, number: usize, mood: Mood, end: Duration) {
+    let attempts = model.attempts();
+    let outboxes = model.outboxes();
+    let deadline = model.scheduler.next_deadline().filter(|&at| at < end);
+    let unread = nth(model.ready.iter().copied(), number);
+    let at = number % (attempts.len() + 2 * outboxes.len() + 2);
+    if let Some(&(worker, attempt)) = attempts.get(at) {
+        model.progress(worker, attempt, mood);
+    } else if let Some(&worker) = outboxes.get((at - attempts.len()) / 2) {
+        model.deliver(worker);
+    } else if let Some(query) = unread.filter(|_| mood != Mood::Good) {
+        model.send(Event::ResultDone { query });
+    } else if deadline.is_some() {
+        model.tick();
+    }
 }

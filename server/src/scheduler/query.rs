@@ -23,7 +23,7 @@ use super::admission::Candidate;
 use super::event::{QueryProgress, QuerySummary, ResultPart};
 use super::graph::{Placement, QueryTraits, StageGraph};
 use super::line::{Correction, Entry};
-use super::policy::{self, Policy, ReadyStage, Standing};
+use super::policy::{self, Order, ReadyStage, Standing};
 use super::stage::{Sources, Stage, task_id};
 use super::task::{Change, Hold, Spent, Task};
 
@@ -92,16 +92,16 @@ pub(super) struct Blocked {
     pub(super) free_slots: u64,
 }
 
-/// What a query costs, in slots times microseconds.
+/// What a query costs, in microseconds of processors, as far as attempts have said, else of slots.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Usage {
     predicted_us: u64,
-    /// By attempts that hold no slots any more.
+    /// By attempts in times that are over.
     pub(super) spent_us: u64,
-    /// What the others were charged.
+    /// What those that hold slots were charged beforehand.
     charged_us: u64,
     all_tasks: u64,
-    /// Attempts that gave their slots back.
+    /// Attempts that have spent something.
     measured: u64,
 }
 
@@ -114,6 +114,18 @@ impl Usage {
     fn size_us(&self) -> u64 {
         self.predicted_us
             .max(self.spent_us.saturating_add(self.charged_us))
+    }
+
+    /// What an attempt was charged turns out to be something else.
+    fn charge(&mut self, spent: Spent) {
+        self.charged_us = self.charged_us.saturating_sub(spent.charged_us);
+        self.spent_us = self
+            .spent_us
+            .saturating_sub(spent.before_us)
+            .saturating_add(spent.actual_us);
+        if spent.before_us == 0 && spent.actual_us > 0 {
+            self.measured += 1;
+        }
     }
 
     /// As much as those before, else an even part of all.
@@ -218,8 +230,8 @@ impl Query {
     }
 
     /// Its weight now.
-    pub(super) fn weight(&self, policy: Policy) -> u64 {
-        policy.weight(&self.standing(Placement::Any))
+    pub(super) fn weight(&self, order: Order) -> u64 {
+        order.weight(&self.standing(Placement::Any))
     }
 
     /// What its next task will probably cost.
@@ -228,13 +240,13 @@ impl Query {
     }
 
     /// The lane that its attempts belong to now.
-    pub(super) fn lane(&self, placement: Placement, policy: Policy) -> Lane {
-        let lane = policy.lane(&self.standing(placement));
+    pub(super) fn lane(&self, placement: Placement, order: Order) -> Lane {
+        let lane = order.lane(&self.standing(placement));
         lane.max(self.ready(placement).lane)
     }
 
     /// Its place in a line now, if it has any.
-    pub(super) fn entry(&self, placement: Placement, policy: Policy) -> Option<Entry> {
+    pub(super) fn entry(&self, placement: Placement, order: Order) -> Option<Entry> {
         let ready = self.ready(placement);
         if ready.stages.is_empty() || self.is_failing() {
             return None;
@@ -244,8 +256,8 @@ impl Query {
             lane: ready.lane,
             query: self.id,
             group: self.group,
-            tag: policy.tag(&standing),
-            weight: policy.weight(&standing),
+            tag: order.tag(&standing),
+            weight: order.weight(&standing),
             number: self.number,
             since: ready.served,
         })
@@ -294,16 +306,11 @@ impl Query {
         self.usage.charged_us = self.usage.charged_us.saturating_add(cost_us);
     }
 
-    /// Slots are given back, and what they cost is known.
+    /// Slots are given back, if there are any, and what they cost is known better.
     pub(super) fn give(&mut self, placement: Placement, slots: u64, spent: Spent) {
         let ready = self.ready_mut(placement);
         ready.held_slots = ready.held_slots.saturating_sub(slots);
-        let usage = &mut self.usage;
-        usage.charged_us = usage.charged_us.saturating_sub(spent.charged_us);
-        if spent.actual_us > 0 {
-            usage.spent_us = usage.spent_us.saturating_add(spent.actual_us);
-            usage.measured += 1;
-        }
+        self.usage.charge(spent);
     }
 
     /// When its time is short, and when it is over.
@@ -332,10 +339,9 @@ impl Query {
             for (task, hold, _) in live {
                 let slots = hold.share.slots;
                 if let Some(spent) = stage.stop_clock(task, Some(now), slots) {
-                    let correction = Correction::between(spent.charged_us, spent.actual_us);
                     let slots = u64::from(slots);
-                    stopped.push((stage.spec.placement, spent.line, slots, correction));
-                    self.usage.spent_us = self.usage.spent_us.saturating_add(spent.actual_us);
+                    stopped.push((stage.spec.placement, spent.line, slots, spent.correction()));
+                    self.usage.charge(spent);
                 }
             }
         }

@@ -17,6 +17,8 @@ struct Shop {
     /// What ends when.
     running: BTreeMap<(Duration, AttemptKey), Duration>,
     takes: BTreeMap<QueryId, Duration>,
+    /// The part of their slot time in which attempts use a processor, of those that say so.
+    busy: BTreeMap<QueryId, f64>,
     used: BTreeMap<QueryId, Duration>,
     /// When each query was served last, or came, and the longest it had to wait.
     served: BTreeMap<QueryId, Duration>,
@@ -40,6 +42,7 @@ impl Shop {
             now: Duration::ZERO,
             running: BTreeMap::new(),
             takes: BTreeMap::new(),
+            busy: BTreeMap::new(),
             used: BTreeMap::new(),
             served: BTreeMap::new(),
             longest_wait: BTreeMap::new(),
@@ -108,10 +111,14 @@ impl Shop {
             self.running.pop_first();
             self.now = at;
             *self.used.entry(attempt.query).or_default() += takes;
+            let mut output = some_output();
+            if let Some(&busy) = self.busy.get(&attempt.query) {
+                output.metrics.cpu_ns = takes.mul_f64(busy).as_nanos() as u64;
+            }
             for status in [
                 AttemptStatus::Reserved,
                 AttemptStatus::Running,
-                AttemptStatus::Finished(some_output()),
+                AttemptStatus::Finished(output),
             ] {
                 self.tell(Event::Report {
                     worker: worker(1),
@@ -186,57 +193,156 @@ proptest! {
     }
 
     #[test]
-    fn nobody_starves(
+    fn queries_share_by_priority(
         policy in prop::sample::select(&[Policy::Stride, Policy::Fair][..]),
-        short_ms in 1..30_u64,
-        overload in 1.0..1.5_f64,
+        queries in prop::collection::vec((-20..=10_i32, 10..80_u64), 2..5),
+    ) {
+        let mut shop = Shop::new(policy, 5);
+        // So large that none ends, and weights do not fall any more on the way.
+        let submit = |(id, (priority, takes_ms))| {
+            let traits = QueryTraits { priority, ..QueryTraits::default() };
+            shop.submit(id, 250_000 / takes_ms as u32, ms(takes_ms), traits)
+        };
+        let ids: Vec<_> = (0..).zip(queries.clone()).map(submit).collect();
+        shop.run_until(Duration::from_secs(5));
+        let before: Vec<_> = ids.iter().map(|id| shop.used(&[*id])).collect();
+        shop.run_until(Duration::from_secs(45));
+        let used: Vec<_> = ids.iter().zip(before).map(|(id, before)| shop.used(&[*id]) - before).collect();
+        let weight = |priority: i32| (f64::from(priority) / 10.0).exp2();
+        let all: f64 = queries.iter().map(|&(priority, _)| weight(priority)).sum();
+        for (used, (priority, _)) in used.iter().zip(&queries) {
+            let (part, due) = (used / (5.0 * 40.0), weight(*priority) / all);
+            prop_assert!((part / due - 1.0).abs() < 0.05, "{} instead of {}", part, due);
+        }
+    }
+
+    #[test]
+    fn every_query_is_served_within_a_bound_and_no_slot_is_left_idle(
+        policy in prop::sample::select(&Policy::ALL[..]),
+        slots in 1..5_u32,
+        decay in 0..=4_u32,
+        weights in prop::collection::vec(1..1_000_u32, 2),
+        queries in prop::collection::vec((0..20_000_u64, 1..60_u32, 1..400_u64, -100..=100_i32, 0..3_usize), 1..40),
+    ) {
+        let mut shop = Shop::new(policy, slots);
+        shop.scheduler.limits.priority_decay = decay;
+        let specs = ["a", "b"].iter().zip(&weights).map(|(name, &weight)| group(name, weight));
+        shop.tell(Event::Regroup(Groups::new(specs.collect()).unwrap()));
+        let mut queries = queries;
+        queries.sort_unstable();
+        let mut ids = Vec::new();
+        let mut idle_at_the_latest = Duration::ZERO;
+        for (id, &(at_ms, tasks, takes_ms, priority, tag)) in (0..).zip(&queries) {
+            shop.run_until(ms(at_ms));
+            let traits = QueryTraits { priority, ..tagged(["a", "b", "none"][tag]) };
+            ids.push(shop.submit(id, tasks, ms(takes_ms), traits));
+            let work = ms(takes_ms) * tasks / slots + 3 * ms(takes_ms);
+            idle_at_the_latest = idle_at_the_latest.max(ms(at_ms)) + work;
+        }
+        shop.run_until(idle_at_the_latest);
+        let longest_task = ms(queries.iter().map(|query| query.2).max().unwrap_or_default());
+        // Every fourth place goes to whoever has waited for ten seconds, the oldest first.
+        let turns = 4 * (queries.len() as u32 + 2);
+        let bound = Limits::default().rescue_timeout + longest_task * turns;
+        for id in ids {
+            prop_assert!(shop.ended.contains_key(&id), "{} has not ended", id);
+            prop_assert!(shop.longest_wait[&id] <= bound, "{:?} of {:?}", shop.longest_wait[&id], bound);
+        }
+    }
+
+    #[test]
+    fn a_stream_of_preferred_queries_starves_nobody(
+        policy in prop::sample::select(&Policy::ALL[..]),
+        short_ms in 5..30_u64,
+        overload in 1.0..1.1_f64,
         long_tasks_ms in 10..500_u64,
     ) {
         let mut shop = Shop::new(policy, 2);
-        let long = shop.submit(0, 100_000, ms(long_tasks_ms), QueryTraits::default());
+        let least_preferred = QueryTraits { priority: -100, ..QueryTraits::default() };
+        let long = shop.submit(0, 100_000, ms(long_tasks_ms), least_preferred);
         let between = ms(short_ms).div_f64(2.0 * overload);
         let mut id = 1;
         let mut at = Duration::ZERO;
-        while at < Duration::from_secs(60) && id < 8_000 {
+        while at < Duration::from_secs(20) {
             at += between;
             shop.run_until(at);
             let most_preferred = QueryTraits { priority: 100, ..QueryTraits::default() };
             shop.submit(id, 1, ms(short_ms), most_preferred);
             id += 1;
         }
-        // Every fourth place goes to whoever has waited for ten seconds, the oldest first.
-        let waiting = (id as usize - shop.ended.len()) as u32;
-        let bound = Limits::default().rescue_timeout + ms(short_ms.max(long_tasks_ms)) * 4 * (waiting + 2);
+        // So far nobody else has waited for ten seconds, so every fourth place is for this one from then on.
+        let bound = Limits::default().rescue_timeout + 5 * ms(short_ms.max(long_tasks_ms));
         let waited = shop.longest_wait[&long].max(shop.now - shop.served[&long]);
         prop_assert!(waited <= bound, "{:?} of {:?}", waited, bound);
     }
 }
 
 #[test]
-fn priority_is_a_share() {
-    for policy in [Policy::Stride, Policy::Fair] {
-        let mut shop = Shop::new(policy, 6);
-        let queries = [0, 10].map(|priority| {
-            let traits = QueryTraits {
-                priority,
-                ..QueryTraits::default()
-            };
-            let id = u128::try_from(priority).unwrap();
-            let mut graph = graph(id, vec![stage(0, &[], 5_000), stage(1, &[0], 1)]);
-            // As large as it is, so that its weight does not change on the way.
-            for task in &mut graph.stages[0].tasks {
-                task.bytes = 10_000_000;
-            }
-            graph.traits = traits;
-            shop.takes.insert(graph.query, ms(50));
-            shop.served.insert(graph.query, shop.now);
-            let query = graph.query;
-            shop.tell(Event::Submit(graph));
-            query
-        });
+fn what_counts_is_the_time_of_processors_where_attempts_say_it() {
+    for (busy, expected) in [([1.0, 0.25], 4.0), ([0.5, 0.5], 1.0)] {
+        let mut shop = Shop::new(Policy::Fair, 5);
+        let queries = [0, 1].map(|id| shop.submit(id, 10_000, ms(20), QueryTraits::default()));
+        shop.busy.extend(queries.into_iter().zip(busy));
         shop.run_until(Duration::from_secs(20));
         let ratio = shop.used(&queries[1..]) / shop.used(&queries[..1]);
-        assert!((ratio / 2.0 - 1.0).abs() < 0.05, "{policy}: {ratio}");
+        assert!((ratio / expected - 1.0).abs() < 0.05, "{busy:?}: {ratio}");
+    }
+}
+
+#[test]
+fn who_comes_later_has_no_credit_and_does_not_wait_for_the_others_to_catch_up() {
+    for (groups, tags) in [
+        (vec![], ["", ""]),
+        (vec![group("a", 1), group("b", 1)], ["a", "b"]),
+    ] {
+        let mut shop = Shop::new(Policy::Fair, 4);
+        shop.tell(Event::Regroup(Groups::new(groups).unwrap()));
+        let first = shop.submit(0, 20_000, ms(20), tagged(tags[0]));
+        shop.run_until(Duration::from_secs(20));
+        let before = shop.used(&[first]);
+        let second = shop.submit(1, 20_000, ms(20), tagged(tags[1]));
+        shop.run_until(Duration::from_secs(24));
+        let used = [shop.used(&[first]) - before, shop.used(&[second])];
+        assert!(used.iter().all(|used| (used - 8.0).abs() < 0.5), "{used:?}");
+    }
+}
+
+#[test]
+fn a_wrong_prediction_is_made_good() {
+    for factor in [1_000, 0] {
+        let mut shop = Shop::new(Policy::Fair, 4);
+        let right = shop.submit(0, 10_000, ms(20), QueryTraits::default());
+        let mut graph = graph(1, vec![stage(0, &[], 10_000), stage(1, &[0], 1)]);
+        for task in &mut graph.stages[0].tasks {
+            task.bytes = factor * 20 * 200_000;
+        }
+        let wrong = graph.query;
+        shop.takes.insert(wrong, ms(20));
+        shop.served.insert(wrong, shop.now);
+        shop.tell(Event::Submit(graph));
+        shop.run_until(Duration::from_secs(10));
+        let used = [shop.used(&[right]), shop.used(&[wrong])];
+        assert!(
+            used.iter().all(|used| (used - 20.0).abs() < 1.0),
+            "{used:?}"
+        );
+    }
+}
+
+#[test]
+fn the_rate_of_decay_decides_how_far_a_large_query_steps_back() {
+    let share_of_the_small = |decay| {
+        let mut shop = Shop::new(Policy::Stride, 1);
+        shop.scheduler.limits.priority_decay = decay;
+        // Both in one lane, one four times as large.
+        let [small, large] = [(0, 600), (1, 2_400)]
+            .map(|(id, tasks)| shop.submit(id, tasks, ms(5), QueryTraits::default()));
+        shop.run_until(ms(2_500));
+        shop.used(&[small]) / shop.used(&[small, large])
+    };
+    for (decay, expected) in [(0, 0.5), (1, 0.8), (2, 16.0 / 17.0)] {
+        let share = share_of_the_small(decay);
+        assert!((share - expected).abs() < 0.02, "{decay}: {share}");
     }
 }
 
@@ -287,6 +393,30 @@ fn a_plan_that_was_measured_is_predicted() {
     assert!(shop.ended.contains_key(&busy));
     assert!(shop.ended[&short] < Duration::from_secs(20) + ms(50));
     assert!(shop.ended[&long] > shop.ended[&short]);
+}
+
+#[test]
+fn a_plan_is_remembered_by_the_processor_time_it_used() {
+    let mut shop = Shop::new(Policy::Stride, 1);
+    let known = |fingerprint| QueryTraits {
+        fingerprint: Some(fingerprint),
+        ..QueryTraits::default()
+    };
+    let waits = shop.submit(1, 20, ms(100), known(1));
+    shop.busy.insert(waits, 0.001);
+    shop.run_until(Duration::from_secs(10));
+    shop.submit(2, 2, ms(100), known(2));
+    shop.run_until(Duration::from_secs(20));
+    let busy = shop.submit(3, 1, ms(10), known(3));
+    let computes = shop.submit(4, 2, ms(100), known(2));
+    let waits = shop.submit(5, 20, ms(100), known(1));
+    shop.busy.insert(waits, 0.001);
+    shop.run_until(Duration::from_secs(30));
+    assert!(shop.ended.contains_key(&busy));
+    assert!(
+        shop.ended[&waits] < shop.ended[&computes],
+        "it held its slots for ten times as long and used less"
+    );
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub struct QueryInfo {
     pub started: Option<Duration>,
     /// When its last task finished.
     pub drained: Option<Duration>,
-    /// What its attempts that gave their slots back were charged.
+    /// Processor time of its attempts that have said it, slot time of others that gave their slots back.
     pub spent: Duration,
     /// The slots it holds.
     pub held_slots: u64,

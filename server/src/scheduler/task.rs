@@ -19,6 +19,7 @@ use std::time::Duration;
 use squadron_proto::control::{AttemptStatus, Lane, TaskOutput};
 use squadron_proto::{AttemptNumber, Failure, FailureKind, WorkerId};
 
+use super::line::Correction;
 use super::placement::Want;
 use super::snapshot::TaskPhase;
 
@@ -27,8 +28,8 @@ pub(super) struct Task {
     /// Each launch is a new attempt, also after a refusal: a late report can never be taken for one of the next launch.
     next_attempt: u32,
     refusals: u32,
-    /// Runs while the current attempt holds slots.
-    clock: Option<Clock>,
+    /// Of the current attempt.
+    account: Option<Account>,
     times: Times,
     /// Whether the current attempt said that it has stopped, and did not finish.
     has_failed: bool,
@@ -43,24 +44,45 @@ pub(super) struct Times {
     pub(super) ended: Option<Duration>,
 }
 
-/// What an attempt was charged for its slots, and since when it has them.
+/// What an attempt was charged, as an estimate while it has not said what it used.
 #[derive(Clone, Copy, Debug)]
-struct Clock {
-    since: Duration,
-    charged_us: u64,
+struct Account {
+    /// Runs while it holds slots.
+    clock: Option<Clock>,
+    /// For the times that are over.
+    before_us: u64,
     weight: u64,
     line: Lane,
 }
 
-/// What slots cost: slots times microseconds.
+/// Since when an attempt holds slots, and what it was charged beforehand for this time.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    since: Duration,
+    charged_us: u64,
+}
+
+/// What an attempt has cost, in microseconds: of the processor where it has said so, else slots times the time it held them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spent {
+    /// What it was charged beforehand for the time that is over now.
     pub(super) charged_us: u64,
+    /// What it was charged for the times before.
+    pub(super) before_us: u64,
+    /// What it should have been charged for all of them.
     pub(super) actual_us: u64,
     /// The query's weight when it was charged.
     pub(super) weight: u64,
     /// The line it was charged in.
     pub(super) line: Lane,
+}
+
+impl Spent {
+    /// What is left to charge.
+    pub(super) fn correction(&self) -> Correction {
+        let charged_us = self.charged_us.saturating_add(self.before_us);
+        Correction::between(charged_us, self.actual_us)
+    }
 }
 
 #[derive(Debug)]
@@ -133,7 +155,7 @@ impl Task {
         Self {
             next_attempt: 0,
             refusals: 0,
-            clock: None,
+            account: None,
             times: Times::default(),
             has_failed: false,
             state: TaskState::Waiting,
@@ -149,25 +171,46 @@ impl Task {
         line: Lane,
     ) {
         self.times.launched.get_or_insert(since);
-        self.clock = Some(Clock {
-            since,
-            charged_us,
+        let before_us = self.account.map_or(0, |account| account.before_us);
+        self.account = Some(Account {
+            clock: Some(Clock { since, charged_us }),
+            before_us,
             weight,
             line,
         });
     }
 
-    /// Slots are given back; `until`: they were used up to then, else not at all. None where they were given back before.
+    /// Slots are given back, if there are any; `until`: they were used up to then, else not at all. None where nothing has
+    /// become known about what the attempt costs.
     pub(super) fn stop_clock(&mut self, until: Option<Duration>, slots: u32) -> Option<Spent> {
-        let clock = self.clock.take()?;
-        let elapsed = until.map_or(Duration::ZERO, |until| until.saturating_sub(clock.since));
-        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        let used_us = self.used_us();
+        let account = self.account.as_mut()?;
+        let clock = account.clock.take();
+        if clock.is_none() && used_us.is_none() {
+            return None;
+        }
+        let held = clock.zip(until).map_or(Duration::ZERO, |(clock, until)| {
+            until.saturating_sub(clock.since)
+        });
+        let held_us = u64::try_from(held.as_micros())
+            .unwrap_or(u64::MAX)
+            .saturating_mul(u64::from(slots));
+        let before_us = account.before_us;
+        let actual_us = used_us.unwrap_or_else(|| before_us.saturating_add(held_us));
+        account.before_us = actual_us;
         Some(Spent {
-            charged_us: clock.charged_us,
-            actual_us: elapsed_us.saturating_mul(u64::from(slots)),
-            weight: clock.weight,
-            line: clock.line,
+            charged_us: clock.map_or(0, |clock| clock.charged_us),
+            before_us,
+            actual_us,
+            weight: account.weight,
+            line: account.line,
         })
+    }
+
+    /// What the attempt says it has used of the processor.
+    fn used_us(&self) -> Option<u64> {
+        let cpu_ns = self.finished()?.output.metrics.cpu_ns;
+        (cpu_ns > 0).then(|| cpu_ns.div_ceil(1_000))
     }
 
     pub(super) fn times(&self) -> Times {
@@ -262,6 +305,7 @@ impl Task {
         );
         let attempt = AttemptNumber(self.next_attempt);
         self.next_attempt += 1;
+        self.account = None;
         self.state = TaskState::Launched(Hold {
             worker,
             attempt,
@@ -564,6 +608,80 @@ mod tests {
                     ..
                 }
             ) && odd.is_none()
+        );
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A task whose attempt ran for 5 ms on two slots and parked then: what that cost.
+    fn parked() -> (Task, AttemptNumber, Spent) {
+        let (mut task, attempt) = launched();
+        task.start_clock(Duration::ZERO, 100, 7, Lane::Short);
+        task.report(WORKER, attempt, AttemptStatus::Reserved);
+        task.report(WORKER, attempt, AttemptStatus::Parked);
+        let spent = task.stop_clock(Some(5 * MS), SHARE.slots).unwrap();
+        (task, attempt, spent)
+    }
+
+    fn finished(cpu: Duration) -> AttemptStatus {
+        let mut output = TaskOutput::default();
+        output.metrics.cpu_ns = u64::try_from(cpu.as_nanos()).unwrap();
+        AttemptStatus::Finished(output)
+    }
+
+    #[test]
+    fn slot_time_counts_until_the_attempt_says_what_it_used() {
+        let (mut task, attempt, spent) = parked();
+        let so_far = (spent.charged_us, spent.before_us, spent.actual_us);
+        assert_eq!(so_far, (100, 0, 10_000));
+        assert_eq!(spent.correction(), Correction::More(9_900));
+        assert_eq!(
+            task.stop_clock(Some(9 * MS), SHARE.slots),
+            None,
+            "it stands"
+        );
+        task.report(WORKER, attempt, AttemptStatus::Resumed);
+        task.start_clock(20 * MS, 0, 7, Lane::Short);
+        task.report(WORKER, attempt, finished(3 * MS));
+        let spent = task.stop_clock(Some(30 * MS), SHARE.slots).unwrap();
+        assert_eq!((spent.before_us, spent.actual_us), (10_000, 3_000));
+        assert_eq!(spent.correction(), Correction::Less(7_000));
+    }
+
+    #[test]
+    fn an_attempt_that_finishes_while_parked_says_what_it_used() {
+        let (mut task, attempt, _) = parked();
+        task.report(WORKER, attempt, finished(11 * MS));
+        let spent = task.stop_clock(Some(30 * MS), 0).unwrap();
+        assert_eq!(spent.correction(), Correction::More(1_000));
+    }
+
+    #[test]
+    fn an_attempt_that_does_not_say_what_it_used_costs_slot_time() {
+        let (mut task, attempt, _) = parked();
+        task.report(WORKER, attempt, AttemptStatus::Resumed);
+        task.start_clock(20 * MS, 0, 7, Lane::Short);
+        task.report(WORKER, attempt, finished(Duration::ZERO));
+        let spent = task.stop_clock(Some(30 * MS), SHARE.slots).unwrap();
+        assert_eq!((spent.before_us, spent.actual_us), (10_000, 30_000));
+    }
+
+    #[test]
+    fn the_next_attempt_starts_without_debts() {
+        let (mut task, attempt) = launched();
+        task.start_clock(Duration::ZERO, 100, 7, Lane::Short);
+        task.report(WORKER, attempt, refused());
+        let spent = task.stop_clock(None, SHARE.slots).unwrap();
+        assert_eq!(spent.correction(), Correction::Less(100));
+        assert!(task.make_pending());
+        let attempt = task.launch(WORKER, SHARE);
+        task.start_clock(10 * MS, 50, 7, Lane::Short);
+        task.report(WORKER, attempt, AttemptStatus::Reserved);
+        task.report(WORKER, attempt, finished(MS));
+        let spent = task.stop_clock(Some(30 * MS), SHARE.slots).unwrap();
+        assert_eq!(
+            (spent.before_us, spent.correction()),
+            (0, Correction::More(950))
         );
     }
 }

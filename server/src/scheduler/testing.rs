@@ -271,7 +271,9 @@ impl Model {
             (At::Running, Mood::Good | Mood::Park | Mood::Refuse) => {
                 AttemptStatus::Finished(some_output())
             }
-            (At::Parked, Mood::Good | Mood::Park | Mood::Refuse) => AttemptStatus::Resumed,
+            (At::Parked, Mood::Good | Mood::Park) => AttemptStatus::Resumed,
+            // What it had left fitted where its reader will find it.
+            (At::Parked, Mood::Refuse) => AttemptStatus::Finished(some_output()),
         };
         match &status {
             AttemptStatus::Reserved => *at = At::Reserved,

@@ -169,6 +169,33 @@ fn a_parked_root_lets_others_pass() {
 }
 
 #[test]
+fn what_an_attempt_says_at_its_end_replaces_the_estimates_while_it_parked() {
+    let ms = Duration::from_millis;
+    let mut model = cluster(&[1]);
+    model.submit(graph(1, vec![stage(0, &[], 1)]));
+    let (worker, attempt) = model.attempts()[0];
+    let mut report = |at, status| {
+        let event = Event::Report {
+            worker,
+            attempt,
+            status,
+        };
+        model.scheduler.apply(at, event);
+        let query = model.scheduler.queries().remove(0);
+        (query.spent, query.held_slots)
+    };
+    report(ms(0), AttemptStatus::Reserved);
+    report(ms(0), AttemptStatus::Running);
+    assert_eq!(report(ms(5), AttemptStatus::Parked), (ms(5), 0));
+    assert_eq!(report(ms(20), AttemptStatus::Resumed), (ms(5), 1));
+    assert_eq!(report(ms(22), AttemptStatus::Parked), (ms(7), 0));
+    let mut output = some_output();
+    output.metrics.cpu_ns = 3_000_000;
+    let finished = AttemptStatus::Finished(output);
+    assert_eq!(report(ms(40), finished), (ms(3), 0));
+}
+
+#[test]
 fn a_cancelled_query_is_gone_at_once() {
     let mut model = cluster(&[2]);
     model.submit(graph(1, vec![stage(0, &[], 2)]));
@@ -500,31 +527,6 @@ fn a_kept_result_can_be_found_while_it_is_written_and_progress_never_falls() {
     assert!(most_parts_unfinished > 0, "parts are known early");
     assert_eq!((before.fraction, before.parts.len()), (1.0, 3));
     assert!(before.rows.is_some());
-}
-
-#[test]
-fn a_time_limit_ends_a_query_in_any_state() {
-    let limit = Duration::from_millis(5);
-    let late = Failure::new(FailureKind::Deadline, "it took too long");
-    for steps in 0..5 {
-        let mut model = cluster(&[1]);
-        let mut graph = graph(1, vec![stage(0, &[], 1), stage(1, &[0], 1)]);
-        graph.traits.time_limit = Some(TimeLimit {
-            left: limit,
-            failure: late.clone(),
-        });
-        model.submit(graph);
-        for _ in 0..steps {
-            step(&mut model, FIRST, Mood::Good);
-        }
-        assert!(model.ended.is_empty());
-        model.tick();
-        assert_eq!(model.now, limit / 2, "it counts more from here on");
-        model.tick();
-        assert_eq!(model.now, limit);
-        assert_eq!(failure(&model, FIRST), late);
-        assert!(model.scheduler.is_empty() && model.attempts().is_empty());
-    }
 }
 
 #[test]

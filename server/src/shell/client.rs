@@ -6,10 +6,7 @@ use std::time::Duration;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
-use arrow_flight::{
-    Action, CancelFlightInfoRequest, FlightDescriptor, FlightInfo, HandshakeRequest, Ticket,
-};
+use arrow_flight::{Action, CancelFlightInfoRequest, FlightInfo, HandshakeRequest, Ticket};
 use futures::TryStreamExt;
 use prost::Message;
 use squadron_shuffle::{Trust, tls};
@@ -18,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Streaming};
 
 use super::address::Address;
+use super::begun::Polls;
 use super::error::{Error, root_cause};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,9 +46,10 @@ pub(super) enum Login {
 /// A connection to a server. Clones share it.
 #[derive(Clone)]
 pub(super) struct Client {
-    flight: FlightServiceClient<Channel>,
+    pub(super) flight: FlightServiceClient<Channel>,
     authorization: Option<MetadataValue<Ascii>>,
     cookies: BTreeMap<String, String>,
+    pub(super) polls: Polls,
 }
 
 impl Client {
@@ -75,29 +74,19 @@ impl Client {
         let flight = FlightServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let mut client = Self {
-            flight,
-            authorization: None,
-            cookies: BTreeMap::new(),
-        };
+        let mut client = Self::over(flight);
         client.log_in(login).await?;
         Ok(client)
     }
 
-    /// Starts a statement. The server has run DDL and DML when this returns; the rows of a query are fetched with
-    /// [`Client::fetch`].
-    pub(super) async fn start(&mut self, sql: &str) -> Result<FlightInfo, Error> {
-        let command = CommandStatementQuery {
-            query: sql.to_owned(),
-            transaction_id: None,
-        };
-        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-        let response = self
-            .flight
-            .get_flight_info(self.request(descriptor))
-            .await?;
-        self.remember(response.metadata());
-        Ok(response.into_inner())
+    /// A client of nobody in particular.
+    pub(super) fn over(flight: FlightServiceClient<Channel>) -> Self {
+        Self {
+            flight,
+            authorization: None,
+            cookies: BTreeMap::new(),
+            polls: Polls::default(),
+        }
     }
 
     /// The rows behind a ticket. Dropping the stream tells the server that nobody wants the rest.
@@ -172,7 +161,7 @@ impl Client {
         Ok(())
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(authorization) = &self.authorization {
             request
@@ -192,7 +181,7 @@ impl Client {
         request
     }
 
-    fn remember(&mut self, metadata: &MetadataMap) {
+    pub(super) fn remember(&mut self, metadata: &MetadataMap) {
         for cookie in metadata
             .get_all("set-cookie")
             .iter()
@@ -244,11 +233,7 @@ mod tests {
     #[tokio::test]
     async fn cookies_are_sent_back() {
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        let mut client = Client {
-            flight: FlightServiceClient::new(channel),
-            authorization: None,
-            cookies: BTreeMap::new(),
-        };
+        let mut client = Client::over(FlightServiceClient::new(channel));
         let mut metadata = MetadataMap::new();
         metadata.append(
             "set-cookie",

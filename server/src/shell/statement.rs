@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightInfo;
 use futures::StreamExt;
 
+use super::begun::Begun;
 use super::client::Client;
 use super::encode::Encoder;
 use super::error::Error;
@@ -30,16 +31,16 @@ pub(super) async fn run(
     let began = Instant::now();
     let progress = Progress::start();
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
-    let info = tokio::select! {
-        info = client.start(sql) => info?,
+    let mut begun = tokio::select! {
+        begun = client.begin(sql) => begun?,
         _ = &mut interrupt => return Err(Error::Cancelled),
         never = progress.appear() => match never {},
     };
     let mut reader = client.clone();
     let shown = tokio::select! {
-        shown = show(&mut reader, &info, format, &progress, io::stdout()) => shown,
+        shown = result(&mut reader, &mut begun, format, &progress) => shown,
         _ = &mut interrupt => {
-            client.cancel(info).await;
+            client.cancel(begun.info).await;
             Err(Error::Cancelled)
         }
         never = progress.appear() => match never {},
@@ -50,6 +51,23 @@ pub(super) async fn run(
         eprintln!("Time: {:.3} s", began.elapsed().as_secs_f64());
     }
     Ok(())
+}
+
+/// Waits for the result of a statement that was begun, and shows it.
+async fn result(
+    client: &mut Client,
+    begun: &mut Begun,
+    format: OutputFormat,
+    progress: &Progress,
+) -> Result<(), Error> {
+    while !begun.is_whole() {
+        if let Some(share) = begun.progress {
+            progress.share(share);
+        }
+        client.poll(begun).await?;
+    }
+    progress.ready();
+    show(client, &begun.info, format, progress, io::stdout()).await
 }
 
 /// Fetches every endpoint in order and writes the rows to `output`.

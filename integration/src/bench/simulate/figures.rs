@@ -30,7 +30,7 @@ pub(super) struct Figures {
     pub(super) most_queries: usize,
     pub(super) events: u64,
     pub(super) effects: u64,
-    /// Processor time of the scheduler alone.
+    /// Processor time of the scheduler alone; see [`super::meter`].
     pub(super) scheduler_s: f64,
     pub(super) events_per_second: f64,
     /// Of all effects, in their order.
@@ -72,7 +72,6 @@ impl Figures {
 pub(super) struct Counts {
     pub(super) events: u64,
     pub(super) effects: u64,
-    pub(super) in_scheduler: Duration,
     pub(super) busy: Duration,
     pub(super) most_running: usize,
     pub(super) most_queries: usize,
@@ -89,10 +88,11 @@ impl Counts {
         slots: u64,
         makespan: Duration,
         unfinished: usize,
+        scheduler: Duration,
         digest: String,
     ) -> Figures {
         let all: Vec<f64> = [&self.short[..], &self.long, &self.prioritised].concat();
-        let scheduler_s = self.in_scheduler.as_secs_f64();
+        let scheduler_s = scheduler.as_secs_f64();
         Figures {
             short: Slowdowns::of(&self.short),
             long: Slowdowns::of(&self.long),

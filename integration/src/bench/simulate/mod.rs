@@ -7,10 +7,11 @@
 //! ```
 //!
 //! Nothing but the measurement of the scheduler's own time looks at a clock, and all chance comes from one seed: the same
-//! options give the same digest of all effects, wherever they run.
+//! options give the same digest of all effects, wherever they run. That time is taken on the side (see [`meter`]).
 
 mod digest;
 mod figures;
+mod meter;
 #[cfg(test)]
 pub(super) mod tests;
 mod workload;
@@ -42,6 +43,9 @@ pub(super) struct SimulateArgs {
     #[command(flatten)]
     #[serde(flatten)]
     policies: PolicyArgs,
+    /// The power of a query's size with which its weight falls under stride.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    priority_decay: u32,
     /// How many queries arrive.
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]
     queries: u32,
@@ -141,6 +145,7 @@ fn simulate(args: &SimulateArgs, workers: u32, policy: Policy) -> Result<Figures
         workers,
         slots: args.slots,
         policy,
+        priority_decay: args.priority_decay,
         estimates: args.estimates,
         faults: Faults {
             slow_workers: args.slow_workers,

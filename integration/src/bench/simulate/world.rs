@@ -9,7 +9,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -18,12 +18,15 @@ use squadron::scheduler::{
     StageSpec, TaskSpec,
 };
 use squadron::workers::WorkerKind;
-use squadron_proto::control::{AttemptStatus, Lane, Launch, PartitionOutput, PlanRef, TaskOutput};
+use squadron_proto::control::{
+    AttemptStatus, Lane, Launch, PartitionOutput, PlanRef, TaskMetrics, TaskOutput,
+};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, WorkerId};
 
 use super::super::chance::Chance;
 use super::digest::Digest;
 use super::figures::{Counts, Figures};
+use super::meter::Meter;
 use super::workload::Work;
 
 /// How long a message travels, on average.
@@ -45,6 +48,7 @@ pub(super) struct Cluster {
     pub(super) workers: u32,
     pub(super) slots: u32,
     pub(super) policy: Policy,
+    pub(super) priority_decay: u32,
     pub(super) estimates: Estimates,
     pub(super) faults: Faults,
 }
@@ -100,7 +104,8 @@ struct Worker {
 struct Attempt {
     slots: u32,
     lane: Lane,
-    /// The work that is left, in time on cores of its own.
+    /// Its work, in time on cores of its own, and what is left of it.
+    takes: Duration,
     left: Duration,
     /// How much of its cores it has, since when; none before it begins.
     pace: Option<(f64, Duration)>,
@@ -128,6 +133,22 @@ impl Attempt {
         *since = now;
         self.left = self.left.saturating_sub(done);
         done * self.slots
+    }
+
+    /// What it says when it is done. It has used its cores alone as long as it would have taken with them to itself.
+    fn output(&self, key: AttemptKey) -> TaskOutput {
+        let cpu_ns = (self.takes * self.slots).as_nanos();
+        TaskOutput {
+            partitions: vec![PartitionOutput {
+                partition: key.task.0,
+                rows: 1,
+                bytes: 1 << 20,
+            }],
+            metrics: TaskMetrics {
+                cpu_ns: u64::try_from(cpu_ns).unwrap_or(u64::MAX),
+                ..TaskMetrics::default()
+            },
+        }
     }
 }
 
@@ -172,14 +193,18 @@ struct Live {
 /// A simulation.
 pub(super) struct World {
     scheduler: Scheduler,
+    meter: Meter,
     slots_each: u32,
     slots: u64,
     faults: Faults,
     estimates: Estimates,
     chance: Chance,
     now: Duration,
-    agenda: BinaryHeap<Reverse<(Duration, u64)>>,
-    happenings: HashMap<u64, What>,
+    /// When what happens: the time, the order of planning, and the place in `happenings`.
+    agenda: BinaryHeap<Reverse<(Duration, u64, usize)>>,
+    happenings: Vec<Option<What>>,
+    /// Places in `happenings` that are free.
+    vacant: Vec<usize>,
     planned: u64,
     workers: Vec<Worker>,
     by_id: BTreeMap<WorkerId, usize>,
@@ -203,6 +228,7 @@ impl World {
     ) -> Self {
         let mut limits = Limits {
             policy: cluster.policy,
+            priority_decay: cluster.priority_decay,
             max_open_results: usize::MAX,
             ..Limits::default()
         };
@@ -227,6 +253,7 @@ impl World {
             .zip(0..)
             .map(|(worker, number)| (worker.id, number));
         Self {
+            meter: Meter::new(limits.clone()),
             scheduler: Scheduler::new(limits),
             slots_each: cluster.slots,
             slots: u64::from(cluster.workers) * u64::from(cluster.slots),
@@ -235,7 +262,8 @@ impl World {
             chance,
             now: Duration::ZERO,
             agenda: BinaryHeap::new(),
-            happenings: HashMap::new(),
+            happenings: Vec::new(),
+            vacant: Vec::new(),
             planned: 0,
             by_id: by_id.collect(),
             workers,
@@ -260,7 +288,7 @@ impl World {
             self.plan(at, What::Arrives(number));
         }
         while self.left > 0 {
-            let next = self.agenda.peek().map(|Reverse((at, _))| *at);
+            let next = self.agenda.peek().map(|Reverse((at, ..))| *at);
             let deadline = self.scheduler.next_deadline();
             match (next, deadline) {
                 (Some(at), deadline) if deadline.is_none_or(|deadline| at <= deadline) => {
@@ -274,23 +302,30 @@ impl World {
                 (Some(_), None) => self.happen(),
             }
         }
-        let (makespan, left) = (self.now, self.left);
+        let (makespan, left, digest) = (self.now, self.left, self.digest.text());
+        let (scheduler, replayed) = self.meter.result();
+        assert_eq!(digest, replayed, "the same events gave other effects");
         self.counts
-            .figures(self.slots, makespan, left, self.digest.text())
+            .figures(self.slots, makespan, left, scheduler, digest)
     }
 
     fn plan(&mut self, at: Duration, what: What) {
-        self.agenda.push(Reverse((at, self.planned)));
-        self.happenings.insert(self.planned, what);
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            self.happenings.push(None);
+            self.happenings.len() - 1
+        });
+        self.happenings[place] = Some(what);
+        self.agenda.push(Reverse((at, self.planned, place)));
         self.planned += 1;
     }
 
     fn happen(&mut self) {
-        let Some(Reverse((at, number))) = self.agenda.pop() else {
+        let Some(Reverse((at, _, place))) = self.agenda.pop() else {
             return;
         };
         self.now = self.now.max(at);
-        match self.happenings.remove(&number) {
+        self.vacant.push(place);
+        match self.happenings[place].take() {
             None => {}
             Some(What::Arrives(number)) => self.submit(number),
             Some(What::Report(worker, life, attempt, status)) => {
@@ -321,9 +356,8 @@ impl World {
     }
 
     fn tell(&mut self, event: Event) {
-        let start = Instant::now();
+        self.meter.take(self.now, event.clone());
         let effects = self.scheduler.apply(self.now, event);
-        self.counts.in_scheduler += start.elapsed();
         self.counts.events += 1;
         self.counts.effects += effects.len() as u64;
         for effect in effects {
@@ -367,6 +401,7 @@ impl World {
         let attempt = Attempt {
             slots: launch.slots,
             lane: launch.lane,
+            takes,
             left: takes,
             pace: None,
             changes: 0,
@@ -436,23 +471,17 @@ impl World {
 
     fn finish(&mut self, worker: usize, life: u32, key: AttemptKey, changes: u32) {
         let entry = &self.workers[worker];
-        let is_current = entry.life == life
-            && entry
-                .attempts
-                .get(&key)
-                .is_some_and(|attempt| attempt.changes == changes);
-        if !is_current || !entry.is_alive {
+        if !entry.is_alive || entry.life != life {
             return;
         }
-        self.stop(worker, key);
-        let output = TaskOutput {
-            partitions: vec![PartitionOutput {
-                partition: key.task.0,
-                rows: 1,
-                bytes: 1 << 20,
-            }],
-            ..TaskOutput::default()
+        let Some(attempt) = entry.attempts.get(&key) else {
+            return;
         };
+        if attempt.changes != changes {
+            return;
+        }
+        let output = attempt.output(key);
+        self.stop(worker, key);
         self.report(worker, key, AttemptStatus::Finished(output));
         let Some(live) = self.live.get_mut(&key.query) else {
             return;
