@@ -159,7 +159,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn groups_share_by_weight_whatever_their_queries_are(

@@ -179,7 +179,7 @@ const SITUATIONS: [Situation; 15] = [
         "its result is being read",
         &[1, 1],
         |model, graph| submit_and_step(model, root_only(graph), 2),
-        (QueryPhase::Streaming, 2),
+        (QueryPhase::Running, 2),
     ),
     Situation::new(
         "it waits for its client",
@@ -188,7 +188,7 @@ const SITUATIONS: [Situation; 15] = [
             submit_and_step(model, root_only(graph), 2);
             step(model, Mood::Park);
         },
-        (QueryPhase::Streaming, 0),
+        (QueryPhase::Running, 0),
     ),
     Situation::new(
         "its result is read and the last report is missing",
@@ -197,7 +197,7 @@ const SITUATIONS: [Situation; 15] = [
             submit_and_step(model, root_only(graph), 2);
             model.send(Event::ResultDone { query: STOPPED });
         },
-        (QueryPhase::Streaming, 2),
+        (QueryPhase::Running, 2),
     ),
     Situation::new(
         "it has failed and the cause is not known",
