@@ -18,6 +18,7 @@
 
 mod action;
 mod credentials;
+mod deadline;
 mod endpoints;
 mod gate;
 mod messages;

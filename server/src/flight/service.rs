@@ -29,7 +29,7 @@ use super::session::{Caller, Found, Sessions};
 use super::sizes;
 use super::statement;
 use super::status::{self, Refusal, guarded, invalid, unsupported};
-use super::{FlightOptions, credentials, endpoints, gate, put, substrait};
+use super::{FlightOptions, credentials, deadline, endpoints, gate, put, substrait};
 use crate::auth::{Authenticator, Credentials, Login};
 use crate::catalog::Catalog;
 use crate::queries::{PlannedStatement, Queries, Session};
@@ -314,8 +314,9 @@ impl FlightService for Service {
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Answer<Self::DoGetStream> {
+        let deadline = deadline::of(request.metadata());
         self.answer("DoGet", request, async |session, ticket| {
-            self.rows(&session, ticket).await
+            Ok(deadline::held(self.rows(&session, ticket).await?, deadline))
         })
         .await
     }

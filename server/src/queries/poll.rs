@@ -167,7 +167,7 @@ impl Drop for Unanswered<'_> {
     /// The client went away before its answer.
     fn drop(&mut self) {
         if !self.is_told {
-            // It is there: it was never told to anyone.
+            // That it is not known is as good.
             let _ = self.queries.cancel(self.owner, self.query);
             self.queries.parts.polls.queries.invalidate(&self.query);
         }
