@@ -11,6 +11,7 @@ use arrow::row::{RowConverter, SortField};
 use arrow_flight::FlightInfo;
 use arrow_flight::error::FlightError;
 use futures::TryStreamExt;
+use tokio::sync::Notify;
 use tonic::Status;
 
 use super::connection::Connection;
@@ -69,9 +70,19 @@ pub(super) async fn ask(connection: &mut Connection, sql: &str) -> Result<Answer
 
 /// Reads a started query to its end. Dropped before, it ends the transfer.
 pub(super) async fn read(connection: &mut Connection, info: FlightInfo) -> Result<Answer, Status> {
+    read_telling(connection, info, &Notify::new()).await
+}
+
+/// The same, and tells when a stream has been opened.
+pub(super) async fn read_telling(
+    connection: &mut Connection,
+    info: FlightInfo,
+    opened: &Notify,
+) -> Result<Answer, Status> {
     let mut answer = Answer::default();
     for ticket in info.endpoint.into_iter().filter_map(|it| it.ticket) {
         let mut stream = connection.do_get(ticket).await.map_err(status)?;
+        opened.notify_one();
         while let Some(batch) = stream.try_next().await.map_err(status)? {
             answer.take(&batch).map_err(status)?;
         }

@@ -2,6 +2,7 @@
 
 use arrow::array::ArrayRef;
 use arrow::util::display::array_value_to_string;
+use datafusion::common::runtime::SpawnedTask;
 use futures::StreamExt;
 use squadron_integration::client::{Client, status};
 use squadron_integration::cluster::cluster;
@@ -187,20 +188,18 @@ fn a_full_server_still_shows_what_it_does_and_kills_it() {
             .tpch(0.01)
             .serve_arg("--max-running=1")
             .serve_arg("--max-queued=1")
-            .serve_arg("--max-open-results=1")
             .start()
             .await;
         let client = cluster.client().await;
         let other = cluster.client().await;
-        let running = tokio::spawn({
+        let running = SpawnedTask::spawn({
             let other = other.clone();
             async move { failure_of(&other, &format!("{ENDLESS} /* running */")).await }
         });
         let running_id = id_of(&client, "/* running */", "running").await;
-        let queued =
-            tokio::spawn(
-                async move { failure_of(&other, &format!("{SILENT} /* waiting */")).await },
-            );
+        let queued = SpawnedTask::spawn(async move {
+            failure_of(&other, &format!("{SILENT} /* waiting */")).await
+        });
         let queued_id = id_of(&client, "/* waiting */", "queued").await;
         for (id, query) in [(queued_id, queued), (running_id, running)] {
             client
@@ -234,7 +233,7 @@ fn a_killed_session_ends_with_what_it_runs() {
             .update("SET squadron.priority = 7")
             .await
             .expect("set");
-        let running = tokio::spawn({
+        let running = SpawnedTask::spawn({
             let other = other.clone();
             async move { failure_of(&other, &format!("{ENDLESS} /* mine */")).await }
         });

@@ -258,6 +258,22 @@ fn the_harness_measures_how_queries_share() {
 }
 
 #[test]
+fn the_harness_measures_cancels() {
+    bounded(minutes(5), async {
+        let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
+        let json = folder.path().join("report.json");
+        let cancel =
+            "cancel --sf 0.01 --workers 2 --cancels 24 --batch 12 --clients 2 --queries 6,9";
+        let (code, report, said) = bench(&words(cancel), &json).await;
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(report["all"]["queries"], 24);
+        assert_eq!(report["unclean_batches"], 0, "{report}");
+        let stopped = report["all"]["stopped"].as_u64();
+        assert!(stopped.is_some_and(|stopped| stopped > 0), "{report}");
+    });
+}
+
+#[test]
 fn the_harness_measures_dispatch() {
     bounded(minutes(3), async {
         let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");

@@ -39,7 +39,10 @@ impl Queries {
     ) -> Result<Staged, Failure> {
         let limit = Limit::of(session, self.parts.query_timeout);
         let shape = self.shape();
-        let state = session.context.state();
+        let mut state = session.context.state();
+        // For those who want to know what the session has set, not what planning makes of it.
+        let options = Arc::clone(state.config().options());
+        state.config_mut().set_extension(options);
         let planner = self.parts.planner;
         let traits = traits_of(session, &plan);
         let write = destination.map(|destination| destination.write().clone());

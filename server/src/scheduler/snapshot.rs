@@ -201,7 +201,7 @@ impl QueryInfo {
     pub fn resources(&self) -> Resources {
         let stages = || self.stages.iter().map(StageInfo::resources);
         Resources {
-            rows: stages().last().unwrap_or_default().rows,
+            rows: self.stages.last().map_or(0, |root| root.resources().rows),
             peak_memory_bytes: stages()
                 .map(|stage| stage.peak_memory_bytes)
                 .max()

@@ -28,7 +28,9 @@ use datafusion::catalog::{SchemaProvider, Session, TableProvider};
 use datafusion::config::ConfigOptions;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType,
+};
 use datafusion::physical_plan::ExecutionPlan;
 
 use squadron_proto::Failure;
@@ -144,16 +146,29 @@ impl SystemSchema {
 }
 
 impl SystemTable {
-    async fn snapshot(&self, viewer: &Principal, options: &ConfigOptions) -> Result<RecordBatch> {
+    /// Whether its rows are of one query each.
+    fn is_of_queries(&self) -> bool {
+        match self.kind {
+            Kind::Queries | Kind::Stages | Kind::Tasks => true,
+            Kind::Workers | Kind::Groups | Kind::Sessions | Kind::Settings => false,
+        }
+    }
+
+    async fn snapshot(
+        &self,
+        viewer: &Principal,
+        only: Option<&str>,
+        options: &ConfigOptions,
+    ) -> Result<RecordBatch> {
         let Sources {
             scheduler,
             sessions,
             defaults,
         } = &self.sources;
         match self.kind {
-            Kind::Queries => queries::batch(&View::take(scheduler, viewer).await.queries),
-            Kind::Stages => work::stages(&View::take(scheduler, viewer).await.stages()),
-            Kind::Tasks => work::tasks(&View::take(scheduler, viewer).await.tasks()),
+            Kind::Queries => queries::batch(&View::take(scheduler, viewer, only).await.queries),
+            Kind::Stages => work::stages(&View::take(scheduler, viewer, only).await.stages()),
+            Kind::Tasks => work::tasks(&View::take(scheduler, viewer, only).await.tasks()),
             Kind::Workers => cluster::workers(&scheduler.snapshot().await.workers),
             Kind::Groups => cluster::groups(&cluster::group_rows(&scheduler.snapshot().await)),
             Kind::Sessions => sessions::batch(&sessions::rows(sessions, scheduler, viewer)),
@@ -165,6 +180,27 @@ impl SystemTable {
 impl fmt::Debug for SystemTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "system.{}", self.kind.name())
+    }
+}
+
+/// The one query of `query_id = '...'`.
+fn query_asked_for(filter: &Expr) -> Option<&str> {
+    let Expr::BinaryExpr(BinaryExpr {
+        left,
+        op: Operator::Eq,
+        right,
+    }) = filter
+    else {
+        return None;
+    };
+    match (left.as_ref(), right.as_ref()) {
+        (Expr::Column(column), Expr::Literal(value, _))
+        | (Expr::Literal(value, _), Expr::Column(column))
+            if column.name == "query_id" =>
+        {
+            value.try_as_str().flatten()
+        }
+        _ => None,
     }
 }
 
@@ -196,16 +232,33 @@ impl TableProvider for SystemTable {
         TableType::Base
     }
 
+    /// The history may hold the tasks of a thousand queries: who asks for one is not made to wait for all.
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        let is_served = |filter: &&Expr| self.is_of_queries() && query_asked_for(filter).is_some();
+        let served = filters.iter().map(|filter| match is_served(filter) {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
+        });
+        Ok(served.collect())
+    }
+
     async fn scan(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+        filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let viewer = state.config().get_extension::<Principal>();
         let viewer = viewer.unwrap_or_default();
-        let batch = self.snapshot(&viewer, state.config_options()).await?;
+        // Those of the session, which planning may have changed for itself.
+        let options = state.config().get_extension::<ConfigOptions>();
+        let options = options.as_deref().unwrap_or(state.config_options());
+        let only = filters.iter().find_map(query_asked_for);
+        let batch = self.snapshot(&viewer, only, options).await?;
         let schema = Arc::clone(&self.schema);
         Ok(MemorySourceConfig::try_new_exec(
             &[vec![batch]],

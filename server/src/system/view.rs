@@ -46,8 +46,12 @@ pub(super) struct SeenTask<'a> {
 }
 
 impl View {
-    /// What `viewer` may see.
-    pub(super) async fn take(scheduler: &SchedulerHandle, viewer: &Principal) -> Self {
+    /// What `viewer` may see; of one query alone where only that is asked for.
+    pub(super) async fn take(
+        scheduler: &SchedulerHandle,
+        viewer: &Principal,
+        only: Option<&str>,
+    ) -> Self {
         let snapshot = scheduler.snapshot().await;
         let history = scheduler.history();
         // Afterwards, so that what ends in between is seen as ended, and not missed.
@@ -82,7 +86,11 @@ impl View {
             let info = running.remove(&asked.id).map(Arc::new).or(info);
             seen(asked, info, None, history.time(Duration::ZERO))
         }));
-        queries.retain(|query| query.asked.user.as_deref() == viewer.name());
+        let wanted = only.map(|id| id.parse::<QueryId>().ok());
+        let is_wanted = |id: QueryId| wanted.is_none_or(|wanted| wanted == Some(id));
+        queries.retain(|query| {
+            query.asked.user.as_deref() == viewer.name() && is_wanted(query.asked.id)
+        });
         Self { queries }
     }
 

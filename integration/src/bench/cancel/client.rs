@@ -4,19 +4,22 @@ use std::time::{Duration, Instant};
 
 use arrow_flight::{Action, CancelFlightInfoRequest, FlightInfo};
 use prost::Message;
+use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tonic::{Code, Status};
 
 use super::super::Result;
 use super::super::answers::{self, Answer};
 use super::super::connection::{self, Connection, words};
-use super::figures::{End, Stopped};
+use super::figures::{End, Seen, Stopped};
 use super::looks::{self, TAG};
 use super::orders::{Order, Way};
 use crate::client::status;
 
 /// After how long a query that is still live, or a call that still waits, has hung.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// After how long a call has surely reached the server.
+const ARRIVES: Duration = Duration::from_millis(50);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -25,26 +28,21 @@ const STOPPED: [Code; 2] = [Code::Cancelled, Code::NotFound];
 
 /// One client with three connections, so that none waits for another.
 pub(super) struct Client {
-    /// Its session marks all its queries with the tag.
+    /// Its session marks its queries with a tag.
     queries: Connection,
     stops: Connection,
     looks: Connection,
-    tag: String,
 }
 
 /// Whether a query has ended before it was stopped.
 type Ended = Option<std::result::Result<Answer, Status>>;
 
 impl Client {
-    pub(super) async fn connect(url: &str, number: u32) -> Result<Self> {
-        let mut queries = connection::connect(url).await?;
-        let tag = format!("{TAG}{number}");
-        connection::update(&mut queries, &format!("SET squadron.tag = '{tag}'")).await?;
+    pub(super) async fn connect(url: &str) -> Result<Self> {
         Ok(Self {
-            queries,
+            queries: connection::connect(url).await?,
             stops: connection::connect(url).await?,
             looks: connection::connect(url).await?,
-            tag,
         })
     }
 
@@ -53,6 +51,18 @@ impl Client {
     /// # Errors
     /// When the server cannot be asked what is live. Whatever a query ends with is a figure.
     pub(super) async fn carry_out(&mut self, order: &Order<'_>) -> Result<Stopped> {
+        let tag = format!("{TAG}{}", order.number);
+        let set = format!("SET squadron.tag = '{tag}'");
+        connection::update(&mut self.queries, &set).await?;
+        let stopped = self.start_and_stop(order, &tag).await?;
+        if stopped.is_unfreed() {
+            let (name, how) = (&order.target.name, order.way.label());
+            eprintln!("{name}, {how}: still live after {PATIENCE:?}; its tag is {tag}");
+        }
+        Ok(stopped)
+    }
+
+    async fn start_and_stop(&mut self, order: &Order<'_>, tag: &str) -> Result<Stopped> {
         let at = Instant::now() + order.moment;
         let sql = order.target.sql.clone();
         let mut queries = self.queries.clone();
@@ -63,7 +73,7 @@ impl Client {
         };
         drop(call);
         match called {
-            None => self.dropped_call(order).await,
+            None => self.dropped_call(order, tag).await,
             Some(Err(error)) => {
                 let end = told(order, Err(status(error)));
                 Ok(Stopped::unfollowed(order.way, end))
@@ -73,35 +83,35 @@ impl Client {
     }
 
     /// The query has no name here; its tag tells.
-    async fn dropped_call(&mut self, order: &Order<'_>) -> Result<Stopped> {
-        let statement = looks::live_of_tag(&self.tag);
-        let (free_ms, look_ms) = self.until_free(&statement, Instant::now()).await?;
-        Ok(Stopped {
-            way: order.way,
-            end: End::Stopped,
-            free_ms,
-            look_ms,
-        })
+    async fn dropped_call(&mut self, order: &Order<'_>, tag: &str) -> Result<Stopped> {
+        let statement = looks::live_of_tag(tag);
+        let seen = self.until_free(&statement, Instant::now()).await?;
+        let end = match seen.is_abandoned {
+            true => End::Abandoned,
+            false => End::Stopped,
+        };
+        Ok(Stopped::seen(order.way, end, seen))
     }
 
     async fn stop(&mut self, order: &Order<'_>, info: FlightInfo, at: Instant) -> Result<Stopped> {
         let id = String::from_utf8_lossy(&info.app_metadata).into_owned();
         let statement = looks::live_of_query(&id);
         let mut queries = self.queries.clone();
-        let mut read = Box::pin(answers::read(&mut queries, info.clone()));
+        let opened = Notify::new();
+        let mut read = Box::pin(answers::read_telling(&mut queries, info.clone(), &opened));
         let ended: Ended = match order.way {
             // The answer came before the call was dropped: there is a query, whose rows nobody will fetch.
             Way::DropCall => None,
             Way::CancelFlightInfo | Way::KillQuery | Way::DropStream => tokio::select! {
                 ended = &mut read => Some(ended),
-                () = sleep_until(at.into()) => None,
+                () = moment(order.way, at, &opened) => None,
             },
         };
         if let Some(ended) = ended {
             return Ok(Stopped::unfollowed(order.way, told(order, ended)));
         }
         let began = Instant::now();
-        let (end, (free_ms, look_ms)) = match order.way {
+        let (end, seen) = match order.way {
             Way::DropStream => {
                 drop(read);
                 (End::Stopped, self.until_free(&statement, began).await?)
@@ -130,12 +140,7 @@ impl Client {
                 (end, free?)
             }
         };
-        Ok(Stopped {
-            way: order.way,
-            end,
-            free_ms,
-            look_ms,
-        })
+        Ok(Stopped::seen(order.way, end, seen))
     }
 
     async fn ask_to_stop(
@@ -157,27 +162,34 @@ impl Client {
         Ok(())
     }
 
-    /// Milliseconds from `began` to the answer that says that nothing is live, none when that does not come in time;
-    /// and how long each look took.
-    async fn until_free(
-        &mut self,
-        statement: &str,
-        began: Instant,
-    ) -> Result<(Option<f64>, Vec<f64>)> {
-        let mut looks = Vec::new();
+    /// Looks until nothing is live, or for as long as the patience lasts; times count from `began`.
+    async fn until_free(&mut self, statement: &str, began: Instant) -> Result<Seen> {
+        let mut seen = Seen::default();
         loop {
             let asked = Instant::now();
             let live = looks::numbers(&mut self.looks, statement).await?;
-            looks.push(milliseconds(asked));
-            if live == [0] {
-                return Ok((Some(milliseconds(began)), looks));
+            seen.look_ms.push(milliseconds(asked));
+            seen.is_abandoned |= live.get(1).is_some_and(|waiting| *waiting > 0);
+            if live.first() == Some(&0) {
+                seen.free_ms = Some(milliseconds(began));
+                return Ok(seen);
             }
             if began.elapsed() >= PATIENCE {
-                return Ok((None, looks));
+                return Ok(seen);
             }
             sleep(PAUSE).await;
         }
     }
+}
+
+/// When to stop. A stream can be let go only once it has been asked for, and the server knows that for sure when it has
+/// answered, or some time has passed; until then the result waits for its client, whoever that is.
+async fn moment(way: Way, at: Instant, opened: &Notify) {
+    if way == Way::DropStream {
+        // Whichever comes first.
+        let _ = timeout(ARRIVES, opened.notified()).await;
+    }
+    sleep_until(at.into()).await;
 }
 
 fn milliseconds(since: Instant) -> f64 {
@@ -216,6 +228,7 @@ mod tests {
             answer: Some(Answer::default()),
         };
         let order = Order {
+            number: 0,
             target: &target,
             way: Way::KillQuery,
             moment: Duration::ZERO,

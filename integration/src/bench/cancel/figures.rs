@@ -17,6 +17,8 @@ pub(super) enum End {
     Stopped,
     /// It was faster, and gave all its rows.
     Finished,
+    /// Its call was dropped when the server had answered already: its result waited for a client until its time was over.
+    Abandoned,
     /// With something else than a cancel.
     Failed,
     /// Well, but with other rows than alone.
@@ -25,31 +27,38 @@ pub(super) enum End {
     Hung,
 }
 
+/// What was seen of it afterwards.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// Until nothing of it was live; none when that took too long, or nobody looked.
+    pub(super) free_ms: Option<f64>,
+    /// How long each look took.
+    pub(super) look_ms: Vec<f64>,
+    /// Whether its result waited for a client.
+    pub(super) is_abandoned: bool,
+}
+
 /// One query that was to be stopped.
 #[derive(Clone, Debug)]
 pub(super) struct Stopped {
     pub(super) way: Way,
     pub(super) end: End,
-    /// Until nothing of it was live; none when that took too long, or nobody looked.
-    pub(super) free_ms: Option<f64>,
-    /// How long each look took.
-    pub(super) look_ms: Vec<f64>,
+    pub(super) seen: Seen,
 }
 
 impl Stopped {
     /// It ended before it could be stopped.
     pub(super) fn unfollowed(way: Way, end: End) -> Self {
-        Self {
-            way,
-            end,
-            free_ms: None,
-            look_ms: Vec::new(),
-        }
+        Self::seen(way, end, Seen::default())
+    }
+
+    pub(super) fn seen(way: Way, end: End, seen: Seen) -> Self {
+        Self { way, end, seen }
     }
 
     /// Whether somebody looked, and it was live to the end of their patience.
-    fn is_unfreed(&self) -> bool {
-        self.free_ms.is_none() && !self.look_ms.is_empty()
+    pub(super) fn is_unfreed(&self) -> bool {
+        self.seen.free_ms.is_none() && !self.seen.look_ms.is_empty()
     }
 }
 
@@ -80,7 +89,7 @@ impl CancelTally {
             |way: Way| -> Vec<_> { all.iter().copied().filter(|one| one.way == way).collect() };
         let looks: Vec<_> = all
             .iter()
-            .flat_map(|one| one.look_ms.iter().copied())
+            .flat_map(|one| one.seen.look_ms.iter().copied())
             .collect();
         CancelFigures {
             all: WayFigures::of("all", &all),
@@ -118,6 +127,8 @@ pub(in super::super) struct WayFigures {
     stopped: usize,
     /// Before they could be stopped.
     finished: usize,
+    /// Whose call was dropped too late; they are no part of the times.
+    abandoned: usize,
     failed: usize,
     wrong: usize,
     hung: usize,
@@ -130,13 +141,16 @@ pub(in super::super) struct WayFigures {
 
 impl WayFigures {
     fn of(way: &'static str, queries: &[&Stopped]) -> Self {
-        let times: Vec<_> = queries.iter().filter_map(|one| one.free_ms).collect();
+        // What a result waits for its client is a setting of the server, and tells nothing of cancels.
+        let timed = queries.iter().filter(|one| one.end != End::Abandoned);
+        let times: Vec<_> = timed.filter_map(|one| one.seen.free_ms).collect();
         let ended = |end: End| queries.iter().filter(|one| one.end == end).count();
         Self {
             way,
             queries: queries.len(),
             stopped: ended(End::Stopped),
             finished: ended(End::Finished),
+            abandoned: ended(End::Abandoned),
             failed: ended(End::Failed),
             wrong: ended(End::Wrong),
             hung: ended(End::Hung),
@@ -162,17 +176,26 @@ impl fmt::Display for CancelFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<18} {:>7} {:>7} {:>8} {:>6} {:>5} {:>4} {:>7} | until free, ms: p50     p90     p99     max",
-            "way", "queries", "stopped", "finished", "failed", "wrong", "hung", "unfreed"
+            "{:<18} {:>7} {:>7} {:>8} {:>9} {:>6} {:>5} {:>4} {:>7} | until free, ms: p50     p90     p99     max",
+            "way",
+            "queries",
+            "stopped",
+            "finished",
+            "abandoned",
+            "failed",
+            "wrong",
+            "hung",
+            "unfreed"
         )?;
         for one in self.ways.iter().chain([&self.all]) {
             writeln!(
                 f,
-                "{:<18} {:>7} {:>7} {:>8} {:>6} {:>5} {:>4} {:>7} | {:>19.1} {:>7.1} {:>7.1} {:>7.1}",
+                "{:<18} {:>7} {:>7} {:>8} {:>9} {:>6} {:>5} {:>4} {:>7} | {:>19.1} {:>7.1} {:>7.1} {:>7.1}",
                 one.way,
                 one.queries,
                 one.stopped,
                 one.finished,
+                one.abandoned,
                 one.failed,
                 one.wrong,
                 one.hung,
@@ -206,12 +229,12 @@ pub(super) mod tests {
 
     fn stopped(way: Way, end: End, free_ms: Option<f64>) -> Stopped {
         let look_ms = vec![2.0; usize::from(end != End::Finished)];
-        Stopped {
-            way,
-            end,
+        let seen = Seen {
             free_ms,
             look_ms,
-        }
+            is_abandoned: end == End::Abandoned,
+        };
+        Stopped::seen(way, end, seen)
     }
 
     fn tally() -> CancelTally {
@@ -219,6 +242,7 @@ pub(super) mod tests {
         tally.note(stopped(Way::KillQuery, End::Stopped, Some(4.0)));
         tally.note(stopped(Way::KillQuery, End::Finished, None));
         tally.note(stopped(Way::DropCall, End::Stopped, Some(8.0)));
+        tally.note(stopped(Way::DropCall, End::Abandoned, Some(900.0)));
         tally.after_batch(Left {
             files: Some(0),
             ..Left::default()

@@ -17,6 +17,8 @@ pub(super) const TAG: &str = "cancel-";
 /// After how long whatever is still there was left behind.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
+/// How many queries that were left behind are named.
+const SHOWN_QUERIES: usize = 10;
 
 /// The attempts that a worker has, in whatever state.
 const LIVE: &str = "launched_at IS NOT NULL AND ended_at IS NULL";
@@ -28,12 +30,13 @@ pub(super) fn live_of_query(id: &str) -> String {
     format!("SELECT count(*) FROM system.tasks WHERE query_id = '{id}' AND {LIVE}")
 }
 
-/// How many queries of a tag are there, and how many of their attempts.
+/// How many queries of a tag are there, with their attempts; and how many results of them wait for their client.
 pub(super) fn live_of_tag(tag: &str) -> String {
     format!(
-        "SELECT (SELECT count(*) FROM system.queries WHERE tag = '{tag}' AND {THERE}) + \
-         (SELECT count(*) FROM system.tasks WHERE {LIVE} AND query_id IN \
-         (SELECT query_id FROM system.queries WHERE tag = '{tag}'))"
+        "SELECT count(*) + (SELECT count(*) FROM system.tasks WHERE {LIVE} AND query_id IN \
+         (SELECT query_id FROM system.queries WHERE tag = '{tag}')), \
+         count(*) FILTER (WHERE state = 'draining') \
+         FROM system.queries WHERE tag = '{tag}' AND {THERE}"
     )
 }
 
@@ -158,13 +161,25 @@ impl Watch {
         }
     }
 
+    /// The queries that are there, for people: how each is marked, and what it does.
+    pub(super) async fn who_is_left(&mut self) -> Result<String> {
+        let statement = format!(
+            "SELECT concat(tag, ' (', state, ', ', tasks, ' tasks)') FROM system.queries \
+             WHERE tag LIKE '{TAG}%' AND {THERE} ORDER BY query_id LIMIT {SHOWN_QUERIES}"
+        );
+        let (_, batches) = connection::query(&mut self.connection, &statement).await?;
+        let texts = batches
+            .iter()
+            .map(|batch| batch.column(0).as_string_opt::<i32>());
+        let names = texts.flatten().flatten().flatten();
+        Ok(names.collect::<Vec<_>>().join(", "))
+    }
+
     async fn look(&mut self, system: &System) -> Result<Left> {
         let statement = format!(
-            "SELECT (SELECT count(*) FROM system.tasks WHERE {LIVE}), \
-             (SELECT count(*) FROM system.queries WHERE tag LIKE '{TAG}%' AND {THERE}), \
-             (SELECT sum(used_slots) FROM system.workers), \
-             (SELECT sum(stopping_attempts) FROM system.workers), \
-             (SELECT sum(memory_used_bytes) FROM system.workers)"
+            "SELECT (SELECT count(*) FROM system.tasks WHERE {LIVE}) AS tasks, \
+             (SELECT count(*) FROM system.queries WHERE tag LIKE '{TAG}%' AND {THERE}) AS queries, \
+             sum(used_slots), sum(stopping_attempts), sum(memory_used_bytes) FROM system.workers"
         );
         let seen = numbers(&mut self.connection, &statement).await?;
         let [

@@ -23,11 +23,15 @@ use tokio::task::JoinSet;
 use self::client::Client;
 use self::figures::{CancelTally, Stopped};
 use self::looks::Watch;
-use self::orders::{Order, Target};
+use self::orders::{Order, Target, Way};
 use super::machine::Machine;
 use super::system::SystemArgs;
 use super::{JsonArgs, Result, Verdict, connection, tables};
 use crate::tpch;
+
+/// How long a result waits for its client: less than a batch is waited for, since a call may be dropped when its answer is
+/// on its way already.
+const RESULT_TTL: &str = "1s";
 
 /// `squadron-bench cancel`.
 #[derive(Args, Debug, Clone, Serialize)]
@@ -47,6 +51,9 @@ pub(super) struct CancelArgs {
     /// After how many all pause, to see whether anything is left.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
+    /// The ways to stop a query, of which one is drawn each time [default: all].
+    #[arg(long, value_name = "WAY,..", value_delimiter = ',')]
+    ways: Vec<Way>,
     /// Only these queries [default: all 22], and a join that does not end.
     #[arg(long, value_name = "1,3,..", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=22))]
     queries: Vec<u8>,
@@ -64,15 +71,20 @@ pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
         true => (1..=tpch::QUERIES).collect(),
         false => args.queries.clone(),
     };
+    let ways = match args.ways.is_empty() {
+        true => Way::ALL.to_vec(),
+        false => args.ways.clone(),
+    };
     tables::tpch(args.sf, args.system.cache_dir.as_deref()).await?;
-    let arguments = ["--tpch".to_owned(), args.sf.to_string()];
+    let scale = args.sf.to_string();
+    let arguments = ["--tpch", &scale, "--result-ttl", RESULT_TTL].map(str::to_owned);
     let system = args.system.start(&arguments).await?;
     let mut own = connection::connect(&system.url).await?;
     let targets = Arc::new(orders::targets(&mut own, &queries, args.sf).await?);
     let mut watch = Watch::start(own, &system).await?;
     let mut clients = Vec::new();
-    for number in 0..args.clients {
-        clients.push(Client::connect(&system.url, number).await?);
+    for _ in 0..args.clients {
+        clients.push(Client::connect(&system.url).await?);
     }
     let progress = progress(args.cancels);
     let mut tally = CancelTally::default();
@@ -83,6 +95,7 @@ pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
         let batch = Batch {
             seed: args.seed,
             targets: Arc::clone(&targets),
+            ways: ways.clone().into(),
             next: Arc::new(AtomicU32::new(from)),
             end: to,
         };
@@ -91,7 +104,8 @@ pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
         stopped.into_iter().for_each(|one| tally.note(one));
         let left = watch.left_behind(&system).await?;
         if !left.is_nothing() {
-            progress.suspend(|| eprintln!("after {to} cancels there are left: {left}"));
+            let who = watch.who_is_left().await?;
+            progress.suspend(|| eprintln!("after {to} cancels there are left: {left}; {who}"));
         }
         tally.after_batch(left);
         from = to;
@@ -106,6 +120,7 @@ pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
     let options = CancelArgs {
         system: args.system.resolved(),
         queries,
+        ways,
         ..args.clone()
     };
     args.json.write("cancel", machine, options, figures)?;
@@ -126,6 +141,7 @@ fn progress(cancels: u32) -> ProgressBar {
 struct Batch {
     seed: u64,
     targets: Arc<BTreeMap<u32, Target>>,
+    ways: Arc<[Way]>,
     next: Arc<AtomicU32>,
     end: u32,
 }
@@ -161,7 +177,7 @@ impl Batch {
             if number >= self.end {
                 return Ok((stopped, client));
             }
-            let order = Order::draw(self.seed, number, &self.targets);
+            let order = Order::draw(self.seed, number, &self.targets, &self.ways);
             stopped.push(client.carry_out(&order).await?);
             progress.inc(1);
         }

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
+use serde::Serialize;
+
 use super::super::answers::{self, Answer};
 use super::super::chance::Chance;
 use super::super::connection::{Connection, words};
@@ -35,7 +38,8 @@ pub(super) struct Target {
 }
 
 /// How a query is stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Way {
     /// The action, from another connection.
     CancelFlightInfo,
@@ -68,6 +72,7 @@ impl Way {
 /// One cancel to be made.
 #[derive(Debug)]
 pub(super) struct Order<'a> {
+    pub(super) number: u32,
     pub(super) target: &'a Target,
     pub(super) way: Way,
     /// After the start.
@@ -78,18 +83,24 @@ impl<'a> Order<'a> {
     /// The `number`th of all orders; the same whichever client gets it.
     ///
     /// # Panics
-    /// Without any target.
-    pub(super) fn draw(seed: u64, number: u32, targets: &'a BTreeMap<u32, Target>) -> Self {
+    /// Without any target or way.
+    pub(super) fn draw(
+        seed: u64,
+        number: u32,
+        targets: &'a BTreeMap<u32, Target>,
+        ways: &[Way],
+    ) -> Self {
         let mut chance = Chance::new(seed, u64::from(number));
         let mut index = |count: usize| usize::try_from(chance.below(count as u64)).unwrap_or(0);
         let targets: Vec<_> = targets.values().collect();
         let target = targets[index(targets.len())];
-        let way = Way::ALL[index(Way::ALL.len())];
+        let way = ways[index(ways.len())];
         let longest = match way {
             Way::DropCall => target.planning,
             Way::CancelFlightInfo | Way::KillQuery | Way::DropStream => target.alone,
         };
         Self {
+            number,
             target,
             way,
             moment: longest.mul_f64(chance.part()),
@@ -172,7 +183,7 @@ mod tests {
         let targets = targets();
         let drawn = |seed| -> Vec<_> {
             (0..100)
-                .map(|number| Order::draw(seed, number, &targets))
+                .map(|number| Order::draw(seed, number, &targets, &Way::ALL))
                 .map(|order| (order.target.name.clone(), order.way, order.moment))
                 .collect()
         };
@@ -184,7 +195,7 @@ mod tests {
     fn every_way_and_target_comes_at_moments_of_its_time() {
         let targets = targets();
         let orders: Vec<_> = (0..1_000)
-            .map(|number| Order::draw(7, number, &targets))
+            .map(|number| Order::draw(7, number, &targets, &Way::ALL))
             .collect();
         let ways: BTreeSet<_> = orders.iter().map(|order| order.way).collect();
         let names: BTreeSet<_> = orders.iter().map(|order| &order.target.name).collect();
