@@ -36,6 +36,7 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, Statement};
 use datafusion::prelude::SessionContext;
+use futures::FutureExt;
 use squadron_proto::ticket::{ClusterKey, Subject};
 use squadron_proto::{Failure, FailureKind, QueryId};
 use squadron_shuffle::failure;
@@ -237,7 +238,9 @@ impl Queries {
         let span = info_span!("query", query_id = %id, session = session.id);
         let started = async {
             let endpoints = offer::wanted(session);
-            let work = self.start_as(id, session, planned, parameters, endpoints);
+            let work = self
+                .start_as(id, session, planned, parameters, endpoints)
+                .boxed();
             let mut started = self.recorded(id, session, planned, work).await?;
             if let Offer::Kept(kept) = &started.offer {
                 let unannounced = self.parts.kept.unannounced(id);
@@ -273,7 +276,10 @@ impl Queries {
     ) -> Result<Started, Failure> {
         let schema = Arc::clone(&planned.schema);
         match bound {
-            Bound::One(plan) => self.start_one(id, session, planned, plan, endpoints).await,
+            Bound::One(plan) => {
+                let started = self.start_one(id, session, planned, plan, endpoints);
+                started.boxed().await
+            }
             Bound::Nothing => {
                 let batches = match is_write(&planned.plan) {
                     true => vec![count_row(0)?],
@@ -282,7 +288,7 @@ impl Queries {
                 Ok(self.offered_once(id, session, 0, ready(schema, batches)))
             }
             Bound::Each(plans) => {
-                let batches = self.rows_of_each(session, planned, plans).await?;
+                let batches = self.rows_of_each(session, planned, plans).boxed().await?;
                 let schema = batches.first().map_or(schema, RecordBatch::schema);
                 Ok(self.offered_once(id, session, -1, ready(schema, batches)))
             }
@@ -300,7 +306,7 @@ impl Queries {
         let schema = Arc::clone(&planned.schema);
         let batch = match plan {
             write if is_write(&write) => {
-                let count = self.write(id, session, write).await?;
+                let count = self.write(id, session, write).boxed().await?;
                 let result = ready(schema, vec![count_row(count)?]);
                 let affected = i64::try_from(count).unwrap_or(-1);
                 return Ok(self.offered_once(id, session, affected, result));
@@ -320,7 +326,7 @@ impl Queries {
             }
             LogicalPlan::Analyze(analyze) => {
                 let inner = analyze.input.as_ref().clone();
-                self.analyze(id, session, inner, &schema).await?
+                self.analyze(id, session, inner, &schema).boxed().await?
             }
             query => {
                 let is_ordered = offer::orders(&query);
@@ -443,7 +449,9 @@ impl Queries {
         self.check_open()?;
         let id = QueryId::new();
         let span = info_span!("query", query_id = %id, session = session.id);
-        let work = self.start_as(id, session, planned, parameters, Endpoints::One);
+        let work = self
+            .start_as(id, session, planned, parameters, Endpoints::One)
+            .boxed();
         let started = self
             .recorded(id, session, planned, work)
             .instrument(span)

@@ -1,9 +1,9 @@
 //! How queries are written down from the moment they are asked for, and how they are stopped: by whomever and in whatever
 //! state, in one way.
 
-use std::future::Future;
 use std::time::SystemTime;
 
+use futures::future::BoxFuture;
 use squadron_proto::{Failure, FailureKind, QueryId};
 use tracing::info;
 
@@ -14,13 +14,14 @@ use super::{PlannedStatement, Principal, Queries, Session, Started};
 use crate::scheduler::Asked;
 
 impl Queries {
-    /// Does the work that starts a query, unless somebody stops it meanwhile.
+    /// Does the work that starts a query, unless somebody stops it meanwhile. It is large, and lies on the heap so that the stack
+    /// of whoever waits for it stays small.
     pub(super) async fn recorded(
         &self,
         id: QueryId,
         session: &Session,
         planned: &PlannedStatement,
-        work: impl Future<Output = Result<Started, Failure>>,
+        work: BoxFuture<'_, Result<Started, Failure>>,
     ) -> Result<Started, Failure> {
         let history = self.parts.scheduler.history();
         let asking = history.begin(asked(id, session, planned));

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::runtime::SpawnedTask;
+use futures::FutureExt;
 use moka::sync::Cache;
 use squadron_proto::ticket::{Poll, Subject};
 use squadron_proto::{Failure, FailureKind, QueryId};
@@ -304,7 +305,9 @@ impl Queries {
         let (queries, session, planned) = (self.clone(), session.clone(), planned.clone());
         let start = async move {
             let endpoints = wanted(&session);
-            let work = queries.start_bound(id, &session, &planned, bound, endpoints);
+            let work = queries
+                .start_bound(id, &session, &planned, bound, endpoints)
+                .boxed();
             let started = queries.recorded(id, &session, &planned, work);
             phase.send_replace(match started.await {
                 Ok(started) => {
