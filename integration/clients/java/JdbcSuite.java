@@ -28,6 +28,7 @@ public final class JdbcSuite {
         JdbcParameters.addTo(tests);
         JdbcMetadata.addTo(tests);
         JdbcTypes.addTo(tests);
+        JdbcSystem.addTo(tests);
         int failed = 0;
         for (Map.Entry<String, Checks.Test> test : tests.entrySet()) {
             try (Connection connection = DriverManager.getConnection(url)) {
