@@ -25,10 +25,18 @@ impl Queries {
     ) -> Result<Started, Failure> {
         let history = self.parts.scheduler.history();
         let asking = history.begin(asked(id, session, planned));
-        let outcome = tokio::select! {
+        let mut outcome = tokio::select! {
             outcome = work => outcome,
             failure = asking.stopped() => Err(failure),
         };
+        // Whoever stopped it just now may not have found its result yet.
+        if let Some(failure) = asking.failure()
+            && outcome.is_ok()
+        {
+            self.parts.kept.discard(id);
+            self.parts.results.discard(id);
+            outcome = Err(failure);
+        }
         match &outcome {
             Ok(started) if started.runs() => asking.hand_over(),
             Ok(_) => asking.ended(Ok(())),

@@ -313,6 +313,11 @@ impl Asking {
         }
     }
 
+    /// What the query is to end with, if somebody wants it to stop.
+    pub fn failure(&self) -> Option<Failure> {
+        self.stopped.borrow().clone()
+    }
+
     /// The scheduler has the query from now on, and its end is the query's.
     pub fn hand_over(mut self) {
         self.let_go(None);
@@ -452,7 +457,9 @@ mod tests {
         let history = small();
         let asking = history.begin(asked(1));
         let failure = Failure::new(FailureKind::Cancelled, "killed");
+        assert_eq!(asking.failure(), None);
         assert!(history.stop(QueryId::from_u128(1), failure.clone()));
+        assert_eq!(asking.failure(), Some(failure.clone()));
         assert_eq!(asking.stopped().await, failure);
         asking.ended(Err(failure));
         let late = Failure::new(FailureKind::Cancelled, "late");
