@@ -6,11 +6,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::Code;
 
-use crate::support::{bounded, minutes, seconds, two_workers};
-
-/// Far more rows than any buffer on the way holds.
-const ENDLESS: &str =
-    "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
+use crate::support::{ENDLESS, bounded, minutes, seconds, two_workers};
 
 #[test]
 fn an_unread_cursor_does_not_block_the_next() {

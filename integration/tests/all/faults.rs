@@ -9,11 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
-use crate::support::{bounded, minutes, seconds, two_workers};
-
-/// Streams far more rows than any buffer holds, from every worker.
-const ENDLESS: &str =
-    "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
+use crate::support::{ENDLESS, bounded, minutes, seconds, two_workers};
 
 /// Computes for hours, on every worker, before its first row.
 const LONG: &str = "SELECT a.l_linenumber, count(*), sum(a.l_orderkey % (b.l_orderkey + 1)) \

@@ -3,29 +3,11 @@
 use std::fs;
 
 use futures::StreamExt;
-use squadron_integration::client::{Client, status};
+use squadron_integration::client::Client;
 use squadron_integration::cluster::cluster;
-use tonic::{Code, Status};
+use tonic::Code;
 
-use crate::support::{bounded, minutes};
-
-/// Far more rows than any buffer on the way holds.
-const ENDLESS: &str =
-    "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
-
-/// Reads until there is an error.
-async fn failure_of(client: &Client, sql: &str) -> Status {
-    let mut rows = match client.open(sql).await {
-        Ok(rows) => rows,
-        Err(status) => return status,
-    };
-    while let Some(batch) = rows.next().await {
-        if let Err(error) = batch {
-            return status(error);
-        }
-    }
-    panic!("it ended well");
-}
+use crate::support::{ENDLESS, bounded, failure_of, minutes};
 
 #[test]
 fn a_query_ends_when_its_time_is_over() {

@@ -10,9 +10,11 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::{SessionConfig, SessionContext};
 use datafusion::logical_expr::LogicalPlan;
-use squadron_integration::client::Rows;
+use futures::StreamExt;
+use squadron_integration::client::{Client, Rows, status};
 use squadron_integration::cluster::{ClusterBuilder, cluster};
 use squadron_integration::compare::order_of;
+use tonic::Status;
 
 /// Deep plans are planned here too, for the reference.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
@@ -53,6 +55,24 @@ pub(crate) const fn seconds(count: u64) -> Duration {
 /// there.
 pub(crate) fn two_workers() -> ClusterBuilder {
     cluster().workers(2).slots(1).tpch(0.01).tiny_splits()
+}
+
+/// Far more rows than any buffer on the way holds, from every worker.
+pub(crate) const ENDLESS: &str =
+    "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
+
+/// Reads until there is an error.
+pub(crate) async fn failure_of(client: &Client, sql: &str) -> Status {
+    let mut rows = match client.open(sql).await {
+        Ok(rows) => rows,
+        Err(status) => return status,
+    };
+    while let Some(batch) = rows.next().await {
+        if let Err(error) = batch {
+            return status(error);
+        }
+    }
+    panic!("it ended well");
 }
 
 /// What went wrong in a loop, so that one run shows all of it.

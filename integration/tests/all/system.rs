@@ -3,17 +3,12 @@
 use arrow::array::ArrayRef;
 use arrow::util::display::array_value_to_string;
 use datafusion::common::runtime::SpawnedTask;
-use futures::StreamExt;
-use squadron_integration::client::{Client, status};
+use squadron_integration::client::Client;
 use squadron_integration::cluster::cluster;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::callers::{Caller, Files, PASSWORD, text};
-use crate::support::{bounded, minutes, two_workers};
-
-/// Far more rows than any buffer on the way holds.
-const ENDLESS: &str =
-    "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
+use crate::support::{ENDLESS, bounded, failure_of, minutes, two_workers};
 
 /// Runs for ever without a row.
 const SILENT: &str = "SELECT count(*) FROM lineitem a, lineitem b, lineitem c WHERE a.l_comment || b.l_comment LIKE c.l_comment || '%x'";
@@ -53,20 +48,6 @@ async fn id_of(client: &Client, marker: &str, state: &str) -> String {
             return row[0].clone();
         }
     }
-}
-
-/// Reads until there is an error.
-async fn failure_of(client: &Client, sql: &str) -> Status {
-    let mut rows = match client.open(sql).await {
-        Ok(rows) => rows,
-        Err(status) => return status,
-    };
-    while let Some(batch) = rows.next().await {
-        if let Err(error) = batch {
-            return status(error);
-        }
-    }
-    panic!("it ended well");
 }
 
 #[test]

@@ -18,11 +18,11 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 use tonic::Code;
 
-use self::victim::{ENDLESS, Outcome, Phase, Victim, Work};
+use self::victim::{Outcome, Phase, Victim, Work};
 use self::watcher::{Watcher, is_calm};
 use self::ways::Way;
 use crate::callers::{Caller, Files, PASSWORD, statement, text};
-use crate::support::{Mismatches, bounded, minutes};
+use crate::support::{ENDLESS, Mismatches, bounded, minutes};
 
 const PHASES: [Phase; 5] = [
     Phase::Planning,

@@ -14,10 +14,7 @@ use tonic::{Request, Status};
 
 use super::watcher::{Seen, Watcher};
 use crate::callers::statement;
-
-/// Far more rows than any buffer on the way holds, from every worker.
-pub(crate) const ENDLESS: &str =
-    "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
+use crate::support::ENDLESS;
 
 /// Computes for hours before its first row.
 const LONG: &str = "SELECT a.l_linenumber, count(*), sum(a.l_orderkey % (b.l_orderkey + 1)) \
