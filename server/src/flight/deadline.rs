@@ -1,14 +1,14 @@
-//! The deadline that a client gives a call, held while rows flow too.
+//! The deadline that a client gives a call, held until the answer begins and while rows flow.
 //!
-//! Most clients end their call themselves when its time is over; tonic's server ends those whose answer has not begun. Here
-//! is what is left: a stream whose client only said how long it waits.
+//! Most clients end their call themselves when its time is over, and tonic's server ends those whose answer has not begun, but as
+//! `Cancelled`, which tells nobody that it was the time. So a call is ended here, a moment before that.
 
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use squadron_proto::{Failure, FailureKind};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
@@ -20,10 +20,13 @@ type Stream<T> = BoxStream<'static, Result<T, Status>>;
 const HEADER: &str = "grpc-timeout";
 const MAX_DIGITS: usize = 8;
 
+/// So much earlier than the client's time is over a call is ended, which is more than timers are late.
+const MARGIN: Duration = Duration::from_millis(3);
+
 /// When the call is to be over; none where the client does not say so in the protocol's form.
 pub(super) fn of(headers: &MetadataMap) -> Option<Instant> {
     let timeout = timeout(headers.get(HEADER)?.to_str().ok()?)?;
-    Instant::now().checked_add(timeout)
+    Instant::now().checked_add(timeout.saturating_sub(MARGIN))
 }
 
 fn timeout(text: &str) -> Option<Duration> {
@@ -41,6 +44,19 @@ fn timeout(text: &str) -> Option<Duration> {
         "n" => Duration::from_nanos(count),
         _ => return None,
     })
+}
+
+/// The answer, unless its work takes longer than `deadline`; it is dropped then.
+pub(super) async fn met<T>(
+    work: impl Future<Output = Result<T, Status>>,
+    deadline: Option<Instant>,
+) -> Result<T, Status> {
+    match deadline {
+        None => work.await,
+        Some(deadline) => timeout_at(deadline, work)
+            .await
+            .unwrap_or_else(|_| Err(status::of(&late(), None))),
+    }
 }
 
 /// The same items up to `deadline`, where an error ends them. What makes them is dropped with it.
@@ -88,6 +104,17 @@ mod tests {
             ("1é", None),
         ] {
             assert_eq!(timeout(text), expected, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_is_late() {
+        let soon = Instant::now() + Duration::from_millis(20);
+        let never = std::future::pending::<Result<(), Status>>();
+        let status = met(never, Some(soon)).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        for deadline in [None, Some(soon)] {
+            assert_eq!(met(async { Ok(1) }, deadline).await.unwrap(), 1);
         }
     }
 

@@ -84,6 +84,7 @@ impl Service {
     where
         F: Future<Output = Result<T, Refusal>>,
     {
+        let deadline = deadline::of(request.metadata());
         let caller = Caller::of(request.metadata(), request.extensions());
         let message = request.into_inner();
         let work = async {
@@ -94,7 +95,9 @@ impl Service {
             let answer = work(session, message).await?;
             Ok(greeted(answer, found))
         };
-        guarded(work).instrument(request_span(rpc)).await
+        deadline::met(guarded(work), deadline)
+            .instrument(request_span(rpc))
+            .await
     }
 
     async fn log_in(
