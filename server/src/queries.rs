@@ -64,7 +64,7 @@ use crate::planner::substrait;
 use crate::results::kept::{KeptAs, KeptResults};
 use crate::results::{Frames, OpenResult, OpenResults, ResultReader};
 use crate::scheduler::SchedulerHandle;
-use crate::settings::{self, Endpoints};
+use crate::settings::{self, Endpoints, Travelling};
 use crate::writes::Writes;
 
 /// One client's settings over the shared catalog.
@@ -163,6 +163,7 @@ const MAX_COLLECTED_BYTES: usize = 64 * 1024 * 1024;
 #[derive(Clone)]
 pub struct Queries {
     parts: Arc<QueryParts>,
+    travelling: Arc<Travelling>,
     closed: Arc<AtomicBool>,
 }
 
@@ -171,6 +172,7 @@ impl Queries {
     pub fn new(parts: QueryParts) -> Self {
         Self {
             parts: Arc::new(parts),
+            travelling: Arc::default(),
             closed: Arc::default(),
         }
     }

@@ -6,7 +6,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use datafusion::common::config_err;
@@ -191,19 +191,43 @@ fn priority(text: &str) -> Result<i32> {
     }
 }
 
-/// The settings of `options` that differ from DataFusion's defaults, for a query planned with `partitions`. Those of the
-/// server alone do not travel.
-pub fn changed(options: &ConfigOptions, partitions: usize) -> Vec<(String, String)> {
-    const PARTITIONS: &str = "datafusion.execution.target_partitions";
-    let mut changed: Vec<(String, String)> = options
+const PARTITIONS: &str = "datafusion.execution.target_partitions";
+
+/// The settings that travel with queries. There are hundreds of options to look at, and most sessions change none of them:
+/// what was found last is kept for all that share the same.
+#[derive(Debug, Default)]
+pub struct Travelling(Mutex<Option<Found>>);
+
+#[derive(Debug)]
+struct Found {
+    of: Arc<ConfigOptions>,
+    changed: Vec<(String, String)>,
+}
+
+impl Travelling {
+    /// The settings of `options` that differ from DataFusion's defaults, for a query planned with `partitions`. Those of the
+    /// server alone do not travel.
+    pub fn of(&self, options: &Arc<ConfigOptions>, partitions: usize) -> Vec<(String, String)> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = last.take().filter(|last| Arc::ptr_eq(&last.of, options));
+        let found = last.insert(known.unwrap_or_else(|| Found {
+            of: Arc::clone(options),
+            changed: changed(options),
+        }));
+        let mut settings = found.changed.clone();
+        settings.push((PARTITIONS.to_owned(), partitions.to_string()));
+        settings
+    }
+}
+
+fn changed(options: &ConfigOptions) -> Vec<(String, String)> {
+    options
         .entries()
         .into_iter()
         .filter(|entry| entry.key.starts_with("datafusion."))
         .filter(|entry| entry.key != PARTITIONS && DEFAULTS.get(&entry.key) != Some(&entry.value))
         .filter_map(|entry| Some((entry.key, entry.value?)))
-        .collect();
-    changed.push((PARTITIONS.to_owned(), partitions.to_string()));
-    changed
+        .collect()
 }
 
 #[cfg(test)]
@@ -223,10 +247,19 @@ mod tests {
             .set("datafusion.execution.batch_size", "77")
             .unwrap();
         options.set("squadron.priority", "7").unwrap();
-        let settings = changed(&options, 3);
+        let options = Arc::new(options);
+        let travelling = Travelling::default();
+        let settings = travelling.of(&options, 3);
+        assert_eq!(travelling.of(&options, 3), settings);
         assert!(settings.contains(&("datafusion.execution.batch_size".into(), "77".into())));
         assert!(settings.contains(&("datafusion.execution.target_partitions".into(), "3".into())));
         assert_eq!(settings.len(), 2);
+        let others = Arc::new(ConfigOptions::default());
+        let others = travelling.of(&others, 4);
+        assert_eq!(
+            others,
+            [("datafusion.execution.target_partitions".into(), "4".into())]
+        );
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Sized fragments become numbered stages, and stages become what the scheduler and the workers take.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::TaskContext;
+use datafusion::execution::{SessionState, TaskContext};
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec,
@@ -64,12 +64,20 @@ pub struct GraphContext {
     pub settings: Vec<(String, String)>,
     /// The object stores that the plan may read.
     pub stores: Vec<ObjectStoreSpec>,
-    /// For test-decoding: knows the functions and object stores.
-    pub task_context: Arc<TaskContext>,
+    /// Knows the functions and object stores, for test-decoding.
+    pub state: Arc<SessionState>,
+    /// Made of it when the first plan is decoded: it holds a copy of all functions.
+    pub task_context: OnceLock<Arc<TaskContext>>,
     /// Whether the result is kept where it is written, instead of streamed to one reader.
     pub keep_result: bool,
     /// Whether no worker outside this process can ever get the plan, so that it need not be encoded.
     pub in_process: bool,
+}
+
+impl GraphContext {
+    fn task_context(&self) -> &Arc<TaskContext> {
+        self.task_context.get_or_init(|| self.state.task_ctx())
+    }
 }
 
 /// Numbers the fragments that are left, in order.
@@ -234,7 +242,7 @@ impl PlannedStage {
         }
         if sendable {
             let stripped = fragment::strip_scans(write, &self.tasks)?;
-            if let Some(bytes) = encoded(stripped.plan, &context.task_context, MAX_PLAN_BYTES)? {
+            if let Some(bytes) = encoded(stripped.plan, context.task_context(), MAX_PLAN_BYTES)? {
                 return Ok(Dispatch {
                     plan: PlanRef::Encoded(bytes),
                     placement: Placement::Any,

@@ -1,5 +1,7 @@
 //! Staged plans of a dozen queries, as EXPLAIN shows them, and the rules that keep rows exact.
 
+use std::sync::OnceLock;
+
 use datafusion::config::ConfigNonZeroUsize;
 use datafusion::dataframe::DataFrameWriteOptions;
 use datafusion::execution::SessionStateBuilder;
@@ -111,7 +113,8 @@ impl Fixture {
                 schema: client_schema(logical.schema().as_arrow()),
                 settings: Vec::new(),
                 stores: Vec::new(),
-                task_context: state.task_ctx(),
+                state: Arc::new(state),
+                task_context: OnceLock::new(),
                 keep_result: false,
                 in_process: false,
             })

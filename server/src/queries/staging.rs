@@ -1,6 +1,6 @@
 //! From a logical plan to what the scheduler takes: stages for the workers there are, with the query's own traits.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SessionState;
@@ -16,14 +16,14 @@ use super::{Queries, Session, settings_table};
 use crate::planner::stages::GraphContext;
 use crate::planner::{ClusterShape, StagedPlan};
 use crate::scheduler::{QueryEvents, QueryTraits, StageGraph};
-use crate::settings::{self, Endpoints};
+use crate::settings::Endpoints;
 use crate::writes::Destination;
 
 /// A plan with what it was planned for.
 pub(super) struct Staged {
     pub(super) plan: StagedPlan,
     pub(super) schema: SchemaRef,
-    pub(super) state: SessionState,
+    pub(super) state: Arc<SessionState>,
     pub(super) shape: ClusterShape,
     pub(super) traits: QueryTraits,
     pub(super) limit: Option<Limit>,
@@ -62,7 +62,7 @@ impl Queries {
         Ok(Staged {
             plan,
             schema,
-            state,
+            state: Arc::new(state),
             shape,
             traits,
             limit,
@@ -91,9 +91,12 @@ impl Queries {
         let context = GraphContext {
             query: id,
             schema: Arc::clone(&staged.schema),
-            settings: settings::changed(staged.state.config_options(), staged.shape.slots),
+            settings: self
+                .travelling
+                .of(staged.state.config().options(), staged.shape.slots),
             stores: self.stores_of(&staged.plan),
-            task_context: staged.state.task_ctx(),
+            state: Arc::clone(&staged.state),
+            task_context: OnceLock::new(),
             keep_result: endpoints == Endpoints::Parallel,
             in_process: self.parts.in_process,
         };
