@@ -91,7 +91,7 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     let sessions = OpenSessions::default();
     system::register(&catalog, &scheduler, &sessions)?;
     let parts = (&*engine, &catalog, scheduler, sessions, key.clone());
-    let queries = queries(args, parts, &mut owned);
+    let queries = queries(args, parts, &stop, &mut owned);
     let cluster_address = match cluster_listener {
         Some(listener) => {
             let address = local_address(&listener)?;
@@ -282,14 +282,15 @@ fn queries(
         OpenSessions,
         ClusterKey,
     ),
+    stop: &CancellationToken,
     owned: &mut JoinSet<()>,
 ) -> Queries {
     let results = OpenResults::new(args.result_ttl);
-    owned.spawn(results.clone().sweep());
+    owned.spawn(until(stop, results.clone().sweep()));
     let kept = KeptResults::new(args.result_ttl, scheduler.clone());
-    owned.spawn(kept.clone().sweep());
+    owned.spawn(until(stop, kept.clone().sweep()));
     let polls = Polls::new(args.result_ttl);
-    owned.spawn(polls.clone().sweep());
+    owned.spawn(until(stop, polls.clone().sweep()));
     Queries::new(QueryParts {
         catalog: catalog.clone(),
         planner: Planner::new(SizeOptions {
@@ -316,6 +317,17 @@ fn queries(
         planning: engine.compute().clone(),
         sessions,
     })
+}
+
+/// What goes on for ever ends when the server does, which does not wait for it then.
+fn until(
+    stop: &CancellationToken,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let stop = stop.clone();
+    async move {
+        stop.run_until_cancelled(work).await;
+    }
 }
 
 fn locations(args: &ServeArgs) -> Locations {

@@ -363,3 +363,20 @@ async fn flights(client: &Client, pattern: &str) -> Vec<FlightInfo> {
     }
     flights
 }
+
+#[test]
+fn a_failure_that_was_told_is_no_result_that_waits() {
+    bounded(minutes(5), async {
+        let mut cluster = two_workers()
+            .serve_arg("--result-ttl=600s")
+            .serve_arg("--drain-timeout=600s")
+            .start()
+            .await;
+        let client = cluster.client().await;
+        let told = polled(&client, statement(FAILS)).await;
+        told.expect_err("it divides by zero");
+        cluster.server().terminate();
+        let ended = cluster.server().ended(seconds(60)).await;
+        assert_eq!(ended.code(), Some(0));
+    });
+}

@@ -366,7 +366,9 @@ impl Queries {
             Phase::Failed(failure) => return Err(failure),
             Phase::Planning => (News::NONE, Offered::nothing(), Arc::clone(&entry.schema)),
             Phase::Started(started) => {
-                let (news, offered) = self.news(&started)?;
+                // Who hears that there are no rows will not come for them.
+                let news = self.news(&started);
+                let (news, offered) = news.inspect_err(|_| self.parts.results.discard(id))?;
                 (news, offered, started.schema)
             }
         };
