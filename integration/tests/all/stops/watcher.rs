@@ -99,6 +99,34 @@ impl Watcher {
         seen
     }
 
+    /// The queries that still wait for their turn soon after `end`, by their ids.
+    pub(crate) async fn waiting(&self, end: Instant) -> Vec<String> {
+        let sql = format!(
+            "SELECT query_id FROM system.queries \
+             WHERE state IN ('planning', 'queued') AND tag IS DISTINCT FROM '{TAG}'"
+        );
+        loop {
+            let begun = end.elapsed();
+            let rows = self.rows(&sql).await;
+            if rows.is_empty() || begun > SOON {
+                return rows.into_iter().flatten().collect();
+            }
+        }
+    }
+
+    /// Waits until this query has ended.
+    pub(crate) async fn ends(&self, query: &str) {
+        let sql =
+            format!("SELECT 1 FROM system.queries WHERE query_id = '{query}' AND ended_at IS NULL");
+        let end = Instant::now() + PATIENCE;
+        while !self.rows(&sql).await.is_empty() {
+            assert!(
+                Instant::now() < end,
+                "{query} does not end within {PATIENCE:?}"
+            );
+        }
+    }
+
     /// What the workers hold now.
     pub(crate) async fn memory(&self) -> Memory {
         let sql = "SELECT worker_id, kind, memory_used_bytes FROM system.workers";
