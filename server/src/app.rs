@@ -34,7 +34,7 @@ use crate::catalog::{Catalog, CatalogOptions};
 use crate::config::{EndpointLocations, PolicyName, ServeArgs, WorkArgs, WorkerArgs};
 use crate::flight::{self, FlightOptions, Gate, SizeLimited};
 use crate::planner::{Planner, SizeOptions};
-use crate::queries::{Locations, OpenSessions, Polls, Queries, QueryParts};
+use crate::queries::{Locations, OpenSessions, Planning, Polls, Queries, QueryParts};
 use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
 use crate::scheduler::{
@@ -90,7 +90,15 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     }
     let sessions = OpenSessions::default();
     system::register(&catalog, &scheduler, &sessions)?;
-    let parts = (&*engine, &catalog, scheduler, sessions, key.clone());
+    let planning = Planning::start(all_slots(args), policy(args))?;
+    let parts = (
+        &*engine,
+        &catalog,
+        scheduler,
+        sessions,
+        planning,
+        key.clone(),
+    );
     let queries = queries(args, parts, &stop, &mut owned);
     let cluster_address = match cluster_listener {
         Some(listener) => {
@@ -217,15 +225,19 @@ fn trust(authority: Option<&Path>) -> Result<Trust, Failure> {
     authority.map_or_else(|| Ok(Trust::public()), Trust::of_file)
 }
 
+fn policy(args: &ServeArgs) -> Policy {
+    match args.policy {
+        PolicyName::Stride => Policy::Stride,
+        PolicyName::Fair => Policy::Fair,
+        PolicyName::Fifo => Policy::Fifo,
+    }
+}
+
 fn limits(args: &ServeArgs) -> Limits {
     Limits {
         no_worker_timeout: args.no_worker_timeout,
         max_open_results: args.max_open_results,
-        policy: match args.policy {
-            PolicyName::Stride => Policy::Stride,
-            PolicyName::Fair => Policy::Fair,
-            PolicyName::Fifo => Policy::Fifo,
-        },
+        policy: policy(args),
         priority_decay: args.priority_decay,
         admission: AdmissionLimits {
             max_running: args.max_running,
@@ -275,11 +287,12 @@ async fn start_workers(
 
 fn queries(
     args: &ServeArgs,
-    (engine, catalog, scheduler, sessions, key): (
+    (engine, catalog, scheduler, sessions, planning, key): (
         &Engine,
         &Catalog,
         SchedulerHandle,
         OpenSessions,
+        Planning,
         ClusterKey,
     ),
     stop: &CancellationToken,
@@ -314,7 +327,7 @@ fn queries(
         in_process: args.cluster_listen.is_none(),
         query_timeout: args.query_timeout,
         scheduler_memory: args.scheduler_memory,
-        planning: engine.compute().clone(),
+        planning,
         sessions,
     })
 }

@@ -14,6 +14,8 @@ mod kill;
 mod lifecycle;
 mod offer;
 mod parameters;
+mod plan;
+mod planning;
 mod poll;
 mod room;
 mod sessions;
@@ -31,36 +33,30 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::error::Result as DataFusionResult;
-use datafusion::execution::SessionState;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::{LogicalPlan, Statement};
 use datafusion::prelude::SessionContext;
 use futures::FutureExt;
 use squadron_proto::ticket::{ClusterKey, Subject};
 use squadron_proto::{Failure, FailureKind, QueryId};
 use squadron_shuffle::failure;
-use tokio::runtime::Handle;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::Instant;
 use tracing::{Instrument, info, info_span};
 
 use self::binding::{Bound, bind};
 pub use self::offer::{Endpoint, Locations, Offer, Offered};
-use self::parameters::{Parameters, inferred, parameters_of, settled};
+pub use self::planning::Planning;
 pub use self::poll::{Polled, Polls};
 use self::sessions::Lease;
 pub use self::sessions::{OpenSessions, SessionInfo};
-use self::shown::shown;
 use self::staging::Staged;
 pub use self::statement::NO_TRANSACTIONS;
-use self::statement::{as_told, frozen_schema, kind_of, refuse_transaction, refuse_unserved};
-use self::wording::{located, planning_failure, unknown_table, with_end_of};
-use self::write::{count_row, count_schema, is_write};
+use self::statement::as_told;
+use self::write::{count_row, is_write};
 pub use crate::auth::Principal;
 use crate::catalog::Catalog;
 use crate::planner::Planner;
 use crate::planner::explain;
-use crate::planner::substrait;
 use crate::results::kept::{KeptAs, KeptResults};
 use crate::results::{Frames, OpenResult, OpenResults, ResultReader};
 use crate::scheduler::SchedulerHandle;
@@ -152,8 +148,8 @@ pub struct QueryParts {
     pub query_timeout: Option<Duration>,
     /// Bytes of plans, history and results that the server keeps, together.
     pub scheduler_memory: u64,
-    /// Where planning runs, so that it does not hold up connections.
-    pub planning: Handle,
+    /// Where statements are planned, so that they hold up neither connections nor those that run.
+    pub planning: Planning,
 }
 
 /// Bytes of a result that the server keeps whole: that of a query with several rows of parameters.
@@ -175,53 +171,6 @@ impl Queries {
             travelling: Arc::default(),
             closed: Arc::default(),
         }
-    }
-
-    /// Parses and resolves a statement.
-    ///
-    /// # Errors
-    /// `Invalid` with line and column for wrong SQL, `NotFound` for an unknown table with the nearest name, `Unsupported` for what
-    /// the server does not do.
-    pub async fn plan(&self, session: &Session, sql: &str) -> Result<PlannedStatement, Failure> {
-        let shown = Some(shown(sql));
-        if let Some(kill) = kill::parsed(sql)? {
-            return understood(kill, Parameters::none(), Arc::new(Schema::empty()), shown);
-        }
-        let state = session.context.state();
-        let text = sql.to_owned();
-        let planned = self.on_planner(async move {
-            let dialect = state.config_options().sql_parser.dialect;
-            let statement = state.sql_to_statement(&text, &dialect).map_err(located)?;
-            refuse_transaction(&statement)?;
-            let statement = settings::session::understood(statement);
-            let plan = state.statement_to_plan(statement).await.map_err(located)?;
-            with_parameters(&state, plan).map_err(located)
-        });
-        let (plan, parameters, schema) = planned
-            .await
-            .map_err(|failure| with_end_of(sql, self.with_hint(failure)))?;
-        understood(plan, parameters, schema, shown)
-    }
-
-    /// Reads and resolves a Substrait plan in its binary form.
-    ///
-    /// # Errors
-    /// `Invalid` for what is no plan or leads nowhere, `NotFound` for an unknown table with the nearest name, `Unsupported` for what
-    /// the server does not do.
-    pub async fn plan_substrait(
-        &self,
-        session: &Session,
-        plan: bytes::Bytes,
-    ) -> Result<PlannedStatement, Failure> {
-        let state = session.context.state();
-        let planned = self.on_planner(async move {
-            let plan = substrait::logical_plan(&state, &plan).await?;
-            let resolved = async { with_parameters(&state, plan) };
-            substrait::blamed_on_plan(resolved).await
-        });
-        let (plan, parameters, schema) =
-            planned.await.map_err(|failure| self.with_hint(failure))?;
-        understood(plan, parameters, schema, None)
     }
 
     /// Starts a query, or makes a change. Either way its (perhaps empty) result waits for [`Queries::stream`]. A result
@@ -306,33 +255,35 @@ impl Queries {
         endpoints: Endpoints,
     ) -> Result<Started, Failure> {
         let schema = Arc::clone(&planned.schema);
+        let due = self.due(session, planned.text.as_deref());
         let batch = match plan {
             write if is_write(&write) => {
-                let count = self.write(id, session, write).boxed().await?;
+                let count = self.write(id, session, due, write).boxed().await?;
                 let result = ready(schema, vec![count_row(count)?]);
                 let affected = i64::try_from(count).unwrap_or(-1);
                 return Ok(self.offered_once(id, session, affected, result));
             }
             change if planned.kind == StatementKind::Update => {
-                self.change(id, session, change).await?;
+                self.change(id, session, due, change).await?;
                 return Ok(self.offered_once(id, session, 0, ready(schema, Vec::new())));
             }
             LogicalPlan::Explain(explain) => {
                 let inner = explain.plan.as_ref().clone();
                 let staged = match is_write(&inner) {
-                    true => self.staged_write(id, session, inner).await?,
-                    false => self.staged(session, inner, None).await?,
+                    true => self.staged_write(id, session, due, inner).await?,
+                    false => self.staged(session, due, inner, None).await?,
                 };
                 explain::plan(&explain, &staged.plan, &schema)
                     .map_err(|error| failure::of(&error))?
             }
             LogicalPlan::Analyze(analyze) => {
                 let inner = analyze.input.as_ref().clone();
-                self.analyze(id, session, inner, &schema).boxed().await?
+                let staged = self.staged(session, due, inner, None).await?;
+                self.analyze(id, &staged, &schema).boxed().await?
             }
             query => {
                 let is_ordered = offer::orders(&query);
-                let mut staged = self.staged(session, query, None).await?;
+                let mut staged = self.staged(session, due, query, None).await?;
                 staged.schema = as_told(&planned.schema, staged.schema);
                 if endpoints == Endpoints::Parallel {
                     return self.keep_result(id, session, &staged, is_ordered).await;
@@ -419,7 +370,8 @@ impl Queries {
             let history = self.parts.scheduler.history();
             let asking = history.begin(lifecycle::asked(id, session, planned));
             let collected = async {
-                let mut staged = self.staged(session, plan, None).await?;
+                let due = self.due(session, planned.text.as_deref());
+                let mut staged = self.staged(session, due, plan, None).await?;
                 staged.schema = as_told(&planned.schema, staged.schema);
                 let events = self.submit(id, &staged).await?;
                 let reader = &self.parts.reader;
@@ -557,6 +509,7 @@ impl Queries {
         &self,
         id: QueryId,
         session: &Session,
+        due: Instant,
         plan: LogicalPlan,
     ) -> Result<(), Failure> {
         if let Some(target) = kill::target_of(&plan) {
@@ -573,7 +526,7 @@ impl Queries {
         }
         let catalog = self.parts.catalog.clone();
         let context = session.context.clone();
-        self.on_planner(async move {
+        self.on_planner(due, async move {
             match plan {
                 LogicalPlan::Ddl(statement) => catalog.execute_ddl(&context, statement).await,
                 setting => context.execute_logical_plan(setting).await.map(drop),
@@ -586,12 +539,10 @@ impl Queries {
     async fn analyze(
         &self,
         id: QueryId,
-        session: &Session,
-        plan: LogicalPlan,
+        staged: &Staged,
         schema: &SchemaRef,
     ) -> Result<RecordBatch, Failure> {
-        let staged = self.staged(session, plan, None).await?;
-        let events = self.submit(id, &staged).await?;
+        let events = self.submit(id, staged).await?;
         let summary = self
             .parts
             .reader
@@ -599,68 +550,6 @@ impl Queries {
             .await?;
         explain::analyze(&staged.plan, &summary, schema).map_err(|error| failure::of(&error))
     }
-
-    async fn on_planner<T, F>(&self, work: F) -> Result<T, Failure>
-    where
-        T: Send + 'static,
-        F: Future<Output = DataFusionResult<T>> + Send + 'static,
-    {
-        let task = self.parts.planning.spawn(work.in_current_span());
-        match AbortOnDropHandle::new(task).await {
-            Ok(outcome) => outcome.map_err(|error| planning_failure(&error)),
-            Err(error) => Err(Failure::internal(format!("planning ended early: {error}"))),
-        }
-    }
-
-    /// Adds the nearest name to what DataFusion says of a table it does not know.
-    fn with_hint(&self, mut failure: Failure) -> Failure {
-        let Some(name) = unknown_table(&failure.message) else {
-            return failure;
-        };
-        failure.kind = FailureKind::NotFound;
-        let nearest = self.parts.catalog.nearest_table(&name);
-        failure.message = match nearest.filter(|nearest| *nearest != name) {
-            Some(nearest) => format!("table '{name}' not found; did you mean '{nearest}'?"),
-            None => format!("table '{name}' not found; SHOW TABLES lists what there is"),
-        };
-        failure
-    }
-}
-
-/// The plan with types for its parameters, those, and the schema of its rows.
-fn with_parameters(
-    state: &SessionState,
-    plan: LogicalPlan,
-) -> DataFusionResult<(LogicalPlan, Parameters, SchemaRef)> {
-    let plan = inferred(plan)?;
-    let parameters = parameters_of(&plan).map_err(failure::into_datafusion)?;
-    // What takes no text is known once its parameters are.
-    let shown = settled(plan.clone(), &parameters).unwrap_or_else(|_| plan.clone());
-    let schema = frozen_schema(state, &shown)?;
-    Ok((plan, parameters, schema))
-}
-
-/// What a client may know of a statement before it runs.
-fn understood(
-    plan: LogicalPlan,
-    parameters: Parameters,
-    schema: SchemaRef,
-    text: Option<Arc<str>>,
-) -> Result<PlannedStatement, Failure> {
-    refuse_unserved(&plan)?;
-    let kind = kind_of(&plan);
-    Ok(PlannedStatement {
-        kind,
-        schema: match kind {
-            StatementKind::Query => schema,
-            StatementKind::Update if is_write(&plan) => count_schema(),
-            StatementKind::Update => Arc::new(Schema::empty()),
-        },
-        parameters: parameters.schema,
-        guessed: parameters.guessed,
-        plan,
-        text,
-    })
 }
 
 fn ready(schema: SchemaRef, batches: Vec<RecordBatch>) -> OpenResult {

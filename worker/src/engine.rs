@@ -129,11 +129,6 @@ impl Engine {
         }))
     }
 
-    /// Where short plans run, and planning: `slots` threads of their own.
-    pub fn compute(&self) -> &Handle {
-        self.lane(Lane::default())
-    }
-
     /// Where plans of a lane run: `slots` threads of their own, which give way to those of the lanes before it.
     pub fn lane(&self, lane: Lane) -> &Handle {
         self.lanes.handle(lane)

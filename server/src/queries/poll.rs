@@ -289,7 +289,8 @@ impl Queries {
             return Ok(Arc::clone(&planned.schema));
         };
         let state = session.context.state();
-        self.on_planner(async move { frozen_schema(&state, &plan) })
+        let due = self.due(session, planned.text.as_deref());
+        self.on_planner(due, async move { frozen_schema(&state, &plan) })
             .await
     }
 

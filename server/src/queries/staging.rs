@@ -9,6 +9,7 @@ use squadron_proto::control::ObjectStoreSpec;
 use squadron_proto::{Failure, QueryId};
 use squadron_shuffle::failure;
 use squadron_shuffle::sink::staged_files_schema;
+use tokio::time::Instant;
 
 use super::statement::frozen_schema;
 use super::traits::{Limit, traits_of, within};
@@ -27,6 +28,8 @@ pub(super) struct Staged {
     pub(super) shape: ClusterShape,
     pub(super) traits: QueryTraits,
     pub(super) limit: Option<Limit>,
+    /// When work on it is due.
+    pub(super) due: Instant,
 }
 
 impl Queries {
@@ -34,6 +37,7 @@ impl Queries {
     pub(super) async fn staged(
         &self,
         session: &Session,
+        due: Instant,
         plan: LogicalPlan,
         destination: Option<&Destination>,
     ) -> Result<Staged, Failure> {
@@ -47,7 +51,7 @@ impl Queries {
         let traits = traits_of(session, &plan);
         let write = destination.map(|destination| destination.write().clone());
         let writes = self.parts.writes.clone();
-        let planned = self.on_planner(async move {
+        let planned = self.on_planner(due, async move {
             let reading = writes.reading(&plan).await;
             let _reading = reading.map_err(failure::into_datafusion)?;
             let schema = match &write {
@@ -66,6 +70,7 @@ impl Queries {
             shape,
             traits,
             limit,
+            due,
         })
     }
 
@@ -100,7 +105,8 @@ impl Queries {
             keep_result: endpoints == Endpoints::Parallel,
             in_process: self.parts.in_process,
         };
-        let mut graph = self.on_planner(async move { plan.graph(&context) }).await?;
+        let graph = async move { plan.graph(&context) };
+        let mut graph = self.on_planner(staged.due, graph).await?;
         if staged.traits.is_exempt {
             graph.run_here();
         }

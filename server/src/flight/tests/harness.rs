@@ -19,11 +19,12 @@ use crate::catalog::{Catalog, CatalogOptions};
 use crate::flight;
 use crate::planner::{Planner, SizeOptions};
 use crate::queries::{
-    Locations, OpenSessions, PlannedStatement, Polls, Principal, Queries, QueryParts, Session,
+    Locations, OpenSessions, PlannedStatement, Planning, Polls, Principal, Queries, QueryParts,
+    Session,
 };
 use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
-use crate::scheduler::{Driver, History, HistoryLimits, Limits};
+use crate::scheduler::{Driver, History, HistoryLimits, Limits, Policy};
 use crate::workers::{Registry, RegistryOptions, WorkerKind};
 use crate::writes::Writes;
 
@@ -157,7 +158,7 @@ async fn queries(
         ticket_lifetime: Duration::from_secs(60),
         query_timeout: None,
         // The engine may end before the queries; the runtime of the test does not.
-        planning: tokio::runtime::Handle::current(),
+        planning: Planning::start(2, Policy::default()).unwrap(),
         scheduler_memory: 1 << 30,
         in_process: true,
     };

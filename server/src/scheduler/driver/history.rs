@@ -14,16 +14,21 @@ mod file;
 mod line;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::size_of;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use moka::sync::Cache;
 use squadron_proto::{Failure, FailureKind, QueryId};
 use tokio::sync::watch;
 
 use self::file::Writer;
 use super::super::snapshot::{QueryInfo, StageInfo, TaskInfo};
+
+/// The texts of which it is known what they take.
+const MAX_TEXTS: u64 = 4096;
 
 /// How much of the past is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +104,8 @@ pub struct History {
     limits: Arc<HistoryLimits>,
     /// When the scheduler's time was zero.
     epoch: SystemTime,
+    /// What the last query with a text took, by the hash of the text.
+    costs: Cache<u64, Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -136,19 +143,22 @@ impl History {
     /// # Errors
     /// `Invalid` when the folder cannot be used.
     pub fn open(limits: HistoryLimits) -> Result<Self, Failure> {
-        let mut inner = Inner::default();
-        if let Some(folder) = &limits.folder {
-            let (writer, past) = Writer::open(folder, &limits)?;
+        let history = Self {
+            inner: Arc::default(),
+            limits: Arc::new(limits),
+            epoch: SystemTime::now(),
+            costs: Cache::new(MAX_TEXTS),
+        };
+        if let Some(folder) = &history.limits.folder {
+            let (writer, past) = Writer::open(folder, &history.limits)?;
+            let mut inner = history.lock();
             for past in past {
-                inner.remember(past, &limits);
+                history.learn(&past);
+                inner.remember(past, &history.limits);
             }
             inner.writer = Some(writer);
         }
-        Ok(Self {
-            inner: Arc::new(Mutex::new(inner)),
-            limits: Arc::new(limits),
-            epoch: SystemTime::now(),
-        })
+        Ok(history)
     }
 
     /// Somebody asks for a query.
@@ -218,6 +228,11 @@ impl History {
         (present.collect(), inner.past.iter().cloned().collect())
     }
 
+    /// The processor time that the last query with this text took, where that is known.
+    pub fn usual_cost(&self, statement: &str) -> Option<Duration> {
+        self.costs.get(&hash_of(statement))
+    }
+
     /// The queries of a session that have not ended.
     pub fn of_session(&self, session: &str) -> Vec<QueryId> {
         let inner = self.lock();
@@ -258,15 +273,30 @@ impl History {
             info: entry.info,
             epoch: self.epoch,
         };
+        self.learn(&past);
         if let Some(writer) = &inner.writer {
             writer.write(&past);
         }
         inner.remember(past, &self.limits);
     }
 
+    /// Only what ended well tells what the same costs again.
+    fn learn(&self, past: &Past) {
+        if let (Ok(()), Some(text), Some(info)) = (&past.outcome, &past.asked.statement, &past.info)
+        {
+            self.costs.insert(hash_of(text), info.spent);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn hash_of(statement: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    statement.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Inner {
@@ -353,6 +383,7 @@ impl Drop for Asking {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::snapshot::QueryPhase;
     use super::*;
 
     const SMALL: HistoryLimits = HistoryLimits {
@@ -378,6 +409,26 @@ mod tests {
         }
     }
 
+    fn info(id: u128) -> QueryInfo {
+        QueryInfo {
+            id: QueryId::from_u128(id),
+            user: None,
+            session: "s".into(),
+            tag: None,
+            priority: 0,
+            group: "server".into(),
+            phase: QueryPhase::Draining,
+            submitted: Duration::ZERO,
+            started: None,
+            drained: None,
+            spent: Duration::ZERO,
+            held_slots: 0,
+            memory_bytes: 0,
+            progress: 0,
+            stages: Vec::new(),
+        }
+    }
+
     pub(super) fn failed(message: &str) -> Result<(), Failure> {
         Err(Failure::new(FailureKind::Invalid, message))
     }
@@ -398,6 +449,27 @@ mod tests {
         drop(history.begin(asked(2)));
         let abandoned = outcomes(&history).pop().unwrap().unwrap_err();
         assert_eq!(abandoned.kind, FailureKind::Cancelled);
+    }
+
+    #[test]
+    fn what_a_text_took_is_remembered_when_it_ended_well() {
+        let history = small();
+        let run = |id, outcome, milliseconds| {
+            let asking = history.begin(asked(id));
+            history.submitted(QueryId::from_u128(id));
+            asking.hand_over();
+            let info = Box::new(QueryInfo {
+                spent: Duration::from_millis(milliseconds),
+                ..info(id)
+            });
+            history.ended(QueryId::from_u128(id), outcome, Some(info));
+        };
+        assert_eq!(history.usual_cost("SELECT 1"), None);
+        run(1, Ok(()), 70);
+        run(2, failed("late"), 900);
+        let cost = history.usual_cost("SELECT 1");
+        assert_eq!(cost, Some(Duration::from_millis(70)));
+        assert_eq!(history.usual_cost("SELECT 2"), None);
     }
 
     #[test]
