@@ -90,7 +90,7 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     }
     let sessions = OpenSessions::default();
     system::register(&catalog, &scheduler, &sessions)?;
-    let planning = Planning::start(all_slots(args), policy(args))?;
+    let planning = Planning::start(all_slots(args))?;
     let parts = (
         &*engine,
         &catalog,
@@ -225,19 +225,15 @@ fn trust(authority: Option<&Path>) -> Result<Trust, Failure> {
     authority.map_or_else(|| Ok(Trust::public()), Trust::of_file)
 }
 
-fn policy(args: &ServeArgs) -> Policy {
-    match args.policy {
-        PolicyName::Stride => Policy::Stride,
-        PolicyName::Fair => Policy::Fair,
-        PolicyName::Fifo => Policy::Fifo,
-    }
-}
-
 fn limits(args: &ServeArgs) -> Limits {
     Limits {
         no_worker_timeout: args.no_worker_timeout,
         max_open_results: args.max_open_results,
-        policy: policy(args),
+        policy: match args.policy {
+            PolicyName::Stride => Policy::Stride,
+            PolicyName::Fair => Policy::Fair,
+            PolicyName::Fifo => Policy::Fifo,
+        },
         priority_decay: args.priority_decay,
         admission: AdmissionLimits {
             max_running: args.max_running,

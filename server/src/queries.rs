@@ -40,7 +40,6 @@ use futures::FutureExt;
 use squadron_proto::ticket::{ClusterKey, Subject};
 use squadron_proto::{Failure, FailureKind, QueryId};
 use squadron_shuffle::failure;
-use tokio::time::Instant;
 use tracing::{Instrument, info, info_span};
 
 use self::binding::{Bound, bind};
@@ -255,35 +254,34 @@ impl Queries {
         endpoints: Endpoints,
     ) -> Result<Started, Failure> {
         let schema = Arc::clone(&planned.schema);
-        let due = self.due(session, planned.text.as_deref());
         let batch = match plan {
             write if is_write(&write) => {
-                let count = self.write(id, session, due, write).boxed().await?;
+                let count = self.write(id, session, write).boxed().await?;
                 let result = ready(schema, vec![count_row(count)?]);
                 let affected = i64::try_from(count).unwrap_or(-1);
                 return Ok(self.offered_once(id, session, affected, result));
             }
             change if planned.kind == StatementKind::Update => {
-                self.change(id, session, due, change).await?;
+                self.change(id, session, change).await?;
                 return Ok(self.offered_once(id, session, 0, ready(schema, Vec::new())));
             }
             LogicalPlan::Explain(explain) => {
                 let inner = explain.plan.as_ref().clone();
                 let staged = match is_write(&inner) {
-                    true => self.staged_write(id, session, due, inner).await?,
-                    false => self.staged(session, due, inner, None).await?,
+                    true => self.staged_write(id, session, inner).await?,
+                    false => self.staged(session, inner, None).await?,
                 };
                 explain::plan(&explain, &staged.plan, &schema)
                     .map_err(|error| failure::of(&error))?
             }
             LogicalPlan::Analyze(analyze) => {
                 let inner = analyze.input.as_ref().clone();
-                let staged = self.staged(session, due, inner, None).await?;
+                let staged = self.staged(session, inner, None).await?;
                 self.analyze(id, &staged, &schema).boxed().await?
             }
             query => {
                 let is_ordered = offer::orders(&query);
-                let mut staged = self.staged(session, due, query, None).await?;
+                let mut staged = self.staged(session, query, None).await?;
                 staged.schema = as_told(&planned.schema, staged.schema);
                 if endpoints == Endpoints::Parallel {
                     return self.keep_result(id, session, &staged, is_ordered).await;
@@ -370,8 +368,7 @@ impl Queries {
             let history = self.parts.scheduler.history();
             let asking = history.begin(lifecycle::asked(id, session, planned));
             let collected = async {
-                let due = self.due(session, planned.text.as_deref());
-                let mut staged = self.staged(session, due, plan, None).await?;
+                let mut staged = self.staged(session, plan, None).await?;
                 staged.schema = as_told(&planned.schema, staged.schema);
                 let events = self.submit(id, &staged).await?;
                 let reader = &self.parts.reader;
@@ -509,7 +506,6 @@ impl Queries {
         &self,
         id: QueryId,
         session: &Session,
-        due: Instant,
         plan: LogicalPlan,
     ) -> Result<(), Failure> {
         if let Some(target) = kill::target_of(&plan) {
@@ -526,7 +522,7 @@ impl Queries {
         }
         let catalog = self.parts.catalog.clone();
         let context = session.context.clone();
-        self.on_planner(due, async move {
+        self.on_planner(session, async move {
             match plan {
                 LogicalPlan::Ddl(statement) => catalog.execute_ddl(&context, statement).await,
                 setting => context.execute_logical_plan(setting).await.map(drop),

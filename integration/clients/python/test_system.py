@@ -16,8 +16,8 @@ METRICS = ["rows", "cpu_ms", "read_bytes", "shuffled_bytes", "fetched_bytes", "s
 TABLES = {
     "queries": [
         "query_id", "state", "user", "session_id", "statement", "tag", "priority", "resource_group", "created_at",
-        "queued_at", "started_at", "draining_at", "ended_at", "planning_ms", "queued_ms", "elapsed_ms", "progress",
-        "held_slots", "stages", "tasks", "finished_tasks", *METRICS, "reserved_memory_bytes", "failure_kind", "failure",
+        "queued_at", "started_at", "draining_at", "ended_at", "freed_at", "planning_ms", "queued_ms", "elapsed_ms",
+        "progress", "held_slots", "stages", "tasks", "finished_tasks", *METRICS, "reserved_memory_bytes", "failure_kind", "failure",
     ],
     "stages": [
         "query_id", "stage", "state", "tasks", "finished_tasks", "started_at", "elapsed_ms", *METRICS,

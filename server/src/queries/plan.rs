@@ -9,13 +9,12 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure;
-use tokio::time::Instant;
 
 use super::parameters::{Parameters, inferred, parameters_of, settled};
 use super::shown::shown;
 use super::statement::{frozen_schema, kind_of, refuse_transaction, refuse_unserved};
 use super::traits::options;
-use super::wording::{located, planning_failure, unknown_table, with_end_of};
+use super::wording::{located, unknown_table, with_end_of};
 use super::write::{count_schema, is_write};
 use super::{PlannedStatement, Queries, Session, StatementKind, kill};
 use crate::planner::substrait;
@@ -34,8 +33,7 @@ impl Queries {
         }
         let state = session.context.state();
         let text = sql.to_owned();
-        let due = self.due(session, shown.as_deref());
-        let planned = self.on_planner(due, async move {
+        let planned = self.on_planner(session, async move {
             let dialect = state.config_options().sql_parser.dialect;
             let statement = state.sql_to_statement(&text, &dialect).map_err(located)?;
             refuse_transaction(&statement)?;
@@ -60,8 +58,7 @@ impl Queries {
         plan: Bytes,
     ) -> Result<PlannedStatement, Failure> {
         let state = session.context.state();
-        let due = self.due(session, None);
-        let planned = self.on_planner(due, async move {
+        let planned = self.on_planner(session, async move {
             let plan = substrait::logical_plan(&state, &plan).await?;
             let resolved = async { with_parameters(&state, plan) };
             substrait::blamed_on_plan(resolved).await
@@ -71,20 +68,14 @@ impl Queries {
         understood(plan, parameters, schema, None)
     }
 
-    /// When work on this statement is due that comes now.
-    pub(super) fn due(&self, session: &Session, text: Option<&str>) -> Instant {
-        let usual = text.and_then(|text| self.parts.scheduler.history().usual_cost(text));
-        let priority = options(session).priority;
-        self.parts.planning.due(usual, priority)
-    }
-
-    pub(super) async fn on_planner<T, F>(&self, due: Instant, work: F) -> Result<T, Failure>
+    /// Does a part of planning for the session in its turn.
+    pub(super) async fn on_planner<T, F>(&self, session: &Session, work: F) -> Result<T, Failure>
     where
         T: Send + 'static,
         F: Future<Output = DataFusionResult<T>> + Send + 'static,
     {
-        let outcome = self.parts.planning.run(due, work).await?;
-        outcome.map_err(|error| planning_failure(&error))
+        let priority = options(session).priority;
+        self.parts.planning.run(priority, work).await
     }
 
     /// Adds the nearest name to what DataFusion says of a table it does not know.

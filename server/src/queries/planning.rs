@@ -1,22 +1,22 @@
-//! Where statements are planned: on threads of their own, a few at a time, in the order in which they are due.
+//! Where statements are planned: on threads of their own, a few at a time, the most important first.
 //!
 //! ```text
-//! work ──due──> waits for its turn ──> polled ──┬─ waits for I/O: its turn is over, and it comes back when it can go on
-//!                                               └─ done
+//! work ──> waits for its turn ──> polled ──┬─ waits for I/O: its turn is over, and it comes back when it can go on
+//!                                          └─ done
 //! ```
 //!
-//! Work is due when it came and what its query took the last time have passed, less of the latter for a higher priority.
-//! So short queries and important ones pass long ones that came about when they did, and nobody waits for ever: whoever
-//! comes later is due later. Turns are for processor time alone: nobody holds one while it waits for a store. Work that does not
-//! give its turn back within [`PATIENCE`] keeps its thread and loses its turn, so that a monster of a statement does not hold
-//! up those that are planned in a millisecond.
+//! As in admission the highest priority comes first, then who came first. Turns are for processor time alone: nobody holds one
+//! while it waits for a store. Work that does not give its turn back within [`PATIENCE`] keeps its thread and loses its turn, so
+//! that a monster of a statement does not hold up those that are planned in a millisecond.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use datafusion::error::Result as DataFusionResult;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use squadron_proto::{Failure, FailureKind};
@@ -25,16 +25,12 @@ use tokio::time::{Instant, Interval};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use crate::scheduler::Policy;
+use super::wording::planning_failure;
 
 /// How long work may keep its turn while others wait.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How many may have lost their turn and work on: threads beyond those that have one.
 const OVERLONG: usize = 8;
-/// What came so much earlier is first, whatever it costs.
-const LONGEST_DELAY: Duration = Duration::from_secs(10);
-/// The default of a query that has not run yet; little, so that it gets a chance to show itself.
-const UNKNOWN_COST: Duration = Duration::from_millis(20);
 /// Planning recurses with the nesting of a statement; what is not touched of a stack costs address space alone.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
 
@@ -43,47 +39,35 @@ const STACK_BYTES: usize = 16 * 1024 * 1024;
 pub struct Planning {
     threads: Arc<Threads>,
     turns: Arc<Turns>,
-    policy: Policy,
 }
 
 impl Planning {
-    /// Lets `turns` statements be planned at once. Policies that know no sizes go by the order of arrival.
+    /// Lets `turns` statements be planned at once.
     ///
     /// # Errors
     /// `Exhausted` when no threads can be had.
-    pub fn start(turns: usize, policy: Policy) -> Result<Self, Failure> {
+    pub fn start(turns: usize) -> Result<Self, Failure> {
         Ok(Self {
             threads: Arc::new(Threads::start(turns.max(1) + OVERLONG)?),
             turns: Arc::new(Turns::new(turns.max(1))),
-            policy,
         })
-    }
-
-    /// When work that comes now is due: for a query that usually takes `cost` of a processor, where that is known.
-    pub(super) fn due(&self, cost: Option<Duration>, priority: i32) -> Instant {
-        let cost = match self.policy {
-            Policy::Stride => cost.unwrap_or(UNKNOWN_COST),
-            Policy::Fair | Policy::Fifo => Duration::ZERO,
-        };
-        // As in the policy of the scheduler, 10 points of priority are worth a factor of two.
-        let delay = cost.as_secs_f64() / 2_f64.powf(f64::from(priority) / 10.0);
-        Instant::now() + Duration::from_secs_f64(delay.min(LONGEST_DELAY.as_secs_f64()))
     }
 
     /// Does the work when its turns come. Dropping the future ends it where it waits next.
     ///
     /// # Errors
-    /// `Internal` when the work panics.
+    /// That of the work as its client is told it, `Internal` when it panics.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        due: Instant,
-        work: impl Future<Output = T> + Send + 'static,
+        priority: i32,
+        work: impl Future<Output = DataFusionResult<T>> + Send + 'static,
     ) -> Result<T, Failure> {
-        let in_turn = InTurn::new(Arc::clone(&self.turns), due, work.boxed());
+        let in_turn = InTurn::new(Arc::clone(&self.turns), priority, work.boxed());
         let task = self.threads.handle().spawn(in_turn.in_current_span());
-        AbortOnDropHandle::new(task)
-            .await
-            .map_err(|error| Failure::internal(format!("planning ended early: {error}")))
+        match AbortOnDropHandle::new(task).await {
+            Ok(outcome) => outcome.map_err(|error| planning_failure(&error)),
+            Err(error) => Err(Failure::internal(format!("planning ended early: {error}"))),
+        }
     }
 }
 
@@ -121,8 +105,8 @@ impl Drop for Threads {
     }
 }
 
-/// When work is due, and which work it is; the smallest is next.
-type Place = (Instant, u64);
+/// The priority of work, and how much came before it; the smallest is next.
+type Place = (Reverse<i32>, u64);
 
 /// Who may be polled.
 #[derive(Debug)]
@@ -156,10 +140,10 @@ impl Turns {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self, due: Instant) -> Place {
+    fn place(&self, priority: i32) -> Place {
         let mut inner = self.lock();
         inner.numbers += 1;
-        (due, inner.numbers)
+        (Reverse(priority), inner.numbers)
     }
 
     /// Takes a turn if it is this one's, else wakes it when it is.
@@ -214,7 +198,7 @@ impl Turns {
 }
 
 impl Inner {
-    /// A turn is to be had: calls whoever is due first.
+    /// A turn is to be had: calls whoever is first.
     fn pass_on(&mut self) {
         match self.waiting.pop_first() {
             Some((place, waker)) => {
@@ -248,9 +232,9 @@ struct InTurn<T> {
 }
 
 impl<T> InTurn<T> {
-    fn new(turns: Arc<Turns>, due: Instant, work: BoxFuture<'static, T>) -> Self {
+    fn new(turns: Arc<Turns>, priority: i32, work: BoxFuture<'static, T>) -> Self {
         Self {
-            place: turns.place(due),
+            place: turns.place(priority),
             turns,
             work,
             watch: None,
@@ -299,7 +283,7 @@ mod tests {
     use super::*;
 
     fn one_turn() -> Planning {
-        Planning::start(1, Policy::Stride).unwrap()
+        Planning::start(1).unwrap()
     }
 
     /// Work that holds its thread until the sender is dropped, once it has begun.
@@ -311,15 +295,16 @@ mod tests {
             let work = async move {
                 let _ = begun.send(());
                 let _ = held.recv();
+                Ok(())
             };
-            planning.run(Instant::now(), work).await.unwrap();
+            planning.run(0, work).await.unwrap();
         });
         begins.await.unwrap();
         (release, async move { work.await.unwrap() })
     }
 
-    fn in_turn(planning: &Planning, due: Instant) -> InTurn<()> {
-        InTurn::new(Arc::clone(&planning.turns), due, async {}.boxed())
+    fn in_turn(planning: &Planning) -> InTurn<()> {
+        InTurn::new(Arc::clone(&planning.turns), 0, async {}.boxed())
     }
 
     fn is_at_rest(planning: &Planning) -> bool {
@@ -332,34 +317,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_due_first_is_planned_first() {
+    async fn the_most_important_is_planned_first_then_who_came_first() {
         let planning = one_turn();
-        let now = Instant::now();
         let order = Arc::new(Mutex::new(Vec::new()));
         let (release, hog) = hog(&planning).await;
-        let works: Vec<_> = [30, 10, 20]
-            .into_iter()
-            .map(|due| {
-                let (planning, order) = (planning.clone(), Arc::clone(&order));
-                tokio::spawn(async move {
-                    let work = async move { order.lock().unwrap().push(due) };
-                    let due = now + Duration::from_secs(due);
-                    planning.run(due, work).await.unwrap();
-                })
-            })
-            .collect();
-        // The hog may lose its turn before all have come: only who waits can be passed.
-        let mut early = Vec::new();
-        while planning.turns.lock().waiting.len() + early.len() < 3 {
-            tokio::task::yield_now().await;
-            early.clone_from(&order.lock().unwrap());
+        let mut works = Vec::new();
+        for (number, priority) in [0, 10, 0, -10, 10].into_iter().enumerate() {
+            let (of_work, of_order) = (planning.clone(), Arc::clone(&order));
+            works.push(tokio::spawn(async move {
+                let order = of_order;
+                let work = async move {
+                    order.lock().unwrap().push((Reverse(priority), number));
+                    Ok(())
+                };
+                of_work.run(priority, work).await.unwrap();
+            }));
+            let came = || planning.turns.lock().waiting.len() + order.lock().unwrap().len();
+            while came() <= number {
+                tokio::task::yield_now().await;
+            }
         }
+        // The hog may have lost its turn before all had come: only who waits can be passed.
+        let early = order.lock().unwrap().len();
         drop(release);
         hog.await;
         join_all(works).await;
         let order = order.lock().unwrap();
-        assert_eq!(order.len(), 3);
-        assert!(order[early.len()..].is_sorted(), "{early:?}: {order:?}");
+        assert_eq!(order.len(), 5);
+        assert!(order[early..].is_sorted(), "{early}: {order:?}");
         assert!(is_at_rest(&planning));
     }
 
@@ -367,11 +352,10 @@ mod tests {
     async fn who_waits_for_something_else_holds_nobody_up() {
         let planning = one_turn();
         let (answer, question) = oneshot::channel();
-        let waits = planning.run(Instant::now(), question);
+        let waits = planning.run(0, async { Ok(question.await) });
         let mut waits = std::pin::pin!(waits);
         assert!(futures::poll!(&mut waits).is_pending());
-        let later = Instant::now() + Duration::from_secs(60);
-        assert_eq!(planning.run(later, async { 1 }).await, Ok(1));
+        assert_eq!(planning.run(-10, async { Ok(1) }).await, Ok(1));
         answer.send(2).unwrap();
         assert_eq!(waits.await, Ok(Ok(2)));
         assert!(is_at_rest(&planning));
@@ -381,7 +365,7 @@ mod tests {
     async fn a_monster_keeps_its_thread_and_loses_its_turn() {
         let planning = one_turn();
         let (release, hog) = hog(&planning).await;
-        assert_eq!(planning.run(Instant::now(), async { 1 }).await, Ok(1));
+        assert_eq!(planning.run(0, async { Ok(1) }).await, Ok(1));
         assert_eq!(planning.turns.lock().overlong, 1);
         drop(release);
         hog.await;
@@ -391,11 +375,10 @@ mod tests {
     #[tokio::test]
     async fn who_goes_away_takes_no_turn_along() {
         let planning = one_turn();
-        let now = Instant::now();
         let waker = Waker::noop();
         let mut context = Context::from_waker(waker);
-        let (mut first, mut second) = (in_turn(&planning, now), in_turn(&planning, now));
-        let held = planning.turns.take((now, 0), waker).unwrap();
+        let (mut first, mut second) = (in_turn(&planning), in_turn(&planning));
+        let held = planning.turns.take((Reverse(0), 0), waker).unwrap();
         assert!(first.poll_unpin(&mut context).is_pending());
         assert!(second.poll_unpin(&mut context).is_pending());
         drop(held);
@@ -409,29 +392,9 @@ mod tests {
     #[tokio::test]
     async fn a_panic_gives_its_turn_back() {
         let planning = one_turn();
-        let panics = planning.run(Instant::now(), async { panic!("on purpose") });
+        let panics = planning.run::<()>(0, async { panic!("on purpose") });
         let failure = panics.await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Internal);
         assert!(is_at_rest(&planning));
-    }
-
-    #[tokio::test]
-    async fn what_costs_less_and_what_counts_more_is_due_earlier() {
-        let seconds = |seconds| Some(Duration::from_secs_f64(seconds));
-        let planning = one_turn();
-        let begin = Instant::now();
-        let dues = [
-            planning.due(seconds(1.0), 100),
-            planning.due(None, 0),
-            planning.due(seconds(1.0), 10),
-            planning.due(seconds(1.0), 0),
-            planning.due(seconds(1.0), -10),
-            planning.due(seconds(3600.0), 0),
-        ];
-        assert!(dues.is_sorted(), "{dues:?}");
-        assert!(dues[5] <= begin.max(Instant::now()) + LONGEST_DELAY);
-        let fair = Planning::start(1, Policy::Fair).unwrap();
-        let due = fair.due(seconds(1.0), 0);
-        assert!(due <= Instant::now());
     }
 }

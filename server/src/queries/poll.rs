@@ -289,8 +289,7 @@ impl Queries {
             return Ok(Arc::clone(&planned.schema));
         };
         let state = session.context.state();
-        let due = self.due(session, planned.text.as_deref());
-        self.on_planner(due, async move { frozen_schema(&state, &plan) })
+        self.on_planner(session, async move { frozen_schema(&state, &plan) })
             .await
     }
 

@@ -9,7 +9,6 @@ use squadron_proto::control::ObjectStoreSpec;
 use squadron_proto::{Failure, QueryId};
 use squadron_shuffle::failure;
 use squadron_shuffle::sink::staged_files_schema;
-use tokio::time::Instant;
 
 use super::statement::frozen_schema;
 use super::traits::{Limit, traits_of, within};
@@ -28,8 +27,6 @@ pub(super) struct Staged {
     pub(super) shape: ClusterShape,
     pub(super) traits: QueryTraits,
     pub(super) limit: Option<Limit>,
-    /// When work on it is due.
-    pub(super) due: Instant,
 }
 
 impl Queries {
@@ -37,7 +34,6 @@ impl Queries {
     pub(super) async fn staged(
         &self,
         session: &Session,
-        due: Instant,
         plan: LogicalPlan,
         destination: Option<&Destination>,
     ) -> Result<Staged, Failure> {
@@ -51,7 +47,7 @@ impl Queries {
         let traits = traits_of(session, &plan);
         let write = destination.map(|destination| destination.write().clone());
         let writes = self.parts.writes.clone();
-        let planned = self.on_planner(due, async move {
+        let planned = self.on_planner(session, async move {
             let reading = writes.reading(&plan).await;
             let _reading = reading.map_err(failure::into_datafusion)?;
             let schema = match &write {
@@ -70,7 +66,6 @@ impl Queries {
             shape,
             traits,
             limit,
-            due,
         })
     }
 
@@ -106,7 +101,8 @@ impl Queries {
             in_process: self.parts.in_process,
         };
         let graph = async move { plan.graph(&context) };
-        let mut graph = self.on_planner(staged.due, graph).await?;
+        let planning = &self.parts.planning;
+        let mut graph = planning.run(staged.traits.priority, graph).await?;
         if staged.traits.is_exempt {
             graph.run_here();
         }

@@ -8,7 +8,6 @@ use datafusion::logical_expr::LogicalPlan;
 use squadron_proto::{Failure, QueryId};
 use squadron_shuffle::StagedFile;
 use squadron_shuffle::failure::{self, into_datafusion};
-use tokio::time::Instant;
 use tracing::info;
 
 use super::{Queries, Session, Staged};
@@ -44,13 +43,12 @@ impl Queries {
         &self,
         id: QueryId,
         session: &Session,
-        due: Instant,
         plan: LogicalPlan,
     ) -> Result<u64, Failure> {
-        let (destination, rows) = self.destination(id, session, due, plan).await?;
+        let (destination, rows) = self.destination(id, session, plan).await?;
         let write = self.parts.writes.begin(destination).await?;
         let staged = self
-            .staged(session, due, rows, Some(write.destination()))
+            .staged(session, rows, Some(write.destination()))
             .await?;
         let events = self.submit(id, &staged).await?;
         info!(stages = staged.plan.stages.len(), "write started");
@@ -71,23 +69,21 @@ impl Queries {
         &self,
         id: QueryId,
         session: &Session,
-        due: Instant,
         plan: LogicalPlan,
     ) -> Result<Staged, Failure> {
-        let (destination, rows) = self.destination(id, session, due, plan).await?;
-        self.staged(session, due, rows, Some(&destination)).await
+        let (destination, rows) = self.destination(id, session, plan).await?;
+        self.staged(session, rows, Some(&destination)).await
     }
 
     async fn destination(
         &self,
         id: QueryId,
         session: &Session,
-        due: Instant,
         plan: LogicalPlan,
     ) -> Result<(Destination, LogicalPlan), Failure> {
         let state = session.context.state();
         let catalog = self.parts.catalog.clone();
-        self.on_planner(due, async move {
+        self.on_planner(session, async move {
             let resolved = writes::resolve(id, plan, &state, &catalog).await;
             resolved.map_err(into_datafusion)
         })

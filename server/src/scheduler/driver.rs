@@ -322,6 +322,10 @@ impl Driver {
                 }
                 None
             }
+            Effect::Freed { query } => {
+                self.history.freed(query);
+                None
+            }
             Effect::Unexpected {
                 worker,
                 attempt,

@@ -126,6 +126,11 @@ pub enum Effect {
         /// What it was at its end; none where it was refused at once.
         info: Option<Box<QueryInfo>>,
     },
+    /// No worker runs anything of a query any more that has ended. Comes once, with its end or later.
+    Freed {
+        /// Which query.
+        query: QueryId,
+    },
     /// A worker said what cannot be; it was taken as the progress it claims. For the log.
     Unexpected {
         /// Which worker.

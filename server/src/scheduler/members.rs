@@ -51,6 +51,8 @@ pub(super) struct Members {
     local: Pool,
     /// Queries that workers were told of and then lost without being told of their end; the oldest loss first.
     untold: VecDeque<(WorkerId, Vec<QueryId>)>,
+    /// How many attempts of ended queries have still to stop, on all workers together.
+    stopping: HashMap<QueryId, usize>,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,8 @@ pub(super) struct Loss {
     pub(super) name: String,
     /// The queries that touched it, and whether they depended on it.
     pub(super) queries: Vec<(QueryId, bool)>,
+    /// The ended queries of which nothing runs any more.
+    pub(super) freed: Vec<QueryId>,
 }
 
 fn placement_of(kind: WorkerKind) -> Placement {
@@ -131,7 +135,13 @@ impl Members {
             .into_iter()
             .map(|(query, needs)| (query, needs > 0))
             .collect();
-        Some(Loss { name, queries })
+        let stopping = entry.stopping.into_iter();
+        let freed = stopping.filter_map(|attempt| self.one_stopped(attempt.query));
+        Some(Loss {
+            name,
+            freed: freed.collect(),
+            queries,
+        })
     }
 
     pub(super) fn drain(&mut self, worker: WorkerId) {
@@ -212,16 +222,33 @@ impl Members {
 
     /// The worker is told to stop an attempt whose query has ended.
     pub(super) fn stop(&mut self, worker: WorkerId, attempt: AttemptKey) {
-        if let Some(entry) = self.workers.get_mut(&worker) {
-            entry.stopping.insert(attempt);
+        if let Some(entry) = self.workers.get_mut(&worker)
+            && entry.stopping.insert(attempt)
+        {
+            *self.stopping.entry(attempt.query).or_default() += 1;
         }
     }
 
-    /// The worker says that an attempt has ended.
-    pub(super) fn stopped(&mut self, worker: WorkerId, attempt: AttemptKey) {
-        if let Some(entry) = self.workers.get_mut(&worker) {
-            entry.stopping.remove(&attempt);
+    /// The worker says that an attempt has ended. Answers its query if nothing of that runs any more.
+    pub(super) fn stopped(&mut self, worker: WorkerId, attempt: AttemptKey) -> Option<QueryId> {
+        let entry = self.workers.get_mut(&worker)?;
+        let was_stopping = entry.stopping.remove(&attempt);
+        was_stopping.then(|| self.one_stopped(attempt.query))?
+    }
+
+    fn one_stopped(&mut self, query: QueryId) -> Option<QueryId> {
+        let left = self.stopping.get_mut(&query)?;
+        *left -= 1;
+        let is_last = *left == 0;
+        if is_last {
+            self.stopping.remove(&query);
         }
+        is_last.then_some(query)
+    }
+
+    /// Whether attempts of an ended query have still to stop.
+    pub(super) fn has_to_stop(&self, query: QueryId) -> bool {
+        self.stopping.contains_key(&query)
     }
 
     /// In the order of the attempts.

@@ -285,6 +285,7 @@ impl Scheduler {
             && self.open_results == 0
             && self.lines.is_empty()
             && self.admission.is_empty()
+            && self.members.stopping().is_empty()
     }
 
     /// A graph whose id is there already changes nothing; the driver does not let it through.
@@ -299,6 +300,7 @@ impl Scheduler {
                 outcome: Err(failure),
                 info: None,
             });
+            effects.push(Effect::Freed { query: id });
         }
     }
 
@@ -508,6 +510,9 @@ impl Scheduler {
             outcome,
             info: Some(Box::new(info)),
         });
+        if !self.members.has_to_stop(id) {
+            effects.push(Effect::Freed { query: id });
+        }
     }
 
     /// Its groups get the slots back that it holds, and are charged for what it did with them.
@@ -550,6 +555,8 @@ impl Scheduler {
         let Some(loss) = self.members.lose(worker, self.limits.remembered_workers) else {
             return;
         };
+        let freed = loss.freed.into_iter();
+        effects.extend(freed.map(|query| Effect::Freed { query }));
         for (id, depended) in loss.queries {
             if depended {
                 let message = format!("{} was lost ({reason}); run the statement again", loss.name);

@@ -25,8 +25,8 @@ impl Scheduler {
         }
         let is_alive = is_alive(&status);
         let Some(query) = self.queries.get_mut(&attempt.query) else {
-            if !is_alive {
-                self.members.stopped(worker, attempt);
+            if !is_alive && let Some(query) = self.members.stopped(worker, attempt) {
+                effects.push(Effect::Freed { query });
             }
             effects.extend(left_over(worker, attempt, &status));
             return;

@@ -86,6 +86,7 @@ impl Shop {
                 | Effect::Commit { .. }
                 | Effect::CancelAttempt { .. }
                 | Effect::Release { .. }
+                | Effect::Freed { .. }
                 | Effect::Unexpected { .. } => {}
             }
         }

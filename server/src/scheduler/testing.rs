@@ -108,6 +108,7 @@ pub(super) struct Model {
     pub(super) graphs: BTreeMap<QueryId, StageGraph>,
     pub(super) ended: BTreeMap<QueryId, Result<QuerySummary, Failure>>,
     pub(super) ready: BTreeSet<QueryId>,
+    freed: BTreeSet<QueryId>,
     delivered: Vec<(WorkerId, AttemptKey, AttemptStatus)>,
     finished: BTreeSet<(QueryId, StageId, TaskId)>,
     released: BTreeSet<(QueryId, StageId)>,
@@ -131,6 +132,7 @@ impl Model {
             graphs: BTreeMap::new(),
             ended: BTreeMap::new(),
             ready: BTreeSet::new(),
+            freed: BTreeSet::new(),
             delivered: Vec::new(),
             finished: BTreeSet::new(),
             released: BTreeSet::new(),
@@ -408,11 +410,14 @@ impl Model {
                 }
             }
             Effect::CancelAttempt { worker, attempt } => {
-                self.workers
+                let entry = self
+                    .workers
                     .get_mut(&worker)
-                    .expect("a worker that is there")
-                    .attempts
-                    .remove(&attempt);
+                    .expect("a worker that is there");
+                if entry.attempts.remove(&attempt).is_some() {
+                    let stopped = (attempt, AttemptStatus::Cancelled);
+                    entry.outbox.push_back(stopped);
+                }
             }
             Effect::Release { worker, release } => self.release(worker, &release),
             Effect::ResultReady { query, parts } => {
@@ -440,6 +445,13 @@ impl Model {
                         || entry.stages.iter().any(|(of, _)| *of == query);
                     assert!(!is_left, "something of {query} is left");
                 }
+            }
+            Effect::Freed { query } => {
+                assert!(self.ended.contains_key(&query), "freed before its end");
+                assert!(self.freed.insert(query), "{query} was freed twice");
+                let stopping = self.scheduler.stopping();
+                let mut running = stopping.iter().map(|stopping| stopping.attempt.query);
+                assert!(running.all(|other| other != query), "{query} still runs");
             }
             Effect::Unexpected { what, .. } => panic!("{what}"),
         }
@@ -562,6 +574,10 @@ impl Model {
             }
             moved |= self.ended.len() > ended;
             if self.ended.len() == self.graphs.len() && !moved {
+                assert!(
+                    self.ended.keys().eq(&self.freed),
+                    "each ended query is freed"
+                );
                 return;
             }
             if !moved {

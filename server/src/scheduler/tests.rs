@@ -207,11 +207,14 @@ fn a_cancelled_query_is_gone_at_once() {
     });
     assert_eq!(failure(&model, FIRST), cancelled);
     assert_eq!(model.scheduler.workers()[0].used_slots, 0);
-    assert!(model.scheduler.is_empty() && model.attempts().is_empty());
+    assert!(model.scheduler.queries().is_empty() && model.attempts().is_empty());
     model.send(Event::Cancel {
         query: FIRST,
         failure: cancelled,
     });
+    assert_eq!(model.scheduler.workers()[0].stopping, 2);
+    model.settle();
+    assert!(model.scheduler.is_empty());
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(super) struct SeenQuery {
     pub(super) asked: Arc<Asked>,
     pub(super) info: Option<Arc<QueryInfo>>,
     pub(super) end: Option<(SystemTime, Result<(), Failure>)>,
+    /// When its workers had stopped what they still ran of it; none while they have not.
+    pub(super) freed: Option<SystemTime>,
     /// Its attempts that were told to stop and have not said that they did.
     stopping: Arc<BTreeSet<AttemptKey>>,
     /// When the scheduler's time was zero.
@@ -64,10 +66,11 @@ impl View {
         let stopping = snapshot.stopping.iter().map(|stopping| stopping.attempt);
         let stopping: Arc<BTreeSet<AttemptKey>> = Arc::new(stopping.collect());
         let now = SystemTime::now();
-        let seen = |asked, info, end, epoch| SeenQuery {
+        let seen = |asked, info, end, freed, epoch| SeenQuery {
             asked,
             info,
             end,
+            freed,
             stopping: Arc::clone(&stopping),
             epoch,
             now,
@@ -78,13 +81,14 @@ impl View {
                  ended,
                  outcome,
                  info,
+                 freed,
                  epoch,
-             }| seen(asked, info, Some((ended, outcome)), epoch),
+             }| seen(asked, info, Some((ended, outcome)), freed, epoch),
         );
         let mut queries: Vec<_> = past.collect();
         queries.extend(present.into_iter().map(|Present { asked, info }| {
             let info = running.remove(&asked.id).map(Arc::new).or(info);
-            seen(asked, info, None, history.time(Duration::ZERO))
+            seen(asked, info, None, None, history.time(Duration::ZERO))
         }));
         let wanted = only.map(|id| id.parse::<QueryId>().ok());
         let is_wanted = |id: QueryId| wanted.is_none_or(|wanted| wanted == Some(id));

@@ -1,37 +1,34 @@
-//! One client that starts queries, stops them, and looks until nothing of them is live.
+//! One client that starts queries and stops them.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arrow_flight::{Action, CancelFlightInfoRequest, FlightInfo};
 use prost::Message;
 use tokio::sync::Notify;
-use tokio::time::{sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tonic::{Code, Status};
 
 use super::super::Result;
 use super::super::answers::{self, Answer};
 use super::super::connection::{self, Connection, words};
-use super::figures::{End, Seen, Stopped};
-use super::looks::{self, TAG};
+use super::figures::{End, Stopped};
+use super::looks::TAG;
 use super::orders::{Order, Way};
 use crate::client::status;
 
-/// After how long a query that is still live, or a call that still waits, has hung.
+/// After how long a call that still waits has hung.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After how long a call has surely reached the server.
 const ARRIVES: Duration = Duration::from_millis(50);
-/// Between two looks.
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// What a stopped client may be told: that it was, or that there is nothing to fetch any more.
 const STOPPED: [Code; 2] = [Code::Cancelled, Code::NotFound];
 
-/// One client with three connections, so that none waits for another.
+/// One client with two connections, so that none waits for the other.
 pub(super) struct Client {
     /// Its session marks its queries with a tag.
     queries: Connection,
     stops: Connection,
-    looks: Connection,
 }
 
 /// Whether a query has ended before it was stopped.
@@ -42,27 +39,22 @@ impl Client {
         Ok(Self {
             queries: connection::connect(url).await?,
             stops: connection::connect(url).await?,
-            looks: connection::connect(url).await?,
         })
     }
 
-    /// Starts the query, stops it, and looks until nothing of it is live.
+    /// Starts the query and stops it.
     ///
     /// # Errors
-    /// When the server cannot be asked what is live. Whatever a query ends with is a figure.
+    /// When it cannot be marked. Whatever the query ends with is a figure.
     pub(super) async fn carry_out(&mut self, order: &Order<'_>) -> Result<Stopped> {
-        let tag = format!("{TAG}{}", order.number);
-        let set = format!("SET squadron.tag = '{tag}'");
+        let set = format!("SET squadron.tag = '{TAG}{}'", order.number);
         connection::update(&mut self.queries, &set).await?;
-        let stopped = self.start_and_stop(order, &tag).await?;
-        if stopped.is_unfreed() {
-            let (name, how) = (&order.target.name, order.way.label());
-            eprintln!("{name}, {how}: still live after {PATIENCE:?}; its tag is {tag}");
-        }
-        Ok(stopped)
+        let (end, at) = self.start_and_stop(order).await;
+        Ok(Stopped::new(order.number, order.way, end, at))
     }
 
-    async fn start_and_stop(&mut self, order: &Order<'_>, tag: &str) -> Result<Stopped> {
+    /// How it ended, and when it was stopped unless it ended before.
+    async fn start_and_stop(&mut self, order: &Order<'_>) -> (End, Option<SystemTime>) {
         let at = Instant::now() + order.moment;
         let sql = order.target.sql.clone();
         let mut queries = self.queries.clone();
@@ -71,31 +63,23 @@ impl Client {
             Way::DropCall => timeout_at(at.into(), &mut call).await.ok(),
             Way::CancelFlightInfo | Way::KillQuery | Way::DropStream => Some(call.as_mut().await),
         };
+        let now = SystemTime::now();
         drop(call);
         match called {
-            None => self.dropped_call(order, tag).await,
-            Some(Err(error)) => {
-                let end = told(order, Err(status(error)));
-                Ok(Stopped::unfollowed(order.way, end))
-            }
+            // The query has no name here; its tag tells what becomes of it.
+            None => (End::Stopped, Some(now)),
+            Some(Err(error)) => (told(order, Err(status(error))), None),
             Some(Ok(info)) => self.stop(order, info, at).await,
         }
     }
 
-    /// The query has no name here; its tag tells.
-    async fn dropped_call(&mut self, order: &Order<'_>, tag: &str) -> Result<Stopped> {
-        let statement = looks::live_of_tag(tag);
-        let seen = self.until_free(&statement, Instant::now()).await?;
-        let end = match seen.is_abandoned {
-            true => End::Abandoned,
-            false => End::Stopped,
-        };
-        Ok(Stopped::seen(order.way, end, seen))
-    }
-
-    async fn stop(&mut self, order: &Order<'_>, info: FlightInfo, at: Instant) -> Result<Stopped> {
+    async fn stop(
+        &mut self,
+        order: &Order<'_>,
+        info: FlightInfo,
+        at: Instant,
+    ) -> (End, Option<SystemTime>) {
         let id = String::from_utf8_lossy(&info.app_metadata).into_owned();
-        let statement = looks::live_of_query(&id);
         let mut queries = self.queries.clone();
         let opened = Notify::new();
         let mut read = Box::pin(answers::read_telling(&mut queries, info.clone(), &opened));
@@ -108,39 +92,33 @@ impl Client {
             },
         };
         if let Some(ended) = ended {
-            return Ok(Stopped::unfollowed(order.way, told(order, ended)));
+            return (told(order, ended), None);
         }
-        let began = Instant::now();
-        let (end, seen) = match order.way {
+        let now = SystemTime::now();
+        let end = match order.way {
             Way::DropStream => {
                 drop(read);
-                (End::Stopped, self.until_free(&statement, began).await?)
+                End::Stopped
             }
             Way::DropCall => {
                 drop(read);
                 let refused = self.ask_to_stop(order.way, info, &id).await.err();
-                let end = refused.map_or(End::Stopped, |status| told(order, Err(status)));
-                (end, self.until_free(&statement, began).await?)
+                refused.map_or(End::Stopped, |status| told(order, Err(status)))
             }
             Way::CancelFlightInfo | Way::KillQuery => {
                 // The client reads on until it is told.
                 let reading = timeout(PATIENCE, read);
-                let stopping = async {
-                    let asked = self.ask_to_stop(order.way, info, &id).await;
-                    (asked, self.until_free(&statement, began).await)
-                };
-                let (read, (asked, free)) = tokio::join!(reading, stopping);
-                let end = match (asked, read) {
+                let (read, asked) = tokio::join!(reading, self.ask_to_stop(order.way, info, &id));
+                match (asked, read) {
                     (_, Err(_)) => End::Hung,
                     (Err(status), _) if !STOPPED.contains(&status.code()) => {
                         told(order, Err(status))
                     }
                     (_, Ok(read)) => told(order, read),
-                };
-                (end, free?)
+                }
             }
         };
-        Ok(Stopped::seen(order.way, end, seen))
+        (end, Some(now))
     }
 
     async fn ask_to_stop(
@@ -161,25 +139,6 @@ impl Client {
         while answer.message().await?.is_some() {}
         Ok(())
     }
-
-    /// Looks until nothing is live, or for as long as the patience lasts; times count from `began`.
-    async fn until_free(&mut self, statement: &str, began: Instant) -> Result<Seen> {
-        let mut seen = Seen::default();
-        loop {
-            let asked = Instant::now();
-            let live = looks::numbers(&mut self.looks, statement).await?;
-            seen.look_ms.push(milliseconds(asked));
-            seen.is_abandoned |= live.get(1).is_some_and(|waiting| *waiting > 0);
-            if live.first() == Some(&0) {
-                seen.free_ms = Some(milliseconds(began));
-                return Ok(seen);
-            }
-            if began.elapsed() >= PATIENCE {
-                return Ok(seen);
-            }
-            sleep(PAUSE).await;
-        }
-    }
 }
 
 /// When to stop. A stream can be let go only once it has been asked for, and the server knows that for sure when it has
@@ -190,10 +149,6 @@ async fn moment(way: Way, at: Instant, opened: &Notify) {
         let _ = timeout(ARRIVES, opened.notified()).await;
     }
     sleep_until(at.into()).await;
-}
-
-fn milliseconds(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
 }
 
 /// What the end of a query means that was to be stopped.

@@ -1,13 +1,15 @@
 //! What became of the queries that were stopped.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
 use super::super::Verdict;
 use super::super::stats::{Times, percentile};
-use super::looks::Left;
+use super::RESULT_TTL;
+use super::looks::{Fate, Left};
 use super::orders::Way;
 
 /// How a query ended that was to be stopped.
@@ -27,39 +29,67 @@ pub(super) enum End {
     Hung,
 }
 
-/// What was seen of it afterwards.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    /// Until nothing of it was live; none when that took too long, or nobody looked.
-    pub(super) free_ms: Option<f64>,
-    /// How long each look took.
-    pub(super) look_ms: Vec<f64>,
-    /// Whether its result waited for a client.
-    pub(super) is_abandoned: bool,
+/// When nothing of a query ran any more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Freed {
+    /// It ended before it could be stopped, or before the server knew it as a query.
+    Unasked,
+    /// So many milliseconds after it was stopped.
+    After(f64),
+    /// Not when everybody had waited for that.
+    Never,
 }
 
 /// One query that was to be stopped.
 #[derive(Clone, Debug)]
 pub(super) struct Stopped {
+    /// Of its order.
+    pub(super) number: u32,
     pub(super) way: Way,
     pub(super) end: End,
-    pub(super) seen: Seen,
+    /// When it was stopped; none where it ended before.
+    pub(super) at: Option<SystemTime>,
+    pub(super) freed: Freed,
 }
 
 impl Stopped {
-    /// It ended before it could be stopped.
-    pub(super) fn unfollowed(way: Way, end: End) -> Self {
-        Self::seen(way, end, Seen::default())
+    pub(super) fn new(number: u32, way: Way, end: End, at: Option<SystemTime>) -> Self {
+        Self {
+            number,
+            way,
+            end,
+            at,
+            freed: Freed::Unasked,
+        }
     }
 
-    pub(super) fn seen(way: Way, end: End, seen: Seen) -> Self {
-        Self { way, end, seen }
+    /// With what the server says became of the queries, by the numbers of their orders.
+    pub(super) fn with_fate(mut self, fates: &BTreeMap<u32, Fate>) -> Self {
+        let Some((at, fate)) = self.at.zip(fates.get(&self.number)) else {
+            return self;
+        };
+        self.freed = match fate.freed {
+            Some(freed) => Freed::After(milliseconds(at, freed)),
+            None => Freed::Never,
+        };
+        let ended = fate.ended.map_or(0.0, |ended| milliseconds(at, ended));
+        if self.way == Way::DropCall && ended >= milliseconds_of(RESULT_TTL) * WAITED {
+            self.end = End::Abandoned;
+        }
+        self
     }
+}
 
-    /// Whether somebody looked, and it was live to the end of their patience.
-    pub(super) fn is_unfreed(&self) -> bool {
-        self.seen.free_ms.is_none() && !self.seen.look_ms.is_empty()
-    }
+/// The part of the time for which a result waits that one has surely waited for, since it began to before its call was dropped.
+const WAITED: f64 = 0.9;
+
+/// 0 where the query ended by itself just then.
+fn milliseconds(from: SystemTime, to: SystemTime) -> f64 {
+    milliseconds_of(to.duration_since(from).unwrap_or_default())
+}
+
+fn milliseconds_of(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// All of them, as they come.
@@ -87,16 +117,11 @@ impl CancelTally {
         let all: Vec<_> = self.stopped.iter().collect();
         let of =
             |way: Way| -> Vec<_> { all.iter().copied().filter(|one| one.way == way).collect() };
-        let looks: Vec<_> = all
-            .iter()
-            .flat_map(|one| one.seen.look_ms.iter().copied())
-            .collect();
         CancelFigures {
             all: WayFigures::of("all", &all),
             ways: Way::ALL
                 .map(|way| WayFigures::of(way.label(), &of(way)))
                 .into(),
-            look: Times::of(&looks),
             left: self.left,
             batches: self.batches,
             unclean_batches: self.unclean_batches,
@@ -110,8 +135,6 @@ impl CancelTally {
 pub(in super::super) struct CancelFigures {
     all: WayFigures,
     ways: Vec<WayFigures>,
-    /// How long one look takes, by which the times may be too long.
-    look: Times,
     /// The most of each that was there after a batch.
     left: Left,
     batches: usize,
@@ -132,7 +155,7 @@ pub(in super::super) struct WayFigures {
     failed: usize,
     wrong: usize,
     hung: usize,
-    /// Still live when patience was over.
+    /// Which workers still ran when patience was over.
     unfreed: usize,
     p90_ms: f64,
     #[serde(flatten)]
@@ -143,7 +166,12 @@ impl WayFigures {
     fn of(way: &'static str, queries: &[&Stopped]) -> Self {
         // What a result waits for its client is a setting of the server, and tells nothing of cancels.
         let timed = queries.iter().filter(|one| one.end != End::Abandoned);
-        let times: Vec<_> = timed.filter_map(|one| one.seen.free_ms).collect();
+        let times = timed.filter_map(|one| match one.freed {
+            Freed::After(milliseconds) => Some(milliseconds),
+            Freed::Unasked | Freed::Never => None,
+        });
+        let times: Vec<_> = times.collect();
+        let unfreed = queries.iter().filter(|one| one.freed == Freed::Never);
         let ended = |end: End| queries.iter().filter(|one| one.end == end).count();
         Self {
             way,
@@ -154,7 +182,7 @@ impl WayFigures {
             failed: ended(End::Failed),
             wrong: ended(End::Wrong),
             hung: ended(End::Hung),
-            unfreed: queries.iter().filter(|one| one.is_unfreed()).count(),
+            unfreed: unfreed.count(),
             p90_ms: percentile(&times, 90.0),
             times: Times::of(&times),
         }
@@ -206,15 +234,6 @@ impl fmt::Display for CancelFigures {
                 one.times.max_ms,
             )?;
         }
-        let Times {
-            p50_ms,
-            p99_ms,
-            max_ms,
-        } = &self.look;
-        writeln!(
-            f,
-            "one look takes     p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms, max {max_ms:.1} ms"
-        )?;
         write!(
             f,
             "left behind        {} of {} times: {}",
@@ -227,22 +246,19 @@ impl fmt::Display for CancelFigures {
 pub(super) mod tests {
     use super::*;
 
-    fn stopped(way: Way, end: End, free_ms: Option<f64>) -> Stopped {
-        let look_ms = vec![2.0; usize::from(end != End::Finished)];
-        let seen = Seen {
-            free_ms,
-            look_ms,
-            is_abandoned: end == End::Abandoned,
-        };
-        Stopped::seen(way, end, seen)
+    fn stopped(way: Way, end: End, freed: Freed) -> Stopped {
+        Stopped {
+            freed,
+            ..Stopped::new(0, way, end, None)
+        }
     }
 
     fn tally() -> CancelTally {
         let mut tally = CancelTally::default();
-        tally.note(stopped(Way::KillQuery, End::Stopped, Some(4.0)));
-        tally.note(stopped(Way::KillQuery, End::Finished, None));
-        tally.note(stopped(Way::DropCall, End::Stopped, Some(8.0)));
-        tally.note(stopped(Way::DropCall, End::Abandoned, Some(900.0)));
+        tally.note(stopped(Way::KillQuery, End::Stopped, Freed::After(4.0)));
+        tally.note(stopped(Way::KillQuery, End::Finished, Freed::Unasked));
+        tally.note(stopped(Way::DropCall, End::Stopped, Freed::After(8.0)));
+        tally.note(stopped(Way::DropCall, End::Abandoned, Freed::After(900.0)));
         tally.after_batch(Left {
             files: Some(0),
             ..Left::default()
@@ -273,14 +289,34 @@ pub(super) mod tests {
             assert_eq!(tally.summed_up(Duration::ZERO).verdict(), Verdict::Bad);
         };
         for end in [End::Failed, End::Wrong, End::Hung] {
-            bad(&|tally| tally.note(stopped(Way::DropStream, end, Some(1.0))));
+            bad(&|tally| tally.note(stopped(Way::DropStream, end, Freed::After(1.0))));
         }
-        bad(&|tally| tally.note(stopped(Way::DropStream, End::Stopped, None)));
+        bad(&|tally| tally.note(stopped(Way::DropStream, End::Stopped, Freed::Never)));
         bad(&|tally| {
             tally.after_batch(Left {
                 used_slots: 1,
                 ..Left::default()
             });
         });
+    }
+
+    #[test]
+    fn the_server_says_when_nothing_of_a_query_ran_any_more() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
+        let after = |milliseconds| Some(at + Duration::from_millis(milliseconds));
+        let of = |way, fate: Option<Fate>| {
+            let fates = fate.map(|fate| (7, fate)).into_iter().collect();
+            let stopped = Stopped::new(7, way, End::Stopped, Some(at)).with_fate(&fates);
+            (stopped.end, stopped.freed)
+        };
+        let fate = |ended, freed| Some(Fate { ended, freed });
+        let kill = Way::KillQuery;
+        assert_eq!(of(kill, None), (End::Stopped, Freed::Unasked));
+        let soon = of(kill, fate(after(2), after(5)));
+        assert_eq!(soon, (End::Stopped, Freed::After(5.0)));
+        let never = of(kill, fate(after(2), None));
+        assert_eq!(never, (End::Stopped, Freed::Never));
+        let late = of(Way::DropCall, fate(after(950), after(955)));
+        assert_eq!(late, (End::Abandoned, Freed::After(955.0)));
     }
 }

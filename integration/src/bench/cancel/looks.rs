@@ -1,10 +1,11 @@
 //! What is seen of queries from outside: the `system` tables, and the folders of spilled rows.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::Int64Type;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use serde::Serialize;
 
 use super::super::Result;
@@ -25,23 +26,15 @@ const LIVE: &str = "launched_at IS NOT NULL AND ended_at IS NULL";
 /// The states in which a query is there.
 const THERE: &str = "state IN ('planning', 'queued', 'running', 'draining')";
 
-/// How many attempts of a query are live.
-pub(super) fn live_of_query(id: &str) -> String {
-    format!("SELECT count(*) FROM system.tasks WHERE query_id = '{id}' AND {LIVE}")
-}
-
-/// How many queries of a tag are there, with their attempts; and how many results of them wait for their client.
-pub(super) fn live_of_tag(tag: &str) -> String {
-    format!(
-        "SELECT count(*) + (SELECT count(*) FROM system.tasks WHERE {LIVE} AND query_id IN \
-         (SELECT query_id FROM system.queries WHERE tag = '{tag}')), \
-         count(*) FILTER (WHERE state = 'draining') \
-         FROM system.queries WHERE tag = '{tag}' AND {THERE}"
-    )
+/// When a query ended, and when its workers had stopped all of it, as far as they have.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fate {
+    pub(super) ended: Option<SystemTime>,
+    pub(super) freed: Option<SystemTime>,
 }
 
 /// The numbers of a result of one row; NULL is 0.
-pub(super) async fn numbers(connection: &mut Connection, sql: &str) -> Result<Vec<i64>> {
+async fn numbers(connection: &mut Connection, sql: &str) -> Result<Vec<i64>> {
     let (_, batches) = connection::query(connection, sql).await?;
     let row = batches.iter().find(|batch| batch.num_rows() == 1);
     let columns = row.ok_or_else(|| format!("no row from {sql}"))?.columns();
@@ -175,6 +168,20 @@ impl Watch {
         Ok(names.collect::<Vec<_>>().join(", "))
     }
 
+    /// What became of the queries that the server remembers, by the numbers of their orders.
+    pub(super) async fn fates(&mut self) -> Result<BTreeMap<u32, Fate>> {
+        // The tag of a session is still that of its last query when the next one is set.
+        let statement = format!(
+            "SELECT substr(tag, {}), ended_at, freed_at FROM system.queries \
+             WHERE tag LIKE '{TAG}%' AND statement NOT LIKE 'SET %'",
+            TAG.len() + 1
+        );
+        let (_, batches) = connection::query(&mut self.connection, &statement).await?;
+        let fates = batches.iter().map(fates_of).collect::<Option<Vec<_>>>();
+        let fates = fates.ok_or_else(|| format!("other columns than asked for: {statement}"))?;
+        Ok(fates.into_iter().flatten().collect())
+    }
+
     async fn look(&mut self, system: &System) -> Result<Left> {
         let statement = format!(
             "SELECT (SELECT count(*) FROM system.tasks WHERE {LIVE}) AS tasks, \
@@ -201,6 +208,30 @@ impl Watch {
             files: system.spilled_files(),
         })
     }
+}
+
+fn fates_of(batch: &RecordBatch) -> Option<Vec<(u32, Fate)>> {
+    let numbers = batch.column(0).as_string_opt::<i32>()?;
+    let times = |column: usize| {
+        let times = batch.column(column);
+        times.as_primitive_opt::<TimestampMicrosecondType>()
+    };
+    let (ended, freed) = (times(1)?, times(2)?);
+    let rows = 0..batch.num_rows();
+    let fates = rows.map(|row| {
+        let fate = Fate {
+            ended: time(ended, row),
+            freed: time(freed, row),
+        };
+        Some((numbers.value(row).parse().ok()?, fate))
+    });
+    fates.collect()
+}
+
+fn time(times: &TimestampMicrosecondArray, row: usize) -> Option<SystemTime> {
+    let since = times.is_valid(row).then(|| times.value(row))?;
+    let since = u64::try_from(since).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_micros(since))
 }
 
 #[cfg(test)]

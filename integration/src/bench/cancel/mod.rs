@@ -1,8 +1,9 @@
 //! `squadron-bench cancel`: thousands of queries, each stopped at a random moment in a random way, and what is left of them.
 //!
 //! ```text
-//! clients ── start ── at a random moment: stop ──> looks at system.tasks until nothing of the query is live
-//!    └ after each batch all pause: are slots, memory, spill files and queries as before?
+//! clients ── start ── at a random moment: stop
+//!    └ after each batch all pause: are slots, memory, spill files and queries as before? and when had the workers
+//!      stopped what they ran of each query (system.queries.freed_at)?
 //! ```
 
 mod client;
@@ -13,7 +14,7 @@ mod orders;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,7 +32,10 @@ use crate::tpch;
 
 /// How long a result waits for its client: less than a batch is waited for, since a call may be dropped when its answer is
 /// on its way already.
-const RESULT_TTL: &str = "1s";
+const RESULT_TTL: Duration = Duration::from_secs(1);
+
+/// A batch takes no more queries than this times its cancels, settings and kills included; the server must remember them.
+const QUERIES_PER_CANCEL: u32 = 4;
 
 /// `squadron-bench cancel`.
 #[derive(Args, Debug, Clone, Serialize)]
@@ -76,9 +80,7 @@ pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
         false => args.ways.clone(),
     };
     tables::tpch(args.sf, args.system.cache_dir.as_deref()).await?;
-    let scale = args.sf.to_string();
-    let arguments = ["--tpch", &scale, "--result-ttl", RESULT_TTL].map(str::to_owned);
-    let system = args.system.start(&arguments).await?;
+    let system = args.system.start(&args.arguments()).await?;
     let mut own = connection::connect(&system.url).await?;
     let targets = Arc::new(orders::targets(&mut own, &queries, args.sf).await?);
     let mut watch = Watch::start(own, &system).await?;
@@ -101,8 +103,10 @@ pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
         };
         let (stopped, back) = batch.run(clients, &progress).await?;
         clients = back;
-        stopped.into_iter().for_each(|one| tally.note(one));
         let left = watch.left_behind(&system).await?;
+        let fates = watch.fates().await?;
+        let stopped = stopped.into_iter();
+        stopped.for_each(|one| tally.note(one.with_fate(&fates)));
         if !left.is_nothing() {
             let who = watch.who_is_left().await?;
             progress.suspend(|| eprintln!("after {to} cancels there are left: {left}; {who}"));
@@ -125,6 +129,20 @@ pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
     };
     args.json.write("cancel", machine, options, figures)?;
     Ok(verdict)
+}
+
+impl CancelArgs {
+    /// Of the server that is measured.
+    fn arguments(&self) -> Vec<String> {
+        let queries = self.batch.saturating_mul(QUERIES_PER_CANCEL);
+        let flags = [
+            ("--tpch", self.sf.to_string()),
+            ("--result-ttl", format!("{}s", RESULT_TTL.as_secs())),
+            ("--history-queries", queries.to_string()),
+        ];
+        let words = flags.map(|(flag, value)| [flag.to_owned(), value]);
+        words.into_iter().flatten().collect()
+    }
 }
 
 fn progress(cancels: u32) -> ProgressBar {

@@ -38,6 +38,7 @@ impl Digest {
             Effect::Release { worker, release } => {
                 (worker, release.query, &release.stages).hash(&mut self.0);
             }
+            Effect::Freed { query } => query.hash(&mut self.0),
             Effect::ResultReady { query, parts } => (query, parts.len()).hash(&mut self.0),
             Effect::Ended { query, outcome, .. } => {
                 let message = outcome.as_ref().err().map(|failure| &failure.message);

@@ -386,7 +386,10 @@ impl World {
                     self.read(query);
                 }
             }
-            Effect::SendStage { .. } | Effect::Release { .. } | Effect::Unexpected { .. } => {}
+            Effect::SendStage { .. }
+            | Effect::Release { .. }
+            | Effect::Freed { .. }
+            | Effect::Unexpected { .. } => {}
         }
     }
 

@@ -24,7 +24,7 @@ use crate::queries::{
 };
 use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
-use crate::scheduler::{Driver, History, HistoryLimits, Limits, Policy};
+use crate::scheduler::{Driver, History, HistoryLimits, Limits};
 use crate::workers::{Registry, RegistryOptions, WorkerKind};
 use crate::writes::Writes;
 
@@ -158,7 +158,7 @@ async fn queries(
         ticket_lifetime: Duration::from_secs(60),
         query_timeout: None,
         // The engine may end before the queries; the runtime of the test does not.
-        planning: Planning::start(2, Policy::default()).unwrap(),
+        planning: Planning::start(2).unwrap(),
         scheduler_memory: 1 << 30,
         in_process: true,
     };

@@ -14,21 +14,16 @@ mod file;
 mod line;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::size_of;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use moka::sync::Cache;
 use squadron_proto::{Failure, FailureKind, QueryId};
 use tokio::sync::watch;
 
 use self::file::Writer;
 use super::super::snapshot::{QueryInfo, StageInfo, TaskInfo};
-
-/// The texts of which it is known what they take.
-const MAX_TEXTS: u64 = 4096;
 
 /// How much of the past is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +79,8 @@ pub struct Past {
     pub outcome: Result<(), Failure>,
     /// What it was at its end; none where it was over before it ran.
     pub info: Option<Arc<QueryInfo>>,
+    /// When its workers had stopped what they still ran of it; none while they have not.
+    pub freed: Option<SystemTime>,
     /// When the scheduler's time was zero.
     pub epoch: SystemTime,
 }
@@ -104,8 +101,6 @@ pub struct History {
     limits: Arc<HistoryLimits>,
     /// When the scheduler's time was zero.
     epoch: SystemTime,
-    /// What the last query with a text took, by the hash of the text.
-    costs: Cache<u64, Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -126,6 +121,7 @@ struct Entry {
     /// What its asker says, which counts more, or else the scheduler.
     outcome: Option<Result<(), Failure>>,
     info: Option<Arc<QueryInfo>>,
+    freed: Option<SystemTime>,
 }
 
 /// Held by whoever plans and starts a query. Dropped without a word, it was abandoned.
@@ -147,13 +143,11 @@ impl History {
             inner: Arc::default(),
             limits: Arc::new(limits),
             epoch: SystemTime::now(),
-            costs: Cache::new(MAX_TEXTS),
         };
         if let Some(folder) = &history.limits.folder {
             let (writer, past) = Writer::open(folder, &history.limits)?;
             let mut inner = history.lock();
             for past in past {
-                history.learn(&past);
                 inner.remember(past, &history.limits);
             }
             inner.writer = Some(writer);
@@ -171,6 +165,7 @@ impl History {
             is_submitted: false,
             outcome: None,
             info: None,
+            freed: None,
         };
         self.lock().present.insert(id, entry);
         Asking {
@@ -202,6 +197,21 @@ impl History {
         });
     }
 
+    /// No worker runs anything of the query any more, which may be the past already.
+    pub(super) fn freed(&self, id: QueryId) {
+        let now = SystemTime::now();
+        let mut inner = self.lock();
+        if let Some(entry) = inner.present.get_mut(&id) {
+            entry.freed = Some(now);
+            return;
+        }
+        // It ended a moment ago.
+        let mut latest = inner.past.iter_mut().rev();
+        if let Some(past) = latest.find(|past| past.asked.id == id) {
+            past.freed = Some(now);
+        }
+    }
+
     /// Tells whoever still plans or starts the query to stop. Answers whether somebody does.
     pub fn stop(&self, id: QueryId, failure: Failure) -> bool {
         let inner = self.lock();
@@ -226,11 +236,6 @@ impl History {
             info: entry.info.clone(),
         });
         (present.collect(), inner.past.iter().cloned().collect())
-    }
-
-    /// The processor time that the last query with this text took, where that is known.
-    pub fn usual_cost(&self, statement: &str) -> Option<Duration> {
-        self.costs.get(&hash_of(statement))
     }
 
     /// The queries of a session that have not ended.
@@ -266,37 +271,26 @@ impl History {
         let Some(entry) = inner.present.remove(&id) else {
             return;
         };
+        let ended = SystemTime::now();
+        // What the scheduler never had has nothing to free.
+        let freed = entry.freed.or(entry.info.is_none().then_some(ended));
         let past = Past {
             asked: entry.asked,
-            ended: SystemTime::now(),
+            ended,
+            freed,
             outcome: entry.outcome.unwrap_or(Ok(())),
             info: entry.info,
             epoch: self.epoch,
         };
-        self.learn(&past);
         if let Some(writer) = &inner.writer {
             writer.write(&past);
         }
         inner.remember(past, &self.limits);
     }
 
-    /// Only what ended well tells what the same costs again.
-    fn learn(&self, past: &Past) {
-        if let (Ok(()), Some(text), Some(info)) = (&past.outcome, &past.asked.statement, &past.info)
-        {
-            self.costs.insert(hash_of(text), info.spent);
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn hash_of(statement: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    statement.hash(&mut hasher);
-    hasher.finish()
 }
 
 impl Inner {
@@ -452,24 +446,32 @@ mod tests {
     }
 
     #[test]
-    fn what_a_text_took_is_remembered_when_it_ended_well() {
-        let history = small();
-        let run = |id, outcome, milliseconds| {
-            let asking = history.begin(asked(id));
-            history.submitted(QueryId::from_u128(id));
-            asking.hand_over();
-            let info = Box::new(QueryInfo {
-                spent: Duration::from_millis(milliseconds),
-                ..info(id)
-            });
-            history.ended(QueryId::from_u128(id), outcome, Some(info));
+    fn it_is_free_when_the_workers_have_said_so() {
+        let freed = |history: &History| {
+            let (_, past) = history.all();
+            past.last().unwrap().freed
         };
-        assert_eq!(history.usual_cost("SELECT 1"), None);
-        run(1, Ok(()), 70);
-        run(2, failed("late"), 900);
-        let cost = history.usual_cost("SELECT 1");
-        assert_eq!(cost, Some(Duration::from_millis(70)));
-        assert_eq!(history.usual_cost("SELECT 2"), None);
+        let history = small();
+        // Never given to the scheduler: nothing was held.
+        history.begin(asked(1)).ended(failed("no such table"));
+        assert!(freed(&history).is_some());
+        for (id, asker_first) in [(2, true), (3, false)] {
+            let asking = history.begin(asked(id));
+            let id = QueryId::from_u128(id);
+            history.submitted(id);
+            let info = || Some(Box::new(info(3)));
+            if asker_first {
+                asking.hand_over();
+                history.ended(id, failed("killed"), info());
+                assert_eq!(freed(&history), None);
+                history.freed(id);
+            } else {
+                history.ended(id, failed("killed"), info());
+                history.freed(id);
+                asking.hand_over();
+            }
+            assert!(freed(&history).is_some(), "{id}");
+        }
     }
 
     #[test]

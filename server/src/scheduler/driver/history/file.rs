@@ -188,6 +188,7 @@ mod tests {
             ended: at,
             outcome: failed("no \"such\"\ntable"),
             info: None,
+            freed: Some(at),
             epoch: SystemTime::UNIX_EPOCH,
         }
     }

@@ -124,11 +124,14 @@ impl Line {
             None => None,
             Some(run) => Some(Arc::new(run.into_info(&asked)?)),
         };
+        let ended = UNIX_EPOCH + Duration::from_micros(self.ended_us);
         Some(Past {
             asked: Arc::new(asked),
-            ended: UNIX_EPOCH + Duration::from_micros(self.ended_us),
+            ended,
             outcome,
             info,
+            // It was written down when it ended; what it left running then is of the past.
+            freed: Some(ended),
             epoch: UNIX_EPOCH,
         })
     }
@@ -341,6 +344,7 @@ mod tests {
             ended: UNIX_EPOCH + Duration::from_secs(3),
             outcome: failed("late"),
             info: Some(Arc::new(info)),
+            freed: Some(UNIX_EPOCH + Duration::from_secs(3)),
             epoch: UNIX_EPOCH,
         };
         let text = serde_json::to_string(&Line::of(&past)).unwrap();
