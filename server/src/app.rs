@@ -12,6 +12,7 @@ mod groups;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +91,7 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     }
     let sessions = OpenSessions::default();
     system::register(&catalog, &scheduler, &sessions)?;
-    let planning = Planning::start(all_slots(args))?;
+    let planning = Planning::start(cores())?;
     let parts = (
         &*engine,
         &catalog,
@@ -162,6 +163,11 @@ fn cluster_key(args: &ServeArgs) -> ClusterKey {
         Some(secret) => ClusterKey::from_secret(secret.reveal()),
         None => ClusterKey::random(),
     }
+}
+
+/// Planning is the server's own work, whatever its workers may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// Slots of all embedded workers together.

@@ -21,6 +21,8 @@ const LEAST_TIME: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Alone {
     pub(super) query: u8,
+    /// The scale of its tables.
+    pub(super) sf: f64,
     pub(super) rows: u64,
     /// The median, from the question to the last row.
     pub(super) seconds: f64,
@@ -78,6 +80,7 @@ async fn one(contenders: &mut [Contender], query: u8, scale: f64) -> Result<Alon
     }
     Ok(Alone {
         query,
+        sf: scale,
         rows: answer.rows,
         seconds: median(&seconds),
         cpu_seconds: cpu_seconds.map(|sum| sum / seconds.len() as f64),
@@ -101,15 +104,15 @@ pub(super) fn difference(before: Option<f64>, after: Option<f64>) -> Option<f64>
 }
 
 impl Alone {
-    pub(super) const HEAD: &str = "alone      rows        s   cpu s";
+    pub(super) const HEAD: &str = "alone    sf      rows        s   cpu s";
 
     pub(super) fn line(&self) -> String {
         let cpu = self
             .cpu_seconds
             .map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.3}"));
         format!(
-            "q{:02}   {:>9} {:>8.3} {cpu:>7}",
-            self.query, self.rows, self.seconds
+            "q{:02}   {:>5} {:>9} {:>8.3} {cpu:>7}",
+            self.query, self.sf, self.rows, self.seconds
         )
     }
 }
@@ -118,6 +121,7 @@ impl Alone {
 pub(super) fn sample(query: u8, seconds: f64) -> Alone {
     Alone {
         query,
+        sf: 1.0,
         rows: 1,
         seconds,
         cpu_seconds: Some(seconds),

@@ -5,6 +5,7 @@ use arrow::util::display::array_value_to_string;
 use datafusion::common::runtime::SpawnedTask;
 use squadron_integration::client::Client;
 use squadron_integration::cluster::cluster;
+use tempfile::TempDir;
 use tonic::Code;
 
 use crate::callers::{Caller, Files, PASSWORD, text};
@@ -157,6 +158,111 @@ fn the_history_is_bounded() {
         }
         let ended = "SELECT count(*) FROM system.queries WHERE ended_at IS NOT NULL";
         assert_eq!(value(&client, ended).await, "3");
+    });
+}
+
+#[test]
+fn the_history_outlives_the_server_that_wrote_it() {
+    bounded(minutes(3), async {
+        let folder = TempDir::with_prefix("squadron-state-").expect("a folder");
+        let serve = || {
+            let folder = format!("--state-dir={}", folder.path().display());
+            cluster().slots(1).tpch(0.01).serve_arg(folder).start()
+        };
+        let columns = "query_id, state, created_at, queued_at, started_at, ended_at, statement, stages, tasks, rows, cpu_ms, failure_kind, failure";
+        let marked = format!(
+            "SELECT {columns} FROM system.queries WHERE statement LIKE '%/* kept */%' AND ended_at IS NOT NULL ORDER BY created_at"
+        );
+        let first = serve().await;
+        let client = first.client().await;
+        let counted = client
+            .query("SELECT count(*) FROM lineitem /* kept */")
+            .await;
+        counted.expect("a row");
+        failure_of(
+            &client,
+            "SELECT 1 / (l_linenumber - l_linenumber) FROM lineitem /* kept */",
+        )
+        .await;
+        let before = loop {
+            let ended = rows(&client, &marked).await;
+            if ended.len() == 2 {
+                break ended;
+            }
+        };
+        let file = folder.path().join("queries.jsonl");
+        let is_written = || {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            text.ends_with('\n') && before.iter().all(|row| text.contains(&row[0]))
+        };
+        while !is_written() {
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        let second = serve().await;
+        let client = second.client().await;
+        assert_eq!(rows(&client, &marked).await, before);
+        let again = client
+            .query("SELECT count(*) FROM lineitem /* kept */")
+            .await;
+        again.expect("it goes on");
+        while rows(&client, &marked).await.len() < 3 {}
+    });
+}
+
+/// History gives way first, then results that nobody has fetched; a plan alone may be as large as it likes.
+#[test]
+fn scheduler_memory_is_a_soft_limit() {
+    bounded(minutes(3), async {
+        let cluster = cluster()
+            .workers(1)
+            .slots(1)
+            .tpch(0.01)
+            .serve_arg("--scheduler-memory=64KiB")
+            .start()
+            .await;
+        let client = cluster.client().await;
+        let old = "SELECT 'old'";
+        client.query(old).await.expect("a row");
+        let remembered = format!(
+            "SELECT count(*) FROM system.queries WHERE statement = '{}'",
+            old.replace('\'', "''")
+        );
+        assert_eq!(value(&client, &remembered).await, "1");
+        // The server holds the rows of EXPLAIN itself.
+        let held = client
+            .info("EXPLAIN SELECT * FROM lineitem")
+            .await
+            .expect("it starts");
+        let text = "x".repeat(256 * 1024);
+        let large = format!("SELECT count(*) FROM lineitem WHERE l_comment <> '{text}'");
+        client.query(&large).await.expect("one plan may be large");
+        assert_eq!(
+            value(&client, &remembered).await,
+            "0",
+            "the history gives way"
+        );
+        let gone = match client.fetch(held).await {
+            Ok(_) => panic!("a result that nobody fetched gives way"),
+            Err(status) => status,
+        };
+        assert_eq!(gone.code(), Code::NotFound, "{gone:?}");
+        let running = SpawnedTask::spawn({
+            let other = cluster.client().await;
+            let endless = format!("{SILENT} AND a.l_comment <> '{text}'");
+            async move { failure_of(&other, &endless).await }
+        });
+        let id = id_of(&client, "lineitem c ", "running").await;
+        let status = failure_of(&client, &large).await;
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert!(
+            status.message().contains("--scheduler-memory"),
+            "{status:?}"
+        );
+        let killed = client.update(&format!("KILL QUERY '{id}'")).await;
+        killed.expect("killed");
+        running.await.expect("it ended");
+        client.query(&large).await.expect("there is room again");
     });
 }
 

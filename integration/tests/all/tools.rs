@@ -234,7 +234,7 @@ fn the_harness_measures_how_queries_share() {
         let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
         let json = folder.path().join("report.json");
 
-        let mixed = "mixed --sf 0.01 --slots 1 --policies stride,fifo --loads 0.3 --seconds 2 --short-queries 6 --long-queries 1";
+        let mixed = "mixed --sf 0.01 --long-sf 0.02 --slots 1 --policies stride,fifo --loads 0.3 --seconds 2 --short-queries 6 --long-queries 1";
         let (code, report, said) = bench(&words(mixed), &json).await;
         assert_eq!(code, Some(0), "{said}");
         let cells = report["cells"].as_array().expect("cells");

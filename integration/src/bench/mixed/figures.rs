@@ -1,13 +1,12 @@
 //! What came out for each load and policy.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 use squadron::scheduler::Policy;
 
 use super::super::Verdict;
 use super::super::alone::Alone;
 use super::super::slowdowns::Slowdowns;
+use super::classes::Classes;
 use super::schedule::Arrival;
 
 /// What is counted while queries of one load come to one policy, in one run or in all of them.
@@ -44,11 +43,9 @@ impl Tally {
     }
 
     /// These come.
-    pub(super) fn arrive(&mut self, arrivals: &[Arrival], alone: &BTreeMap<u8, Alone>) {
+    pub(super) fn arrive(&mut self, arrivals: &[Arrival], alone: &Classes) {
         self.arrived += arrivals.len();
-        let cpu = arrivals
-            .iter()
-            .map(|arrival| alone[&arrival.query].cpu_seconds);
+        let cpu = arrivals.iter().map(|arrival| alone.of(arrival).cpu_seconds);
         self.offered_cpu_seconds += cpu.sum::<Option<f64>>().unwrap_or(f64::NAN);
     }
 
@@ -182,15 +179,17 @@ pub(super) mod tests {
     use super::*;
 
     fn tally() -> Tally {
-        let alone =
-            [(6, 0.5), (18, 2.0)].map(|(query, seconds)| (query, alone::sample(query, seconds)));
+        let alone = Classes {
+            short: [(6, alone::sample(6, 0.5))].into(),
+            long: [(18, alone::sample(18, 2.0))].into(),
+        };
         let arrival = |query| Arrival {
             at: Duration::ZERO,
             query,
             is_long: query == 18,
         };
         let mut tally = Tally::new(0.9, Policy::Stride);
-        tally.arrive(&[6, 6, 18, 6].map(arrival), &alone.into());
+        tally.arrive(&[6, 6, 18, 6].map(arrival), &alone);
         tally.finished(false, 1.0);
         tally.finished(false, 3.0);
         tally.finished(true, 2.0);

@@ -9,10 +9,11 @@
 //! Open loop: a query arrives when its time has come, however many are there already, and its latency counts from that
 //! time, so that a server that is slow to take queries in does not look good for it.
 
+mod classes;
 mod figures;
 mod schedule;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -20,19 +21,17 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
+use self::classes::{Classes, Connections};
 use self::figures::{Cell, MixedFigures, Tally};
 use self::schedule::{Arrival, Mix};
 use super::alone::{self, Alone};
 use super::answers::{self, Answer};
 use super::chance::Chance;
-use super::connection::{self, Connection, words};
+use super::connection::{Connection, words};
 use super::machine::Machine;
 use super::policies::{Contender, PolicyArgs};
 use super::system::SystemArgs;
 use super::{JsonArgs, Result, Verdict};
-
-/// How many connections the arrivals share; each carries many queries at a time.
-const CONNECTIONS: usize = 16;
 
 /// How long queries that are there when the last has arrived may take. What is left then has not finished.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,6 +45,9 @@ pub(super) struct MixedArgs {
     /// Scale of the tables: 1 is 1 GB of raw data.
     #[arg(long, value_name = "SCALE", default_value_t = 1.0)]
     sf: f64,
+    /// Scale of the tables that the long queries read [default: the same tables].
+    #[arg(long, value_name = "SCALE")]
+    long_sf: Option<f64>,
     #[command(flatten)]
     #[serde(flatten)]
     system: SystemArgs,
@@ -93,12 +95,9 @@ fn part(text: &str) -> std::result::Result<f64, String> {
 pub(super) async fn run(args: &MixedArgs) -> Result<Verdict> {
     let machine = Machine::here();
     let mut contenders = args.policies.start(&args.system, args.sf).await?;
-    let mut queries = [&args.short_queries[..], &args.long_queries].concat();
-    queries.sort_unstable();
-    queries.dedup();
-    let alone = alone::measure(&mut contenders, &queries, args.sf).await?;
+    let alone = args.classes(&mut contenders).await?;
     println!("{}", Alone::HEAD);
-    alone.values().for_each(|one| println!("{}", one.line()));
+    alone.all().for_each(|one| println!("{}", one.line()));
     let mix = args.mix(&alone)?;
     let mut cells: Vec<_> = args
         .loads
@@ -122,7 +121,7 @@ pub(super) async fn run(args: &MixedArgs) -> Result<Verdict> {
     }
     let cells = cells.iter().map(|it| it.cell(args.system.total_slots()));
     let figures = MixedFigures {
-        alone: alone.into_values().collect(),
+        alone: alone.all().cloned().collect(),
         cells: cells.collect(),
     };
     if args.runs > 1 {
@@ -139,14 +138,21 @@ pub(super) async fn run(args: &MixedArgs) -> Result<Verdict> {
 }
 
 impl MixedArgs {
-    fn mix(&self, alone: &BTreeMap<u8, Alone>) -> Result<Mix> {
-        let cpu = |queries: &[u8]| {
-            let cpu = queries.iter().map(|query| alone[query].cpu_seconds);
-            let sum = cpu.sum::<Option<f64>>();
-            sum.map(|sum| sum / queries.len() as f64)
-        };
-        let (short_cpu, long_cpu) = cpu(&self.short_queries)
-            .zip(cpu(&self.long_queries))
+    /// The queries alone, the long ones over their own tables.
+    async fn classes(&self, contenders: &mut [Contender]) -> Result<Classes> {
+        let short = alone::measure(contenders, &distinct(&self.short_queries), self.sf).await?;
+        if let Some(scale) = self.long_sf {
+            classes::add_large_tables(contenders, scale, &self.system).await?;
+        }
+        let scale = self.long_sf.unwrap_or(self.sf);
+        let long = alone::measure(contenders, &distinct(&self.long_queries), scale).await?;
+        Ok(Classes { short, long })
+    }
+
+    fn mix(&self, alone: &Classes) -> Result<Mix> {
+        let (short_cpu, long_cpu) = alone
+            .short_cpu(&self.short_queries)
+            .zip(alone.long_cpu(&self.long_queries))
             .ok_or("this system does not tell the processor time of a process in /proc")?;
         Ok(Mix {
             short: self.short_queries.clone(),
@@ -178,18 +184,15 @@ async fn measure(
     contender: &Contender,
     load: f64,
     arrivals: &[Arrival],
-    alone: &BTreeMap<u8, Alone>,
+    alone: &Classes,
 ) -> Result<Tally> {
-    let mut connections = Vec::with_capacity(CONNECTIONS);
-    for _ in 0..CONNECTIONS {
-        connections.push(connection::connect(&contender.system.url).await?);
-    }
+    let connections = Connections::open(&contender.system.url, args.long_sf.is_some()).await?;
     let cpu_before = contender.system.server_cpu_seconds();
     let begin = Instant::now() + LEAD;
     let mut clients = JoinSet::new();
     for (number, arrival) in arrivals.iter().enumerate() {
-        let connection = connections[number % CONNECTIONS].clone();
-        let sql = alone[&arrival.query].sql.clone();
+        let connection = connections.of(number, arrival);
+        let sql = alone.of(arrival).sql.clone();
         clients.spawn(arrive(number, connection, sql, begin + arrival.at));
     }
     let mut tally = Tally::new(load, contender.policy);
@@ -199,12 +202,17 @@ async fn measure(
     {
         let outcome = ended?;
         let arrival = &arrivals[outcome.number];
-        note(&mut tally, arrival, &outcome, &alone[&arrival.query]);
+        note(&mut tally, arrival, &outcome, alone.of(arrival));
     }
     let cpu_after = contender.system.server_cpu_seconds();
     let cpu = alone::difference(cpu_before, cpu_after);
     tally.took(begin.elapsed().as_secs_f64(), cpu);
     Ok(tally)
+}
+
+fn distinct(queries: &[u8]) -> Vec<u8> {
+    let queries: BTreeSet<_> = queries.iter().copied().collect();
+    queries.into_iter().collect()
 }
 
 async fn arrive(number: usize, mut connection: Connection, sql: String, at: Instant) -> Outcome {
@@ -240,10 +248,15 @@ pub(super) mod tests {
 
     pub(in super::super) use super::figures::tests::sample;
 
-    fn alone() -> BTreeMap<u8, Alone> {
-        [(6, 0.05), (14, 0.15), (18, 2.0)]
-            .map(|(query, seconds)| (query, alone::sample(query, seconds)))
-            .into()
+    fn alone() -> Classes {
+        Classes {
+            short: [(6, 0.05), (14, 0.15)].map(sample_of).into(),
+            long: [(18, 2.0)].map(sample_of).into(),
+        }
+    }
+
+    fn sample_of((query, seconds): (u8, f64)) -> (u8, Alone) {
+        (query, alone::sample(query, seconds))
     }
 
     fn args(flags: &str) -> MixedArgs {
@@ -278,7 +291,8 @@ pub(super) mod tests {
 
     #[test]
     fn every_end_is_counted_as_what_it_is() {
-        let alone = &alone()[&6];
+        let classes = alone();
+        let alone = &classes.short[&6];
         let arrival = Arrival {
             at: Duration::ZERO,
             query: 6,
