@@ -171,7 +171,7 @@ fn the_history_outlives_the_server_that_wrote_it() {
         };
         let columns = "query_id, state, created_at, queued_at, started_at, ended_at, statement, stages, tasks, rows, cpu_ms, failure_kind, failure";
         let marked = format!(
-            "SELECT {columns} FROM system.queries WHERE statement LIKE '%/* kept */%' AND ended_at IS NOT NULL ORDER BY created_at"
+            "SELECT {columns} FROM system.queries WHERE statement LIKE '%/* kept */' AND ended_at IS NOT NULL ORDER BY created_at"
         );
         let first = serve().await;
         let client = first.client().await;
