@@ -34,7 +34,7 @@ use super::system::SystemArgs;
 use super::{JsonArgs, Result, Verdict};
 
 /// How long queries that are there when the last has arrived may take. What is left then has not finished.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Between the call to start and the first arrival, so that everybody is ready.
 const LEAD: Duration = Duration::from_millis(50);
