@@ -3,6 +3,10 @@
 //!
 //! While the first waits for room, nobody overtakes it, but not for longer than `Limits::room_timeout`: then its tasks
 //! share slots (see [`super::placement`]). Who is first, [`super::policy`] and [`super::line`] decide.
+//!
+//! Whoever was not served for `Limits::rescue_timeout`, in whatever lane, is served now and then all the same: in its own lane,
+//! and there also where attempts of the lanes before it have taken all slots. They go on ahead of it, since its threads give
+//! way to theirs.
 
 use std::time::Duration;
 
@@ -106,16 +110,13 @@ impl PlacementLines {
         }
     }
 
-    /// Who is to be served in a lane. Now and then the first lane is for the oldest of all who were not served since
-    /// `overdue`.
-    fn first(&self, lane: Lane, overdue: Option<Duration>) -> Option<QueryId> {
-        let rescued = overdue
-            .filter(|_| lane == Lane::Short && self.served_since_rescue >= SERVED_BETWEEN_RESCUES);
-        let oldest = rescued.and_then(|since| {
-            let oldest = self.lanes.iter().filter_map(|line| line.oldest(since));
-            oldest.min().map(|(_, query)| query)
-        });
-        oldest.or_else(|| self.lane(lane).next())
+    /// Now and then the oldest of all who were not served since `overdue`.
+    fn to_rescue(&self, overdue: Duration) -> Option<QueryId> {
+        if self.served_since_rescue < SERVED_BETWEEN_RESCUES {
+            return None;
+        }
+        let oldest = self.lanes.iter().filter_map(|line| line.oldest(overdue));
+        oldest.min().map(|(_, query)| query)
     }
 
     fn was_served(&mut self, since: Duration, overdue: Option<Duration>) {
@@ -205,10 +206,41 @@ impl Scheduler {
     /// Places what can be placed.
     pub(super) fn dispatch(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         for placement in [Placement::Any, Placement::Local] {
+            self.rescue(now, placement, effects);
             for lane in Lane::ALL {
                 while self.place_first(now, placement, lane, effects) {}
             }
         }
+    }
+
+    /// Serves somebody who was passed for too long, if it is time for that and there is room.
+    fn rescue(&mut self, now: Duration, placement: Placement, effects: &mut Vec<Effect>) {
+        let Some(overdue) = now.checked_sub(self.limits.rescue_timeout) else {
+            return;
+        };
+        let Some((id, entry, stage)) = self
+            .lines
+            .of(placement)
+            .to_rescue(overdue)
+            .and_then(|id| self.wish(id, placement))
+        else {
+            return;
+        };
+        let mut places = self.find_places(id, stage, (placement, entry.lane), true);
+        if places.is_empty() {
+            places = self.find_places_beside(id, stage, (placement, entry.lane));
+        }
+        if !places.is_empty() {
+            let lines = self.lines.of_mut(placement);
+            lines.was_served(entry.since, Some(overdue));
+            self.launch(now, &entry, stage, places, effects);
+        }
+    }
+
+    /// What a query that waits would be served with.
+    fn wish(&self, id: QueryId, placement: Placement) -> Option<(QueryId, Entry, usize)> {
+        let ready = self.queries.get(&id)?.ready(placement);
+        Some((id, ready.entry?, policy::next_stage(&ready.stages)?))
     }
 
     /// Serves the first query of a line once. Answers whether there may be more to do.
@@ -223,17 +255,12 @@ impl Scheduler {
         if free_slots == 0 {
             return false;
         }
-        let overdue = now.checked_sub(self.limits.rescue_timeout);
-        let Some(id) = self.lines.of(placement).first(lane, overdue) else {
+        let first = self.lines.of(placement).lane(lane).next();
+        let Some((id, entry, stage)) = first.and_then(|id| self.wish(id, placement)) else {
             return false;
         };
-        let Some(ready) = self.queries.get(&id).map(|query| query.ready(placement)) else {
-            return false;
-        };
-        let (Some(entry), Some(stage)) = (ready.entry, policy::next_stage(&ready.stages)) else {
-            return false;
-        };
-        let impatient = match ready.blocked {
+        let blocked = self.queries.get(&id);
+        let impatient = match blocked.and_then(|query| query.ready(placement).blocked) {
             None => false,
             Some(blocked) if blocked.since + self.limits.room_timeout <= now => true,
             Some(blocked) if free_slots <= blocked.free_slots => return false,
@@ -244,9 +271,10 @@ impl Scheduler {
             self.note_blocked(now, placement, id, free_slots);
             return false;
         }
+        let overdue = now.checked_sub(self.limits.rescue_timeout);
         let lines = self.lines.of_mut(placement);
         lines.was_served(entry.since, overdue);
-        self.launch(now, &entry, (stage, lane), places, effects);
+        self.launch(now, &entry, stage, places, effects);
         true
     }
 
@@ -279,6 +307,25 @@ impl Scheduler {
         }
     }
 
+    /// As [`Scheduler::find_places`], whatever attempts of the lanes before have taken.
+    fn find_places_beside(
+        &mut self,
+        id: QueryId,
+        stage: usize,
+        (placement, lane): (Placement, Lane),
+    ) -> Vec<Place> {
+        let Some(query) = self.queries.get(&id) else {
+            return Vec::new();
+        };
+        let stage = &query.stages[stage];
+        let wants: Vec<_> = stage
+            .next_tasks()
+            .map(|task| stage.want(task, lane))
+            .collect();
+        let pool = self.members.pool_mut(placement);
+        pool.place_beside(&wants).unwrap_or_default()
+    }
+
     /// It looks again when more slots are free, and for the last time when its patience ends.
     fn note_blocked(&mut self, now: Duration, placement: Placement, id: QueryId, free_slots: u64) {
         let Some(query) = self.queries.get_mut(&id) else {
@@ -298,7 +345,7 @@ impl Scheduler {
         &mut self,
         now: Duration,
         entry: &Entry,
-        (stage, lane): (usize, Lane),
+        stage: usize,
         places: Vec<Place>,
         effects: &mut Vec<Effect>,
     ) {
@@ -320,7 +367,7 @@ impl Scheduler {
             if let Some(stage) = stage.introduce(id, worker) {
                 effects.push(Effect::SendStage { worker, stage });
             }
-            if let Some(launch) = stage.launch_next(id, worker, slots, lane) {
+            if let Some(launch) = stage.launch_next(id, worker, slots, entry.lane) {
                 let task = launch.attempt.task;
                 stage.start_clock(task, now, cost_us, entry.weight, entry.lane);
                 effects.push(Effect::Launch { worker, launch });

@@ -20,6 +20,9 @@ use squadron_proto::control::Lane;
 /// How many holders of input are looked at for one choice.
 const HOLDERS_LOOKED_AT: usize = 16;
 
+/// How many workers are looked at for one that has room in a lane alone.
+const WORKERS_LOOKED_AT: usize = 16;
+
 /// What a task wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Want {
@@ -75,6 +78,12 @@ impl Member {
     /// Slots that attempts of this lane find taken.
     fn taken(&self, lane: Lane) -> u32 {
         self.used[..=index(lane)].iter().sum()
+    }
+
+    /// Whether the lane of the attempt has room for it, whatever runs in the lanes before.
+    fn has_room_beside(&self, want: Want) -> bool {
+        let used = self.used[index(want.lane)];
+        used == 0 || used + want.slots <= self.slots
     }
 
     fn free(&self, lane: Lane) -> i64 {
@@ -246,15 +255,35 @@ impl Pool {
             match self.choose(*want, holders) {
                 Some(worker) => places.push(self.take_on(worker, *want)),
                 None => {
-                    for (place, want) in places.iter().zip(wants) {
-                        self.give(
-                            place.worker,
-                            Want {
-                                slots: place.slots,
-                                ..*want
-                            },
-                        );
-                    }
+                    self.give_back(&places, wants);
+                    return None;
+                }
+            }
+        }
+        Some(places)
+    }
+
+    fn give_back(&mut self, places: &[Place], wants: &[Want]) {
+        for (place, want) in places.iter().zip(wants) {
+            let slots = place.slots;
+            self.give(place.worker, Want { slots, ..*want });
+        }
+    }
+
+    /// Finds and takes places for tasks of one lane, for all of them or for none, where only attempts of that lane count.
+    pub(super) fn place_beside(&mut self, wants: &[Want]) -> Option<Vec<Place>> {
+        let mut places: Vec<Place> = Vec::with_capacity(wants.len());
+        for want in wants {
+            let least_loaded = self.view(want.lane).by_free.iter();
+            let mut least_loaded = least_loaded.take(WORKERS_LOOKED_AT);
+            let room = least_loaded.find(|&&(_, _, worker)| {
+                let member = self.members.get(&worker);
+                member.is_some_and(|member| member.has_room_beside(*want))
+            });
+            match room.map(|&(_, _, worker)| worker) {
+                Some(worker) => places.push(self.take_on(worker, *want)),
+                None => {
+                    self.give_back(&places, wants);
                     return None;
                 }
             }
