@@ -535,6 +535,25 @@ mod tests {
     }
 
     #[test]
+    fn who_is_rescued_finds_the_slots_of_its_lane_beside_those_taken_before_it() {
+        let mut pool = pool(&[(A, 2), (B, 2)]);
+        let of = |lane, slots| Want {
+            lane,
+            ..want(slots)
+        };
+        let fills_short = [of(Lane::Short, 2); 2];
+        assert!(pool.place_together(&fills_short, &[], false).is_some());
+        let long = of(Lane::Long, 3);
+        assert_eq!(pool.place(long, &[], true), None);
+        let places = pool.place_beside(&[long]).unwrap();
+        assert_eq!(places[0].slots, 2);
+        assert_eq!(pool.place_beside(&[long, long]), None, "one lane is free");
+        assert_eq!(pool.place_beside(&[long]).unwrap().len(), 1);
+        assert_eq!(pool.place_beside(&[of(Lane::Long, 1)]), None);
+        assert!(pool.place_beside(&[of(Lane::Medium, 1); 4]).is_some());
+    }
+
+    #[test]
     fn a_worker_that_leaves_gets_nothing_more() {
         let mut pool = pool(&[(A, 1), (B, 1)]);
         pool.take(A, want(1));

@@ -279,6 +279,34 @@ proptest! {
 }
 
 #[test]
+fn long_tasks_that_have_waited_for_long_do_not_hold_up_short_ones() {
+    let mut shop = Shop::new(Policy::Stride, 2);
+    let long_task = Duration::from_secs(20);
+    let long = [0, 1].map(|id| shop.submit(id, 1, long_task, QueryTraits::default()));
+    // Before them, so that they find no slot.
+    let mut shorts: Vec<_> = (2..4)
+        .map(|id| shop.submit(id, 500, ms(20), QueryTraits::default()))
+        .collect();
+    for number in 0..3_000_u32 {
+        shop.run_until(ms(11) * number);
+        shorts.push(shop.submit(10 + u128::from(number), 1, ms(20), QueryTraits::default()));
+    }
+    // They ran beside the short ones, which still come.
+    let until = ms(11) * 3_000;
+    assert!(
+        long.iter()
+            .all(|id| shop.ended.get(id).is_some_and(|at| *at <= until))
+    );
+    shop.run_until(2 * until);
+    let of_shorts = shorts[2..].iter().map(|id| shop.longest_wait[id]);
+    assert!(
+        of_shorts.max().unwrap() < ms(500),
+        "{:?}",
+        shop.longest_wait
+    );
+}
+
+#[test]
 fn what_counts_is_the_time_of_processors_where_attempts_say_it() {
     for (busy, expected) in [([1.0, 0.25], 4.0), ([0.5, 0.5], 1.0)] {
         let mut shop = Shop::new(Policy::Fair, 5);
