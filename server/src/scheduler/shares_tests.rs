@@ -281,29 +281,32 @@ proptest! {
 #[test]
 fn long_tasks_that_have_waited_for_long_do_not_hold_up_short_ones() {
     let mut shop = Shop::new(Policy::Stride, 2);
-    let long_task = Duration::from_secs(20);
+    // A little more than two slots can do.
+    let between = Duration::from_micros(9_800);
+    let short = |shop: &mut Shop, id| shop.submit(id, 1, ms(20), QueryTraits::default());
+    let mut shorts = vec![short(&mut shop, 2), short(&mut shop, 3)];
+    let long_task = Duration::from_secs(15);
     let long = [0, 1].map(|id| shop.submit(id, 1, long_task, QueryTraits::default()));
-    // Before them, so that they find no slot.
-    let mut shorts: Vec<_> = (2..4)
-        .map(|id| shop.submit(id, 500, ms(20), QueryTraits::default()))
-        .collect();
-    for number in 0..3_000_u32 {
-        shop.run_until(ms(11) * number);
-        shorts.push(shop.submit(10 + u128::from(number), 1, ms(20), QueryTraits::default()));
+    let rescue = Limits::default().rescue_timeout;
+    let mut used_before = None;
+    for number in 1.. {
+        let at = between * number;
+        if at > rescue + long_task {
+            break;
+        }
+        shop.run_until(at);
+        if at >= rescue {
+            used_before.get_or_insert_with(|| shop.used(&shorts));
+        }
+        shorts.push(short(&mut shop, 10 + u128::from(number)));
     }
-    // They ran beside the short ones, which still come.
-    let until = ms(11) * 3_000;
-    assert!(
-        long.iter()
-            .all(|id| shop.ended.get(id).is_some_and(|at| *at <= until))
-    );
-    shop.run_until(2 * until);
-    let of_shorts = shorts[2..].iter().map(|id| shop.longest_wait[id]);
-    assert!(
-        of_shorts.max().unwrap() < ms(500),
-        "{:?}",
-        shop.longest_wait
-    );
+    for id in long {
+        let waited = shop.longest_wait[&id];
+        assert!((rescue..rescue + ms(500)).contains(&waited), "{waited:?}");
+    }
+    let used = shop.used(&shorts) - used_before.expect("it took longer");
+    let both_slots = 2.0 * long_task.as_secs_f64();
+    assert!(used > 0.99 * both_slots, "{used} of {both_slots} seconds");
 }
 
 #[test]
