@@ -277,6 +277,7 @@ impl<T> Drop for InTurn<T> {
 mod tests {
     use std::sync::mpsc;
 
+    use datafusion::common::runtime::SpawnedTask;
     use futures::future::join_all;
     use tokio::sync::oneshot;
 
@@ -291,7 +292,7 @@ mod tests {
         let (release, held) = mpsc::channel::<()>();
         let (begun, begins) = oneshot::channel();
         let planning = planning.clone();
-        let work = tokio::spawn(async move {
+        let work = SpawnedTask::spawn(async move {
             let work = async move {
                 let _ = begun.send(());
                 let _ = held.recv();
@@ -324,7 +325,7 @@ mod tests {
         let mut works = Vec::new();
         for (number, priority) in [0, 10, 0, -10, 10].into_iter().enumerate() {
             let (of_work, of_order) = (planning.clone(), Arc::clone(&order));
-            works.push(tokio::spawn(async move {
+            works.push(SpawnedTask::spawn(async move {
                 let order = of_order;
                 let work = async move {
                     order.lock().unwrap().push((Reverse(priority), number));
