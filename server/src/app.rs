@@ -12,7 +12,6 @@ mod groups;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +31,7 @@ use tracing::{info, warn};
 
 use crate::auth::{AuthOptions, Authenticator};
 use crate::catalog::{Catalog, CatalogOptions};
-use crate::config::{EndpointLocations, PolicyName, ServeArgs, WorkArgs, WorkerArgs};
+use crate::config::{self, EndpointLocations, PolicyName, ServeArgs, WorkArgs, WorkerArgs};
 use crate::flight::{self, FlightOptions, Gate, SizeLimited};
 use crate::planner::{Planner, SizeOptions};
 use crate::queries::{Locations, OpenSessions, Planning, Polls, Queries, QueryParts};
@@ -91,16 +90,8 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     }
     let sessions = OpenSessions::default();
     system::register(&catalog, &scheduler, &sessions)?;
-    let planning = Planning::start(cores())?;
-    let parts = (
-        &*engine,
-        &catalog,
-        scheduler,
-        sessions,
-        planning,
-        key.clone(),
-    );
-    let queries = queries(args, parts, &stop, &mut owned);
+    let parts = (&*engine, &catalog, scheduler, sessions, key.clone());
+    let queries = queries(args, parts, &stop, &mut owned)?;
     let cluster_address = match cluster_listener {
         Some(listener) => {
             let address = local_address(&listener)?;
@@ -163,11 +154,6 @@ fn cluster_key(args: &ServeArgs) -> ClusterKey {
         Some(secret) => ClusterKey::from_secret(secret.reveal()),
         None => ClusterKey::random(),
     }
-}
-
-/// Planning is the server's own work, whatever its workers may use.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// Slots of all embedded workers together.
@@ -289,24 +275,23 @@ async fn start_workers(
 
 fn queries(
     args: &ServeArgs,
-    (engine, catalog, scheduler, sessions, planning, key): (
+    (engine, catalog, scheduler, sessions, key): (
         &Engine,
         &Catalog,
         SchedulerHandle,
         OpenSessions,
-        Planning,
         ClusterKey,
     ),
     stop: &CancellationToken,
     owned: &mut JoinSet<()>,
-) -> Queries {
+) -> Result<Queries, Failure> {
     let results = OpenResults::new(args.result_ttl);
     owned.spawn(until(stop, results.clone().sweep()));
     let kept = KeptResults::new(args.result_ttl, scheduler.clone());
     owned.spawn(until(stop, kept.clone().sweep()));
     let polls = Polls::new(args.result_ttl);
     owned.spawn(until(stop, polls.clone().sweep()));
-    Queries::new(QueryParts {
+    Ok(Queries::new(QueryParts {
         catalog: catalog.clone(),
         planner: Planner::new(SizeOptions {
             min_task_bytes: args.min_task_bytes,
@@ -329,9 +314,10 @@ fn queries(
         in_process: args.cluster_listen.is_none(),
         query_timeout: args.query_timeout,
         scheduler_memory: args.scheduler_memory,
-        planning,
+        // The server's own work, whatever its workers may use.
+        planning: Planning::start(config::cores())?,
         sessions,
-    })
+    }))
 }
 
 /// What goes on for ever ends when the server does, which does not wait for it then.

@@ -1,6 +1,6 @@
 //! What each query takes with a server to itself: the measure of slowdowns and of loads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
@@ -34,15 +34,16 @@ pub(super) struct Alone {
     pub(super) answer: Answer,
 }
 
-/// All of `queries`, on all servers in turns: what a query takes alone is the same number for each of them.
+/// Each of `queries` once, on all servers in turns: what a query takes alone is the same number for each of them.
 pub(super) async fn measure(
     contenders: &mut [Contender],
     queries: &[u8],
     scale: f64,
 ) -> Result<BTreeMap<u8, Alone>> {
+    let queries: BTreeSet<_> = queries.iter().copied().collect();
     let progress = ProgressBar::new(queries.len() as u64);
     let mut measured = BTreeMap::new();
-    for &query in queries {
+    for query in queries {
         progress.set_message(format!("q{query:02} alone"));
         measured.insert(query, one(contenders, query, scale).await?);
         progress.inc(1);

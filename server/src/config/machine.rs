@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const UNKNOWN_MEMORY_BYTES: u64 = 4 << 30;
 
 /// Cores that this process may use; the standard library knows affinity and cgroup quotas.
-pub(super) fn cores() -> usize {
+pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

@@ -22,6 +22,7 @@ pub use args::{
     Command, EndpointLocations, GenerateTpchArgs, HashPasswordArgs, OutputFormat, PolicyName,
     ServeArgs, SqlArgs, WorkArgs, WorkerArgs,
 };
+pub use machine::cores;
 pub use reference::reference;
 pub(crate) use sentence::nearest;
 pub use values::{DataSource, SCHEMES, Secret};

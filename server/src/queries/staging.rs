@@ -100,14 +100,9 @@ impl Queries {
             keep_result: endpoints == Endpoints::Parallel,
             in_process: self.parts.in_process,
         };
-        let mut graph = if self.parts.in_process {
-            // Nothing is encoded: less work than going to another thread for it.
-            plan.graph(&context).map_err(|error| failure::of(&error))?
-        } else {
-            let graph = async move { plan.graph(&context) };
-            let planning = &self.parts.planning;
-            planning.run(staged.traits.priority, graph).await?
-        };
+        let graph = async move { plan.graph(&context) };
+        let planning = &self.parts.planning;
+        let mut graph = planning.run(staged.traits.priority, graph).await?;
         if staged.traits.is_exempt {
             graph.run_here();
         }

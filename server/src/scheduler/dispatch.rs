@@ -218,29 +218,23 @@ impl Scheduler {
         let Some(overdue) = now.checked_sub(self.limits.rescue_timeout) else {
             return;
         };
-        let Some((id, entry, stage)) = self
-            .lines
-            .of(placement)
-            .to_rescue(overdue)
-            .and_then(|id| self.wish(id, placement))
-        else {
+        let id = self.lines.of(placement).to_rescue(overdue);
+        let Some((entry, stage)) = id.and_then(|id| self.wish(id, placement)) else {
             return;
         };
-        let mut places = self.find_places(id, stage, (placement, entry.lane), true);
+        let mut places = self.find_places(&entry, stage, placement, true);
         if places.is_empty() {
-            places = self.find_places_beside(id, stage, (placement, entry.lane));
+            places = self.find_places_beside(&entry, stage, placement);
         }
         if !places.is_empty() {
-            let lines = self.lines.of_mut(placement);
-            lines.was_served(entry.since, Some(overdue));
             self.launch(now, &entry, stage, places, effects);
         }
     }
 
-    /// What a query that waits would be served with.
-    fn wish(&self, id: QueryId, placement: Placement) -> Option<(QueryId, Entry, usize)> {
+    /// Where a query stands that waits, and for which of its stages.
+    fn wish(&self, id: QueryId, placement: Placement) -> Option<(Entry, usize)> {
         let ready = self.queries.get(&id)?.ready(placement);
-        Some((id, ready.entry?, policy::next_stage(&ready.stages)?))
+        Some((ready.entry?, policy::next_stage(&ready.stages)?))
     }
 
     /// Serves the first query of a line once. Answers whether there may be more to do.
@@ -256,24 +250,21 @@ impl Scheduler {
             return false;
         }
         let first = self.lines.of(placement).lane(lane).next();
-        let Some((id, entry, stage)) = first.and_then(|id| self.wish(id, placement)) else {
+        let Some((entry, stage)) = first.and_then(|id| self.wish(id, placement)) else {
             return false;
         };
-        let blocked = self.queries.get(&id);
-        let impatient = match blocked.and_then(|query| query.ready(placement).blocked) {
+        let query = self.queries.get(&entry.query);
+        let impatient = match query.and_then(|query| query.ready(placement).blocked) {
             None => false,
             Some(blocked) if blocked.since + self.limits.room_timeout <= now => true,
             Some(blocked) if free_slots <= blocked.free_slots => return false,
             Some(_) => false,
         };
-        let places = self.find_places(id, stage, (placement, lane), impatient);
+        let places = self.find_places(&entry, stage, placement, impatient);
         if places.is_empty() {
-            self.note_blocked(now, placement, id, free_slots);
+            self.note_blocked(now, placement, entry.query, free_slots);
             return false;
         }
-        let overdue = now.checked_sub(self.limits.rescue_timeout);
-        let lines = self.lines.of_mut(placement);
-        lines.was_served(entry.since, overdue);
         self.launch(now, &entry, stage, places, effects);
         true
     }
@@ -281,19 +272,16 @@ impl Scheduler {
     /// Places for the next tasks of a stage, in their order; none when they have to wait.
     fn find_places(
         &mut self,
-        id: QueryId,
+        entry: &Entry,
         stage: usize,
-        (placement, lane): (Placement, Lane),
+        placement: Placement,
         impatient: bool,
     ) -> Vec<Place> {
-        let Some(query) = self.queries.get(&id) else {
+        let Some(query) = self.queries.get(&entry.query) else {
             return Vec::new();
         };
         let stage = &query.stages[stage];
-        let wants: Vec<_> = stage
-            .next_tasks()
-            .map(|task| stage.want(task, lane))
-            .collect();
+        let wants = stage.next_wants(entry.lane);
         let pool = self.members.pool_mut(placement);
         match wants.as_slice() {
             [] => Vec::new(),
@@ -310,18 +298,14 @@ impl Scheduler {
     /// As [`Scheduler::find_places`], whatever attempts of the lanes before have taken.
     fn find_places_beside(
         &mut self,
-        id: QueryId,
+        entry: &Entry,
         stage: usize,
-        (placement, lane): (Placement, Lane),
+        placement: Placement,
     ) -> Vec<Place> {
-        let Some(query) = self.queries.get(&id) else {
+        let Some(query) = self.queries.get(&entry.query) else {
             return Vec::new();
         };
-        let stage = &query.stages[stage];
-        let wants: Vec<_> = stage
-            .next_tasks()
-            .map(|task| stage.want(task, lane))
-            .collect();
+        let wants = query.stages[stage].next_wants(entry.lane);
         let pool = self.members.pool_mut(placement);
         pool.place_beside(&wants).unwrap_or_default()
     }
@@ -355,6 +339,7 @@ impl Scheduler {
         };
         let placement = query.stages[stage].spec.placement;
         let lines = self.lines.of_mut(placement);
+        lines.was_served(entry.since, now.checked_sub(self.limits.rescue_timeout));
         for Place { worker, slots } in places {
             query.touched.insert(worker);
             self.members.depend(worker, id);

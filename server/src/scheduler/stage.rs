@@ -131,17 +131,19 @@ impl Stage {
         &self.sources.holders
     }
 
-    /// The tasks to be placed next: one, or all of a stage whose tasks start together. The first comes first.
-    pub(super) fn next_tasks(&self) -> impl Iterator<Item = usize> + '_ {
+    /// What the tasks to be placed next want in a lane: one task, or all of a stage whose tasks start together. The first comes
+    /// first.
+    pub(super) fn next_wants(&self, lane: Lane) -> Vec<Want> {
         let count = if self.spec.streamed {
             self.pending.len()
         } else {
             1
         };
-        self.pending.iter().rev().take(count).copied()
+        let next = self.pending.iter().rev().take(count);
+        next.map(|&task| self.want(task, lane)).collect()
     }
 
-    pub(super) fn want(&self, task: usize, lane: Lane) -> Want {
+    fn want(&self, task: usize, lane: Lane) -> Want {
         let spec = &self.spec.tasks[task];
         Want {
             slots: spec.slots,
@@ -150,7 +152,7 @@ impl Stage {
         }
     }
 
-    /// The first of [`Stage::next_tasks`] got a place: what to tell its worker.
+    /// The first of [`Stage::next_wants`] got a place: what to tell its worker.
     pub(super) fn launch_next(
         &mut self,
         query: QueryId,

@@ -106,6 +106,7 @@ pub(super) struct Model {
     /// Lost ones, with what they still hold.
     pub(super) lost: BTreeMap<WorkerId, FakeWorker>,
     pub(super) graphs: BTreeMap<QueryId, StageGraph>,
+    submitted: BTreeMap<QueryId, Duration>,
     pub(super) ended: BTreeMap<QueryId, Result<QuerySummary, Failure>>,
     pub(super) ready: BTreeSet<QueryId>,
     freed: BTreeSet<QueryId>,
@@ -130,6 +131,7 @@ impl Model {
             workers: BTreeMap::new(),
             lost: BTreeMap::new(),
             graphs: BTreeMap::new(),
+            submitted: BTreeMap::new(),
             ended: BTreeMap::new(),
             ready: BTreeSet::new(),
             freed: BTreeSet::new(),
@@ -184,6 +186,7 @@ impl Model {
 
     pub(super) fn submit(&mut self, graph: StageGraph) {
         self.graphs.insert(graph.query, graph.clone());
+        self.submitted.insert(graph.query, self.now);
         self.send(Event::Submit(graph));
     }
 
@@ -474,24 +477,22 @@ impl Model {
             entry.stages.contains(&(attempt.query, attempt.stage)),
             "launched before its stage was sent"
         );
+        // Who was passed for too long finds the slots of its own lane.
+        let waited = self.now - self.submitted[&attempt.query];
+        let may_be_rescued = waited >= Limits::default().rescue_timeout;
+        let counts = |lane: Lane| match may_be_rescued {
+            true => lane == launch.lane,
+            false => lane <= launch.lane,
+        };
         let used: u32 = self
             .held
             .iter()
-            .filter(|((w, _), (_, lane))| *w == worker && *lane <= launch.lane)
-            .map(|(_, (slots, _))| slots)
-            .sum();
-        let own: u32 = self
-            .held
-            .iter()
-            .filter(|((w, _), (_, lane))| *w == worker && *lane == launch.lane)
+            .filter(|((w, _), (_, lane))| *w == worker && counts(*lane))
             .map(|(_, (slots, _))| slots)
             .sum();
         let starts_with_others = spec.streamed && spec.tasks.len() > 1;
-        // Who was passed for too long finds the slots of its own lane.
-        let may_be_rescued = self.now >= Limits::default().rescue_timeout;
-        let taken = if may_be_rescued { own } else { used };
         assert!(
-            taken < entry.slots || starts_with_others,
+            used < entry.slots || starts_with_others,
             "a slot was given twice"
         );
         assert_eq!(launch.slots, self.slots_of(worker, attempt));

@@ -65,8 +65,14 @@ impl Stopped {
 
     /// With what the server says became of the queries, by the numbers of their orders.
     pub(super) fn with_fate(mut self, fates: &BTreeMap<u32, Fate>) -> Self {
-        let Some((at, fate)) = self.at.zip(fates.get(&self.number)) else {
+        let Some(at) = self.at else {
             return self;
+        };
+        let fate = match fates.get(&self.number) {
+            Some(fate) => *fate,
+            // Its call may have been dropped before there was a query.
+            None if self.way == Way::DropCall => return self,
+            None => Fate::default(),
         };
         self.freed = match fate.freed {
             Some(freed) => Freed::After(milliseconds(at, freed)),
@@ -311,7 +317,9 @@ pub(super) mod tests {
         };
         let fate = |ended, freed| Some(Fate { ended, freed });
         let kill = Way::KillQuery;
-        assert_eq!(of(kill, None), (End::Stopped, Freed::Unasked));
+        assert_eq!(of(kill, None), (End::Stopped, Freed::Never));
+        let unknown = of(Way::DropCall, None);
+        assert_eq!(unknown, (End::Stopped, Freed::Unasked));
         let soon = of(kill, fate(after(2), after(5)));
         assert_eq!(soon, (End::Stopped, Freed::After(5.0)));
         let never = of(kill, fate(after(2), None));

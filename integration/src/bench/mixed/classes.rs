@@ -33,19 +33,10 @@ impl Classes {
     pub(super) fn all(&self) -> impl Iterator<Item = &Alone> {
         self.short.values().chain(self.long.values())
     }
-
-    /// The processor seconds of one of these on average, where the system tells.
-    pub(super) fn short_cpu(&self, queries: &[u8]) -> Option<f64> {
-        mean_cpu(&self.short, queries)
-    }
-
-    /// As [`Classes::short_cpu`], of long ones.
-    pub(super) fn long_cpu(&self, queries: &[u8]) -> Option<f64> {
-        mean_cpu(&self.long, queries)
-    }
 }
 
-fn mean_cpu(alone: &BTreeMap<u8, Alone>, queries: &[u8]) -> Option<f64> {
+/// The processor seconds of one of these on average, where the system tells.
+pub(super) fn mean_cpu(alone: &BTreeMap<u8, Alone>, queries: &[u8]) -> Option<f64> {
     let cpu = queries.iter().map(|query| alone[query].cpu_seconds);
     let sum = cpu.sum::<Option<f64>>();
     sum.map(|sum| sum / queries.len() as f64)

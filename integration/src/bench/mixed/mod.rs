@@ -13,7 +13,6 @@ mod classes;
 mod figures;
 mod schedule;
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -21,7 +20,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-use self::classes::{Classes, Connections};
+use self::classes::{Classes, Connections, mean_cpu};
 use self::figures::{Cell, MixedFigures, Tally};
 use self::schedule::{Arrival, Mix};
 use super::alone::{self, Alone};
@@ -140,19 +139,18 @@ pub(super) async fn run(args: &MixedArgs) -> Result<Verdict> {
 impl MixedArgs {
     /// The queries alone, the long ones over their own tables.
     async fn classes(&self, contenders: &mut [Contender]) -> Result<Classes> {
-        let short = alone::measure(contenders, &distinct(&self.short_queries), self.sf).await?;
+        let short = alone::measure(contenders, &self.short_queries, self.sf).await?;
         if let Some(scale) = self.long_sf {
             classes::add_large_tables(contenders, scale, &self.system).await?;
         }
         let scale = self.long_sf.unwrap_or(self.sf);
-        let long = alone::measure(contenders, &distinct(&self.long_queries), scale).await?;
+        let long = alone::measure(contenders, &self.long_queries, scale).await?;
         Ok(Classes { short, long })
     }
 
     fn mix(&self, alone: &Classes) -> Result<Mix> {
-        let (short_cpu, long_cpu) = alone
-            .short_cpu(&self.short_queries)
-            .zip(alone.long_cpu(&self.long_queries))
+        let (short_cpu, long_cpu) = mean_cpu(&alone.short, &self.short_queries)
+            .zip(mean_cpu(&alone.long, &self.long_queries))
             .ok_or("this system does not tell the processor time of a process in /proc")?;
         Ok(Mix {
             short: self.short_queries.clone(),
@@ -208,11 +206,6 @@ async fn measure(
     let cpu = alone::difference(cpu_before, cpu_after);
     tally.took(begin.elapsed().as_secs_f64(), cpu);
     Ok(tally)
-}
-
-fn distinct(queries: &[u8]) -> Vec<u8> {
-    let queries: BTreeSet<_> = queries.iter().copied().collect();
-    queries.into_iter().collect()
 }
 
 async fn arrive(number: usize, mut connection: Connection, sql: String, at: Instant) -> Outcome {

@@ -157,7 +157,6 @@ async fn queries(
         key,
         ticket_lifetime: Duration::from_secs(60),
         query_timeout: None,
-        // The engine may end before the queries; the runtime of the test does not.
         planning: Planning::start(2).unwrap(),
         scheduler_memory: 1 << 30,
         in_process: true,

@@ -139,20 +139,19 @@ impl History {
     /// # Errors
     /// `Invalid` when the folder cannot be used.
     pub fn open(limits: HistoryLimits) -> Result<Self, Failure> {
-        let history = Self {
-            inner: Arc::default(),
-            limits: Arc::new(limits),
-            epoch: SystemTime::now(),
-        };
-        if let Some(folder) = &history.limits.folder {
-            let (writer, past) = Writer::open(folder, &history.limits)?;
-            let mut inner = history.lock();
+        let mut inner = Inner::default();
+        if let Some(folder) = &limits.folder {
+            let (writer, past) = Writer::open(folder, &limits)?;
             for past in past {
-                inner.remember(past, &history.limits);
+                inner.remember(past, &limits);
             }
             inner.writer = Some(writer);
         }
-        Ok(history)
+        Ok(Self {
+            inner: Arc::new(Mutex::new(inner)),
+            limits: Arc::new(limits),
+            epoch: SystemTime::now(),
+        })
     }
 
     /// Somebody asks for a query.
