@@ -26,12 +26,8 @@ fn has_go() -> bool {
     let module = include_str!("clients/go/go.mod");
     let wanted = module.lines().find_map(|line| line.strip_prefix("go "));
     let output = Command::new("go").arg("env").arg("GOVERSION").output();
-    let found = output
-        .ok()
-        .and_then(|output| String::from_utf8(output.stdout).ok());
-    let found = found
-        .as_deref()
-        .and_then(|version| version.trim().strip_prefix("go"));
+    let found = output.ok().and_then(|output| String::from_utf8(output.stdout).ok());
+    let found = found.as_deref().and_then(|version| version.trim().strip_prefix("go"));
     match (found, wanted) {
         (Some(found), Some(wanted)) => numbers(found) >= numbers(wanted),
         _ => false,
@@ -46,9 +42,6 @@ fn numbers(version: &str) -> Vec<u32> {
 
 fn runs(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }

@@ -10,8 +10,7 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
 use arrow_flight::{
-    Action, CancelFlightInfoRequest, FlightDescriptor, FlightEndpoint, FlightInfo, SchemaResult,
-    Ticket,
+    Action, CancelFlightInfoRequest, FlightDescriptor, FlightEndpoint, FlightInfo, SchemaResult, Ticket,
 };
 use futures::TryStreamExt;
 use prost::Message;
@@ -127,10 +126,7 @@ impl Client {
         let schema = stream.schema().cloned();
         let schema = schema.expect("a stream tells its schema, also when there are no rows");
         let promised = info.try_decode_schema().expect("FlightInfo holds a schema");
-        assert_eq!(
-            *schema, promised,
-            "DoGet has another schema than its FlightInfo"
-        );
+        assert_eq!(*schema, promised, "DoGet has another schema than its FlightInfo");
         Ok((schema, batches))
     }
 
@@ -179,19 +175,12 @@ impl Client {
     ///
     /// # Panics
     /// When the stream has another schema than `schema`, or none.
-    pub async fn fetch_endpoint(
-        &self,
-        endpoint: &FlightEndpoint,
-        schema: &Schema,
-    ) -> Result<Vec<RecordBatch>, Status> {
+    pub async fn fetch_endpoint(&self, endpoint: &FlightEndpoint, schema: &Schema) -> Result<Vec<RecordBatch>, Status> {
         let ticket = endpoint.ticket.clone().expect("an endpoint has a ticket");
         let mut stream = self.get(ticket).await?;
         let batches: Vec<_> = (&mut stream).try_collect().await.map_err(status)?;
         let sent = stream.schema().expect("a stream tells its schema, always");
-        assert_eq!(
-            **sent, *schema,
-            "DoGet has another schema than its FlightInfo"
-        );
+        assert_eq!(**sent, *schema, "DoGet has another schema than its FlightInfo");
         Ok(batches)
     }
 
@@ -211,8 +200,7 @@ impl Client {
     /// What the server answers.
     pub async fn cancel(&self, info: &FlightInfo) -> Result<(), Status> {
         let request = CancelFlightInfoRequest::new(info.clone());
-        self.act("CancelFlightInfo", request.encode_to_vec())
-            .await?;
+        self.act("CancelFlightInfo", request.encode_to_vec()).await?;
         Ok(())
     }
 
@@ -230,9 +218,7 @@ impl Client {
         };
         let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
         let answer: SchemaResult = self.flight().get_schema(descriptor).await?.into_inner();
-        Ok(Arc::new(
-            Schema::try_from(&answer).expect("GetSchema answers a schema"),
-        ))
+        Ok(Arc::new(Schema::try_from(&answer).expect("GetSchema answers a schema")))
     }
 
     /// Runs `sql` through DoPut and gives the number of affected rows, or -1.

@@ -271,10 +271,7 @@ impl Cluster {
             if self.cpu_ticks() - before <= BACKGROUND_TICKS {
                 return;
             }
-            assert!(
-                Instant::now() < end,
-                "the cluster is not idle after {limit:?}"
-            );
+            assert!(Instant::now() < end, "the cluster is not idle after {limit:?}");
         }
     }
 
@@ -317,11 +314,7 @@ impl Cluster {
             let log = process.log();
             let lines: Vec<_> = log.lines().collect();
             let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
-            println!(
-                "---- log of {} ({} lines) ----",
-                process.name(),
-                lines.len()
-            );
+            println!("---- log of {} ({} lines) ----", process.name(), lines.len());
             println!("{}", shown.join("\n"));
         }
     }

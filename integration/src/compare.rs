@@ -66,20 +66,13 @@ fn client_type(data_type: &DataType) -> DataType {
         DataType::Dictionary(_, value) => client_type(value),
         DataType::RunEndEncoded(_, value) => client_type(value.data_type()),
         DataType::List(item) | DataType::ListView(item) => DataType::List(client_field(item)),
-        DataType::LargeList(item) | DataType::LargeListView(item) => {
-            DataType::LargeList(client_field(item))
-        }
+        DataType::LargeList(item) | DataType::LargeListView(item) => DataType::LargeList(client_field(item)),
         DataType::FixedSizeList(item, size) => DataType::FixedSizeList(client_field(item), *size),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(client_field).collect()),
         DataType::Map(entries, sorted) => DataType::Map(client_entries(entries), *sorted),
         DataType::Union(members, mode) => {
             let members = members.iter();
-            DataType::Union(
-                members
-                    .map(|(id, member)| (id, client_field(member)))
-                    .collect(),
-                *mode,
-            )
+            DataType::Union(members.map(|(id, member)| (id, client_field(member))).collect(), *mode)
         }
         other => other.clone(),
     }
@@ -110,10 +103,7 @@ pub fn order_of(plan: &LogicalPlan) -> Vec<usize> {
                 expr.try_as_col()
                     .and_then(|column| schema.maybe_index_of_column(column))
             };
-            sort.expr
-                .iter()
-                .map_while(|key| column(&key.expr))
-                .collect()
+            sort.expr.iter().map_while(|key| column(&key.expr)).collect()
         }
         LogicalPlan::Projection(projection) => {
             let schema = projection.input.schema();
@@ -155,9 +145,7 @@ impl Table {
         let columns = schema.fields().iter().enumerate().map(gather_column);
         Ok(Self {
             schema: Arc::clone(schema),
-            columns: columns
-                .collect::<Result<_, _>>()
-                .map_err(Difference::unreadable)?,
+            columns: columns.collect::<Result<_, _>>().map_err(Difference::unreadable)?,
             rows: batches.iter().map(RecordBatch::num_rows).sum(),
         })
     }
@@ -185,10 +173,7 @@ fn shown_type(data_type: &DataType) -> String {
         DataType::FixedSizeList(item, size) => {
             format!("FixedSizeList<{}; {size}>", shown_type(item.data_type()))
         }
-        DataType::Struct(fields) => format!(
-            "Struct<{}>",
-            fields.iter().map(inner).collect::<Vec<_>>().join(", ")
-        ),
+        DataType::Struct(fields) => format!("Struct<{}>", fields.iter().map(inner).collect::<Vec<_>>().join(", ")),
         DataType::Map(entries, _) => format!("Map<{}>", shown_type(entries.data_type())),
         other => other.to_string(),
     }
@@ -216,11 +201,7 @@ fn compare_rows(expected: &Table, actual: &Table) -> Result<(), Difference> {
             .take_while(|row| right.exact(**row) == key)
             .count();
         let same = |a: usize, b: usize| value::rows_equal(&expected.columns, a, &actual.columns, b);
-        let (lost, found) = pair(
-            &left_order[i..i + of_left],
-            &right_order[j..j + of_right],
-            same,
-        );
+        let (lost, found) = pair(&left_order[i..i + of_left], &right_order[j..j + of_right], same);
         missing.extend(lost);
         unexpected.extend(found);
         (i, j) = (i + of_left, j + of_right);
@@ -236,11 +217,7 @@ fn compare_rows(expected: &Table, actual: &Table) -> Result<(), Difference> {
 
 /// Pairs the rows of two groups of one key; gives those that found no partner. Rows mostly stand opposite their partner,
 /// so that this is linear except where floats within the tolerance sorted differently.
-fn pair(
-    left: &[usize],
-    right: &[usize],
-    same: impl Fn(usize, usize) -> bool,
-) -> (Vec<usize>, Vec<usize>) {
+fn pair(left: &[usize], right: &[usize], same: impl Fn(usize, usize) -> bool) -> (Vec<usize>, Vec<usize>) {
     let mut free: Vec<usize> = Vec::new();
     let mut lost: Vec<usize> = Vec::new();
     let mut rest = right.iter().copied();
@@ -252,15 +229,13 @@ fn pair(
         lost.push(row);
     }
     free.extend(rest);
-    lost.retain(
-        |row| match free.iter().position(|candidate| same(*row, *candidate)) {
-            Some(partner) => {
-                free.swap_remove(partner);
-                false
-            }
-            None => true,
-        },
-    );
+    lost.retain(|row| match free.iter().position(|candidate| same(*row, *candidate)) {
+        Some(partner) => {
+            free.swap_remove(partner);
+            false
+        }
+        None => true,
+    });
     (lost, free)
 }
 

@@ -103,11 +103,7 @@ impl Process {
         });
         match found.await {
             Ok(Some(rest)) => rest,
-            Ok(None) => panic!(
-                "{} ended without saying \"{prefix}\":\n{}",
-                self.name,
-                self.log()
-            ),
+            Ok(None) => panic!("{} ended without saying \"{prefix}\":\n{}", self.name, self.log()),
             Err(_) => panic!(
                 "{} did not say \"{prefix}\" within {START_LIMIT:?}:\n{}",
                 self.name,
@@ -196,9 +192,7 @@ impl Process {
         let path = format!("/proc/{}/stat", self.id());
         let stat = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         // The name in brackets may hold anything; utime and stime are the 12th and 13th field after it.
-        let (_, fields) = stat
-            .rsplit_once(')')
-            .expect("a stat line names the process");
+        let (_, fields) = stat.rsplit_once(')').expect("a stat line names the process");
         let mut fields = fields.split_whitespace().skip(11);
         let mut ticks = || -> u64 {
             let field = fields.next().expect("a stat line has 52 fields");

@@ -38,10 +38,7 @@ const TEXTS: [&str; QUERIES as usize] = [
 /// # Panics
 /// When there is no such query.
 pub fn query(n: u8, scale_factor: f64) -> String {
-    assert!(
-        (1..=QUERIES).contains(&n),
-        "TPC-H has queries 1 to {QUERIES}, not {n}"
-    );
+    assert!((1..=QUERIES).contains(&n), "TPC-H has queries 1 to {QUERIES}, not {n}");
     TEXTS[usize::from(n) - 1].replace(":fraction", &fraction(scale_factor))
 }
 
@@ -58,10 +55,7 @@ mod tests {
     #[test]
     fn each_number_has_its_own_query() {
         for n in 1..=QUERIES {
-            assert!(
-                query(n, 1.0).starts_with(&format!("-- TPC-H Q{n}: ")),
-                "{n}"
-            );
+            assert!(query(n, 1.0).starts_with(&format!("-- TPC-H Q{n}: ")), "{n}");
             assert!(!query(n, 1.0).contains(":fraction"), "{n}");
         }
     }
@@ -75,10 +69,7 @@ mod tests {
             (10.0, "0.00001"),
             (100.0, "0.000001"),
         ] {
-            assert!(
-                query(11, scale).contains(&format!("* {expected}\n")),
-                "{scale}"
-            );
+            assert!(query(11, scale).contains(&format!("* {expected}\n")), "{scale}");
         }
     }
 }

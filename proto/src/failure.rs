@@ -120,9 +120,7 @@ impl FailureKind {
     /// Whether another attempt may succeed where this one failed.
     pub fn is_retryable(self) -> bool {
         match self {
-            Self::WorkerLost | Self::ShuffleLost | Self::Draining | Self::Storage | Self::Busy => {
-                true
-            }
+            Self::WorkerLost | Self::ShuffleLost | Self::Draining | Self::Storage | Self::Busy => true,
             Self::Invalid
             | Self::NotFound
             | Self::Unsupported

@@ -67,9 +67,7 @@ macro_rules! uuid_id {
             type Err = Malformed;
 
             fn from_str(text: &str) -> Result<Self, Malformed> {
-                Uuid::try_parse(text)
-                    .map(Self)
-                    .map_err(|_| Malformed::new($what))
+                Uuid::try_parse(text).map(Self).map_err(|_| Malformed::new($what))
             }
         }
     };
@@ -129,11 +127,7 @@ pub struct AttemptKey {
 /// `query/stage.task.attempt`
 impl fmt::Display for AttemptKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}/{}.{}.{}",
-            self.query, self.stage, self.task, self.attempt
-        )
+        write!(f, "{}/{}.{}.{}", self.query, self.stage, self.task, self.attempt)
     }
 }
 

@@ -71,9 +71,7 @@ pub struct FetchOutput {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TicketError {
     /// Not one of ours: too short, another version, another key, a wrong signature or a payload that says nothing.
-    #[error(
-        "the ticket was not issued by this server; use the ticket from GetFlightInfo as it came"
-    )]
+    #[error("the ticket was not issued by this server; use the ticket from GetFlightInfo as it came")]
     Foreign,
     /// Its time is over.
     #[error("the ticket has expired; run the statement again")]
@@ -122,8 +120,7 @@ impl ClusterKey {
     }
 
     fn derive(input: &[u8], shared: Bytes) -> Self {
-        let extracted =
-            hkdf::Salt::new(hkdf::HKDF_SHA256, b"squadron cluster key 1").extract(input);
+        let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, b"squadron cluster key 1").extract(input);
         let expand = |label: &[u8]| {
             let mut key = [0; KEY_BYTES];
             extracted
@@ -164,9 +161,7 @@ impl ClusterKey {
             subject: Some(subject.clone().into()),
         };
         let mut signed = self.header().to_vec();
-        payload
-            .encode(&mut signed)
-            .expect("a vector grows as needed");
+        payload.encode(&mut signed).expect("a vector grows as needed");
         let tag = hmac::sign(&self.tickets, &signed);
         let mut ticket = Vec::with_capacity(signed.len() + SIGNATURE_BYTES);
         ticket.extend_from_slice(&signed[..HEADER_BYTES]);
@@ -180,17 +175,12 @@ impl ClusterKey {
     /// # Errors
     /// See [`TicketError`].
     pub fn open(&self, ticket: &[u8], now: SystemTime) -> Result<Subject, TicketError> {
-        let (header, rest) = ticket
-            .split_at_checked(HEADER_BYTES)
-            .ok_or(TicketError::Foreign)?;
-        let (signature, payload) = rest
-            .split_at_checked(SIGNATURE_BYTES)
-            .ok_or(TicketError::Foreign)?;
+        let (header, rest) = ticket.split_at_checked(HEADER_BYTES).ok_or(TicketError::Foreign)?;
+        let (signature, payload) = rest.split_at_checked(SIGNATURE_BYTES).ok_or(TicketError::Foreign)?;
         if header != self.header() {
             return Err(TicketError::Foreign);
         }
-        hmac::verify(&self.tickets, &[header, payload].concat(), signature)
-            .map_err(|_| TicketError::Foreign)?;
+        hmac::verify(&self.tickets, &[header, payload].concat(), signature).map_err(|_| TicketError::Foreign)?;
         let payload = wire::Ticket::decode(payload).map_err(|_| TicketError::Foreign)?;
         if payload.expires_ms < unix_ms(now) {
             return Err(TicketError::Expired);
@@ -212,9 +202,8 @@ fn proof_input(nonce: &[u8], worker: WorkerId, epoch: u64) -> Vec<u8> {
 }
 
 fn unix_ms(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl From<Subject> for wire::ticket::Subject {
@@ -256,9 +245,7 @@ impl TryFrom<wire::ticket::Subject> for Subject {
 
     fn try_from(subject: wire::ticket::Subject) -> Result<Self, Malformed> {
         Ok(match subject {
-            wire::ticket::Subject::Result(result) => {
-                Self::Result(QueryId::from_bytes(&result.query)?)
-            }
+            wire::ticket::Subject::Result(result) => Self::Result(QueryId::from_bytes(&result.query)?),
             wire::ticket::Subject::Fetch(fetch) => Self::Fetch(fetch.try_into()?),
             wire::ticket::Subject::Endpoint(fetch) => Self::Endpoint(fetch.try_into()?),
             wire::ticket::Subject::Poll(poll) => Self::Poll(Poll {
@@ -346,10 +333,7 @@ mod tests {
             let mut forged = ticket.to_vec();
             forged[position] ^= 1;
             assert_eq!(key.open(&forged, now), Err(TicketError::Foreign));
-            assert_eq!(
-                key.open(&ticket[..position], now),
-                Err(TicketError::Foreign)
-            );
+            assert_eq!(key.open(&ticket[..position], now), Err(TicketError::Foreign));
         }
     }
 
@@ -357,10 +341,7 @@ mod tests {
     fn another_key_does_not_open_it() {
         let now = SystemTime::now();
         let ticket = ClusterKey::random().seal(&subject(), now, HOUR);
-        assert_eq!(
-            ClusterKey::random().open(&ticket, now),
-            Err(TicketError::Foreign)
-        );
+        assert_eq!(ClusterKey::random().open(&ticket, now), Err(TicketError::Foreign));
     }
 
     #[test]

@@ -37,9 +37,7 @@ use crate::planner::{Planner, SizeOptions};
 use crate::queries::{Locations, OpenSessions, Planning, Polls, Queries, QueryParts};
 use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
-use crate::scheduler::{
-    AdmissionLimits, Driver, History, HistoryLimits, Limits, Policy, SchedulerHandle,
-};
+use crate::scheduler::{AdmissionLimits, Driver, History, HistoryLimits, Limits, Policy, SchedulerHandle};
 use crate::system;
 use crate::workers::{ControlService, Registry, RegistryOptions, WorkerKind};
 use crate::writes::Writes;
@@ -84,9 +82,7 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
 
     let client_address = local_address(&client_listener)?;
     if authenticator.is_required() && tls.is_none() && !client_address.ip().is_loopback() {
-        warn!(
-            "passwords and tokens travel unencrypted over the network; give --tls-cert and --tls-key"
-        );
+        warn!("passwords and tokens travel unencrypted over the network; give --tls-cert and --tls-key");
     }
     let sessions = OpenSessions::default();
     system::register(&catalog, &scheduler, &sessions)?;
@@ -101,12 +97,7 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
         }
         None => None,
     };
-    let service = flight::service(
-        queries.clone(),
-        catalog,
-        authenticator,
-        &flight_options(args),
-    );
+    let service = flight::service(queries.clone(), catalog, authenticator, &flight_options(args));
     let incoming = listen::incoming(client_listener, tls.as_ref());
     serve_clients(incoming, service, &stop, &mut owned).await;
     announce(client_address, cluster_address, tls.is_some());
@@ -115,10 +106,7 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     drain(&queries, args.drain_timeout).await;
     stop.cancel();
     registry.shutdown();
-    if tokio::time::timeout(CLOSE_TIMEOUT, closed(&mut owned))
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(CLOSE_TIMEOUT, closed(&mut owned)).await.is_err() {
         info!("some connections were still open and are dropped");
     }
     Ok(())
@@ -135,10 +123,7 @@ pub async fn work(args: &WorkerArgs, shutdown: CancellationToken) -> Result<(), 
         listen: args.listen,
         advertise: args.advertise.clone(),
         tls,
-        cluster_secret: args
-            .cluster_secret
-            .as_ref()
-            .map(|secret| secret.reveal().to_owned()),
+        cluster_secret: args.cluster_secret.as_ref().map(|secret| secret.reveal().to_owned()),
         worker: worker_options(&args.work, 1, trust(args.tls_ca.as_deref())?),
         drain_timeout: args.drain_timeout,
         ..RemoteOptions::new(args.server.clone())
@@ -208,9 +193,7 @@ fn flight_options(args: &ServeArgs) -> FlightOptions {
 /// The command line sees to it that both or none are given.
 fn server_tls(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<ServerTls>, Failure> {
     let files = cert.zip(key);
-    files
-        .map(|(cert, key)| ServerTls::load(cert, key))
-        .transpose()
+    files.map(|(cert, key)| ServerTls::load(cert, key)).transpose()
 }
 
 fn trust(authority: Option<&Path>) -> Result<Trust, Failure> {
@@ -246,12 +229,7 @@ fn history_limits(args: &ServeArgs) -> HistoryLimits {
 }
 
 /// The embedded workers, and the local one for what cannot be sent.
-async fn start_workers(
-    args: &ServeArgs,
-    engine: &Arc<Engine>,
-    registry: &Registry,
-    owned: &mut JoinSet<()>,
-) {
+async fn start_workers(args: &ServeArgs, engine: &Arc<Engine>, registry: &Registry, owned: &mut JoinSet<()>) {
     let slots = args.work.slots(args.embedded_workers);
     let embedded = std::iter::repeat_n((WorkerKind::Embedded, slots), args.embedded_workers);
     let local = (WorkerKind::Local, all_slots(args));
@@ -275,13 +253,7 @@ async fn start_workers(
 
 fn queries(
     args: &ServeArgs,
-    (engine, catalog, scheduler, sessions, key): (
-        &Engine,
-        &Catalog,
-        SchedulerHandle,
-        OpenSessions,
-        ClusterKey,
-    ),
+    (engine, catalog, scheduler, sessions, key): (&Engine, &Catalog, SchedulerHandle, OpenSessions, ClusterKey),
     stop: &CancellationToken,
     owned: &mut JoinSet<()>,
 ) -> Result<Queries, Failure> {
@@ -384,10 +356,7 @@ async fn serve_clients(
 }
 
 /// The service is passed for its type alone, under whose name health is asked for.
-async fn set_serving<S: tonic::server::NamedService>(
-    health: &tonic_health::server::HealthReporter,
-    _service: &S,
-) {
+async fn set_serving<S: tonic::server::NamedService>(health: &tonic_health::server::HealthReporter, _service: &S) {
     health.set_serving::<S>().await;
 }
 

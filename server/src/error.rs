@@ -65,11 +65,7 @@ mod tests {
 
     #[test]
     fn what_may_succeed_later_is_unavailable() {
-        for kind in [
-            FailureKind::WorkerLost,
-            FailureKind::Draining,
-            FailureKind::Busy,
-        ] {
+        for kind in [FailureKind::WorkerLost, FailureKind::Draining, FailureKind::Busy] {
             assert_eq!(code(kind), Code::Unavailable);
         }
     }

@@ -46,18 +46,11 @@ pub fn physical_rules() -> Vec<Rule> {
 struct OneProbePartition;
 
 impl PhysicalOptimizerRule for OneProbePartition {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
-            let at_risk = node
-                .downcast_ref::<NestedLoopJoinExec>()
-                .is_some_and(|join| {
-                    !build_side_is_read_only(*join.join_type())
-                        && join.right().output_partitioning().partition_count() > 1
-                });
+            let at_risk = node.downcast_ref::<NestedLoopJoinExec>().is_some_and(|join| {
+                !build_side_is_read_only(*join.join_type()) && join.right().output_partitioning().partition_count() > 1
+            });
             if !at_risk {
                 return Ok(Transformed::no(node));
             }
@@ -86,11 +79,7 @@ impl PhysicalOptimizerRule for OneProbePartition {
 struct LimitApartFromSort;
 
 impl PhysicalOptimizerRule for LimitApartFromSort {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
             let apart = node
                 .downcast_ref::<SortExec>()
@@ -98,11 +87,7 @@ impl PhysicalOptimizerRule for LimitApartFromSort {
                 .filter(|sort| fetch_could_sink(sort.input()))
                 .and_then(|sort| Some((sort.fetch()?, sort.with_fetch(None))));
             Ok(match apart {
-                Some((fetch, sort)) => Transformed::yes(Arc::new(GlobalLimitExec::new(
-                    Arc::new(sort),
-                    0,
-                    Some(fetch),
-                ))),
+                Some((fetch, sort)) => Transformed::yes(Arc::new(GlobalLimitExec::new(Arc::new(sort), 0, Some(fetch)))),
                 None => Transformed::no(node),
             })
         })

@@ -188,9 +188,7 @@ impl Queries {
         let span = info_span!("query", query_id = %id, session = session.id);
         let started = async {
             let endpoints = offer::wanted(session);
-            let work = self
-                .start_as(id, session, planned, parameters, endpoints)
-                .boxed();
+            let work = self.start_as(id, session, planned, parameters, endpoints).boxed();
             let mut started = self.recorded(id, session, planned, work).await?;
             if let Offer::Kept(kept) = &started.offer {
                 let unannounced = self.parts.kept.unannounced(id);
@@ -212,8 +210,7 @@ impl Queries {
         endpoints: Endpoints,
     ) -> Result<Started, Failure> {
         let bound = bind(planned, parameters)?;
-        self.start_bound(id, session, planned, bound, endpoints)
-            .await
+        self.start_bound(id, session, planned, bound, endpoints).await
     }
 
     async fn start_bound(
@@ -271,8 +268,7 @@ impl Queries {
                     true => self.staged_write(id, session, inner).await?,
                     false => self.staged(session, inner, None).await?,
                 };
-                explain::plan(&explain, &staged.plan, &schema)
-                    .map_err(|error| failure::of(&error))?
+                explain::plan(&explain, &staged.plan, &schema).map_err(|error| failure::of(&error))?
             }
             LogicalPlan::Analyze(analyze) => {
                 let inner = analyze.input.as_ref().clone();
@@ -296,13 +292,7 @@ impl Queries {
         Ok(self.offered_once(id, session, -1, ready(schema, vec![batch])))
     }
 
-    fn offered_once(
-        &self,
-        id: QueryId,
-        session: &Session,
-        total_records: i64,
-        result: OpenResult,
-    ) -> Started {
+    fn offered_once(&self, id: QueryId, session: &Session, total_records: i64, result: OpenResult) -> Started {
         let (schema, progress) = match &result {
             OpenResult::Running { schema, events } => (schema, Some(events.progress())),
             OpenResult::Ready { schema, .. } => (schema, None),
@@ -400,13 +390,8 @@ impl Queries {
         self.check_open()?;
         let id = QueryId::new();
         let span = info_span!("query", query_id = %id, session = session.id);
-        let work = self
-            .start_as(id, session, planned, parameters, Endpoints::One)
-            .boxed();
-        let started = self
-            .recorded(id, session, planned, work)
-            .instrument(span)
-            .await?;
+        let work = self.start_as(id, session, planned, parameters, Endpoints::One).boxed();
+        let started = self.recorded(id, session, planned, work).instrument(span).await?;
         if planned.kind == StatementKind::Update {
             self.parts.results.discard(started.id);
             return Ok(started.total_records);
@@ -420,11 +405,9 @@ impl Queries {
 
     /// The ticket for a result that is read once.
     fn ticket(&self, id: QueryId) -> Bytes {
-        self.parts.key.seal(
-            &Subject::Result(id),
-            SystemTime::now(),
-            self.parts.ticket_lifetime,
-        )
+        self.parts
+            .key
+            .seal(&Subject::Result(id), SystemTime::now(), self.parts.ticket_lifetime)
     }
 
     /// The rows behind a ticket, once. Dropping the stream before its end cancels the query.
@@ -502,12 +485,7 @@ impl Queries {
     }
 
     /// DDL on the shared catalog, SET and RESET on the session's own settings, KILL.
-    async fn change(
-        &self,
-        id: QueryId,
-        session: &Session,
-        plan: LogicalPlan,
-    ) -> Result<(), Failure> {
+    async fn change(&self, id: QueryId, session: &Session, plan: LogicalPlan) -> Result<(), Failure> {
         if let Some(target) = kill::target_of(&plan) {
             return self.kill(session, id, target);
         }
@@ -532,18 +510,9 @@ impl Queries {
     }
 
     /// Runs a query for the sake of what it took.
-    async fn analyze(
-        &self,
-        id: QueryId,
-        staged: &Staged,
-        schema: &SchemaRef,
-    ) -> Result<RecordBatch, Failure> {
+    async fn analyze(&self, id: QueryId, staged: &Staged, schema: &SchemaRef) -> Result<RecordBatch, Failure> {
         let events = self.submit(id, staged).await?;
-        let summary = self
-            .parts
-            .reader
-            .read_to_end(id, &staged.schema, events)
-            .await?;
+        let summary = self.parts.reader.read_to_end(id, &staged.schema, events).await?;
         explain::analyze(&staged.plan, &summary, schema).map_err(|error| failure::of(&error))
     }
 }

@@ -36,9 +36,7 @@ use tokio::sync::watch;
 use self::kept::{KeptResult, Reading};
 use crate::auth::Principal;
 use crate::counted::Counted;
-use crate::scheduler::{
-    QueryEvents, QueryProgress, QuerySummary, QueryUpdate, ResultPart, SchedulerHandle,
-};
+use crate::scheduler::{QueryEvents, QueryProgress, QuerySummary, QueryUpdate, ResultPart, SchedulerHandle};
 
 /// Frames on their way to a client.
 pub type Frames = BoxStream<'static, Result<FlightData, Failure>>;
@@ -76,10 +74,7 @@ impl OpenResult {
     /// What it takes of the server's memory.
     fn bytes(&self) -> u64 {
         match self {
-            Self::Ready { batches, .. } => batches
-                .iter()
-                .map(|batch| batch.get_array_memory_size() as u64)
-                .sum(),
+            Self::Ready { batches, .. } => batches.iter().map(|batch| batch.get_array_memory_size() as u64).sum(),
             Self::Running { .. } => 0,
         }
     }
@@ -157,11 +152,7 @@ impl OpenResults {
     ///
     /// # Errors
     /// `NotFound` when it was taken, or waited too long, or never was, or belongs to another principal.
-    pub fn take(
-        &self,
-        query: QueryId,
-        principal: &Principal,
-    ) -> Result<(OpenResult, Streaming), Failure> {
+    pub fn take(&self, query: QueryId, principal: &Principal) -> Result<(OpenResult, Streaming), Failure> {
         let gone = || {
             Failure::new(
                 FailureKind::NotFound,
@@ -230,12 +221,10 @@ impl OpenResults {
 
     /// Lets a result that waits do so for its whole time to live from now on.
     pub fn touch(&self, query: QueryId) {
-        self.waiting
-            .entry(query)
-            .and_compute_with(|waiting| match waiting {
-                Some(waiting) => Op::Put(waiting.into_value()),
-                None => Op::Nop,
-            });
+        self.waiting.entry(query).and_compute_with(|waiting| match waiting {
+            Some(waiting) => Op::Put(waiting.into_value()),
+            None => Op::Nop,
+        });
     }
 
     /// How many results wait or are being read.
@@ -307,11 +296,7 @@ impl ResultReader {
     ///
     /// # Errors
     /// The query's own failure, and `NotFound` for rows that are not kept.
-    pub async fn kept_frames(
-        &self,
-        result: &Arc<KeptResult>,
-        endpoint: &Fetch,
-    ) -> Result<Frames, Failure> {
+    pub async fn kept_frames(&self, result: &Arc<KeptResult>, endpoint: &Fetch) -> Result<Frames, Failure> {
         let parts = result.parts_of(endpoint)?;
         let mut progress = result.progress();
         let rows = match self.rows(&result.schema, parts).await {
@@ -349,9 +334,9 @@ impl ResultReader {
         self.scheduler.result_done(query);
         match events.next().await {
             Some(QueryUpdate::Ended(outcome)) => outcome,
-            Some(QueryUpdate::ResultReady { .. }) | None => Err(Failure::internal(
-                "the query never ended after its last row",
-            )),
+            Some(QueryUpdate::ResultReady { .. }) | None => {
+                Err(Failure::internal("the query never ended after its last row"))
+            }
         }
     }
 
@@ -391,11 +376,7 @@ impl ResultReader {
         Ok(batches)
     }
 
-    async fn rows(
-        &self,
-        schema: &SchemaRef,
-        parts: Vec<ResultPart>,
-    ) -> Result<SelectAll<Frames>, Failure> {
+    async fn rows(&self, schema: &SchemaRef, parts: Vec<ResultPart>) -> Result<SelectAll<Frames>, Failure> {
         let mut rows = SelectAll::new();
         for part in parts {
             if self.store.contains(part.attempt) {
@@ -445,9 +426,9 @@ async fn ready(events: &mut QueryEvents) -> Result<Vec<ResultPart>, Failure> {
     match events.next().await {
         Some(QueryUpdate::ResultReady { parts }) => Ok(parts),
         Some(QueryUpdate::Ended(Err(failure))) => Err(failure),
-        Some(QueryUpdate::Ended(Ok(_))) | None => Err(Failure::internal(
-            "the query ended before its result could be read",
-        )),
+        Some(QueryUpdate::Ended(Ok(_))) | None => {
+            Err(Failure::internal("the query ended before its result could be read"))
+        }
     }
 }
 

@@ -55,11 +55,7 @@ const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
 impl SquadronOptions {
     /// The options of a session.
     pub fn of(options: &ConfigOptions) -> Self {
-        options
-            .extensions
-            .get::<Self>()
-            .cloned()
-            .unwrap_or_default()
+        options.extensions.get::<Self>().cloned().unwrap_or_default()
     }
 }
 
@@ -114,10 +110,9 @@ impl ExtensionOptions for SquadronOptions {
     }
 
     fn entries(&self) -> Vec<ConfigEntry> {
-        let timeout = self.query_timeout.map_or_else(
-            || "0s".to_owned(),
-            |timeout| format!("{}ms", timeout.as_millis()),
-        );
+        let timeout = self
+            .query_timeout
+            .map_or_else(|| "0s".to_owned(), |timeout| format!("{}ms", timeout.as_millis()));
         let entry = |key: &str, value: String, description| ConfigEntry {
             key: format!("{}.{key}", Self::PREFIX),
             value: Some(value),
@@ -243,9 +238,7 @@ mod tests {
     #[test]
     fn only_what_differs_from_the_defaults_travels() {
         let mut options = options();
-        options
-            .set("datafusion.execution.batch_size", "77")
-            .unwrap();
+        options.set("datafusion.execution.batch_size", "77").unwrap();
         options.set("squadron.priority", "7").unwrap();
         let options = Arc::new(options);
         let travelling = Travelling::default();
@@ -256,10 +249,7 @@ mod tests {
         assert_eq!(settings.len(), 2);
         let others = Arc::new(ConfigOptions::default());
         let others = travelling.of(&others, 4);
-        assert_eq!(
-            others,
-            [("datafusion.execution.target_partitions".into(), "4".into())]
-        );
+        assert_eq!(others, [("datafusion.execution.target_partitions".into(), "4".into())]);
     }
 
     #[test]
@@ -298,11 +288,7 @@ mod tests {
             ("squadron.endpoints", "two", "one or parallel"),
             ("squadron.query_timeout", "soon", "squadron.query_timeout"),
             ("squadron.priority", "101", "from -100 to 100"),
-            (
-                "squadron.reserved_memory",
-                "much",
-                "squadron.reserved_memory",
-            ),
+            ("squadron.reserved_memory", "much", "squadron.reserved_memory"),
             ("squadron.colour", "red", "squadron.colour"),
         ] {
             let error = options.set(key, value).unwrap_err().to_string();

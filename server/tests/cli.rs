@@ -40,11 +40,7 @@ impl Running {
             .expect("the binary starts");
         let lines = read_lines(child.stdout.take().expect("piped"));
         let errors = read_lines(child.stderr.take().expect("piped"));
-        Self {
-            child,
-            lines,
-            errors,
-        }
+        Self { child, lines, errors }
     }
 
     /// The next line of standard output.
@@ -80,10 +76,7 @@ impl Running {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 return status;
             }
-            assert!(
-                Instant::now() < end,
-                "the process did not end within {LIMIT:?}"
-            );
+            assert!(Instant::now() < end, "the process did not end within {LIMIT:?}");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -144,20 +137,14 @@ fn assert_refused(arguments: &[&str], named: &[&str]) {
     let output = finished(squadron(arguments));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
-    assert!(
-        output.stdout.is_empty(),
-        "{arguments:?} printed to standard output"
-    );
+    assert!(output.stdout.is_empty(), "{arguments:?} printed to standard output");
     assert_eq!(
         errors.lines().count(),
         1,
         "{arguments:?} is not one sentence:\n{errors}"
     );
     for name in named {
-        assert!(
-            errors.contains(name),
-            "{arguments:?} does not name `{name}`: {errors}"
-        );
+        assert!(errors.contains(name), "{arguments:?} does not name `{name}`: {errors}");
     }
 }
 
@@ -167,10 +154,7 @@ fn bad_flags_exit_with_2_and_one_sentence() {
     assert_refused(&["fly"], &["fly"]);
     assert_refused(&["serve", "--slots", "0"], &["--slots", "0"]);
     assert_refused(&["serve", "--slots", "many"], &["--slots", "many"]);
-    assert_refused(
-        &["serve", "--memory", "12parsecs"],
-        &["--memory", "12parsecs"],
-    );
+    assert_refused(&["serve", "--memory", "12parsecs"], &["--memory", "12parsecs"]);
     assert_refused(&["serve", "--listen", "nowhere"], &["--listen", "nowhere"]);
     assert_refused(&["serve", "--tpch", "-1"], &["--tpch", "-1"]);
     assert_refused(&["worker"], &["--server"]);
@@ -178,10 +162,7 @@ fn bad_flags_exit_with_2_and_one_sentence() {
         &["worker", "--server", "http://127.0.0.1:1", "--slots", "0"],
         &["--slots", "0"],
     );
-    assert_refused(
-        &["serve", "--data", "/no/such/folder"],
-        &["--data", "/no/such/folder"],
-    );
+    assert_refused(&["serve", "--data", "/no/such/folder"], &["--data", "/no/such/folder"]);
     assert_refused(
         &["serve", "--config", "/no/such/file.toml"],
         &["--config", "/no/such/file.toml"],
@@ -195,13 +176,7 @@ fn an_open_door_is_refused_unless_asked_for() {
         &["--listen", "0.0.0.0:0", "--insecure"],
     );
     assert_refused(
-        &[
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--cluster-listen",
-            "0.0.0.0:0",
-        ],
+        &["serve", "--listen", "127.0.0.1:0", "--cluster-listen", "0.0.0.0:0"],
         &["--cluster-listen", "0.0.0.0:0", "--cluster-secret"],
     );
     let mut open = Running::start(squadron(&["serve", "--listen", "0.0.0.0:0", "--insecure"]));
@@ -222,34 +197,13 @@ fn strict_refuses_a_broken_table() {
     // Its own, so that no log line tells of what another process left behind.
     let spill = tempfile::tempdir().unwrap();
     let spill = spill.path().to_str().unwrap();
-    let listen = [
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--data",
-        data,
-        "--spill-dir",
-        spill,
-    ];
-    assert_refused(
-        &[&listen[..], &["--strict"]].concat(),
-        &["--strict", "broken.parquet"],
-    );
+    let listen = ["serve", "--listen", "127.0.0.1:0", "--data", data, "--spill-dir", spill];
+    assert_refused(&[&listen[..], &["--strict"]].concat(), &["--strict", "broken.parquet"]);
 
     let mut lenient = Running::start(squadron(&listen));
     let url = lenient.line_after("squadron listening on ");
-    let output = finished(squadron(&[
-        "sql",
-        "--server",
-        &url,
-        "-c",
-        "SELECT a FROM good",
-    ]));
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = finished(squadron(&["sql", "--server", &url, "-c", "SELECT a FROM good"]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -277,8 +231,7 @@ fn server_and_worker_say_when_they_are_ready_and_drain_when_told() {
     let cluster = server.line_after("squadron cluster on http://");
     for scheme in ["http://", "grpc://", ""] {
         let address = format!("{scheme}{cluster}");
-        let mut worker =
-            Running::start(squadron(&["worker", "--server", &address, "--slots", "1"]));
+        let mut worker = Running::start(squadron(&["worker", "--server", &address, "--slots", "1"]));
         worker.line_after("squadron worker ready on grpc://127.0.0.1:");
         worker.signal("TERM");
         assert_eq!(worker.ended().code(), Some(0));
@@ -305,11 +258,7 @@ fn no_orphan_outlives_its_parent() {
 fn the_shell_prints_rows_and_exits_with_1_on_an_sql_error() {
     let mut server = Running::start(squadron(&["serve", "--listen", "127.0.0.1:0"]));
     let url = server.line_after("squadron listening on ");
-    let sql = |text: &str| {
-        finished(squadron(&[
-            "sql", "--server", &url, "--format", "csv", "-c", text,
-        ]))
-    };
+    let sql = |text: &str| finished(squadron(&["sql", "--server", &url, "--format", "csv", "-c", text]));
 
     let output = sql("SELECT 1 AS one, 'a' AS letter");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "one,letter\n1,a\n");
@@ -323,13 +272,7 @@ fn the_shell_prints_rows_and_exits_with_1_on_an_sql_error() {
 
 #[test]
 fn the_shell_names_the_server_it_cannot_reach() {
-    let output = finished(squadron(&[
-        "sql",
-        "--server",
-        "grpc://127.0.0.1:1",
-        "-c",
-        "SELECT 1",
-    ]));
+    let output = finished(squadron(&["sql", "--server", "grpc://127.0.0.1:1", "-c", "SELECT 1"]));
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("127.0.0.1:1"));
 }

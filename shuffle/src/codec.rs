@@ -7,12 +7,8 @@ use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::{LexOrdering, Partitioning};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion_proto::physical_plan::from_proto::{
-    parse_physical_sort_exprs, parse_protobuf_partitioning,
-};
-use datafusion_proto::physical_plan::to_proto::{
-    serialize_partitioning, serialize_physical_sort_exprs,
-};
+use datafusion_proto::physical_plan::from_proto::{parse_physical_sort_exprs, parse_protobuf_partitioning};
+use datafusion_proto::physical_plan::to_proto::{serialize_partitioning, serialize_physical_sort_exprs};
 use datafusion_proto::physical_plan::{
     PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
 };
@@ -21,9 +17,7 @@ use object_store::path::Path;
 use prost::Message;
 use squadron_proto::StageId;
 
-use crate::{
-    FileEncoding, FileTarget, ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WritePartitioning,
-};
+use crate::{FileEncoding, FileTarget, ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WritePartitioning};
 
 /// Encodes [`ShuffleReadExec`], [`ShuffleWriteExec`] and [`WriteFilesExec`]; functions travel by their names.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,17 +95,13 @@ impl PhysicalExtensionCodec for ShuffleCodec {
         ctx: &TaskContext,
         proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let message = NodeMessage::decode(buf)
-            .map_err(|error| internal_datafusion_err!("malformed shuffle node: {error}"))?;
+        let message =
+            NodeMessage::decode(buf).map_err(|error| internal_datafusion_err!("malformed shuffle node: {error}"))?;
         let context = PhysicalPlanDecodeContext::new(ctx, self);
         match (message.node, inputs) {
-            (Some(Node::Write(message)), [input]) => {
-                write_node(message, input, &context, proto_converter)
-            }
+            (Some(Node::Write(message)), [input]) => write_node(message, input, &context, proto_converter),
             (Some(Node::Read(message)), []) => read_node(message, &context, proto_converter),
-            (Some(Node::Files(message)), [input]) => {
-                files_node(message, input, &context, proto_converter)
-            }
+            (Some(Node::Files(message)), [input]) => files_node(message, input, &context, proto_converter),
             _ => internal_err!("a shuffle node with {} inputs", inputs.len()),
         }
     }
@@ -161,14 +151,11 @@ fn write_node(
     converter: &dyn PhysicalProtoConverterExtension,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let proto = message.partitioning.as_ref();
-    let partitioning =
-        match parse_protobuf_partitioning(proto, context, &input.schema(), converter)? {
-            Some(Partitioning::Hash(exprs, partitions)) => {
-                WritePartitioning::Hash { exprs, partitions }
-            }
-            None if proto.is_none() => WritePartitioning::Identity,
-            other => return internal_err!("a shuffle is not written by {other:?}"),
-        };
+    let partitioning = match parse_protobuf_partitioning(proto, context, &input.schema(), converter)? {
+        Some(Partitioning::Hash(exprs, partitions)) => WritePartitioning::Hash { exprs, partitions },
+        None if proto.is_none() => WritePartitioning::Identity,
+        other => return internal_err!("a shuffle is not written by {other:?}"),
+    };
     Ok(Arc::new(ShuffleWriteExec::new(
         Arc::clone(input),
         partitioning,
@@ -220,9 +207,7 @@ fn files_message(
     codec: &ShuffleCodec,
     converter: &dyn PhysicalProtoConverterExtension,
 ) -> Result<FilesMessage> {
-    let encoding = target
-        .encoding
-        .to_proto(target.file_schema(), codec, converter)?;
+    let encoding = target.encoding.to_proto(target.file_schema(), codec, converter)?;
     Ok(FilesMessage {
         store: target.store.as_str().to_owned(),
         staging: target.staging.to_string(),
@@ -254,10 +239,7 @@ fn files_node(
         single_file: message.single_file,
         encoding: FileEncoding::from_proto(encoding, context, converter)?,
     };
-    Ok(Arc::new(WriteFilesExec::new(
-        Arc::clone(input),
-        Arc::new(target),
-    )))
+    Ok(Arc::new(WriteFilesExec::new(Arc::clone(input), Arc::new(target))))
 }
 
 fn required<T>(field: Option<T>, name: &str) -> Result<T> {
@@ -288,17 +270,14 @@ mod tests {
     }
 
     fn round_trip(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-        let bytes =
-            physical_plan_to_bytes_with_extension_codec(Arc::clone(&plan), &ShuffleCodec).unwrap();
+        let bytes = physical_plan_to_bytes_with_extension_codec(Arc::clone(&plan), &ShuffleCodec).unwrap();
         let context = TaskContext::default();
-        let decoded =
-            physical_plan_from_bytes_with_extension_codec(&bytes, &context, &ShuffleCodec).unwrap();
+        let decoded = physical_plan_from_bytes_with_extension_codec(&bytes, &context, &ShuffleCodec).unwrap();
         let show = |plan: &dyn ExecutionPlan| displayable(plan).indent(true).to_string();
         assert_eq!(show(decoded.as_ref()), show(plan.as_ref()));
         assert_eq!(decoded.schema(), plan.schema());
         // Unknown partitionings never equal each other.
-        let partitioning =
-            |plan: &dyn ExecutionPlan| plan.properties().output_partitioning().to_string();
+        let partitioning = |plan: &dyn ExecutionPlan| plan.properties().output_partitioning().to_string();
         assert_eq!(partitioning(decoded.as_ref()), partitioning(plan.as_ref()));
         decoded
     }
@@ -323,10 +302,7 @@ mod tests {
         let exprs = vec![col("a", &schema()).unwrap()];
         for partitioning in [
             WritePartitioning::Identity,
-            WritePartitioning::Hash {
-                exprs,
-                partitions: 7,
-            },
+            WritePartitioning::Hash { exprs, partitions: 7 },
         ] {
             let write = ShuffleWriteExec::new(Arc::clone(&read), partitioning, schema());
             round_trip(Arc::new(write));
@@ -338,11 +314,7 @@ mod tests {
         let context = TaskContext::default();
         let converter = datafusion_proto::physical_plan::DefaultPhysicalProtoConverter {};
         for garbage in [&b""[..], b"garbage", &[10, 0], &[18, 0]] {
-            assert!(
-                ShuffleCodec
-                    .try_decode(garbage, &[], &context, &converter)
-                    .is_err()
-            );
+            assert!(ShuffleCodec.try_decode(garbage, &[], &context, &converter).is_err());
         }
     }
 }

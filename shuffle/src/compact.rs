@@ -13,9 +13,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
-    AnyDictionaryArray, Array, ArrayData, ArrayRef, AsArray, BooleanArray, ByteView,
-    FixedSizeListArray, GenericByteViewArray, GenericListArray, MapArray, MutableArrayData,
-    OffsetSizeTrait, RecordBatch, RecordBatchOptions, StructArray, UInt64Array, make_array,
+    AnyDictionaryArray, Array, ArrayData, ArrayRef, AsArray, BooleanArray, ByteView, FixedSizeListArray,
+    GenericByteViewArray, GenericListArray, MapArray, MutableArrayData, OffsetSizeTrait, RecordBatch,
+    RecordBatchOptions, StructArray, UInt64Array, make_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{cast, filter};
@@ -27,20 +27,14 @@ const SLACK_BYTES: usize = 16 * 1024;
 
 /// Bytes of the rows of `batch`, however much its buffers hold besides.
 pub(crate) fn sliced_bytes(batch: &RecordBatch) -> usize {
-    batch
-        .columns()
-        .iter()
-        .map(|column| array_bytes(column))
-        .sum()
+    batch.columns().iter().map(|column| array_bytes(column)).sum()
 }
 
 /// Bytes that `batch` keeps alive, each shared buffer counted once.
 pub(crate) fn held_bytes(batch: &RecordBatch) -> usize {
     let mut seen = HashSet::new();
     let columns = batch.columns().iter();
-    columns
-        .map(|column| buffer_bytes(&column.to_data(), &mut seen))
-        .sum()
+    columns.map(|column| buffer_bytes(&column.to_data(), &mut seen)).sum()
 }
 
 /// The same rows, in buffers that hold at most about as much again.
@@ -138,10 +132,7 @@ fn extent<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>) -> (usize, usize) {
 }
 
 fn buffer_bytes(data: &ArrayData, seen: &mut HashSet<usize>) -> usize {
-    let buffers = data
-        .buffers()
-        .iter()
-        .chain(data.nulls().map(|nulls| nulls.buffer()));
+    let buffers = data.buffers().iter().chain(data.nulls().map(|nulls| nulls.buffer()));
     let mut bytes = 0;
     for buffer in buffers {
         if seen.insert(buffer.data_ptr().addr().get()) {
@@ -149,10 +140,7 @@ fn buffer_bytes(data: &ArrayData, seen: &mut HashSet<usize>) -> usize {
         }
     }
     let children = data.child_data().iter();
-    bytes
-        + children
-            .map(|child| buffer_bytes(child, seen))
-            .sum::<usize>()
+    bytes + children.map(|child| buffer_bytes(child, seen)).sum::<usize>()
 }
 
 fn copy(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
@@ -173,9 +161,7 @@ fn has_shared(data_type: &DataType) -> bool {
         DataType::Dictionary(_, _) => true,
         DataType::ListView(_) | DataType::LargeListView(_) => true,
         DataType::Union(_, UnionMode::Dense) => true,
-        DataType::Union(fields, UnionMode::Sparse) => fields
-            .iter()
-            .any(|(_, field)| has_shared(field.data_type())),
+        DataType::Union(fields, UnionMode::Sparse) => fields.iter().any(|(_, field)| has_shared(field.data_type())),
         DataType::RunEndEncoded(_, values) => has_shared(values.data_type()),
         _ => false,
     }
@@ -253,10 +239,7 @@ fn compact_dictionary(array: &dyn AnyDictionaryArray) -> Result<ArrayRef, ArrowE
     );
     let keys = cast(&keys, array.keys().data_type())?;
     let values = filter(values, &BooleanArray::from(used))?;
-    let data = keys
-        .to_data()
-        .into_builder()
-        .data_type(array.data_type().clone());
+    let data = keys.to_data().into_builder().data_type(array.data_type().clone());
     let data = data.add_child_data(with_compact_shared(&values)?.to_data());
     Ok(make_array(data.build()?))
 }

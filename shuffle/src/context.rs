@@ -33,9 +33,9 @@ impl AttemptContext {
     /// # Errors
     /// When there is none: the plan was executed outside an attempt, which is a bug.
     pub fn of(task: &TaskContext) -> Result<Arc<Self>> {
-        task.session_config().get_extension().ok_or_else(|| {
-            internal_datafusion_err!("a shuffle node was executed outside an attempt")
-        })
+        task.session_config()
+            .get_extension()
+            .ok_or_else(|| internal_datafusion_err!("a shuffle node was executed outside an attempt"))
     }
 
     /// The partition of the stage that is `partition` of this plan.
@@ -48,8 +48,6 @@ impl AttemptContext {
                 .map_err(|error| internal_datafusion_err!("partition {partition}: {error}"));
         }
         let number = self.partitions.get(partition).copied();
-        number.ok_or_else(|| {
-            internal_datafusion_err!("attempt {} has no partition {partition}", self.key)
-        })
+        number.ok_or_else(|| internal_datafusion_err!("attempt {} has no partition {partition}", self.key))
     }
 }

@@ -41,9 +41,7 @@ impl Packet {
     /// Bytes it holds.
     pub(crate) fn bytes(&self) -> usize {
         let messages = self.0.iter();
-        messages
-            .map(|data| data.data_header.len() + data.data_body.len())
-            .sum()
+        messages.map(|data| data.data_header.len() + data.data_body.len()).sum()
     }
 
     /// For a spill file.
@@ -66,28 +64,17 @@ impl Packet {
     }
 
     /// The batch, which came under the schema `sent`, as one of `wanted`; the two may differ in metadata only.
-    pub(crate) fn decode(
-        self,
-        sent: &SchemaRef,
-        wanted: &SchemaRef,
-    ) -> Result<RecordBatch, Failure> {
+    pub(crate) fn decode(self, sent: &SchemaRef, wanted: &SchemaRef) -> Result<RecordBatch, Failure> {
         let mut dictionaries = HashMap::new();
         for data in self.0 {
             let message = root_as_message(&data.data_header).map_err(broken)?;
             let body = aligned(&data.data_body);
             if let Some(dictionary) = message.header_as_dictionary_batch() {
                 let version = message.version();
-                read_dictionary(&body, dictionary, sent, &mut dictionaries, &version)
-                    .map_err(broken)?;
+                read_dictionary(&body, dictionary, sent, &mut dictionaries, &version).map_err(broken)?;
             } else if let Some(batch) = message.header_as_record_batch() {
                 let version = message.version();
-                let decoder = RecordBatchDecoder::try_new(
-                    &body,
-                    batch,
-                    Arc::clone(sent),
-                    &dictionaries,
-                    &version,
-                );
+                let decoder = RecordBatchDecoder::try_new(&body, batch, Arc::clone(sent), &dictionaries, &version);
                 let batch = decoder.and_then(RecordBatchDecoder::read_record_batch);
                 return with_schema(&batch.map_err(broken)?, wanted).map_err(broken);
             }

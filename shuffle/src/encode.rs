@@ -175,8 +175,7 @@ impl Encoder {
         let options = IpcWriteOptions::default();
         let generator = IpcDataGenerator::default();
         let mut tracker = DictionaryTracker::new(false);
-        let message =
-            generator.schema_to_bytes_with_dictionary_tracker(schema, &mut tracker, &options);
+        let message = generator.schema_to_bytes_with_dictionary_tracker(schema, &mut tracker, &options);
         let encoder = Self {
             schema: SchemaRef::clone(schema),
             has_dictionaries: has_dictionaries(schema),
@@ -189,12 +188,7 @@ impl Encoder {
         (encoder, message.into())
     }
 
-    fn encode(
-        &mut self,
-        slice: RecordBatch,
-        tag: &Bytes,
-        messages: &mut VecDeque<FlightData>,
-    ) -> Result<(), Failure> {
+    fn encode(&mut self, slice: RecordBatch, tag: &Bytes, messages: &mut VecDeque<FlightData>) -> Result<(), Failure> {
         self.try_encode(slice, tag, messages)
             .map_err(|error| failure::arrow(&error))?;
         match messages.iter().map(Message::encoded_len).max() {
@@ -228,11 +222,8 @@ impl Encoder {
     /// Makes the tracker as it was after the schema message, so that the next message brings all its dictionaries.
     fn forget_dictionaries(&mut self) {
         self.tracker.clear();
-        self.generator.schema_to_bytes_with_dictionary_tracker(
-            &self.schema,
-            &mut self.tracker,
-            &self.options,
-        );
+        self.generator
+            .schema_to_bytes_with_dictionary_tracker(&self.schema, &mut self.tracker, &self.options);
     }
 }
 

@@ -30,12 +30,8 @@ pub fn of(error: &DataFusionError) -> Failure {
         }
         E::SchemaError(inner, _) => Failure::new(FailureKind::Invalid, inner.to_string()),
         E::NotImplemented(text) => Failure::new(FailureKind::Unsupported, without_backtrace(text)),
-        E::ResourcesExhausted(text) => {
-            Failure::new(FailureKind::Exhausted, without_backtrace(text))
-        }
-        E::ExecutionJoin(inner) if inner.is_cancelled() => {
-            Failure::new(FailureKind::Cancelled, "the work was stopped")
-        }
+        E::ResourcesExhausted(text) => Failure::new(FailureKind::Exhausted, without_backtrace(text)),
+        E::ExecutionJoin(inner) if inner.is_cancelled() => Failure::new(FailureKind::Cancelled, "the work was stopped"),
         E::ExecutionJoin(inner) => Failure::internal(inner),
         E::Internal(text) | E::Ffi(text) => Failure::internal(without_backtrace(text)),
     }
@@ -86,8 +82,9 @@ fn storage(error: &object_store::Error) -> Failure {
         object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => {
             FailureKind::Unsupported
         }
-        object_store::Error::PermissionDenied { .. }
-        | object_store::Error::Unauthenticated { .. } => FailureKind::Denied,
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+            FailureKind::Denied
+        }
         _ => FailureKind::Storage,
     };
     Failure::new(kind, error.to_string())
@@ -131,9 +128,7 @@ fn external(error: &(dyn Error + 'static)) -> Failure {
 }
 
 fn without_backtrace(text: &str) -> &str {
-    text.split(DataFusionError::BACK_TRACE_SEP)
-        .next()
-        .unwrap_or(text)
+    text.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -166,27 +161,15 @@ mod tests {
         };
         let table: [(DataFusionError, FailureKind); 9] = [
             (ArrowError::DivideByZero.into(), FailureKind::Invalid),
-            (
-                ArrowError::CastError("x".into()).into(),
-                FailureKind::Invalid,
-            ),
+            (ArrowError::CastError("x".into()).into(), FailureKind::Invalid),
             (
                 DataFusionError::ResourcesExhausted("no".into()).context("sort"),
                 FailureKind::Exhausted,
             ),
-            (
-                DataFusionError::NotImplemented("no".into()),
-                FailureKind::Unsupported,
-            ),
+            (DataFusionError::NotImplemented("no".into()), FailureKind::Unsupported),
             (DataFusionError::Plan("no".into()), FailureKind::Invalid),
-            (
-                DataFusionError::Internal("no".into()),
-                FailureKind::Internal,
-            ),
-            (
-                DataFusionError::ObjectStore(Box::new(missing)),
-                FailureKind::NotFound,
-            ),
+            (DataFusionError::Internal("no".into()), FailureKind::Internal),
+            (DataFusionError::ObjectStore(Box::new(missing)), FailureKind::NotFound),
             (
                 DataFusionError::ObjectStore(Box::new(object_store::Error::Generic {
                     store: "S3",
@@ -194,10 +177,7 @@ mod tests {
                 })),
                 FailureKind::Storage,
             ),
-            (
-                DataFusionError::External("unheard of".into()),
-                FailureKind::Internal,
-            ),
+            (DataFusionError::External("unheard of".into()), FailureKind::Internal),
         ];
         for (error, kind) in table {
             assert_eq!(of(&error).kind, kind, "{error:?}");

@@ -104,13 +104,8 @@ impl Fetcher {
             })
             .collect();
         let subject = Subject::Fetch(fetch);
-        let ticket = self
-            .0
-            .options
-            .key
-            .seal(&subject, SystemTime::now(), TICKET_LIFETIME);
-        let mut client = FlightServiceClient::new(self.channel(&address)?)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let ticket = self.0.options.key.seal(&subject, SystemTime::now(), TICKET_LIFETIME);
+        let mut client = FlightServiceClient::new(self.channel(&address)?).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let answer = client.do_get(Ticket { ticket }).await;
         let messages = answer.map_err(|status| from_status(&status, &address))?;
         Ok(FetchStream {
@@ -147,11 +142,7 @@ impl Fetcher {
     }
 
     fn channel(&self, address: &str) -> Result<Channel, Failure> {
-        let mut channels = self
-            .0
-            .channels
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
@@ -218,12 +209,8 @@ impl FetchStream {
             self.state = State::Rows;
             return Ok(Fetched::Schema(data));
         }
-        let tag = FetchTag::decode(data.app_metadata.as_ref()).map_err(|error| {
-            lost(
-                &self.address,
-                &format!("it sent a message without a tag ({error})"),
-            )
-        })?;
+        let tag = FetchTag::decode(data.app_metadata.as_ref())
+            .map_err(|error| lost(&self.address, &format!("it sent a message without a tag ({error})")))?;
         let part = (tag.output, tag.partition);
         let expected = if tag.end_of_partition {
             self.open.remove(&part)
@@ -233,10 +220,7 @@ impl FetchStream {
         if !expected {
             return Err(lost(
                 &self.address,
-                &format!(
-                    "it sent rows of partition {} that were not asked for",
-                    tag.partition
-                ),
+                &format!("it sent rows of partition {} that were not asked for", tag.partition),
             ));
         }
         Ok(if tag.end_of_partition {
@@ -263,10 +247,7 @@ impl Stream for FetchStream {
             }
             None => Err(lost(
                 &self.address,
-                &format!(
-                    "the stream ended before {} of its partitions",
-                    self.open.len()
-                ),
+                &format!("the stream ended before {} of its partitions", self.open.len()),
             )),
         };
         if step.is_err() {

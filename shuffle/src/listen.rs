@@ -58,10 +58,7 @@ pub struct Connection {
 type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// The connections of `listener`, encrypted where there is `tls`. Never ends and never fails.
-pub fn incoming(
-    listener: TcpListener,
-    tls: Option<&ServerTls>,
-) -> impl Stream<Item = io::Result<Connection>> + use<> {
+pub fn incoming(listener: TcpListener, tls: Option<&ServerTls>) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let incoming = Incoming {
         listener,
         tls: tls.map(ServerTls::acceptor),
@@ -80,9 +77,7 @@ pub fn incoming(
 pub fn refuse_mistaken(request: Request<()>) -> Result<Request<()>, Status> {
     let connection = request.extensions().get::<ConnectionInfo>();
     match connection {
-        Some(ConnectionInfo {
-            is_mistaken: true, ..
-        }) => Err(Status::invalid_argument(
+        Some(ConnectionInfo { is_mistaken: true, .. }) => Err(Status::invalid_argument(
             "this port speaks TLS; connect with grpc+tls:// (or https://), or turn encryption on in the driver",
         )),
         _ => Ok(request),
@@ -133,18 +128,13 @@ impl Incoming {
                 info,
             });
         };
-        self.handshakes.spawn(async move {
-            tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream, info)).await?
-        });
+        self.handshakes
+            .spawn(async move { tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream, info)).await? });
         None
     }
 }
 
-async fn handshake(
-    tls: TlsAcceptor,
-    stream: TcpStream,
-    info: ConnectionInfo,
-) -> io::Result<Connection> {
+async fn handshake(tls: TlsAcceptor, stream: TcpStream, info: ConnectionInfo) -> io::Result<Connection> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -173,21 +163,13 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.transport).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.transport).poll_write(cx, bytes)
     }
 

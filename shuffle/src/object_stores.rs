@@ -84,12 +84,8 @@ pub fn tagged(url: &Url, tag: &str) -> Result<Url, Failure> {
 /// # Errors
 /// `Invalid` for a scheme or an option that is not known, and where the settings do not make a store.
 pub fn register(runtime: &RuntimeEnv, spec: &ObjectStoreSpec) -> Result<(), Failure> {
-    let url = Url::parse(&spec.url).map_err(|error| {
-        invalid(format!(
-            "{} is not the URL of an object store ({error})",
-            spec.url
-        ))
-    })?;
+    let url = Url::parse(&spec.url)
+        .map_err(|error| invalid(format!("{} is not the URL of an object store ({error})", spec.url)))?;
     if runtime.object_store_registry.get_store(&url).is_ok() {
         return Ok(());
     }
@@ -110,38 +106,23 @@ fn build(
 ) -> Result<Option<Arc<dyn ObjectStore>>, Failure> {
     let scheme = url.scheme().split('+').next().unwrap_or_default();
     let kind = Kind::of_scheme(scheme).ok_or_else(|| {
-        invalid(format!("{url} has the scheme {scheme}, which is not supported; use file, s3, gs, az, http or https"))
+        invalid(format!(
+            "{url} has the scheme {scheme}, which is not supported; use file, s3, gs, az, http or https"
+        ))
     })?;
-    let plain = format!(
-        "{scheme}{}",
-        &url[Position::AfterScheme..Position::BeforePath]
-    );
-    let failed = |error: object_store::Error| {
-        invalid(format!("the object store {plain} cannot be used: {error}"))
-    };
+    let plain = format!("{scheme}{}", &url[Position::AfterScheme..Position::BeforePath]);
+    let failed = |error: object_store::Error| invalid(format!("the object store {plain} cannot be used: {error}"));
     let store: Arc<dyn ObjectStore> = match kind {
         Kind::Local => return Ok(None),
         Kind::S3 => Arc::new(s3(&plain, environment, options)?.build().map_err(failed)?),
-        Kind::Google => Arc::new(
-            google(&plain, environment, options)?
-                .build()
-                .map_err(failed)?,
-        ),
-        Kind::Azure => Arc::new(
-            azure(&plain, environment, options)?
-                .build()
-                .map_err(failed)?,
-        ),
+        Kind::Google => Arc::new(google(&plain, environment, options)?.build().map_err(failed)?),
+        Kind::Azure => Arc::new(azure(&plain, environment, options)?.build().map_err(failed)?),
         Kind::Http => Arc::new(http(&plain, options)?.build().map_err(failed)?),
     };
     Ok(Some(store))
 }
 
-fn s3(
-    url: &str,
-    environment: &[(String, String)],
-    options: &[(String, String)],
-) -> Result<AmazonS3Builder, Failure> {
+fn s3(url: &str, environment: &[(String, String)], options: &[(String, String)]) -> Result<AmazonS3Builder, Failure> {
     use AmazonS3ConfigKey::{AccessKeyId, Endpoint, S3Endpoint, SecretAccessKey, Token};
     let options: Vec<(AmazonS3ConfigKey, _)> = parse_options(Kind::S3, options)?;
     // A key from the options together with a session token from the environment would be refused by the store.
@@ -170,14 +151,10 @@ fn google(
     options: &[(String, String)],
 ) -> Result<GoogleCloudStorageBuilder, Failure> {
     let options: Vec<(GoogleConfigKey, _)> = parse_options(Kind::Google, options)?;
-    let builder = GoogleCloudStorageBuilder::new()
-        .with_url(url)
-        .with_retry(retry());
+    let builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry());
     Ok(parse_environment("GOOGLE_", environment)
         .chain(options)
-        .fold(builder, |builder, (key, value)| {
-            builder.with_config(key, value)
-        }))
+        .fold(builder, |builder, (key, value)| builder.with_config(key, value)))
 }
 
 fn azure(
@@ -191,15 +168,11 @@ fn azure(
         .iter()
         .filter(|(key, _)| key == "IDENTITY_ENDPOINT")
         .map(|(_, value)| (AzureConfigKey::MsiEndpoint, value.clone()));
-    let builder = MicrosoftAzureBuilder::new()
-        .with_url(url)
-        .with_retry(retry());
+    let builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry());
     Ok(parse_environment("AZURE_", environment)
         .chain(identity)
         .chain(options)
-        .fold(builder, |builder, (key, value)| {
-            builder.with_config(key, value)
-        }))
+        .fold(builder, |builder, (key, value)| builder.with_config(key, value)))
 }
 
 fn http(url: &str, options: &[(String, String)]) -> Result<HttpBuilder, Failure> {
@@ -209,9 +182,9 @@ fn http(url: &str, options: &[(String, String)]) -> Result<HttpBuilder, Failure>
         .with_url(url)
         .with_retry(retry())
         .with_config(ClientConfigKey::AllowHttp, plain);
-    Ok(options.into_iter().fold(builder, |builder, (key, value)| {
-        builder.with_config(key, value)
-    }))
+    Ok(options
+        .into_iter()
+        .fold(builder, |builder, (key, value)| builder.with_config(key, value)))
 }
 
 /// Variables with `prefix` that the store has a setting for; others with that prefix belong to other programs.
@@ -226,10 +199,7 @@ fn parse_environment<'a, K: FromStr + 'a>(
 }
 
 /// Options such as `aws.region`. The message for an unknown one names its key, never its value.
-fn parse_options<K: FromStr>(
-    kind: Kind,
-    options: &[(String, String)],
-) -> Result<Vec<(K, String)>, Failure> {
+fn parse_options<K: FromStr>(kind: Kind, options: &[(String, String)]) -> Result<Vec<(K, String)>, Failure> {
     options
         .iter()
         .map(|(key, value)| {
@@ -314,8 +284,7 @@ mod tests {
             ("AWS_ENDPOINT", "http://127.0.0.1:8333"),
             ("AWS_PAGER", "less"),
         ]);
-        let get =
-            |builder: &AmazonS3Builder, key: &str| builder.get_config_value(&key.parse().unwrap());
+        let get = |builder: &AmazonS3Builder, key: &str| builder.get_config_value(&key.parse().unwrap());
         let plain = s3("s3://b", &environment, &[]).unwrap();
         assert_eq!(get(&plain, "access_key_id").as_deref(), Some("env-key"));
         assert_eq!(get(&plain, "token").as_deref(), Some("env-token"));
@@ -326,10 +295,7 @@ mod tests {
         ]);
         let own = s3("s3://b", &environment, &options).unwrap();
         assert_eq!(get(&own, "access_key_id").as_deref(), Some("own-key"));
-        assert_eq!(
-            get(&own, "secret_access_key").as_deref(),
-            Some("own-secret")
-        );
+        assert_eq!(get(&own, "secret_access_key").as_deref(), Some("own-secret"));
         assert_eq!(
             get(&own, "token"),
             None,
@@ -356,19 +322,9 @@ mod tests {
     #[test]
     fn a_tag_keeps_everything_but_the_scheme() {
         let url = Url::parse("s3://bucket/a%20b/").unwrap();
-        assert_eq!(
-            tagged(&url, "4f1c").unwrap().as_str(),
-            "s3+4f1c://bucket/a%20b/"
-        );
+        assert_eq!(tagged(&url, "4f1c").unwrap().as_str(), "s3+4f1c://bucket/a%20b/");
         let url = Url::parse("http://host:8080/x").unwrap();
-        assert_eq!(
-            tagged(&url, "4f1c").unwrap().as_str(),
-            "http+4f1c://host:8080/x"
-        );
-        assert!(
-            is_store_option("aws.region")
-                && !is_store_option("format.delimiter")
-                && !is_store_option("region")
-        );
+        assert_eq!(tagged(&url, "4f1c").unwrap().as_str(), "http+4f1c://host:8080/x");
+        assert!(is_store_option("aws.region") && !is_store_option("format.delimiter") && !is_store_option("region"));
     }
 }

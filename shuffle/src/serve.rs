@@ -20,8 +20,8 @@ use std::time::{Duration, SystemTime};
 use arrow::datatypes::SchemaRef;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
-    HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
+    PollInfo, PutResult, SchemaResult, Ticket,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -90,13 +90,8 @@ impl DataService {
                 FailureKind::Invalid,
                 "this ticket is for the server; present it where it was issued",
             )),
-            Err(error @ TicketError::Foreign) => Err(Failure::new(
-                FailureKind::Unauthenticated,
-                error.to_string(),
-            )),
-            Err(error @ TicketError::Expired) => {
-                Err(Failure::new(FailureKind::NotFound, error.to_string()))
-            }
+            Err(error @ TicketError::Foreign) => Err(Failure::new(FailureKind::Unauthenticated, error.to_string())),
+            Err(error @ TicketError::Expired) => Err(Failure::new(FailureKind::NotFound, error.to_string())),
         }
     }
 
@@ -140,17 +135,16 @@ impl DataService {
                 readers.push(self.store.read(key, *partition).map_err(gone)?);
             }
         }
-        let batches = stream::iter(readers)
-            .flatten()
-            .map(move |batch| batch.map_err(gone));
+        let batches = stream::iter(readers).flatten().map(move |batch| batch.map_err(gone));
         Ok(encode::frames(schema, batches).boxed())
     }
 
     /// All outputs of a stage have the same.
     fn schema(&self, fetch: &Fetch) -> Result<SchemaRef, Failure> {
-        let output = fetch.outputs.first().ok_or_else(|| {
-            Failure::new(FailureKind::Invalid, "the ticket names no output to fetch")
-        })?;
+        let output = fetch
+            .outputs
+            .first()
+            .ok_or_else(|| Failure::new(FailureKind::Invalid, "the ticket names no output to fetch"))?;
         let key = key_of(fetch, output);
         self.store.schema(key).ok_or_else(|| {
             Failure::new(
@@ -225,17 +219,12 @@ impl FlightService for DataService {
     type ListActionsStream = Answers<ActionType>;
 
     async fn do_get(&self, request: Request<Ticket>) -> Answer<Self::DoGetStream> {
-        let frames = self
-            .open(request.get_ref())
-            .map_err(|failure| to_status(&failure))?;
+        let frames = self.open(request.get_ref()).map_err(|failure| to_status(&failure))?;
         let frames = frames.map_err(|failure| to_status(&failure));
         Ok(Response::new(frames.boxed()))
     }
 
-    async fn handshake(
-        &self,
-        _: Request<Streaming<HandshakeRequest>>,
-    ) -> Answer<Self::HandshakeStream> {
+    async fn handshake(&self, _: Request<Streaming<HandshakeRequest>>) -> Answer<Self::HandshakeStream> {
         let welcome = stream::iter([Ok(HandshakeResponse::default())]);
         let mut answer = Response::new(welcome.boxed());
         // Drivers that log in expect a token back.
@@ -266,10 +255,7 @@ impl FlightService for DataService {
         absent("DoPut")
     }
 
-    async fn do_exchange(
-        &self,
-        _: Request<Streaming<FlightData>>,
-    ) -> Answer<Self::DoExchangeStream> {
+    async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Answer<Self::DoExchangeStream> {
         absent("DoExchange")
     }
 

@@ -82,10 +82,7 @@ mod tests {
     #[test]
     fn everything_else_is_shuffle_lost_and_names_the_address() {
         let released = Failure::new(FailureKind::ShuffleLost, "it was released");
-        for status in [
-            Status::unavailable("connection refused"),
-            to_status(&released),
-        ] {
+        for status in [Status::unavailable("connection refused"), to_status(&released)] {
             let failure = from_status(&status, "http://a:1");
             assert_eq!(failure.kind, FailureKind::ShuffleLost);
             assert!(failure.message.contains("http://a:1"), "{failure}");

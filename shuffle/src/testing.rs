@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryViewArray, BooleanArray, Decimal128Array, DictionaryArray,
-    FixedSizeBinaryArray, Int32Array, Int64Array, Int64Builder, LargeBinaryArray, ListBuilder,
-    ListViewArray, MapBuilder, NullArray, RecordBatch, RecordBatchOptions, StringArray,
-    StringBuilder, StringDictionaryBuilder, StringViewArray, StringViewBuilder, StructArray,
-    TimestampMicrosecondArray, UnionArray,
+    ArrayRef, BinaryViewArray, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Int32Array,
+    Int64Array, Int64Builder, LargeBinaryArray, ListBuilder, ListViewArray, MapBuilder, NullArray, RecordBatch,
+    RecordBatchOptions, StringArray, StringBuilder, StringDictionaryBuilder, StringViewArray, StringViewBuilder,
+    StructArray, TimestampMicrosecondArray, UnionArray,
 };
 use arrow::datatypes::{DataType, Field, Int8Type, Int32Type, Schema, UnionFields};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, UnboundedMemoryPool};
@@ -54,14 +53,9 @@ pub(crate) fn store(pool_bytes: Option<usize>) -> TestStore {
 /// Rows `start..start + rows` of one number and one text that does not fit into a view.
 pub(crate) fn numbered(start: i64, rows: usize) -> RecordBatch {
     let numbers = start..start + rows as i64;
-    let texts = numbers
-        .clone()
-        .map(|n| format!("text of row number {n:012}"));
+    let texts = numbers.clone().map(|n| format!("text of row number {n:012}"));
     RecordBatch::try_from_iter([
-        (
-            "number",
-            Arc::new(Int64Array::from_iter_values(numbers)) as ArrayRef,
-        ),
+        ("number", Arc::new(Int64Array::from_iter_values(numbers)) as ArrayRef),
         ("text", Arc::new(StringArray::from_iter_values(texts))),
     ])
     .unwrap()
@@ -97,11 +91,7 @@ pub(crate) fn samples() -> Vec<(&'static str, RecordBatch)> {
             Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])),
             true,
         ),
-        (
-            "decimal",
-            Arc::new(Decimal128Array::from(vec![1, 2, 3])),
-            true,
-        ),
+        ("decimal", Arc::new(Decimal128Array::from(vec![1, 2, 3])), true),
         (
             "time",
             Arc::new(TimestampMicrosecondArray::from(vec![1, 2, 3]).with_timezone("UTC")),
@@ -125,8 +115,7 @@ pub(crate) fn samples() -> Vec<(&'static str, RecordBatch)> {
         ("null", Arc::new(NullArray::new(3)), true),
     ])
     .unwrap();
-    let one =
-        |array: ArrayRef| RecordBatch::try_from_iter_with_nullable([("c", array, true)]).unwrap();
+    let one = |array: ArrayRef| RecordBatch::try_from_iter_with_nullable([("c", array, true)]).unwrap();
     let huge = "x".repeat(5_000_000);
     vec![
         ("flat", flat.clone()),
@@ -137,10 +126,7 @@ pub(crate) fn samples() -> Vec<(&'static str, RecordBatch)> {
         ("slice of views", one(views(100_000)).slice(70_000, 20)),
         (
             "binary views",
-            one(Arc::new(BinaryViewArray::from_iter_values([
-                &b"a"[..],
-                &[7; 100],
-            ]))),
+            one(Arc::new(BinaryViewArray::from_iter_values([&b"a"[..], &[7; 100]]))),
         ),
         ("dictionaries", dictionaries(["a", "b"])),
         ("other dictionaries", dictionaries(["c", "d"])),
@@ -155,14 +141,8 @@ pub(crate) fn samples() -> Vec<(&'static str, RecordBatch)> {
         ("sparse union", one(union(false))),
         ("slice of sparse union", one(union(false)).slice(1, 2)),
         ("without columns", without_columns(123_456)),
-        (
-            "5 MB cell",
-            one(Arc::new(StringArray::from(vec!["a", &huge, "b"]))),
-        ),
-        (
-            "5 MB view",
-            one(Arc::new(StringViewArray::from(vec!["a", &huge, "b"]))),
-        ),
+        ("5 MB cell", one(Arc::new(StringArray::from(vec!["a", &huge, "b"])))),
+        ("5 MB view", one(Arc::new(StringViewArray::from(vec!["a", &huge, "b"])))),
     ]
 }
 
@@ -170,13 +150,7 @@ fn list_views() -> ArrayRef {
     let item = Arc::new(Field::new("item", DataType::Utf8View, true));
     let sizes = vec![2, 0, 3].into();
     let nulls = Some(vec![true, false, true].into());
-    Arc::new(ListViewArray::new(
-        item,
-        vec![4, 0, 1].into(),
-        sizes,
-        views(8),
-        nulls,
-    ))
+    Arc::new(ListViewArray::new(item, vec![4, 0, 1].into(), sizes, views(8), nulls))
 }
 
 fn union(dense: bool) -> ArrayRef {
@@ -185,12 +159,7 @@ fn union(dense: bool) -> ArrayRef {
     let fields = UnionFields::try_new([0, 3], fields).unwrap();
     let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3]));
     let offsets = dense.then(|| vec![2, 0, 1].into());
-    let union = UnionArray::try_new(
-        fields,
-        vec![3, 0, 3].into(),
-        offsets,
-        vec![numbers, views(3)],
-    );
+    let union = UnionArray::try_new(fields, vec![3, 0, 3].into(), offsets, vec![numbers, views(3)]);
     Arc::new(union.unwrap())
 }
 
@@ -208,12 +177,7 @@ fn dictionaries(values: [&str; 2]) -> RecordBatch {
         second.append_option((row % 3 > 0).then(|| values[row % 2].repeat(2)));
     }
     let second: DictionaryArray<Int8Type> = second.finish();
-    let field = Arc::new(Field::new_dictionary(
-        "inner",
-        DataType::Int8,
-        DataType::Utf8,
-        true,
-    ));
+    let field = Arc::new(Field::new_dictionary("inner", DataType::Int8, DataType::Utf8, true));
     let inner = StructArray::from(vec![(field, Arc::new(second) as ArrayRef)]);
     RecordBatch::try_from_iter_with_nullable([
         ("first", Arc::new(first.finish()) as ArrayRef, true),

@@ -22,10 +22,14 @@ impl ServerTls {
     /// # Errors
     /// `Invalid`, naming flag and file, for files that cannot be read, hold something else or do not belong together.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, Failure> {
-        let chain = certificates(&read("--tls-cert", certificate)?)
-            .map_err(|why| wrong("--tls-cert", certificate, &why))?;
+        let chain =
+            certificates(&read("--tls-cert", certificate)?).map_err(|why| wrong("--tls-cert", certificate, &why))?;
         let secret = PrivateKeyDer::from_pem_slice(&read("--tls-key", key)?).map_err(|_| {
-            wrong("--tls-key", key, "holds no private key in PEM form; give the file that begins with -----BEGIN PRIVATE KEY-----")
+            wrong(
+                "--tls-key",
+                key,
+                "holds no private key in PEM form; give the file that begins with -----BEGIN PRIVATE KEY-----",
+            )
         })?;
         // The one source of cryptography in this process, named so that no other can be taken for the default.
         let provider = Arc::new(ring::default_provider());
@@ -38,9 +42,16 @@ impl ServerTls {
             Error::InconsistentKeys(_) => wrong(
                 "--tls-key",
                 key,
-                &format!("is not the key of the certificate in {}; give the two files that were made together", certificate.display()),
+                &format!(
+                    "is not the key of the certificate in {}; give the two files that were made together",
+                    certificate.display()
+                ),
             ),
-            other => wrong("--tls-cert", certificate, &format!("cannot be used ({other}); give a certificate of version 3 and its key")),
+            other => wrong(
+                "--tls-cert",
+                certificate,
+                &format!("cannot be used ({other}); give a certificate of version 3 and its key"),
+            ),
         })?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Self(Arc::new(config)))
@@ -77,7 +88,11 @@ impl Trust {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&pem).map_err(|why| wrong(FLAG, path, &why))? {
             roots.add(certificate).map_err(|error| {
-                wrong(FLAG, path, &format!("holds a certificate that cannot be trusted ({error}); give that of the authority"))
+                wrong(
+                    FLAG,
+                    path,
+                    &format!("holds a certificate that cannot be trusted ({error}); give that of the authority"),
+                )
             })?;
         }
         Ok(Self(Some(Certificate::from_pem(pem))))
@@ -133,10 +148,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 fn wrong(flag: &str, path: &Path, why: &str) -> Failure {
-    Failure::new(
-        FailureKind::Invalid,
-        format!("{flag} {} {why}", path.display()),
-    )
+    Failure::new(FailureKind::Invalid, format!("{flag} {} {why}", path.display()))
 }
 
 #[cfg(test)]
@@ -147,18 +159,14 @@ pub(crate) mod testing {
 
     /// Certificate and key of `localhost`, in PEM form.
     pub(crate) fn pem() -> (String, String) {
-        let CertifiedKey { cert, signing_key } =
-            generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         (cert.pem(), signing_key.serialize_pem())
     }
 
     /// A certificate of its own for a test.
     pub(crate) fn identity() -> ServerTls {
         let folder = tempfile::tempdir().unwrap();
-        let (certificate, key) = (
-            folder.path().join("cert.pem"),
-            folder.path().join("key.pem"),
-        );
+        let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
         let (certificate_pem, key_pem) = pem();
         std::fs::write(&certificate, certificate_pem).unwrap();
         std::fs::write(&key, key_pem).unwrap();
@@ -191,13 +199,7 @@ mod tests {
             (&key, &key, "--tls-cert", "key.pem", "no certificate"),
             (&cert, &none, "--tls-key", "none.pem", "cannot be read"),
             (&cert, &cert, "--tls-key", "cert.pem", "no private key"),
-            (
-                &cert,
-                &other_key,
-                "--tls-key",
-                "other.pem",
-                "is not the key of",
-            ),
+            (&cert, &other_key, "--tls-key", "other.pem", "is not the key of"),
         ] {
             let failure = ServerTls::load(cert, key).unwrap_err();
             assert_eq!(failure.kind, FailureKind::Invalid);

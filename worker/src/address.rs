@@ -25,11 +25,7 @@ pub(crate) enum NotBound {
 
 /// Binds `listen`, else a free port of the address from which `server` is reached: loopback, where the server is on
 /// loopback, and nothing that other networks see, where it is not.
-pub(crate) async fn bind(
-    listen: Option<SocketAddr>,
-    advertise: Option<&str>,
-    server: &Url,
-) -> Result<Bound, NotBound> {
+pub(crate) async fn bind(listen: Option<SocketAddr>, advertise: Option<&str>, server: &Url) -> Result<Bound, NotBound> {
     let later = |error: io::Error| NotBound::Later(format!("no way to the server: {error}"));
     let address = match listen {
         Some(address) => address,
@@ -49,10 +45,7 @@ pub(crate) async fn bind(
         }
         None => bound.to_string(),
     };
-    Ok(Bound {
-        listener,
-        advertised,
-    })
+    Ok(Bound { listener, advertised })
 }
 
 fn listener(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
@@ -110,13 +103,8 @@ fn advertised(text: &str, port: u16) -> Result<String, Failure> {
                 host => host.to_string(),
             };
             // The scheme's own port vanishes from a parsed URL, so the text is asked.
-            let given = text
-                .rsplit_once(':')
-                .and_then(|(_, port)| port.parse().ok());
-            Some(format!(
-                "{host}:{}",
-                given.filter(|given| *given != 0).unwrap_or(port)
-            ))
+            let given = text.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+            Some(format!("{host}:{}", given.filter(|given| *given != 0).unwrap_or(port)))
         });
     with_port.ok_or_else(|| {
         Failure::new(
@@ -136,9 +124,7 @@ mod tests {
 
     #[tokio::test]
     async fn beside_a_local_server_only_loopback_is_bound() {
-        let bound = bind(None, None, &server("http://127.0.0.1:1"))
-            .await
-            .unwrap();
+        let bound = bind(None, None, &server("http://127.0.0.1:1")).await.unwrap();
         let address = bound.listener.local_addr().unwrap();
         assert!(address.ip().is_loopback());
         assert_eq!(bound.advertised, address.to_string());
@@ -147,9 +133,7 @@ mod tests {
     #[tokio::test]
     async fn who_listens_everywhere_advertises_where_the_server_is_reached() {
         let everywhere = Some("0.0.0.0:0".parse().unwrap());
-        let bound = bind(everywhere, None, &server("http://127.0.0.1:1"))
-            .await
-            .unwrap();
+        let bound = bind(everywhere, None, &server("http://127.0.0.1:1")).await.unwrap();
         let port = bound.listener.local_addr().unwrap().port();
         assert_eq!(bound.advertised, format!("127.0.0.1:{port}"));
     }

@@ -214,10 +214,7 @@ impl Registry {
             kept.metrics.operators.clear();
             self.done.insert(key, kept);
         }
-        Some(End {
-            status,
-            release_again,
-        })
+        Some(End { status, release_again })
     }
 
     /// Forgets the output of a query or of some of its stages and stops what still writes it. Returns the reservations
@@ -385,9 +382,7 @@ mod tests {
         let mut registry = Registry::new(2);
         registry.reserve(in_lane(Lane::Long, launch(0, 2))).unwrap();
         assert!(registry.reserve(in_lane(Lane::Long, launch(1, 1))).is_err());
-        registry
-            .reserve(in_lane(Lane::Medium, launch(1, 2)))
-            .unwrap();
+        registry.reserve(in_lane(Lane::Medium, launch(1, 2))).unwrap();
         registry.reserve(launch(2, 2)).unwrap();
         for lane in Lane::ALL {
             assert!(registry.reserve(in_lane(lane, launch(3, 1))).is_err());

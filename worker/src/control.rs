@@ -18,9 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
-use squadron_proto::control::{
-    AttemptStatus, Heartbeat, Launch, Release, ServerMessage, Stage, WorkerMessage,
-};
+use squadron_proto::control::{AttemptStatus, Heartbeat, Launch, Release, ServerMessage, Stage, WorkerMessage};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, WorkerId};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -98,9 +96,7 @@ impl<I: Stream + Unpin> Connection<I> {
     /// Says nothing more and waits, for a bounded time, until the server has read everything and closed its side.
     pub(crate) async fn close(self) {
         let Self {
-            mut incoming,
-            outgoing,
-            ..
+            mut incoming, outgoing, ..
         } = self;
         drop(outgoing);
         let closed = async { while incoming.next().await.is_some() {} };
@@ -109,12 +105,7 @@ impl<I: Stream + Unpin> Connection<I> {
 }
 
 impl Control {
-    pub(crate) fn new(
-        engine: Arc<Engine>,
-        worker: WorkerId,
-        slots: u32,
-        delivery: Delivery,
-    ) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>, worker: WorkerId, slots: u32, delivery: Delivery) -> Self {
         let (changes_sender, changes) = mpsc::channel(CHANGES_LIMIT);
         Self {
             engine,
@@ -369,10 +360,7 @@ impl Control {
         let mut queries = self.registry.queries();
         queries.extend(self.stages.keys().map(|(query, _)| *query));
         for query in queries {
-            self.release(&Release {
-                query,
-                stages: vec![],
-            });
+            self.release(&Release { query, stages: vec![] });
         }
     }
 

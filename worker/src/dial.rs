@@ -82,8 +82,9 @@ impl Stream for Incoming {
     ) -> std::task::Poll<Option<Self::Item>> {
         self.0.poll_next_unpin(context).map(|message| {
             message.map(|message| match message {
-                Ok(message) => ServerMessage::try_from(message)
-                    .map_err(|malformed| format!("the server sent a {malformed}")),
+                Ok(message) => {
+                    ServerMessage::try_from(message).map_err(|malformed| format!("the server sent a {malformed}"))
+                }
                 Err(status) => Err(described(&status)),
             })
         })
@@ -120,9 +121,7 @@ impl Caller {
             .await
             .map_err(|_| unexpected("it closed the connection"))?;
         let ServerMessage::Registered(registered) = self.hear(&mut incoming).await? else {
-            return Err(unexpected(
-                "it does not say whether this worker is registered",
-            ));
+            return Err(unexpected("it does not say whether this worker is registered"));
         };
         Ok(Session {
             incoming: Incoming(incoming),
@@ -145,17 +144,10 @@ impl Caller {
         self.trust.secure(endpoint).map_err(unreachable)
     }
 
-    async fn hear(
-        &self,
-        incoming: &mut Streaming<wire::ServerMessage>,
-    ) -> Result<ServerMessage, NoSession> {
-        let message = incoming
-            .message()
-            .await
-            .map_err(|status| self.refused(&status))?;
+    async fn hear(&self, incoming: &mut Streaming<wire::ServerMessage>) -> Result<ServerMessage, NoSession> {
+        let message = incoming.message().await.map_err(|status| self.refused(&status))?;
         let message = message.ok_or_else(|| unexpected("it closed the connection"))?;
-        ServerMessage::try_from(message)
-            .map_err(|malformed| unexpected(&format!("it sent a {malformed}")))
+        ServerMessage::try_from(message).map_err(|malformed| unexpected(&format!("it sent a {malformed}")))
     }
 
     fn check_version(&self, challenge: &Challenge) -> Result<(), NoSession> {
@@ -209,10 +201,7 @@ impl Caller {
             }
             Code::InvalidArgument => NoSession::Refused(Failure::new(
                 FailureKind::Invalid,
-                format!(
-                    "the server at {server} refuses this worker: {}",
-                    status.message()
-                ),
+                format!("the server at {server} refuses this worker: {}", status.message()),
             )),
             Code::Unimplemented => NoSession::WrongPort(Failure::new(
                 FailureKind::Invalid,

@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{
-    GreedyMemoryPool, MemoryLimit, MemoryPool, TrackConsumersPool,
-};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryLimit, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use squadron_proto::Failure;
@@ -82,11 +80,7 @@ impl Engine {
     ///
     /// # Panics
     /// Outside a tokio runtime: the caller's drives the connections to other processes.
-    pub fn new(
-        options: &WorkerOptions,
-        key: ClusterKey,
-        server_address: Option<String>,
-    ) -> Result<Arc<Self>, Failure> {
+    pub fn new(options: &WorkerOptions, key: ClusterKey, server_address: Option<String>) -> Result<Arc<Self>, Failure> {
         let spill_dir = options.spill_dir.clone();
         let spill_dir = spill_dir.unwrap_or_else(|| std::env::temp_dir().join("squadron"));
         let pool: Arc<dyn MemoryPool> = Arc::new(TrackConsumersPool::new(
@@ -111,9 +105,7 @@ impl Engine {
             .with_disk_manager_builder(disk)
             .build_arc()
             .map_err(|error| failure::of(&error))?;
-        let functions =
-            SessionContext::new_with_config_rt(SessionConfig::new(), Arc::clone(&runtime))
-                .task_ctx();
+        let functions = SessionContext::new_with_config_rt(SessionConfig::new(), Arc::clone(&runtime)).task_ctx();
         let fetcher = Fetcher::new(FetchOptions {
             server_address,
             budget_bytes: options.fetch_bytes,
@@ -141,11 +133,7 @@ impl Engine {
 
     /// Settings for an attempt with so many sorts. They all run at once, and each sets memory aside for the merge of what it
     /// may have to spill: DataFusion's 10 MB each can be more than there is.
-    pub(crate) fn with_merge_reservation(
-        &self,
-        config: SessionConfig,
-        sorts: usize,
-    ) -> SessionConfig {
+    pub(crate) fn with_merge_reservation(&self, config: SessionConfig, sorts: usize) -> SessionConfig {
         let MemoryLimit::Finite(pool_bytes) = self.runtime.memory_pool.memory_limit() else {
             return config;
         };
@@ -163,11 +151,7 @@ impl Engine {
     }
 
     /// A context to run a plan in whose memory is counted to `usage`.
-    pub(crate) fn attempt_context(
-        &self,
-        config: SessionConfig,
-        usage: Arc<Usage>,
-    ) -> Arc<TaskContext> {
+    pub(crate) fn attempt_context(&self, config: SessionConfig, usage: Arc<Usage>) -> Arc<TaskContext> {
         let pool = Arc::clone(&self.runtime.memory_pool);
         let runtime = RuntimeEnv {
             memory_pool: Arc::new(AttemptPool::new(pool, usage)),
@@ -205,10 +189,7 @@ mod tests {
             let config = engine.with_merge_reservation(SessionConfig::new(), partitions);
             config.options().execution.sort_spill_reservation_bytes
         };
-        let default = SessionConfig::new()
-            .options()
-            .execution
-            .sort_spill_reservation_bytes;
+        let default = SessionConfig::new().options().execution.sort_spill_reservation_bytes;
         assert!(set_aside(1) <= default);
         let many = pool_bytes / default * MERGE_SHARE;
         assert!(set_aside(many) > 0 && set_aside(many) < default);

@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::execution::memory_pool::{
-    MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
-};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
 use crate::usage::Usage;
 
@@ -79,8 +77,7 @@ mod tests {
         let other = MemoryConsumer::new("other").register(&shared);
         other.grow(50);
         let usage = Arc::new(Usage::default());
-        let pool: Arc<dyn MemoryPool> =
-            Arc::new(AttemptPool::new(Arc::clone(&shared), Arc::clone(&usage)));
+        let pool: Arc<dyn MemoryPool> = Arc::new(AttemptPool::new(Arc::clone(&shared), Arc::clone(&usage)));
         let reservation = MemoryConsumer::new("attempt").register(&pool);
         reservation.try_grow(40).unwrap();
         assert!(reservation.try_grow(20).is_err());

@@ -69,17 +69,13 @@ fn count(set: &MetricsSet, name: &str) -> Option<u64> {
 
 /// An operator and its metrics, summed over its partitions, in one line even where an expression holds a line break.
 fn line(plan: &dyn ExecutionPlan, depth: usize) -> String {
-    let text = DisplayableExecutionPlan::with_metrics(plan)
-        .one_line()
-        .to_string();
+    let text = DisplayableExecutionPlan::with_metrics(plan).one_line().to_string();
     let mut line = "  ".repeat(depth);
-    line.extend(text.trim_end().chars().take(LINE_LIMIT).map(|character| {
-        if character.is_control() {
-            ' '
-        } else {
-            character
-        }
-    }));
+    line.extend(text.trim_end().chars().take(LINE_LIMIT).map(
+        |character| {
+            if character.is_control() { ' ' } else { character }
+        },
+    ));
     line
 }
 

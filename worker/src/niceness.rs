@@ -22,8 +22,7 @@ mod system {
     use std::sync::OnceLock;
 
     use thread_priority::{
-        NICENESS_MAX, NICENESS_MIN, ThreadPriority, ThreadPriorityValue,
-        set_current_thread_priority,
+        NICENESS_MAX, NICENESS_MIN, ThreadPriority, ThreadPriorityValue, set_current_thread_priority,
     };
 
     pub(super) fn raise(steps: u8) -> Result<(), String> {
@@ -65,10 +64,7 @@ mod system {
 #[cfg(not(target_os = "linux"))]
 mod system {
     pub(super) fn raise(_: u8) -> Result<(), String> {
-        Err(format!(
-            "{} counts niceness per process",
-            std::env::consts::OS
-        ))
+        Err(format!("{} counts niceness per process", std::env::consts::OS))
     }
 }
 
@@ -89,11 +85,7 @@ mod tests {
     fn a_thread_becomes_exactly_so_much_nicer_and_others_do_not() {
         let before = system::of_thread().unwrap();
         for steps in 0..40 {
-            assert_eq!(
-                after(steps),
-                before.saturating_add_unsigned(steps).min(19),
-                "{steps}"
-            );
+            assert_eq!(after(steps), before.saturating_add_unsigned(steps).min(19), "{steps}");
         }
         assert_eq!(system::of_thread().unwrap(), before);
     }

@@ -66,11 +66,7 @@ impl Outbox {
 
     /// Forgets what has arrived: all reports up to and including `sequence`.
     pub(crate) fn acknowledge(&mut self, sequence: u64) {
-        while self
-            .sent
-            .front()
-            .is_some_and(|report| report.sequence <= sequence)
-        {
+        while self.sent.front().is_some_and(|report| report.sequence <= sequence) {
             self.sent.pop_front();
         }
     }

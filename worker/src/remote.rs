@@ -139,11 +139,7 @@ struct Member {
 
 impl Remote {
     fn new(options: RemoteOptions, bound: Bound, shutdown: CancellationToken) -> Self {
-        let scheme = if options.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
+        let scheme = if options.tls.is_some() { "https" } else { "http" };
         let caller = Caller {
             trust: options.worker.trust.clone(),
             server: address::origin(&options.server),
@@ -152,10 +148,7 @@ impl Remote {
             flight_address: format!("{scheme}://{}", bound.advertised),
             slots: slots(&options.worker),
             memory_bytes: options.worker.memory_bytes as u64,
-            key: options
-                .cluster_secret
-                .as_deref()
-                .map(ClusterKey::from_secret),
+            key: options.cluster_secret.as_deref().map(ClusterKey::from_secret),
         };
         Self {
             options,
@@ -170,12 +163,7 @@ impl Remote {
     /// Dials until a session stands, or until the shutdown: then there is none. Meanwhile the member's attempts go on.
     async fn connect(&mut self) -> Result<Option<Session>, Failure> {
         let is_member = self.member.is_some();
-        let dial = dial(
-            &self.caller,
-            &self.options.server,
-            &mut self.backoff,
-            is_member,
-        );
+        let dial = dial(&self.caller, &self.options.server, &mut self.backoff, is_member);
         let offline = async {
             match &mut self.member {
                 Some(member) => member.control.offline(self.options.lost_timeout).await,
@@ -225,9 +213,7 @@ impl Remote {
                 let server = &caller.server;
                 return Err(Failure::new(
                     FailureKind::Unauthenticated,
-                    format!(
-                        "the server at {server} has a cluster secret; give this worker the same --cluster-secret"
-                    ),
+                    format!("the server at {server} has a cluster secret; give this worker the same --cluster-secret"),
                 ));
             }
         };
@@ -283,12 +269,7 @@ impl Remote {
 }
 
 /// Dials with pauses until a session stands or can never stand. A former member does not hurry either.
-async fn dial(
-    caller: &Caller,
-    server: &Url,
-    backoff: &mut Backoff,
-    was_member: bool,
-) -> Result<Session, Failure> {
+async fn dial(caller: &Caller, server: &Url, backoff: &mut Backoff, was_member: bool) -> Result<Session, Failure> {
     if was_member {
         tokio::time::sleep(backoff.pause()).await;
     }
@@ -310,9 +291,7 @@ fn slots(options: &WorkerOptions) -> u32 {
 /// Later starts have larger numbers.
 fn epoch() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -20,9 +20,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::{FutureExt, StreamExt};
 use squadron_proto::control::{AttemptStatus, Launch, OutputMode, TaskMetrics, TaskOutput};
 use squadron_proto::{AttemptKey, Failure, FailureKind};
-use squadron_shuffle::{
-    AttemptContext, OutputWriter, ShuffleWriteExec, WritePartitioning, Written, failure, fragment,
-};
+use squadron_shuffle::{AttemptContext, OutputWriter, ShuffleWriteExec, WritePartitioning, Written, failure, fragment};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -127,8 +125,7 @@ impl Attempt {
         let partitions = &self.launch.partitions;
         let stage = self.stage.context(&self.engine)?;
         let plan = self.stage.instance(&stage)?;
-        let plan = fragment::slice(plan, partitions, &self.launch.scans)
-            .map_err(|error| failure::of(&error))?;
+        let plan = fragment::slice(plan, partitions, &self.launch.scans).map_err(|error| failure::of(&error))?;
         let local = plan.output_partitioning().partition_count();
         if !partitions.is_empty() && partitions.len() != local {
             let wanted = partitions.len();
@@ -174,8 +171,7 @@ impl Attempt {
             let waits = *waiting.borrow_and_update();
             if waits != told && self.launch.output == OutputMode::Streamed {
                 told = waits;
-                self.enter(if waits { Phase::Parked } else { Phase::Running })
-                    .await;
+                self.enter(if waits { Phase::Parked } else { Phase::Running }).await;
             }
             if waiting.changed().await.is_err() {
                 return std::future::pending().await;
@@ -220,16 +216,8 @@ impl Prepared {
         TaskOutput {
             metrics: TaskMetrics {
                 elapsed_us: u64::try_from(elapsed).unwrap_or(u64::MAX),
-                rows: written
-                    .partitions
-                    .iter()
-                    .map(|partition| partition.rows)
-                    .sum(),
-                bytes: written
-                    .partitions
-                    .iter()
-                    .map(|partition| partition.bytes)
-                    .sum(),
+                rows: written.partitions.iter().map(|partition| partition.rows).sum(),
+                bytes: written.partitions.iter().map(|partition| partition.bytes).sum(),
                 spilled_bytes: written.spilled_bytes + plan.spilled_bytes,
                 scanned_bytes: plan.scanned_bytes,
                 fetched_bytes: plan.fetched_bytes,
@@ -251,10 +239,7 @@ async fn drain(mut rows: SendableRecordBatchStream) -> Result<(), Failure> {
 }
 
 /// Waits for all partitions, or for the first that fails.
-async fn all_ended(
-    key: AttemptKey,
-    partitions: &mut JoinSet<Result<(), Failure>>,
-) -> Result<(), Failure> {
+async fn all_ended(key: AttemptKey, partitions: &mut JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
     while let Some(ended) = partitions.join_next().await {
         ended.unwrap_or_else(|error| Err(not_joined(key, error)))?;
     }
@@ -271,8 +256,7 @@ fn output_partitions(plan: &dyn ExecutionPlan, launched: &[u32]) -> Result<Vec<u
         WritePartitioning::Identity if !launched.is_empty() => return Ok(launched.to_vec()),
         WritePartitioning::Identity => plan.output_partitioning().partition_count(),
     };
-    let count = u32::try_from(count)
-        .map_err(|_| Failure::internal(format!("a stage plan has {count} partitions")))?;
+    let count = u32::try_from(count).map_err(|_| Failure::internal(format!("a stage plan has {count} partitions")))?;
     Ok((0..count).collect())
 }
 

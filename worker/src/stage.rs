@@ -57,22 +57,16 @@ impl StagePlan {
     }
 
     /// An instance of the whole plan, for one attempt.
-    pub(crate) fn instance(
-        &self,
-        context: &TaskContext,
-    ) -> Result<Arc<dyn ExecutionPlan>, Failure> {
+    pub(crate) fn instance(&self, context: &TaskContext) -> Result<Arc<dyn ExecutionPlan>, Failure> {
         match &self.plan {
-            Plan::Encoded(bytes) => {
-                fragment::decode(bytes, context).map_err(|error| failure::of(&error))
-            }
+            Plan::Encoded(bytes) => fragment::decode(bytes, context).map_err(|error| failure::of(&error)),
             Plan::InProcess(plan) => {
                 let taken = plan.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let taken = taken.ok_or_else(|| {
-                    Failure::internal("a plan that cannot be encoded was launched twice")
-                })?;
-                let plan = taken.downcast::<InProcessPlan>().map_err(|_| {
-                    Failure::internal("a plan reference holds something else than a plan")
-                })?;
+                let taken =
+                    taken.ok_or_else(|| Failure::internal("a plan that cannot be encoded was launched twice"))?;
+                let plan = taken
+                    .downcast::<InProcessPlan>()
+                    .map_err(|_| Failure::internal("a plan reference holds something else than a plan"))?;
                 Ok(Arc::clone(&plan.0))
             }
         }
@@ -105,10 +99,7 @@ mod tests {
         let config = session_config(&[
             setting("no.such.setting", "1"),
             setting("datafusion.no_such_setting", "1"),
-            setting(
-                "datafusion.execution.enable_file_stream_work_stealing",
-                "false",
-            ),
+            setting("datafusion.execution.enable_file_stream_work_stealing", "false"),
             setting("datafusion.execution.batch_size", "77"),
         ]);
         let execution = &config.options().execution;

@@ -59,10 +59,7 @@ pub(crate) struct Measured<T> {
 }
 
 /// Counts what `future` uses to `usage`, and what it spawns inside plans as well.
-pub(crate) fn measured<T>(
-    usage: Arc<Usage>,
-    future: impl Future<Output = T> + Send + 'static,
-) -> Measured<T> {
+pub(crate) fn measured<T>(usage: Arc<Usage>, future: impl Future<Output = T> + Send + 'static) -> Measured<T> {
     static FOLLOW: std::sync::Once = std::sync::Once::new();
     // Of a process that traces already, what is spawned inside plans is not measured.
     FOLLOW.call_once(|| _ = set_join_set_tracer(&Tracer));
@@ -153,9 +150,7 @@ impl Stopwatch {
     /// CPU time since the start, or since the start of the current poll if that is another.
     pub(crate) fn elapsed(&self) -> Duration {
         CURRENT.with_borrow(|current| match current {
-            Some(current) if current.started == self.poll_started => {
-                thread_cpu_time().saturating_sub(self.cpu)
-            }
+            Some(current) if current.started == self.poll_started => thread_cpu_time().saturating_sub(self.cpu),
             Some(current) => thread_cpu_time().saturating_sub(current.cpu_started),
             None => Duration::ZERO,
         })
@@ -166,10 +161,7 @@ impl Stopwatch {
 struct Tracer;
 
 impl JoinSetTracer for Tracer {
-    fn trace_future(
-        &self,
-        future: BoxFuture<'static, Box<dyn Any + Send>>,
-    ) -> BoxFuture<'static, Box<dyn Any + Send>> {
+    fn trace_future(&self, future: BoxFuture<'static, Box<dyn Any + Send>>) -> BoxFuture<'static, Box<dyn Any + Send>> {
         match Current::usage() {
             Some(usage) => Measured { usage, future }.boxed(),
             None => future,

@@ -35,11 +35,7 @@ pub(super) struct Alone {
 }
 
 /// Each of `queries` once, on all servers in turns: what a query takes alone is the same number for each of them.
-pub(super) async fn measure(
-    contenders: &mut [Contender],
-    queries: &[u8],
-    scale: f64,
-) -> Result<BTreeMap<u8, Alone>> {
+pub(super) async fn measure(contenders: &mut [Contender], queries: &[u8], scale: f64) -> Result<BTreeMap<u8, Alone>> {
     let queries: BTreeSet<_> = queries.iter().copied().collect();
     let progress = ProgressBar::new(queries.len() as u64);
     let mut measured = BTreeMap::new();

@@ -35,9 +35,7 @@ impl Answer {
         if columns.is_empty() {
             return Ok(());
         }
-        let fields = columns
-            .iter()
-            .map(|column| SortField::new(column.data_type().clone()));
+        let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
         let rows = RowConverter::new(fields.collect())?.convert_columns(&columns)?;
         for row in &rows {
             let mut hasher = DefaultHasher::new();
@@ -105,8 +103,7 @@ mod tests {
     fn answer(rows: &[(&str, f64)]) -> Answer {
         let texts: StringArray = rows.iter().map(|(text, _)| Some(*text)).collect();
         let numbers: Float64Array = rows.iter().map(|(_, number)| Some(*number)).collect();
-        let columns: [(&str, ArrayRef); 2] =
-            [("text", Arc::new(texts)), ("number", Arc::new(numbers))];
+        let columns: [(&str, ArrayRef); 2] = [("text", Arc::new(texts)), ("number", Arc::new(numbers))];
         let mut answer = Answer::default();
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         answer.take(&batch).unwrap();

@@ -72,16 +72,9 @@ pub(super) async fn drain(
 }
 
 /// The streams of a started query, one an endpoint.
-pub(super) async fn streams(
-    connection: &mut Connection,
-    info: FlightInfo,
-) -> Result<Vec<FlightRecordBatchStream>> {
+pub(super) async fn streams(connection: &mut Connection, info: FlightInfo) -> Result<Vec<FlightRecordBatchStream>> {
     let mut streams = Vec::with_capacity(info.endpoint.len());
-    for ticket in info
-        .endpoint
-        .into_iter()
-        .filter_map(|endpoint| endpoint.ticket)
-    {
+    for ticket in info.endpoint.into_iter().filter_map(|endpoint| endpoint.ticket) {
         streams.push(connection.do_get(ticket).await.map_err(said)?);
     }
     Ok(streams)

@@ -66,13 +66,7 @@ pub(super) async fn run(args: &LatencyArgs) -> Result<Verdict> {
     );
     for clients in CLIENTS {
         for prepared in [false, true] {
-            let measured = measure(
-                &system.url,
-                prepared,
-                clients,
-                Duration::from_secs(args.seconds),
-            )
-            .await?;
+            let measured = measure(&system.url, prepared, clients, Duration::from_secs(args.seconds)).await?;
             println!(
                 "{:>8} {:>7} {:>9} {:>9.0} {:>9.3} {:>9.3} {:>9.3}",
                 if prepared { "yes" } else { "no" },
@@ -103,12 +97,7 @@ pub(super) async fn run(args: &LatencyArgs) -> Result<Verdict> {
 }
 
 /// Lets `clients` clients ask, each as soon as it has its answer.
-async fn measure(
-    url: &str,
-    prepared: bool,
-    clients: usize,
-    length: Duration,
-) -> Result<Measurement> {
+async fn measure(url: &str, prepared: bool, clients: usize, length: Duration) -> Result<Measurement> {
     let mut askers = Vec::new();
     for _ in 0..clients {
         askers.push(Asker::connect(url, prepared).await?);
@@ -159,10 +148,7 @@ impl Asker {
             ),
             false => None,
         };
-        Ok(Self {
-            connection,
-            statement,
-        })
+        Ok(Self { connection, statement })
     }
 
     /// One question: from the statement to its last row.
@@ -214,16 +200,9 @@ pub(super) mod tests {
     #[test]
     fn a_measurement_sums_up_its_answers() {
         let measured = &sample().measurements[0];
+        assert_eq!((measured.requests, measured.queries_per_second), (100, 10.0));
         assert_eq!(
-            (measured.requests, measured.queries_per_second),
-            (100, 10.0)
-        );
-        assert_eq!(
-            (
-                measured.times.p50_ms,
-                measured.times.p99_ms,
-                measured.times.max_ms
-            ),
+            (measured.times.p50_ms, measured.times.p99_ms, measured.times.max_ms),
             (50.0, 99.0, 100.0)
         );
     }

@@ -39,17 +39,10 @@ impl Machine {
         let memory = usage::kib_in(&read("/proc/meminfo"), "MemTotal:").unwrap_or_default();
         let load = read("/proc/loadavg");
         Self {
-            cpu: cpu.map_or_else(
-                || std::env::consts::ARCH.to_owned(),
-                |(_, name)| name.trim().to_owned(),
-            ),
+            cpu: cpu.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()),
             cores: cores(),
             memory_bytes: memory * 1024,
-            system: format!(
-                "{} {}",
-                std::env::consts::OS,
-                read("/proc/sys/kernel/osrelease").trim()
-            ),
+            system: format!("{} {}", std::env::consts::OS, read("/proc/sys/kernel/osrelease").trim()),
             load_average: load
                 .split_whitespace()
                 .next()
@@ -62,8 +55,7 @@ impl Machine {
 impl Versions {
     pub(super) fn here() -> Self {
         let output = Command::new(squadron()).arg("--version").output();
-        let squadron =
-            output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        let squadron = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
         Self::with(squadron.unwrap_or_default())
     }
 
@@ -73,11 +65,7 @@ impl Versions {
             squadron,
             datafusion: datafusion::DATAFUSION_VERSION,
             arrow: arrow::ARROW_VERSION,
-            profile: if cfg!(debug_assertions) {
-                "debug"
-            } else {
-                "release"
-            },
+            profile: if cfg!(debug_assertions) { "debug" } else { "release" },
         }
     }
 }

@@ -167,8 +167,7 @@ impl JsonArgs {
             options,
             figures,
         };
-        write_json(file, &report)
-            .map_err(|error| format!("--json {}: {error}", file.display()).into())
+        write_json(file, &report).map_err(|error| format!("--json {}: {error}", file.display()).into())
     }
 }
 

@@ -13,8 +13,8 @@ use arrow::ipc::reader::FileReader;
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
-    HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
+    PollInfo, PutResult, SchemaResult, Ticket,
 };
 use clap::Args;
 use futures::{Stream, TryStreamExt, stream};
@@ -41,8 +41,7 @@ pub(super) async fn run(args: &PlainArgs) -> Result<Verdict> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     println!("{READY}grpc://{}", listener.local_addr()?);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let end_of_input =
-        tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+    let end_of_input = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
     let closed = async { drop(end_of_input.await) };
     Server::builder()
         .add_service(FlightServiceServer::new(plain))
@@ -95,10 +94,7 @@ impl FlightService for Plain {
     type ListActionsStream = Answers<ActionType>;
     type DoExchangeStream = Answers<FlightData>;
 
-    async fn do_get(
-        &self,
-        _: Request<Ticket>,
-    ) -> std::result::Result<Response<Self::DoGetStream>, Status> {
+    async fn do_get(&self, _: Request<Ticket>) -> std::result::Result<Response<Self::DoGetStream>, Status> {
         let batches = Arc::clone(&self.batches);
         let batches = (0..batches.len()).map(move |index| Ok(batches[index].clone()));
         let frames = FlightDataEncoderBuilder::new()
@@ -122,24 +118,15 @@ impl FlightService for Plain {
         not_here()
     }
 
-    async fn get_flight_info(
-        &self,
-        _: Request<FlightDescriptor>,
-    ) -> std::result::Result<Response<FlightInfo>, Status> {
+    async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> std::result::Result<Response<FlightInfo>, Status> {
         not_here()
     }
 
-    async fn poll_flight_info(
-        &self,
-        _: Request<FlightDescriptor>,
-    ) -> std::result::Result<Response<PollInfo>, Status> {
+    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> std::result::Result<Response<PollInfo>, Status> {
         not_here()
     }
 
-    async fn get_schema(
-        &self,
-        _: Request<FlightDescriptor>,
-    ) -> std::result::Result<Response<SchemaResult>, Status> {
+    async fn get_schema(&self, _: Request<FlightDescriptor>) -> std::result::Result<Response<SchemaResult>, Status> {
         not_here()
     }
 
@@ -157,17 +144,11 @@ impl FlightService for Plain {
         not_here()
     }
 
-    async fn do_action(
-        &self,
-        _: Request<Action>,
-    ) -> std::result::Result<Response<Self::DoActionStream>, Status> {
+    async fn do_action(&self, _: Request<Action>) -> std::result::Result<Response<Self::DoActionStream>, Status> {
         not_here()
     }
 
-    async fn list_actions(
-        &self,
-        _: Request<Empty>,
-    ) -> std::result::Result<Response<Self::ListActionsStream>, Status> {
+    async fn list_actions(&self, _: Request<Empty>) -> std::result::Result<Response<Self::ListActionsStream>, Status> {
         not_here()
     }
 }

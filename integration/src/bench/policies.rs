@@ -21,10 +21,7 @@ fn policy(text: &str) -> std::result::Result<Policy, String> {
     text.parse()
 }
 
-fn names<S: serde::Serializer>(
-    policies: &[Policy],
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
+fn names<S: serde::Serializer>(policies: &[Policy], serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_seq(policies.iter().map(ToString::to_string))
 }
 

@@ -46,10 +46,7 @@ impl Threads {
     }
 
     /// Runs a future on these threads.
-    async fn run<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
+    async fn run<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         match &self.0 {
             Some(runtime) => runtime.spawn(future).await?,
             None => future.await,
@@ -70,25 +67,18 @@ impl Reference {
     pub(super) async fn open(folder: &Path, threads: usize) -> Result<Self> {
         let timed = SessionConfig::new().with_target_partitions(threads);
         let mut exact = timed.clone();
-        exact.options_mut().set(
-            "datafusion.optimizer.enable_dynamic_filter_pushdown",
-            "false",
-        )?;
+        exact
+            .options_mut()
+            .set("datafusion.optimizer.enable_dynamic_filter_pushdown", "false")?;
         let threads = Threads::start(threads)?;
         let timed = threads.run(open(folder.to_owned(), timed)).await?;
         let exact = threads.run(open(folder.to_owned(), exact)).await?;
-        Ok(Self {
-            threads,
-            timed,
-            exact,
-        })
+        Ok(Self { threads, timed, exact })
     }
 
     /// The expected result.
     pub(super) async fn expected(&self, sql: &str) -> Result<Expected> {
-        self.threads
-            .run(expected(self.exact.clone(), sql.to_owned()))
-            .await
+        self.threads.run(expected(self.exact.clone(), sql.to_owned())).await
     }
 
     /// How long the query takes, and its processor time.
@@ -121,11 +111,7 @@ async fn open(folder: PathBuf, config: SessionConfig) -> Result<SessionContext> 
 /// A table is a file or a folder of files.
 fn table_path(folder: &Path, table: &str) -> String {
     let file = folder.join(format!("{table}.parquet"));
-    let path = if file.exists() {
-        file
-    } else {
-        folder.join(table)
-    };
+    let path = if file.exists() { file } else { folder.join(table) };
     path.display().to_string()
 }
 

@@ -126,10 +126,7 @@ pub(super) async fn run(args: &StreamArgs) -> Result<Verdict> {
     for run in 0..=args.runs {
         let round = streams.round(&sources).await?;
         if run > 0 {
-            println!(
-                "{run:>5}{}",
-                columns(round.iter().map(|one| format!("{one:.3}")))
-            );
+            println!("{run:>5}{}", columns(round.iter().map(|one| format!("{one:.3}"))));
             for (all, one) in seconds.iter_mut().zip(round) {
                 all.push(one);
             }
@@ -139,9 +136,7 @@ pub(super) async fn run(args: &StreamArgs) -> Result<Verdict> {
     let figures = StreamFigures::new(streams.scan.rows, measured.collect());
     let rate = |label: &String| figures.streams[label].megabytes_per_second;
     let labels: Vec<_> = sources.iter().map(|source| source.label()).collect();
-    let rates = labels
-        .iter()
-        .map(|label| format!("{:.0} MB/s", rate(label)));
+    let rates = labels.iter().map(|label| format!("{:.0} MB/s", rate(label)));
     println!("{:>5}{}", "", columns(rates));
     let ratios = labels.iter().map(|label| {
         let ratio = figures.ratios.get(&ratio_key(label));
@@ -249,12 +244,7 @@ impl Streams {
         received.check(&self.scan)?;
         let request = CancelFlightInfoRequest::new(info).encode_to_vec();
         let action = Action::new("CancelFlightInfo", request);
-        let mut freed = self
-            .parallel
-            .inner_mut()
-            .do_action(action)
-            .await?
-            .into_inner();
+        let mut freed = self.parallel.inner_mut().do_action(action).await?.into_inner();
         while freed.message().await?.is_some() {}
         Ok(seconds)
     }
@@ -305,11 +295,7 @@ impl Received {
     fn check(&self, scan: &Scan) -> Result<()> {
         match (self.rows, self.id_sum) == (scan.rows, scan.id_sum) {
             true => Ok(()),
-            false => Err(format!(
-                "{} rows arrived instead of {}, or others",
-                self.rows, scan.rows
-            )
-            .into()),
+            false => Err(format!("{} rows arrived instead of {}, or others", self.rows, scan.rows).into()),
         }
     }
 }
@@ -346,13 +332,7 @@ pub(super) mod tests {
     /// Figures with every key, also for the test of the documentation.
     pub(in super::super) fn sample() -> StreamFigures {
         let sources = Endpoints::Both.sources();
-        let seconds = [
-            vec![0.1, 0.2, 9.0],
-            vec![0.25],
-            vec![0.5, 0.3],
-            vec![0.1],
-            vec![0.2],
-        ];
+        let seconds = [vec![0.1, 0.2, 9.0], vec![0.25], vec![0.5, 0.3], vec![0.1], vec![0.2]];
         let labels = sources.iter().map(|source| source.label());
         StreamFigures::new(2_000_000, labels.zip(seconds).collect())
     }
@@ -370,11 +350,7 @@ pub(super) mod tests {
 
     #[test]
     fn each_way_is_read_beside_the_plain_server() {
-        for (endpoints, sources) in [
-            (Endpoints::One, 3),
-            (Endpoints::Parallel, 3),
-            (Endpoints::Both, 5),
-        ] {
+        for (endpoints, sources) in [(Endpoints::One, 3), (Endpoints::Parallel, 3), (Endpoints::Both, 5)] {
             assert_eq!(endpoints.sources().len(), sources);
             assert_eq!(endpoints.sources()[0], Source::Plain);
         }

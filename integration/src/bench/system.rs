@@ -37,10 +37,8 @@ pub(super) struct SystemArgs {
 impl SystemArgs {
     /// Slots of each worker.
     pub(super) fn slots(&self) -> usize {
-        self.slots.map_or_else(
-            || (machine::cores() / self.workers.max(1)).max(1),
-            usize::from,
-        )
+        self.slots
+            .map_or_else(|| (machine::cores() / self.workers.max(1)).max(1), usize::from)
     }
 
     /// Slots of all workers together: the cores the reference gets.
@@ -158,12 +156,7 @@ impl System {
         let folder = self.folder.as_ref()?;
         let entries = fs::read_dir(folder.path()).ok()?;
         let spills = entries.flatten().map(|entry| entry.path());
-        Some(
-            spills
-                .filter(|path| path.is_dir())
-                .map(|path| files_below(&path))
-                .sum(),
-        )
+        Some(spills.filter(|path| path.is_dir()).map(|path| files_below(&path)).sum())
     }
 
     /// The last lines of every log, for a person who wonders why a query failed.

@@ -49,10 +49,7 @@ pub(super) async fn tpch(scale: f64, cache: Option<&Path>) -> Result<PathBuf> {
         cache_dir: cache_folder(cache)?,
         program: Some(squadron()),
     };
-    tables
-        .ensure()
-        .await
-        .map_err(|failure| failure.message.into())
+    tables.ensure().await.map_err(|failure| failure.message.into())
 }
 
 /// The wide scan.
@@ -68,9 +65,7 @@ pub(super) struct Scan {
 pub(super) fn scan(cache: &Path, bytes: u64) -> Result<Scan> {
     let batches = (bytes / (ROW_BYTES * BATCH_ROWS)).max(FILES) / FILES * FILES;
     let rows = batches * BATCH_ROWS;
-    let folder = cache
-        .join("stream")
-        .join(format!("v{LAYOUT_VERSION}-{rows}"));
+    let folder = cache.join("stream").join(format!("v{LAYOUT_VERSION}-{rows}"));
     if !folder.exists() {
         let parent = folder.parent().unwrap_or(cache);
         fs::create_dir_all(parent)?;
@@ -94,9 +89,7 @@ pub(super) fn scan(cache: &Path, bytes: u64) -> Result<Scan> {
 
 fn write_scan(folder: &Path, batches: u64) -> Result<()> {
     let progress = ProgressBar::new(batches);
-    if let Ok(style) =
-        ProgressStyle::with_template("writing the scanned tables {wide_bar} {percent}%")
-    {
+    if let Ok(style) = ProgressStyle::with_template("writing the scanned tables {wide_bar} {percent}%") {
         progress.set_style(style);
     }
     for table in [ARROW_TABLE, PARQUET_TABLE] {
@@ -107,14 +100,9 @@ fn write_scan(folder: &Path, batches: u64) -> Result<()> {
     for file in 0..FILES {
         let first = batch(file * per_file * BATCH_ROWS, &mut random)?;
         let schema = first.schema();
-        let path = |table: &str, extension: &str| {
-            folder.join(table).join(format!("part-{file}.{extension}"))
-        };
-        let mut arrow =
-            FileWriter::try_new_buffered(File::create(path(ARROW_TABLE, "arrow"))?, &schema)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::SNAPPY)
-            .build();
+        let path = |table: &str, extension: &str| folder.join(table).join(format!("part-{file}.{extension}"));
+        let mut arrow = FileWriter::try_new_buffered(File::create(path(ARROW_TABLE, "arrow"))?, &schema)?;
+        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
         let mut parquet = ArrowWriter::try_new(
             File::create(path(PARQUET_TABLE, "parquet"))?,
             Arc::clone(&schema),
@@ -150,12 +138,8 @@ fn batch(first_id: u64, random: &mut StdRng) -> Result<RecordBatch> {
             .collect::<String>()
     };
     let texts: StringArray = (0..BATCH_ROWS).map(|_| Some(text())).collect();
-    let numbers: Int64Array = (0..BATCH_ROWS)
-        .map(|_| Some(random.random::<i64>()))
-        .collect();
-    let floats: Float64Array = (0..BATCH_ROWS)
-        .map(|_| Some(random.random::<f64>()))
-        .collect();
+    let numbers: Int64Array = (0..BATCH_ROWS).map(|_| Some(random.random::<i64>())).collect();
+    let floats: Float64Array = (0..BATCH_ROWS).map(|_| Some(random.random::<f64>())).collect();
     let columns: [(&str, ArrayRef); 4] = [
         ("id", Arc::new((first..last).collect::<Int64Array>())),
         ("text", Arc::new(texts)),
@@ -181,19 +165,11 @@ mod tests {
         assert_eq!(written.rows, FILES * BATCH_ROWS);
         let (mut rows, mut ids, mut bytes) = (0, 0, 0);
         for file in fs::read_dir(written.folder.join(ARROW_TABLE)).unwrap() {
-            for batch in
-                FileReader::try_new(File::open(file.unwrap().path()).unwrap(), None).unwrap()
-            {
+            for batch in FileReader::try_new(File::open(file.unwrap().path()).unwrap(), None).unwrap() {
                 let batch = batch.unwrap();
                 rows += batch.num_rows() as u64;
-                ids += batch
-                    .column(0)
-                    .as_primitive::<Int64Type>()
-                    .values()
-                    .iter()
-                    .sum::<i64>();
-                bytes += (batch.column(1).as_string::<i32>().value_data().len()
-                    + batch.num_rows() * 28) as u64;
+                ids += batch.column(0).as_primitive::<Int64Type>().values().iter().sum::<i64>();
+                bytes += (batch.column(1).as_string::<i32>().value_data().len() + batch.num_rows() * 28) as u64;
             }
         }
         assert_eq!(
@@ -203,15 +179,11 @@ mod tests {
         let modified = |scan: &Scan| fs::metadata(&scan.folder).unwrap().modified().unwrap();
         assert_eq!(modified(&scan_once()), modified(&written));
         assert_eq!(
-            fs::read_dir(written.folder.join(PARQUET_TABLE))
-                .unwrap()
-                .count() as u64,
+            fs::read_dir(written.folder.join(PARQUET_TABLE)).unwrap().count() as u64,
             FILES
         );
         assert_eq!(
-            fs::read_dir(written.folder.parent().unwrap())
-                .unwrap()
-                .count(),
+            fs::read_dir(written.folder.parent().unwrap()).unwrap().count(),
             1,
             "nothing unfinished is left"
         );

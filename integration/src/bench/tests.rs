@@ -60,17 +60,12 @@ fn every_json_key_is_documented() {
     found.extend(report_keys("cancel", cancel::tests::sample()));
     found.extend(report_keys("dispatch", dispatch::tests::sample()));
     found.extend(report_keys("simulate", simulate::tests::sample()));
-    assert!(
-        found.contains("total_ratio") && found.contains("p99_ms") && found.contains("cache_dir")
-    );
+    assert!(found.contains("total_ratio") && found.contains("p99_ms") && found.contains("cache_dir"));
     let missing: Vec<_> = found
         .iter()
         .filter(|key| !DOCUMENT.contains(&format!("`{key}`")))
         .collect();
-    assert!(
-        missing.is_empty(),
-        "docs/benchmarks.md does not explain {missing:?}"
-    );
+    assert!(missing.is_empty(), "docs/benchmarks.md does not explain {missing:?}");
 }
 
 #[test]

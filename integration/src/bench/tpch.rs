@@ -57,10 +57,7 @@ pub(super) async fn run(args: &TpchArgs) -> Result<Verdict> {
     };
     let folder = tables::tpch(args.sf, args.system.cache_dir.as_deref()).await?;
     let reference = Reference::open(&folder, args.system.total_slots()).await?;
-    let system = args
-        .system
-        .start(&["--tpch".to_owned(), args.sf.to_string()])
-        .await?;
+    let system = args.system.start(&["--tpch".to_owned(), args.sf.to_string()]).await?;
     let mut harness = Harness {
         args,
         connection: connection::connect(&system.url).await?,
@@ -72,9 +69,7 @@ pub(super) async fn run(args: &TpchArgs) -> Result<Verdict> {
     let mut measured = Vec::new();
     for query in &queries {
         let one = harness.measure(*query).await?;
-        harness
-            .progress
-            .suspend(|| println!("{}", figures::line(&one)));
+        harness.progress.suspend(|| println!("{}", figures::line(&one)));
         measured.push(one);
     }
     harness.progress.finish_and_clear();
@@ -98,9 +93,7 @@ pub(super) async fn run(args: &TpchArgs) -> Result<Verdict> {
 fn progress(queries: usize, args: &TpchArgs) -> ProgressBar {
     let steps = queries * (1 + args.runs as usize * if args.against.is_some() { 2 } else { 1 });
     let bar = ProgressBar::new(steps as u64);
-    if let Ok(style) =
-        ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} {msg}")
-    {
+    if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} {msg}") {
         bar.set_style(style);
     }
     bar
@@ -146,29 +139,15 @@ impl Harness<'_> {
             self.progress
                 .suspend(|| eprintln!("q{query:02} is not exact: {difference}"));
         }
-        Ok(QueryFigures::new(
-            query,
-            rows,
-            difference,
-            runs,
-            reference_runs,
-        ))
+        Ok(QueryFigures::new(query, rows, difference, runs, reference_runs))
     }
 
     /// One timed run and, outside the time, how its result differs from the expected one.
-    async fn run_once(
-        &mut self,
-        sql: &str,
-        expected: &Expected,
-    ) -> Result<(Timing, Option<String>)> {
+    async fn run_once(&mut self, sql: &str, expected: &Expected) -> Result<(Timing, Option<String>)> {
         let cpu_before = self.system.cpu_seconds();
         let began = Instant::now();
         let rows = connection::query(&mut self.connection, sql).await?;
-        let timing = Timing::new(
-            began.elapsed().as_secs_f64(),
-            cpu_before,
-            self.system.cpu_seconds(),
-        );
+        let timing = Timing::new(began.elapsed().as_secs_f64(), cpu_before, self.system.cpu_seconds());
         let difference = compare(&expected.rows, &rows, &expected.order).err();
         Ok((timing, difference.map(|difference| difference.to_string())))
     }
@@ -179,11 +158,7 @@ impl Harness<'_> {
     }
 
     fn explain(&self, query: u8, error: &str) {
-        self.progress.suspend(|| {
-            eprintln!(
-                "q{query:02} failed: {error}\n{}",
-                self.system.last_log_lines()
-            )
-        });
+        self.progress
+            .suspend(|| eprintln!("q{query:02} failed: {error}\n{}", self.system.last_log_lines()));
     }
 }

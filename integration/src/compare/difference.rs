@@ -46,20 +46,9 @@ impl Difference {
         Self(text)
     }
 
-    pub(super) fn rows(
-        expected: &Table,
-        missing: &[usize],
-        actual: &Table,
-        unexpected: &[usize],
-    ) -> Self {
-        let mut text = format!(
-            "the rows differ: {} rows, expected {}",
-            actual.rows, expected.rows
-        );
-        for (kind, table, rows) in [
-            ("missing", expected, missing),
-            ("unexpected", actual, unexpected),
-        ] {
+    pub(super) fn rows(expected: &Table, missing: &[usize], actual: &Table, unexpected: &[usize]) -> Self {
+        let mut text = format!("the rows differ: {} rows, expected {}", actual.rows, expected.rows);
+        for (kind, table, rows) in [("missing", expected, missing), ("unexpected", actual, unexpected)] {
             for row in rows.iter().take(MAX_SHOWN) {
                 text.push_str(&format!("\n  {kind}: {}", shown_row(table, *row)));
             }
@@ -90,9 +79,7 @@ fn shown_row(table: &Table, row: usize) -> String {
 }
 
 fn shown(table: &Table, column: usize, row: usize) -> String {
-    let options = FormatOptions::new()
-        .with_null("NULL")
-        .with_display_error(true);
+    let options = FormatOptions::new().with_null("NULL").with_display_error(true);
     let text = match ArrayFormatter::try_new(&table.columns[column], &options) {
         Ok(formatter) => formatter.value(row).to_string(),
         Err(error) => format!("({error})"),

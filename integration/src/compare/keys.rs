@@ -46,12 +46,8 @@ fn convert(columns: &[ArrayRef]) -> Result<Option<Rows>, ArrowError> {
     if columns.is_empty() {
         return Ok(None);
     }
-    let fields = columns
-        .iter()
-        .map(|column| SortField::new(column.data_type().clone()));
-    RowConverter::new(fields.collect())?
-        .convert_columns(columns)
-        .map(Some)
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
+    RowConverter::new(fields.collect())?.convert_columns(columns).map(Some)
 }
 
 fn key(rows: Option<&Rows>, row: usize) -> &[u8] {

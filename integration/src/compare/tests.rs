@@ -1,8 +1,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Decimal128Array, DictionaryArray, Float64Array, Int64Array, ListArray, StringArray,
-    StringViewArray,
+    ArrayRef, Decimal128Array, DictionaryArray, Float64Array, Int64Array, ListArray, StringArray, StringViewArray,
 };
 use arrow::datatypes::{Float64Type, Int8Type};
 use datafusion::prelude::SessionContext;
@@ -57,10 +56,7 @@ fn how_often_a_row_comes_counts() {
 
 #[test]
 fn lost_and_repeated_rows_are_shown() {
-    let a = rows(vec![
-        ("a", ints(&[Some(1), Some(2)])),
-        ("b", texts(&["x", "y"])),
-    ]);
+    let a = rows(vec![("a", ints(&[Some(1), Some(2)])), ("b", texts(&["x", "y"]))]);
     let b = rows(vec![
         ("a", ints(&[Some(1), Some(1), Some(2)])),
         ("b", texts(&["x", "x", "y"])),
@@ -125,10 +121,7 @@ fn floats_have_a_tolerance() {
         ("k", ints(&[Some(1), Some(2)])),
         ("f", floats(&[0.1 + 0.2, f64::NAN])),
     ]);
-    let near = rows(vec![
-        ("k", ints(&[Some(2), Some(1)])),
-        ("f", floats(&[f64::NAN, 0.3])),
-    ]);
+    let near = rows(vec![("k", ints(&[Some(2), Some(1)])), ("f", floats(&[f64::NAN, 0.3]))]);
     assert_eq!(compare(&a, &near, &[]), Ok(()));
     let far = rows(vec![
         ("k", ints(&[Some(1), Some(2)])),
@@ -140,24 +133,19 @@ fn floats_have_a_tolerance() {
 #[test]
 fn floats_that_sort_differently_still_find_their_partner() {
     let a = rows(vec![("f", floats(&[1.0, 1.0])), ("g", floats(&[5.0, 7.0]))]);
-    let b = rows(vec![
-        ("f", floats(&[1.0 + 1e-12, 1.0])),
-        ("g", floats(&[5.0, 7.0])),
-    ]);
+    let b = rows(vec![("f", floats(&[1.0 + 1e-12, 1.0])), ("g", floats(&[5.0, 7.0]))]);
     assert_eq!(compare(&a, &b, &[]), Ok(()));
-    let c = rows(vec![
-        ("f", floats(&[1.0 + 1e-12, 1.0])),
-        ("g", floats(&[5.0, 8.0])),
-    ]);
+    let c = rows(vec![("f", floats(&[1.0 + 1e-12, 1.0])), ("g", floats(&[5.0, 8.0]))]);
     assert!(compare(&a, &c, &[]).is_err());
 }
 
 #[test]
 fn floats_inside_lists_have_a_tolerance_too() {
     let list = |value: f64| -> ArrayRef {
-        Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>([Some(
-            vec![Some(value), None],
-        )]))
+        Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>([Some(vec![
+            Some(value),
+            None,
+        ])]))
     };
     let a = rows(vec![("l", list(0.1 + 0.2))]);
     assert_eq!(compare(&a, &rows(vec![("l", list(0.3))]), &[]), Ok(()));
@@ -182,18 +170,11 @@ fn views_and_dictionaries_are_what_they_stand_for() {
     let views = rows(vec![
         (
             "v",
-            Arc::new(StringViewArray::from(vec![
-                "x",
-                "a text longer than twelve bytes",
-            ])),
+            Arc::new(StringViewArray::from(vec!["x", "a text longer than twelve bytes"])),
         ),
         (
             "d",
-            Arc::new(
-                ["p", "q"]
-                    .into_iter()
-                    .collect::<DictionaryArray<Int8Type>>(),
-            ),
+            Arc::new(["p", "q"].into_iter().collect::<DictionaryArray<Int8Type>>()),
         ),
     ]);
     let plain = rows(vec![
@@ -214,10 +195,7 @@ fn schemas_differ_in_names_types_and_number() {
         difference(&a, &rows(vec![("b", ints(&[Some(1)]))]), &[]),
         "the schemas differ:\n  column 1 is b: Int64, expected a: Int64"
     );
-    assert!(
-        difference(&a, &rows(vec![("a", floats(&[1.0]))]), &[])
-            .contains("is a: Float64, expected a: Int64")
-    );
+    assert!(difference(&a, &rows(vec![("a", floats(&[1.0]))]), &[]).contains("is a: Float64, expected a: Int64"));
     let two = rows(vec![("a", ints(&[Some(1)])), ("b", ints(&[Some(1)]))]);
     assert!(difference(&a, &two, &[]).contains("column 2 is b: Int64, expected none"));
     assert!(difference(&two, &a, &[]).contains("column 2 is missing, expected b: Int64"));
@@ -235,8 +213,7 @@ fn rows_without_columns_are_counted() {
     let options = |rows| arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
     let empty = Arc::new(Schema::empty());
     let of = |rows| {
-        let batch =
-            RecordBatch::try_new_with_options(Arc::clone(&empty), vec![], &options(rows)).unwrap();
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&empty), vec![], &options(rows)).unwrap();
         (Arc::clone(&empty), vec![batch])
     };
     assert_eq!(compare(&of(3), &of(3), &[]), Ok(()));
@@ -246,10 +223,7 @@ fn rows_without_columns_are_counted() {
 #[tokio::test]
 async fn the_order_of_a_query_is_read_from_its_plan() {
     let context = SessionContext::new();
-    context
-        .sql("CREATE TABLE t (a INT, b INT, c INT)")
-        .await
-        .unwrap();
+    context.sql("CREATE TABLE t (a INT, b INT, c INT)").await.unwrap();
     for (sql, expected) in [
         ("SELECT a, b FROM t", vec![]),
         ("SELECT a, b FROM t ORDER BY b DESC, a", vec![1, 0]),
@@ -257,10 +231,7 @@ async fn the_order_of_a_query_is_read_from_its_plan() {
         ("SELECT a AS x, b AS y FROM t ORDER BY y, x", vec![1, 0]),
         ("SELECT a FROM t ORDER BY a, c", vec![0]),
         ("SELECT a FROM t ORDER BY c, a", vec![]),
-        (
-            "SELECT a, sum(b) FROM t GROUP BY a ORDER BY sum(b), a",
-            vec![1, 0],
-        ),
+        ("SELECT a, sum(b) FROM t GROUP BY a ORDER BY sum(b), a", vec![1, 0]),
         ("SELECT a, b FROM t ORDER BY a + 1", vec![]),
         ("SELECT a, b FROM t ORDER BY 2", vec![1]),
     ] {

@@ -26,9 +26,7 @@ pub(super) fn holds_floats(data_type: &DataType) -> bool {
 
 /// Whether row `i` of `left` is row `j` of `right`.
 pub(super) fn rows_equal(left: &[ArrayRef], i: usize, right: &[ArrayRef], j: usize) -> bool {
-    left.iter()
-        .zip(right)
-        .all(|(left, right)| equal(left, i, right, j))
+    left.iter().zip(right).all(|(left, right)| equal(left, i, right, j))
 }
 
 /// Whether value `i` of `left` is value `j` of `right`, both of one type.
@@ -38,48 +36,24 @@ pub(super) fn equal(left: &ArrayRef, i: usize, right: &ArrayRef, j: usize) -> bo
         (false, false) => {}
         _ => return false,
     }
-    let lists =
-        |a: ArrayRef, b: ArrayRef| a.len() == b.len() && (0..a.len()).all(|k| equal(&a, k, &b, k));
+    let lists = |a: ArrayRef, b: ArrayRef| a.len() == b.len() && (0..a.len()).all(|k| equal(&a, k, &b, k));
     match left.data_type() {
         DataType::Float64 => {
-            let (a, b) = (
-                left.as_primitive::<Float64Type>(),
-                right.as_primitive::<Float64Type>(),
-            );
+            let (a, b) = (left.as_primitive::<Float64Type>(), right.as_primitive::<Float64Type>());
             close(a.value(i), b.value(j), TOLERANCE)
         }
         DataType::Float32 => {
-            let (a, b) = (
-                left.as_primitive::<Float32Type>(),
-                right.as_primitive::<Float32Type>(),
-            );
+            let (a, b) = (left.as_primitive::<Float32Type>(), right.as_primitive::<Float32Type>());
             close(a.value(i).into(), b.value(j).into(), SINGLE_TOLERANCE)
         }
         DataType::Float16 => {
-            let (a, b) = (
-                left.as_primitive::<Float16Type>(),
-                right.as_primitive::<Float16Type>(),
-            );
+            let (a, b) = (left.as_primitive::<Float16Type>(), right.as_primitive::<Float16Type>());
             close(a.value(i).to_f64(), b.value(j).to_f64(), SINGLE_TOLERANCE)
         }
-        DataType::List(_) => lists(
-            left.as_list::<i32>().value(i),
-            right.as_list::<i32>().value(j),
-        ),
-        DataType::LargeList(_) => lists(
-            left.as_list::<i64>().value(i),
-            right.as_list::<i64>().value(j),
-        ),
-        DataType::FixedSizeList(_, _) => lists(
-            left.as_fixed_size_list().value(i),
-            right.as_fixed_size_list().value(j),
-        ),
-        DataType::Struct(_) => rows_equal(
-            left.as_struct().columns(),
-            i,
-            right.as_struct().columns(),
-            j,
-        ),
+        DataType::List(_) => lists(left.as_list::<i32>().value(i), right.as_list::<i32>().value(j)),
+        DataType::LargeList(_) => lists(left.as_list::<i64>().value(i), right.as_list::<i64>().value(j)),
+        DataType::FixedSizeList(_, _) => lists(left.as_fixed_size_list().value(i), right.as_fixed_size_list().value(j)),
+        DataType::Struct(_) => rows_equal(left.as_struct().columns(), i, right.as_struct().columns(), j),
         DataType::Map(_, _) => {
             let (a, b) = (left.as_map().value(i), right.as_map().value(j));
             a.len() == b.len() && (0..a.len()).all(|k| rows_equal(a.columns(), k, b.columns(), k))

@@ -8,10 +8,7 @@ const FLOORS: [(&str, &[&str]); 4] = [
     ("proto", &[]),
     ("shuffle", &["squadron-proto"]),
     ("worker", &["squadron-proto", "squadron-shuffle"]),
-    (
-        "server",
-        &["squadron-proto", "squadron-shuffle", "squadron-worker"],
-    ),
+    ("server", &["squadron-proto", "squadron-shuffle", "squadron-worker"]),
 ];
 
 /// A module of the server and what it must not name: each uses only what is below it.
@@ -30,17 +27,9 @@ const WALLS: [(&str, &[&str]); 9] = [
     ),
     (
         "system",
-        &[
-            "crate::app",
-            "crate::flight",
-            "crate::planner",
-            "crate::results",
-        ],
+        &["crate::app", "crate::flight", "crate::planner", "crate::results"],
     ),
-    (
-        "queries.rs",
-        &["crate::app", "crate::flight", "crate::system"],
-    ),
+    ("queries.rs", &["crate::app", "crate::flight", "crate::system"]),
     (
         "writes",
         &[
@@ -51,10 +40,7 @@ const WALLS: [(&str, &[&str]); 9] = [
             "crate::results",
         ],
     ),
-    (
-        "planner",
-        &["crate::app", "crate::flight", "crate::queries"],
-    ),
+    ("planner", &["crate::app", "crate::flight", "crate::queries"]),
     (
         "scheduler",
         &[
@@ -67,21 +53,11 @@ const WALLS: [(&str, &[&str]); 9] = [
     ),
     (
         "workers",
-        &[
-            "crate::app",
-            "crate::flight",
-            "crate::queries",
-            "crate::planner",
-        ],
+        &["crate::app", "crate::flight", "crate::queries", "crate::planner"],
     ),
     (
         "auth",
-        &[
-            "crate::app",
-            "crate::flight",
-            "crate::queries",
-            "crate::catalog",
-        ],
+        &["crate::app", "crate::flight", "crate::queries", "crate::catalog"],
     ),
     (
         "catalog",
@@ -110,10 +86,7 @@ const OUTSIDE: [&str; 9] = [
 
 fn workspace() -> PathBuf {
     let integration = Path::new(env!("CARGO_MANIFEST_DIR"));
-    integration
-        .parent()
-        .expect("the workspace is above its crates")
-        .into()
+    integration.parent().expect("the workspace is above its crates").into()
 }
 
 fn read(path: &Path) -> String {
@@ -137,10 +110,7 @@ fn is_test(path: &Path) -> bool {
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
     let is_named_so = name.ends_with("tests") || name == "testing" || name == "properties";
-    is_named_so
-        || path
-            .parent()
-            .is_some_and(|folder| folder.ends_with("tests"))
+    is_named_so || path.parent().is_some_and(|folder| folder.ends_with("tests"))
 }
 
 /// Files of the product at or below `path`.
@@ -155,9 +125,7 @@ fn rust_files(path: &Path) -> Vec<PathBuf> {
             true => rust_files(&path),
             false => vec![path],
         })
-        .filter(|path| {
-            path.extension().is_some_and(|extension| extension == "rs") && !is_test(path)
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs") && !is_test(path))
         .collect();
     files.sort();
     files
@@ -184,10 +152,7 @@ fn dependencies(name: &str) -> Vec<String> {
         if line.starts_with('[') {
             section = line;
         } else if section == "[dependencies]" && !line.is_empty() && !line.starts_with('#') {
-            let name = line
-                .split(['.', ' ', '='])
-                .next()
-                .expect("a line has a first word");
+            let name = line.split(['.', ' ', '=']).next().expect("a line has a first word");
             found.push(name.to_owned());
         }
     }
@@ -229,11 +194,7 @@ fn the_scheduler_is_pure_but_for_its_driver() {
     let folder = workspace().join("server/src/scheduler");
     let mut pure = 0;
     for file in rust_files(&folder) {
-        let name = file
-            .strip_prefix(&folder)
-            .expect("it is below")
-            .display()
-            .to_string();
+        let name = file.strip_prefix(&folder).expect("it is below").display().to_string();
         // The driver owns mailbox and clock.
         if name.starts_with("driver") {
             continue;
@@ -250,10 +211,7 @@ fn the_scheduler_is_pure_but_for_its_driver() {
             impure.join("\n")
         );
     }
-    assert!(
-        pure >= 5,
-        "only {pure} pure files found: did the scheduler move?"
-    );
+    assert!(pure >= 5, "only {pure} pure files found: did the scheduler move?");
 }
 
 /// Code up to the test module.
@@ -288,11 +246,7 @@ fn floors_use_only_what_is_below_them() {
             path => path.with_extension(""),
         };
         let upwards = mentions(&path, forbidden);
-        assert!(
-            upwards.is_empty(),
-            "{module} looks upwards:\n{}",
-            upwards.join("\n")
-        );
+        assert!(upwards.is_empty(), "{module} looks upwards:\n{}", upwards.join("\n"));
     }
 }
 

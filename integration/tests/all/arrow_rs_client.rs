@@ -9,14 +9,11 @@ use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::sql::client::{
-    ArrowFlightData, FlightSqlServiceClient, arrow_data_from_flight_data,
-};
+use arrow_flight::sql::client::{ArrowFlightData, FlightSqlServiceClient, arrow_data_from_flight_data};
 use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, CommandGetCrossReference, CommandGetDbSchemas,
-    CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetTables,
-    CommandGetXdbcTypeInfo, CommandStatementIngest, CommandStatementUpdate, DoPutUpdateResult,
-    EndTransaction, ProstMessageExt, SqlInfo,
+    ActionClosePreparedStatementRequest, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys,
+    CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetTables, CommandGetXdbcTypeInfo, CommandStatementIngest,
+    CommandStatementUpdate, DoPutUpdateResult, EndTransaction, ProstMessageExt, SqlInfo,
 };
 use arrow_flight::{Action, FlightData, FlightDescriptor, FlightInfo};
 use futures::{TryStreamExt, stream};
@@ -45,10 +42,7 @@ async fn rows(client: &mut Client, info: FlightInfo) -> Vec<RecordBatch> {
         let ticket = endpoint.ticket.expect("an endpoint has a ticket");
         let mut stream = client.do_get(ticket).await.expect("the ticket is good");
         let found: Vec<_> = (&mut stream).try_collect().await.expect("its rows come");
-        assert_eq!(
-            **stream.schema().expect("a stream tells its schema"),
-            schema
-        );
+        assert_eq!(**stream.schema().expect("a stream tells its schema"), schema);
         batches.extend(found);
     }
     batches
@@ -85,9 +79,7 @@ fn parameters(values: &[i64]) -> RecordBatch {
 fn statements_and_updates() {
     bounded(minutes(5), async {
         let (_cluster, mut client) = start().await;
-        let info = client
-            .execute("SELECT count(*) FROM lineitem".into(), None)
-            .await;
+        let info = client.execute("SELECT count(*) FROM lineitem".into(), None).await;
         assert_eq!(number(&mut client, info.expect("it starts")).await, 60_175);
         let info = client.execute("SELECT * FROM lineitem".into(), None).await;
         assert_eq!(count(&mut client, info.expect("it starts")).await, 60_175);
@@ -99,9 +91,7 @@ fn statements_and_updates() {
             .execute_update("CREATE VIEW arrow_rs AS SELECT 1 AS one".into(), None)
             .await;
         assert!(again.is_err(), "it had run once");
-        let dropped = client
-            .execute_update("DROP VIEW arrow_rs".into(), None)
-            .await;
+        let dropped = client.execute_update("DROP VIEW arrow_rs".into(), None).await;
         assert_eq!(dropped.expect("DDL runs"), 0);
         refused(
             client.execute("SELEC 1".into(), None).await,
@@ -119,10 +109,7 @@ fn prepared_statements() {
     bounded(minutes(5), async {
         let (_cluster, mut client) = start().await;
         let sql = "SELECT count(*) AS n FROM nation WHERE n_regionkey = $1";
-        let mut query = client
-            .prepare(sql.into(), None)
-            .await
-            .expect("it is prepared");
+        let mut query = client.prepare(sql.into(), None).await.expect("it is prepared");
         let dataset = query.dataset_schema().expect("a schema");
         assert_eq!(dataset.field(0).name(), "n");
         let expected = query.parameter_schema().expect("a schema");
@@ -135,16 +122,11 @@ fn prepared_statements() {
         query.close().await.expect("it closes");
 
         let create = "CREATE VIEW arrow_rs_prepared AS SELECT 1 AS one";
-        let mut create = client
-            .prepare(create.into(), None)
-            .await
-            .expect("it is prepared");
+        let mut create = client.prepare(create.into(), None).await.expect("it is prepared");
         assert_eq!(create.execute_update().await.expect("it runs"), 0);
         assert!(create.execute_update().await.is_err(), "it had run once");
         create.close().await.expect("it closes");
-        let dropped = client
-            .execute_update("DROP VIEW arrow_rs_prepared".into(), None)
-            .await;
+        let dropped = client.execute_update("DROP VIEW arrow_rs_prepared".into(), None).await;
         assert_eq!(dropped.expect("it was there"), 0);
     });
 }
@@ -166,9 +148,7 @@ fn metadata() {
         assert_eq!(count(&mut client, info).await, 2);
         let info = client.get_table_types().await.expect("table types");
         assert!(count(&mut client, info).await >= 2);
-        let info = client
-            .get_sql_info(vec![SqlInfo::FlightSqlServerName])
-            .await;
+        let info = client.get_sql_info(vec![SqlInfo::FlightSqlServerName]).await;
         assert_eq!(count(&mut client, info.expect("SqlInfo")).await, 1);
         let info = client
             .get_xdbc_type_info(CommandGetXdbcTypeInfo { data_type: None })
@@ -209,25 +189,16 @@ fn login_token_and_headers() {
     bounded(minutes(5), async {
         let (_cluster, mut client) = start().await;
         assert_eq!(client.token(), None);
-        let payload = client
-            .handshake("someone", "secret")
-            .await
-            .expect("everyone may");
+        let payload = client.handshake("someone", "secret").await.expect("everyone may");
         let token = client.token().cloned().expect("the handshake sets it");
         assert_eq!(payload, token.as_bytes());
         client.set_header("x-request-source", "suite");
-        let info = client
-            .execute("SELECT 1".into(), None)
-            .await
-            .expect("with the token");
+        let info = client.execute("SELECT 1".into(), None).await.expect("with the token");
         assert_eq!(number(&mut client, info).await, 1);
         client.clear_token();
         client.set_token(token);
         let mut copy = client.clone();
-        let info = copy
-            .execute("SELECT 2".into(), None)
-            .await
-            .expect("and again");
+        let info = copy.execute("SELECT 2".into(), None).await.expect("and again");
         assert_eq!(number(&mut copy, info).await, 2);
         client.clear_token();
         assert_eq!(client.token(), None);
@@ -245,15 +216,8 @@ fn raw_calls_below_it() {
         };
         let command = FlightDescriptor::new_cmd(update.as_any().encode_to_vec());
         let message = FlightData::new().with_descriptor(command);
-        let mut answer = client
-            .do_put(stream::iter([message]))
-            .await
-            .expect("it runs");
-        let answer = answer
-            .message()
-            .await
-            .expect("no error")
-            .expect("an answer");
+        let mut answer = client.do_put(stream::iter([message])).await.expect("it runs");
+        let answer = answer.message().await.expect("no error").expect("an answer");
         let answer = DoPutUpdateResult::decode(answer.app_metadata).expect("a count");
         assert_eq!(answer.record_count, 0);
 
@@ -261,10 +225,7 @@ fn raw_calls_below_it() {
             prepared_statement_handle: Bytes::from_static(b"closed long ago"),
         };
         let action = Action::new("ClosePreparedStatement", close.as_any().encode_to_vec());
-        let mut answer = client
-            .do_action(action)
-            .await
-            .expect("closing twice is no error");
+        let mut answer = client.do_action(action).await.expect("closing twice is no error");
         assert!(answer.message().await.expect("no error").is_none());
 
         // The messages themselves, decoded one by one.
@@ -282,13 +243,7 @@ fn raw_calls_below_it() {
             match arrow_data_from_flight_data(message, &schema).expect("it can be read") {
                 ArrowFlightData::Schema(sent) => assert_eq!(sent, *schema),
                 ArrowFlightData::RecordBatch(batch) => {
-                    numbers.extend(
-                        batch
-                            .column(0)
-                            .as_primitive::<Int64Type>()
-                            .values()
-                            .to_vec(),
-                    );
+                    numbers.extend(batch.column(0).as_primitive::<Int64Type>().values().to_vec());
                 }
             }
         }
@@ -301,11 +256,7 @@ fn raw_calls_below_it() {
 fn what_is_refused() {
     bounded(minutes(5), async {
         let (_cluster, mut client) = start().await;
-        refused(
-            client.begin_transaction().await,
-            Code::Unimplemented,
-            "autocommit",
-        );
+        refused(client.begin_transaction().await, Code::Unimplemented, "autocommit");
         let end = client
             .end_transaction(Bytes::from_static(b"t1"), EndTransaction::Commit)
             .await;

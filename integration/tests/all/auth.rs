@@ -2,12 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, CommandPreparedStatementQuery, ProstMessageExt,
-};
-use arrow_flight::{
-    BasicAuth, CancelFlightInfoRequest, Criteria, Empty, FlightData, FlightDescriptor, Ticket,
-};
+use arrow_flight::sql::{ActionClosePreparedStatementRequest, CommandPreparedStatementQuery, ProstMessageExt};
+use arrow_flight::{BasicAuth, CancelFlightInfoRequest, Criteria, Empty, FlightData, FlightDescriptor, Ticket};
 use futures::stream;
 use prost::Message;
 use squadron_integration::client::ticket;
@@ -83,19 +79,12 @@ fn every_way_to_log_in_leads_to_rows() {
         let nobody = Caller::connect(cluster.url()).await;
         let ann = nobody.basic("ann", PASSWORD);
         let issued = ann.log_in().await.expect("name and password are right");
-        assert_ne!(
-            issued,
-            ann.log_in().await.unwrap(),
-            "each login has a token of its own"
-        );
+        assert_ne!(issued, ann.log_in().await.unwrap(), "each login has a token of its own");
         let first_scheme = BasicAuth {
             username: "ann".into(),
             password: PASSWORD.into(),
         };
-        let (_, payload) = nobody
-            .handshake(first_scheme.encode_to_vec())
-            .await
-            .unwrap();
+        let (_, payload) = nobody.handshake(first_scheme.encode_to_vec()).await.unwrap();
         let by_payload = String::from_utf8(payload).unwrap();
         for (way, caller) in [
             ("Basic on the call", ann.clone()),
@@ -113,12 +102,7 @@ fn every_way_to_log_in_leads_to_rows() {
         assert_eq!(own, TOKEN, "who has a token keeps it");
         let elsewhere = Caller::connect(cluster.url()).await.bearer(&issued);
         assert_eq!(elsewhere.value("SELECT 1").await.unwrap(), "1");
-        for (user, password) in [
-            ("ann", "wrong"),
-            ("eve", PASSWORD),
-            ("ann", TOKEN),
-            ("ann", ""),
-        ] {
+        for (user, password) in [("ann", "wrong"), ("eve", PASSWORD), ("ann", TOKEN), ("ann", "")] {
             let caller = nobody.basic(user, password);
             is_unauthenticated(user, caller.log_in().await);
             is_unauthenticated(user, caller.value("SELECT 1").await);
@@ -145,19 +129,13 @@ fn what_is_of_one_principal_is_not_there_for_another() {
         assert_eq!(foreign.code(), Code::NotFound);
         let foreign_cancel = cancel(&bob, &info).await.unwrap_err();
         assert_eq!(foreign_cancel.code(), Code::NotFound);
-        assert!(
-            ann.get(ticket(&info)).await.is_ok(),
-            "ann still has her rows"
-        );
+        assert!(ann.get(ticket(&info)).await.is_ok(), "ann still has her rows");
         let gone = ann.get(ticket(&info)).await.unwrap_err();
         // A query's id is in each message; the rest tells nothing of whose it is.
         assert_eq!(foreign.message(), gone.message());
         let info = ann.info("SELECT 2").await.unwrap();
         cancel(&ann, &info).await.expect("ann may cancel");
-        assert_eq!(
-            ann.get(ticket(&info)).await.unwrap_err().code(),
-            Code::NotFound
-        );
+        assert_eq!(ann.get(ticket(&info)).await.unwrap_err().code(), Code::NotFound);
 
         // Prepared statements, in every session of their principal.
         let handle = ann.prepare("SELECT 7").await.unwrap();
@@ -179,17 +157,11 @@ fn what_is_of_one_principal_is_not_there_for_another() {
         let close = close.as_any().encode_to_vec();
         bob.act("ClosePreparedStatement", close).await.unwrap();
         let again = nobody.bearer(&nobody.basic("ann", PASSWORD).log_in().await.unwrap());
-        execute(&again, &handle)
-            .await
-            .expect("ann's in another session");
+        execute(&again, &handle).await.expect("ann's in another session");
 
         // Sessions.
         ann.value("SET squadron.priority = 5").await.unwrap();
-        let (headers, _) = nobody
-            .basic("ann", PASSWORD)
-            .handshake(Vec::new())
-            .await
-            .unwrap();
+        let (headers, _) = nobody.basic("ann", PASSWORD).handshake(Vec::new()).await.unwrap();
         let cookie = headers.get("set-cookie").unwrap().to_str().unwrap();
         let thief = bob.with("cookie", cookie);
         thief.act("CloseSession", Vec::new()).await.unwrap();
@@ -212,11 +184,7 @@ fn failed_logins_are_slowed_and_logged_without_their_secrets() {
         let start = Instant::now();
         is_unauthenticated("Handshake", wrong.log_in().await);
         // Eight failures for one name: the next attempt waits for 1.6 seconds.
-        assert!(
-            start.elapsed() >= Duration::from_millis(1500),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() >= Duration::from_millis(1500), "{:?}", start.elapsed());
         let start = Instant::now();
         assert_eq!(nobody.bearer(&token).value("SELECT 1").await.unwrap(), "1");
         assert!(
@@ -272,11 +240,7 @@ fn secrets_are_nowhere_to_be_read() {
             .start()
             .await;
         let nobody = Caller::connect(cluster.url()).await;
-        let (headers, _) = nobody
-            .basic("ann", PASSWORD)
-            .handshake(Vec::new())
-            .await
-            .unwrap();
+        let (headers, _) = nobody.basic("ann", PASSWORD).handshake(Vec::new()).await.unwrap();
         let cookie = headers.get("set-cookie").unwrap().to_str().unwrap();
         let cookie_value = cookie.split_once('=').unwrap().1;
         let token = nobody.basic("ann", PASSWORD).log_in().await.unwrap();
@@ -300,14 +264,7 @@ fn secrets_are_nowhere_to_be_read() {
         said += &cluster.server().log();
         said += &cluster.worker(0).log();
         assert!(said.contains("squadron"), "there is something to search");
-        for secret in [
-            PASSWORD,
-            TOKEN,
-            "hush-cluster-secret",
-            &token,
-            cookie_value,
-            "$argon2",
-        ] {
+        for secret in [PASSWORD, TOKEN, "hush-cluster-secret", &token, cookie_value, "$argon2"] {
             assert!(!said.contains(secret), "{secret} can be read");
         }
     });
@@ -342,23 +299,13 @@ fn with_users_the_network_may_come_and_is_warned_of_eavesdroppers() {
     bounded(minutes(3), async {
         let files = Files::new();
         let mut command = std::process::Command::new(squadron_integration::process::squadron());
-        command.args([
-            "serve",
-            "--listen",
-            "0.0.0.0:0",
-            "--memory",
-            "256MiB",
-            "--users",
-        ]);
+        command.args(["serve", "--listen", "0.0.0.0:0", "--memory", "256MiB", "--users"]);
         command.arg(files.users());
         let log = files.write("log", "");
         let mut server = squadron_integration::process::Process::start("server", command, log);
         let url = server.line("squadron listening on ").await;
         assert!(url.starts_with("grpc://0.0.0.0:"), "{url}");
-        until("it warns", seconds(10), || {
-            server.log().contains("unencrypted")
-        })
-        .await;
+        until("it warns", seconds(10), || server.log().contains("unencrypted")).await;
     });
 }
 
@@ -375,11 +322,7 @@ fn the_shell_logs_in() {
             arguments.extend(["-c", "SELECT 1 AS x"]);
             let output = run(&arguments);
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            (
-                output.status.code(),
-                text(&output.stdout),
-                text(&output.stderr),
-            )
+            (output.status.code(), text(&output.stdout), text(&output.stderr))
         };
         for login in [
             &["--user", "ann", "--password", &password][..],
@@ -390,11 +333,7 @@ fn the_shell_logs_in() {
             assert_eq!((code, rows.as_str()), (Some(0), "x\n1\n"), "{said}");
         }
         for (login, code, says) in [
-            (
-                &["--user", "ann", "--password", "wrong"][..],
-                1,
-                "password is wrong",
-            ),
+            (&["--user", "ann", "--password", "wrong"][..], 1, "password is wrong"),
             (&["--token", "wrong-wrong-wrong-wrong"], 1, "token"),
             (&[], 1, "log in"),
             (&["--user", "ann"], 2, "--password"),

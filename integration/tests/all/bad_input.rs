@@ -21,11 +21,7 @@ pub(crate) async fn goes_on(client: &Client) {
 pub(crate) fn blames_the_caller(status: &Status) -> bool {
     let code = matches!(
         status.code(),
-        Code::InvalidArgument
-            | Code::NotFound
-            | Code::Unimplemented
-            | Code::Unauthenticated
-            | Code::PermissionDenied
+        Code::InvalidArgument | Code::NotFound | Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied
     );
     code && !status.message().is_empty()
 }

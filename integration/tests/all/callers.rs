@@ -42,11 +42,7 @@ impl Files {
     pub(crate) fn users(&self) -> PathBuf {
         let secret = self.write("password", PASSWORD);
         let hash = || {
-            let made = run(&[
-                "hash-password",
-                "--password",
-                &format!("@{}", secret.display()),
-            ]);
+            let made = run(&["hash-password", "--password", &format!("@{}", secret.display())]);
             String::from_utf8(made.stdout).expect("a hash is text")
         };
         self.write("users", &format!("# people\nann:{}bob:{}", hash(), hash()))
@@ -65,10 +61,7 @@ impl Files {
         // Another name than its certificates have, which OpenSSL would take for their own authorities.
         let name = &mut authority.distinguished_name;
         name.push(DnType::CommonName, "authority of the tests");
-        let authority_pem = authority
-            .self_signed(&authority_key)
-            .expect("it signs")
-            .pem();
+        let authority_pem = authority.self_signed(&authority_key).expect("it signs").pem();
         let issuer = Issuer::new(authority, authority_key);
         let key = KeyPair::generate().expect("a key can be made");
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
@@ -149,10 +142,7 @@ impl Caller {
     }
 
     /// The answer's headers and payload.
-    pub(crate) async fn handshake(
-        &self,
-        payload: Vec<u8>,
-    ) -> Result<(MetadataMap, Vec<u8>), Status> {
+    pub(crate) async fn handshake(&self, payload: Vec<u8>) -> Result<(MetadataMap, Vec<u8>), Status> {
         let hello = HandshakeRequest {
             protocol_version: 0,
             payload: payload.into(),
@@ -169,9 +159,7 @@ impl Caller {
         let (headers, payload) = self.handshake(Vec::new()).await?;
         let bearer = headers.get("authorization").expect("a token is answered");
         let bearer = bearer.to_str().expect("it is text");
-        let token = bearer
-            .strip_prefix("Bearer ")
-            .expect("it is a bearer token");
+        let token = bearer.strip_prefix("Bearer ").expect("it is a bearer token");
         assert_eq!(payload, token.as_bytes(), "payload and header are the same");
         Ok(token.to_owned())
     }
@@ -192,12 +180,11 @@ impl Caller {
         let info = self.info(sql).await?;
         let ticket = squadron_integration::client::ticket(&info);
         let frames = self.get(ticket).await?;
-        let batches: Vec<_> = arrow_flight::decode::FlightRecordBatchStream::new_from_flight_data(
-            stream::iter(frames).map(Ok),
-        )
-        .try_collect()
-        .await
-        .expect("rows are rows");
+        let batches: Vec<_> =
+            arrow_flight::decode::FlightRecordBatchStream::new_from_flight_data(stream::iter(frames).map(Ok))
+                .try_collect()
+                .await
+                .expect("rows are rows");
         let first = batches.iter().find(|batch| batch.num_rows() > 0);
         Ok(first.map_or_else(String::new, |batch| {
             let column = batch.columns().last().expect("there is a column");
@@ -222,10 +209,8 @@ impl Caller {
         let body = request.as_any().encode_to_vec();
         let result = self.act("CreatePreparedStatement", body).await?;
         let any = Any::decode(result.as_slice()).expect("the answer is an Any");
-        let result: arrow_flight::sql::ActionCreatePreparedStatementResult = any
-            .unpack()
-            .expect("it can be read")
-            .expect("and is a handle");
+        let result: arrow_flight::sql::ActionCreatePreparedStatementResult =
+            any.unpack().expect("it can be read").expect("and is a handle");
         Ok(result.prepared_statement_handle)
     }
 }

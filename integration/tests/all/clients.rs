@@ -30,9 +30,7 @@ async fn start_with(data: &Path) -> Cluster {
 pub(crate) async fn passes(suite: Command) {
     let mut suite = tokio::process::Command::from(suite);
     let output = timeout(SUITE_LIMIT, suite.kill_on_drop(true).output()).await;
-    let output = output
-        .expect("the suite ends in time")
-        .expect("the suite starts");
+    let output = output.expect("the suite ends in time").expect("the suite starts");
     let text = format!(
         "{}\n{}",
         String::from_utf8_lossy(&output.stdout),
@@ -47,9 +45,7 @@ fn python_suite(file: &'static str) {
     bounded(minutes(6), async move {
         let cluster = start().await;
         let mut suite = Command::new(environment.join("bin/python"));
-        suite
-            .arg(suites().join("python").join(file))
-            .arg(cluster.url());
+        suite.arg(suites().join("python").join(file)).arg(cluster.url());
         suite.env("PYTHONDONTWRITEBYTECODE", "1");
         // For suites that start servers of their own.
         suite.env("SQUADRON", squadron());
@@ -58,100 +54,67 @@ fn python_suite(file: &'static str) {
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_adbc() {
     python_suite("test_adbc.py");
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_system() {
     python_suite("test_system.py");
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_writes() {
     python_suite("test_writes.py");
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_pyarrow_flight() {
     python_suite("test_pyarrow.py");
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_partitions() {
     python_suite("test_partitions.py");
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_flightsql_dbapi() {
     python_suite("test_flightsql_dbapi.py");
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_adbc_surface() {
     python_suite("test_adbc_surface.py");
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_data_frames() {
     python_suite("test_frames.py");
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_sqlalchemy() {
     python_suite("test_sqlalchemy.py");
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_clients_outlive_a_server() {
     python_suite("test_restart.py");
 }
 
 #[test]
-#[cfg_attr(
-    not(has_java),
-    ignore = "skipped: there is no JDK with Maven on this machine"
-)]
+#[cfg_attr(not(has_java), ignore = "skipped: there is no JDK with Maven on this machine")]
 fn java_jdbc() {
     let classes = jdbc_suite();
     bounded(minutes(6), async move {
@@ -166,10 +129,7 @@ fn java_jdbc() {
 }
 
 #[test]
-#[cfg_attr(
-    not(has_java),
-    ignore = "skipped: there is no JDK with Maven on this machine"
-)]
+#[cfg_attr(not(has_java), ignore = "skipped: there is no JDK with Maven on this machine")]
 fn java_jdbc_writes() {
     let classes = jdbc_suite();
     bounded(minutes(6), async move {
@@ -183,10 +143,7 @@ fn java_jdbc_writes() {
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_types() {
     let environment = python_environment();
     bounded(minutes(6), async move {

@@ -93,23 +93,14 @@ fn every_answer_is_exact_or_says_when_to_come_again() {
 }
 
 /// Asks one thing after the other until `end`, and on until the first answer: nobody is shut out for good.
-async fn visit(
-    client: &Client,
-    questions: &[Question],
-    number: usize,
-    end: Instant,
-) -> Result<Visit, String> {
+async fn visit(client: &Client, questions: &[Question], number: usize, end: Instant) -> Result<Visit, String> {
     let mut visit = Visit::default();
     while Instant::now() < end || visit.exact == 0 {
         let question = &questions[turn(number, visit.exact, questions.len())];
         match client.query(&question.sql).await {
             Ok(rows) => {
-                let Expected {
-                    rows: expected,
-                    order,
-                } = question.expected;
-                compare(expected, &rows, order)
-                    .map_err(|difference| format!("{}: {difference}", question.sql))?;
+                let Expected { rows: expected, order } = question.expected;
+                compare(expected, &rows, order).map_err(|difference| format!("{}: {difference}", question.sql))?;
                 visit.exact += 1;
             }
             Err(status) if is_clear(&status) => {

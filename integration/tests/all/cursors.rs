@@ -17,22 +17,14 @@ fn an_unread_cursor_does_not_block_the_next() {
         client.info(ENDLESS).await.expect("it starts");
         // Opened, its first rows read, then no more.
         let mut unread = client.open(ENDLESS).await.expect("it starts");
-        unread
-            .next()
-            .await
-            .expect("it has rows")
-            .expect("it has no error");
+        unread.next().await.expect("it has rows").expect("it has no error");
         let answer = timeout(seconds(30), client.query("SELECT count(*) FROM nation")).await;
         let (_, batches) = answer
             .expect("the second cursor answers while the first is open")
             .expect("rows");
         assert_eq!(batches[0].num_rows(), 1);
         // The first goes on where it was left.
-        unread
-            .next()
-            .await
-            .expect("it has more rows")
-            .expect("it has no error");
+        unread.next().await.expect("it has more rows").expect("it has no error");
     });
 }
 
@@ -42,17 +34,9 @@ fn an_unread_cursor_does_not_block_the_next_on_remote_workers() {
         let cluster = cluster().workers(1).slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
         let mut unread = client.open(ENDLESS).await.expect("it starts");
-        unread
-            .next()
-            .await
-            .expect("it has rows")
-            .expect("it has no error");
+        unread.next().await.expect("it has rows").expect("it has no error");
         for _ in 0..3 {
-            let answer = timeout(
-                seconds(30),
-                client.query("SELECT count(*) FROM region, nation"),
-            )
-            .await;
+            let answer = timeout(seconds(30), client.query("SELECT count(*) FROM region, nation")).await;
             answer
                 .expect("the second cursor answers while the first is open")
                 .expect("rows");
@@ -65,14 +49,8 @@ fn two_cursors_are_read_in_turns() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;
-        let mut one = client
-            .open("SELECT * FROM orders")
-            .await
-            .expect("it starts");
-        let mut two = client
-            .open("SELECT * FROM orders")
-            .await
-            .expect("it starts");
+        let mut one = client.open("SELECT * FROM orders").await.expect("it starts");
+        let mut two = client.open("SELECT * FROM orders").await.expect("it starts");
         let (mut rows_of_one, mut rows_of_two) = (0, 0);
         loop {
             let (next_of_one, next_of_two) = (one.try_next().await, two.try_next().await);
@@ -98,17 +76,12 @@ fn ddl_from_two_clients_at_once() {
                 let client = cluster.client().await;
                 clients.spawn(async move {
                     client
-                        .update(&format!(
-                            "CREATE VIEW shared_{round} AS SELECT {round} AS x"
-                        ))
+                        .update(&format!("CREATE VIEW shared_{round} AS SELECT {round} AS x"))
                         .await
                 });
             }
             let outcomes = clients.join_all().await;
-            let refused: Vec<_> = outcomes
-                .iter()
-                .filter_map(|outcome| outcome.as_ref().err())
-                .collect();
+            let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
             assert_eq!(refused.len(), 1, "one of two wins: {outcomes:?}");
             assert_eq!(refused[0].code(), Code::InvalidArgument, "{}", refused[0]);
             assert!(
@@ -124,13 +97,8 @@ fn ddl_from_two_clients_at_once() {
                 .await
                 .expect("the view is there");
         }
-        one.update("DROP VIEW shared_0")
-            .await
-            .expect("the view can be dropped");
-        let gone = two
-            .query("SELECT x FROM shared_0")
-            .await
-            .expect_err("the view is gone");
+        one.update("DROP VIEW shared_0").await.expect("the view can be dropped");
+        let gone = two.query("SELECT x FROM shared_0").await.expect_err("the view is gone");
         assert_eq!(gone.code(), Code::NotFound, "{gone}");
     });
 }
@@ -149,14 +117,8 @@ fn ddl_runs_once_when_it_is_asked_for_through_flight_info() {
             .query("SELECT x FROM once")
             .await
             .expect("the view is there already");
-        let (_, batches) = client
-            .fetch(info)
-            .await
-            .expect("the result of DDL can be fetched");
-        assert_eq!(
-            batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
-            0
-        );
+        let (_, batches) = client.fetch(info).await.expect("the result of DDL can be fetched");
+        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 0);
         client
             .query("SELECT x FROM once")
             .await

@@ -11,8 +11,7 @@ use squadron_integration::process::target_folder;
 /// The JDBC driver and the Maven plugin that fetches it.
 const JDBC_DRIVER: &str = "org.apache.arrow:flight-sql-jdbc-driver:18.3.0";
 const MAVEN_COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy";
-const MAVEN_COPY_ALL: &str =
-    "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
+const MAVEN_COPY_ALL: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
 
 /// The sources of the JDBC suite, its main class first.
 const JDBC_SUITE: [&str; 8] = [
@@ -50,11 +49,7 @@ fn environment(suite: &str) -> PathBuf {
     wanted.hash(&mut content);
     let name = format!("{suite}-{:016x}", content.finish());
     prepared(&name, &wanted, |folder| {
-        run(Command::new("python3").args([
-            OsStr::new("-m"),
-            OsStr::new("venv"),
-            folder.as_os_str(),
-        ]));
+        run(Command::new("python3").args([OsStr::new("-m"), OsStr::new("venv"), folder.as_os_str()]));
         let mut install = Command::new(folder.join("bin/python"));
         install.args([
             "-m",
@@ -121,10 +116,7 @@ pub(crate) fn go_suite() -> PathBuf {
             .current_dir(&folder)
             .env("GOFLAGS", "-mod=readonly")
             .env("CGO_ENABLED", "0");
-        run(build
-            .args(["build", "-o"])
-            .arg(target.join("suite"))
-            .arg("."));
+        run(build.args(["build", "-o"]).arg(target.join("suite")).arg("."));
     });
     built.join("suite")
 }

@@ -48,11 +48,7 @@ const SHAPES: [&str; 9] = [
 ];
 
 fn two_wide_workers() -> ClusterBuilder {
-    cluster()
-        .workers(2)
-        .slots(2)
-        .tpch(SCALE_FACTOR)
-        .tiny_splits()
+    cluster().workers(2).slots(2).tpch(SCALE_FACTOR).tiny_splits()
 }
 
 /// A connection whose session wants several endpoints.
@@ -65,10 +61,7 @@ pub(crate) async fn parallel(cluster: &Cluster) -> Client {
 
 /// A connection to where an endpoint is.
 async fn at_location(endpoint: &FlightEndpoint) -> Client {
-    let location = endpoint
-        .location
-        .first()
-        .expect("a worker's rows have a location");
+    let location = endpoint.location.first().expect("a worker's rows have a location");
     Client::connect(&location.uri).await
 }
 
@@ -149,8 +142,7 @@ async fn both_ways(client: &Client, sql: &str, expected: &Expected) -> Result<()
             }
             continue;
         }
-        compare(&expected.rows, &rows, &expected.order)
-            .map_err(|difference| format!("{way}: {difference}"))?;
+        compare(&expected.rows, &rows, &expected.order).map_err(|difference| format!("{way}: {difference}"))?;
     }
     client.cancel(&info).await.map_err(told)
 }
@@ -188,20 +180,14 @@ fn a_scan_has_an_endpoint_for_each_partition_at_its_worker() {
 #[test]
 fn embedded_rows_and_a_server_that_hides_its_workers_have_no_locations() {
     bounded(minutes(5), async {
-        let hidden = two_wide_workers()
-            .serve_arg("--endpoint-locations")
-            .serve_arg("server");
+        let hidden = two_wide_workers().serve_arg("--endpoint-locations").serve_arg("server");
         let embedded = cluster().slots(3).tpch(SCALE_FACTOR);
         for builder in [hidden, embedded] {
             let cluster = builder.start().await;
             let client = parallel(&cluster).await;
             let info = client.info(SCAN).await.expect("it starts");
             assert!(info.endpoint.len() > 1);
-            assert!(
-                info.endpoint
-                    .iter()
-                    .all(|endpoint| endpoint.location.is_empty())
-            );
+            assert!(info.endpoint.iter().all(|endpoint| endpoint.location.is_empty()));
             let rows = client.fetch_all(&info).await.expect("rows");
             assert_eq!(rows_of(&rows), 60_175);
         }
@@ -253,9 +239,7 @@ fn what_nobody_renews_is_gone_when_its_time_is_over() {
 
 async fn renewed(client: &Client, endpoint: &FlightEndpoint) -> Result<FlightEndpoint, Status> {
     let request = RenewFlightEndpointRequest::new(endpoint.clone());
-    let body = client
-        .act("RenewFlightEndpoint", request.encode_to_vec())
-        .await?;
+    let body = client.act("RenewFlightEndpoint", request.encode_to_vec()).await?;
     let body = body.expect("a renewed endpoint");
     Ok(FlightEndpoint::decode(body.as_slice()).expect("an endpoint"))
 }
@@ -275,9 +259,7 @@ fn a_renewed_result_lives_on_and_its_ticket_is_good() {
         let start = Instant::now();
         let first = endpoint.expiration_time.expect("it expires");
         while start.elapsed() < 3 * time_to_live {
-            endpoint = renewed(&client, &endpoint)
-                .await
-                .expect("it can be renewed");
+            endpoint = renewed(&client, &endpoint).await.expect("it can be renewed");
             sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(endpoint.location, info.endpoint[0].location);
@@ -288,10 +270,7 @@ fn a_renewed_result_lives_on_and_its_ticket_is_good() {
         assert_eq!(rows_of(&rows), 60_175);
         let ticket = endpoint.ticket.clone().expect("a ticket");
         let worker = at_location(&endpoint).await;
-        worker
-            .get(ticket.clone())
-            .await
-            .expect("good at the worker");
+        worker.get(ticket.clone()).await.expect("good at the worker");
         client.get(ticket).await.expect("good at the server");
         freed(&info, seconds(10)).await;
     });
@@ -372,10 +351,7 @@ fn a_lost_worker_is_the_reason_that_readers_get() {
         assert!(status.message().contains("worker"), "{status}");
         cluster.forget_worker(0);
         let rows = client.info(SCAN).await.expect("the next query runs");
-        assert_eq!(
-            rows_of(&client.fetch_all(&rows).await.expect("rows")),
-            60_175
-        );
+        assert_eq!(rows_of(&client.fetch_all(&rows).await.expect("rows")), 60_175);
     });
 }
 
@@ -386,10 +362,7 @@ fn readers_get_the_cause_of_a_failure_and_never_a_short_result() {
         let client = parallel(&cluster).await;
         let reference = "SELECT count(*) FROM lineitem CROSS JOIN nation CROSS JOIN region";
         let (_, counted) = client.query(reference).await.expect("a count");
-        let all = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(
-            counted[0].column(0),
-        )
-        .value(0);
+        let all = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(counted[0].column(0)).value(0);
         for from_workers in [false, true] {
             // Tasks start long before the rows that fail come.
             let info = client.info(FAILS_LATE).await.expect("it starts");
@@ -405,16 +378,8 @@ fn readers_get_the_cause_of_a_failure_and_never_a_short_result() {
                 }
             });
             let outcomes = join_all(reads).await;
-            let rows: usize = outcomes
-                .iter()
-                .flatten()
-                .flatten()
-                .map(|batch| batch.num_rows())
-                .sum();
-            assert!(
-                i64::try_from(rows).unwrap() < all,
-                "all rows of a failed query"
-            );
+            let rows: usize = outcomes.iter().flatten().flatten().map(|batch| batch.num_rows()).sum();
+            assert!(i64::try_from(rows).unwrap() < all, "all rows of a failed query");
             let failures: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
             assert!(!failures.is_empty(), "one partition fails");
             for status in failures {
@@ -444,11 +409,7 @@ fn a_worker_trusts_tickets_alone() {
             let mut forged = genuine.to_vec();
             forged[position] ^= 0x55;
             let status = refusal(&worker, Some(Ticket::new(forged))).await;
-            assert_eq!(
-                status.code(),
-                Code::Unauthenticated,
-                "byte {position}: {status}"
-            );
+            assert_eq!(status.code(), Code::Unauthenticated, "byte {position}: {status}");
         }
         let key = ClusterKey::from_secret(SECRET);
         let now = SystemTime::now();

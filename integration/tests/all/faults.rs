@@ -18,14 +18,8 @@ const LONG: &str = "SELECT a.l_linenumber, count(*), sum(a.l_orderkey % (b.l_ord
 /// The next query runs on those that are left, and nothing of the last one is.
 async fn recovers(cluster: &Cluster) {
     let client = cluster.client().await;
-    let answer = timeout(
-        seconds(60),
-        client.query("SELECT count(*) FROM lineitem, region"),
-    )
-    .await;
-    let (_, batches) = answer
-        .expect("the next query ends")
-        .expect("the next query has rows");
+    let answer = timeout(seconds(60), client.query("SELECT count(*) FROM lineitem, region")).await;
+    let (_, batches) = answer.expect("the next query ends").expect("the next query has rows");
     assert_eq!(batches[0].num_rows(), 1);
     cluster.idle(seconds(60)).await;
     until("no overflown rows are left", seconds(10), || {
@@ -51,17 +45,12 @@ fn a_worker_dies_while_its_rows_are_read() {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
         let mut stream = client.open(ENDLESS).await.expect("it starts");
-        stream
-            .next()
-            .await
-            .expect("it has rows")
-            .expect("no fault yet");
+        stream.next().await.expect("it has rows").expect("no fault yet");
         cluster.worker(0).kill();
         let killed = Instant::now();
         let end = timeout(seconds(10), end_of(stream)).await;
         let status = end.expect("the query ends within 10 seconds of the fault");
-        let status =
-            status.expect("all rows of an endless query cannot have come: this result is short");
+        let status = status.expect("all rows of an endless query cannot have come: this result is short");
         assert_eq!(
             status.code(),
             Code::Unavailable,
@@ -99,10 +88,7 @@ fn a_worker_dies_while_it_computes() {
         let outcome = end.expect("there is one query").expect("no panic");
         let status = outcome.expect_err("the query cannot have finished");
         assert_eq!(status.code(), Code::Unavailable, "{status}");
-        assert!(
-            status.message().contains("worker"),
-            "it says what was lost: {status}"
-        );
+        assert!(status.message().contains("worker"), "it says what was lost: {status}");
         cluster.forget_worker(1);
         recovers(&cluster).await;
         // A new worker takes the place of the dead one.
@@ -117,11 +103,7 @@ fn a_worker_that_freezes_is_taken_for_dead() {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
         let mut stream = client.open(ENDLESS).await.expect("it starts");
-        stream
-            .next()
-            .await
-            .expect("it has rows")
-            .expect("no fault yet");
+        stream.next().await.expect("it has rows").expect("no fault yet");
         // Its sockets stay open: only missing signs of life tell.
         cluster.worker(0).signal("STOP");
         let end = timeout(seconds(15), end_of(stream)).await;
@@ -196,10 +178,7 @@ fn a_result_that_nobody_fetches_is_cancelled() {
             Ok(stream) => end_of(stream).await.expect("an error, not an empty result"),
         };
         assert_eq!(gone.code(), Code::NotFound, "{gone}");
-        assert!(
-            gone.message().contains("again"),
-            "it says what to do: {gone}"
-        );
+        assert!(gone.message().contains("again"), "it says what to do: {gone}");
         recovers(&cluster).await;
     });
 }
@@ -209,14 +188,8 @@ fn a_result_is_read_once() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
-        let info = client
-            .info("SELECT * FROM region")
-            .await
-            .expect("it starts");
-        client
-            .fetch(info.clone())
-            .await
-            .expect("the first DoGet has the rows");
+        let info = client.info("SELECT * FROM region").await.expect("it starts");
+        client.fetch(info.clone()).await.expect("the first DoGet has the rows");
         let again = client.fetch(info).await.expect_err("the second has not");
         assert_eq!(again.code(), Code::NotFound, "{again}");
     });
@@ -243,11 +216,7 @@ fn without_a_worker_a_query_says_how_to_get_one() {
         let cluster = cluster()
             .serve_arg("--embedded-workers=0")
             .serve_arg("--cluster-listen=127.0.0.1:0");
-        let cluster = cluster
-            .serve_arg("--no-worker-timeout=1s")
-            .tpch(0.01)
-            .start()
-            .await;
+        let cluster = cluster.serve_arg("--no-worker-timeout=1s").tpch(0.01).start().await;
         let client = cluster.client().await;
         let status = client
             .query("SELECT count(*) FROM lineitem GROUP BY l_partkey")
@@ -270,16 +239,8 @@ fn a_server_that_drains_finishes_what_runs() {
     bounded(minutes(5), async {
         let mut cluster = cluster().slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
-        let mut stream = client
-            .open("SELECT * FROM lineitem")
-            .await
-            .expect("it starts");
-        let mut rows = stream
-            .next()
-            .await
-            .expect("it has rows")
-            .expect("no error")
-            .num_rows();
+        let mut stream = client.open("SELECT * FROM lineitem").await.expect("it starts");
+        let mut rows = stream.next().await.expect("it has rows").expect("no error").num_rows();
         cluster.server().terminate();
         while let Some(batch) = stream.next().await {
             rows += batch.expect("a running query is finished").num_rows();

@@ -75,10 +75,7 @@ fn groups_are_read_again_while_the_server_runs() {
         let client = cluster.client().await;
         let mut others = client.open(ENDLESS).await.expect("it starts");
         others.next().await.expect("a row").expect("no error");
-        client
-            .update("SET squadron.tag = 'nightly'")
-            .await
-            .expect("set");
+        client.update("SET squadron.tag = 'nightly'").await.expect("set");
         let mut first = client.open(ENDLESS).await.expect("the group has room");
         first.next().await.expect("a row").expect("no error");
         let refused = failure_of(&client, "SELECT count(*) FROM nation").await;

@@ -61,15 +61,8 @@ fn ten_thousand_tables_are_listed() {
         assert_eq!(described.num_rows(), MANY);
         assert_eq!(column(&described, 2), column(&names, 2));
         // A listing that looked at all others for each would take minutes.
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "{:?}",
-            start.elapsed()
-        );
-        assert_eq!(
-            column(&tables(&client, of_public("t00017", true)).await, 2),
-            ["t00017"]
-        );
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+        assert_eq!(column(&tables(&client, of_public("t00017", true)).await, 2), ["t00017"]);
     });
 }
 
@@ -79,11 +72,7 @@ fn a_broken_or_dropped_table_hides_no_other() {
         let folder = TempDir::with_prefix("squadron-broken-").unwrap();
         csv(folder.path(), "whole", "a,b\n1,x\n");
         csv(folder.path(), "other", "a\n1\n");
-        fs::write(
-            folder.path().join("broken.parquet"),
-            "this is no Parquet file",
-        )
-        .unwrap();
+        fs::write(folder.path().join("broken.parquet"), "this is no Parquet file").unwrap();
         let cluster = cluster().data(folder.path()).start().await;
         let client = cluster.client().await;
         assert_eq!(
@@ -91,10 +80,7 @@ fn a_broken_or_dropped_table_hides_no_other() {
             ["other", "whole"]
         );
         client.update("DROP TABLE other").await.unwrap();
-        assert_eq!(
-            column(&tables(&client, of_public("%", true)).await, 2),
-            ["whole"]
-        );
+        assert_eq!(column(&tables(&client, of_public("%", true)).await, 2), ["whole"]);
         // What breaks while the server runs is listed until the folder is looked at again, and spoils nothing meanwhile.
         csv(folder.path(), "late", "c\n1\n");
         let mut listed = Vec::new();
@@ -130,11 +116,7 @@ fn declared_keys_are_told() {
             table: "keyed".into(),
             ..CommandGetPrimaryKeys::default()
         };
-        let info = client
-            .sql()
-            .get_primary_keys(command.clone())
-            .await
-            .unwrap();
+        let info = client.sql().get_primary_keys(command.clone()).await.unwrap();
         assert_eq!(column(&rows(&client, info).await, 3), ["c", "b"]);
         client.update("DROP TABLE keyed").await.unwrap();
         let info = client.sql().get_primary_keys(command).await.unwrap();
@@ -155,46 +137,22 @@ fn columns_are_described_in_tables_and_in_results() {
         let result = client.schema(sql).await.unwrap();
         let told = |schema: &Schema, column: &str, key: &str| {
             let field = schema.field_with_name(column).unwrap();
-            field
-                .metadata()
-                .get(&format!("ARROW:FLIGHT:SQL:{key}"))
-                .cloned()
+            field.metadata().get(&format!("ARROW:FLIGHT:SQL:{key}")).cloned()
         };
         for schema in [&table, &result] {
-            assert_eq!(
-                told(schema, "l_extendedprice", "PRECISION").as_deref(),
-                Some("15")
-            );
-            assert_eq!(
-                told(schema, "l_extendedprice", "SCALE").as_deref(),
-                Some("2")
-            );
-            assert_eq!(
-                told(schema, "l_extendedprice", "TYPE_NAME").as_deref(),
-                Some("DECIMAL")
-            );
-            assert_eq!(
-                told(schema, "l_comment", "IS_CASE_SENSITIVE").as_deref(),
-                Some("1")
-            );
+            assert_eq!(told(schema, "l_extendedprice", "PRECISION").as_deref(), Some("15"));
+            assert_eq!(told(schema, "l_extendedprice", "SCALE").as_deref(), Some("2"));
+            assert_eq!(told(schema, "l_extendedprice", "TYPE_NAME").as_deref(), Some("DECIMAL"));
+            assert_eq!(told(schema, "l_comment", "IS_CASE_SENSITIVE").as_deref(), Some("1"));
         }
-        assert_eq!(
-            told(&table, "l_comment", "TABLE_NAME").as_deref(),
-            Some("lineitem")
-        );
-        assert_eq!(
-            told(&table, "l_comment", "CATALOG_NAME").as_deref(),
-            Some("datafusion")
-        );
+        assert_eq!(told(&table, "l_comment", "TABLE_NAME").as_deref(), Some("lineitem"));
+        assert_eq!(told(&table, "l_comment", "CATALOG_NAME").as_deref(), Some("datafusion"));
         assert_eq!(
             told(&result, "l_comment", "TABLE_NAME").as_deref(),
             Some("x"),
             "as the statement calls it"
         );
         assert_eq!(told(&result, "twice", "TABLE_NAME"), None);
-        assert_eq!(
-            told(&result, "twice", "TYPE_NAME").as_deref(),
-            Some("DECIMAL")
-        );
+        assert_eq!(told(&result, "twice", "TYPE_NAME").as_deref(), Some("DECIMAL"));
     });
 }

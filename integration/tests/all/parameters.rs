@@ -21,18 +21,10 @@ async fn prepare(client: &Client, sql: &str) -> Result<PreparedStatement<Channel
 async fn run(client: &Client, sql: &str, values: RecordBatch) -> Result<Vec<String>, String> {
     let failed = |error: arrow_flight::error::FlightError| format!("{sql}: {error}");
     let mut statement = prepare(client, sql).await?;
-    statement
-        .set_parameters(values)
-        .map_err(|error| error.to_string())?;
-    let info = statement
-        .execute()
-        .await
-        .map_err(|error| format!("{sql}: {error}"))?;
+    statement.set_parameters(values).map_err(|error| error.to_string())?;
+    let info = statement.execute().await.map_err(|error| format!("{sql}: {error}"))?;
     let ticket = squadron_integration::client::ticket(&info);
-    let stream = client
-        .get(ticket)
-        .await
-        .map_err(|status| status.to_string())?;
+    let stream = client.get(ticket).await.map_err(|status| status.to_string())?;
     let batches: Vec<_> = stream.try_collect().await.map_err(failed)?;
     Ok(texts(&batches))
 }
@@ -70,34 +62,19 @@ fn types_are_told_where_the_statement_tells_them() {
         let (int32, int64, text) = (DataType::Int32, DataType::Int64, DataType::Utf8);
         let _ = int32;
         for (sql, expected) in [
-            (
-                "SELECT * FROM orders WHERE o_orderkey = ?",
-                vec![int64.clone()],
-            ),
-            (
-                "SELECT * FROM orders WHERE ? = o_comment",
-                vec![text.clone()],
-            ),
+            ("SELECT * FROM orders WHERE o_orderkey = ?", vec![int64.clone()]),
+            ("SELECT * FROM orders WHERE ? = o_comment", vec![text.clone()]),
             (
                 "SELECT * FROM orders WHERE o_orderkey IN (?, ?, 3)",
                 vec![int64.clone(); 2],
             ),
-            (
-                "SELECT * FROM orders WHERE ? IN (o_orderkey, 3)",
-                vec![int64.clone()],
-            ),
+            ("SELECT * FROM orders WHERE ? IN (o_orderkey, 3)", vec![int64.clone()]),
             (
                 "SELECT * FROM orders WHERE o_orderkey BETWEEN ? AND ?",
                 vec![int64.clone(); 2],
             ),
-            (
-                "SELECT * FROM orders WHERE o_comment LIKE ?",
-                vec![text.clone()],
-            ),
-            (
-                "SELECT * FROM orders WHERE o_orderdate < ?",
-                vec![DataType::Date32],
-            ),
+            ("SELECT * FROM orders WHERE o_comment LIKE ?", vec![text.clone()]),
+            ("SELECT * FROM orders WHERE o_orderdate < ?", vec![DataType::Date32]),
             (
                 "SELECT * FROM orders WHERE o_totalprice > ?",
                 vec![DataType::Decimal128(15, 2)],
@@ -107,10 +84,7 @@ fn types_are_told_where_the_statement_tells_them() {
                 vec![int64.clone(), text.clone()],
             ),
             ("SELECT CAST(? AS BIGINT)", vec![int64.clone()]),
-            (
-                "SELECT * FROM region LIMIT ? OFFSET ?",
-                vec![int64.clone(); 2],
-            ),
+            ("SELECT * FROM region LIMIT ? OFFSET ?", vec![int64.clone(); 2]),
             ("SELECT ?", vec![text.clone()]),
             (
                 "SELECT $2 || o_comment FROM orders WHERE o_orderkey = $1",
@@ -118,14 +92,8 @@ fn types_are_told_where_the_statement_tells_them() {
             ),
         ] {
             let outcome = prepare(&client, sql).await.and_then(|statement| {
-                let schema: &Schema = statement
-                    .parameter_schema()
-                    .map_err(|error| error.to_string())?;
-                let types: Vec<_> = schema
-                    .fields()
-                    .iter()
-                    .map(|field| field.data_type().clone())
-                    .collect();
+                let schema: &Schema = statement.parameter_schema().map_err(|error| error.to_string())?;
+                let types: Vec<_> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
                 match types == expected {
                     true => Ok(()),
                     false => Err(format!("{types:?} instead of {expected:?}")),
@@ -169,12 +137,10 @@ fn values_stand_where_the_placeholders_stood() {
                 vec!["MIDDLE EAST", "MIDDLE EAST", "EUROPE"],
             ),
         ] {
-            let outcome = run(&client, sql, values)
-                .await
-                .and_then(|rows| match rows == expected {
-                    true => Ok(()),
-                    false => Err(format!("{rows:?} instead of {expected:?}")),
-                });
+            let outcome = run(&client, sql, values).await.and_then(|rows| match rows == expected {
+                true => Ok(()),
+                false => Err(format!("{rows:?} instead of {expected:?}")),
+            });
             mismatches.note(sql, outcome);
         }
         let null: ArrayRef = Arc::new(StringArray::from(vec![None::<&str>]));
@@ -185,10 +151,7 @@ fn values_stand_where_the_placeholders_stood() {
             null.clone(),
         )
         .await;
-        mismatches.note(
-            "two forms",
-            outcome.map_or(Ok(()), |rows| Err(format!("{rows:?}"))),
-        );
+        mismatches.note("two forms", outcome.map_or(Ok(()), |rows| Err(format!("{rows:?}"))));
         let rows = run(&client, "SELECT coalesce(?, 'none')", null).await;
         mismatches.note(
             "a null",
@@ -211,19 +174,13 @@ fn many_rows_are_one_insert() {
         let client = cluster.client().await;
         let folder = TempDir::new().unwrap();
         let shown = folder.path().display();
-        let sql = format!(
-            "CREATE EXTERNAL TABLE t (id BIGINT, twice BIGINT) STORED AS PARQUET LOCATION '{shown}/'"
-        );
+        let sql = format!("CREATE EXTERNAL TABLE t (id BIGINT, twice BIGINT) STORED AS PARQUET LOCATION '{shown}/'");
         client.update(&sql).await.unwrap();
         let rows: Vec<[i64; 1]> = (0..20_000).map(|n| [n]).collect();
         let rows: Vec<&[i64]> = rows.iter().map(|row| row.as_slice()).collect();
         for (sql, bound, affected) in [
             ("INSERT INTO t VALUES ($1, $1 * 2)", integers(&rows), 20_000),
-            (
-                "INSERT INTO t (id) VALUES ($1), (-1)",
-                integers(&rows[..10]),
-                20,
-            ),
+            ("INSERT INTO t (id) VALUES ($1), (-1)", integers(&rows[..10]), 20),
             (
                 "INSERT INTO t SELECT o_orderkey, $1 FROM orders WHERE o_orderkey < $1",
                 integers(&[&[3], &[4]]),
@@ -239,14 +196,8 @@ fn many_rows_are_one_insert() {
                 "{sql}"
             );
         }
-        let (_, batches) = client
-            .query("SELECT count(*), sum(twice) FROM t")
-            .await
-            .unwrap();
-        assert_eq!(
-            batches[0].column(0).as_primitive::<Int64Type>().value(0),
-            20_025
-        );
+        let (_, batches) = client.query("SELECT count(*), sum(twice) FROM t").await.unwrap();
+        assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), 20_025);
         assert_eq!(
             batches[0].column(1).as_primitive::<Int64Type>().value(0),
             (0..20_000).map(|n| 2 * n).sum::<i64>() + 2 * 3 + 3 * 4

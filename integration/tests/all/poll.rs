@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use arrow_flight::sql::{
-    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
-    CommandGetTableTypes, CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any, CommandGetTableTypes,
+    CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
 };
 use arrow_flight::{FlightDescriptor, FlightInfo, PollInfo};
 use prost::Message;
@@ -21,13 +21,11 @@ const LONG: &str = "SELECT a.l_linenumber, count(*), sum(a.l_orderkey % (b.l_ord
     FROM lineitem a CROSS JOIN lineitem b GROUP BY a.l_linenumber";
 
 /// Millions of rows, which take their time.
-const SLOW: &str =
-    "SELECT l_orderkey, l_orderkey * n_nationkey FROM lineitem CROSS JOIN nation CROSS JOIN region";
+const SLOW: &str = "SELECT l_orderkey, l_orderkey * n_nationkey FROM lineitem CROSS JOIN nation CROSS JOIN region";
 const SLOW_ROWS: usize = 60_175 * 125;
 
 /// Fails after it has run for a while.
-const FAILS: &str =
-    "SELECT sum(1 / (60000 - l_orderkey)) FROM lineitem CROSS JOIN nation CROSS JOIN region";
+const FAILS: &str = "SELECT sum(1 / (60000 - l_orderkey)) FROM lineitem CROSS JOIN nation CROSS JOIN region";
 
 fn statement(sql: &str) -> FlightDescriptor {
     let command = CommandStatementQuery {
@@ -59,18 +57,9 @@ async fn polled(client: &Client, first: FlightDescriptor) -> Result<Vec<PollInfo
     while let Some(next) = answers[answers.len() - 1].flight_descriptor.clone() {
         let before = &answers[answers.len() - 1];
         let after = poll(client, next).await?;
-        let (was, is) = (
-            before.progress.expect("known"),
-            after.progress.expect("known"),
-        );
-        assert!(
-            (0.0..=1.0).contains(&is) && was <= is,
-            "progress from {was} to {is}"
-        );
-        assert!(
-            tickets(&after).starts_with(&tickets(before)),
-            "endpoints are appended"
-        );
+        let (was, is) = (before.progress.expect("known"), after.progress.expect("known"));
+        assert!((0.0..=1.0).contains(&is) && was <= is, "progress from {was} to {is}");
+        assert!(tickets(&after).starts_with(&tickets(before)), "endpoints are appended");
         assert_eq!(info(&after).schema, info(before).schema);
         assert_eq!(info(&after).app_metadata, info(before).app_metadata);
         answers.push(after);
@@ -80,10 +69,7 @@ async fn polled(client: &Client, first: FlightDescriptor) -> Result<Vec<PollInfo
 }
 
 fn rows(batches: &[arrow::array::RecordBatch]) -> usize {
-    batches
-        .iter()
-        .map(arrow::array::RecordBatch::num_rows)
-        .sum()
+    batches.iter().map(arrow::array::RecordBatch::num_rows).sum()
 }
 
 #[test]
@@ -92,10 +78,7 @@ fn a_slow_result_of_several_endpoints_is_read_early_and_told_to_the_end() {
         let cluster = two_workers().start().await;
         let client = parallel(&cluster).await;
         let first = poll(&client, statement(SLOW)).await.expect("it starts");
-        let stale = first
-            .flight_descriptor
-            .clone()
-            .expect("millions of rows take time");
+        let stale = first.flight_descriptor.clone().expect("millions of rows take time");
         // Endpoints come while the query runs, and can be read then.
         let mut early = first;
         while info(&early).endpoint.is_empty() {
@@ -204,14 +187,8 @@ fn what_is_known_at_once_is_complete_in_the_first_answer() {
         let types = CommandGetTableTypes {}.as_any().encode_to_vec();
         let answer = poll(&client, FlightDescriptor::new_cmd(types)).await;
         let answer = answer.expect("metadata");
-        assert_eq!(
-            (answer.progress, answer.flight_descriptor),
-            (Some(1.0), None)
-        );
-        client
-            .fetch(answer.info.expect("an info"))
-            .await
-            .expect("rows");
+        assert_eq!((answer.progress, answer.flight_descriptor), (Some(1.0), None));
+        client.fetch(answer.info.expect("an info")).await.expect("rows");
 
         // A table by its path, and a prepared statement.
         let path = FlightDescriptor::new_path(vec!["region".into()]);
@@ -229,10 +206,8 @@ fn what_is_known_at_once_is_complete_in_the_first_answer() {
         let prepared = client.act("CreatePreparedStatement", body).await;
         let prepared = prepared.expect("it can be prepared").expect("a result");
         let prepared = Any::decode(prepared.as_slice()).expect("a message");
-        let prepared: ActionCreatePreparedStatementResult = prepared
-            .unpack()
-            .expect("a result")
-            .expect("of this action");
+        let prepared: ActionCreatePreparedStatementResult =
+            prepared.unpack().expect("a result").expect("of this action");
         let command = CommandPreparedStatementQuery {
             prepared_statement_handle: prepared.prepared_statement_handle,
         };
@@ -249,26 +224,17 @@ fn what_is_known_at_once_is_complete_in_the_first_answer() {
         let answers = polled(&client, create).await.expect("the view is made");
         for answer in &answers {
             if let Some(stale) = answer.flight_descriptor.clone() {
-                poll(&client, stale)
-                    .await
-                    .expect("the view is not made again");
+                poll(&client, stale).await.expect("the view is not made again");
             }
         }
-        client
-            .query("SELECT x FROM polled")
-            .await
-            .expect("the view is there");
+        client.query("SELECT x FROM polled").await.expect("the view is there");
     });
 }
 
 #[test]
 fn what_nobody_polls_is_dropped() {
     bounded(minutes(5), async {
-        let cluster = two_workers()
-            .serve_arg("--result-ttl")
-            .serve_arg("1s")
-            .start()
-            .await;
+        let cluster = two_workers().serve_arg("--result-ttl").serve_arg("1s").start().await;
         for client in [cluster.client().await, parallel(&cluster).await] {
             let first = poll(&client, statement(LONG)).await.expect("it starts");
             let mut next = first.flight_descriptor.expect("it runs for hours");
@@ -280,10 +246,7 @@ fn what_nobody_polls_is_dropped() {
             }
             cluster.idle(seconds(60)).await;
             let status = poll(&client, next).await.expect_err("it is forgotten");
-            assert!(
-                matches!(status.code(), Code::NotFound | Code::Cancelled),
-                "{status}"
-            );
+            assert!(matches!(status.code(), Code::NotFound | Code::Cancelled), "{status}");
         }
     });
 }
@@ -307,14 +270,8 @@ fn a_handle_of_nobody_is_refused() {
         }
         // The handle opens no rows, and the ticket of rows is no handle.
         let rows = client.get(arrow_flight::Ticket::new(handle)).await;
-        assert_eq!(
-            rows.map(drop).expect_err("no ticket").code(),
-            Code::InvalidArgument
-        );
-        client
-            .cancel(info(&first))
-            .await
-            .expect("it can be cancelled");
+        assert_eq!(rows.map(drop).expect_err("no ticket").code(), Code::InvalidArgument);
+        client.cancel(info(&first)).await.expect("it can be cancelled");
     });
 }
 

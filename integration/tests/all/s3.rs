@@ -53,13 +53,7 @@ impl S3 {
         let mut command = Command::new("sh");
         command.args(["-c", "\"$@\" & cat > /dev/null; kill -9 $!", "sh"]);
         command.arg(weed);
-        command.args([
-            "server",
-            "-s3",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            "-volume.max=4",
-        ]);
+        command.args(["server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=4"]);
         command.args(["-master.telemetry=false", "-master.volumeSizeLimitMB=64"]);
         command.args(["-s3.port.iceberg=0", "-s3.port.lance=0"]);
         command.arg(format!("-dir={}", folder.path().display()));
@@ -73,16 +67,8 @@ impl S3 {
             "volume.port",
             "volume.port.grpc",
         ];
-        command.args(
-            flags
-                .iter()
-                .zip(&ports)
-                .map(|(flag, port)| format!("-{flag}={port}")),
-        );
-        command.envs([
-            ("AWS_ACCESS_KEY_ID", KEY),
-            ("AWS_SECRET_ACCESS_KEY", SECRET),
-        ]);
+        command.args(flags.iter().zip(&ports).map(|(flag, port)| format!("-{flag}={port}")));
+        command.envs([("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)]);
         Self {
             endpoint: format!("http://127.0.0.1:{}", ports[0]),
             server: Process::start("s3", command, folder.path().join("s3.log")),
@@ -95,10 +81,7 @@ impl S3 {
         let store = self.store();
         for _ in 0..300 {
             let put = store
-                .put(
-                    &ObjectPath::from("ready"),
-                    PutPayload::from_static(b"ready"),
-                )
+                .put(&ObjectPath::from("ready"), PutPayload::from_static(b"ready"))
                 .await;
             if put.is_ok() {
                 return true;
@@ -129,8 +112,7 @@ impl S3 {
     }
 
     async fn upload(&self, file: &Path, object: &str) {
-        let bytes =
-            std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let bytes = std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let put = self
             .store()
             .put(&ObjectPath::from(object), PutPayload::from(bytes))
@@ -151,9 +133,7 @@ impl Drop for S3 {
 
 /// Ports that are free now.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     listeners
         .iter()
         .map(|listener| listener.local_addr().unwrap().port())
@@ -170,16 +150,12 @@ fn tables_on_s3_are_read_by_remote_workers() {
     bounded(minutes(6), async move {
         let s3 = S3::start(&weed).await;
         for table in TABLES {
-            s3.upload(&tpch_path(table), &format!("tpch/{table}.parquet"))
-                .await;
+            s3.upload(&tpch_path(table), &format!("tpch/{table}.parquet")).await;
         }
         // A folder of several files is one table.
         for part in 0..3 {
-            s3.upload(
-                &tpch_path("nation"),
-                &format!("nations/part-{part}.parquet"),
-            )
-            .await;
+            s3.upload(&tpch_path("nation"), &format!("nations/part-{part}.parquet"))
+                .await;
         }
         let reference = Reference::new();
         register(&reference).await;
@@ -198,7 +174,11 @@ fn tables_on_s3_are_read_by_remote_workers() {
             .await;
         let client = cluster.client().await;
         for (table, location) in [("orders", "tpch/orders.parquet"), ("nations", "nations/")] {
-            define(&client, &format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION 's3://{BUCKET}/{location}'")).await;
+            define(
+                &client,
+                &format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION 's3://{BUCKET}/{location}'"),
+            )
+            .await;
         }
         same(
             &client,
@@ -213,31 +193,20 @@ fn tables_on_s3_are_read_by_remote_workers() {
              GROUP BY o_orderpriority",
         )
         .await;
-        let (_, batches) = client
-            .query("SELECT count(*) AS n FROM nations")
-            .await
-            .expect("rows");
+        let (_, batches) = client.query("SELECT count(*) AS n FROM nations").await.expect("rows");
         let shown = arrow::util::pretty::pretty_format_batches(&batches)
             .expect("text")
             .to_string();
         assert!(shown.contains("75"), "{shown}");
 
-        let missing = format!(
-            "CREATE EXTERNAL TABLE gone STORED AS PARQUET LOCATION 's3://{BUCKET}/gone.parquet'"
-        );
-        let status = client
-            .update(&missing)
-            .await
-            .expect_err("there is no such object");
+        let missing = format!("CREATE EXTERNAL TABLE gone STORED AS PARQUET LOCATION 's3://{BUCKET}/gone.parquet'");
+        let status = client.update(&missing).await.expect_err("there is no such object");
         assert!(
             matches!(status.code(), Code::NotFound | Code::InvalidArgument),
             "{status}"
         );
         assert!(status.message().contains("gone.parquet"), "{status}");
-        assert!(
-            !status.message().contains(SECRET),
-            "a secret is shown: {status}"
-        );
+        assert!(!status.message().contains(SECRET), "a secret is shown: {status}");
     });
 }
 
@@ -268,10 +237,7 @@ fn secrets_of_a_table_travel_to_the_workers_and_nowhere_else() {
             .query("SELECT o_orderpriority, count(*) FROM orders GROUP BY o_orderpriority")
             .await
             .expect("the workers know how to read it");
-        assert_eq!(
-            batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
-            5
-        );
+        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 5);
         let (_, batches) = client
             .query("EXPLAIN VERBOSE SELECT * FROM orders")
             .await
@@ -280,15 +246,8 @@ fn secrets_of_a_table_travel_to_the_workers_and_nowhere_else() {
             .expect("text")
             .to_string();
         assert!(!plan.contains(SECRET), "EXPLAIN shows a secret");
-        let logs = [
-            cluster.server().log(),
-            cluster.worker(0).log(),
-            cluster.worker(1).log(),
-        ];
-        assert!(
-            logs.iter().all(|log| !log.contains(SECRET)),
-            "a log shows a secret"
-        );
+        let logs = [cluster.server().log(), cluster.worker(0).log(), cluster.worker(1).log()];
+        assert!(logs.iter().all(|log| !log.contains(SECRET)), "a log shows a secret");
     });
 }
 

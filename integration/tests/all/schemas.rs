@@ -4,10 +4,9 @@
 
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
-    ActionCreatePreparedStatementResult, ActionCreatePreparedSubstraitPlanRequest, Any,
-    CommandPreparedStatementQuery, CommandStatementQuery, CommandStatementSubstraitPlan,
-    ProstMessageExt, SubstraitPlan,
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
+    ActionCreatePreparedSubstraitPlanRequest, Any, CommandPreparedStatementQuery, CommandStatementQuery,
+    CommandStatementSubstraitPlan, ProstMessageExt, SubstraitPlan,
 };
 use arrow_flight::{Action, FlightDescriptor, IpcMessage};
 use prost::Message;
@@ -102,10 +101,7 @@ fn substrait(plan: &[u8]) -> SubstraitPlan {
 }
 
 /// Prepares a statement and gives what the server answers.
-pub(crate) async fn prepare(
-    client: &Client,
-    asked: Asked<'_>,
-) -> Result<ActionCreatePreparedStatementResult, Status> {
+pub(crate) async fn prepare(client: &Client, asked: Asked<'_>) -> Result<ActionCreatePreparedStatementResult, Status> {
     let answer = client.flight().do_action(asked.creation()).await?;
     let answer = answer.into_inner().message().await?;
     let answer = answer.expect("preparing has one result");
@@ -122,11 +118,7 @@ fn descriptor(command: &Any) -> FlightDescriptor {
 ///
 /// # Errors
 /// What the server answers, or which places tell different schemas.
-pub(crate) async fn same_everywhere(
-    client: &Client,
-    asked: Asked<'_>,
-    by: By,
-) -> Result<Rows, Status> {
+pub(crate) async fn same_everywhere(client: &Client, asked: Asked<'_>, by: By) -> Result<Rows, Status> {
     let mut flight = client.flight();
     let statement = asked.command();
     let told = flight.get_schema(descriptor(&statement)).await?;
@@ -169,10 +161,7 @@ pub(crate) async fn same_everywhere(
 fn fits((schema, batches): &Rows) -> Result<(), String> {
     for batch in batches {
         if batch.schema_ref() != schema {
-            return Err(format!(
-                "a batch has a schema of its own: {:#?}",
-                batch.schema()
-            ));
+            return Err(format!("a batch has a schema of its own: {:#?}", batch.schema()));
         }
         for (field, column) in schema.fields().iter().zip(batch.columns()) {
             if !field.is_nullable() && column.logical_null_count() > 0 {
@@ -220,13 +209,8 @@ async fn same_as_sql(client: &Client, reference: &Reference, sql: &str) -> Resul
     let asked = Asked::Plan(&plan);
     let rows = same_everywhere(client, asked, By::Statement).await;
     let rows = rows.map_err(|status| status.to_string())?;
-    let expected = reference
-        .run(sql)
-        .await
-        .map_err(|error| error.to_string())?;
-    let names = |schema: &SchemaRef| -> Vec<String> {
-        schema.fields().iter().map(|it| it.name().clone()).collect()
-    };
+    let expected = reference.run(sql).await.map_err(|error| error.to_string())?;
+    let names = |schema: &SchemaRef| -> Vec<String> { schema.fields().iter().map(|it| it.name().clone()).collect() };
     if names(&rows.0) != names(&expected.rows.0) {
         return Err(format!("the columns are {:?}", names(&rows.0)));
     }

@@ -5,18 +5,15 @@ use std::time::{Duration, Instant};
 
 use arrow_flight::FlightDescriptor;
 use arrow_flight::sql::{
-    ActionBeginSavepointRequest, ActionBeginTransactionRequest, ActionEndSavepointRequest,
-    ActionEndTransactionRequest, CommandPreparedStatementQuery, CommandStatementQuery,
-    ProstMessageExt,
+    ActionBeginSavepointRequest, ActionBeginTransactionRequest, ActionEndSavepointRequest, ActionEndTransactionRequest,
+    CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
 };
 use prost::Message;
 use squadron_integration::cluster::{Cluster, cluster};
 use tonic::Code;
 
 use crate::callers::Caller;
-use crate::session_messages::{
-    INVALID_NAME, INVALID_VALUE, OptionValue, Options, SetOptions, SetResult, Texts, Value,
-};
+use crate::session_messages::{INVALID_NAME, INVALID_VALUE, OptionValue, Options, SetOptions, SetResult, Texts, Value};
 use crate::support::{bounded, minutes};
 
 async fn start() -> Cluster {
@@ -28,10 +25,7 @@ async fn set(caller: &Caller, name: &str, value: Option<Value>) -> Option<i32> {
     let request = SetOptions {
         session_options: HashMap::from([(name.to_owned(), OptionValue { value })]),
     };
-    let body = caller
-        .act("SetSessionOptions", request.encode_to_vec())
-        .await
-        .unwrap();
+    let body = caller.act("SetSessionOptions", request.encode_to_vec()).await.unwrap();
     let result = SetResult::decode(body.as_slice()).unwrap();
     result.errors.get(name).map(|error| error.value)
 }
@@ -39,11 +33,7 @@ async fn set(caller: &Caller, name: &str, value: Option<Value>) -> Option<i32> {
 /// The option as GetSessionOptions tells it.
 async fn get(caller: &Caller, name: &str) -> String {
     let body = caller.act("GetSessionOptions", Vec::new()).await.unwrap();
-    match Options::decode(body.as_slice())
-        .unwrap()
-        .session_options
-        .remove(name)
-    {
+    match Options::decode(body.as_slice()).unwrap().session_options.remove(name) {
         Some(OptionValue {
             value: Some(Value::Text(text)),
         }) => text,
@@ -110,46 +100,26 @@ fn every_way_to_set_an_option_means_the_same() {
             ("squadron.endpoints", "some", INVALID_VALUE),
             ("datafusion.execution.batch_size", "many", INVALID_VALUE),
             ("catalog", "nowhere", INVALID_VALUE),
-            (
-                "datafusion.catalog.default_schema",
-                "nowhere",
-                INVALID_VALUE,
-            ),
+            ("datafusion.catalog.default_schema", "nowhere", INVALID_VALUE),
             ("datafusion.runtime.memory_limit", "1T", INVALID_NAME),
             ("query_timeout", "1s", INVALID_NAME),
         ] {
             let text = Some(Value::Text(wrong.to_owned()));
             assert_eq!(set(&caller, name, text).await, Some(error), "{name}");
             let list = Some(Value::List(Texts::default()));
-            assert_eq!(
-                set(&caller, name, list).await,
-                Some(INVALID_VALUE),
-                "{name}"
-            );
-            let status = caller
-                .value(&format!("SET {name} = '{wrong}'"))
-                .await
-                .unwrap_err();
+            assert_eq!(set(&caller, name, list).await, Some(INVALID_VALUE), "{name}");
+            let status = caller.value(&format!("SET {name} = '{wrong}'")).await.unwrap_err();
             assert_eq!(status.code(), Code::InvalidArgument, "{status}");
             assert!(
-                status
-                    .message()
-                    .contains(name.rsplit(['.', '_']).next().unwrap()),
+                status.message().contains(name.rsplit(['.', '_']).next().unwrap()),
                 "{status}"
             );
         }
-        assert_eq!(
-            set(&caller, "squadron.priority", Some(Value::Integer(3))).await,
-            None
-        );
+        assert_eq!(set(&caller, "squadron.priority", Some(Value::Integer(3))).await, None);
         assert_eq!(show(&caller, "squadron.priority").await, "3");
-        let all =
-            "SELECT count(*) >= 3 FROM information_schema.df_settings WHERE name LIKE 'squadron.%'";
+        let all = "SELECT count(*) >= 3 FROM information_schema.df_settings WHERE name LIKE 'squadron.%'";
         assert_eq!(caller.value(all).await.unwrap(), "true");
-        assert_eq!(
-            show(&caller, "catalog").await,
-            get(&caller, "catalog").await
-        );
+        assert_eq!(show(&caller, "catalog").await, get(&caller, "catalog").await);
     });
 }
 
@@ -168,11 +138,7 @@ fn a_connection_without_cookies_has_a_session_of_its_own() {
         let cookie = headers.get("set-cookie").unwrap().to_str().unwrap();
         let (one, two) = (first.with("cookie", cookie), second.with("cookie", cookie));
         one.value("SET squadron.priority = 9").await.unwrap();
-        assert_eq!(
-            show(&two, "squadron.priority").await,
-            "9",
-            "a cookie works everywhere"
-        );
+        assert_eq!(show(&two, "squadron.priority").await, "9", "a cookie works everywhere");
         assert_eq!(show(&first, "squadron.priority").await, "5");
         one.act("CloseSession", Vec::new()).await.unwrap();
         assert_eq!(show(&two, "squadron.priority").await, "0", "closed is gone");
@@ -189,10 +155,7 @@ fn properties_of_a_connection_string_become_options() {
             .with("datafusion.execution.batch_size", "33")
             .with("x-forwarded-for", "10.0.0.1");
         assert_eq!(show(&caller, "squadron.query_timeout").await, "5000ms");
-        caller
-            .value("SET squadron.query_timeout = '7s'")
-            .await
-            .unwrap();
+        caller.value("SET squadron.query_timeout = '7s'").await.unwrap();
         assert_eq!(
             show(&caller, "squadron.query_timeout").await,
             "7000ms",
@@ -269,10 +232,7 @@ fn transactions_are_refused_with_what_to_do_instead() {
         let caller = Caller::connect(cluster.url()).await;
         let id = bytes::Bytes::from_static(b"t");
         let actions = [
-            (
-                "BeginTransaction",
-                ActionBeginTransactionRequest {}.as_any(),
-            ),
+            ("BeginTransaction", ActionBeginTransactionRequest {}.as_any()),
             (
                 "EndTransaction",
                 ActionEndTransactionRequest {
@@ -303,13 +263,7 @@ fn transactions_are_refused_with_what_to_do_instead() {
             assert_eq!(status.code(), Code::Unimplemented, "{name}");
             assert!(status.message().contains("autocommit"), "{status}");
         }
-        for sql in [
-            "BEGIN",
-            "START TRANSACTION",
-            "COMMIT",
-            "ROLLBACK",
-            "SAVEPOINT s",
-        ] {
+        for sql in ["BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK", "SAVEPOINT s"] {
             let status = caller.value(sql).await.unwrap_err();
             assert_eq!(status.code(), Code::Unimplemented, "{sql}: {status}");
             assert!(status.message().contains("autocommit"), "{sql}: {status}");

@@ -44,19 +44,9 @@ fn a_large_cell_arrives_where_it_may() {
             assert_eq!(cell.len(), 6 * 3_333_333);
             let careful = FlightServiceClient::new(client.channel());
             let mut careful = FlightSqlServiceClient::new_from_inner(careful);
-            let stream = careful
-                .do_get(ticket(&client.info(sql).await.unwrap()))
-                .await
-                .unwrap();
-            let refused = stream
-                .try_collect::<Vec<_>>()
-                .await
-                .unwrap_err()
-                .to_string();
-            assert!(
-                refused.contains("too large"),
-                "the client says why: {refused}"
-            );
+            let stream = careful.do_get(ticket(&client.info(sql).await.unwrap())).await.unwrap();
+            let refused = stream.try_collect::<Vec<_>>().await.unwrap_err().to_string();
+            assert!(refused.contains("too large"), "the client says why: {refused}");
         }
     });
 }
@@ -69,17 +59,8 @@ fn skewed_rows_arrive_in_small_messages() {
             let client = cluster.client().await;
             let sql = "SELECT c_custkey, CASE WHEN c_custkey % 500 = 0 THEN repeat('x', 3000000) ELSE c_comment END FROM customer";
             let info = client.info(sql).await.unwrap();
-            let frames = client
-                .flight()
-                .do_get(ticket(&info))
-                .await
-                .unwrap()
-                .into_inner();
-            let sizes: Vec<_> = frames
-                .map_ok(|frame| frame.encoded_len())
-                .try_collect()
-                .await
-                .unwrap();
+            let frames = client.flight().do_get(ticket(&info)).await.unwrap().into_inner();
+            let sizes: Vec<_> = frames.map_ok(|frame| frame.encoded_len()).try_collect().await.unwrap();
             let largest = sizes.iter().max().unwrap();
             assert!(
                 *largest < COMMON_LIMIT,
@@ -87,10 +68,7 @@ fn skewed_rows_arrive_in_small_messages() {
                 sizes.len()
             );
             let total: usize = sizes.iter().sum();
-            assert!(
-                (9_000_000..12_000_000).contains(&total),
-                "{total} bytes in all"
-            );
+            assert!((9_000_000..12_000_000).contains(&total), "{total} bytes in all");
         }
     });
 }
@@ -109,14 +87,8 @@ fn a_row_above_the_limit_is_refused_by_name() {
             let large = "SELECT repeat('x', 9000000) AS cell FROM region LIMIT 1";
             let status = client.query(large).await.unwrap_err();
             assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-            assert!(
-                status.message().contains("above the limit of 8 MiB"),
-                "{status}"
-            );
-            assert!(
-                client.query("SELECT 1").await.is_ok(),
-                "the connection goes on"
-            );
+            assert!(status.message().contains("above the limit of 8 MiB"), "{status}");
+            assert!(client.query("SELECT 1").await.is_ok(), "the connection goes on");
         }
     });
 }
@@ -133,10 +105,7 @@ fn a_row_above_the_limit_of_workers_is_refused_by_name() {
             let sql = "SELECT repeat(substr(r_name, 1, 1), 270000000) AS cell FROM region WHERE r_regionkey = 1";
             let status = client.query(sql).await.unwrap_err();
             assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-            assert!(
-                status.message().contains("above the limit of 256 MiB"),
-                "{status}"
-            );
+            assert!(status.message().contains("above the limit of 256 MiB"), "{status}");
         }
     });
 }
@@ -149,9 +118,7 @@ fn a_large_statement_and_its_plan_arrive() {
             let cluster = start(workers).await;
             let client = cluster.client().await;
             let literal = "y".repeat(20 * MIB);
-            let sql = format!(
-                "SELECT r_name, count(*) FROM region WHERE r_name <> '{literal}' GROUP BY r_name"
-            );
+            let sql = format!("SELECT r_name, count(*) FROM region WHERE r_name <> '{literal}' GROUP BY r_name");
             let small = async {
                 for _ in 0..5 {
                     client
@@ -173,10 +140,7 @@ fn a_long_list_arrives() {
         let cluster = start(2).await;
         let client = cluster.client().await;
         let keys: Vec<_> = (0..=LIST).map(|key| (key * 3).to_string()).collect();
-        let sql = format!(
-            "SELECT count(*) FROM orders WHERE o_orderkey IN ({})",
-            keys.join(",")
-        );
+        let sql = format!("SELECT count(*) FROM orders WHERE o_orderkey IN ({})", keys.join(","));
         let (_, batches) = client.query(&sql).await.unwrap();
         let found = only(&batches)
             .column(0)
@@ -217,10 +181,7 @@ fn a_message_above_the_limit_is_refused_by_name() {
         refused(client.schema(&sql).await.unwrap_err());
         refused(client.update(&sql).await.unwrap_err());
         refused(prepare(&client, &sql).await.unwrap_err());
-        assert!(
-            client.query("SELECT 1").await.is_ok(),
-            "the connection goes on"
-        );
+        assert!(client.query("SELECT 1").await.is_ok(), "the connection goes on");
     });
 }
 
@@ -237,11 +198,7 @@ fn a_long_prepared_statement_is_answered_in_small() {
         let client = cluster.client().await;
         let sql = format!("SELECT length('{}') AS n", "z".repeat(6 * MIB));
         let info = client.info(&sql).await.unwrap();
-        assert!(
-            info.encoded_len() < 64 * 1024,
-            "{} bytes",
-            info.encoded_len()
-        );
+        assert!(info.encoded_len() < 64 * 1024, "{} bytes", info.encoded_len());
         let mut prepared = client.sql().prepare(sql, None).await.unwrap();
         let info = prepared.execute().await.unwrap();
         let (_, batches) = client.fetch(info).await.unwrap();

@@ -3,9 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use arrow_flight::sql::{
-    CommandStatementSubstraitPlan, DoPutUpdateResult, ProstMessageExt, SubstraitPlan,
-};
+use arrow_flight::sql::{CommandStatementSubstraitPlan, DoPutUpdateResult, ProstMessageExt, SubstraitPlan};
 use arrow_flight::{FlightData, FlightDescriptor};
 use datafusion_substrait::logical_plan::producer::to_substrait_plan;
 use futures::stream;
@@ -35,10 +33,7 @@ pub(crate) async fn plan_of(reference: &Reference, sql: &str) -> Vec<u8> {
 
 /// datafusion-python, DuckDB, the package `substrait` and, where there is Java, Isthmus: TPC-H through ADBC.
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn plans_of_other_producers() {
     let environment = substrait_environment();
     let plans = cfg!(has_java).then(plans_of_isthmus);
@@ -92,19 +87,12 @@ fn descriptor(plan: &[u8], version: &str) -> FlightDescriptor {
 /// The status of a plan that is refused; wherever it is sent, it is the same.
 async fn refusal(client: &Client, plan: &[u8]) -> Status {
     let mut flight = client.flight();
-    let info = flight
-        .get_flight_info(descriptor(plan, ""))
-        .await
-        .unwrap_err();
+    let info = flight.get_flight_info(descriptor(plan, "")).await.unwrap_err();
     let schema = flight.get_schema(descriptor(plan, "")).await.unwrap_err();
     let prepared = prepare(client, Asked::Plan(plan)).await.unwrap_err();
     let update = FlightData::new().with_descriptor(descriptor(plan, ""));
     let update = flight.do_put(stream::iter([update])).await.unwrap_err();
-    for (place, other) in [
-        ("GetSchema", schema),
-        ("prepare", prepared),
-        ("DoPut", update),
-    ] {
+    for (place, other) in [("GetSchema", schema), ("prepare", prepared), ("DoPut", update)] {
         let told = (other.code(), other.message());
         assert_eq!(told, (info.code(), info.message()), "{place}");
     }
@@ -137,24 +125,12 @@ fn a_plan_that_is_wrong_is_the_callers_error() {
         for (bytes, code, says) in [
             (Vec::new(), Code::InvalidArgument, "empty"),
             (b"{}".to_vec(), Code::InvalidArgument, "JSON"),
-            (
-                vec![0xff; 100],
-                Code::InvalidArgument,
-                "not a Substrait plan",
-            ),
+            (vec![0xff; 100], Code::InvalidArgument, "not a Substrait plan"),
             (vec![0; 17 << 20], Code::InvalidArgument, "16 MiB"),
             (with("count", "tally"), Code::Unimplemented, "tally"),
             (with("equal", "eqaul"), Code::Unimplemented, "eqaul"),
-            (
-                with("n_regionkey", "n_regionkay"),
-                Code::InvalidArgument,
-                "n_regionkay",
-            ),
-            (
-                with("nation", "natoin"),
-                Code::NotFound,
-                "did you mean 'nation'?",
-            ),
+            (with("n_regionkey", "n_regionkay"), Code::InvalidArgument, "n_regionkay"),
+            (with("nation", "natoin"), Code::NotFound, "did you mean 'nation'?"),
         ] {
             let status = refusal(&client, &bytes).await;
             assert_eq!(status.code(), code, "{says}: {status}");
@@ -166,10 +142,7 @@ fn a_plan_that_is_wrong_is_the_callers_error() {
             assert_eq!(status.code(), Code::Unimplemented);
             assert!(status.message().contains(version), "{status}");
         }
-        let known = client
-            .flight()
-            .get_schema(descriptor(&plan, "0.53.0"))
-            .await;
+        let known = client.flight().get_schema(descriptor(&plan, "0.53.0")).await;
         assert!(known.is_ok(), "{known:?}");
 
         let mut flight = client.flight();

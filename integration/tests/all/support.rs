@@ -58,8 +58,7 @@ pub(crate) fn two_workers() -> ClusterBuilder {
 }
 
 /// Far more rows than any buffer on the way holds, from every worker.
-pub(crate) const ENDLESS: &str =
-    "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
+pub(crate) const ENDLESS: &str = "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
 
 /// Reads until there is an error.
 pub(crate) async fn failure_of(client: &Client, sql: &str) -> Status {

@@ -12,7 +12,8 @@ use crate::callers::{Caller, Files, PASSWORD, text};
 use crate::support::{ENDLESS, bounded, failure_of, minutes, two_workers};
 
 /// Runs for ever without a row.
-const SILENT: &str = "SELECT count(*) FROM lineitem a, lineitem b, lineitem c WHERE a.l_comment || b.l_comment LIKE c.l_comment || '%x'";
+const SILENT: &str =
+    "SELECT count(*) FROM lineitem a, lineitem b, lineitem c WHERE a.l_comment || b.l_comment LIKE c.l_comment || '%x'";
 
 /// All rows as text.
 async fn rows(client: &Client, sql: &str) -> Vec<Vec<String>> {
@@ -23,8 +24,7 @@ async fn rows(client: &Client, sql: &str) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for batch in batches {
         for row in 0..batch.num_rows() {
-            let cell =
-                |column: &ArrayRef| array_value_to_string(column, row).expect("it can be shown");
+            let cell = |column: &ArrayRef| array_value_to_string(column, row).expect("it can be shown");
             rows.push(batch.columns().iter().map(cell).collect());
         }
     }
@@ -56,8 +56,7 @@ fn a_finished_query_says_what_it_took() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;
-        let sql =
-            "SELECT l_returnflag, count(*) FROM lineitem GROUP BY l_returnflag /* finished */";
+        let sql = "SELECT l_returnflag, count(*) FROM lineitem GROUP BY l_returnflag /* finished */";
         let (_, batches) = client.query(sql).await.expect("rows");
         let answered: usize = batches.iter().map(|batch| batch.num_rows()).sum();
         let id = id_of(&client, "/* finished */", "finished").await;
@@ -96,10 +95,7 @@ fn what_never_runs_is_written_down_too() {
     bounded(minutes(3), async {
         let cluster = cluster().slots(1).start().await;
         let client = cluster.client().await;
-        client
-            .update("SET squadron.tag = 'mine'")
-            .await
-            .expect("set");
+        client.update("SET squadron.tag = 'mine'").await.expect("set");
         client
             .update("CREATE VIEW v AS SELECT 1 AS one")
             .await
@@ -144,17 +140,10 @@ fn credentials_in_options_are_not_shown() {
 #[test]
 fn the_history_is_bounded() {
     bounded(minutes(3), async {
-        let cluster = cluster()
-            .slots(1)
-            .serve_arg("--history-queries=3")
-            .start()
-            .await;
+        let cluster = cluster().slots(1).serve_arg("--history-queries=3").start().await;
         let client = cluster.client().await;
         for number in 0..6 {
-            client
-                .query(&format!("SELECT {number}"))
-                .await
-                .expect("a row");
+            client.query(&format!("SELECT {number}")).await.expect("a row");
         }
         let ended = "SELECT count(*) FROM system.queries WHERE ended_at IS NOT NULL";
         assert_eq!(value(&client, ended).await, "3");
@@ -175,9 +164,7 @@ fn the_history_outlives_the_server_that_wrote_it() {
         );
         let first = serve().await;
         let client = first.client().await;
-        let counted = client
-            .query("SELECT count(*) FROM lineitem /* kept */")
-            .await;
+        let counted = client.query("SELECT count(*) FROM lineitem /* kept */").await;
         counted.expect("a row");
         failure_of(
             &client,
@@ -202,9 +189,7 @@ fn the_history_outlives_the_server_that_wrote_it() {
         let second = serve().await;
         let client = second.client().await;
         assert_eq!(rows(&client, &marked).await, before);
-        let again = client
-            .query("SELECT count(*) FROM lineitem /* kept */")
-            .await;
+        let again = client.query("SELECT count(*) FROM lineitem /* kept */").await;
         again.expect("it goes on");
         while rows(&client, &marked).await.len() < 3 {}
     });
@@ -230,18 +215,11 @@ fn scheduler_memory_is_a_soft_limit() {
         );
         assert_eq!(value(&client, &remembered).await, "1");
         // The server holds the rows of EXPLAIN itself.
-        let held = client
-            .info("EXPLAIN SELECT * FROM lineitem")
-            .await
-            .expect("it starts");
+        let held = client.info("EXPLAIN SELECT * FROM lineitem").await.expect("it starts");
         let text = "x".repeat(256 * 1024);
         let large = format!("SELECT count(*) FROM lineitem WHERE l_comment <> '{text}'");
         client.query(&large).await.expect("one plan may be large");
-        assert_eq!(
-            value(&client, &remembered).await,
-            "0",
-            "the history gives way"
-        );
+        assert_eq!(value(&client, &remembered).await, "0", "the history gives way");
         let gone = match client.fetch(held).await {
             Ok(_) => panic!("a result that nobody fetched gives way"),
             Err(status) => status,
@@ -255,10 +233,7 @@ fn scheduler_memory_is_a_soft_limit() {
         let id = id_of(&client, "lineitem c ", "running").await;
         let status = failure_of(&client, &large).await;
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-        assert!(
-            status.message().contains("--scheduler-memory"),
-            "{status:?}"
-        );
+        assert!(status.message().contains("--scheduler-memory"), "{status:?}");
         let killed = client.update(&format!("KILL QUERY '{id}'")).await;
         killed.expect("killed");
         running.await.expect("it ended");
@@ -284,15 +259,10 @@ fn a_full_server_still_shows_what_it_does_and_kills_it() {
             async move { failure_of(&other, &format!("{ENDLESS} /* running */")).await }
         });
         let running_id = id_of(&client, "/* running */", "running").await;
-        let queued = SpawnedTask::spawn(async move {
-            failure_of(&other, &format!("{SILENT} /* waiting */")).await
-        });
+        let queued = SpawnedTask::spawn(async move { failure_of(&other, &format!("{SILENT} /* waiting */")).await });
         let queued_id = id_of(&client, "/* waiting */", "queued").await;
         for (id, query) in [(queued_id, queued), (running_id, running)] {
-            client
-                .update(&format!("KILL QUERY '{id}'"))
-                .await
-                .expect("killed");
+            client.update(&format!("KILL QUERY '{id}'")).await.expect("killed");
             let status = query.await.expect("it ended");
             assert_eq!(status.code(), Code::Cancelled, "{status:?}");
             assert!(status.message().contains("killed"), "{status:?}");
@@ -304,8 +274,7 @@ fn a_full_server_still_shows_what_it_does_and_kills_it() {
                 .await
                 .expect("as good as killed");
         }
-        let live =
-            "SELECT count(*) FROM system.tasks WHERE launched_at IS NOT NULL AND ended_at IS NULL";
+        let live = "SELECT count(*) FROM system.tasks WHERE launched_at IS NOT NULL AND ended_at IS NULL";
         while value(&client, live).await != "0" {}
     });
 }
@@ -316,10 +285,7 @@ fn a_killed_session_ends_with_what_it_runs() {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
         let other = cluster.client().await;
-        other
-            .update("SET squadron.priority = 7")
-            .await
-            .expect("set");
+        other.update("SET squadron.priority = 7").await.expect("set");
         let running = SpawnedTask::spawn({
             let other = other.clone();
             async move { failure_of(&other, &format!("{ENDLESS} /* mine */")).await }
@@ -350,16 +316,10 @@ fn settings_tell_their_default_and_what_they_mean() {
     bounded(minutes(3), async {
         let cluster = cluster().slots(1).start().await;
         let client = cluster.client().await;
-        client
-            .update("SET squadron.priority = 7")
-            .await
-            .expect("set");
+        client.update("SET squadron.priority = 7").await.expect("set");
         let changed = "SELECT name, value, default_value, description LIKE '%twice the share%' FROM system.settings \
                        WHERE value <> default_value";
-        assert_eq!(
-            rows(&client, changed).await,
-            [["squadron.priority", "7", "0", "true"]]
-        );
+        assert_eq!(rows(&client, changed).await, [["squadron.priority", "7", "0", "true"]]);
         let undescribed = "SELECT count(*) FROM system.settings WHERE description = ''";
         assert_eq!(value(&client, undescribed).await, "0");
     });
@@ -379,25 +339,18 @@ fn everybody_sees_and_kills_his_own() {
         let ann = Caller::connect(cluster.url()).await.basic("ann", PASSWORD);
         let bob = Caller::connect(cluster.url()).await.basic("bob", PASSWORD);
         ann.info(ENDLESS).await.expect("it starts");
-        let find = "SELECT query_id FROM system.queries WHERE statement LIKE '%CROSS JOIN%' AND statement NOT LIKE '%system%'";
+        let find =
+            "SELECT query_id FROM system.queries WHERE statement LIKE '%CROSS JOIN%' AND statement NOT LIKE '%system%'";
         let id = ann.value(find).await.expect("a row");
         assert_eq!(bob.value(find).await.expect("no row"), "");
-        let session = ann
-            .value("SELECT session_id FROM system.sessions")
-            .await
-            .expect("one");
+        let session = ann.value("SELECT session_id FROM system.sessions").await.expect("one");
         let workers = "SELECT count(*) FROM system.workers";
         assert_eq!(bob.value(workers).await.expect("a row"), "2");
-        for kill in [
-            format!("KILL QUERY '{id}'"),
-            format!("KILL SESSION '{session}'"),
-        ] {
+        for kill in [format!("KILL QUERY '{id}'"), format!("KILL SESSION '{session}'")] {
             let status = bob.info(&kill).await.expect_err("it is not his");
             assert_eq!(status.code(), Code::NotFound, "{status:?}");
         }
-        ann.info(&format!("KILL QUERY '{id}'"))
-            .await
-            .expect("it is hers");
+        ann.info(&format!("KILL QUERY '{id}'")).await.expect("it is hers");
     });
 }
 
@@ -414,9 +367,6 @@ fn the_schema_cannot_be_changed() {
         ] {
             client.update(sql).await.expect_err(sql);
         }
-        assert_eq!(
-            value(&client, "SELECT count(*) > 0 FROM system.queries").await,
-            "true"
-        );
+        assert_eq!(value(&client, "SELECT count(*) > 0 FROM system.queries").await, "true");
     });
 }

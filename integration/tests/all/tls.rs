@@ -35,11 +35,7 @@ fn a_distributed_query_runs_with_everything_encrypted() {
         let pem = files.certificates();
         let cluster = encrypted(&pem).workers(2).tpch(0.01).tiny_splits();
         let cluster = cluster.start().await;
-        assert!(
-            cluster.url().starts_with("grpc+tls://"),
-            "{}",
-            cluster.url()
-        );
+        assert!(cluster.url().starts_with("grpc+tls://"), "{}", cluster.url());
         assert!(cluster.cluster_url().starts_with("https://"));
         for worker in 0..2 {
             assert!(cluster.worker_url(worker).starts_with("grpc+tls://"));
@@ -57,10 +53,7 @@ fn a_distributed_query_runs_with_everything_encrypted() {
         let shell = |arguments: &[&str]| {
             let output = run(&[&["sql"], arguments, &select].concat());
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            (
-                output.status.code(),
-                text(&output.stdout) + &text(&output.stderr),
-            )
+            (output.status.code(), text(&output.stdout) + &text(&output.stderr))
         };
         assert_eq!(
             shell(&["--server", server, "--tls-ca", &ca]),
@@ -81,11 +74,7 @@ fn who_does_not_encrypt_is_told_so() {
         let pem = files.certificates();
         let cluster = encrypted(&pem).workers(1).start().await;
         let plain = cluster.url().replace("grpc+tls", "grpc");
-        let status = Caller::connect(&plain)
-            .await
-            .value("SELECT 1")
-            .await
-            .unwrap_err();
+        let status = Caller::connect(&plain).await.value("SELECT 1").await.unwrap_err();
         assert!(status.message().contains("grpc+tls://"), "{status}");
         let stranger = files.certificates();
         let refused = Client::connect_tls(cluster.url(), &authority(&stranger)).await;
@@ -104,10 +93,7 @@ fn who_does_not_encrypt_is_told_so() {
 fn a_certificate_and_the_key_of_another_are_refused_at_the_start() {
     let files = Files::new();
     let first = files.certificates();
-    let certificate = text(&files.write(
-        "first.pem",
-        &std::fs::read_to_string(&first.certificate).unwrap(),
-    ));
+    let certificate = text(&files.write("first.pem", &std::fs::read_to_string(&first.certificate).unwrap()));
     let second = files.certificates();
     let key = text(&second.key);
     let flags = ["--tls-cert", &certificate, "--tls-key", &key];
@@ -139,10 +125,7 @@ async fn asking(files: &Files, pem: &Certificates) -> Cluster {
 }
 
 #[test]
-#[cfg_attr(
-    not(has_python),
-    ignore = "skipped: there is no python3 with venv on this machine"
-)]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn python_logs_in() {
     let environment = python_environment();
     bounded(minutes(6), async move {
@@ -162,10 +145,7 @@ fn python_logs_in() {
 }
 
 #[test]
-#[cfg_attr(
-    not(has_java),
-    ignore = "skipped: there is no JDK with Maven on this machine"
-)]
+#[cfg_attr(not(has_java), ignore = "skipped: there is no JDK with Maven on this machine")]
 fn java_logs_in() {
     let driver = jdbc_driver();
     bounded(minutes(6), async move {

@@ -17,9 +17,7 @@ const ENDLESS: &str = "SELECT a.l_orderkey, b.l_orderkey FROM lineitem a CROSS J
 
 fn shell(cluster: &Cluster, arguments: &[&str]) -> Command {
     let mut command = Command::new(squadron());
-    command
-        .args(["sql", "--server", cluster.url()])
-        .args(arguments);
+    command.args(["sql", "--server", cluster.url()]).args(arguments);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -42,8 +40,7 @@ fn the_shell_runs_scripts() {
     bounded(minutes(3), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
 
-        let script =
-            "SELECT ';' AS a; SELECT n_nationkey FROM nation ORDER BY 1 LIMIT 2;\n\\d region\n";
+        let script = "SELECT ';' AS a; SELECT n_nationkey FROM nation ORDER BY 1 LIMIT 2;\n\\d region\n";
         let output = finished(shell(&cluster, &["--format", "csv", "-c", script])).await;
         let (rows, said) = texts(&output);
         assert!(
@@ -54,11 +51,8 @@ fn the_shell_runs_scripts() {
 
         let folder = TempDir::with_prefix("squadron-shell-").expect("there is a temporary folder");
         let file = folder.path().join("script.sql");
-        std::fs::write(
-            &file,
-            "SELECT 1 AS one;\n\nSELECT\n  nosuch FROM nation;\nSELECT 2;\n",
-        )
-        .expect("it takes files");
+        std::fs::write(&file, "SELECT 1 AS one;\n\nSELECT\n  nosuch FROM nation;\nSELECT 2;\n")
+            .expect("it takes files");
         let output = finished(shell(
             &cluster,
             &["--format", "json", "-f", &file.display().to_string()],
@@ -66,14 +60,8 @@ fn the_shell_runs_scripts() {
         .await;
         let (rows, said) = texts(&output);
         assert_eq!(output.status.code(), Some(1));
-        assert_eq!(
-            rows, "{\"one\":1}\n",
-            "nothing after the failed statement runs"
-        );
-        assert!(
-            said.contains("script.sql:3: ") && said.contains("nosuch"),
-            "{said}"
-        );
+        assert_eq!(rows, "{\"one\":1}\n", "nothing after the failed statement runs");
+        assert!(said.contains("script.sql:3: ") && said.contains("nosuch"), "{said}");
 
         let mut typed = shell(&cluster, &["--format", "csv"])
             .stdin(Stdio::piped())
@@ -85,13 +73,7 @@ fn the_shell_runs_scripts() {
         let output = typed.wait_with_output().await.expect("it ends");
         assert_eq!(texts(&output).0, "x\n7\n");
 
-        let (rows, said) = texts(
-            &finished(shell(
-                &cluster,
-                &["-c", "CREATE VIEW v AS SELECT 1; DROP VIEW v"],
-            ))
-            .await,
-        );
+        let (rows, said) = texts(&finished(shell(&cluster, &["-c", "CREATE VIEW v AS SELECT 1; DROP VIEW v"])).await);
         assert_eq!((rows.as_str(), said.as_str()), ("OK\nOK\n", ""));
     });
 }
@@ -131,10 +113,7 @@ fn a_reader_that_has_seen_enough_ends_the_query() {
         rows.read_exact(&mut head).await.expect("there are rows");
         drop(rows);
         let output = child.wait_with_output().await.expect("it ends");
-        assert_eq!(
-            (output.status.code(), texts(&output).1.as_str()),
-            (Some(0), "")
-        );
+        assert_eq!((output.status.code(), texts(&output).1.as_str()), (Some(0), ""));
         cluster.idle(seconds(30)).await;
     });
 }
@@ -150,8 +129,7 @@ async fn bench(arguments: &[&str], json: &Path) -> (Option<i32>, Value, String) 
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = finished(command).await;
     let (shown, said) = texts(&output);
-    let report = std::fs::read_to_string(json)
-        .unwrap_or_else(|error| panic!("no report ({error}): {shown}{said}"));
+    let report = std::fs::read_to_string(json).unwrap_or_else(|error| panic!("no report ({error}): {shown}{said}"));
     let report = serde_json::from_str(&report).expect("the report is JSON");
     (output.status.code(), report, shown + &said)
 }
@@ -178,15 +156,9 @@ fn the_harness_measures() {
             &json,
         )
         .await;
-        assert_eq!(
-            (code, &report["exact"]),
-            (Some(0), &Value::Bool(true)),
-            "{said}"
-        );
+        assert_eq!((code, &report["exact"]), (Some(0), &Value::Bool(true)), "{said}");
         assert!(
-            report["total_ratio"]
-                .as_f64()
-                .is_some_and(|ratio| ratio > 0.0),
+            report["total_ratio"].as_f64().is_some_and(|ratio| ratio > 0.0),
             "{report}"
         );
 
@@ -211,10 +183,7 @@ fn the_harness_measures() {
         .await;
         assert_eq!(code, Some(0), "{said}");
         for key in ["arrow_ratio", "arrow_parallel_ratio"] {
-            assert!(
-                report[key].as_f64().is_some_and(|ratio| ratio > 0.0),
-                "{report}"
-            );
+            assert!(report[key].as_f64().is_some_and(|ratio| ratio > 0.0), "{report}");
         }
 
         let (code, report, said) = bench(&["memory", "--sf", "0.01"], &json).await;
@@ -247,8 +216,7 @@ fn the_harness_measures_how_queries_share() {
             "both policies get the same arrivals"
         );
 
-        let burst =
-            "burst --sf 0.01 --slots 1 --policies fair --queries 1,6,14 --prioritised 6 --runs 1";
+        let burst = "burst --sf 0.01 --slots 1 --policies fair --queries 1,6,14 --prioritised 6 --runs 1";
         let (code, report, said) = bench(&words(burst), &json).await;
         assert_eq!(code, Some(0), "{said}");
         let policy = &report["policies"][0];
@@ -262,8 +230,7 @@ fn the_harness_measures_cancels() {
     bounded(minutes(5), async {
         let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
         let json = folder.path().join("report.json");
-        let cancel =
-            "cancel --sf 0.01 --workers 2 --cancels 24 --batch 12 --clients 2 --queries 6,9";
+        let cancel = "cancel --sf 0.01 --workers 2 --cancels 24 --batch 12 --clients 2 --queries 6,9";
         let (code, report, said) = bench(&words(cancel), &json).await;
         assert_eq!(code, Some(0), "{said}");
         assert_eq!(report["all"]["queries"], 24);
@@ -312,23 +279,16 @@ fn the_harness_finds_a_wrong_result() {
             cluster.url(),
         ];
         let (code, report, said) = bench(&arguments, &json).await;
-        assert_eq!(
-            (code, &report["exact"]),
-            (Some(1), &Value::Bool(false)),
-            "{said}"
-        );
+        assert_eq!((code, &report["exact"]), (Some(1), &Value::Bool(false)), "{said}");
         assert!(
             report["queries"][0]["difference"]
                 .as_str()
                 .is_some_and(|text| text.contains("missing")),
             "{report}"
         );
-        tokio::time::timeout(
-            Duration::from_secs(30),
-            cluster.client().await.query("SELECT 1"),
-        )
-        .await
-        .expect("the server goes on")
-        .expect("rows");
+        tokio::time::timeout(Duration::from_secs(30), cluster.client().await.query("SELECT 1"))
+            .await
+            .expect("the server goes on")
+            .expect("rows");
     });
 }

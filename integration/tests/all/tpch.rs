@@ -44,10 +44,7 @@ async fn exact(builder: ClusterBuilder) {
 }
 
 async fn check(client: &Client, sql: &str, expected: &Expected) -> Result<(), String> {
-    let rows = client
-        .query(sql)
-        .await
-        .map_err(|status| status.to_string())?;
+    let rows = client.query(sql).await.map_err(|status| status.to_string())?;
     compare(&expected.rows, &rows, &expected.order).map_err(|difference| difference.to_string())
 }
 
@@ -101,28 +98,14 @@ fn distribution_is_forced() {
         let client = cluster.client().await;
         let sql = "EXPLAIN SELECT l_returnflag, count(*) FROM lineitem JOIN orders ON l_orderkey = o_orderkey GROUP BY l_returnflag";
         let (schema, batches) = client.query(sql).await.expect("EXPLAIN answers");
-        let names: Vec<_> = schema
-            .fields()
-            .iter()
-            .map(|field| field.name().as_str())
-            .collect();
-        assert_eq!(
-            names,
-            ["plan_type", "plan"],
-            "EXPLAIN keeps DataFusion's two columns"
-        );
+        let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(names, ["plan_type", "plan"], "EXPLAIN keeps DataFusion's two columns");
         let plan = arrow::util::pretty::pretty_format_batches(&batches)
             .expect("text")
             .to_string();
         let tasks = |count: usize| plan.contains(&format!(": {count} tasks"));
-        assert!(
-            tasks(2) || tasks(3) || tasks(4),
-            "no stage has several tasks:\n{plan}"
-        );
-        assert!(
-            plan.contains("ShuffleRead"),
-            "no stage reads another:\n{plan}"
-        );
+        assert!(tasks(2) || tasks(3) || tasks(4), "no stage has several tasks:\n{plan}");
+        assert!(plan.contains("ShuffleRead"), "no stage reads another:\n{plan}");
 
         let (_, batches) = client
             .query("EXPLAIN ANALYZE SELECT count(*) FROM lineitem GROUP BY l_partkey")
@@ -132,10 +115,7 @@ fn distribution_is_forced() {
             .expect("text")
             .to_string();
         for what in ["slowest_task=", "median_task=", "rows=", "bytes="] {
-            assert!(
-                plan.contains(what),
-                "EXPLAIN ANALYZE does not tell {what}:\n{plan}"
-            );
+            assert!(plan.contains(what), "EXPLAIN ANALYZE does not tell {what}:\n{plan}");
         }
     });
 }

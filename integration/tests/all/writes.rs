@@ -15,13 +15,7 @@ use squadron_integration::cluster::{Cluster, cluster};
 
 /// Three remote workers, and every row of every table in another task.
 async fn three_workers() -> Cluster {
-    cluster()
-        .workers(3)
-        .slots(1)
-        .tpch(0.01)
-        .tiny_splits()
-        .start()
-        .await
+    cluster().workers(3).slots(1).tpch(0.01).tiny_splits().start().await
 }
 
 /// Runs a statement that must succeed and gives its affected rows.
@@ -43,10 +37,7 @@ fn single(batches: &[RecordBatch]) -> i64 {
     let batch = batches.iter().find(|batch| batch.num_rows() > 0);
     let column = batch.expect("there is a row").column(0);
     let column = arrow::compute::cast(column, &arrow::datatypes::DataType::Int64);
-    column
-        .expect("it is a number")
-        .as_primitive::<Int64Type>()
-        .value(0)
+    column.expect("it is a number").as_primitive::<Int64Type>().value(0)
 }
 
 /// Every file at or below `folder`, hidden ones too.
@@ -74,8 +65,6 @@ fn is_staged(folder: &Path) -> bool {
 async fn folder_table(client: &Client, name: &str, folder: &Path) {
     let shown = folder.display();
     fs::create_dir_all(folder).expect("a folder can be made");
-    let sql = format!(
-        "CREATE EXTERNAL TABLE {name} (id BIGINT, name VARCHAR) STORED AS PARQUET LOCATION '{shown}/'"
-    );
+    let sql = format!("CREATE EXTERNAL TABLE {name} (id BIGINT, name VARCHAR) STORED AS PARQUET LOCATION '{shown}/'");
     assert_eq!(update(client, &sql).await, 0);
 }

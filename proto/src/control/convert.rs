@@ -2,19 +2,16 @@
 //! the way in.
 
 use super::{
-    AttemptStatus, Challenge, Heartbeat, Lane, Launch, ObjectStoreSpec, OutputMode,
-    PartitionOutput, PlanRef, Producer, Registered, Registration, Release, Report, ScanSplits,
-    ServerMessage, Stage, StageInput, TaskMetrics, TaskOutput, WorkerMessage,
+    AttemptStatus, Challenge, Heartbeat, Lane, Launch, ObjectStoreSpec, OutputMode, PartitionOutput, PlanRef, Producer,
+    Registered, Registration, Release, Report, ScanSplits, ServerMessage, Stage, StageInput, TaskMetrics, TaskOutput,
+    WorkerMessage,
 };
-use crate::{
-    AttemptKey, AttemptNumber, Malformed, QueryId, StageId, TaskId, WorkerId, wire::control as wire,
-};
+use crate::{AttemptKey, AttemptNumber, Malformed, QueryId, StageId, TaskId, WorkerId, wire::control as wire};
 
 type Outcome<T> = Result<T, Malformed>;
 
 fn key(key: Option<wire::AttemptKey>) -> Outcome<AttemptKey> {
-    key.ok_or(Malformed::new("message without an attempt key"))?
-        .try_into()
+    key.ok_or(Malformed::new("message without an attempt key"))?.try_into()
 }
 
 fn settings_to_wire(settings: Vec<(String, String)>) -> Vec<wire::Setting> {
@@ -63,14 +60,10 @@ impl TryFrom<ServerMessage> for wire::ServerMessage {
                 query: query.to_bytes(),
                 failure: Some(failure.into()),
             }),
-            ServerMessage::Acknowledge(sequence) => {
-                Message::Acknowledge(wire::Acknowledge { sequence })
-            }
+            ServerMessage::Acknowledge(sequence) => Message::Acknowledge(wire::Acknowledge { sequence }),
             ServerMessage::Drain => Message::Drain(wire::Drain {}),
         };
-        Ok(Self {
-            message: Some(message),
-        })
+        Ok(Self { message: Some(message) })
     }
 }
 
@@ -79,9 +72,7 @@ impl TryFrom<wire::ServerMessage> for ServerMessage {
 
     fn try_from(message: wire::ServerMessage) -> Outcome<Self> {
         use wire::server_message::Message;
-        let message = message
-            .message
-            .ok_or(Malformed::new("empty server message"))?;
+        let message = message.message.ok_or(Malformed::new("empty server message"))?;
         Ok(match message {
             Message::Challenge(challenge) => Self::Challenge(Challenge {
                 nonce: challenge.nonce,
@@ -270,9 +261,7 @@ impl From<WorkerMessage> for wire::WorkerMessage {
             WorkerMessage::Report(report) => Message::Report(report.into()),
             WorkerMessage::Leaving => Message::Leaving(wire::Leaving {}),
         };
-        Self {
-            message: Some(message),
-        }
+        Self { message: Some(message) }
     }
 }
 
@@ -281,9 +270,7 @@ impl TryFrom<wire::WorkerMessage> for WorkerMessage {
 
     fn try_from(message: wire::WorkerMessage) -> Outcome<Self> {
         use wire::worker_message::Message;
-        let message = message
-            .message
-            .ok_or(Malformed::new("empty worker message"))?;
+        let message = message.message.ok_or(Malformed::new("empty worker message"))?;
         Ok(match message {
             Message::Register(register) => Self::Register(Registration {
                 protocol_version: register.protocol_version,
@@ -331,14 +318,9 @@ impl TryFrom<wire::Report> for Report {
 
     fn try_from(report: wire::Report) -> Outcome<Self> {
         use wire::report::Status;
-        let status = match report
-            .status
-            .ok_or(Malformed::new("report without status"))?
-        {
+        let status = match report.status.ok_or(Malformed::new("report without status"))? {
             Status::Reserved(wire::Reserved {}) => AttemptStatus::Reserved,
-            Status::Refused(refused) => AttemptStatus::Refused {
-                reason: refused.reason,
-            },
+            Status::Refused(refused) => AttemptStatus::Refused { reason: refused.reason },
             Status::Running(wire::Running {}) => AttemptStatus::Running,
             Status::Parked(wire::Parked {}) => AttemptStatus::Parked,
             Status::Resumed(wire::Resumed {}) => AttemptStatus::Resumed,

@@ -89,8 +89,7 @@ impl Table {
                 .collect(),
         };
         let memory_bytes = self.memory.map(|memory| {
-            config::size(&memory)
-                .map_err(|why| format!("memory = \"{memory}\" of group {} {why}", self.name))
+            config::size(&memory).map_err(|why| format!("memory = \"{memory}\" of group {} {why}", self.name))
         });
         Ok(GroupSpec {
             weight: self.weight,
@@ -110,11 +109,8 @@ impl Table {
 /// A sentence that names the flag, the file and what is wrong with it.
 pub(super) fn read_groups(path: &Path) -> Result<Groups, String> {
     let named = |why: String| format!("--groups {}: {why}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        named(format!(
-            "cannot be read ({error}); name a readable TOML file"
-        ))
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| named(format!("cannot be read ({error}); name a readable TOML file")))?;
     parse(&text).map_err(named)
 }
 
@@ -157,10 +153,7 @@ mod tests {
         )
         .unwrap();
         let etl = groups.spec(1);
-        assert_eq!(
-            (etl.weight, etl.max_running, etl.max_queued),
-            (2, Some(4), Some(100))
-        );
+        assert_eq!((etl.weight, etl.max_running, etl.max_queued), (2, Some(4), Some(100)));
         assert_eq!(
             (etl.memory_bytes, etl.cpu_share_percent),
             (Some(8_000_000_000), Some(50))
@@ -176,10 +169,7 @@ mod tests {
     fn a_wrong_file_says_what_is_wrong_and_where() {
         for (text, says) in [
             ("[[group]]\nnam = \"a\"", "line 2"),
-            (
-                "[[group]]\nname = \"a\"\nmemory = \"lots\"",
-                "is not a size",
-            ),
+            ("[[group]]\nname = \"a\"\nmemory = \"lots\"", "is not a size"),
             ("[[group]]\nname = \"a.b\"", "define a first"),
             ("group = 3", "line 1"),
         ] {

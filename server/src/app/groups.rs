@@ -19,8 +19,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// # Errors
 /// What is wrong with the file.
 pub(super) async fn load(path: &Path, scheduler: &SchedulerHandle) -> Result<(), Failure> {
-    let groups =
-        read_groups(path).map_err(|sentence| Failure::new(FailureKind::Invalid, sentence))?;
+    let groups = read_groups(path).map_err(|sentence| Failure::new(FailureKind::Invalid, sentence))?;
     scheduler.regroup(groups).await;
     Ok(())
 }

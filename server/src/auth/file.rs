@@ -76,12 +76,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 fn read<T>(flag: &str, path: &Path, parse: Parse<T>) -> Result<T, Failure> {
-    let invalid = |why: String| {
-        Failure::new(
-            FailureKind::Invalid,
-            format!("{flag} {}{why}", path.display()),
-        )
-    };
+    let invalid = |why: String| Failure::new(FailureKind::Invalid, format!("{flag} {}{why}", path.display()));
     let text = fs::read_to_string(path)
         .map_err(|error| invalid(format!(" cannot be read ({error}); name a readable file")))?;
     parse(&text).map_err(|(line, why)| invalid(format!(", line {line}: {why}")))
@@ -118,10 +113,7 @@ mod tests {
     use super::*;
 
     fn numbers(text: &str) -> Result<Vec<u32>, (usize, String)> {
-        let number = |(at, line): (usize, &str)| {
-            line.parse()
-                .map_err(|_| (at, "is no number; write one".to_owned()))
-        };
+        let number = |(at, line): (usize, &str)| line.parse().map_err(|_| (at, "is no number; write one".to_owned()));
         (1..).zip(text.lines()).map(number).collect()
     }
 
@@ -147,12 +139,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "1\ntwo").unwrap();
         let name = file.path().display().to_string();
-        let refused = |path: &Path| {
-            Watched::open("--numbers", path, numbers)
-                .err()
-                .unwrap()
-                .message
-        };
+        let refused = |path: &Path| Watched::open("--numbers", path, numbers).err().unwrap().message;
         assert_eq!(
             refused(file.path()),
             format!("--numbers {name}, line 2: is no number; write one")
@@ -166,10 +153,7 @@ mod tests {
         let found: Vec<_> = lines(text, "VALUE").collect();
         assert_eq!(found[0], Ok((3, "ann", "a:b")));
         assert_eq!(found[1], Ok((4, "bob", " c")));
-        let wrong: Vec<usize> = found[2..]
-            .iter()
-            .map(|line| line.as_ref().unwrap_err().0)
-            .collect();
+        let wrong: Vec<usize> = found[2..].iter().map(|line| line.as_ref().unwrap_err().0).collect();
         assert_eq!(wrong, [5, 6, 7]);
     }
 }

@@ -131,29 +131,18 @@ impl Authenticator {
     ///
     /// # Errors
     /// `Unauthenticated` without credentials or with wrong ones, `Exhausted` after too many wrong ones.
-    pub async fn admit(
-        &self,
-        credentials: Option<&Credentials>,
-        peer: Option<IpAddr>,
-    ) -> Result<Principal, Failure> {
+    pub async fn admit(&self, credentials: Option<&Credentials>, peer: Option<IpAddr>) -> Result<Principal, Failure> {
         let Some(inner) = &self.0 else {
             return Ok(Principal::default());
         };
-        inner
-            .admit(credentials, peer)
-            .await
-            .map(Admitted::principal)
+        inner.admit(credentials, peer).await.map(Admitted::principal)
     }
 
     /// Logs a client in: who it is, and the token it is known by from now on. A client that shows a token keeps it.
     ///
     /// # Errors
     /// As [`Authenticator::admit`].
-    pub async fn log_in(
-        &self,
-        credentials: Option<&Credentials>,
-        peer: Option<IpAddr>,
-    ) -> Result<Login, Failure> {
+    pub async fn log_in(&self, credentials: Option<&Credentials>, peer: Option<IpAddr>) -> Result<Login, Failure> {
         let own = |token: &str, principal| Login {
             principal,
             token: token.to_owned(),
@@ -180,12 +169,7 @@ impl Authenticator {
             }
             (
                 Admitted::ByToken(principal),
-                Some(
-                    Credentials::Token(token)
-                    | Credentials::Password {
-                        password: token, ..
-                    },
-                ),
+                Some(Credentials::Token(token) | Credentials::Password { password: token, .. }),
             ) => Ok(own(token, principal)),
             (Admitted::ByToken(_), None) => Err(Failure::internal("let in without credentials")),
         }
@@ -208,11 +192,7 @@ impl Admitted {
 }
 
 impl Inner {
-    async fn admit(
-        &self,
-        credentials: Option<&Credentials>,
-        peer: Option<IpAddr>,
-    ) -> Result<Admitted, Failure> {
+    async fn admit(&self, credentials: Option<&Credentials>, peer: Option<IpAddr>) -> Result<Admitted, Failure> {
         let Some(credentials) = credentials else {
             return Err(self.how_to_log_in());
         };
@@ -231,11 +211,7 @@ impl Inner {
             None => {
                 self.throttle.failed(peer, user, Instant::now());
                 let user = user.map(logged);
-                warn!(
-                    user,
-                    peer = peer.map(tracing::field::display),
-                    "login failed"
-                );
+                warn!(user, peer = peer.map(tracing::field::display), "login failed");
                 Err(refused(credentials))
             }
         }
@@ -269,8 +245,7 @@ impl Inner {
     }
 
     async fn check_password(&self, credentials: &Credentials) -> Result<Option<Admitted>, Failure> {
-        let (Credentials::Password { user, password }, Some(users)) = (credentials, self.users())
-        else {
+        let (Credentials::Password { user, password }, Some(users)) = (credentials, self.users()) else {
             return Ok(None);
         };
         let Some((name, hash)) = users.get(user) else {
@@ -297,17 +272,12 @@ impl Inner {
             Some(_) => {
                 "this server asks who you are; log in with user name and password, or send a token as a bearer token"
             }
-            None => {
-                "this server asks for a token; send it as a bearer token, or as the password of its user"
-            }
+            None => "this server asks for a token; send it as a bearer token, or as the password of its user",
         })
     }
 }
 
-fn idle_cache<V: Clone + Send + Sync + 'static>(
-    capacity: u64,
-    idle_timeout: Duration,
-) -> Cache<Digest, V> {
+fn idle_cache<V: Clone + Send + Sync + 'static>(capacity: u64, idle_timeout: Duration) -> Cache<Digest, V> {
     Cache::builder()
         .max_capacity(capacity)
         .time_to_idle(idle_timeout)
@@ -317,12 +287,8 @@ fn idle_cache<V: Clone + Send + Sync + 'static>(
 
 fn refused(credentials: &Credentials) -> Failure {
     unauthenticated(match credentials {
-        Credentials::Password { .. } => {
-            "user name or password is wrong; correct them and log in again"
-        }
-        Credentials::Token(_) => {
-            "the token is not known: it is wrong, or was not used for too long; log in again"
-        }
+        Credentials::Password { .. } => "user name or password is wrong; correct them and log in again",
+        Credentials::Token(_) => "the token is not known: it is wrong, or was not used for too long; log in again",
     })
 }
 

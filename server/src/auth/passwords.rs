@@ -59,9 +59,7 @@ impl PasswordHashes {
             // Held until the work is done, also when nobody waits for it any more.
             let _running = running;
             let hash = PasswordHash::new(&hash).ok()?;
-            Argon2::default()
-                .verify_password(password.as_bytes(), &hash)
-                .ok()
+            Argon2::default().verify_password(password.as_bytes(), &hash).ok()
         });
         Ok(checked.await.map_err(Failure::internal)?.is_some())
     }
@@ -93,9 +91,7 @@ pub(super) fn is_usable(hash: &str) -> bool {
 /// When the operating system has no randomness to give.
 pub fn hash(password: &str) -> Result<String, Failure> {
     let mut salt = [0; SALT_BYTES];
-    SystemRandom::new()
-        .fill(&mut salt)
-        .map_err(Failure::internal)?;
+    SystemRandom::new().fill(&mut salt).map_err(Failure::internal)?;
     let salt = SaltString::encode_b64(&salt).map_err(Failure::internal)?;
     let hash = Argon2::default()
         .hash_password(password.as_bytes(), &salt)

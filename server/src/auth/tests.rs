@@ -78,19 +78,11 @@ async fn everyone_is_who_their_secret_says() {
 async fn a_login_gives_a_token_and_a_token_stays_what_it_is() {
     let files = files();
     let authenticator = authenticator(&files, Duration::from_secs(60));
-    let log_in = async |credentials: Credentials| {
-        authenticator
-            .log_in(Some(&credentials), None)
-            .await
-            .unwrap()
-    };
+    let log_in = async |credentials: Credentials| authenticator.log_in(Some(&credentials), None).await.unwrap();
     let login = log_in(basic("ann", "ann's")).await;
     assert!(login.is_new);
     assert_ne!(login.token, log_in(basic("ann", "ann's")).await.token);
-    assert_eq!(
-        who(&authenticator, &bearer(&login.token)).await.unwrap(),
-        "ann"
-    );
+    assert_eq!(who(&authenticator, &bearer(&login.token)).await.unwrap(), "ann");
     for own in [bearer(&login.token), basic("ann", &login.token)] {
         let again = log_in(own).await;
         assert_eq!((again.token, again.is_new), (login.token.clone(), false));
@@ -113,10 +105,7 @@ async fn with_another_password_everything_of_the_old_one_is_over() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(who(&authenticator, &bearer(&token)).await, None);
-    assert_eq!(
-        who(&authenticator, &basic("ann", "new")).await.unwrap(),
-        "ann"
-    );
+    assert_eq!(who(&authenticator, &basic("ann", "new")).await.unwrap(), "ann");
 }
 
 #[tokio::test]
@@ -126,19 +115,12 @@ async fn logins_are_bounded_and_end_when_idle() {
     let authenticator = authenticator(&files, idle_timeout);
     let credentials = basic("ann", "ann's");
     for _ in 0..50 {
-        authenticator
-            .log_in(Some(&credentials), None)
-            .await
-            .unwrap();
+        authenticator.log_in(Some(&credentials), None).await.unwrap();
     }
     let inner = authenticator.0.as_ref().unwrap();
     inner.issued.run_pending_tasks();
     assert!(inner.issued.entry_count() <= 10);
-    let token = authenticator
-        .log_in(Some(&credentials), None)
-        .await
-        .unwrap()
-        .token;
+    let token = authenticator.log_in(Some(&credentials), None).await.unwrap().token;
     let idle = Instant::now();
     tokio::time::sleep(idle_timeout + Duration::from_millis(50)).await;
     assert!(idle.elapsed() > idle_timeout);
@@ -150,15 +132,9 @@ async fn without_files_everyone_is_the_same() {
     let authenticator = Authenticator::open_to_all();
     assert!(!authenticator.is_required());
     for credentials in [None, Some(basic("ann", "x")), Some(bearer("t"))] {
-        let principal = authenticator
-            .admit(credentials.as_ref(), None)
-            .await
-            .unwrap();
+        let principal = authenticator.admit(credentials.as_ref(), None).await.unwrap();
         assert_eq!(principal, Principal::default());
-        let login = authenticator
-            .log_in(credentials.as_ref(), None)
-            .await
-            .unwrap();
+        let login = authenticator.log_in(credentials.as_ref(), None).await.unwrap();
         assert_eq!(login.is_new, login.token != "t");
     }
 }

@@ -52,12 +52,7 @@ impl Throttle {
     }
 
     /// How long to wait before a guess is looked at; `Err` is how long it would be, when that is too long.
-    pub(super) fn before(
-        &self,
-        peer: Option<IpAddr>,
-        user: Option<&str>,
-        now: Instant,
-    ) -> Result<Duration, Duration> {
+    pub(super) fn before(&self, peer: Option<IpAddr>, user: Option<&str>, now: Instant) -> Result<Duration, Duration> {
         let of_user = match user.and_then(|user| self.0.get(&Key::user(user))) {
             Some(failures) => wait(lock(&failures).count, FREE_FOR_USER),
             None => Duration::ZERO,
@@ -158,9 +153,7 @@ mod tests {
         for guess in 0..30 {
             throttle.failed(PEER, Some(&format!("user{guess}")), now);
         }
-        let waits: Vec<_> = (0..5)
-            .map(|_| throttle.before(PEER, Some("x"), now))
-            .collect();
+        let waits: Vec<_> = (0..5).map(|_| throttle.before(PEER, Some("x"), now)).collect();
         let seconds = |seconds| Ok(Duration::from_secs(seconds));
         assert_eq!(waits[..3], [seconds(5), seconds(10), seconds(15)]);
         assert_eq!(waits[3..], [Err(Duration::from_secs(20)); 2]);

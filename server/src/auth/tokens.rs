@@ -75,11 +75,9 @@ impl Tokens {
         let mut tokens = HashMap::new();
         for line in file::lines(text, "TOKEN") {
             let (number, name, token) = line?;
-            let digest = digest_of(token.trim())
-                .map_err(|why| (number, format!("the token of {name} {why}")))?;
+            let digest = digest_of(token.trim()).map_err(|why| (number, format!("the token of {name} {why}")))?;
             if tokens.insert(digest, Principal::user(name)).is_some() {
-                let why =
-                    format!("the token of {name} is used twice; give each line one of its own");
+                let why = format!("the token of {name} is used twice; give each line one of its own");
                 return Err((number, why));
             }
         }
@@ -99,8 +97,7 @@ impl Tokens {
 
 fn digest_of(token: &str) -> Result<Digest, &'static str> {
     if let Some(hex) = token.strip_prefix(DIGEST_PREFIX) {
-        return Digest::from_hex(hex)
-            .ok_or("has no SHA-256 after sha256:; write its 64 hexadecimal digits");
+        return Digest::from_hex(hex).ok_or("has no SHA-256 after sha256:; write its 64 hexadecimal digits");
     }
     if !token.chars().all(|c| c.is_ascii_graphic()) {
         return Err("has spaces or characters that no header can carry; use visible ASCII");
@@ -138,11 +135,7 @@ mod tests {
             ("ann:secret", 1, "could be guessed"),
             ("#\nann:secret secret secret", 2, "visible ASCII"),
             ("ann:sha256:secret", 1, "64 hexadecimal digits"),
-            (
-                "ann:secretsecretsecret\nbob:secretsecretsecret",
-                2,
-                "used twice",
-            ),
+            ("ann:secretsecretsecret\nbob:secretsecretsecret", 2, "used twice"),
         ] {
             let (at, why) = Tokens::parse(text).err().unwrap();
             assert_eq!(at, line, "{text}");

@@ -16,9 +16,7 @@ impl Users {
             let (number, name, hash) = line?;
             let hash = hash.trim();
             if !passwords::is_usable(hash) {
-                let why = format!(
-                    "what follows {name}: is no argon2 hash; make one with `squadron hash-password`"
-                );
+                let why = format!("what follows {name}: is no argon2 hash; make one with `squadron hash-password`");
                 return Err((number, why));
             }
             if users.insert(name.into(), hash.into()).is_some() {
@@ -61,11 +59,7 @@ mod tests {
             (format!("ann:{HASH}\nann:{HASH}"), 2, "ann is used twice"),
             (format!("#\nann{HASH}"), 2, "no colon"),
             ("ann:$argon2id$v=19$m=8".to_owned(), 1, "no argon2 hash"),
-            (
-                "ann:$2b$12$R9h/cIPz0gi.URNNX3kh2O".to_owned(),
-                1,
-                "no argon2 hash",
-            ),
+            ("ann:$2b$12$R9h/cIPz0gi.URNNX3kh2O".to_owned(), 1, "no argon2 hash"),
         ] {
             let (at, why) = Users::parse(&text).err().unwrap();
             assert_eq!(at, line, "{text}");

@@ -29,24 +29,16 @@ pub(super) async fn execute(
     statement: DdlStatement,
 ) -> Result<()> {
     match statement {
-        DdlStatement::CreateExternalTable(create) => {
-            create_external(context, factory, &create).await
-        }
+        DdlStatement::CreateExternalTable(create) => create_external(context, factory, &create).await,
         DdlStatement::CreateView(create) => create_view(context, create).await,
-        DdlStatement::DropTable(drop) => {
-            remove(context, &drop.name, TableType::Base, drop.if_exists).await
-        }
-        DdlStatement::DropView(drop) => {
-            remove(context, &drop.name, TableType::View, drop.if_exists).await
-        }
+        DdlStatement::DropTable(drop) => remove(context, &drop.name, TableType::Base, drop.if_exists).await,
+        DdlStatement::DropView(drop) => remove(context, &drop.name, TableType::View, drop.if_exists).await,
         DdlStatement::DropCatalogSchema(drop) if drop.name.schema_name() == SYSTEM_SCHEMA => {
             plan_err!("the schema {SYSTEM_SCHEMA} is the server's own and cannot be dropped")
         }
         other => {
             // DDL of DataFusion runs when it is planned; the frame is empty.
-            context
-                .execute_logical_plan(LogicalPlan::Ddl(other))
-                .await?;
+            context.execute_logical_plan(LogicalPlan::Ddl(other)).await?;
             Ok(())
         }
     }
@@ -112,12 +104,7 @@ async fn create_view(context: &SessionContext, create: CreateView) -> Result<()>
     put(schema.as_ref(), create.name.table(), view, on_conflict)
 }
 
-fn put(
-    schema: &dyn SchemaProvider,
-    name: &str,
-    table: Arc<dyn TableProvider>,
-    on_conflict: OnConflict,
-) -> Result<()> {
+fn put(schema: &dyn SchemaProvider, name: &str, table: Arc<dyn TableProvider>, on_conflict: OnConflict) -> Result<()> {
     if let Some(shared) = schema.downcast_ref::<SharedSchema>() {
         return shared.put(name, table, on_conflict);
     }
@@ -131,12 +118,7 @@ fn put(
     Ok(())
 }
 
-async fn remove(
-    context: &SessionContext,
-    name: &TableReference,
-    kind: TableType,
-    if_exists: bool,
-) -> Result<()> {
+async fn remove(context: &SessionContext, name: &TableReference, kind: TableType, if_exists: bool) -> Result<()> {
     let schema = match context.state().schema_for_ref(name.clone()) {
         Ok(schema) => schema,
         Err(_) if if_exists => return Ok(()),
@@ -145,18 +127,12 @@ async fn remove(
     let removed = match schema.downcast_ref::<SharedSchema>() {
         Some(shared) => shared.remove(name.table(), kind)?,
         None => match schema.table(name.table()).await? {
-            Some(table) if table.table_type() == kind => {
-                schema.deregister_table(name.table())?.is_some()
-            }
+            Some(table) if table.table_type() == kind => schema.deregister_table(name.table())?.is_some(),
             Some(_) | None => false,
         },
     };
     if !removed && !if_exists {
-        let what = if kind == TableType::View {
-            "view"
-        } else {
-            "table"
-        };
+        let what = if kind == TableType::View { "view" } else { "table" };
         return Err(into_datafusion(Failure::new(
             FailureKind::NotFound,
             format!("there is no {what} {name} to drop; SHOW TABLES lists what there is"),

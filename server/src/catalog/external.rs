@@ -62,42 +62,26 @@ impl ExternalTableFactory {
         (located, Ok(()))
     }
 
-    async fn open(
-        &self,
-        state: &dyn Session,
-        statement: &CreateExternalTable,
-    ) -> Result<Arc<dyn TableProvider>> {
-        if let Some(missing) = statement
-            .locations
-            .iter()
-            .find(|location| is_missing(location))
-        {
+    async fn open(&self, state: &dyn Session, statement: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
+        if let Some(missing) = statement.locations.iter().find(|location| is_missing(location)) {
             return plan_err!("there is no file or folder {missing}; correct LOCATION");
         }
-        self.listing
-            .create(state, statement)
-            .await
-            .map_err(|error| {
-                let failure = failure::of(&error);
-                let reason = self.stores.as_written(&failure.message).replace('\n', " ");
-                let message = format!("table {}: {reason}", statement.name);
-                failure::into_datafusion(Failure::new(failure.kind, message))
-            })
+        self.listing.create(state, statement).await.map_err(|error| {
+            let failure = failure::of(&error);
+            let reason = self.stores.as_written(&failure.message).replace('\n', " ");
+            let message = format!("table {}: {reason}", statement.name);
+            failure::into_datafusion(Failure::new(failure.kind, message))
+        })
     }
 }
 
 #[async_trait]
 impl TableProviderFactory for ExternalTableFactory {
-    async fn create(
-        &self,
-        state: &dyn Session,
-        statement: &CreateExternalTable,
-    ) -> Result<Arc<dyn TableProvider>> {
+    async fn create(&self, state: &dyn Session, statement: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
         if statement.unbounded {
             return not_impl_err!("UNBOUNDED tables are not supported; leave the word out");
         }
-        let (store_options, format_options): (Vec<_>, HashMap<_, _>) =
-            split_options(&statement.options);
+        let (store_options, format_options): (Vec<_>, HashMap<_, _>) = split_options(&statement.options);
         let mut statement = statement.clone();
         statement.options = format_options;
         let (located, outcome) = self.locate(&mut statement, &store_options);
@@ -114,9 +98,7 @@ impl TableProviderFactory for ExternalTableFactory {
     }
 }
 
-fn split_options(
-    options: &HashMap<String, String>,
-) -> (Vec<(String, String)>, HashMap<String, String>) {
+fn split_options(options: &HashMap<String, String>) -> (Vec<(String, String)>, HashMap<String, String>) {
     let (store, format): (HashMap<_, _>, HashMap<_, _>) = options
         .iter()
         .map(|(key, value)| (key.clone(), value.clone()))

@@ -67,9 +67,7 @@ impl Format {
     /// The file's name without what says its format.
     pub(super) fn stem(file_name: &str) -> &str {
         Self::of(file_name).map_or(file_name, |format| {
-            file_name
-                .strip_suffix(format.suffix.as_str())
-                .unwrap_or(file_name)
+            file_name.strip_suffix(format.suffix.as_str()).unwrap_or(file_name)
         })
     }
 
@@ -77,20 +75,16 @@ impl Format {
     pub(super) fn reader(&self, state: &SessionState) -> Arc<dyn FileFormat> {
         let execution = &state.config_options().execution;
         match self.kind {
-            FormatKind::Parquet => {
-                Arc::new(ParquetFormat::new().with_options(TableParquetOptions {
-                    global: execution.parquet.clone(),
-                    ..TableParquetOptions::default()
-                }))
-            }
+            FormatKind::Parquet => Arc::new(ParquetFormat::new().with_options(TableParquetOptions {
+                global: execution.parquet.clone(),
+                ..TableParquetOptions::default()
+            })),
             FormatKind::Csv => Arc::new(
                 CsvFormat::default()
                     .with_has_header(true)
                     .with_file_compression_type(self.compression),
             ),
-            FormatKind::Json => {
-                Arc::new(JsonFormat::default().with_file_compression_type(self.compression))
-            }
+            FormatKind::Json => Arc::new(JsonFormat::default().with_file_compression_type(self.compression)),
             FormatKind::Arrow => Arc::new(ArrowFormat),
             FormatKind::Avro => Arc::new(AvroFormat),
         }
@@ -126,22 +120,10 @@ mod tests {
             ("a.avro", FormatKind::Avro, ".avro", "a"),
         ] {
             let format = Format::of(name).unwrap();
-            assert_eq!(
-                (format.kind, format.suffix.as_str()),
-                (kind, suffix),
-                "{name}"
-            );
+            assert_eq!((format.kind, format.suffix.as_str()), (kind, suffix), "{name}");
             assert_eq!(Format::stem(name), stem);
         }
-        for name in [
-            "a",
-            "README.md",
-            ".csv",
-            "a.parquet.gz",
-            "a.gz",
-            "parquet",
-            "a.csv.tmp",
-        ] {
+        for name in ["a", "README.md", ".csv", "a.parquet.gz", "a.gz", "parquet", "a.csv.tmp"] {
             assert_eq!(Format::of(name), None, "{name}");
         }
     }

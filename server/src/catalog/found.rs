@@ -48,9 +48,7 @@ impl Found {
     fn is_fresh(&self) -> bool {
         match self.content {
             Content::Readable(_) => false,
-            Content::Empty | Content::Unreadable(_) => {
-                self.stamp.is_some_and(|stamp| stamp.is_fresh())
-            }
+            Content::Empty | Content::Unreadable(_) => self.stamp.is_some_and(|stamp| stamp.is_fresh()),
         }
     }
 

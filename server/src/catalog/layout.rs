@@ -22,8 +22,8 @@ impl Layout {
     /// Of a single file.
     pub(super) fn of_file(file: ObjectMeta) -> Result<Self, Failure> {
         let name = file.location.filename().unwrap_or_default();
-        let format = Format::of(name)
-            .ok_or_else(|| refusal(format!("{name} is not a table file; tables are {FORMATS}")))?;
+        let format =
+            Format::of(name).ok_or_else(|| refusal(format!("{name} is not a table file; tables are {FORMATS}")))?;
         Ok(Self {
             format,
             files: vec![file],
@@ -35,10 +35,7 @@ impl Layout {
     ///
     /// # Errors
     /// When the files do not make one table; names two that do not go together.
-    pub(super) fn of_folder(
-        folder: &Path,
-        mut objects: Vec<ObjectMeta>,
-    ) -> Result<Option<Self>, Failure> {
+    pub(super) fn of_folder(folder: &Path, mut objects: Vec<ObjectMeta>) -> Result<Option<Self>, Failure> {
         objects.sort_by(|left, right| left.location.cmp(&right.location));
         let mut first: Option<Placed> = None;
         let mut files = Vec::new();
@@ -145,11 +142,7 @@ impl Placed {
 ///
 /// DataFusion turns `year = 1` into the folder `year=1`, so a folder `year=01` makes the column text.
 fn partition_type(values: &[String]) -> DataType {
-    let is_integer = |value: &String| {
-        value
-            .parse::<i64>()
-            .is_ok_and(|number| number.to_string() == *value)
-    };
+    let is_integer = |value: &String| value.parse::<i64>().is_ok_and(|number| number.to_string() == *value);
     let is_boolean = |value: &String| value == "true" || value == "false";
     if values.iter().all(is_integer) {
         DataType::Int64
@@ -203,11 +196,7 @@ mod tests {
             "t/sub/c.csv",
         ]);
         let layout = layout.unwrap().unwrap();
-        let files: Vec<_> = layout
-            .files
-            .iter()
-            .map(|file| file.location.as_ref())
-            .collect();
+        let files: Vec<_> = layout.files.iter().map(|file| file.location.as_ref()).collect();
         assert_eq!(files, ["t/a.csv", "t/b.csv"]);
         assert!(layout.partitions.is_empty());
     }
@@ -228,10 +217,7 @@ mod tests {
             (&["true", "false"], DataType::Boolean),
             (&["1", "__HIVE_DEFAULT_PARTITION__"], DataType::Utf8),
         ] {
-            let paths: Vec<_> = values
-                .iter()
-                .map(|value| format!("t/a=x/k={value}/f.csv"))
-                .collect();
+            let paths: Vec<_> = values.iter().map(|value| format!("t/a=x/k={value}/f.csv")).collect();
             let paths: Vec<_> = paths.iter().map(String::as_str).collect();
             let partitions = layout(&paths).unwrap().unwrap().partitions;
             assert_eq!(
@@ -248,10 +234,7 @@ mod tests {
             (["t/a.csv", "t/b.parquet"], "different formats"),
             (["t/a.csv", "t/b.csv.gz"], "different formats"),
             (["t/a.csv", "t/k=1/a.csv"], "different partition folders"),
-            (
-                ["t/k=1/a.csv", "t/l=1/a.csv"],
-                "different partition folders",
-            ),
+            (["t/k=1/a.csv", "t/l=1/a.csv"], "different partition folders"),
             (["t/a.csv", "t/b=1.csv"], "looks like a partition"),
         ] {
             let failure = layout(&paths).unwrap_err();

@@ -7,9 +7,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::datasource::file_format::FileFormat;
-use datafusion::datasource::listing::{
-    ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
-};
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionState;
 use datafusion::object_store::{self, ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -71,8 +69,7 @@ impl Opening<'_> {
         };
         let reader = layout.format.reader(self.state);
         let schema = self.schema(&store, &layout, reader.as_ref()).await?;
-        let mut options =
-            ListingOptions::new(reader).with_table_partition_cols(layout.partitions.clone());
+        let mut options = ListingOptions::new(reader).with_table_partition_cols(layout.partitions.clone());
         let reference = TableReference::full(DEFAULT_CATALOG, DEFAULT_SCHEMA, self.name);
         let mut location = location.with_table_ref(reference);
         if location.is_collection() {
@@ -86,28 +83,18 @@ impl Opening<'_> {
         let config = ListingTableConfig::new(location)
             .with_listing_options(options)
             .with_schema(schema);
-        let statistics = self
-            .state
-            .runtime_env()
-            .cache_manager
-            .get_file_statistic_cache();
-        let table = ListingTable::try_new(config)
-            .map_err(failed)?
-            .with_cache(statistics);
+        let statistics = self.state.runtime_env().cache_manager.get_file_statistic_cache();
+        let table = ListingTable::try_new(config).map_err(failed)?.with_cache(statistics);
         Ok(Some(Arc::new(table)))
     }
 
     /// Lists the table's files. A remote URL without a trailing slash is a file if there is one, else a folder.
-    async fn layout(
-        &self,
-        store: &dyn ObjectStore,
-    ) -> Result<Option<(ListingTableUrl, Layout)>, Failure> {
+    async fn layout(&self, store: &dyn ObjectStore) -> Result<Option<(ListingTableUrl, Layout)>, Failure> {
         let location = ListingTableUrl::try_new(self.url.clone(), None).map_err(failed)?;
         if !location.is_collection() {
             match store.head(location.prefix()).await {
                 Ok(file) => return Ok(Some((location, Layout::of_file(file)?))),
-                Err(object_store::Error::NotFound { .. })
-                    if !self.url.scheme().starts_with("http") => {}
+                Err(object_store::Error::NotFound { .. }) if !self.url.scheme().starts_with("http") => {}
                 Err(error) => return Err(failed(error.into())),
             }
         }
@@ -118,11 +105,7 @@ impl Opening<'_> {
         let location = ListingTableUrl::try_new(folder, None).map_err(failed)?;
         let mut objects = Vec::new();
         let mut listing = store.list(Some(location.prefix()));
-        while let Some(object) = listing
-            .try_next()
-            .await
-            .map_err(|error| failed(error.into()))?
-        {
+        while let Some(object) = listing.try_next().await.map_err(|error| failed(error.into()))? {
             if objects.len() == MAX_FILES {
                 return Err(invalid(format!(
                     "it has more than {MAX_FILES} files; name a folder below it"
@@ -132,10 +115,7 @@ impl Opening<'_> {
         }
         let is_remote = self.url.scheme() != "file";
         if objects.is_empty() && is_remote {
-            return Err(Failure::new(
-                FailureKind::NotFound,
-                "there is nothing; correct the URL",
-            ));
+            return Err(Failure::new(FailureKind::NotFound, "there is nothing; correct the URL"));
         }
         match Layout::of_folder(location.prefix(), objects)? {
             None if is_remote => Err(invalid(format!("no file in it is {FORMATS}"))),
@@ -150,12 +130,7 @@ impl Opening<'_> {
         layout: &Layout,
         reader: &dyn FileFormat,
     ) -> Result<SchemaRef, Failure> {
-        let files: Vec<_> = layout
-            .files
-            .iter()
-            .filter(|file| file.size > 0)
-            .cloned()
-            .collect();
+        let files: Vec<_> = layout.files.iter().filter(|file| file.size > 0).cloned().collect();
         if files.is_empty() {
             return Err(invalid(
                 "every file is empty; write some rows, or at least a header".into(),
@@ -170,11 +145,7 @@ impl Opening<'_> {
             return Err(invalid("it has no columns".into()));
         }
         let mut names = HashSet::new();
-        if let Some(twice) = schema
-            .fields()
-            .iter()
-            .find(|field| !names.insert(field.name()))
-        {
+        if let Some(twice) = schema.fields().iter().find(|field| !names.insert(field.name())) {
             return Err(invalid(format!(
                 "it has two columns named {}; rename one",
                 twice.name()
@@ -198,10 +169,7 @@ impl Opening<'_> {
             return failed(error);
         }
         for file in files.iter().take(MAX_FILES_TO_BLAME) {
-            if let Err(error) = reader
-                .infer_schema(self.state, store, std::slice::from_ref(file))
-                .await
-            {
+            if let Err(error) = reader.infer_schema(self.state, store, std::slice::from_ref(file)).await {
                 let failure = failed(error);
                 let name = file.location.filename().unwrap_or_default();
                 return Failure::new(failure.kind, format!("{name}: {}", failure.message));
@@ -210,22 +178,14 @@ impl Opening<'_> {
         let failure = failed(error);
         Failure::new(
             failure.kind,
-            format!(
-                "its files have columns that do not fit together: {}",
-                failure.message
-            ),
+            format!("its files have columns that do not fit together: {}", failure.message),
         )
     }
 }
 
 /// Some writers repeat a partition's value in the files. The folder's name counts, as everywhere else.
 fn without_partition_columns(schema: SchemaRef, layout: &Layout) -> Result<SchemaRef, Failure> {
-    let is_partition = |field: &Field| {
-        layout
-            .partitions
-            .iter()
-            .any(|(name, _)| name == field.name())
-    };
+    let is_partition = |field: &Field| layout.partitions.iter().any(|(name, _)| name == field.name());
     let Some(field) = schema.fields().iter().find(|field| is_partition(field)) else {
         return Ok(schema);
     };
@@ -242,10 +202,7 @@ fn without_partition_columns(schema: SchemaRef, layout: &Layout) -> Result<Schem
         .filter(|field| !is_partition(field))
         .cloned()
         .collect();
-    Ok(Arc::new(Schema::new_with_metadata(
-        fields,
-        schema.metadata().clone(),
-    )))
+    Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())))
 }
 
 /// A column of which the sample holds nulls alone: as text, so that values further down are not lost.

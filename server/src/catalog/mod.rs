@@ -28,8 +28,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::catalog::{
-    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
-    SchemaProvider, TableProviderFactory,
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider,
+    TableProviderFactory,
 };
 use datafusion::config::{ConfigNonZeroUsize, ConfigOptions};
 use datafusion::error::DataFusionError;
@@ -77,10 +77,7 @@ impl From<&ServeArgs> for CatalogOptions {
             data: args.data.clone(),
             tpch: args.tpch.map(|scale| tpch::Tpch {
                 scale,
-                cache_dir: args
-                    .cache_dir
-                    .clone()
-                    .unwrap_or_else(config::default_cache_dir),
+                cache_dir: args.cache_dir.clone().unwrap_or_else(config::default_cache_dir),
                 program: std::env::current_exe().ok(),
             }),
             strict: args.strict,
@@ -133,10 +130,7 @@ impl Catalog {
             if options.strict {
                 return Err(Failure::new(
                     failure.kind,
-                    format!(
-                        "{}; mend or remove it, or start without --strict",
-                        failure.message
-                    ),
+                    format!("{}; mend or remove it, or start without --strict", failure.message),
                 ));
             }
             tracing::warn!("{}", failure.message);
@@ -167,9 +161,7 @@ impl Catalog {
     /// The same for a session of `principal`, to whom some tables show what is his own.
     pub fn session_context_of(&self, principal: &Principal) -> SessionContext {
         let mut state = self.0.state.clone();
-        state
-            .config_mut()
-            .set_extension(Arc::new(principal.clone()));
+        state.config_mut().set_extension(Arc::new(principal.clone()));
         SessionContext::new_with_state(state)
     }
 
@@ -191,12 +183,7 @@ impl Catalog {
     ///
     /// # Errors
     /// What is wrong with the name or the value.
-    pub fn set_option(
-        &self,
-        context: &SessionContext,
-        name: &str,
-        value: Option<&str>,
-    ) -> Result<(), Wrong> {
+    pub fn set_option(&self, context: &SessionContext, name: &str, value: Option<&str>) -> Result<(), Wrong> {
         settings::session::set(context, self.0.state.config().options(), name, value)
     }
 
@@ -205,11 +192,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As DataFusion's own DDL.
-    pub async fn execute_ddl(
-        &self,
-        context: &SessionContext,
-        statement: DdlStatement,
-    ) -> Result<(), DataFusionError> {
+    pub async fn execute_ddl(&self, context: &SessionContext, statement: DdlStatement) -> Result<(), DataFusionError> {
         ddl::execute(context, &self.0.factory, statement).await
     }
 
@@ -228,11 +211,7 @@ impl Catalog {
     ///
     /// # Errors
     /// `Invalid` for a URL that no file can have, and where the options do not make a store.
-    pub fn lease_store(
-        &self,
-        url: &url::Url,
-        options: &[(String, String)],
-    ) -> Result<(url::Url, StoreLease), Failure> {
+    pub fn lease_store(&self, url: &url::Url, options: &[(String, String)]) -> Result<(url::Url, StoreLease), Failure> {
         let registered = self.0.stores.locate(url, options)?;
         let lease = StoreLease::new(Arc::clone(&self.0.stores), registered.clone());
         Ok((registered, lease))
@@ -276,14 +255,11 @@ fn prepared_state(
         .with_information_schema(true)
         .with_default_catalog_and_schema(DEFAULT_CATALOG, DEFAULT_SCHEMA)
         .with_create_default_catalog_and_schema(false);
-    config
-        .options_mut()
-        .extensions
-        .insert(SquadronOptions::default());
+    config.options_mut().extensions.insert(SquadronOptions::default());
     let parser = &mut config.options_mut().sql_parser;
     // Generated statements nest deeply, and statements are planned on large stacks.
-    parser.recursion_limit = ConfigNonZeroUsize::try_new(MAX_SQL_DEPTH)
-        .map_err(|error| squadron_shuffle::failure::of(&error))?;
+    parser.recursion_limit =
+        ConfigNonZeroUsize::try_new(MAX_SQL_DEPTH).map_err(|error| squadron_shuffle::failure::of(&error))?;
     // So that errors can say where.
     parser.collect_spans = true;
     let catalogs = MemoryCatalogProviderList::new();
@@ -307,8 +283,6 @@ fn prepared_state(
 
 /// `path` for messages: without the scheme where it is a local file.
 fn shown(url: &url::Url) -> String {
-    let path: Option<PathBuf> = (url.scheme() == "file")
-        .then(|| url.to_file_path().ok())
-        .flatten();
+    let path: Option<PathBuf> = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten();
     path.map_or_else(|| url.to_string(), |path| path.display().to_string())
 }

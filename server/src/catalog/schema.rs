@@ -116,8 +116,7 @@ impl SharedSchema {
                 }
                 match (tables.by_name.get(&name), candidate) {
                     (Some(Entry::Created(_)), _) => {}
-                    (Some(Entry::Found(found)), Ok(url))
-                        if found.url == url && found.is_settled() => {}
+                    (Some(Entry::Found(found)), Ok(url)) if found.url == url && found.is_settled() => {}
                     (_, Ok(url)) => to_open.push((name, url)),
                     (Some(Entry::Conflict(known)), Err(failure)) if *known == failure => {}
                     (_, Err(failure)) => {
@@ -151,9 +150,7 @@ impl SharedSchema {
             Some(Entry::Conflict(_)) | None => None,
         };
         let news = match &found.content {
-            Content::Unreadable(failure)
-                if !before.is_some_and(|before| before.failed_with(failure)) =>
-            {
+            Content::Unreadable(failure) if !before.is_some_and(|before| before.failed_with(failure)) => {
                 Some(failure.clone())
             }
             Content::Unreadable(_) | Content::Readable(_) | Content::Empty => None,
@@ -188,21 +185,14 @@ impl SharedSchema {
     ///
     /// # Errors
     /// With [`OnConflict::Refuse`], when there is one of that name.
-    pub(super) fn put(
-        &self,
-        name: &str,
-        table: Arc<dyn TableProvider>,
-        on_conflict: OnConflict,
-    ) -> Result<()> {
+    pub(super) fn put(&self, name: &str, table: Arc<dyn TableProvider>, on_conflict: OnConflict) -> Result<()> {
         let mut tables = self.lock();
         match (tables.by_name.contains_key(name), on_conflict) {
             (true, OnConflict::Refuse) => return Err(exists(name)),
             (true, OnConflict::Keep) => return Ok(()),
             (true, OnConflict::Replace) | (false, _) => {}
         }
-        tables
-            .by_name
-            .insert(name.to_string(), Entry::Created(table));
+        tables.by_name.insert(name.to_string(), Entry::Created(table));
         Ok(())
     }
 
@@ -220,14 +210,8 @@ impl SharedSchema {
             Some(Entry::Found(_) | Entry::Conflict(_)) | None => TableType::Base,
         };
         if actual != kind {
-            let word = if actual == TableType::View {
-                "VIEW"
-            } else {
-                "TABLE"
-            };
-            return datafusion::common::plan_err!(
-                "{name} is not of that kind; use DROP {word} {name}"
-            );
+            let word = if actual == TableType::View { "VIEW" } else { "TABLE" };
+            return datafusion::common::plan_err!("{name} is not of that kind; use DROP {word} {name}");
         }
         tables.take(&name);
         Ok(true)
@@ -272,10 +256,7 @@ impl Tables {
             return Some(name.to_string());
         }
         let folded = name.to_lowercase();
-        let mut alike = self
-            .by_name
-            .keys()
-            .filter(|known| known.to_lowercase() == folded);
+        let mut alike = self.by_name.keys().filter(|known| known.to_lowercase() == folded);
         match (alike.next(), alike.next()) {
             (Some(only), None) => Some(only.clone()),
             _ => None,
@@ -324,11 +305,7 @@ impl SchemaProvider for SharedSchema {
         })
     }
 
-    fn register_table(
-        &self,
-        name: String,
-        table: Arc<dyn TableProvider>,
-    ) -> Result<Option<Arc<dyn TableProvider>>> {
+    fn register_table(&self, name: String, table: Arc<dyn TableProvider>) -> Result<Option<Arc<dyn TableProvider>>> {
         self.put(&name, table, OnConflict::Refuse)?;
         Ok(None)
     }
@@ -348,10 +325,7 @@ impl SchemaProvider for SharedSchema {
 
 /// Rescans for as long as the schema lives.
 pub(super) async fn watch(schema: Weak<SharedSchema>) {
-    if schema
-        .upgrade()
-        .is_none_or(|schema| !schema.has_local_sources())
-    {
+    if schema.upgrade().is_none_or(|schema| !schema.has_local_sources()) {
         return;
     }
     loop {

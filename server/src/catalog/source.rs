@@ -54,9 +54,7 @@ impl Stamp {
     /// slowly.
     pub(super) fn is_fresh(&self) -> bool {
         const SLOWEST_TICK_S: u64 = 2;
-        self.modified
-            .elapsed()
-            .is_ok_and(|age| age.as_secs() < SLOWEST_TICK_S)
+        self.modified.elapsed().is_ok_and(|age| age.as_secs() < SLOWEST_TICK_S)
     }
 }
 
@@ -72,9 +70,7 @@ pub(super) fn scan(sources: &[Source]) -> (Candidates, Vec<Failure>) {
     let mut failures = Vec::new();
     for source in sources {
         match source {
-            Source::Single { name, url } => {
-                found.entry(table_name(name)).or_default().push(url.clone())
-            }
+            Source::Single { name, url } => found.entry(table_name(name)).or_default().push(url.clone()),
             Source::Folder(path) => match entries(path) {
                 Ok(tables) => {
                     for (name, url) in tables {
@@ -161,13 +157,7 @@ pub(super) fn is_hidden(name: &str) -> bool {
 /// Letters, digits and underscores stay, everything else becomes an underscore.
 fn table_name(stem: &str) -> String {
     stem.chars()
-        .map(|c| {
-            if c.is_alphanumeric() || c == '_' {
-                c
-            } else {
-                '_'
-            }
-        })
+        .map(|c| if c.is_alphanumeric() || c == '_' { c } else { '_' })
         .collect()
 }
 

@@ -157,8 +157,7 @@ impl Drop for StoreLease {
 /// `url` below another scheme and authority.
 fn relocate(url: &Url, base: &str) -> Result<Url, Failure> {
     let text = format!("{base}{}", &url[Position::BeforePath..]);
-    Url::parse(&text)
-        .map_err(|error| Failure::internal(format!("{} cannot be relocated: {error}", url.path())))
+    Url::parse(&text).map_err(|error| Failure::internal(format!("{} cannot be relocated: {error}", url.path())))
 }
 
 fn check(url: &Url) -> Result<(), Failure> {
@@ -222,15 +221,9 @@ mod tests {
     #[test]
     fn each_set_of_options_is_a_store_of_its_own() {
         let stores = stores();
-        let first = stores
-            .locate(&url("s3://bucket/x/"), &options("a"))
-            .unwrap();
-        let again = stores
-            .locate(&url("s3://bucket/x/"), &options("a"))
-            .unwrap();
-        let other = stores
-            .locate(&url("s3://bucket/x/"), &options("b"))
-            .unwrap();
+        let first = stores.locate(&url("s3://bucket/x/"), &options("a")).unwrap();
+        let again = stores.locate(&url("s3://bucket/x/"), &options("a")).unwrap();
+        let other = stores.locate(&url("s3://bucket/x/"), &options("b")).unwrap();
         assert_eq!(first, again);
         assert_ne!(first.scheme(), other.scheme());
         assert!(!first.as_str().contains("hush") && first.path() == "/x/");
@@ -246,34 +239,14 @@ mod tests {
     #[test]
     fn a_store_without_a_table_is_forgotten() {
         let stores = stores();
-        let kept = stores
-            .locate(&url("s3://bucket/x/"), &options("a"))
-            .unwrap();
-        let again = stores
-            .locate(&url("s3://bucket/y/"), &options("a"))
-            .unwrap();
+        let kept = stores.locate(&url("s3://bucket/x/"), &options("a")).unwrap();
+        let again = stores.locate(&url("s3://bucket/y/"), &options("a")).unwrap();
         stores.forget(&again);
-        assert_eq!(
-            stores.specs().len(),
-            1,
-            "the first table still reads from it"
-        );
-        assert!(
-            stores
-                .runtime
-                .object_store_registry
-                .get_store(&kept)
-                .is_ok()
-        );
+        assert_eq!(stores.specs().len(), 1, "the first table still reads from it");
+        assert!(stores.runtime.object_store_registry.get_store(&kept).is_ok());
         stores.forget(&kept);
         assert!(stores.specs().is_empty());
-        assert!(
-            stores
-                .runtime
-                .object_store_registry
-                .get_store(&kept)
-                .is_err()
-        );
+        assert!(stores.runtime.object_store_registry.get_store(&kept).is_err());
     }
 
     #[test]
@@ -301,9 +274,7 @@ mod tests {
                 "{failure}"
             );
         }
-        let failure = stores()
-            .locate(&url("file:///x/"), &options("a"))
-            .unwrap_err();
+        let failure = stores().locate(&url("file:///x/"), &options("a")).unwrap_err();
         assert!(failure.message.contains("aws.access_key_id") && !failure.message.contains("hush"));
     }
 }

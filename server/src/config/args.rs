@@ -252,8 +252,7 @@ pub struct WorkArgs {
 impl WorkArgs {
     /// Slots of each of `workers` workers in this process.
     pub fn slots(&self, workers: usize) -> usize {
-        self.slots
-            .unwrap_or_else(|| (machine::cores() / workers.max(1)).max(1))
+        self.slots.unwrap_or_else(|| (machine::cores() / workers.max(1)).max(1))
     }
 
     /// Memory of each of `workers` workers in this process, in bytes.

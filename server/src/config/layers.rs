@@ -19,10 +19,7 @@ use super::sentence;
 /// Where a value came from, for messages: flag (without dashes) to `SQUADRON_SLOTS=0` or the like.
 pub(super) type Origins = BTreeMap<String, String>;
 
-pub(super) fn parse(
-    mut argv: Vec<OsString>,
-    variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<Command, Stop> {
+pub(super) fn parse(mut argv: Vec<OsString>, variable: &dyn Fn(&str) -> Option<String>) -> Result<Command, Stop> {
     let cli = command();
     let mut origins = Origins::new();
     // A first look that forgives everything: which subcommand, which flags? What is wrong shows in the second.
@@ -85,17 +82,12 @@ pub(super) fn command() -> clap::Command {
 
 /// `SQUADRON_SLOTS` for `serve --slots`, `SQUADRON_WORKER_SLOTS` for `worker --slots`.
 pub(super) fn variable_name(subcommand: &str, arg: &Arg) -> Option<String> {
-    let flag = arg
-        .get_long()
-        .filter(|flag| *flag != "help" && *flag != "version")?;
+    let flag = arg.get_long().filter(|flag| *flag != "help" && *flag != "version")?;
     let prefix = match subcommand {
         "serve" => "SQUADRON".to_string(),
         other => format!("SQUADRON_{}", other.to_uppercase().replace('-', "_")),
     };
-    Some(format!(
-        "{prefix}_{}",
-        flag.to_uppercase().replace('-', "_")
-    ))
+    Some(format!("{prefix}_{}", flag.to_uppercase().replace('-', "_")))
 }
 
 /// The key of the configuration file.
@@ -126,10 +118,7 @@ impl Lower<'_> {
                 .and_then(|name| Some((name.clone(), value_of(self.variable, &name)?)));
             let (values, origin) = match (variable, self.file.values.get(&key)) {
                 (Some((name, value)), _) => (split(arg, &value), name),
-                (None, Some(values)) => (
-                    values.clone(),
-                    format!("{key} in {}", self.file.path.display()),
-                ),
+                (None, Some(values)) => (values.clone(), format!("{key} in {}", self.file.path.display())),
                 (None, None) => continue,
             };
             for value in values {
@@ -154,9 +143,7 @@ impl Lower<'_> {
 
     /// Whether a flag that was typed decides about `arg`.
     fn is_settled(&self, arg: &Arg) -> bool {
-        let typed = |arg: &Arg| {
-            self.typed.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
-        };
+        let typed = |arg: &Arg| self.typed.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
         let excluded_by = |other: &&Arg| {
             self.subcommand
                 .get_arg_conflicts_with(other)
@@ -164,16 +151,8 @@ impl Lower<'_> {
                 .any(|excluded| excluded.get_id() == arg.get_id())
         };
         typed(arg)
-            || self
-                .subcommand
-                .get_arg_conflicts_with(arg)
-                .into_iter()
-                .any(typed)
-            || self
-                .subcommand
-                .get_arguments()
-                .filter(excluded_by)
-                .any(typed)
+            || self.subcommand.get_arg_conflicts_with(arg).into_iter().any(typed)
+            || self.subcommand.get_arguments().filter(excluded_by).any(typed)
     }
 }
 
@@ -184,10 +163,7 @@ fn value_of(variable: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<Str
 
 fn split(arg: &Arg, value: &str) -> Vec<String> {
     match arg.get_action() {
-        ArgAction::Append => value
-            .split(',')
-            .map(|part| part.trim().to_string())
-            .collect(),
+        ArgAction::Append => value.split(',').map(|part| part.trim().to_string()).collect(),
         _ => vec![value.to_string()],
     }
 }
@@ -213,17 +189,10 @@ fn file_table(
     typed: &ArgMatches,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<FileTable, String> {
-    let Some(arg) = subcommand
-        .get_arguments()
-        .find(|arg| arg.get_long() == Some("config"))
-    else {
+    let Some(arg) = subcommand.get_arguments().find(|arg| arg.get_long() == Some("config")) else {
         return Ok(FileTable::default());
     };
-    let typed_path = typed
-        .try_get_one::<PathBuf>("config")
-        .ok()
-        .flatten()
-        .cloned();
+    let typed_path = typed.try_get_one::<PathBuf>("config").ok().flatten().cloned();
     let (path, origin) = match (typed_path, variable_name(name, arg)) {
         (Some(path), _) => (path, "--config".to_string()),
         (None, Some(variable_name)) => match value_of(variable, &variable_name) {
@@ -238,17 +207,13 @@ fn file_table(
             path.display()
         )
     })?;
-    let values = read_table(&text, name, subcommand)
-        .map_err(|reason| format!("{origin} {}: {reason}", path.display()))?;
+    let values =
+        read_table(&text, name, subcommand).map_err(|reason| format!("{origin} {}: {reason}", path.display()))?;
     Ok(FileTable { path, values })
 }
 
 /// The values of table `[name]`; `Err` is the half sentence after the file's name.
-fn read_table(
-    text: &str,
-    name: &str,
-    subcommand: &clap::Command,
-) -> Result<BTreeMap<String, Vec<String>>, String> {
+fn read_table(text: &str, name: &str, subcommand: &clap::Command) -> Result<BTreeMap<String, Vec<String>>, String> {
     let root: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error
             .span()
@@ -268,9 +233,7 @@ fn read_table(
         None => return Ok(BTreeMap::new()),
         Some(toml::Value::Table(table)) => table,
         Some(_) => {
-            return Err(format!(
-                "{name} is not a table; write [{name}] and put keys below"
-            ));
+            return Err(format!("{name} is not a table; write [{name}] and put keys below"));
         }
     };
     let mut keys: Vec<String> = subcommand.get_arguments().filter_map(key_name).collect();
@@ -278,19 +241,13 @@ fn read_table(
     let mut values = BTreeMap::new();
     for (key, value) in table {
         if !keys.contains(key) {
-            return Err(
-                match sentence::nearest(key, keys.iter().map(String::as_str)) {
-                    Some(near) => format!("[{name}] has no key {key}; did you mean {near}?"),
-                    None => format!(
-                        "[{name}] has no key {key}; `squadron {name} --help` lists the flags"
-                    ),
-                },
-            );
+            return Err(match sentence::nearest(key, keys.iter().map(String::as_str)) {
+                Some(near) => format!("[{name}] has no key {key}; did you mean {near}?"),
+                None => format!("[{name}] has no key {key}; `squadron {name} --help` lists the flags"),
+            });
         }
         let texts = value_texts(value).ok_or_else(|| {
-            format!(
-                "{key} in [{name}] is neither text, number, boolean nor a list of them; write one"
-            )
+            format!("{key} in [{name}] is neither text, number, boolean nor a list of them; write one")
         })?;
         values.insert(key.clone(), texts);
     }
@@ -313,9 +270,8 @@ fn value_texts(value: &toml::Value) -> Option<Vec<String>> {
 
 /// Squadron's part of the user's cache folder.
 pub(super) fn cache_dir(variable: &dyn Fn(&str) -> Option<String>) -> PathBuf {
-    let folder = |name: &str, below: &str| {
-        value_of(variable, name).map(|value| Path::new(&value).join(below).join("squadron"))
-    };
+    let folder =
+        |name: &str, below: &str| value_of(variable, name).map(|value| Path::new(&value).join(below).join("squadron"));
     let home = if cfg!(target_os = "macos") {
         "Library/Caches"
     } else {

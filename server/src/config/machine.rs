@@ -20,13 +20,11 @@ pub(super) fn memory_bytes() -> u64 {
 
 /// Reads Linux's files below `root`, which is `/` outside tests.
 fn memory_under(root: &Path) -> Option<u64> {
-    let machine = fs::read_to_string(root.join("proc/meminfo"))
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-            let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-            Some(kib * 1024)
-        });
+    let machine = fs::read_to_string(root.join("proc/meminfo")).ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kib * 1024)
+    });
     let limits = cgroup_files(root).into_iter().filter_map(|file| {
         // cgroup v2 says "max" where there is no limit, v1 a number near 2^63.
         fs::read_to_string(file).ok()?.trim().parse().ok()
@@ -38,10 +36,7 @@ fn memory_under(root: &Path) -> Option<u64> {
 fn cgroup_files(root: &Path) -> Vec<PathBuf> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mount = root.join("sys/fs/cgroup");
-    let mut files = vec![
-        mount.join("memory.max"),
-        mount.join("memory/memory.limit_in_bytes"),
-    ];
+    let mut files = vec![mount.join("memory.max"), mount.join("memory/memory.limit_in_bytes")];
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
@@ -49,10 +44,7 @@ fn cgroup_files(root: &Path) -> Vec<PathBuf> {
         };
         let (base, file) = if controllers.is_empty() {
             (mount.clone(), "memory.max")
-        } else if controllers
-            .split(',')
-            .any(|controller| controller == "memory")
-        {
+        } else if controllers.split(',').any(|controller| controller == "memory") {
             (mount.join("memory"), "memory.limit_in_bytes")
         } else {
             continue;
@@ -87,21 +79,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         assert_eq!(memory_under(root), None);
-        write(
-            root,
-            "proc/meminfo",
-            "MemTotal:       8388608 kB\nMemFree: 1 kB\n",
-        );
+        write(root, "proc/meminfo", "MemTotal:       8388608 kB\nMemFree: 1 kB\n");
         assert_eq!(memory_under(root), Some(8 << 30));
         write(root, "proc/self/cgroup", "0::/a/b\n");
         write(root, "sys/fs/cgroup/a/b/memory.max", "max\n");
         assert_eq!(memory_under(root), Some(8 << 30));
         write(root, "sys/fs/cgroup/a/memory.max", "2147483648\n");
-        assert_eq!(
-            memory_under(root),
-            Some(2 << 30),
-            "a group above counts too"
-        );
+        assert_eq!(memory_under(root), Some(2 << 30), "a group above counts too");
         write(root, "sys/fs/cgroup/memory.max", "1073741824\n");
         assert_eq!(
             memory_under(root),
@@ -116,11 +100,7 @@ mod tests {
         let root = root.path();
         write(root, "proc/meminfo", "MemTotal: 8388608 kB\n");
         write(root, "proc/self/cgroup", "12:cpu,memory:/x\n3:pids:/y\n");
-        write(
-            root,
-            "sys/fs/cgroup/memory/x/memory.limit_in_bytes",
-            "1000\n",
-        );
+        write(root, "sys/fs/cgroup/memory/x/memory.limit_in_bytes", "1000\n");
         assert_eq!(memory_under(root), Some(1000));
     }
 }

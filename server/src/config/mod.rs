@@ -19,8 +19,8 @@ mod values;
 use std::ffi::OsString;
 
 pub use args::{
-    Command, EndpointLocations, GenerateTpchArgs, HashPasswordArgs, OutputFormat, PolicyName,
-    ServeArgs, SqlArgs, WorkArgs, WorkerArgs,
+    Command, EndpointLocations, GenerateTpchArgs, HashPasswordArgs, OutputFormat, PolicyName, ServeArgs, SqlArgs,
+    WorkArgs, WorkerArgs,
 };
 pub use machine::cores;
 pub use reference::reference;
@@ -74,10 +74,7 @@ pub fn parse(
     let command = layers::parse(argv.into_iter().collect(), &variable)?;
     match &command {
         Command::Serve(serve) => check_serve(serve).map_err(Stop::Refuse)?,
-        Command::Worker(_)
-        | Command::Sql(_)
-        | Command::HashPassword(_)
-        | Command::GenerateTpch(_) => {}
+        Command::Worker(_) | Command::Sql(_) | Command::HashPassword(_) | Command::GenerateTpch(_) => {}
     }
     Ok(command)
 }

@@ -19,10 +19,7 @@ pub fn reference() -> String {
         .filter(|command| !command.is_hide_set())
     {
         let name = command.get_name();
-        let about = command
-            .get_about()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         let _ = write!(
             page,
             "\n## `squadron {name}`\n\n{about}\n\n| flag | variable | default | meaning |\n|---|---|---|---|\n"
@@ -59,8 +56,6 @@ fn meaning(help: &str, defaults: &[clap::builder::OsStr]) -> (String, String) {
         Some((text, rest)) => (text, rest.split(']').next().unwrap_or_default().to_string()),
         None => (help, String::new()),
     };
-    let declared = defaults
-        .first()
-        .map(|value| format!("`{}`", value.to_string_lossy()));
+    let declared = defaults.first().map(|value| format!("`{}`", value.to_string_lossy()));
     (text.trim().to_string(), declared.unwrap_or(written))
 }

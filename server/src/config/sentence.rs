@@ -63,11 +63,7 @@ fn subject(argument: &str, value: &str, origins: &Origins) -> String {
 
 /// `--slots` of `--slots <N>`.
 fn flag_name(shown: &str) -> String {
-    shown
-        .split([' ', '='])
-        .next()
-        .unwrap_or_default()
-        .to_string()
+    shown.split([' ', '=']).next().unwrap_or_default().to_string()
 }
 
 fn first_text(value: &ContextValue) -> String {
@@ -96,20 +92,12 @@ fn fallback(error: &clap::Error) -> String {
 }
 
 /// The candidate that `name` was probably meant to be.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     let limit = (name.chars().count() / 3).max(1);
     candidates
         .into_iter()
-        .map(|candidate| {
-            (
-                strsim::damerau_levenshtein(&name, &candidate.to_lowercase()),
-                candidate,
-            )
-        })
+        .map(|candidate| (strsim::damerau_levenshtein(&name, &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min()
         .map(|(_, candidate)| candidate)

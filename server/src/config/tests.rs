@@ -10,15 +10,11 @@ fn with(argv: &[&str], variables: &[(&str, &str)]) -> Result<Command, Stop> {
         .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
         .collect();
     let argv = std::iter::once("squadron").chain(argv.iter().copied());
-    parse(argv.map(OsString::from), move |name| {
-        variables.get(name).cloned()
-    })
+    parse(argv.map(OsString::from), move |name| variables.get(name).cloned())
 }
 
 fn serve(argv: &[&str], variables: &[(&str, &str)]) -> ServeArgs {
-    let argv: Vec<_> = std::iter::once("serve")
-        .chain(argv.iter().copied())
-        .collect();
+    let argv: Vec<_> = std::iter::once("serve").chain(argv.iter().copied()).collect();
     match with(&argv, variables) {
         Ok(Command::Serve(serve)) => *serve,
         other => panic!("{other:?}"),
@@ -51,9 +47,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(args.max_open_results, 256);
     assert_eq!(args.min_task_bytes, 1 << 20);
     assert_eq!(args.partition_bytes, 64 << 20);
-    assert!(
-        args.cluster_listen.is_none() && !args.insecure && !args.strict && args.data.is_empty()
-    );
+    assert!(args.cluster_listen.is_none() && !args.insecure && !args.strict && args.data.is_empty());
 }
 
 #[test]
@@ -65,16 +59,12 @@ fn cores_and_memory_are_shared_by_the_embedded_workers() {
     assert_eq!(args.work.memory_bytes(2), args.work.memory_bytes(1) / 2);
     assert!(args.work.memory_bytes(1) < machine::memory_bytes());
     let args = serve(&["--slots", "3", "--memory", "1GiB"], &[]);
-    assert_eq!(
-        (args.work.slots(2), args.work.memory_bytes(2)),
-        (3, 1 << 30)
-    );
+    assert_eq!((args.work.slots(2), args.work.memory_bytes(2)), (3, 1 << 30));
 }
 
 #[test]
 fn flag_beats_variable_beats_file_beats_default() {
-    let (_folder, file) =
-        toml_file("[serve]\nslots = 2\nresult_ttl = \"7s\"\nmax_open_results = 9\nstrict = true\n");
+    let (_folder, file) = toml_file("[serve]\nslots = 2\nresult_ttl = \"7s\"\nmax_open_results = 9\nstrict = true\n");
     let variables = [
         ("SQUADRON_SLOTS", "3"),
         ("SQUADRON_RESULT_TTL", "8s"),
@@ -116,16 +106,12 @@ fn lists_and_switches_come_from_every_layer() {
         &["--listen", "0.0.0.0:0"],
         &[("SQUADRON_INSECURE", "1"), ("SQUADRON_SLOTS", "")],
     );
-    assert!(
-        args.insecure && args.work.slots.is_none(),
-        "an empty variable is none"
-    );
+    assert!(args.insecure && args.work.slots.is_none(), "an empty variable is none");
 }
 
 #[test]
 fn each_command_has_its_own_variables_and_table() {
-    let (_folder, file) =
-        toml_file("[serve]\nslots = 2\n[worker]\nslots = 5\n[sql]\nformat = \"csv\"\n");
+    let (_folder, file) = toml_file("[serve]\nslots = 2\n[worker]\nslots = 5\n[sql]\nformat = \"csv\"\n");
     let command = with(
         &["worker", "--config", &file],
         &[
@@ -156,14 +142,8 @@ fn each_command_has_its_own_variables_and_table() {
 
 #[test]
 fn a_typed_flag_silences_what_it_excludes() {
-    let variables = [
-        ("SQUADRON_SQL_TOKEN", "t"),
-        ("SQUADRON_SQL_COMMAND", "SELECT 1"),
-    ];
-    let command = with(
-        &["sql", "--user", "u", "--password", "p", "-f", "x.sql"],
-        &variables,
-    );
+    let variables = [("SQUADRON_SQL_TOKEN", "t"), ("SQUADRON_SQL_COMMAND", "SELECT 1")];
+    let command = with(&["sql", "--user", "u", "--password", "p", "-f", "x.sql"], &variables);
     let Ok(Command::Sql(sql)) = command else {
         panic!("{command:?}");
     };
@@ -178,10 +158,7 @@ fn every_refusal_names_flag_value_and_mend() {
     let (_folder, bad_value) = toml_file("[serve]\nslots = 0\n");
     let cases: &[(&[&str], &[&str])] = &[
         (&["serve", "--slots", "0"], &["--slots 0 ", "at least 1"]),
-        (
-            &["serve", "--slots", "two"],
-            &["--slots two ", "whole number"],
-        ),
+        (&["serve", "--slots", "two"], &["--slots two ", "whole number"]),
         (
             &["serve", "--embedded-workers", "-1"],
             &["--embedded-workers -1 ", "give 0 to"],
@@ -192,10 +169,7 @@ fn every_refusal_names_flag_value_and_mend() {
         ),
         (&["serve", "--memory", "4XB"], &["--memory 4XB ", "4GiB"]),
         (&["serve", "--memory", "1KB"], &["--memory 1KB ", "1MiB"]),
-        (
-            &["serve", "--result-ttl", "0"],
-            &["--result-ttl 0 ", "at least 1ms"],
-        ),
+        (&["serve", "--result-ttl", "0"], &["--result-ttl 0 ", "at least 1ms"]),
         (
             &["serve", "--listen", "nowhere"],
             &["--listen nowhere ", "127.0.0.1:50051"],
@@ -224,17 +198,11 @@ fn every_refusal_names_flag_value_and_mend() {
         (&["serve", "--slost", "1"], &["--slost ", "--slots"]),
         (&["serve", "--listen"], &["--listen ", "value"]),
         (&["serve", "--strict", "--strict"], &["--strict ", "once"]),
-        (
-            &["serve", "--config", "/no/file"],
-            &["--config /no/file ", "readable"],
-        ),
+        (&["serve", "--config", "/no/file"], &["--config /no/file ", "readable"]),
         (&["serve", "--config", &bad_key], &["slotz", "slots"]),
         (&["serve", "--config", &bad_table], &["server", "[serve]"]),
         (&["serve", "--config", &bad_toml], &["line 2", "correct"]),
-        (
-            &["serve", "--config", &bad_value],
-            &["slots in ", " 0 ", "at least 1"],
-        ),
+        (&["serve", "--config", &bad_value], &["slots in ", " 0 ", "at least 1"]),
         (&["worker"], &["--server", "add it"]),
         (&["worker", "--server", "h"], &["--server h ", "port"]),
         (
@@ -246,10 +214,7 @@ fn every_refusal_names_flag_value_and_mend() {
             &["--command", "--file", "leave one out"],
         ),
         (&["sql", "--password", "p"], &["--user", "missing"]),
-        (
-            &["swerve"],
-            &["swerve ", "serve, worker, sql or hash-password"],
-        ),
+        (&["swerve"], &["swerve ", "serve, worker, sql or hash-password"]),
         (&["serve", "--tls-cert", "c"], &["--tls-key", "missing"]),
         (
             &["worker", "--server", "h:1", "--tls-key", "k"],
@@ -262,10 +227,7 @@ fn every_refusal_names_flag_value_and_mend() {
         let sentence = refusal(argv, &[]);
         assert!(!sentence.contains('\n'), "{argv:?}: {sentence}");
         for part in *parts {
-            assert!(
-                sentence.contains(part),
-                "{argv:?}: {sentence:?} lacks {part:?}"
-            );
+            assert!(sentence.contains(part), "{argv:?}: {sentence:?} lacks {part:?}");
         }
     }
 }
@@ -289,13 +251,7 @@ fn users_tokens_insecure_or_a_secret_open_the_ports() {
     }
     assert!(
         with(
-            &[
-                "serve",
-                "--cluster-listen",
-                "0.0.0.0:1",
-                "--cluster-secret",
-                "s"
-            ],
+            &["serve", "--cluster-listen", "0.0.0.0:1", "--cluster-secret", "s"],
             &[]
         )
         .is_ok()
@@ -308,10 +264,7 @@ fn help_and_version_are_shown() {
     let Err(Stop::Show(version)) = with(&["--version"], &[]) else {
         panic!();
     };
-    assert_eq!(
-        version.trim(),
-        concat!("squadron ", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(version.trim(), concat!("squadron ", env!("CARGO_PKG_VERSION")));
     let Err(Stop::Show(help)) = with(&["serve", "--help"], &[("SQUADRON_SLOTS", "0")]) else {
         panic!("help is shown whatever else is wrong");
     };

@@ -100,9 +100,7 @@ pub(super) fn message_size(text: &str) -> Result<usize, String> {
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "is not a time; write it like 500ms, 10s, 2m or 1h".to_string();
     let trimmed = text.trim();
-    let unit_at = trimmed
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(trimmed.len());
+    let unit_at = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(unit_at);
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let millis_of_one: u64 = match unit.trim() {
@@ -122,8 +120,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 /// A number from 0 on.
 pub(super) fn whole_number(text: &str) -> Result<usize, String> {
-    text.parse()
-        .map_err(|_| "is not a whole number; give one".into())
+    text.parse().map_err(|_| "is not a whole number; give one".into())
 }
 
 /// A number from 1 on.
@@ -139,9 +136,7 @@ pub(super) fn priority_decay(text: &str) -> Result<u32, String> {
     const MOST: u32 = 4;
     match text.parse() {
         Ok(power) if power <= MOST => Ok(power),
-        _ => Err(format!(
-            "is not a rate of decay; give a whole number from 0 to {MOST}"
-        )),
+        _ => Err(format!("is not a rate of decay; give a whole number from 0 to {MOST}")),
     }
 }
 
@@ -179,8 +174,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
-    let wrong =
-        || "is not an address to listen on; write it like 127.0.0.1:50051 or 0.0.0.0:0".to_string();
+    let wrong = || "is not an address to listen on; write it like 127.0.0.1:50051 or 0.0.0.0:0".to_string();
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     if host.is_empty() || port.parse::<u16>().is_err() {
         return Err(wrong());
@@ -198,10 +192,7 @@ pub(super) fn server_url(text: &str) -> Result<Url, String> {
         "grpc" | "grpc+tcp" | "http" => "http",
         "grpc+tls" | "https" => "https",
         _ => {
-            return Err(
-                "has a scheme that is not known; use grpc://, grpc+tls://, http:// or https://"
-                    .into(),
-            );
+            return Err("has a scheme that is not known; use grpc://, grpc+tls://, http:// or https://".into());
         }
     };
     let rest = rest.trim_end_matches('/');
@@ -259,8 +250,7 @@ fn location_url(location: &str) -> Result<Url, String> {
         }
         return path_url(&path);
     }
-    let url = Url::parse(location)
-        .map_err(|error| format!("is not a URL ({error}); write NAME=SCHEME://..."))?;
+    let url = Url::parse(location).map_err(|error| format!("is not a URL ({error}); write NAME=SCHEME://..."))?;
     if !SCHEMES.contains(&url.scheme()) {
         return Err(format!(
             "has the scheme {}, which is not supported; use file, s3, gs, az, http or https",
@@ -393,11 +383,7 @@ mod tests {
         let read = secret(&format!("@{}", file.path().display())).unwrap();
         assert_eq!(read.reveal(), "hush");
         assert!(!format!("{read:?}").contains("hush"));
-        assert!(
-            secret("@/no/such/file")
-                .unwrap_err()
-                .contains("cannot be read")
-        );
+        assert!(secret("@/no/such/file").unwrap_err().contains("cannot be read"));
         assert!(secret("").is_err());
     }
 
@@ -412,9 +398,7 @@ mod tests {
             "an existing path wins over NAME=URL"
         );
         let named = data_source("t=s3://bucket/prefix/").unwrap();
-        assert!(
-            matches!(named, DataSource::Named { name, url } if name == "t" && url.scheme() == "s3")
-        );
+        assert!(matches!(named, DataSource::Named { name, url } if name == "t" && url.scheme() == "s3"));
         let local = data_source(&format!("t={}", folder.path().display())).unwrap();
         assert!(matches!(local, DataSource::Named { url, .. } if url.as_str().ends_with('/')));
         for (text, part) in [

@@ -4,8 +4,7 @@
 
 use arrow_flight::sql::{
     ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
-    ActionCreatePreparedStatementRequest, ActionCreatePreparedSubstraitPlanRequest, Any,
-    ProstMessageExt,
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedSubstraitPlanRequest, Any, ProstMessageExt,
 };
 use arrow_flight::{
     Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo,
@@ -16,8 +15,7 @@ use prost::Message;
 use squadron_proto::Failure;
 
 use super::messages::{
-    CloseSessionRequest, CloseSessionResult, CloseSessionStatus, GetSessionOptionsRequest,
-    SetSessionOptionsRequest,
+    CloseSessionRequest, CloseSessionResult, CloseSessionStatus, GetSessionOptionsRequest, SetSessionOptionsRequest,
 };
 use super::prepared::Statements;
 use super::session::Sessions;
@@ -83,11 +81,7 @@ pub(super) fn list() -> impl Iterator<Item = ActionType> {
 }
 
 /// Runs one action; None when it has no result.
-pub(super) async fn run(
-    parts: Parts<'_>,
-    session: &Session,
-    action: Action,
-) -> Result<Option<Bytes>, Failure> {
+pub(super) async fn run(parts: Parts<'_>, session: &Session, action: Action) -> Result<Option<Bytes>, Failure> {
     let body = action.body;
     match action.r#type.as_str() {
         CREATE_PREPARED_STATEMENT => create(&parts, session, unpacked(&body)?).await.map(Some),
@@ -192,15 +186,12 @@ fn unpacked<M: ProstMessageExt>(body: &[u8]) -> Result<M, Failure> {
 }
 
 fn decoded<M: Message + Default>(body: &[u8]) -> Result<M, Failure> {
-    M::decode(body)
-        .map_err(|error| invalid(format!("the body of the action cannot be read: {error}")))
+    M::decode(body).map_err(|error| invalid(format!("the body of the action cannot be read: {error}")))
 }
 
 fn not_an_action(name: &str) -> Failure {
     let why = match name {
-        "BeginTransaction" | "EndTransaction" | "BeginSavepoint" | "EndSavepoint" => {
-            NO_TRANSACTIONS
-        }
+        "BeginTransaction" | "EndTransaction" | "BeginSavepoint" | "EndSavepoint" => NO_TRANSACTIONS,
         _ => "ListActions answers those that are served",
     };
     let name: String = name.chars().take(100).collect();
@@ -227,10 +218,6 @@ mod tests {
         let failure = not_an_action(&"x".repeat(1000));
         assert_eq!(failure.kind, FailureKind::Unsupported);
         assert!(failure.message.len() < 300);
-        assert!(
-            not_an_action("BeginTransaction")
-                .message
-                .contains("autocommit")
-        );
+        assert!(not_an_action("BeginTransaction").message.contains("autocommit"));
     }
 }

@@ -76,7 +76,8 @@ pub(super) fn held<T: Send + 'static>(items: Stream<T>, deadline: Option<Instant
 }
 
 fn late() -> Failure {
-    let message = "the call took longer than its client gave it (grpc-timeout); give it more time, or ask for fewer rows";
+    let message =
+        "the call took longer than its client gave it (grpc-timeout); give it more time, or ask for fewer rows";
     Failure::new(FailureKind::Deadline, message)
 }
 
@@ -129,9 +130,7 @@ mod tests {
         assert_eq!(status.code(), Code::DeadlineExceeded);
         // What ends in time ends as it would.
         let later = Instant::now() + Duration::from_secs(600);
-        let whole: Vec<_> = held(stream::iter([Ok(1), Ok(2)]).boxed(), Some(later))
-            .collect()
-            .await;
+        let whole: Vec<_> = held(stream::iter([Ok(1), Ok(2)]).boxed(), Some(later)).collect().await;
         assert_eq!(whole.len(), 2);
     }
 }

@@ -7,9 +7,7 @@
 
 use arrow::datatypes::Schema;
 use arrow_flight::sql::{Any, TicketStatementQuery};
-use arrow_flight::{
-    FlightDescriptor, FlightEndpoint, FlightInfo, PollInfo, RenewFlightEndpointRequest, Ticket,
-};
+use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, PollInfo, RenewFlightEndpointRequest, Ticket};
 use bytes::Bytes;
 use prost::Message;
 use squadron_proto::{Failure, QueryId};
@@ -67,9 +65,9 @@ pub(super) fn renew(
     let mut endpoint = request
         .endpoint
         .ok_or_else(|| invalid("RenewFlightEndpoint without an endpoint"))?;
-    let ticket = endpoint.ticket.ok_or_else(|| {
-        invalid("the endpoint has no ticket; send one of the FlightInfo as it came")
-    })?;
+    let ticket = endpoint
+        .ticket
+        .ok_or_else(|| invalid("the endpoint has no ticket; send one of the FlightInfo as it came"))?;
     let (ticket, expires) = queries.renew(principal, &handle_in(&ticket.ticket))?;
     endpoint.ticket = Some(Ticket::new(ticket));
     endpoint.expiration_time = Some(expires.into());

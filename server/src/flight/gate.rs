@@ -34,10 +34,7 @@ pub struct Gate<S> {
 
 impl<S> Gate<S> {
     pub(super) fn new(service: S, authenticator: Authenticator) -> Self {
-        Self {
-            service,
-            authenticator,
-        }
+        Self { service, authenticator }
     }
 }
 
@@ -47,10 +44,7 @@ impl<S: NamedService> NamedService for Gate<S> {
 
 impl<S> Service<Request<Body>> for Gate<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
     type Response = Response<Body>;

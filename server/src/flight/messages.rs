@@ -26,9 +26,7 @@ impl CreatePreparedStatementResult {
     /// The body of the action's result.
     pub(super) fn into_any(self) -> Any {
         Any {
-            type_url:
-                "type.googleapis.com/arrow.flight.protocol.sql.ActionCreatePreparedStatementResult"
-                    .into(),
+            type_url: "type.googleapis.com/arrow.flight.protocol.sql.ActionCreatePreparedStatementResult".into(),
             value: self.encode_to_vec().into(),
         }
     }
@@ -142,8 +140,7 @@ mod tests {
             parameter_schema: Bytes::from_static(b"p"),
             is_update: Some(false),
         };
-        let theirs: ActionCreatePreparedStatementResult =
-            ours.into_any().unpack().unwrap().unwrap();
+        let theirs: ActionCreatePreparedStatementResult = ours.into_any().unpack().unwrap().unwrap();
         assert_eq!(theirs.prepared_statement_handle, "h");
         assert_eq!(theirs.dataset_schema, "d");
         assert_eq!(theirs.parameter_schema, "p");
@@ -152,13 +149,8 @@ mod tests {
     /// The bytes as protoc's encoder writes them: a map entry with key "n" and the fixed 64-bit integer 5.
     #[test]
     fn an_integer_option_has_the_wire_form_of_the_proto_file() {
-        let wire = [
-            0x0a, 14, 0x0a, 1, b'n', 0x12, 9, 0x19, 5, 0, 0, 0, 0, 0, 0, 0,
-        ];
+        let wire = [0x0a, 14, 0x0a, 1, b'n', 0x12, 9, 0x19, 5, 0, 0, 0, 0, 0, 0, 0];
         let request = SetSessionOptionsRequest::decode(wire.as_slice()).unwrap();
-        assert_eq!(
-            request.session_options["n"].value,
-            Some(OptionValue::Integer(5))
-        );
+        assert_eq!(request.session_options["n"].value, Some(OptionValue::Integer(5)));
     }
 }

@@ -1,18 +1,14 @@
 //! Session options over Flight: the same options that SQL reaches with SET, under the names drivers use.
 
 use super::messages::{
-    GetSessionOptionsResult, OptionValue, SessionOptionValue, SetSessionOptionError,
-    SetSessionOptionErrorKind, SetSessionOptionsRequest, SetSessionOptionsResult,
+    GetSessionOptionsResult, OptionValue, SessionOptionValue, SetSessionOptionError, SetSessionOptionErrorKind,
+    SetSessionOptionsRequest, SetSessionOptionsResult,
 };
 use crate::queries::{Queries, Session};
 use crate::settings::session::{self, CATALOG, Wrong};
 
 /// Sets each option that can be set, and names those that cannot.
-pub(super) fn set(
-    queries: &Queries,
-    session: &Session,
-    request: SetSessionOptionsRequest,
-) -> SetSessionOptionsResult {
+pub(super) fn set(queries: &Queries, session: &Session, request: SetSessionOptionsRequest) -> SetSessionOptionsResult {
     // The catalog first, since a schema is looked up in it.
     let mut options: Vec<_> = request.session_options.into_iter().collect();
     options.sort_by_key(|(name, _)| (name != CATALOG, name.clone()));
@@ -42,15 +38,13 @@ fn set_one(
     value: Option<OptionValue>,
 ) -> Result<(), SetSessionOptionErrorKind> {
     let value = value.map(as_text).transpose()?;
-    queries
-        .set_option(session, name, value.as_deref())
-        .map_err(|wrong| {
-            tracing::debug!("an option was not set: {wrong}");
-            match wrong {
-                Wrong::Name(_) => SetSessionOptionErrorKind::InvalidName,
-                Wrong::Value(_) => SetSessionOptionErrorKind::InvalidValue,
-            }
-        })
+    queries.set_option(session, name, value.as_deref()).map_err(|wrong| {
+        tracing::debug!("an option was not set: {wrong}");
+        match wrong {
+            Wrong::Name(_) => SetSessionOptionErrorKind::InvalidName,
+            Wrong::Value(_) => SetSessionOptionErrorKind::InvalidValue,
+        }
+    })
 }
 
 fn as_text(value: OptionValue) -> Result<String, SetSessionOptionErrorKind> {
@@ -81,11 +75,7 @@ mod tests {
         queries_and_session().await
     }
 
-    fn set_to(
-        (queries, session): &(Queries, Session),
-        name: &str,
-        value: Option<OptionValue>,
-    ) -> Option<i32> {
+    fn set_to((queries, session): &(Queries, Session), name: &str, value: Option<OptionValue>) -> Option<i32> {
         let request = SetSessionOptionsRequest {
             session_options: HashMap::from([(name.into(), SessionOptionValue { value })]),
         };

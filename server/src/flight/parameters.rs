@@ -67,16 +67,11 @@ async fn collect(
 }
 
 async fn decode(messages: Vec<FlightData>) -> Result<Option<RecordBatch>, Failure> {
-    let mut decoder =
-        FlightDataDecoder::new(stream::iter(messages.into_iter().map(Ok::<_, FlightError>)));
+    let mut decoder = FlightDataDecoder::new(stream::iter(messages.into_iter().map(Ok::<_, FlightError>)));
     let mut schema: Option<SchemaRef> = None;
     let mut batches = Vec::new();
     let mut rows = 0_usize;
-    while let Some(message) = decoder
-        .try_next()
-        .await
-        .map_err(|error| unreadable(&error))?
-    {
+    while let Some(message) = decoder.try_next().await.map_err(|error| unreadable(&error))? {
         match message.payload {
             DecodedPayload::Schema(_) if schema.is_some() => {
                 return Err(invalid("the parameters have two schemas; send one"));
@@ -142,9 +137,7 @@ fn too_large() -> Failure {
 }
 
 fn unreadable(error: &FlightError) -> Failure {
-    invalid(format!(
-        "the parameters are not a valid Arrow stream: {error}"
-    ))
+    invalid(format!("the parameters are not a valid Arrow stream: {error}"))
 }
 
 /// The failure for a request stream that ended in an error.
@@ -156,10 +149,7 @@ pub(super) fn broken_stream(status: &Status) -> Failure {
         Code::Cancelled | Code::Unknown | Code::Unavailable => FailureKind::Cancelled,
         _ => FailureKind::Invalid,
     };
-    Failure::new(
-        kind,
-        format!("the request stream ended early: {}", status.message()),
-    )
+    Failure::new(kind, format!("the request stream ended early: {}", status.message()))
 }
 
 #[cfg(test)]

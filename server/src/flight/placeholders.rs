@@ -72,9 +72,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn numbered(sql: &str) -> String {
-        super::numbered(sql, &GenericDialect {})
-            .unwrap()
-            .into_owned()
+        super::numbered(sql, &GenericDialect {}).unwrap().into_owned()
     }
 
     #[test]
@@ -110,12 +108,7 @@ mod tests {
     #[test]
     fn the_operators_of_postgres_stay() {
         let sql = "SELECT a ?| b";
-        assert_eq!(
-            super::numbered(sql, &PostgreSqlDialect {})
-                .unwrap()
-                .as_ref(),
-            sql
-        );
+        assert_eq!(super::numbered(sql, &PostgreSqlDialect {}).unwrap().as_ref(), sql);
     }
 
     #[test]

@@ -52,16 +52,11 @@ impl Statements {
             .build();
         let bindings = Cache::builder()
             .max_capacity(options.max_bound_bytes)
-            .weigher(|_, batch: &Arc<RecordBatch>| {
-                u32::try_from(batch.get_array_memory_size()).unwrap_or(u32::MAX)
-            })
+            .weigher(|_, batch: &Arc<RecordBatch>| u32::try_from(batch.get_array_memory_size()).unwrap_or(u32::MAX))
             .time_to_idle(options.session_idle_timeout)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self {
-            statements,
-            bindings,
-        }
+        Self { statements, bindings }
     }
 
     /// Keeps a planned statement and answers what a client learns about it.
@@ -88,9 +83,7 @@ impl Statements {
             planned,
             last_binding: Mutex::new(None),
         };
-        self.statements
-            .insert(handle.clone(), Arc::new(statement))
-            .await;
+        self.statements.insert(handle.clone(), Arc::new(statement)).await;
         Ok(CreatePreparedStatementResult {
             prepared_statement_handle: handle.into(),
             dataset_schema,
@@ -100,11 +93,7 @@ impl Statements {
     }
 
     /// The statement of a handle.
-    pub(super) async fn get(
-        &self,
-        principal: &Principal,
-        handle: &[u8],
-    ) -> Result<Prepared, Failure> {
+    pub(super) async fn get(&self, principal: &Principal, handle: &[u8]) -> Result<Prepared, Failure> {
         let (name, binding) = parts(handle)?;
         let statement = self.statement(principal, name).await?;
         let binding = binding.map(Into::into).or_else(|| statement.last_binding());
@@ -119,11 +108,7 @@ impl Statements {
     }
 
     /// What the rows of a handle's statement look like, without its parameters.
-    pub(super) async fn planned(
-        &self,
-        principal: &Principal,
-        handle: &[u8],
-    ) -> Result<PlannedStatement, Failure> {
+    pub(super) async fn planned(&self, principal: &Principal, handle: &[u8]) -> Result<PlannedStatement, Failure> {
         let (name, _) = parts(handle)?;
         Ok(self.statement(principal, name).await?.planned.clone())
     }
@@ -144,9 +129,7 @@ impl Statements {
         check_count(&statement.planned.parameters, &parameters)?;
         let binding = random_name();
         let handle = format!("{name}.{binding}");
-        self.bindings
-            .insert(handle.clone(), Arc::new(parameters))
-            .await;
+        self.bindings.insert(handle.clone(), Arc::new(parameters)).await;
         statement.set_last_binding(Some(binding));
         Ok(handle.into())
     }
@@ -174,11 +157,7 @@ impl Statements {
         Ok(())
     }
 
-    async fn statement(
-        &self,
-        principal: &Principal,
-        name: &str,
-    ) -> Result<Arc<Statement>, Failure> {
+    async fn statement(&self, principal: &Principal, name: &str) -> Result<Arc<Statement>, Failure> {
         let statement = self.statements.get(name).await;
         statement
             .filter(|statement| statement.owner == *principal)
@@ -204,17 +183,11 @@ impl Statements {
 
 impl Statement {
     fn last_binding(&self) -> Option<String> {
-        self.last_binding
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.last_binding.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set_last_binding(&self, binding: Option<String>) {
-        *self
-            .last_binding
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = binding;
+        *self.last_binding.lock().unwrap_or_else(PoisonError::into_inner) = binding;
     }
 }
 

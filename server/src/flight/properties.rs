@@ -53,18 +53,11 @@ impl Properties {
     ///
     /// # Errors
     /// `Invalid` with the name of the property and what `set` said.
-    pub(super) fn merge(
-        &mut self,
-        newer: &Self,
-        set: impl Fn(&str, &str) -> Result<(), Wrong>,
-    ) -> Result<(), Failure> {
+    pub(super) fn merge(&mut self, newer: &Self, set: impl Fn(&str, &str) -> Result<(), Wrong>) -> Result<(), Failure> {
         for (name, value) in &newer.0 {
             if self.0.get(name) != Some(value) {
-                set(name, value).map_err(|wrong| {
-                    invalid(format!(
-                        "the connection property {name} is refused: {wrong}"
-                    ))
-                })?;
+                set(name, value)
+                    .map_err(|wrong| invalid(format!("the connection property {name} is refused: {wrong}")))?;
                 self.0.insert(name.clone(), value.clone());
             }
         }
@@ -81,10 +74,7 @@ impl<const N: usize> From<[(&str, &str); N]> for Properties {
 }
 
 fn is_option(name: &str) -> bool {
-    name.starts_with("squadron.")
-        || name.starts_with("datafusion.")
-        || name == CATALOG
-        || name == SCHEMA
+    name.starts_with("squadron.") || name.starts_with("datafusion.") || name == CATALOG || name == SCHEMA
 }
 
 /// RFC 9218 has a header `priority` too, as `u=3, i`; a proxy may add it.
@@ -157,10 +147,7 @@ mod tests {
             let failure = properties.merge(&newer, set).unwrap_err();
             assert!(failure.message.contains("schema"), "{failure}");
         }
-        assert_eq!(
-            *asked.borrow(),
-            ["catalog=c", "schema=wrong", "schema=wrong"]
-        );
+        assert_eq!(*asked.borrow(), ["catalog=c", "schema=wrong", "schema=wrong"]);
         assert_eq!(properties, Properties::from([("catalog", "c")]));
     }
 }

@@ -34,9 +34,10 @@ pub(super) async fn put(
         .await
         .ok_or_else(|| invalid("DoPut without a message; send the command first"))?
         .map_err(|status| broken_stream(&status))?;
-    let descriptor = first.flight_descriptor.as_ref().ok_or_else(|| {
-        invalid("DoPut without a descriptor; send the command in the first message")
-    })?;
+    let descriptor = first
+        .flight_descriptor
+        .as_ref()
+        .ok_or_else(|| invalid("DoPut without a descriptor; send the command in the first message"))?;
     match command_of(descriptor)? {
         Command::CommandStatementUpdate(command) => update(queries, session, command).await,
         Command::CommandStatementSubstraitPlan(command) => {
@@ -56,11 +57,7 @@ pub(super) async fn put(
     }
 }
 
-async fn update(
-    queries: &Queries,
-    session: &Session,
-    command: CommandStatementUpdate,
-) -> Result<PutResult, Failure> {
+async fn update(queries: &Queries, session: &Session, command: CommandStatementUpdate) -> Result<PutResult, Failure> {
     let transaction = command.transaction_id.as_ref();
     let planned = statement::plan(queries, session, &command.query, transaction).await?;
     run(queries, session, &planned, None).await
@@ -95,9 +92,7 @@ async fn bind(
     parameters: Option<RecordBatch>,
 ) -> Result<PutResult, Failure> {
     let handle = &command.prepared_statement_handle;
-    let handle = statements
-        .bind(&session.principal, handle, parameters)
-        .await?;
+    let handle = statements.bind(&session.principal, handle, parameters).await?;
     // Always a handle: the Java client uses the field even when it is absent.
     Ok(result(&DoPutPreparedStatementResult {
         prepared_statement_handle: Some(handle),
@@ -111,9 +106,7 @@ async fn run(
     planned: &PlannedStatement,
     parameters: Option<RecordBatch>,
 ) -> Result<PutResult, Failure> {
-    let no_rows = parameters
-        .as_ref()
-        .is_some_and(|batch| batch.num_rows() == 0);
+    let no_rows = parameters.as_ref().is_some_and(|batch| batch.num_rows() == 0);
     let record_count = if no_rows {
         0
     } else {

@@ -10,8 +10,8 @@ use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::{Any, Command};
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
-    HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
+    PollInfo, PutResult, SchemaResult, Ticket,
 };
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
@@ -100,10 +100,7 @@ impl Service {
             .await
     }
 
-    async fn log_in(
-        &self,
-        request: Request<Streaming<HandshakeRequest>>,
-    ) -> Result<(Login, Found), Refusal> {
+    async fn log_in(&self, request: Request<Streaming<HandshakeRequest>>) -> Result<(Login, Found), Refusal> {
         let (headers, extensions, messages) = request.into_parts();
         let credentials = match credentials::in_headers(&headers) {
             // A client whose credentials stand in the headers may send no message at all.
@@ -123,12 +120,7 @@ impl Service {
     }
 
     /// What a descriptor asks to be run or looked up.
-    async fn asked(
-        &self,
-        session: &Session,
-        descriptor: &FlightDescriptor,
-        rpc: &str,
-    ) -> Result<Asked, Failure> {
+    async fn asked(&self, session: &Session, descriptor: &FlightDescriptor, rpc: &str) -> Result<Asked, Failure> {
         if is_path(descriptor) {
             let sql = statement::of_path(session, &descriptor.path)?;
             let planned = statement::plan(&self.queries, session, &sql, None).await?;
@@ -137,14 +129,12 @@ impl Service {
         Ok(match command_of(descriptor)? {
             Command::CommandStatementQuery(command) => {
                 let transaction = command.transaction_id.as_ref();
-                let planned =
-                    statement::plan(&self.queries, session, &command.query, transaction).await?;
+                let planned = statement::plan(&self.queries, session, &command.query, transaction).await?;
                 Asked::Statement(planned, None)
             }
             Command::CommandStatementSubstraitPlan(command) => {
                 let transaction = command.transaction_id.as_ref();
-                let planned =
-                    substrait::plan(&self.queries, session, command.plan, transaction).await?;
+                let planned = substrait::plan(&self.queries, session, command.plan, transaction).await?;
                 Asked::Statement(planned, None)
             }
             Command::CommandPreparedStatementQuery(command) => {
@@ -152,18 +142,11 @@ impl Service {
                 let prepared = self.statements.get(&session.principal, handle).await?;
                 Asked::Statement(prepared.planned, prepared.parameters)
             }
-            other => Asked::Metadata(
-                Metadata::of(&other).ok_or_else(|| not_served(rpc, &other))?,
-                other,
-            ),
+            other => Asked::Metadata(Metadata::of(&other).ok_or_else(|| not_served(rpc, &other))?, other),
         })
     }
 
-    async fn flight_info(
-        &self,
-        session: &Session,
-        descriptor: FlightDescriptor,
-    ) -> Result<FlightInfo, Failure> {
+    async fn flight_info(&self, session: &Session, descriptor: FlightDescriptor) -> Result<FlightInfo, Failure> {
         match self.asked(session, &descriptor, "GetFlightInfo").await? {
             Asked::Statement(planned, parameters) => {
                 statement::start(&self.queries, session, &planned, parameters, descriptor).await
@@ -172,11 +155,7 @@ impl Service {
         }
     }
 
-    async fn poll_info(
-        &self,
-        session: &Session,
-        descriptor: FlightDescriptor,
-    ) -> Result<PollInfo, Failure> {
+    async fn poll_info(&self, session: &Session, descriptor: FlightDescriptor) -> Result<PollInfo, Failure> {
         let queries = &self.queries;
         if queries.is_poll(&descriptor.cmd) {
             let polled = queries.poll(&session.principal, &descriptor.cmd).await?;
@@ -187,18 +166,14 @@ impl Service {
                 let polled = queries.start_polled(session, &planned, parameters).await?;
                 endpoints::poll_info(polled)
             }
-            Asked::Metadata(metadata, command) => Ok(endpoints::complete(metadata_info(
-                &metadata, command, descriptor,
-            )?)),
+            Asked::Metadata(metadata, command) => {
+                Ok(endpoints::complete(metadata_info(&metadata, command, descriptor)?))
+            }
         }
     }
 
     /// The tables that match, each under its path, with the schema that reading it has.
-    async fn flights(
-        &self,
-        session: Arc<Session>,
-        criteria: Criteria,
-    ) -> Result<Stream<FlightInfo>, Failure> {
+    async fn flights(&self, session: Arc<Session>, criteria: Criteria) -> Result<Stream<FlightInfo>, Failure> {
         let paths = flights::paths(&session.context, &criteria.expression)?;
         let queries = self.queries.clone();
         let flights = stream::iter(paths).filter_map(move |path| {
@@ -208,11 +183,7 @@ impl Service {
         Ok(flights.boxed())
     }
 
-    async fn schema(
-        &self,
-        session: &Session,
-        descriptor: FlightDescriptor,
-    ) -> Result<SchemaResult, Failure> {
+    async fn schema(&self, session: &Session, descriptor: FlightDescriptor) -> Result<SchemaResult, Failure> {
         if is_path(&descriptor) {
             let sql = statement::of_path(session, &descriptor.path)?;
             let planned = statement::plan(&self.queries, session, &sql, None).await?;
@@ -235,10 +206,7 @@ impl Service {
             }
             Command::CommandPreparedStatementQuery(command) => {
                 let handle = &command.prepared_statement_handle;
-                self.statements
-                    .planned(&session.principal, handle)
-                    .await?
-                    .schema
+                self.statements.planned(&session.principal, handle).await?.schema
             }
             other => Metadata::of(&other)
                 .ok_or_else(|| not_served("GetSchema", &other))?
@@ -282,10 +250,7 @@ impl FlightService for Service {
     type DoExchangeStream = Stream<FlightData>;
 
     /// Without authentication everyone is let in; the token only names the session.
-    async fn handshake(
-        &self,
-        request: Request<Streaming<HandshakeRequest>>,
-    ) -> Answer<Self::HandshakeStream> {
+    async fn handshake(&self, request: Request<Streaming<HandshakeRequest>>) -> Answer<Self::HandshakeStream> {
         let work = async {
             let (login, found) = self.log_in(request).await?;
             let bearer: AsciiMetadataValue = format!("Bearer {}", login.token)
@@ -365,18 +330,13 @@ impl FlightService for Service {
         .await
     }
 
-    async fn do_exchange(
-        &self,
-        _: Request<Streaming<FlightData>>,
-    ) -> Answer<Self::DoExchangeStream> {
+    async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Answer<Self::DoExchangeStream> {
         refused("DoExchange is not served; use GetFlightInfo and DoGet")
     }
 }
 
 /// The credentials of Flight's first authentication scheme.
-async fn in_first_message(
-    mut messages: Streaming<HandshakeRequest>,
-) -> Result<Option<Credentials>, Failure> {
+async fn in_first_message(mut messages: Streaming<HandshakeRequest>) -> Result<Option<Credentials>, Failure> {
     let first = tokio::time::timeout(LOGIN_TIMEOUT, messages.message()).await;
     let late = |_| {
         Failure::new(
@@ -390,12 +350,7 @@ async fn in_first_message(
 }
 
 fn request_span(rpc: &'static str) -> Span {
-    info_span!(
-        "request",
-        rpc,
-        session = field::Empty,
-        query_id = field::Empty
-    )
+    info_span!("request", rpc, session = field::Empty, query_id = field::Empty)
 }
 
 fn is_path(descriptor: &FlightDescriptor) -> bool {
@@ -403,11 +358,7 @@ fn is_path(descriptor: &FlightDescriptor) -> bool {
 }
 
 /// The ticket is the command itself: it says no more than the caller may ask anyway.
-fn metadata_info(
-    metadata: &Metadata,
-    command: Command,
-    descriptor: FlightDescriptor,
-) -> Result<FlightInfo, Failure> {
+fn metadata_info(metadata: &Metadata, command: Command, descriptor: FlightDescriptor) -> Result<FlightInfo, Failure> {
     let ticket = Ticket::new(command.into_any().encode_to_vec());
     statement::info(&metadata.schema(), ticket, descriptor)
 }
@@ -439,8 +390,8 @@ pub(super) fn not_served(rpc: &str, command: &Command) -> Failure {
 }
 
 fn command_in(bytes: &[u8]) -> Result<Command, Failure> {
-    let any = Any::decode(bytes)
-        .map_err(|error| invalid(format!("the command is not a Flight SQL message: {error}")))?;
+    let any =
+        Any::decode(bytes).map_err(|error| invalid(format!("the command is not a Flight SQL message: {error}")))?;
     Command::try_from(any).map_err(|error| invalid(format!("the command cannot be read: {error}")))
 }
 

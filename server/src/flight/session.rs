@@ -95,11 +95,7 @@ impl Caller {
     ///
     /// # Errors
     /// As [`Caller::of`].
-    pub(super) fn logged_in(
-        login: &Login,
-        headers: &MetadataMap,
-        extensions: &Extensions,
-    ) -> Result<Self, Failure> {
+    pub(super) fn logged_in(login: &Login, headers: &MetadataMap, extensions: &Extensions) -> Result<Self, Failure> {
         let token = Digest::of(&login.token);
         Self::known(login.principal.clone(), Some(token), headers, extensions)
     }
@@ -142,11 +138,7 @@ impl Sessions {
             .time_to_idle(options.session_idle_timeout)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self {
-            catalog,
-            open,
-            entries,
-        }
+        Self { catalog, open, entries }
     }
 
     /// The caller's session; a new one for a new caller.
@@ -176,9 +168,7 @@ impl Sessions {
             return self.find(caller).await;
         };
         let entry = self.made(caller, Key::Token(token));
-        self.entries
-            .insert(entry.key.clone(), Arc::clone(&entry))
-            .await;
+        self.entries.insert(entry.key.clone(), Arc::clone(&entry)).await;
         self.remember_cookie(&entry).await;
         self.found(&entry, caller, greeting(&entry.cookie))
     }
@@ -191,12 +181,7 @@ impl Sessions {
         }
     }
 
-    fn found(
-        &self,
-        entry: &Entry,
-        caller: &Caller,
-        cookie: Option<AsciiMetadataValue>,
-    ) -> Result<Found, Failure> {
+    fn found(&self, entry: &Entry, caller: &Caller, cookie: Option<AsciiMetadataValue>) -> Result<Found, Failure> {
         entry.session.touch();
         if !caller.properties.is_empty() {
             let context = &entry.session.context;
@@ -243,9 +228,7 @@ impl Sessions {
     /// Keeps the cookie alive for as long as its session is used by another key.
     async fn remember_cookie(&self, entry: &Arc<Entry>) {
         let key = Key::Name(entry.session.id.clone());
-        self.entries
-            .get_with(key, async { Arc::clone(entry) })
-            .await;
+        self.entries.get_with(key, async { Arc::clone(entry) }).await;
     }
 
     fn made(&self, caller: &Caller, key: Key) -> Arc<Entry> {
@@ -334,10 +317,7 @@ mod tests {
         headers.append("cookie", "a=b; x=y".parse().unwrap());
         headers.append("cookie", format!("c=d;{COOKIE}=\"s1\"").parse().unwrap());
         let mut extensions = Extensions::new();
-        assert!(
-            Caller::of(&headers, &extensions).is_err(),
-            "there was no gate"
-        );
+        assert!(Caller::of(&headers, &extensions).is_err(), "there was no gate");
         extensions.insert(Principal::user("ann"));
         let caller = Caller::of(&headers, &extensions).unwrap();
         assert_eq!(caller.principal, Principal::user("ann"));

@@ -91,10 +91,7 @@ mod tests {
         };
         assert_eq!(fits(frame.clone(), 4 * 1024 * 1024), Ok(frame.clone()));
         let refused = fits(frame, 2 * 1024 * 1024).unwrap_err();
-        assert!(
-            refused.message.contains("above the limit of 2 MiB"),
-            "{refused}"
-        );
+        assert!(refused.message.contains("above the limit of 2 MiB"), "{refused}");
     }
 
     #[test]

@@ -57,18 +57,11 @@ pub(super) fn of_path(session: &Session, path: &[String]) -> Result<String, Fail
         let doubled = name.replace(quote, &format!("{quote}{quote}"));
         format!("{quote}{doubled}{quote}")
     });
-    Ok(format!(
-        "SELECT * FROM {}",
-        quoted.collect::<Vec<_>>().join(".")
-    ))
+    Ok(format!("SELECT * FROM {}", quoted.collect::<Vec<_>>().join(".")))
 }
 
 /// A FlightInfo with one endpoint on this connection, for metadata: its ticket is good as often as it is presented.
-pub(super) fn info(
-    schema: &Schema,
-    ticket: Ticket,
-    descriptor: FlightDescriptor,
-) -> Result<FlightInfo, Failure> {
+pub(super) fn info(schema: &Schema, ticket: Ticket, descriptor: FlightDescriptor) -> Result<FlightInfo, Failure> {
     let mut info = FlightInfo::new().with_endpoint(FlightEndpoint::new().with_ticket(ticket));
     info.flight_descriptor = echo(descriptor);
     info.schema = encapsulated(schema)?;

@@ -29,10 +29,7 @@ pub(super) struct Refusal {
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
-        Self {
-            failure,
-            query: None,
-        }
+        Self { failure, query: None }
     }
 }
 
@@ -71,11 +68,7 @@ fn shortened(message: &str) -> String {
     let mut encoded = 0;
     for (at, character) in message.char_indices() {
         let printable = matches!(character, ' '..='~') && character != '%';
-        encoded += if printable {
-            1
-        } else {
-            3 * character.len_utf8()
-        };
+        encoded += if printable { 1 } else { 3 * character.len_utf8() };
         if encoded > MAX_MESSAGE_BYTES {
             return format!("{} (shortened)", &message[..at]);
         }

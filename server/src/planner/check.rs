@@ -28,19 +28,13 @@ pub(super) fn check(
     for stage in &staged.stages {
         SanityCheckPlan::new().optimize(Arc::clone(&stage.plan), options)?;
         if subqueries_in_a_row(stage.plan.as_ref()) > 1 {
-            return internal_err!(
-                "stage {} would fill the results of a subquery twice",
-                stage.id
-            );
+            return internal_err!("stage {} would fill the results of a subquery twice", stage.id);
         }
     }
     let (Some(order), Some(root)) = (original.output_ordering(), staged.stages.last()) else {
         return Ok(());
     };
-    let kept = root
-        .plan
-        .equivalence_properties()
-        .ordering_satisfy(order.clone())?;
+    let kept = root.plan.equivalence_properties().ordering_satisfy(order.clone())?;
     if asks_for_order(logical) && !kept {
         return internal_err!("the result would lose its order");
     }

@@ -16,18 +16,10 @@ const PREFIX: &str = "ARROW:FLIGHT:SQL:";
 const MAX_DESCRIBED_COLUMNS: usize = 1_000;
 
 /// Where formats and their writers keep a column's comment.
-const COMMENT_KEYS: [&str; 4] = [
-    "comment",
-    "description",
-    "avro.doc",
-    "ARROW:FLIGHT:SQL:REMARKS",
-];
+const COMMENT_KEYS: [&str; 4] = ["comment", "description", "avro.doc", "ARROW:FLIGHT:SQL:REMARKS"];
 
 /// `schema`, each column described; `origin` tells the table that a column is of.
-pub fn described<'a>(
-    schema: &Schema,
-    origin: impl Fn(usize) -> Option<&'a TableReference>,
-) -> Schema {
+pub fn described<'a>(schema: &Schema, origin: impl Fn(usize) -> Option<&'a TableReference>) -> Schema {
     if schema.fields().len() > MAX_DESCRIBED_COLUMNS {
         return schema.clone();
     }
@@ -40,9 +32,7 @@ pub fn described<'a>(
 
 fn described_field(field: &Field, origin: Option<&TableReference>) -> Field {
     let mut metadata = field.metadata().clone();
-    let comment = COMMENT_KEYS
-        .iter()
-        .find_map(|key| metadata.get(*key).cloned());
+    let comment = COMMENT_KEYS.iter().find_map(|key| metadata.get(*key).cloned());
     // What a file says of the table that it was once written from does not hold here.
     metadata.retain(|key, _| !key.starts_with(PREFIX));
     let data_type = field.data_type();
@@ -59,10 +49,7 @@ fn described_field(field: &Field, origin: Option<&TableReference>) -> Field {
         ),
         ("TABLE_NAME", origin.map(|origin| origin.table().to_owned())),
         ("TYPE_NAME", Some(type_name(data_type).to_owned())),
-        (
-            "PRECISION",
-            digits.precision.map(|digits| digits.to_string()),
-        ),
+        ("PRECISION", digits.precision.map(|digits| digits.to_string())),
         ("SCALE", digits.scale.map(|digits| digits.to_string())),
         ("IS_AUTO_INCREMENT", flag(false)),
         ("IS_CASE_SENSITIVE", flag(is_text(data_type))),
@@ -78,10 +65,7 @@ fn described_field(field: &Field, origin: Option<&TableReference>) -> Field {
 }
 
 fn is_text(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
-    )
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
 /// The SQL name of a type, as `CREATE EXTERNAL TABLE` and `CAST` take it where SQL has the type.
@@ -99,15 +83,11 @@ pub fn type_name(data_type: &DataType) -> &'static str {
         DataType::UInt64 => "BIGINT UNSIGNED",
         DataType::Float16 | DataType::Float32 => "REAL",
         DataType::Float64 => "DOUBLE",
-        DataType::Decimal32(..)
-        | DataType::Decimal64(..)
-        | DataType::Decimal128(..)
-        | DataType::Decimal256(..) => "DECIMAL",
+        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
+            "DECIMAL"
+        }
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "VARCHAR",
-        DataType::Binary
-        | DataType::LargeBinary
-        | DataType::BinaryView
-        | DataType::FixedSizeBinary(_) => "BYTEA",
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => "BYTEA",
         DataType::Date32 | DataType::Date64 => "DATE",
         DataType::Time32(_) | DataType::Time64(_) => "TIME",
         DataType::Timestamp(_, None) => "TIMESTAMP",
@@ -236,13 +216,8 @@ mod tests {
 
     #[test]
     fn what_a_file_says_of_another_table_is_forgotten() {
-        let field = Field::new("name", DataType::Utf8, true).with_metadata(
-            [(
-                "ARROW:FLIGHT:SQL:TABLE_NAME".to_owned(),
-                "elsewhere".to_owned(),
-            )]
-            .into(),
-        );
+        let field = Field::new("name", DataType::Utf8, true)
+            .with_metadata([("ARROW:FLIGHT:SQL:TABLE_NAME".to_owned(), "elsewhere".to_owned())].into());
         let metadata = described_as(field, None);
         assert!(
             !metadata.iter().any(|(key, _)| key.ends_with("TABLE_NAME")),
@@ -256,11 +231,7 @@ mod tests {
             (DataType::Time32(TimeUnit::Second), 8, 0),
             (DataType::Time64(TimeUnit::Nanosecond), 18, 9),
             (DataType::Timestamp(TimeUnit::Millisecond, None), 23, 3),
-            (
-                DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-                26,
-                6,
-            ),
+            (DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), 26, 6),
         ] {
             let expected = Digits {
                 precision: Some(precision),
@@ -272,8 +243,7 @@ mod tests {
 
     #[test]
     fn very_wide_schemas_stay_small() {
-        let fields =
-            (0..=MAX_DESCRIBED_COLUMNS).map(|n| Field::new(format!("c{n}"), DataType::Int64, true));
+        let fields = (0..=MAX_DESCRIBED_COLUMNS).map(|n| Field::new(format!("c{n}"), DataType::Int64, true));
         let wide = Schema::new(fields.collect::<Vec<_>>());
         assert_eq!(described(&wide, |_| None), wide);
     }

@@ -27,8 +27,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{
-    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, Partitioning,
-    ReplaceChildrenOptions,
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, Partitioning, ReplaceChildrenOptions,
 };
 use squadron_proto::StageId;
 use squadron_shuffle::ShuffleReadExec;
@@ -122,11 +121,7 @@ impl Cutter {
         self.cut_children(node)
     }
 
-    fn cut_repartition(
-        &mut self,
-        node: &Arc<dyn ExecutionPlan>,
-        repartition: &RepartitionExec,
-    ) -> Result<Open> {
+    fn cut_repartition(&mut self, node: &Arc<dyn ExecutionPlan>, repartition: &RepartitionExec) -> Result<Open> {
         let input = repartition.input();
         match repartition.partitioning() {
             Partitioning::RoundRobinBatch(_) => self.cut(input),
@@ -228,20 +223,17 @@ impl Cutter {
 
     fn with_subqueries(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         match &self.subqueries {
-            Some(subqueries) if refers_to_subquery(&plan)? => Ok(Arc::new(
-                ScalarSubqueryExec::new(plan, subqueries.links.clone(), subqueries.results.clone()),
-            )),
+            Some(subqueries) if refers_to_subquery(&plan)? => Ok(Arc::new(ScalarSubqueryExec::new(
+                plan,
+                subqueries.links.clone(),
+                subqueries.results.clone(),
+            ))),
             Some(_) | None => Ok(plan),
         }
     }
 
     /// Ends a fragment. `original` is the uncut plan, which still has its statistics.
-    fn close(
-        &mut self,
-        open: Open,
-        output: Output,
-        original: &Arc<dyn ExecutionPlan>,
-    ) -> Result<StageId> {
+    fn close(&mut self, open: Open, output: Output, original: &Arc<dyn ExecutionPlan>) -> Result<StageId> {
         let plan = self.with_subqueries(open.plan)?;
         let id = StageId(u32::try_from(self.fragments.len()).unwrap_or(u32::MAX));
         self.fragments.push(Fragment {
@@ -253,11 +245,7 @@ impl Cutter {
         Ok(id)
     }
 
-    fn close_and_read(
-        &mut self,
-        open: Open,
-        original: &Arc<dyn ExecutionPlan>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn close_and_read(&mut self, open: Open, original: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = open.plan.schema();
         let ordering = open.plan.output_ordering().cloned();
         let partitions = open.plan.output_partitioning().partition_count();
@@ -278,19 +266,13 @@ pub(crate) fn rebuild(
     if children.is_empty() {
         return Ok(Arc::clone(node));
     }
-    Arc::clone(node).replace_children(
-        children,
-        ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
-    )
+    Arc::clone(node).replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
 }
 
 /// Rows of another stage, at most brought together: every task may do that for itself. Anything more is computed once.
 fn is_broadcast(plan: &dyn ExecutionPlan) -> bool {
     if plan.is::<CoalescePartitionsExec>() && plan.fetch().is_none() {
-        return plan
-            .children()
-            .into_iter()
-            .all(|child| child.is::<ShuffleReadExec>());
+        return plan.children().into_iter().all(|child| child.is::<ShuffleReadExec>());
     }
     plan.is::<ShuffleReadExec>()
 }

@@ -57,12 +57,8 @@ fn produces_filters(plan: &dyn ExecutionPlan) -> bool {
 /// Whether, anywhere in the plan, the name of an output column could find another column of an input.
 fn has_ambiguous_columns(plan: &dyn ExecutionPlan) -> bool {
     repeats_a_name(&plan.schema())
-        || plan
-            .downcast_ref::<HashJoinExec>()
-            .is_some_and(semi_join_is_ambiguous)
-        || plan
-            .downcast_ref::<AggregateExec>()
-            .is_some_and(aggregate_is_ambiguous)
+        || plan.downcast_ref::<HashJoinExec>().is_some_and(semi_join_is_ambiguous)
+        || plan.downcast_ref::<AggregateExec>().is_some_and(aggregate_is_ambiguous)
         || (plan.is::<UnionExec>() || plan.is::<InterleaveExec>()) && union_is_ambiguous(plan)
         || plan
             .children()
@@ -72,21 +68,16 @@ fn has_ambiguous_columns(plan: &dyn ExecutionPlan) -> bool {
 
 fn repeats_a_name(schema: &Schema) -> bool {
     let mut seen = HashSet::new();
-    schema
-        .fields()
-        .iter()
-        .any(|field| !seen.insert(field.name()))
+    schema.fields().iter().any(|field| !seen.insert(field.name()))
 }
 
 /// A semi join hands filters on its keys to the other side as well, under the names of this side.
 fn semi_join_is_ambiguous(join: &HashJoinExec) -> bool {
-    join.on()
-        .iter()
-        .any(|(left, right)| match join.join_type() {
-            JoinType::LeftSemi => finds_another(left, &join.right().schema(), right),
-            JoinType::RightSemi => finds_another(right, &join.left().schema(), left),
-            _ => false,
-        })
+    join.on().iter().any(|(left, right)| match join.join_type() {
+        JoinType::LeftSemi => finds_another(left, &join.right().schema(), right),
+        JoinType::RightSemi => finds_another(right, &join.left().schema(), left),
+        _ => false,
+    })
 }
 
 fn aggregate_is_ambiguous(aggregate: &AggregateExec) -> bool {
@@ -103,19 +94,15 @@ fn union_is_ambiguous(plan: &dyn ExecutionPlan) -> bool {
     let output = plan.schema();
     plan.children().into_iter().any(|child| {
         let input = child.schema();
-        output.fields().iter().enumerate().any(|(position, field)| {
-            input
-                .index_of(field.name())
-                .is_ok_and(|found| found != position)
-        })
+        output
+            .fields()
+            .iter()
+            .enumerate()
+            .any(|(position, field)| input.index_of(field.name()).is_ok_and(|found| found != position))
     })
 }
 
-fn finds_another(
-    named: &Arc<dyn PhysicalExpr>,
-    schema: &Schema,
-    meant: &Arc<dyn PhysicalExpr>,
-) -> bool {
+fn finds_another(named: &Arc<dyn PhysicalExpr>, schema: &Schema, meant: &Arc<dyn PhysicalExpr>) -> bool {
     named
         .downcast_ref::<Column>()
         .is_some_and(|column| name_finds_another(column.name(), schema, meant))

@@ -33,10 +33,7 @@ impl Estimator {
     }
 
     fn rows(&self, plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
-        let statistics = self
-            .context
-            .compute(plan.as_ref(), &StatisticsArgs::new())
-            .ok()?;
+        let statistics = self.context.compute(plan.as_ref(), &StatisticsArgs::new()).ok()?;
         match statistics.num_rows {
             Precision::Exact(rows) | Precision::Inexact(rows) => u64::try_from(rows).ok(),
             Precision::Absent => None,
@@ -46,10 +43,7 @@ impl Estimator {
 
 /// Bytes of the files that the scans at and below `plan` read.
 pub(crate) fn scan_bytes(plan: &dyn ExecutionPlan) -> u64 {
-    scans(plan)
-        .into_iter()
-        .map(config_bytes)
-        .fold(0, u64::saturating_add)
+    scans(plan).into_iter().map(config_bytes).fold(0, u64::saturating_add)
 }
 
 /// The file scans at and below `plan`.
@@ -82,12 +76,7 @@ fn row_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
         .schema()
         .fields()
         .iter()
-        .map(|field| {
-            field
-                .data_type()
-                .primitive_width()
-                .unwrap_or(VARIABLE_WIDTH_BYTES)
-        })
+        .map(|field| field.data_type().primitive_width().unwrap_or(VARIABLE_WIDTH_BYTES))
         .sum();
     u64::try_from(width.max(1)).unwrap_or(u64::MAX)
 }

@@ -32,11 +32,7 @@ use crate::scheduler::{QuerySummary, StageSummary};
 pub fn plan(explain: &Explain, staged: &StagedPlan, schema: &SchemaRef) -> Result<RecordBatch> {
     let logical = explain.plan.display_indent().to_string();
     let stages = describe_plan(staged, explain.verbose);
-    rows(
-        schema,
-        vec!["logical_plan", "distributed_plan"],
-        vec![logical, stages],
-    )
+    rows(schema, vec!["logical_plan", "distributed_plan"], vec![logical, stages])
 }
 
 /// The stages with their operators, the root first.
@@ -52,11 +48,7 @@ pub fn describe_plan(staged: &StagedPlan, verbose: bool) -> String {
 ///
 /// # Errors
 /// When the rows do not fit `schema`.
-pub fn analyze(
-    staged: &StagedPlan,
-    summary: &QuerySummary,
-    schema: &SchemaRef,
-) -> Result<RecordBatch> {
+pub fn analyze(staged: &StagedPlan, summary: &QuerySummary, schema: &SchemaRef) -> Result<RecordBatch> {
     let text = describe(staged, |stage| {
         summary
             .stages
@@ -69,10 +61,7 @@ pub fn analyze(
 }
 
 fn rows(schema: &SchemaRef, kinds: Vec<&str>, plans: Vec<String>) -> Result<RecordBatch> {
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from(kinds)),
-        Arc::new(StringArray::from(plans)),
-    ];
+    let columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(kinds)), Arc::new(StringArray::from(plans))];
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
 
@@ -128,11 +117,7 @@ fn counted(number: usize, what: &str) -> String {
 
 /// Time, rows and bytes of a stage, then its slowest task, operator by operator.
 fn describe_taken(taken: &StageSummary) -> String {
-    let mut metrics: Vec<&TaskMetrics> = taken
-        .tasks
-        .iter()
-        .map(|task| &task.output.metrics)
-        .collect();
+    let mut metrics: Vec<&TaskMetrics> = taken.tasks.iter().map(|task| &task.output.metrics).collect();
     metrics.sort_by_key(|metrics| metrics.elapsed_us);
     let (Some(slowest), Some(median)) = (metrics.last(), metrics.get(metrics.len() / 2)) else {
         return String::new();

@@ -13,10 +13,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitio
 use squadron_shuffle::fragment::apart::build_side_is_read_only;
 
 /// Rewrites the joins of `plan` that would otherwise tie all their partitions to one task.
-pub(crate) fn spread_joins(
-    plan: Arc<dyn ExecutionPlan>,
-    partitions: usize,
-) -> Result<Arc<dyn ExecutionPlan>> {
+pub(crate) fn spread_joins(plan: Arc<dyn ExecutionPlan>, partitions: usize) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
         let spread = match node.downcast_ref::<HashJoinExec>() {
             Some(join) if should_spread(join)? => Some(hash_both_sides(join, partitions)?),

@@ -120,14 +120,8 @@ fn with_broadcast(mut state: SessionState, workers: usize) -> SessionState {
     state
 }
 
-async fn physical_plan(
-    state: &SessionState,
-    optimized: &LogicalPlan,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    state
-        .query_planner()
-        .create_physical_plan(optimized, state)
-        .await
+async fn physical_plan(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    state.query_planner().create_physical_plan(optimized, state).await
 }
 
 fn with_partitions(state: &SessionState, partitions: usize) -> SessionState {

@@ -29,10 +29,7 @@ pub fn result_schema(logical: &DFSchema) -> SchemaRef {
 /// become the plain types that every client reads, at any depth.
 pub fn client_schema(logical: &Schema) -> SchemaRef {
     let fields: Vec<FieldRef> = logical.fields().iter().map(client_field).collect();
-    Arc::new(Schema::new_with_metadata(
-        fields,
-        logical.metadata().clone(),
-    ))
+    Arc::new(Schema::new_with_metadata(fields, logical.metadata().clone()))
 }
 
 /// `schema` with plain types for views at the top, as most programs write them to files; all else stays.
@@ -54,8 +51,7 @@ fn client_field(field: &FieldRef) -> FieldRef {
     if plain == *field.data_type() {
         return Arc::clone(field);
     }
-    let field =
-        Field::new(field.name(), plain, is_nullable(field)).with_metadata(field.metadata().clone());
+    let field = Field::new(field.name(), plain, is_nullable(field)).with_metadata(field.metadata().clone());
     Arc::new(field)
 }
 
@@ -79,16 +75,12 @@ pub fn client_type(data_type: &DataType) -> DataType {
         DataType::Dictionary(_, values) => client_type(values),
         DataType::RunEndEncoded(_, values) => client_type(values.data_type()),
         DataType::List(item) | DataType::ListView(item) => DataType::List(client_field(item)),
-        DataType::LargeList(item) | DataType::LargeListView(item) => {
-            DataType::LargeList(client_field(item))
-        }
+        DataType::LargeList(item) | DataType::LargeListView(item) => DataType::LargeList(client_field(item)),
         DataType::FixedSizeList(item, size) => DataType::FixedSizeList(client_field(item), *size),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(client_field).collect()),
         DataType::Map(entries, sorted) => DataType::Map(client_entries(entries), *sorted),
         DataType::Union(members, mode) => {
-            let members = members
-                .iter()
-                .map(|(id, member)| (id, client_field(member)));
+            let members = members.iter().map(|(id, member)| (id, client_field(member)));
             DataType::Union(members.collect(), *mode)
         }
         other => other.clone(),
@@ -100,9 +92,7 @@ fn client_entries(entries: &FieldRef) -> FieldRef {
     let DataType::Struct(columns) = entries.data_type() else {
         return client_field(entries);
     };
-    let named = |(column, name): (&FieldRef, &str)| {
-        Arc::new(client_field(column).as_ref().clone().with_name(name))
-    };
+    let named = |(column, name): (&FieldRef, &str)| Arc::new(client_field(column).as_ref().clone().with_name(name));
     let columns = columns.iter().zip(["key", "value"]).map(named);
     let plain = DataType::Struct(columns.collect());
     let plain = Field::new("entries", plain, entries.is_nullable());
@@ -117,8 +107,7 @@ mod tests {
 
     #[test]
     fn views_and_dictionaries_are_hidden_at_any_depth() {
-        let dictionary =
-            DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8View));
+        let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8View));
         let nested = DataType::Struct(vec![Field::new("inner", DataType::Utf8View, false)].into());
         let logical = Schema::new(vec![
             Field::new("a", dictionary, true),
@@ -139,10 +128,7 @@ mod tests {
     #[test]
     fn the_columns_of_maps_have_the_names_that_clients_look_for() {
         let entries = |key: &str, value: &str, text| {
-            let columns = vec![
-                Field::new(key, DataType::Int32, false),
-                Field::new(value, text, true),
-            ];
+            let columns = vec![Field::new(key, DataType::Int32, false), Field::new(value, text, true)];
             let entries = DataType::Struct(columns.into());
             Field::new("entries", entries, false)
         };

@@ -67,11 +67,7 @@ pub(crate) fn exchange_partitions(bytes: u64, shape: ClusterShape, options: &Siz
 
 /// Gives every fragment its partitions and tasks. The result has the same order; a fragment that was merged into its
 /// reader is `None`.
-pub(crate) fn size(
-    fragments: Vec<Fragment>,
-    shape: ClusterShape,
-    options: &SizeOptions,
-) -> Result<Vec<Option<Sized>>> {
+pub(crate) fn size(fragments: Vec<Fragment>, shape: ClusterShape, options: &SizeOptions) -> Result<Vec<Option<Sized>>> {
     let readers = count_readers(&fragments);
     let output_bytes: Vec<u64> = fragments.iter().map(|f| f.output_bytes).collect();
     let mut sizer = Sizer {
@@ -110,8 +106,7 @@ impl Sizer<'_> {
         } else {
             fragment.plan.output_partitioning().partition_count()
         };
-        let worth =
-            usize::try_from(bytes / self.options.min_task_bytes.max(1)).unwrap_or(usize::MAX);
+        let worth = usize::try_from(bytes / self.options.min_task_bytes.max(1)).unwrap_or(usize::MAX);
         let alone = fragment.apart != Apart::Free || partitions == 1 || worth < 2;
         let exchange = match (fragment.apart, alone) {
             // What is below an unknown node was not looked at, and may hold exchanges that must agree with these.
@@ -148,20 +143,18 @@ impl Sizer<'_> {
             let exchange = exchange.unwrap_or(planned);
             let index = read.stage().0 as usize;
             let only_reader = self.readers.get(&index) == Some(&1);
-            let input = self.done[index].as_mut().ok_or_else(|| {
-                DataFusionError::Internal(format!(
-                    "fragment {index} was merged into another reader"
-                ))
-            })?;
+            let input = self.done[index]
+                .as_mut()
+                .ok_or_else(|| DataFusionError::Internal(format!("fragment {index} was merged into another reader")))?;
             if alone && only_reader && input.tasks.len() == 1 {
                 let merged = merge(input, exchange)?;
                 self.done[index] = None;
                 return Ok(merged);
             }
             let partitioning = match &input.output {
-                Output::Identity => Partitioning::UnknownPartitioning(
-                    input.plan.output_partitioning().partition_count(),
-                ),
+                Output::Identity => {
+                    Partitioning::UnknownPartitioning(input.plan.output_partitioning().partition_count())
+                }
                 Output::Hash(_) => {
                     input.output_partitions = exchange;
                     repartition_to(read.properties().output_partitioning(), exchange)
@@ -186,12 +179,9 @@ impl Sizer<'_> {
 }
 
 fn reads_hash(plan: &dyn ExecutionPlan) -> bool {
-    reads(plan).iter().any(|read| {
-        matches!(
-            read.properties().output_partitioning(),
-            Partitioning::Hash(..)
-        )
-    })
+    reads(plan)
+        .iter()
+        .any(|read| matches!(read.properties().output_partitioning(), Partitioning::Hash(..)))
 }
 
 /// The exchange as DataFusion runs it inside one process.
@@ -209,9 +199,9 @@ fn merge(input: &Sized, exchange: usize) -> Result<Arc<dyn ExecutionPlan>> {
 fn repartition_to(partitioning: &Partitioning, count: usize) -> Partitioning {
     match partitioning {
         Partitioning::Hash(exprs, _) => Partitioning::Hash(exprs.clone(), count),
-        Partitioning::RoundRobinBatch(_)
-        | Partitioning::Range(_)
-        | Partitioning::UnknownPartitioning(_) => Partitioning::UnknownPartitioning(count),
+        Partitioning::RoundRobinBatch(_) | Partitioning::Range(_) | Partitioning::UnknownPartitioning(_) => {
+            Partitioning::UnknownPartitioning(count)
+        }
     }
 }
 
@@ -271,10 +261,7 @@ pub(crate) fn map_reads(
 mod tests {
     use super::*;
 
-    const SHAPE: ClusterShape = ClusterShape {
-        workers: 2,
-        slots: 4,
-    };
+    const SHAPE: ClusterShape = ClusterShape { workers: 2, slots: 4 };
 
     fn options() -> SizeOptions {
         SizeOptions {

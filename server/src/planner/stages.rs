@@ -8,9 +8,7 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::joins::{
-    CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec,
-};
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use squadron_proto::control::{ObjectStoreSpec, PlanRef, ScanSplits};
@@ -89,10 +87,7 @@ pub(super) fn assemble(sized: Vec<Option<Sized>>) -> Result<StagedPlan> {
         let id = StageId(u32::try_from(stages.len()).unwrap_or(u32::MAX));
         numbers.insert(index, id);
         let plan = yielding(renumber(&stage.plan, &numbers)?)?;
-        let mut inputs: Vec<StageId> = reads(plan.as_ref())
-            .into_iter()
-            .map(ShuffleReadExec::stage)
-            .collect();
+        let mut inputs: Vec<StageId> = reads(plan.as_ref()).into_iter().map(ShuffleReadExec::stage).collect();
         inputs.sort_unstable();
         inputs.dedup();
         stages.push(PlannedStage {
@@ -126,14 +121,11 @@ fn yielding(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     .data()
 }
 
-fn renumber(
-    plan: &Arc<dyn ExecutionPlan>,
-    numbers: &BTreeMap<usize, StageId>,
-) -> Result<Arc<dyn ExecutionPlan>> {
+fn renumber(plan: &Arc<dyn ExecutionPlan>, numbers: &BTreeMap<usize, StageId>) -> Result<Arc<dyn ExecutionPlan>> {
     map_reads(plan, &mut |read| {
-        let stage = numbers.get(&(read.stage().0 as usize)).ok_or_else(|| {
-            DataFusionError::Internal(format!("nothing produces stage {}", read.stage()))
-        })?;
+        let stage = numbers
+            .get(&(read.stage().0 as usize))
+            .ok_or_else(|| DataFusionError::Internal(format!("nothing produces stage {}", read.stage())))?;
         Ok(Arc::new(ShuffleReadExec::new(
             *stage,
             read.schema(),
@@ -295,11 +287,7 @@ impl PlannedStage {
 ///
 /// # Errors
 /// When it is larger than `limit`: it could not be sent, and it is worth no worker's memory.
-fn encoded(
-    plan: Arc<dyn ExecutionPlan>,
-    context: &TaskContext,
-    limit: usize,
-) -> Result<Option<bytes::Bytes>> {
+fn encoded(plan: Arc<dyn ExecutionPlan>, context: &TaskContext, limit: usize) -> Result<Option<bytes::Bytes>> {
     let Ok(bytes) = fragment::encode(plan) else {
         return Ok(None);
     };

@@ -19,14 +19,8 @@ use super::*;
 use crate::mends::physical_rules;
 use crate::scheduler::{Placement, StageGraph};
 
-const TWO_WORKERS: ClusterShape = ClusterShape {
-    workers: 2,
-    slots: 4,
-};
-const ONE_WORKER: ClusterShape = ClusterShape {
-    workers: 1,
-    slots: 2,
-};
+const TWO_WORKERS: ClusterShape = ClusterShape { workers: 2, slots: 4 };
+const ONE_WORKER: ClusterShape = ClusterShape { workers: 1, slots: 2 };
 
 /// Everything is worth a task, and an exchange has as many partitions as there are slots.
 const TINY: SizeOptions = SizeOptions {
@@ -47,8 +41,7 @@ impl Fixture {
         config.options_mut().optimizer.repartition_file_min_size = 1;
         // A scan of no more than one batch is not split.
         config.options_mut().execution.batch_size = ConfigNonZeroUsize::try_new(10).unwrap();
-        config.options_mut().sql_parser.recursion_limit =
-            ConfigNonZeroUsize::try_new(1000).unwrap();
+        config.options_mut().sql_parser.recursion_limit = ConfigNonZeroUsize::try_new(1000).unwrap();
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_default_features()
@@ -88,19 +81,13 @@ impl Fixture {
     async fn staged(&self, sql: &str, shape: ClusterShape) -> StagedPlan {
         let state = self.context.state();
         let logical = state.create_logical_plan(sql).await.unwrap();
-        Planner::new(TINY)
-            .plan(&state, &logical, shape, None)
-            .await
-            .unwrap()
+        Planner::new(TINY).plan(&state, &logical, shape, None).await.unwrap()
     }
 
     /// The stages without what differs from run to run: the files.
     async fn explained(&self, sql: &str) -> String {
         let text = describe_plan(&self.staged(sql, TWO_WORKERS).await, false);
-        text.lines()
-            .map(without_files)
-            .collect::<Vec<_>>()
-            .join("\n")
+        text.lines().map(without_files).collect::<Vec<_>>().join("\n")
     }
 
     async fn graph(&self, sql: &str) -> StageGraph {
@@ -165,14 +152,8 @@ staged_plan!(
     union_keeps_its_branches_apart,
     "SELECT id FROM orders UNION ALL SELECT count(*) FROM customer"
 );
-staged_plan!(
-    limit_without_order,
-    "SELECT id FROM orders LIMIT 10 OFFSET 5"
-);
-staged_plan!(
-    top_k,
-    "SELECT id, total FROM orders ORDER BY total DESC LIMIT 3"
-);
+staged_plan!(limit_without_order, "SELECT id FROM orders LIMIT 10 OFFSET 5");
+staged_plan!(top_k, "SELECT id, total FROM orders ORDER BY total DESC LIMIT 3");
 staged_plan!(
     window_by_key,
     "SELECT id, row_number() OVER (PARTITION BY customer ORDER BY id) FROM orders"
@@ -185,19 +166,13 @@ staged_plan!(
     recursive_cte_stays_whole,
     "WITH RECURSIVE n AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM n WHERE x < 5) SELECT x FROM n"
 );
-staged_plan!(
-    distinct_aggregate,
-    "SELECT count(DISTINCT customer) FROM orders"
-);
+staged_plan!(distinct_aggregate, "SELECT count(DISTINCT customer) FROM orders");
 
 #[tokio::test]
 async fn for_one_worker_the_plan_is_whole() {
     let fixture = Fixture::new().await;
     let staged = fixture
-        .staged(
-            "SELECT customer, count(*) FROM orders GROUP BY 1",
-            ONE_WORKER,
-        )
+        .staged("SELECT customer, count(*) FROM orders GROUP BY 1", ONE_WORKER)
         .await;
     assert_eq!(staged.stages.len(), 1);
     assert_eq!(staged.stages[0].tasks, [Vec::<u32>::new()]);
@@ -239,9 +214,7 @@ async fn lossy_plans_stay() {
 #[tokio::test]
 async fn ordinary_stages_are_sent_without_their_files() {
     let fixture = Fixture::new().await;
-    let graph = fixture
-        .graph("SELECT customer, count(*) FROM orders GROUP BY 1")
-        .await;
+    let graph = fixture.graph("SELECT customer, count(*) FROM orders GROUP BY 1").await;
     let scan = &graph.stages[0];
     assert_eq!(scan.placement, Placement::Any);
     assert_eq!(scan.tasks.len(), 2);
@@ -252,11 +225,7 @@ async fn ordinary_stages_are_sent_without_their_files() {
         .map(|splits| splits.file_groups.len())
         .sum();
     assert_eq!(groups, 4);
-    let partitions: Vec<u32> = scan
-        .tasks
-        .iter()
-        .flat_map(|task| task.partitions.clone())
-        .collect();
+    let partitions: Vec<u32> = scan.tasks.iter().flat_map(|task| task.partitions.clone()).collect();
     assert_eq!(partitions, [0, 1, 2, 3]);
 }
 
@@ -264,10 +233,7 @@ async fn uses_dynamic_filters(fixture: &Fixture, sql: &str) -> bool {
     let staged = fixture.staged(sql, ONE_WORKER).await;
     fn produces(plan: &dyn ExecutionPlan) -> bool {
         !plan.dynamic_expressions_produced().is_empty()
-            || plan
-                .children()
-                .into_iter()
-                .any(|child| produces(child.as_ref()))
+            || plan.children().into_iter().any(|child| produces(child.as_ref()))
     }
     produces(staged.stages[0].plan.as_ref())
 }
@@ -314,27 +280,17 @@ async fn no_fetch_sinks_below_a_grouping() {
 #[tokio::test]
 async fn a_join_with_one_probe_partition_is_not_spread() {
     let fixture = Fixture::new().await;
-    fixture
-        .table("few", "SELECT value AS id FROM range(5)")
-        .await;
+    fixture.table("few", "SELECT value AS id FROM range(5)").await;
     let mut state = with_partitions(&fixture.context.state(), 4);
     // So that a small file is neither split nor dealt out.
-    state.config_mut().options_mut().execution.batch_size =
-        ConfigNonZeroUsize::try_new(8192).unwrap();
+    state.config_mut().options_mut().execution.batch_size = ConfigNonZeroUsize::try_new(8192).unwrap();
     let sql = "SELECT count(*) FROM few f FULL JOIN few g ON f.id = g.id";
     let logical = state.create_logical_plan(sql).await.unwrap();
     let logical = state.optimize(&logical).unwrap();
     let physical = physical_plan(&state, &logical).await.unwrap();
-    let shown = |plan: &dyn ExecutionPlan| {
-        datafusion::physical_plan::displayable(plan)
-            .indent(false)
-            .to_string()
-    };
+    let shown = |plan: &dyn ExecutionPlan| datafusion::physical_plan::displayable(plan).indent(false).to_string();
     let before = shown(physical.as_ref());
-    assert!(
-        before.contains("mode=CollectLeft, join_type=Full"),
-        "{before}"
-    );
+    assert!(before.contains("mode=CollectLeft, join_type=Full"), "{before}");
     let spread = joins::spread_joins(physical, 4).unwrap();
     assert_eq!(shown(spread.as_ref()), before);
 }

@@ -27,14 +27,9 @@ pub struct FileWrite {
 impl FileWrite {
     /// Writes the rows of `plan`. The result tells the files, in one partition.
     pub(super) fn over(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = if self.target.single_file {
-            merged(plan)
-        } else {
-            plan
-        };
+        let plan = if self.target.single_file { merged(plan) } else { plan };
         let plan = self.sorted(plan)?;
-        let write: Arc<dyn ExecutionPlan> =
-            Arc::new(WriteFilesExec::new(plan, Arc::clone(&self.target)));
+        let write: Arc<dyn ExecutionPlan> = Arc::new(WriteFilesExec::new(plan, Arc::clone(&self.target)));
         Ok(match write.output_partitioning().partition_count() {
             1 => write,
             _ => Arc::new(CoalescePartitionsExec::new(write)),
@@ -45,10 +40,7 @@ impl FileWrite {
         let Some(ordering) = &self.ordering else {
             return Ok(plan);
         };
-        if plan
-            .equivalence_properties()
-            .ordering_satisfy(ordering.clone())?
-        {
+        if plan.equivalence_properties().ordering_satisfy(ordering.clone())? {
             return Ok(plan);
         }
         let sort = SortExec::new(ordering.clone(), plan).with_preserve_partitioning(true);

@@ -56,19 +56,12 @@ pub(super) enum Bound {
 ///
 /// # Errors
 /// `Invalid` when they do not fit.
-pub(super) fn bind(
-    planned: &PlannedStatement,
-    values: Option<RecordBatch>,
-) -> Result<Bound, Failure> {
+pub(super) fn bind(planned: &PlannedStatement, values: Option<RecordBatch>) -> Result<Bound, Failure> {
     let wanted = planned.parameters.fields().len();
     if wanted == 0 {
         return Ok(Bound::One(planned.plan.clone()));
     }
-    let values = values.ok_or_else(|| {
-        invalid(format!(
-            "the statement has {wanted} parameters and none is bound"
-        ))
-    })?;
+    let values = values.ok_or_else(|| invalid(format!("the statement has {wanted} parameters and none is bound")))?;
     if values.num_columns() != wanted {
         return Err(invalid(format!(
             "the statement takes {wanted} parameters, but {} are bound",
@@ -153,11 +146,7 @@ fn with_row(plan: &LogicalPlan, values: &RecordBatch, row: usize) -> DataFusionR
 }
 
 /// One write of all rows.
-fn write_of_rows(
-    plan: &LogicalPlan,
-    values: &RecordBatch,
-    rows: usize,
-) -> Result<LogicalPlan, Failure> {
+fn write_of_rows(plan: &LogicalPlan, values: &RecordBatch, rows: usize) -> Result<LogicalPlan, Failure> {
     let input = plan.inputs().into_iter().next();
     let input = input.ok_or_else(|| Failure::internal("a write without rows"))?;
     let input = match over_table(input, values).map_err(|error| failure::of(&error))? {
@@ -169,18 +158,9 @@ fn write_of_rows(
     };
     let input = Arc::new(input);
     match plan {
-        LogicalPlan::Dml(dml) => Ok(LogicalPlan::Dml(DmlStatement {
-            input,
-            ..dml.clone()
-        })),
-        LogicalPlan::Copy(copy) => Ok(LogicalPlan::Copy(CopyTo {
-            input,
-            ..copy.clone()
-        })),
-        other => Err(Failure::internal(format!(
-            "{} is no write",
-            other.display()
-        ))),
+        LogicalPlan::Dml(dml) => Ok(LogicalPlan::Dml(DmlStatement { input, ..dml.clone() })),
+        LogicalPlan::Copy(copy) => Ok(LogicalPlan::Copy(CopyTo { input, ..copy.clone() })),
+        other => Err(Failure::internal(format!("{} is no write", other.display()))),
     }
 }
 

@@ -135,10 +135,7 @@ mod tests {
         ] {
             assert_eq!(target(&sql), Some(Target::Query(id)), "{sql}");
         }
-        assert_eq!(
-            target("KILL SESSION 'ab12'"),
-            Some(Target::Session("ab12".into()))
-        );
+        assert_eq!(target("KILL SESSION 'ab12'"), Some(Target::Session("ab12".into())));
     }
 
     #[test]

@@ -56,11 +56,7 @@ impl Queries {
                 "the query is not known: it ended some time ago, or it never ran here; there is nothing to cancel",
             ));
         }
-        self.stop(
-            principal,
-            id,
-            "the query was cancelled by its client".to_owned(),
-        );
+        self.stop(principal, id, "the query was cancelled by its client".to_owned());
         Ok(())
     }
 
@@ -77,12 +73,7 @@ impl Queries {
     }
 
     /// KILL, said by `session` in the query `own`.
-    pub(super) fn kill(
-        &self,
-        session: &Session,
-        own: QueryId,
-        target: &Target,
-    ) -> Result<(), Failure> {
+    pub(super) fn kill(&self, session: &Session, own: QueryId, target: &Target) -> Result<(), Failure> {
         let principal = &session.principal;
         let by = format!("was killed by a statement of session {}", session.id);
         match target {

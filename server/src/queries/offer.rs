@@ -71,10 +71,7 @@ pub enum Locations {
 impl Locations {
     /// The locations of rows at `address`, `http://host:port` of a worker, or empty for the server itself.
     fn of(self, address: &str) -> Vec<String> {
-        let Self::Workers {
-            are_clients_elsewhere,
-        } = self
-        else {
+        let Self::Workers { are_clients_elsewhere } = self else {
             return Vec::new();
         };
         let location = match address.split_once("://") {
@@ -92,9 +89,7 @@ impl Locations {
 }
 
 fn is_loopback(authority: &str) -> bool {
-    let host = authority
-        .rsplit_once(':')
-        .map_or(authority, |(host, _)| host);
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
@@ -149,9 +144,7 @@ impl Queries {
         Offered {
             endpoints: endpoints.collect(),
             is_ordered: kept.is_ordered,
-            total_records: standing
-                .rows
-                .map_or(-1, |rows| i64::try_from(rows).unwrap_or(i64::MAX)),
+            total_records: standing.rows.map_or(-1, |rows| i64::try_from(rows).unwrap_or(i64::MAX)),
         }
     }
 
@@ -160,11 +153,7 @@ impl Queries {
     ///
     /// # Errors
     /// `Invalid` for a ticket that is not ours or of an endpoint that does not expire, `NotFound` when the rows are gone.
-    pub fn renew(
-        &self,
-        principal: &Principal,
-        ticket: &[u8],
-    ) -> Result<(Bytes, SystemTime), Failure> {
+    pub fn renew(&self, principal: &Principal, ticket: &[u8]) -> Result<(Bytes, SystemTime), Failure> {
         match self.opened(ticket)? {
             Subject::Endpoint(rows) => {
                 let kept = self.kept_result(principal, rows.query)?;
@@ -180,11 +169,7 @@ impl Queries {
         }
     }
 
-    pub(super) async fn kept_frames(
-        &self,
-        principal: &Principal,
-        rows: &Fetch,
-    ) -> Result<Frames, Failure> {
+    pub(super) async fn kept_frames(&self, principal: &Principal, rows: &Fetch) -> Result<Frames, Failure> {
         let kept = self.kept_result(principal, rows.query)?;
         self.parts.reader.kept_frames(&kept, rows).await
     }
@@ -235,10 +220,7 @@ mod tests {
             let told = locations.of(address);
             assert_eq!(told.first().map(String::as_str), first, "{address}");
             // The server's own connection is the last resort.
-            assert_eq!(
-                told.last().map(String::as_str),
-                first.map(|_| SAME_CONNECTION)
-            );
+            assert_eq!(told.last().map(String::as_str), first.map(|_| SAME_CONNECTION));
         }
     }
 }

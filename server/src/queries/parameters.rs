@@ -77,9 +77,7 @@ impl Recompute for LogicalPlan {
     fn recompute(self) -> Result<LogicalPlan> {
         self.transform_up_with_subqueries(|node| match node {
             // Their schema is what the statement says, not what their expressions are.
-            LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Values(_) => {
-                Ok(Transformed::no(node))
-            }
+            LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Values(_) => Ok(Transformed::no(node)),
             other => Ok(Transformed::yes(other.recompute_schema()?)),
         })
         .data()
@@ -153,10 +151,7 @@ fn case(mut case: Case, schema: &DFSchema) -> Expr {
 }
 
 /// The type of the first expression that has one.
-fn first_type<'a>(
-    mut expressions: impl Iterator<Item = &'a Expr>,
-    schema: &DFSchema,
-) -> Option<DataType> {
+fn first_type<'a>(mut expressions: impl Iterator<Item = &'a Expr>, schema: &DFSchema) -> Option<DataType> {
     expressions.find_map(|expression| {
         let known = expression.get_type(schema).ok();
         known.filter(|known| *known != DataType::Null)
@@ -210,9 +205,7 @@ pub(super) fn parameters_of(plan: &LogicalPlan) -> std::result::Result<Parameter
                         Ok(number) if number > 0 => {
                             let entry = uses.entry(number).or_insert((id.clone(), Vec::new()));
                             let known = field.as_ref().map(|field| field.data_type().clone());
-                            entry
-                                .1
-                                .extend(known.filter(|known| *known != DataType::Null));
+                            entry.1.extend(known.filter(|known| *known != DataType::Null));
                         }
                         _ => unnumbered = Some(id.clone()),
                     }

@@ -52,19 +52,14 @@ impl Queries {
     /// # Errors
     /// `Invalid` for what is no plan or leads nowhere, `NotFound` for an unknown table with the nearest name, `Unsupported` for what
     /// the server does not do.
-    pub async fn plan_substrait(
-        &self,
-        session: &Session,
-        plan: Bytes,
-    ) -> Result<PlannedStatement, Failure> {
+    pub async fn plan_substrait(&self, session: &Session, plan: Bytes) -> Result<PlannedStatement, Failure> {
         let state = session.context.state();
         let planned = self.on_planner(session, async move {
             let plan = substrait::logical_plan(&state, &plan).await?;
             let resolved = async { with_parameters(&state, plan) };
             substrait::blamed_on_plan(resolved).await
         });
-        let (plan, parameters, schema) =
-            planned.await.map_err(|failure| self.with_hint(failure))?;
+        let (plan, parameters, schema) = planned.await.map_err(|failure| self.with_hint(failure))?;
         understood(plan, parameters, schema, None)
     }
 
@@ -94,10 +89,7 @@ impl Queries {
 }
 
 /// The plan with types for its parameters, those, and the schema of its rows.
-fn with_parameters(
-    state: &SessionState,
-    plan: LogicalPlan,
-) -> DataFusionResult<(LogicalPlan, Parameters, SchemaRef)> {
+fn with_parameters(state: &SessionState, plan: LogicalPlan) -> DataFusionResult<(LogicalPlan, Parameters, SchemaRef)> {
     let plan = inferred(plan)?;
     let parameters = parameters_of(&plan).map_err(failure::into_datafusion)?;
     // What takes no text is known once its parameters are.

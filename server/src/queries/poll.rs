@@ -177,11 +177,7 @@ impl Drop for Unanswered<'_> {
 
 impl Entry {
     fn cancel(&self, failure: Failure) {
-        let task = self
-            .task
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(task);
         self.phase.send_if_modified(|phase| {
             let is_planning = matches!(phase, Phase::Planning);
@@ -277,8 +273,7 @@ impl Queries {
         planned: &PlannedStatement,
         bound: &Bound,
     ) -> Result<SchemaRef, Failure> {
-        let is_known =
-            planned.kind == StatementKind::Update || planned.parameters.fields().is_empty();
+        let is_known = planned.kind == StatementKind::Update || planned.parameters.fields().is_empty();
         let plan = match bound {
             _ if is_known => None,
             Bound::One(plan) => Some(plan),
@@ -305,9 +300,7 @@ impl Queries {
         let (queries, session, planned) = (self.clone(), session.clone(), planned.clone());
         let start = async move {
             let endpoints = wanted(&session);
-            let work = queries
-                .start_bound(id, &session, &planned, bound, endpoints)
-                .boxed();
+            let work = queries.start_bound(id, &session, &planned, bound, endpoints).boxed();
             let started = queries.recorded(id, &session, &planned, work);
             phase.send_replace(match started.await {
                 Ok(started) => {
@@ -335,10 +328,7 @@ impl Queries {
     /// Waits until what there is to tell is `enough`, or is a failure.
     async fn waits(&self, entry: &Entry, enough: impl Fn(News) -> bool) {
         let mut phase = entry.phase.subscribe();
-        let started = match phase
-            .wait_for(|phase| !matches!(phase, Phase::Planning))
-            .await
-        {
+        let started = match phase.wait_for(|phase| !matches!(phase, Phase::Planning)).await {
             Ok(phase) => phase.clone(),
             Err(_) => return,
         };
@@ -382,11 +372,10 @@ impl Queries {
             schema,
             offered,
             progress: told.max(news.progress) as f64 / FULL as f64,
-            handle: self.parts.key.seal(
-                &Subject::Poll(poll),
-                SystemTime::now(),
-                self.parts.ticket_lifetime,
-            ),
+            handle: self
+                .parts
+                .key
+                .seal(&Subject::Poll(poll), SystemTime::now(), self.parts.ticket_lifetime),
             expires: SystemTime::now() + self.parts.polls.time_to_live,
             is_done: news.is_done,
         })

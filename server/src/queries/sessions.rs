@@ -115,10 +115,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let mut sessions = self.sessions.lock();
         // Another one may have its name by now.
-        if sessions
-            .get(&self.id)
-            .is_some_and(|lease| lease.strong_count() == 0)
-        {
+        if sessions.get(&self.id).is_some_and(|lease| lease.strong_count() == 0) {
             sessions.remove(&self.id);
         }
     }

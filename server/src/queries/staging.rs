@@ -69,11 +69,7 @@ impl Queries {
         })
     }
 
-    pub(super) async fn submit(
-        &self,
-        id: QueryId,
-        staged: &Staged,
-    ) -> Result<QueryEvents, Failure> {
+    pub(super) async fn submit(&self, id: QueryId, staged: &Staged) -> Result<QueryEvents, Failure> {
         let graph = self.graph(id, staged, Endpoints::One).await?;
         if !graph.traits.is_exempt {
             self.make_room(&graph)?;
@@ -91,9 +87,7 @@ impl Queries {
         let context = GraphContext {
             query: id,
             schema: Arc::clone(&staged.schema),
-            settings: self
-                .travelling
-                .of(staged.state.config().options(), staged.shape.slots),
+            settings: self.travelling.of(staged.state.config().options(), staged.shape.slots),
             stores: self.stores_of(&staged.plan),
             state: Arc::clone(&staged.state),
             task_context: OnceLock::new(),

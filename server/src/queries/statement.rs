@@ -18,14 +18,10 @@ use crate::planner::schema::result_schema;
 pub const NO_TRANSACTIONS: &str = "transactions are not supported; connect with autocommit";
 
 /// The schema after type coercion, as clients see it.
-pub(super) fn frozen_schema(
-    state: &SessionState,
-    plan: &LogicalPlan,
-) -> DataFusionResult<SchemaRef> {
-    let analyzed =
-        state
-            .analyzer()
-            .execute_and_check(plan.clone(), state.config_options(), |_, _| {});
+pub(super) fn frozen_schema(state: &SessionState, plan: &LogicalPlan) -> DataFusionResult<SchemaRef> {
+    let analyzed = state
+        .analyzer()
+        .execute_and_check(plan.clone(), state.config_options(), |_, _| {});
     match analyzed {
         Ok(analyzed) => Ok(result_schema(analyzed.schema())),
         // A parameter whose type is not known yet can stop the analysis; it is known once there is a value.
@@ -48,10 +44,9 @@ pub(super) fn as_told(told: &SchemaRef, own: SchemaRef) -> SchemaRef {
 
 pub(super) fn kind_of(plan: &LogicalPlan) -> StatementKind {
     match plan {
-        LogicalPlan::Ddl(_)
-        | LogicalPlan::Statement(_)
-        | LogicalPlan::Dml(_)
-        | LogicalPlan::Copy(_) => StatementKind::Update,
+        LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) | LogicalPlan::Dml(_) | LogicalPlan::Copy(_) => {
+            StatementKind::Update
+        }
         kill if kill::target_of(kill).is_some() => StatementKind::Update,
         _ => StatementKind::Query,
     }
@@ -74,8 +69,7 @@ pub(super) fn refuse_unserved(plan: &LogicalPlan) -> Result<(), Failure> {
              VIEW"
         }
         LogicalPlan::Dml(DmlStatement {
-            op: WriteOp::Insert(_),
-            ..
+            op: WriteOp::Insert(_), ..
         }) => return Ok(()),
         LogicalPlan::Dml(_) => {
             "UPDATE, DELETE, MERGE and TRUNCATE are not supported; INSERT INTO adds rows to a table of files, and COPY ... TO \
@@ -86,12 +80,10 @@ pub(super) fn refuse_unserved(plan: &LogicalPlan) -> Result<(), Failure> {
         }
         LogicalPlan::Analyze(analyze) => return refuse_unserved(&analyze.input),
         LogicalPlan::Explain(explain) => return refuse_unserved(&explain.plan),
-        LogicalPlan::Statement(Statement::TransactionStart(_) | Statement::TransactionEnd(_)) => {
-            NO_TRANSACTIONS
+        LogicalPlan::Statement(Statement::TransactionStart(_) | Statement::TransactionEnd(_)) => NO_TRANSACTIONS,
+        LogicalPlan::Statement(Statement::Prepare(_) | Statement::Execute(_) | Statement::Deallocate(_)) => {
+            "PREPARE in SQL is not supported; use the driver's prepared statements"
         }
-        LogicalPlan::Statement(
-            Statement::Prepare(_) | Statement::Execute(_) | Statement::Deallocate(_),
-        ) => "PREPARE in SQL is not supported; use the driver's prepared statements",
         _ => return Ok(()),
     };
     Err(Failure::new(FailureKind::Unsupported, refusal))
@@ -107,9 +99,7 @@ pub(super) fn refuse_transaction(statement: &DfStatement) -> DataFusionResult<()
         | SqlStatement::Commit { .. }
         | SqlStatement::Rollback { .. }
         | SqlStatement::Savepoint { .. }
-        | SqlStatement::ReleaseSavepoint { .. } => {
-            Err(DataFusionError::NotImplemented(NO_TRANSACTIONS.to_owned()))
-        }
+        | SqlStatement::ReleaseSavepoint { .. } => Err(DataFusionError::NotImplemented(NO_TRANSACTIONS.to_owned())),
         _ => Ok(()),
     }
 }

@@ -25,8 +25,7 @@ impl Limit {
     pub(super) fn of(session: &Session, server: Option<Duration>) -> Option<Self> {
         let own = options(session).query_timeout;
         const OWN: &str = "raise squadron.query_timeout, or set it to 0s for none";
-        const OF_SERVER: &str =
-            "the server's --query-timeout sets it; ask for less, or have it raised";
+        const OF_SERVER: &str = "the server's --query-timeout sets it; ask for less, or have it raised";
         let (limit, mend) = match (own, server) {
             (None, None) => return None,
             (Some(own), Some(server)) if server < own => (server, OF_SERVER),

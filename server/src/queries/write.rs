@@ -39,17 +39,10 @@ impl Queries {
     /// # Errors
     /// Why nothing was written. Whoever drops this before its end stops the query, and nothing is written either, unless the
     /// files are just being published.
-    pub(super) async fn write(
-        &self,
-        id: QueryId,
-        session: &Session,
-        plan: LogicalPlan,
-    ) -> Result<u64, Failure> {
+    pub(super) async fn write(&self, id: QueryId, session: &Session, plan: LogicalPlan) -> Result<u64, Failure> {
         let (destination, rows) = self.destination(id, session, plan).await?;
         let write = self.parts.writes.begin(destination).await?;
-        let staged = self
-            .staged(session, rows, Some(write.destination()))
-            .await?;
+        let staged = self.staged(session, rows, Some(write.destination())).await?;
         let events = self.submit(id, &staged).await?;
         info!(stages = staged.plan.stages.len(), "write started");
         let told = self

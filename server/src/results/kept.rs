@@ -186,11 +186,7 @@ impl KeptResults {
     fn drop_expired(&self) {
         let now = Instant::now();
         let expired: Vec<_> = lock(&self.results)
-            .extract_if(|_, result| {
-                lock(&result.state)
-                    .expires
-                    .is_some_and(|expires| expires <= now)
-            })
+            .extract_if(|_, result| lock(&result.state).expires.is_some_and(|expires| expires <= now))
             .collect();
         for (_, result) in expired {
             tracing::debug!(query_id = %result.query, "a kept result expired");
@@ -204,8 +200,7 @@ impl KeptResults {
         let results = lock(&self.results);
         let in_use = results.values().filter(|result| {
             let progress = result.progress.borrow();
-            result.readers.load(Ordering::Relaxed) > 0
-                || (!progress.is_ready && progress.ended.is_none())
+            result.readers.load(Ordering::Relaxed) > 0 || (!progress.is_ready && progress.ended.is_none())
         });
         in_use.count()
     }
@@ -277,8 +272,7 @@ impl KeptResult {
     /// A ticket for the same rows that is good for its whole lifetime from now on.
     pub fn fresh_ticket(&self, rows: Fetch) -> Bytes {
         let subject = Subject::Endpoint(rows);
-        self.key
-            .seal(&subject, SystemTime::now(), self.ticket_lifetime)
+        self.key.seal(&subject, SystemTime::now(), self.ticket_lifetime)
     }
 
     /// The parts of the result that an endpoint stands for.

@@ -64,15 +64,7 @@ fn part(query: QueryId, task: u32, partitions: u32) -> ResultPart {
 #[tokio::test]
 async fn endpoints_hold_every_partition_once_and_are_not_too_many() {
     let (results, _driver) = results(TTL);
-    for (tasks, partitions) in [
-        (1, 1),
-        (1, 64),
-        (1, 1000),
-        (3, 7),
-        (8, 100),
-        (64, 3),
-        (100, 2),
-    ] {
+    for (tasks, partitions) in [(1, 1), (1, 64), (1, 1000), (3, 7), (8, 100), (64, 3), (100, 2)] {
         let kept = put(&results, tasks as usize).await;
         let endpoints: Vec<_> = (0..tasks)
             .flat_map(|task| kept.endpoints_of(part(kept.query, task, partitions)))

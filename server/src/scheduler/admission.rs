@@ -58,12 +58,7 @@ type Turn = (Reverse<i32>, u64, QueryId, u64);
 
 impl Candidate {
     fn turn(&self) -> Turn {
-        (
-            Reverse(self.priority),
-            self.number,
-            self.query,
-            self.memory_bytes,
-        )
+        (Reverse(self.priority), self.number, self.query, self.memory_bytes)
     }
 }
 
@@ -161,20 +156,14 @@ impl Admission {
 
     /// As [`Admission::enter`], whatever the limits.
     pub(super) fn wait(&mut self, candidate: &Candidate) {
-        *self
-            .sessions
-            .entry(Arc::clone(&candidate.session))
-            .or_default() += 1;
+        *self.sessions.entry(Arc::clone(&candidate.session)).or_default() += 1;
         self.nodes[candidate.group].waiting.insert(candidate.turn());
         self.change(candidate.group, |load| load.queued += 1);
     }
 
     /// A query that waited is gone.
     pub(super) fn leave(&mut self, candidate: &Candidate) {
-        if self.nodes[candidate.group]
-            .waiting
-            .remove(&candidate.turn())
-        {
+        if self.nodes[candidate.group].waiting.remove(&candidate.turn()) {
             self.change(candidate.group, |load| load.queued -= 1);
             self.forget_session(&candidate.session);
         }
@@ -182,9 +171,7 @@ impl Admission {
 
     /// A query that waited runs from now on.
     pub(super) fn start(&mut self, candidate: &Candidate) {
-        self.nodes[candidate.group]
-            .waiting
-            .remove(&candidate.turn());
+        self.nodes[candidate.group].waiting.remove(&candidate.turn());
         self.change(candidate.group, |load| {
             load.queued -= 1;
             load.running += 1;
@@ -204,11 +191,7 @@ impl Admission {
 
     /// The query that may run next, if any may.
     pub(super) fn next(&self) -> Option<QueryId> {
-        if self
-            .nodes
-            .first()
-            .is_none_or(|server| server.load.queued == 0)
-        {
+        if self.nodes.first().is_none_or(|server| server.load.queued == 0) {
             return None;
         }
         self.pick(0).ok()
@@ -362,8 +345,7 @@ impl Admission {
     pub(super) fn exceeded(&self) -> Option<String> {
         (0..self.nodes.len()).find_map(|group| {
             let load = self.nodes[group].load;
-            let is_exceeded =
-                load.running > self.max_running(group) || load.queued > self.max_queued(group);
+            let is_exceeded = load.running > self.max_running(group) || load.queued > self.max_queued(group);
             is_exceeded.then(|| format!("{}: {load:?}", self.groups.spec(group).name))
         })
     }

@@ -56,11 +56,7 @@ fn enter(
 fn queries_wait_when_the_server_is_full_and_are_refused_when_the_queue_is() {
     let mut admission = Admission::new(limits(), Groups::default());
     let mut waiting = Vec::new();
-    let started = enter(
-        &mut admission,
-        &mut waiting,
-        (0..5).map(|number| candidate(number, 0)),
-    );
+    let started = enter(&mut admission, &mut waiting, (0..5).map(|number| candidate(number, 0)));
     assert_eq!(started, [0, 1]);
     let refused = admission.enter(&candidate(5, 0)).unwrap_err();
     assert_eq!(refused.kind, FailureKind::Busy);
@@ -104,10 +100,7 @@ fn a_session_has_its_limit() {
     let first = candidate(0, 0);
     enter(&mut admission, &mut Vec::new(), [first.clone()]);
     let refused = admission.enter(&candidate(1, 0)).unwrap_err();
-    assert!(
-        refused.message.contains("--max-session-queries"),
-        "{refused}"
-    );
+    assert!(refused.message.contains("--max-session-queries"), "{refused}");
     let mut other = candidate(2, 0);
     other.session = "t".into();
     assert_eq!(admission.enter(&other), Ok(()));
@@ -153,9 +146,7 @@ fn places_go_to_groups_by_weight() {
         ..limits()
     };
     let groups = tree();
-    let mut specs: Vec<_> = (1..groups.count())
-        .map(|group| groups.spec(group).clone())
-        .collect();
+    let mut specs: Vec<_> = (1..groups.count()).map(|group| groups.spec(group).clone()).collect();
     specs[0].max_running = None;
     specs[0].max_queued = None;
     let mut admission = Admission::new(limits, Groups::new(specs).expect("a good tree"));
@@ -167,10 +158,7 @@ fn places_go_to_groups_by_weight() {
     }
     let mut waiting = all;
     settle(&mut admission, &mut waiting);
-    assert_eq!(
-        (admission.load(1).running, admission.load(3).running),
-        (2, 6)
-    );
+    assert_eq!((admission.load(1).running, admission.load(3).running), (2, 6));
 }
 
 #[test]
@@ -186,22 +174,11 @@ fn memory_is_reserved_and_the_first_that_waits_for_it_holds_up_the_others() {
         ..candidate(number, 0)
     };
     let mut waiting = Vec::new();
-    let started = enter(
-        &mut admission,
-        &mut waiting,
-        [wants(0, 60), wants(1, 50), wants(2, 10)],
-    );
-    assert_eq!(
-        started,
-        [0],
-        "the third would fit, but not before the second"
-    );
+    let started = enter(&mut admission, &mut waiting, [wants(0, 60), wants(1, 50), wants(2, 10)]);
+    assert_eq!(started, [0], "the third would fit, but not before the second");
     admission.end(&wants(0, 60), Duration::ZERO);
     assert_eq!(settle(&mut admission, &mut waiting), [1, 2]);
-    assert_eq!(
-        enter(&mut admission, &mut waiting, [wants(3, 900)]),
-        [0_u64; 0]
-    );
+    assert_eq!(enter(&mut admission, &mut waiting, [wants(3, 900)]), [0_u64; 0]);
     admission.end(&wants(1, 50), Duration::ZERO);
     admission.end(&wants(2, 10), Duration::ZERO);
     assert_eq!(

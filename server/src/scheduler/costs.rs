@@ -58,8 +58,7 @@ impl Costs {
         if bytes == 0 {
             return UNKNOWN_US;
         }
-        let cost = u128::from(bytes) * u128::from(self.rate.spent_us)
-            / u128::from(self.rate.read_bytes.max(1));
+        let cost = u128::from(bytes) * u128::from(self.rate.spent_us) / u128::from(self.rate.read_bytes.max(1));
         u64::try_from(cost).unwrap_or(u64::MAX)
     }
 
@@ -136,10 +135,7 @@ mod tests {
             costs.learn(Some(plan), 0, 700);
         }
         assert_eq!(costs.predict(Some(2), 0), UNKNOWN_US);
-        assert_eq!(
-            (costs.predict(Some(1), 0), costs.predict(Some(3), 0)),
-            (700, 700)
-        );
+        assert_eq!((costs.predict(Some(1), 0), costs.predict(Some(3), 0)), (700, 700));
         assert_eq!((costs.by_plan.len(), costs.by_age.len()), (2, 2));
     }
 }

@@ -86,14 +86,7 @@ impl PlacementLines {
     }
 
     /// See [`Line::settle`].
-    pub(super) fn settle(
-        &mut self,
-        lane: Lane,
-        group: usize,
-        taken: u64,
-        given: u64,
-        correction: Correction,
-    ) {
+    pub(super) fn settle(&mut self, lane: Lane, group: usize, taken: u64, given: u64, correction: Correction) {
         for (line, of) in self.lanes.iter_mut().zip(Lane::ALL) {
             if of == lane {
                 line.settle(group, taken, given, correction);
@@ -154,10 +147,7 @@ impl Scheduler {
         self.stand(id, placement);
         if is_new && self.members.pool(placement).is_empty() {
             self.lines.of_mut(placement).empty_since.get_or_insert(now);
-            self.remind(
-                now + self.limits.no_worker_timeout,
-                Deadline::Worker(id, placement),
-            );
+            self.remind(now + self.limits.no_worker_timeout, Deadline::Worker(id, placement));
         }
     }
 
@@ -238,13 +228,7 @@ impl Scheduler {
     }
 
     /// Serves the first query of a line once. Answers whether there may be more to do.
-    fn place_first(
-        &mut self,
-        now: Duration,
-        placement: Placement,
-        lane: Lane,
-        effects: &mut Vec<Effect>,
-    ) -> bool {
+    fn place_first(&mut self, now: Duration, placement: Placement, lane: Lane, effects: &mut Vec<Effect>) -> bool {
         let free_slots = self.members.pool(placement).free_slots(lane);
         if free_slots == 0 {
             return false;
@@ -270,13 +254,7 @@ impl Scheduler {
     }
 
     /// Places for the next tasks of a stage, in their order; none when they have to wait.
-    fn find_places(
-        &mut self,
-        entry: &Entry,
-        stage: usize,
-        placement: Placement,
-        impatient: bool,
-    ) -> Vec<Place> {
+    fn find_places(&mut self, entry: &Entry, stage: usize, placement: Placement, impatient: bool) -> Vec<Place> {
         let Some(query) = self.queries.get(&entry.query) else {
             return Vec::new();
         };
@@ -285,10 +263,7 @@ impl Scheduler {
         let pool = self.members.pool_mut(placement);
         match wants.as_slice() {
             [] => Vec::new(),
-            [want] => pool
-                .place(*want, stage.holders(), impatient)
-                .into_iter()
-                .collect(),
+            [want] => pool.place(*want, stage.holders(), impatient).into_iter().collect(),
             wants => pool
                 .place_together(wants, stage.holders(), impatient)
                 .unwrap_or_default(),
@@ -296,12 +271,7 @@ impl Scheduler {
     }
 
     /// As [`Scheduler::find_places`], whatever attempts of the lanes before have taken.
-    fn find_places_beside(
-        &mut self,
-        entry: &Entry,
-        stage: usize,
-        placement: Placement,
-    ) -> Vec<Place> {
+    fn find_places_beside(&mut self, entry: &Entry, stage: usize, placement: Placement) -> Vec<Place> {
         let Some(query) = self.queries.get(&entry.query) else {
             return Vec::new();
         };
@@ -325,14 +295,7 @@ impl Scheduler {
     }
 
     /// The next tasks of a stage got their places, and their slots are taken already.
-    fn launch(
-        &mut self,
-        now: Duration,
-        entry: &Entry,
-        stage: usize,
-        places: Vec<Place>,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn launch(&mut self, now: Duration, entry: &Entry, stage: usize, places: Vec<Place>, effects: &mut Vec<Effect>) {
         let id = entry.query;
         let Some(query) = self.queries.get_mut(&id) else {
             return;
@@ -420,8 +383,7 @@ impl Scheduler {
 
     /// Workers have come or gone: limits follow, and where none is left, those that wait for one do so from now on.
     pub(super) fn workers_changed(&mut self, now: Duration) {
-        self.admission
-            .resize(self.members.pool(Placement::Any).memory_bytes());
+        self.admission.resize(self.members.pool(Placement::Any).memory_bytes());
         self.may_admit = true;
         for placement in [Placement::Any, Placement::Local] {
             let pool = self.members.pool(placement);
@@ -437,10 +399,7 @@ impl Scheduler {
             lines.empty_since = Some(now);
             let waiting: Vec<_> = lines.waiting().collect();
             for query in waiting {
-                self.remind(
-                    now + self.limits.no_worker_timeout,
-                    Deadline::Worker(query, placement),
-                );
+                self.remind(now + self.limits.no_worker_timeout, Deadline::Worker(query, placement));
             }
         }
     }
@@ -468,11 +427,7 @@ impl Scheduler {
                 }
                 Placement::Local => "the server's local worker has stopped; start the server anew",
             };
-            self.end(
-                id,
-                Err(Failure::new(FailureKind::WorkerLost, message)),
-                effects,
-            );
+            self.end(id, Err(Failure::new(FailureKind::WorkerLost, message)), effects);
         }
     }
 }

@@ -120,8 +120,7 @@ impl Driver {
         match command {
             Command::Submit(graph, owner) => {
                 if self.owners.contains_key(&graph.query) {
-                    let failure =
-                        Failure::internal(format!("query {} was submitted twice", graph.query));
+                    let failure = Failure::internal(format!("query {} was submitted twice", graph.query));
                     owner.deliver(QueryUpdate::Ended(Err(failure)));
                     return;
                 }
@@ -202,9 +201,7 @@ impl Driver {
                     status,
                 });
             }
-            WorkerEventKind::Lost { .. }
-            | WorkerEventKind::Draining
-            | WorkerEventKind::Report { .. } => {
+            WorkerEventKind::Lost { .. } | WorkerEventKind::Draining | WorkerEventKind::Report { .. } => {
                 debug!(%worker, connection, "event of a connection that is gone");
             }
         }
@@ -218,9 +215,7 @@ impl Driver {
                 _ => None,
             };
             let may_change_capacity = match &event {
-                Event::WorkerJoined { .. }
-                | Event::WorkerLost { .. }
-                | Event::WorkerDraining { .. } => true,
+                Event::WorkerJoined { .. } | Event::WorkerLost { .. } | Event::WorkerDraining { .. } => true,
                 Event::Submit(_)
                 | Event::Regroup(_)
                 | Event::Cancel { .. }
@@ -289,12 +284,8 @@ impl Driver {
             Effect::SendStage { worker, stage } => self.send_stage(worker, stage),
             Effect::Launch { worker, launch } => self.send(worker, ServerMessage::Launch(launch)),
             Effect::Commit { worker, attempt } => self.send(worker, ServerMessage::Commit(attempt)),
-            Effect::CancelAttempt { worker, attempt } => {
-                self.send(worker, ServerMessage::Cancel(attempt))
-            }
-            Effect::Release { worker, release } => {
-                self.send(worker, ServerMessage::Release(release))
-            }
+            Effect::CancelAttempt { worker, attempt } => self.send(worker, ServerMessage::Cancel(attempt)),
+            Effect::Release { worker, release } => self.send(worker, ServerMessage::Release(release)),
             Effect::ResultReady { query, parts } => {
                 if let Some(owner) = self.owners.get(&query) {
                     owner.progress.send_modify(|shown| shown.is_ready = true);
@@ -302,11 +293,7 @@ impl Driver {
                 }
                 None
             }
-            Effect::Ended {
-                query,
-                outcome,
-                info,
-            } => {
+            Effect::Ended { query, outcome, info } => {
                 match &outcome {
                     Ok(summary) => {
                         debug!(query_id = %query, elapsed = ?summary.elapsed, "query finished")
@@ -326,11 +313,7 @@ impl Driver {
                 self.history.freed(query);
                 None
             }
-            Effect::Unexpected {
-                worker,
-                attempt,
-                what,
-            } => {
+            Effect::Unexpected { worker, attempt, what } => {
                 warn!(%worker, query_id = %attempt.query, %attempt, "unexpected report: {what}");
                 None
             }
@@ -340,12 +323,9 @@ impl Driver {
     /// A plan that cannot be sent is the planner's mistake, not the worker's.
     fn send_stage(&mut self, worker: WorkerId, stage: Stage) -> Option<Event> {
         let query = stage.query;
-        let is_stuck =
-            matches!(stage.plan, PlanRef::InProcess(_)) && self.registry.is_remote(worker);
+        let is_stuck = matches!(stage.plan, PlanRef::InProcess(_)) && self.registry.is_remote(worker);
         if is_stuck {
-            let failure = Failure::internal(format!(
-                "a plan of query {query} cannot leave the server's process"
-            ));
+            let failure = Failure::internal(format!("a plan of query {query} cannot leave the server's process"));
             return Some(Event::Cancel { query, failure });
         }
         self.send(worker, ServerMessage::Stage(stage))

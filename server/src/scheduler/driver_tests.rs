@@ -83,14 +83,7 @@ async fn attach_obedient(server: &mut Server) -> mpsc::UnboundedReceiver<ServerM
     });
     let registry = server.registry.clone();
     registry
-        .attach_embedded(
-            WORKER,
-            WorkerKind::Embedded,
-            2,
-            1 << 20,
-            to_worker,
-            from_worker,
-        )
+        .attach_embedded(WORKER, WorkerKind::Embedded, 2, 1 << 20, to_worker, from_worker)
         .await;
     told
 }
@@ -202,11 +195,7 @@ async fn a_worker_that_takes_nothing_is_lost() {
     };
     let server = server(options);
     let (_orders, _reports) = attach_silent(&server, 1).await;
-    let mut events = server
-        .handle
-        .submit(graph(1, vec![stage(0, &[], 1)]))
-        .await
-        .unwrap();
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
     let failure = ended(&mut events).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::WorkerLost);
     assert!(failure.message.contains("took no message"), "{failure}");
@@ -222,11 +211,7 @@ async fn a_worker_with_too_many_messages_is_lost_at_once() {
     };
     let server = server(options);
     let (_orders, _reports) = attach_silent(&server, 1).await;
-    let mut events = server
-        .handle
-        .submit(graph(1, vec![stage(0, &[], 2)]))
-        .await
-        .unwrap();
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 2)])).await.unwrap();
     let failure = ended(&mut events).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::WorkerLost);
     assert!(failure.message.contains("messages wait"), "{failure}");
@@ -236,41 +221,24 @@ async fn a_worker_with_too_many_messages_is_lost_at_once() {
 async fn a_worker_that_drops_its_channel_is_lost() {
     let server = server(RegistryOptions::default());
     let (mut orders, reports) = attach_silent(&server, 16).await;
-    let mut events = server
-        .handle
-        .submit(graph(1, vec![stage(0, &[], 1)]))
-        .await
-        .unwrap();
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
     until_launched(&mut orders).await;
     drop((orders, reports));
-    assert_eq!(
-        ended(&mut events).await.unwrap_err().kind,
-        FailureKind::WorkerLost
-    );
+    assert_eq!(ended(&mut events).await.unwrap_err().kind, FailureKind::WorkerLost);
 }
 
 #[tokio::test]
 async fn a_worker_that_joins_again_starts_anew() {
     let mut server = server(RegistryOptions::default());
     let (mut orders, _reports) = attach_silent(&server, 16).await;
-    let mut events = server
-        .handle
-        .submit(graph(1, vec![stage(0, &[], 1)]))
-        .await
-        .unwrap();
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
     until_launched(&mut orders).await;
     let _told = attach_obedient(&mut server).await;
-    assert_eq!(
-        ended(&mut events).await.unwrap_err().kind,
-        FailureKind::WorkerLost
-    );
+    assert_eq!(ended(&mut events).await.unwrap_err().kind, FailureKind::WorkerLost);
     let graph = graph(2, vec![stage(0, &[], 1)]);
     let id = graph.query;
     let mut events = server.handle.submit(graph).await.unwrap();
-    assert!(matches!(
-        events.next().await,
-        Some(QueryUpdate::ResultReady { .. })
-    ));
+    assert!(matches!(events.next().await, Some(QueryUpdate::ResultReady { .. })));
     server.handle.result_done(id);
     assert!(ended(&mut events).await.is_ok());
     assert_eq!(server.handle.snapshot().await.workers.len(), 1);
@@ -280,17 +248,10 @@ async fn a_worker_that_joins_again_starts_anew() {
 async fn queries_end_when_the_server_stops() {
     let mut server = server(RegistryOptions::default());
     let (mut orders, _reports) = attach_silent(&server, 16).await;
-    let mut events = server
-        .handle
-        .submit(graph(1, vec![stage(0, &[], 1)]))
-        .await
-        .unwrap();
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
     until_launched(&mut orders).await;
     server.stop.cancel();
-    assert_eq!(
-        ended(&mut events).await.unwrap_err().kind,
-        FailureKind::Draining
-    );
+    assert_eq!(ended(&mut events).await.unwrap_err().kind, FailureKind::Draining);
     server.tasks.join_next().await.unwrap().unwrap();
     let refused = server.handle.submit(graph(2, vec![stage(0, &[], 1)])).await;
     assert_eq!(refused.unwrap_err().kind, FailureKind::Draining);

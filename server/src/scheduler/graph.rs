@@ -125,9 +125,7 @@ impl StageSpec {
     pub fn written_by(&self, task: &TaskSpec) -> Vec<u32> {
         match self.output_partitions {
             OutputPartitions::Identity(_) if !task.partitions.is_empty() => task.partitions.clone(),
-            OutputPartitions::Identity(count) | OutputPartitions::Hash(count) => {
-                (0..count).collect()
-            }
+            OutputPartitions::Identity(count) | OutputPartitions::Hash(count) => (0..count).collect(),
         }
     }
 }

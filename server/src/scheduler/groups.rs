@@ -70,8 +70,7 @@ impl GroupSpec {
 impl Selector {
     fn matches(&self, traits: &QueryTraits, settings: &[(String, String)]) -> bool {
         let named = |patterns: &[String], name: Option<&str>| {
-            patterns.is_empty()
-                || name.is_some_and(|name| patterns.iter().any(|pattern| is_like(name, pattern)))
+            patterns.is_empty() || name.is_some_and(|name| patterns.iter().any(|pattern| is_like(name, pattern)))
         };
         let is_set = |(key, value): (&String, &String)| {
             settings
@@ -141,14 +140,10 @@ impl Groups {
                 ));
             }
             if groups.number(name).is_some() {
-                return Err(format!(
-                    "group {name} is there twice; give one another name"
-                ));
+                return Err(format!("group {name} is there twice; give one another name"));
             }
             if name.split('.').count() > MAX_DEPTH {
-                return Err(format!(
-                    "group {name} is more than {MAX_DEPTH} levels deep; nest less"
-                ));
+                return Err(format!("group {name} is more than {MAX_DEPTH} levels deep; nest less"));
             }
             if spec.weight == 0 {
                 return Err(format!("weight of group {name} is 0; give at least 1"));
@@ -162,9 +157,7 @@ impl Groups {
                 .cpu_share_percent
                 .is_none_or(|percent| (1..=100).contains(&percent))
             {
-                return Err(format!(
-                    "cpu_share of group {name} must be from 1 to 100 percent"
-                ));
+                return Err(format!("cpu_share of group {name} must be from 1 to 100 percent"));
             }
             let parent = match spec.parent_name() {
                 None => 0,

@@ -105,8 +105,7 @@ impl Members {
             stopping: BTreeSet::new(),
         };
         self.workers.insert(worker, entry);
-        self.pool_mut(placement_of(kind))
-            .join(worker, slots, memory_bytes);
+        self.pool_mut(placement_of(kind)).join(worker, slots, memory_bytes);
         let known = self.untold.iter().position(|(lost, _)| *lost == worker);
         known
             .and_then(|position| self.untold.remove(position))
@@ -119,8 +118,7 @@ impl Members {
         let entry = self.workers.remove(&worker)?;
         self.pool_mut(placement_of(entry.kind)).leave(worker);
         if !entry.queries.is_empty() {
-            self.untold
-                .push_back((worker, entry.queries.keys().copied().collect()));
+            self.untold.push_back((worker, entry.queries.keys().copied().collect()));
             if self.untold.len() > remembered {
                 self.untold.pop_front();
             }
@@ -205,10 +203,7 @@ impl Members {
             .get_mut(&worker)
             .and_then(|entry| entry.queries.get_mut(&query))
         {
-            debug_assert!(
-                *needs >= count,
-                "query {query} depends less than nothing on {worker}"
-            );
+            debug_assert!(*needs >= count, "query {query} depends less than nothing on {worker}");
             *needs = needs.saturating_sub(count);
         }
     }

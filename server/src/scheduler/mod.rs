@@ -58,21 +58,14 @@ mod tests;
 
 pub use admission::{AdmissionLimits, GroupLoad};
 pub use driver::{
-    Asked, Asking, Driver, History, HistoryLimits, Past, Present, QueryEvents, QueryUpdate,
-    SchedulerHandle, Snapshot,
+    Asked, Asking, Driver, History, HistoryLimits, Past, Present, QueryEvents, QueryUpdate, SchedulerHandle, Snapshot,
 };
-pub use event::{
-    Effect, Event, QueryProgress, QuerySummary, ResultPart, StageSummary, TaskSummary,
-};
-pub use graph::{
-    OutputPartitions, Placement, QueryTraits, StageGraph, StageSpec, TaskSpec, TimeLimit,
-};
+pub use event::{Effect, Event, QueryProgress, QuerySummary, ResultPart, StageSummary, TaskSummary};
+pub use graph::{OutputPartitions, Placement, QueryTraits, StageGraph, StageSpec, TaskSpec, TimeLimit};
 pub use groups::{GroupSpec, Groups, Selector};
 pub use members::{Capacity, WorkerLoad};
 pub use policy::Policy;
-pub use snapshot::{
-    QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, Stopping, TaskInfo, TaskPhase,
-};
+pub use snapshot::{QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, Stopping, TaskInfo, TaskPhase};
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -224,17 +217,12 @@ impl Scheduler {
                 kind,
             } => {
                 self.lose_worker(now, worker, "it joined anew", &mut effects);
-                for query in self
-                    .members
-                    .join(worker, slots, address, memory_bytes, kind)
-                {
+                for query in self.members.join(worker, slots, address, memory_bytes, kind) {
                     effects.push(release_all(worker, query));
                 }
                 self.workers_changed(now);
             }
-            Event::WorkerLost { worker, reason } => {
-                self.lose_worker(now, worker, &reason, &mut effects)
-            }
+            Event::WorkerLost { worker, reason } => self.lose_worker(now, worker, &reason, &mut effects),
             Event::WorkerDraining { worker } => {
                 self.members.drain(worker);
                 self.workers_changed(now);
@@ -312,10 +300,9 @@ impl Scheduler {
         let group = self.group_of(&graph);
         let number = self.submitted;
         let mut query = Query::new(graph, number, group, now);
-        query.usage.predict(
-            self.costs
-                .predict(query.traits.fingerprint, query.read_bytes()),
-        );
+        query
+            .usage
+            .predict(self.costs.predict(query.traits.fingerprint, query.read_bytes()));
         let (id, is_exempt) = (query.id, query.traits.is_exempt);
         if !is_exempt {
             self.admission.enter(&query.candidate())?;
@@ -335,9 +322,7 @@ impl Scheduler {
 
     fn group_of(&self, graph: &StageGraph) -> usize {
         let settings = graph.stages.last().map(|stage| stage.settings.as_slice());
-        self.admission
-            .groups()
-            .of(&graph.traits, settings.unwrap_or_default())
+        self.admission.groups().of(&graph.traits, settings.unwrap_or_default())
     }
 
     fn check_open_results(&self) -> Result<(), Failure> {
@@ -391,11 +376,7 @@ impl Scheduler {
         }
         self.admission = self.admission.regrouped(groups);
         self.may_admit = true;
-        let mut ids: Vec<_> = self
-            .queries
-            .values()
-            .map(|query| (query.number, query.id))
-            .collect();
+        let mut ids: Vec<_> = self.queries.values().map(|query| (query.number, query.id)).collect();
         ids.sort_unstable();
         for (_, id) in ids {
             let Some(query) = self.queries.get_mut(&id) else {
@@ -431,10 +412,7 @@ impl Scheduler {
             Phase::Queued | Phase::Running | Phase::Failing { .. } => return,
         }
         if !self.end_if_complete(now, id, effects) {
-            self.remind(
-                now + self.limits.last_report_timeout,
-                Deadline::LastReport(id),
-            );
+            self.remind(now + self.limits.last_report_timeout, Deadline::LastReport(id));
         }
     }
 
@@ -461,12 +439,7 @@ impl Scheduler {
     }
 
     /// Ends a query in whatever state it is, and tells every worker that knows of it.
-    fn end(
-        &mut self,
-        id: QueryId,
-        outcome: Result<QuerySummary, Failure>,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn end(&mut self, id: QueryId, outcome: Result<QuerySummary, Failure>, effects: &mut Vec<Effect>) {
         let Some(mut query) = self.queries.remove(&id) else {
             return;
         };
@@ -523,10 +496,7 @@ impl Scheduler {
         }
         for placement in [Placement::Any, Placement::Local] {
             if let Some(entry) = query.ready_mut(placement).entry.take() {
-                self.lines
-                    .of_mut(placement)
-                    .lane_mut(entry.lane)
-                    .remove(&entry);
+                self.lines.of_mut(placement).lane_mut(entry.lane).remove(&entry);
             }
         }
     }
@@ -545,13 +515,7 @@ impl Scheduler {
         self.may_admit = true;
     }
 
-    fn lose_worker(
-        &mut self,
-        now: Duration,
-        worker: WorkerId,
-        reason: &str,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn lose_worker(&mut self, now: Duration, worker: WorkerId, reason: &str, effects: &mut Vec<Effect>) {
         let Some(loss) = self.members.lose(worker, self.limits.remembered_workers) else {
             return;
         };
@@ -560,11 +524,7 @@ impl Scheduler {
         for (id, depended) in loss.queries {
             if depended {
                 let message = format!("{} was lost ({reason}); run the statement again", loss.name);
-                self.end(
-                    id,
-                    Err(Failure::new(FailureKind::WorkerLost, message)),
-                    effects,
-                );
+                self.end(id, Err(Failure::new(FailureKind::WorkerLost, message)), effects);
             } else if let Some(query) = self.queries.get_mut(&id) {
                 query.forgotten_by(worker);
             }
@@ -579,9 +539,7 @@ impl Scheduler {
             }
             self.deadlines.pop_first();
             match deadline {
-                Deadline::Worker(query, placement) => {
-                    self.give_up_waiting(now, query, placement, effects)
-                }
+                Deadline::Worker(query, placement) => self.give_up_waiting(now, query, placement, effects),
                 Deadline::Urgent(query) => self.time_is_short(query),
                 Deadline::TimeLimit(query) => self.time_is_over(query, effects),
                 // The dispatch at the end of the event sees that the time has come.
@@ -605,10 +563,7 @@ impl Scheduler {
 
     /// Whatever the query is doing.
     fn time_is_over(&mut self, id: QueryId, effects: &mut Vec<Effect>) {
-        let limit = self
-            .queries
-            .get(&id)
-            .and_then(|query| query.traits.time_limit.as_ref());
+        let limit = self.queries.get(&id).and_then(|query| query.traits.time_limit.as_ref());
         if let Some(failure) = limit.map(|limit| limit.failure.clone()) {
             self.end(id, Err(failure), effects);
         }

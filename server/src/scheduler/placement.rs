@@ -199,12 +199,7 @@ impl Pool {
     }
 
     /// Finds and takes a place for one task. `holders`: who has its input, the most bytes first.
-    pub(super) fn place(
-        &mut self,
-        want: Want,
-        holders: &[WorkerId],
-        impatient: bool,
-    ) -> Option<Place> {
+    pub(super) fn place(&mut self, want: Want, holders: &[WorkerId], impatient: bool) -> Option<Place> {
         let worker = match self.choose(want, holders) {
             Some(worker) => worker,
             None if impatient && self.free_slots(want.lane) > 0 => self.least_loaded(want.lane)?,
@@ -226,10 +221,7 @@ impl Pool {
             return None;
         }
         let largest = self.sizes.last_key_value().map_or(0, |(slots, _)| *slots);
-        let needed: u64 = wants
-            .iter()
-            .map(|want| u64::from(want.slots.min(largest)))
-            .sum();
+        let needed: u64 = wants.iter().map(|want| u64::from(want.slots.min(largest))).sum();
         if needed <= free_slots
             && let Some(places) = self.place_all(wants, holders)
         {
@@ -241,9 +233,7 @@ impl Pool {
         wants
             .iter()
             .map(|want| {
-                let worker = self
-                    .choose(*want, holders)
-                    .or_else(|| self.least_loaded(lane))?;
+                let worker = self.choose(*want, holders).or_else(|| self.least_loaded(lane))?;
                 Some(self.take_on(worker, *want))
             })
             .collect()
@@ -303,11 +293,7 @@ impl Pool {
                 .get(worker)
                 .is_some_and(|member| member.offered && member.free(want.lane) == free)
         };
-        let holder = holders
-            .iter()
-            .take(HOLDERS_LOOKED_AT)
-            .copied()
-            .find(is_equal);
+        let holder = holders.iter().take(HOLDERS_LOOKED_AT).copied().find(is_equal);
         Some(holder.unwrap_or(most_free))
     }
 
@@ -317,10 +303,7 @@ impl Pool {
     }
 
     fn take_on(&mut self, worker: WorkerId, want: Want) -> Place {
-        let limit = self
-            .members
-            .get(&worker)
-            .map_or(want.slots, |member| member.slots);
+        let limit = self.members.get(&worker).map_or(want.slots, |member| member.slots);
         let slots = want.slots.min(limit);
         self.take(worker, Want { slots, ..want });
         Place { worker, slots }
@@ -408,19 +391,11 @@ mod tests {
     #[test]
     fn tasks_spread_over_the_workers_with_most_free_slots() {
         let mut pool = pool(&[(A, 2), (B, 2)]);
-        let places: Vec<_> = (0..4)
-            .map(|_| pool.place(want(1), &[], false).unwrap())
-            .collect();
+        let places: Vec<_> = (0..4).map(|_| pool.place(want(1), &[], false).unwrap()).collect();
         assert_eq!(workers(&places), [A, B, A, B]);
         assert_eq!(pool.place(want(1), &[], false), None);
         pool.give(B, want(1));
-        assert_eq!(
-            pool.place(want(1), &[], false),
-            Some(Place {
-                worker: B,
-                slots: 1
-            })
-        );
+        assert_eq!(pool.place(want(1), &[], false), Some(Place { worker: B, slots: 1 }));
     }
 
     #[test]
@@ -446,13 +421,7 @@ mod tests {
     fn a_wide_task_fits_a_small_worker_that_is_wholly_free() {
         let mut pool = pool(&[(A, 4), (B, 2)]);
         pool.take(A, want(1));
-        assert_eq!(
-            pool.place(want(4), &[], false),
-            Some(Place {
-                worker: B,
-                slots: 2
-            })
-        );
+        assert_eq!(pool.place(want(4), &[], false), Some(Place { worker: B, slots: 2 }));
         assert_eq!(
             pool.place(want(4), &[], false),
             None,
@@ -460,17 +429,10 @@ mod tests {
         );
         assert_eq!(
             pool.place(want(4), &[], true),
-            Some(Place {
-                worker: A,
-                slots: 4
-            }),
+            Some(Place { worker: A, slots: 4 }),
             "unless it has waited"
         );
-        assert_eq!(
-            pool.place(want(1), &[], true),
-            None,
-            "but never where no slot is free"
-        );
+        assert_eq!(pool.place(want(1), &[], true), None, "but never where no slot is free");
     }
 
     #[test]
@@ -478,15 +440,9 @@ mod tests {
         let mut pool = pool(&[(A, 2), (B, 2)]);
         pool.take(A, want(1));
         assert_eq!(pool.place_together(&[want(2), want(2)], &[], false), None);
-        assert_eq!(
-            (pool.load(A), pool.load(B)),
-            ((1, 1), (0, 0)),
-            "nothing is kept"
-        );
+        assert_eq!((pool.load(A), pool.load(B)), ((1, 1), (0, 0)), "nothing is kept");
         pool.give(A, want(1));
-        let places = pool
-            .place_together(&[want(2), want(2)], &[], false)
-            .unwrap();
+        let places = pool.place_together(&[want(2), want(2)], &[], false).unwrap();
         assert_eq!(workers(&places), [A, B]);
     }
 
@@ -495,31 +451,19 @@ mod tests {
         let mut pool = pool(&[(A, 1), (B, 1)]);
         let places = pool.place_together(&[want(1); 5], &[], false).unwrap();
         assert_eq!(workers(&places), [A, B, A, B, A]);
-        assert_eq!(
-            pool.place_together(&[want(1)], &[], true),
-            None,
-            "no slot is free"
-        );
+        assert_eq!(pool.place_together(&[want(1)], &[], true), None, "no slot is free");
     }
 
     #[test]
     fn tasks_that_fit_by_number_alone_start_on_an_idle_pool() {
         let mut pool = pool(&[(A, 5), (B, 4)]);
-        assert_eq!(
-            pool.place_together(&[want(3); 3], &[], false)
-                .unwrap()
-                .len(),
-            3
-        );
+        assert_eq!(pool.place_together(&[want(3); 3], &[], false).unwrap().len(), 3);
     }
 
     #[test]
     fn a_lane_sees_what_it_and_those_before_it_have_taken() {
         let mut pool = pool(&[(A, 2)]);
-        let of = |lane, slots| Want {
-            lane,
-            ..want(slots)
-        };
+        let of = |lane, slots| Want { lane, ..want(slots) };
         assert!(pool.place(of(Lane::Long, 2), &[], false).is_some());
         let free = |pool: &Pool| Lane::ALL.map(|lane| pool.free_slots(lane));
         assert_eq!(free(&pool), [2, 2, 0]);
@@ -537,10 +481,7 @@ mod tests {
     #[test]
     fn who_is_rescued_finds_the_slots_of_its_lane_beside_those_taken_before_it() {
         let mut pool = pool(&[(A, 2), (B, 2)]);
-        let of = |lane, slots| Want {
-            lane,
-            ..want(slots)
-        };
+        let of = |lane, slots| Want { lane, ..want(slots) };
         let fills_short = [of(Lane::Short, 2); 2];
         assert!(pool.place_together(&fills_short, &[], false).is_some());
         let long = of(Lane::Long, 3);

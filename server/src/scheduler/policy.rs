@@ -57,9 +57,7 @@ impl FromStr for Policy {
 
     /// The error is the half sentence after the value.
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = Self::ALL
-            .into_iter()
-            .find(|policy| policy.to_string() == text);
+        let known = Self::ALL.into_iter().find(|policy| policy.to_string() == text);
         known.ok_or_else(|| "is not a policy; give stride, fifo or fair".to_owned())
     }
 }
@@ -134,9 +132,7 @@ impl Order {
     /// The query's place among those of its group that wait; the smallest comes first.
     pub(super) fn tag(self, standing: &Standing) -> u128 {
         match self.policy {
-            Policy::Stride | Policy::Fair => {
-                standing.pass + charge(standing.next_us, self.weight(standing))
-            }
+            Policy::Stride | Policy::Fair => standing.pass + charge(standing.next_us, self.weight(standing)),
             Policy::Fifo => u128::from(100_u32.saturating_add_signed(-standing.priority)),
         }
     }
@@ -331,20 +327,11 @@ mod tests {
             ..small
         };
         assert!(order(Policy::Stride).tag(&small) < order(Policy::Stride).tag(&large));
-        assert_eq!(
-            order(Policy::Fair).tag(&small),
-            order(Policy::Fair).tag(&large)
-        );
+        assert_eq!(order(Policy::Fair).tag(&small), order(Policy::Fair).tag(&large));
         let served = Standing { pass: 1, ..small };
         assert!(order(Policy::Fair).tag(&small) < order(Policy::Fair).tag(&served));
-        assert_eq!(
-            order(Policy::Fifo).tag(&small),
-            order(Policy::Fifo).tag(&large)
-        );
-        let preferred = Standing {
-            priority: 1,
-            ..large
-        };
+        assert_eq!(order(Policy::Fifo).tag(&small), order(Policy::Fifo).tag(&large));
+        let preferred = Standing { priority: 1, ..large };
         for policy in Policy::ALL {
             let tag = |standing| order(policy).tag(standing);
             assert!(tag(&preferred) < tag(&large), "{policy}");

@@ -33,11 +33,7 @@ impl Scheduler {
         };
         let (change, impossible) = query.report(worker, attempt, status);
         if let Some(what) = impossible {
-            effects.push(Effect::Unexpected {
-                worker,
-                attempt,
-                what,
-            });
+            effects.push(Effect::Unexpected { worker, attempt, what });
         }
         if query.is_failing() {
             self.wind_down(attempt, change, effects);
@@ -47,11 +43,7 @@ impl Scheduler {
             Change::Unknown if is_alive => effects.push(Effect::CancelAttempt { worker, attempt }),
             Change::Unknown | Change::Repeated => {}
             Change::Commit => effects.push(Effect::Commit { worker, attempt }),
-            Change::Refused {
-                hold,
-                refusals,
-                reason,
-            } => {
+            Change::Refused { hold, refusals, reason } => {
                 self.free(attempt, hold);
                 self.pause_or_fail(now, attempt, (refusals, hold.share.lane), &reason, effects);
             }
@@ -124,10 +116,7 @@ impl Scheduler {
         }
         let doublings = (refusals - 1).min(6);
         let pause = limits.refusal_pause * (1 << doublings);
-        self.remind(
-            now + pause,
-            Deadline::Retry(attempt.query, attempt.stage, attempt.task),
-        );
+        self.remind(now + pause, Deadline::Retry(attempt.query, attempt.stage, attempt.task));
     }
 
     fn task_started(&mut self, now: Duration, attempt: AttemptKey, effects: &mut Vec<Effect>) {
@@ -173,23 +162,13 @@ impl Scheduler {
     }
 
     /// Output nobody reads any more is dropped, stages whose inputs are complete start.
-    fn stage_finished(
-        &mut self,
-        now: Duration,
-        id: QueryId,
-        stage: usize,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn stage_finished(&mut self, now: Duration, id: QueryId, stage: usize, effects: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
         for input in query.stages[stage].inputs.clone() {
             let released = query.stages[input].spec.id;
-            for (worker, outputs) in query.stages[input]
-                .consumer_finished()
-                .into_iter()
-                .flatten()
-            {
+            for (worker, outputs) in query.stages[input].consumer_finished().into_iter().flatten() {
                 self.members.undepend(worker, id, outputs);
                 let release = Release {
                     query: id,
@@ -217,13 +196,7 @@ impl Scheduler {
     }
 
     /// The query fails with it, at once, unless somebody else's failure is the likely cause.
-    fn attempt_failed(
-        &mut self,
-        now: Duration,
-        id: QueryId,
-        failure: Failure,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn attempt_failed(&mut self, now: Duration, id: QueryId, failure: Failure, effects: &mut Vec<Effect>) {
         if !may_have_another_cause(&failure) {
             self.end(id, Err(failure), effects);
             return;
@@ -242,10 +215,7 @@ impl Scheduler {
         for placement in [Placement::Any, Placement::Local] {
             self.stand(id, placement);
         }
-        self.remind(
-            now + self.limits.root_cause_timeout,
-            Deadline::RootCause(id),
-        );
+        self.remind(now + self.limits.root_cause_timeout, Deadline::RootCause(id));
     }
 
     /// A report about a query that has failed: only its slots, and a better cause, still matter.
@@ -254,9 +224,7 @@ impl Scheduler {
             Change::Refused { hold, .. } => self.free(attempt, hold),
             Change::Parked { hold, .. }
             | Change::Finished {
-                hold,
-                held_slots: true,
-                ..
+                hold, held_slots: true, ..
             } => {
                 self.give_slots(attempt, hold, true);
             }
@@ -265,9 +233,7 @@ impl Scheduler {
                 self.end(attempt.query, Err(failure), effects);
             }
             Change::Failed(_)
-            | Change::Finished {
-                held_slots: false, ..
-            }
+            | Change::Finished { held_slots: false, .. }
             | Change::Unknown
             | Change::Repeated
             | Change::Commit
@@ -296,10 +262,7 @@ fn may_have_another_cause(failure: &Failure) -> bool {
 /// Whether an attempt in this state still occupies its worker.
 fn is_alive(status: &AttemptStatus) -> bool {
     match status {
-        AttemptStatus::Reserved
-        | AttemptStatus::Running
-        | AttemptStatus::Parked
-        | AttemptStatus::Resumed => true,
+        AttemptStatus::Reserved | AttemptStatus::Running | AttemptStatus::Parked | AttemptStatus::Resumed => true,
         AttemptStatus::Refused { .. }
         | AttemptStatus::Finished(_)
         | AttemptStatus::Failed(_)

@@ -11,26 +11,17 @@ use crate::workers::WorkerKind;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Submit {
-        shape: u64,
-        traits: QueryTraits,
-    },
+    Submit { shape: u64, traits: QueryTraits },
     Cancel(usize),
     ResultDone(usize),
-    Join {
-        number: u128,
-        slots: u32,
-        kind: WorkerKind,
-    },
+    Join { number: u128, slots: u32, kind: WorkerKind },
     Lose(usize),
     Drain(usize),
     Rejoin(usize),
     Progress(usize, Mood),
     Deliver(usize),
     Repeat(usize),
-    Wait {
-        ms: u64,
-    },
+    Wait { ms: u64 },
     Tick,
 }
 
@@ -63,16 +54,16 @@ fn traits() -> impl Strategy<Value = QueryTraits> {
     let tag = prop::sample::select(vec![None, Some("a"), Some("b"), Some("c")]);
     let session = prop::sample::select(vec!["s", "t"]);
     let memory = prop_oneof![2 => Just(0), 1 => 0..4_000_000_u64];
-    (time_limit, tag, session, -100..=100_i32, memory).prop_map(
-        |(time_limit, tag, session, priority, memory_bytes)| QueryTraits {
+    (time_limit, tag, session, -100..=100_i32, memory).prop_map(|(time_limit, tag, session, priority, memory_bytes)| {
+        QueryTraits {
             tag: tag.map(Into::into),
             session: session.into(),
             priority,
             time_limit,
             memory_bytes,
             ..QueryTraits::default()
-        },
-    )
+        }
+    })
 }
 
 /// Groups a, b below a, and c, with random limits.
@@ -185,11 +176,7 @@ fn take(model: &mut Model, step: Step) {
                 model.send(Event::ResultDone { query });
             }
         }
-        Step::Join {
-            number,
-            slots,
-            kind,
-        } => {
+        Step::Join { number, slots, kind } => {
             if !model.workers.contains_key(&worker(number)) {
                 model.join(worker(number), slots, kind);
             }

@@ -112,8 +112,7 @@ impl Usage {
     }
 
     fn size_us(&self) -> u64 {
-        self.predicted_us
-            .max(self.spent_us.saturating_add(self.charged_us))
+        self.predicted_us.max(self.spent_us.saturating_add(self.charged_us))
     }
 
     /// What an attempt was charged turns out to be something else.
@@ -158,12 +157,7 @@ impl Query {
             all_tasks: all_tasks.sum(),
             ..Usage::default()
         };
-        let stages = graph
-            .stages
-            .into_iter()
-            .zip(inputs)
-            .zip(consumers)
-            .zip(ways);
+        let stages = graph.stages.into_iter().zip(inputs).zip(consumers).zip(ways);
         Self {
             id: graph.query,
             number,
@@ -264,13 +258,7 @@ impl Query {
     }
 
     /// A stage has tasks to place. Answers whether none had before. `start`: where those begin who come to wait now.
-    pub(super) fn wants_places(
-        &mut self,
-        placement: Placement,
-        stage: usize,
-        now: Duration,
-        start: u128,
-    ) -> bool {
+    pub(super) fn wants_places(&mut self, placement: Placement, stage: usize, now: Duration, start: u128) -> bool {
         let way = self.stages[stage].way_to_root;
         let ready = self.ready_mut(placement);
         let is_new = ready.stages.is_empty();
@@ -284,13 +272,7 @@ impl Query {
     }
 
     /// Some tasks of a stage were placed; `is_done`: that were all.
-    pub(super) fn was_served(
-        &mut self,
-        placement: Placement,
-        stage: usize,
-        is_done: bool,
-        now: Duration,
-    ) {
+    pub(super) fn was_served(&mut self, placement: Placement, stage: usize, is_done: bool, now: Duration) {
         let way = self.stages[stage].way_to_root;
         let ready = self.ready_mut(placement);
         ready.served = now;
@@ -355,9 +337,7 @@ impl Query {
     }
 
     pub(super) fn position(&self, stage: StageId) -> Option<usize> {
-        self.stages
-            .binary_search_by_key(&stage, |stage| stage.spec.id)
-            .ok()
+        self.stages.binary_search_by_key(&stage, |stage| stage.spec.id).ok()
     }
 
     /// Stages without inputs; they can start at once.
@@ -368,12 +348,7 @@ impl Query {
     }
 
     /// Starts a stage whose inputs are all finished.
-    pub(super) fn start_stage(
-        &mut self,
-        stage: usize,
-        now: Duration,
-        address_of: impl Fn(WorkerId) -> String,
-    ) {
+    pub(super) fn start_stage(&mut self, stage: usize, now: Duration, address_of: impl Fn(WorkerId) -> String) {
         let mut held = BTreeMap::new();
         let mut inputs: Vec<StageInput> = Vec::new();
         for &input in &self.stages[stage].inputs {
@@ -411,9 +386,7 @@ impl Query {
 
     pub(super) fn task_mut(&mut self, attempt: AttemptKey) -> Option<&mut Task> {
         let stage = self.position(attempt.stage)?;
-        self.stages[stage]
-            .tasks
-            .get_mut(usize::try_from(attempt.task.0).ok()?)
+        self.stages[stage].tasks.get_mut(usize::try_from(attempt.task.0).ok()?)
     }
 
     /// Where the result is.

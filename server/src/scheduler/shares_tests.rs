@@ -323,10 +323,7 @@ fn what_counts_is_the_time_of_processors_where_attempts_say_it() {
 
 #[test]
 fn who_comes_later_has_no_credit_and_does_not_wait_for_the_others_to_catch_up() {
-    for (groups, tags) in [
-        (vec![], ["", ""]),
-        (vec![group("a", 1), group("b", 1)], ["a", "b"]),
-    ] {
+    for (groups, tags) in [(vec![], ["", ""]), (vec![group("a", 1), group("b", 1)], ["a", "b"])] {
         let mut shop = Shop::new(Policy::Fair, 4);
         shop.tell(Event::Regroup(Groups::new(groups).unwrap()));
         let first = shop.submit(0, 20_000, ms(20), tagged(tags[0]));
@@ -354,10 +351,7 @@ fn a_wrong_prediction_is_made_good() {
         shop.tell(Event::Submit(graph));
         shop.run_until(Duration::from_secs(10));
         let used = [shop.used(&[right]), shop.used(&[wrong])];
-        assert!(
-            used.iter().all(|used| (used - 20.0).abs() < 1.0),
-            "{used:?}"
-        );
+        assert!(used.iter().all(|used| (used - 20.0).abs() < 1.0), "{used:?}");
     }
 }
 
@@ -367,8 +361,8 @@ fn the_rate_of_decay_decides_how_far_a_large_query_steps_back() {
         let mut shop = Shop::new(Policy::Stride, 1);
         shop.scheduler.limits.priority_decay = decay;
         // Both in one lane, one four times as large.
-        let [small, large] = [(0, 600), (1, 2_400)]
-            .map(|(id, tasks)| shop.submit(id, tasks, ms(5), QueryTraits::default()));
+        let [small, large] =
+            [(0, 600), (1, 2_400)].map(|(id, tasks)| shop.submit(id, tasks, ms(5), QueryTraits::default()));
         shop.run_until(ms(2_500));
         shop.used(&[small]) / shop.used(&[small, large])
     };
@@ -389,8 +383,7 @@ fn the_smaller_of_two_predicted_queries_comes_first() {
                 task.bytes = bytes / 4;
             }
             let query = graph.query;
-            shop.takes
-                .insert(query, Duration::from_micros(bytes / 4 / 200));
+            shop.takes.insert(query, Duration::from_micros(bytes / 4 / 200));
             shop.served.insert(query, shop.now);
             shop.tell(Event::Submit(graph));
         }
@@ -456,16 +449,11 @@ fn a_group_may_not_begin_more_than_its_cpu_share() {
     let mut shop = Shop::new(Policy::Stride, 8);
     let mut half = group("a", 100);
     half.cpu_share_percent = Some(25);
-    shop.tell(Event::Regroup(
-        Groups::new(vec![half, group("b", 1)]).unwrap(),
-    ));
+    shop.tell(Event::Regroup(Groups::new(vec![half, group("b", 1)]).unwrap()));
     let capped = shop.submit(1, 10_000, ms(20), tagged("a"));
     shop.run_until(Duration::from_secs(10));
     let part = shop.used(&[capped]) / (8.0 * 10.0);
-    assert!(
-        (part - 0.25).abs() < 0.01,
-        "{part} although the rest is idle"
-    );
+    assert!((part - 0.25).abs() < 0.01, "{part} although the rest is idle");
     let other = shop.submit(2, 10_000, ms(20), tagged("b"));
     shop.run_until(Duration::from_secs(20));
     let part = shop.used(&[other]) / (8.0 * 10.0);

@@ -202,10 +202,7 @@ impl QueryInfo {
         let stages = || self.stages.iter().map(StageInfo::resources);
         Resources {
             rows: self.stages.last().map_or(0, |root| root.resources().rows),
-            peak_memory_bytes: stages()
-                .map(|stage| stage.peak_memory_bytes)
-                .max()
-                .unwrap_or_default(),
+            peak_memory_bytes: stages().map(|stage| stage.peak_memory_bytes).max().unwrap_or_default(),
             ..stages().fold(Resources::default(), Resources::and)
         }
     }
@@ -214,10 +211,7 @@ impl QueryInfo {
     pub fn shuffled_bytes(&self) -> u64 {
         let (_, producers) = self.stages.split_last().unzip();
         let producers: &[StageInfo] = producers.unwrap_or_default();
-        producers
-            .iter()
-            .map(|stage| stage.resources().written_bytes)
-            .sum()
+        producers.iter().map(|stage| stage.resources().written_bytes).sum()
     }
 }
 

@@ -11,9 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use squadron_proto::control::{
-    Lane, Launch, OutputMode, Producer, Stage as StageMessage, StageInput,
-};
+use squadron_proto::control::{Lane, Launch, OutputMode, Producer, Stage as StageMessage, StageInput};
 use squadron_proto::{AttemptKey, QueryId, TaskId, WorkerId};
 
 use super::event::{StageSummary, TaskSummary};
@@ -70,12 +68,7 @@ pub(super) struct Sources {
 }
 
 impl Stage {
-    pub(super) fn new(
-        mut spec: StageSpec,
-        inputs: Vec<usize>,
-        consumers: Vec<usize>,
-        way_to_root: u64,
-    ) -> Self {
+    pub(super) fn new(mut spec: StageSpec, inputs: Vec<usize>, consumers: Vec<usize>, way_to_root: u64) -> Self {
         for task in &mut spec.tasks {
             task.slots = task.slots.max(1);
         }
@@ -102,9 +95,7 @@ impl Stage {
                 *unfinished_inputs -= 1;
                 *unfinished_inputs == 0
             }
-            StageState::Running { .. }
-            | StageState::Finished { .. }
-            | StageState::Released { .. } => false,
+            StageState::Running { .. } | StageState::Finished { .. } | StageState::Released { .. } => false,
         }
     }
 
@@ -134,11 +125,7 @@ impl Stage {
     /// What the tasks to be placed next want in a lane: one task, or all of a stage whose tasks start together. The first comes
     /// first.
     pub(super) fn next_wants(&self, lane: Lane) -> Vec<Want> {
-        let count = if self.spec.streamed {
-            self.pending.len()
-        } else {
-            1
-        };
+        let count = if self.spec.streamed { self.pending.len() } else { 1 };
         let next = self.pending.iter().rev().take(count);
         next.map(|&task| self.want(task, lane)).collect()
     }
@@ -153,13 +140,7 @@ impl Stage {
     }
 
     /// The first of [`Stage::next_wants`] got a place: what to tell its worker.
-    pub(super) fn launch_next(
-        &mut self,
-        query: QueryId,
-        worker: WorkerId,
-        slots: u32,
-        lane: Lane,
-    ) -> Option<Launch> {
+    pub(super) fn launch_next(&mut self, query: QueryId, worker: WorkerId, slots: u32, lane: Lane) -> Option<Launch> {
         let task = self.pending.pop()?;
         let share = Want {
             slots,
@@ -188,26 +169,14 @@ impl Stage {
     }
 
     /// An attempt of the task holds slots from now on.
-    pub(super) fn start_clock(
-        &mut self,
-        task: TaskId,
-        now: Duration,
-        charged_us: u64,
-        weight: u64,
-        line: Lane,
-    ) {
+    pub(super) fn start_clock(&mut self, task: TaskId, now: Duration, charged_us: u64, weight: u64, line: Lane) {
         if let Some(task) = self.task_mut(task) {
             task.start_clock(now, charged_us, weight, line);
         }
     }
 
     /// See [`Task::stop_clock`].
-    pub(super) fn stop_clock(
-        &mut self,
-        task: TaskId,
-        until: Option<Duration>,
-        slots: u32,
-    ) -> Option<Spent> {
+    pub(super) fn stop_clock(&mut self, task: TaskId, until: Option<Duration>, slots: u32) -> Option<Spent> {
         self.task_mut(task)?.stop_clock(until, slots)
     }
 
@@ -243,15 +212,11 @@ impl Stage {
     /// One of its tasks runs for the first time. Answers whether that was the last.
     pub(super) fn task_started(&mut self) -> bool {
         match &mut self.state {
-            StageState::Running {
-                unstarted_tasks, ..
-            } => {
+            StageState::Running { unstarted_tasks, .. } => {
                 *unstarted_tasks -= 1;
                 *unstarted_tasks == 0
             }
-            StageState::Waiting { .. }
-            | StageState::Finished { .. }
-            | StageState::Released { .. } => false,
+            StageState::Waiting { .. } | StageState::Finished { .. } | StageState::Released { .. } => false,
         }
     }
 
@@ -273,9 +238,7 @@ impl Stage {
                 }
                 is_last
             }
-            StageState::Waiting { .. }
-            | StageState::Finished { .. }
-            | StageState::Released { .. } => false,
+            StageState::Waiting { .. } | StageState::Finished { .. } | StageState::Released { .. } => false,
         }
     }
 
@@ -298,25 +261,19 @@ impl Stage {
                 }
                 Some(holders)
             }
-            StageState::Waiting { .. }
-            | StageState::Running { .. }
-            | StageState::Released { .. } => None,
+            StageState::Waiting { .. } | StageState::Running { .. } | StageState::Released { .. } => None,
         }
     }
 
     /// When it started, and when its last task finished.
     pub(super) fn times(&self) -> (Option<Duration>, Option<Duration>) {
         let elapsed = match self.state {
-            StageState::Finished { elapsed, .. } | StageState::Released { elapsed } => {
-                Some(elapsed)
-            }
+            StageState::Finished { elapsed, .. } | StageState::Released { elapsed } => Some(elapsed),
             StageState::Waiting { .. } | StageState::Running { .. } => None,
         };
         (
             self.started,
-            self.started
-                .zip(elapsed)
-                .map(|(started, elapsed)| started + elapsed),
+            self.started.zip(elapsed).map(|(started, elapsed)| started + elapsed),
         )
     }
 
@@ -362,12 +319,7 @@ impl Stage {
     /// How many bytes of its output each worker holds.
     pub(super) fn add_bytes_held(&self, held: &mut BTreeMap<WorkerId, u64>) {
         for finished in self.tasks.iter().filter_map(Task::finished) {
-            let bytes: u64 = finished
-                .output
-                .partitions
-                .iter()
-                .map(|output| output.bytes)
-                .sum();
+            let bytes: u64 = finished.output.partitions.iter().map(|output| output.bytes).sum();
             *held.entry(finished.worker).or_default() += bytes;
         }
     }
@@ -442,10 +394,7 @@ mod tests {
     }
 
     fn finish_next(stage: &mut Stage, worker: WorkerId, partitions: &[u32]) -> bool {
-        let attempt = stage
-            .launch_next(QUERY, worker, 1, Lane::Short)
-            .unwrap()
-            .attempt;
+        let attempt = stage.launch_next(QUERY, worker, 1, Lane::Short).unwrap().attempt;
         let partitions = partitions
             .iter()
             .map(|&partition| PartitionOutput {
@@ -458,11 +407,7 @@ mod tests {
             partitions,
             ..TaskOutput::default()
         };
-        stage.tasks[attempt.task.0 as usize].report(
-            worker,
-            attempt.attempt,
-            AttemptStatus::Finished(output),
-        );
+        stage.tasks[attempt.task.0 as usize].report(worker, attempt.attempt, AttemptStatus::Finished(output));
         stage.task_finished(Duration::from_millis(5))
     }
 
@@ -497,14 +442,8 @@ mod tests {
             "who has no rows is not read"
         );
         assert_eq!(stage.consumer_finished(), None);
-        assert_eq!(
-            stage.consumer_finished(),
-            Some(BTreeMap::from([(A, 2), (B, 1)]))
-        );
+        assert_eq!(stage.consumer_finished(), Some(BTreeMap::from([(A, 2), (B, 1)])));
         assert_eq!(stage.consumer_finished(), None, "only once");
-        assert_eq!(
-            stage.summary(Duration::MAX).elapsed,
-            Duration::from_millis(5)
-        );
+        assert_eq!(stage.summary(Duration::MAX).elapsed, Duration::from_millis(5));
     }
 }

@@ -217,10 +217,7 @@ fn check_stopped(mut model: Model, situation: &Situation, failure: &Failure) {
     let name = situation.name;
     assert_eq!(model.ended[&STOPPED].as_ref(), Err(failure), "{name}");
     let is_its = |attempt: &squadron_proto::AttemptKey| attempt.query == STOPPED;
-    assert!(
-        !model.attempts().iter().any(|(_, attempt)| is_its(attempt)),
-        "{name}"
-    );
+    assert!(!model.attempts().iter().any(|(_, attempt)| is_its(attempt)), "{name}");
     let answers = model.scheduler.apply(
         model.now,
         Event::Cancel {
@@ -237,19 +234,9 @@ fn check_stopped(mut model: Model, situation: &Situation, failure: &Failure) {
         assert!(other.is_ok(), "{name}: {other:?}");
     }
     assert!(model.scheduler.is_empty(), "{name}");
-    let slots: u32 = model
-        .scheduler
-        .workers()
-        .iter()
-        .map(|load| load.slots)
-        .sum();
+    let slots: u32 = model.scheduler.workers().iter().map(|load| load.slots).sum();
     model.submit(graph(3, vec![stage(0, &[], slots), stage(1, &[0], 1)]));
-    let held: u32 = model
-        .scheduler
-        .workers()
-        .iter()
-        .map(|load| load.used_slots)
-        .sum();
+    let held: u32 = model.scheduler.workers().iter().map(|load| load.used_slots).sum();
     assert_eq!(held, slots, "{name}: who comes after finds every slot");
     model.settle();
     assert!(model.ended[&QueryId::from_u128(3)].is_ok());

@@ -129,11 +129,7 @@ pub(super) enum Change {
     /// The attempt is to be committed.
     Commit,
     /// The attempt never ran; its slots are free.
-    Refused {
-        hold: Hold,
-        refusals: u32,
-        reason: String,
-    },
+    Refused { hold: Hold, refusals: u32, reason: String },
     /// It runs, and for the first time.
     Started,
     /// Its slots are free. `started`: it was not known to run before.
@@ -163,13 +159,7 @@ impl Task {
     }
 
     /// Slots are taken from now on.
-    pub(super) fn start_clock(
-        &mut self,
-        since: Duration,
-        charged_us: u64,
-        weight: u64,
-        line: Lane,
-    ) {
+    pub(super) fn start_clock(&mut self, since: Duration, charged_us: u64, weight: u64, line: Lane) {
         self.times.launched.get_or_insert(since);
         let before_us = self.account.map_or(0, |account| account.before_us);
         self.account = Some(Account {
@@ -189,9 +179,9 @@ impl Task {
         if clock.is_none() && used_us.is_none() {
             return None;
         }
-        let held = clock.zip(until).map_or(Duration::ZERO, |(clock, until)| {
-            until.saturating_sub(clock.since)
-        });
+        let held = clock
+            .zip(until)
+            .map_or(Duration::ZERO, |(clock, until)| until.saturating_sub(clock.since));
         let held_us = u64::try_from(held.as_micros())
             .unwrap_or(u64::MAX)
             .saturating_mul(u64::from(slots));
@@ -248,9 +238,7 @@ impl Task {
     /// The attempt that is on a worker and has not ended, and whether it holds slots.
     pub(super) fn live(&self) -> Option<(Hold, bool)> {
         match &self.state {
-            TaskState::Launched(hold) | TaskState::Committed(hold) | TaskState::Running(hold) => {
-                Some((*hold, true))
-            }
+            TaskState::Launched(hold) | TaskState::Committed(hold) | TaskState::Running(hold) => Some((*hold, true)),
             TaskState::Parked(hold) => Some((*hold, false)),
             TaskState::Waiting | TaskState::Pending | TaskState::Finished(_) => None,
         }
@@ -261,10 +249,7 @@ impl Task {
         match &self.state {
             TaskState::Running(hold) | TaskState::Parked(hold) => Some((hold.worker, hold.attempt)),
             TaskState::Finished(finished) => Some((finished.worker, finished.attempt)),
-            TaskState::Waiting
-            | TaskState::Pending
-            | TaskState::Launched(_)
-            | TaskState::Committed(_) => None,
+            TaskState::Waiting | TaskState::Pending | TaskState::Launched(_) | TaskState::Committed(_) => None,
         }
     }
 
@@ -306,11 +291,7 @@ impl Task {
         let attempt = AttemptNumber(self.next_attempt);
         self.next_attempt += 1;
         self.account = None;
-        self.state = TaskState::Launched(Hold {
-            worker,
-            attempt,
-            share,
-        });
+        self.state = TaskState::Launched(Hold { worker, attempt, share });
         attempt
     }
 
@@ -325,11 +306,7 @@ impl Task {
             state @ (TaskState::Waiting | TaskState::Pending) => self.keep(state, Change::Unknown),
             TaskState::Finished(finished) => {
                 let known = finished.worker == worker && finished.attempt == attempt;
-                let change = if known {
-                    Change::Repeated
-                } else {
-                    Change::Unknown
-                };
+                let change = if known { Change::Repeated } else { Change::Unknown };
                 self.keep(TaskState::Finished(finished), change)
             }
             state @ (TaskState::Launched(hold)
@@ -347,11 +324,7 @@ impl Task {
         }
     }
 
-    fn while_launched(
-        &mut self,
-        hold: Hold,
-        status: AttemptStatus,
-    ) -> (Change, Option<&'static str>) {
+    fn while_launched(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
         match status {
             AttemptStatus::Reserved => self.keep(TaskState::Committed(hold), Change::Commit),
             AttemptStatus::Refused { reason } => self.refuse(hold, reason),
@@ -367,61 +340,35 @@ impl Task {
         }
     }
 
-    fn while_committed(
-        &mut self,
-        hold: Hold,
-        status: AttemptStatus,
-    ) -> (Change, Option<&'static str>) {
+    fn while_committed(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
         match status {
             AttemptStatus::Reserved => self.keep(TaskState::Committed(hold), Change::Repeated),
             AttemptStatus::Refused { reason } => {
                 let (change, _) = self.refuse(hold, reason);
                 (change, Some("it was refused after it was reserved"))
             }
-            AttemptStatus::Running | AttemptStatus::Resumed => {
-                self.keep(TaskState::Running(hold), Change::Started)
-            }
-            AttemptStatus::Parked => self.keep(
-                TaskState::Parked(hold),
-                Change::Parked {
-                    hold,
-                    started: true,
-                },
-            ),
+            AttemptStatus::Running | AttemptStatus::Resumed => self.keep(TaskState::Running(hold), Change::Started),
+            AttemptStatus::Parked => self.keep(TaskState::Parked(hold), Change::Parked { hold, started: true }),
             AttemptStatus::Finished(output) => self.finish(hold, output, true, true),
             AttemptStatus::Failed(failure) => self.fail(TaskState::Committed(hold), failure),
             AttemptStatus::Cancelled => self.fail(TaskState::Committed(hold), unasked(hold)),
         }
     }
 
-    fn while_running(
-        &mut self,
-        hold: Hold,
-        status: AttemptStatus,
-    ) -> (Change, Option<&'static str>) {
+    fn while_running(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
         match status {
             AttemptStatus::Reserved
             | AttemptStatus::Refused { .. }
             | AttemptStatus::Running
             | AttemptStatus::Resumed => self.keep(TaskState::Running(hold), Change::Repeated),
-            AttemptStatus::Parked => self.keep(
-                TaskState::Parked(hold),
-                Change::Parked {
-                    hold,
-                    started: false,
-                },
-            ),
+            AttemptStatus::Parked => self.keep(TaskState::Parked(hold), Change::Parked { hold, started: false }),
             AttemptStatus::Finished(output) => self.finish(hold, output, true, false),
             AttemptStatus::Failed(failure) => self.fail(TaskState::Running(hold), failure),
             AttemptStatus::Cancelled => self.fail(TaskState::Running(hold), unasked(hold)),
         }
     }
 
-    fn while_parked(
-        &mut self,
-        hold: Hold,
-        status: AttemptStatus,
-    ) -> (Change, Option<&'static str>) {
+    fn while_parked(&mut self, hold: Hold, status: AttemptStatus) -> (Change, Option<&'static str>) {
         match status {
             AttemptStatus::Reserved
             | AttemptStatus::Refused { .. }
@@ -442,14 +389,7 @@ impl Task {
     fn refuse(&mut self, hold: Hold, reason: String) -> (Change, Option<&'static str>) {
         self.refusals += 1;
         let refusals = self.refusals;
-        self.keep(
-            TaskState::Waiting,
-            Change::Refused {
-                hold,
-                refusals,
-                reason,
-            },
-        )
+        self.keep(TaskState::Waiting, Change::Refused { hold, refusals, reason })
     }
 
     fn finish(
@@ -459,9 +399,7 @@ impl Task {
         held_slots: bool,
         started: bool,
     ) -> (Change, Option<&'static str>) {
-        let Hold {
-            worker, attempt, ..
-        } = hold;
+        let Hold { worker, attempt, .. } = hold;
         let finished = Finished {
             worker,
             attempt,
@@ -516,9 +454,7 @@ mod tests {
     }
 
     fn refused() -> AttemptStatus {
-        AttemptStatus::Refused {
-            reason: "full".into(),
-        }
+        AttemptStatus::Refused { reason: "full".into() }
     }
 
     #[test]
@@ -532,13 +468,7 @@ mod tests {
         let life = [
             (AttemptStatus::Reserved, Change::Commit),
             (AttemptStatus::Running, Change::Started),
-            (
-                AttemptStatus::Parked,
-                Change::Parked {
-                    hold,
-                    started: false,
-                },
-            ),
+            (AttemptStatus::Parked, Change::Parked { hold, started: false }),
             (AttemptStatus::Resumed, Change::Resumed(hold)),
             (
                 AttemptStatus::Finished(TaskOutput::default()),
@@ -584,10 +514,7 @@ mod tests {
         assert!(!task.make_pending(), "only once");
         let second = task.launch(WORKER, SHARE);
         assert_ne!(first, second);
-        assert_eq!(
-            task.report(WORKER, first, refused()),
-            (Change::Unknown, None)
-        );
+        assert_eq!(task.report(WORKER, first, refused()), (Change::Unknown, None));
     }
 
     #[test]
@@ -595,20 +522,8 @@ mod tests {
         let (mut task, attempt) = launched();
         let (change, odd) = task.report(WORKER, attempt, AttemptStatus::Parked);
         assert!(matches!(change, Change::Parked { started: true, .. }) && odd.is_some());
-        let (change, odd) = task.report(
-            WORKER,
-            attempt,
-            AttemptStatus::Finished(TaskOutput::default()),
-        );
-        assert!(
-            matches!(
-                change,
-                Change::Finished {
-                    held_slots: false,
-                    ..
-                }
-            ) && odd.is_none()
-        );
+        let (change, odd) = task.report(WORKER, attempt, AttemptStatus::Finished(TaskOutput::default()));
+        assert!(matches!(change, Change::Finished { held_slots: false, .. }) && odd.is_none());
     }
 
     const MS: Duration = Duration::from_millis(1);
@@ -635,11 +550,7 @@ mod tests {
         let so_far = (spent.charged_us, spent.before_us, spent.actual_us);
         assert_eq!(so_far, (100, 0, 10_000));
         assert_eq!(spent.correction(), Correction::More(9_900));
-        assert_eq!(
-            task.stop_clock(Some(9 * MS), SHARE.slots),
-            None,
-            "it stands"
-        );
+        assert_eq!(task.stop_clock(Some(9 * MS), SHARE.slots), None, "it stands");
         task.report(WORKER, attempt, AttemptStatus::Resumed);
         task.start_clock(20 * MS, 0, 7, Lane::Short);
         task.report(WORKER, attempt, finished(3 * MS));
@@ -679,9 +590,6 @@ mod tests {
         task.report(WORKER, attempt, AttemptStatus::Reserved);
         task.report(WORKER, attempt, finished(MS));
         let spent = task.stop_clock(Some(30 * MS), SHARE.slots).unwrap();
-        assert_eq!(
-            (spent.before_us, spent.correction()),
-            (0, Correction::More(950))
-        );
+        assert_eq!((spent.before_us, spent.correction()), (0, Correction::More(950)));
     }
 }

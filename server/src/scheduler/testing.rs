@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use squadron_proto::control::{
-    AttemptStatus, Lane, Launch, OutputMode, PartitionOutput, PlanRef, Release, TaskOutput,
-};
+use squadron_proto::control::{AttemptStatus, Lane, Launch, OutputMode, PartitionOutput, PlanRef, Release, TaskOutput};
 use squadron_proto::{AttemptKey, Failure, QueryId, StageId, TaskId, WorkerId};
 
 use super::*;
@@ -154,12 +152,7 @@ impl Model {
         }
         let exceeded = self.scheduler.admission.exceeded();
         assert!(self.may_exceed || exceeded.is_none(), "{exceeded:?}");
-        let of_queries: u64 = self
-            .scheduler
-            .queries()
-            .iter()
-            .map(|query| query.held_slots)
-            .sum();
+        let of_queries: u64 = self.scheduler.queries().iter().map(|query| query.held_slots).sum();
         let of_workers: u32 = self.held.values().map(|(slots, _)| slots).sum();
         assert_eq!(
             of_queries,
@@ -169,10 +162,7 @@ impl Model {
         );
         for load in self.scheduler.workers() {
             let held = |(_, (slots, _)): (_, &(u32, Lane))| *slots;
-            let of_worker = self
-                .held
-                .iter()
-                .filter(|((worker, _), _)| *worker == load.id);
+            let of_worker = self.held.iter().filter(|((worker, _), _)| *worker == load.id);
             let expected: u32 = of_worker.map(held).sum();
             assert_eq!(
                 load.used_slots,
@@ -245,11 +235,7 @@ impl Model {
 
     pub(super) fn outboxes(&self) -> Vec<WorkerId> {
         let full = |(_, entry): &(&WorkerId, &FakeWorker)| !entry.outbox.is_empty();
-        self.workers
-            .iter()
-            .filter(full)
-            .map(|(&worker, _)| worker)
-            .collect()
+        self.workers.iter().filter(full).map(|(&worker, _)| worker).collect()
     }
 
     /// Moves an attempt on; the report goes to the outbox. Answers whether it moved.
@@ -261,21 +247,13 @@ impl Model {
         let streamed = launch.output == OutputMode::Streamed;
         let status = match (*at, mood) {
             (At::Reserved, _) => return false,
-            (At::Launched, Mood::Refuse) => AttemptStatus::Refused {
-                reason: "full".into(),
-            },
-            (_, Mood::Fail) => {
-                AttemptStatus::Failed(Failure::new(FailureKind::Invalid, "division by zero"))
-            }
-            (_, Mood::Stop) => {
-                AttemptStatus::Failed(Failure::new(FailureKind::Cancelled, "reader gone"))
-            }
+            (At::Launched, Mood::Refuse) => AttemptStatus::Refused { reason: "full".into() },
+            (_, Mood::Fail) => AttemptStatus::Failed(Failure::new(FailureKind::Invalid, "division by zero")),
+            (_, Mood::Stop) => AttemptStatus::Failed(Failure::new(FailureKind::Cancelled, "reader gone")),
             (At::Launched, Mood::Good | Mood::Park) => AttemptStatus::Reserved,
             (At::Committed, Mood::Good | Mood::Park | Mood::Refuse) => AttemptStatus::Running,
             (At::Running, Mood::Park) if streamed => AttemptStatus::Parked,
-            (At::Running, Mood::Good | Mood::Park | Mood::Refuse) => {
-                AttemptStatus::Finished(some_output())
-            }
+            (At::Running, Mood::Good | Mood::Park | Mood::Refuse) => AttemptStatus::Finished(some_output()),
             (At::Parked, Mood::Good | Mood::Park) => AttemptStatus::Resumed,
             // What it had left fitted where its reader will find it.
             (At::Parked, Mood::Refuse) => AttemptStatus::Finished(some_output()),
@@ -316,9 +294,7 @@ impl Model {
     fn arrive(&mut self, worker: WorkerId, attempt: AttemptKey, status: AttemptStatus) {
         let is_current = self.workers.contains_key(&worker)
             && !self.ended.contains_key(&attempt.query)
-            && !self
-                .finished
-                .contains(&(attempt.query, attempt.stage, attempt.task))
+            && !self.finished.contains(&(attempt.query, attempt.stage, attempt.task))
             && self.launched_on(worker, attempt);
         if is_current {
             match &status {
@@ -328,8 +304,7 @@ impl Model {
                 }
                 AttemptStatus::Finished(_) => {
                     self.held.remove(&(worker, attempt));
-                    self.finished
-                        .insert((attempt.query, attempt.stage, attempt.task));
+                    self.finished.insert((attempt.query, attempt.stage, attempt.task));
                 }
                 AttemptStatus::Resumed => {
                     let slots = self.slots_of(worker, attempt);
@@ -372,11 +347,7 @@ impl Model {
     }
 
     fn spec(&self, query: QueryId, stage: StageId) -> &StageSpec {
-        self.graphs[&query]
-            .stages
-            .iter()
-            .find(|spec| spec.id == stage)
-            .unwrap()
+        self.graphs[&query].stages.iter().find(|spec| spec.id == stage).unwrap()
     }
 
     pub(super) fn tick(&mut self) {
@@ -401,22 +372,13 @@ impl Model {
             Effect::Launch { worker, launch } => self.check_launch(worker, launch),
             Effect::Commit { worker, attempt } => {
                 assert!(!self.ended.contains_key(&attempt.query));
-                if let Some((_, at)) = self
-                    .workers
-                    .get_mut(&worker)
-                    .unwrap()
-                    .attempts
-                    .get_mut(&attempt)
-                {
+                if let Some((_, at)) = self.workers.get_mut(&worker).unwrap().attempts.get_mut(&attempt) {
                     assert_eq!(*at, At::Reserved, "committed once, after it was reserved");
                     *at = At::Committed;
                 }
             }
             Effect::CancelAttempt { worker, attempt } => {
-                let entry = self
-                    .workers
-                    .get_mut(&worker)
-                    .expect("a worker that is there");
+                let entry = self.workers.get_mut(&worker).expect("a worker that is there");
                 if entry.attempts.remove(&attempt).is_some() {
                     let stopped = (attempt, AttemptStatus::Cancelled);
                     entry.outbox.push_back(stopped);
@@ -430,18 +392,11 @@ impl Model {
                     "ready once"
                 );
                 assert_eq!(parts.len(), graph.stages.last().unwrap().tasks.len());
-                assert!(
-                    parts
-                        .iter()
-                        .all(|part| self.workers.contains_key(&part.worker))
-                );
+                assert!(parts.iter().all(|part| self.workers.contains_key(&part.worker)));
             }
             Effect::Ended { query, outcome, .. } => {
                 self.held.retain(|(_, attempt), _| attempt.query != query);
-                assert!(
-                    self.ended.insert(query, outcome).is_none(),
-                    "{query} ended twice"
-                );
+                assert!(self.ended.insert(query, outcome).is_none(), "{query} ended twice");
                 for entry in self.workers.values() {
                     let is_left = entry.attempts.keys().any(|attempt| attempt.query == query)
                         || entry.outputs.iter().any(|attempt| attempt.query == query)
@@ -464,15 +419,9 @@ impl Model {
         let attempt = launch.attempt;
         let entry = &self.workers[&worker];
         let spec = self.spec(attempt.query, attempt.stage);
-        assert!(
-            !self.ended.contains_key(&attempt.query),
-            "launched after the end"
-        );
+        assert!(!self.ended.contains_key(&attempt.query), "launched after the end");
         assert!(!entry.draining, "launched on a worker that leaves");
-        assert_eq!(
-            entry.kind == WorkerKind::Local,
-            spec.placement == Placement::Local
-        );
+        assert_eq!(entry.kind == WorkerKind::Local, spec.placement == Placement::Local);
         assert!(
             entry.stages.contains(&(attempt.query, attempt.stage)),
             "launched before its stage was sent"
@@ -491,10 +440,7 @@ impl Model {
             .map(|(_, (slots, _))| slots)
             .sum();
         let starts_with_others = spec.streamed && spec.tasks.len() > 1;
-        assert!(
-            used < entry.slots || starts_with_others,
-            "a slot was given twice"
-        );
+        assert!(used < entry.slots || starts_with_others, "a slot was given twice");
         assert_eq!(launch.slots, self.slots_of(worker, attempt));
         assert_eq!(launch.inputs.len(), spec.inputs.len());
         for input in launch.inputs.iter() {
@@ -528,22 +474,15 @@ impl Model {
                 assert_eq!(producer.address, format!("http://{}", holder.0));
             }
         }
-        assert!(
-            self.launched.insert(attempt),
-            "launched twice under one name"
-        );
-        self.held
-            .insert((worker, attempt), (launch.slots, launch.lane));
+        assert!(self.launched.insert(attempt), "launched twice under one name");
+        self.held.insert((worker, attempt), (launch.slots, launch.lane));
         self.lanes.insert(attempt, launch.lane);
         let entry = self.workers.get_mut(&worker).unwrap();
         entry.attempts.insert(attempt, (launch, At::Launched));
     }
 
     fn release(&mut self, worker: WorkerId, release: &Release) {
-        let entry = self
-            .workers
-            .get_mut(&worker)
-            .expect("a worker that is there");
+        let entry = self.workers.get_mut(&worker).expect("a worker that is there");
         let query = release.query;
         if release.stages.is_empty() {
             entry.attempts.retain(|attempt, _| attempt.query != query);
@@ -584,10 +523,7 @@ impl Model {
             }
             moved |= self.ended.len() > ended;
             if self.ended.len() == self.graphs.len() && !moved {
-                assert!(
-                    self.ended.keys().eq(&self.freed),
-                    "each ended query is freed"
-                );
+                assert!(self.ended.keys().eq(&self.freed), "each ended query is freed");
                 return;
             }
             if !moved {
@@ -606,10 +542,7 @@ impl Model {
     pub(super) fn check_replay(&self, limits: Limits) {
         let mut scheduler = Scheduler::new(limits);
         for ((now, event), answer) in self.history.iter().zip(&self.answers) {
-            assert_eq!(
-                &format!("{:?}", scheduler.apply(*now, event.clone())),
-                answer
-            );
+            assert_eq!(&format!("{:?}", scheduler.apply(*now, event.clone())), answer);
         }
     }
 }

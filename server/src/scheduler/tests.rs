@@ -50,11 +50,7 @@ fn failure(model: &Model, query: QueryId) -> Failure {
 fn a_query_runs_from_submission_to_summary() {
     let mut model = cluster(&[2, 2]);
     model.submit(graph(1, vec![stage(0, &[], 3), stage(1, &[0], 2)]));
-    assert_eq!(
-        launched(&model, FIRST),
-        3,
-        "the consumer waits for its input"
-    );
+    assert_eq!(launched(&model, FIRST), 3, "the consumer waits for its input");
     for _ in 0..3 {
         step(&mut model, FIRST, Mood::Good);
     }
@@ -62,21 +58,14 @@ fn a_query_runs_from_submission_to_summary() {
     assert!(!model.ready.contains(&FIRST));
     step(&mut model, FIRST, Mood::Good);
     step(&mut model, FIRST, Mood::Good);
-    assert!(
-        model.ready.contains(&FIRST),
-        "the root runs, the result can be read"
-    );
+    assert!(model.ready.contains(&FIRST), "the root runs, the result can be read");
     model.now += Duration::from_millis(7);
     step(&mut model, FIRST, Mood::Good);
     assert!(model.ended.is_empty(), "not before the client has read it");
     model.send(Event::ResultDone { query: FIRST });
     let summary = model.ended[&FIRST].clone().unwrap();
     assert_eq!(summary.elapsed, Duration::from_millis(7));
-    let tasks: Vec<_> = summary
-        .stages
-        .iter()
-        .map(|stage| stage.tasks.len())
-        .collect();
+    let tasks: Vec<_> = summary.stages.iter().map(|stage| stage.tasks.len()).collect();
     assert_eq!(tasks, [3, 2]);
 }
 
@@ -98,9 +87,7 @@ fn parts_of_the_result_say_where_which_partitions_are() {
     let mut root = stage(0, &[], 1);
     root.tasks[0].partitions.clear();
     root.output_partitions = OutputPartitions::Identity(3);
-    let effects = model
-        .scheduler
-        .apply(model.now, Event::Submit(graph(1, vec![root])));
+    let effects = model.scheduler.apply(model.now, Event::Submit(graph(1, vec![root])));
     let Effect::Launch { launch, .. } = &effects[1] else {
         panic!("{effects:?}");
     };
@@ -236,10 +223,7 @@ fn a_lost_worker_takes_its_queries_with_it_and_no_others() {
 #[test]
 fn a_lost_worker_matters_as_long_as_its_output_is_needed() {
     let mut model = cluster(&[1, 1]);
-    model.submit(graph(
-        1,
-        vec![stage(0, &[], 2), stage(1, &[0], 1), stage(2, &[1], 1)],
-    ));
+    model.submit(graph(1, vec![stage(0, &[], 2), stage(1, &[0], 1), stage(2, &[1], 1)]));
     for _ in 0..6 {
         step(&mut model, FIRST, Mood::Good);
     }
@@ -284,11 +268,7 @@ fn without_a_worker_a_query_waits_a_bounded_time() {
     assert_eq!(failure.kind, FailureKind::WorkerLost);
     assert!(failure.message.contains("--embedded-workers"), "{failure}");
     model.join(worker(0), 1, WorkerKind::Remote);
-    assert_eq!(
-        launched(&model, SECOND),
-        1,
-        "the second has waited for less"
-    );
+    assert_eq!(launched(&model, SECOND), 1, "the second has waited for less");
     model.drain(worker(0));
     model.submit(graph(3, vec![stage(0, &[], 1)]));
     model.tick();
@@ -316,11 +296,7 @@ fn a_root_waits_until_all_its_tasks_fit_but_not_for_ever() {
     let mut model = cluster(&[3]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
     model.submit(graph(2, vec![stage(0, &[], 3)]));
-    assert_eq!(
-        launched(&model, SECOND),
-        0,
-        "two slots are free, three are wanted"
-    );
+    assert_eq!(launched(&model, SECOND), 0, "two slots are free, three are wanted");
     model.tick();
     assert_eq!(model.now, Limits::default().room_timeout);
     assert_eq!(launched(&model, SECOND), 3);
@@ -427,23 +403,15 @@ fn a_worker_with_left_overs_is_told_to_drop_them() {
         attempt,
         status,
     };
-    let effects = model
-        .scheduler
-        .apply(model.now, report(AttemptStatus::Running));
+    let effects = model.scheduler.apply(model.now, report(AttemptStatus::Running));
     assert!(
-        matches!(
-            effects[..],
-            [Effect::CancelAttempt { .. }, Effect::Release { .. }]
-        ),
+        matches!(effects[..], [Effect::CancelAttempt { .. }, Effect::Release { .. }]),
         "{effects:?}"
     );
     let effects = model
         .scheduler
         .apply(model.now, report(AttemptStatus::Finished(some_output())));
-    assert!(
-        matches!(effects[..], [Effect::Release { .. }]),
-        "{effects:?}"
-    );
+    assert!(matches!(effects[..], [Effect::Release { .. }]), "{effects:?}");
     assert!(
         model
             .scheduler
@@ -476,11 +444,7 @@ fn a_worker_that_comes_back_is_told_about_a_stage_again() {
     assert!(model.ended.is_empty(), "the query needs nothing of it");
     model.join(worker(0), 1, WorkerKind::Remote);
     model.tick();
-    assert_eq!(
-        launched(&model, FIRST),
-        1,
-        "after the stage, as the fake worker checks"
-    );
+    assert_eq!(launched(&model, FIRST), 1, "after the stage, as the fake worker checks");
     model.settle();
     assert!(model.ended[&FIRST].is_ok());
 }
@@ -545,8 +509,5 @@ fn the_time_limit_of_an_ended_query_is_forgotten() {
     model.settle();
     assert!(model.ended[&FIRST].is_ok());
     let next = model.scheduler.next_deadline();
-    assert!(
-        next.is_none_or(|at| at < Duration::from_secs(60)),
-        "{next:?}"
-    );
+    assert!(next.is_none_or(|at| at < Duration::from_secs(60)), "{next:?}");
 }

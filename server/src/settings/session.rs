@@ -62,12 +62,7 @@ impl From<Wrong> for Failure {
 ///
 /// # Errors
 /// What is wrong with the name or the value; nothing has changed then.
-pub fn set(
-    context: &SessionContext,
-    defaults: &ConfigOptions,
-    name: &str,
-    value: Option<&str>,
-) -> Result<(), Wrong> {
+pub fn set(context: &SessionContext, defaults: &ConfigOptions, name: &str, value: Option<&str>) -> Result<(), Wrong> {
     let key = full_name(name);
     let mut entries = defaults.entries().into_iter();
     let default = entries
@@ -93,8 +88,7 @@ pub fn set(
         Wrong::Value(format!("{name} cannot be set to {shown}: {why}"))
     })?;
     *state.config_mut().options_mut() = options;
-    refresh_functions(&mut state)
-        .map_err(|error| Wrong::Value(format!("{name} cannot be set: {error}")))
+    refresh_functions(&mut state).map_err(|error| Wrong::Value(format!("{name} cannot be set: {error}")))
 }
 
 /// All options with their values, under their full names and under those that drivers use.
@@ -135,9 +129,7 @@ pub fn understood(statement: Statement) -> Statement {
         return statement;
     };
     match *statement {
-        SqlStatement::Set(Set::SingleAssignment {
-            variable, values, ..
-        }) if matches!(values.as_slice(), [Expr::Value(value)] if value.value == Value::Null) => {
+        SqlStatement::Set(Set::SingleAssignment { variable, values, .. }) if matches!(values.as_slice(), [Expr::Value(value)] if value.value == Value::Null) => {
             Statement::Reset(ResetStatement::Variable(variable))
         }
         SqlStatement::ShowVariable { variable } => {
@@ -185,11 +177,7 @@ fn no_such_option(name: &str) -> String {
     }
     let mut options = ConfigOptions::new();
     options.extensions.insert(SquadronOptions::default());
-    let keys: Vec<_> = options
-        .entries()
-        .into_iter()
-        .map(|entry| entry.key)
-        .collect();
+    let keys: Vec<_> = options.entries().into_iter().map(|entry| entry.key).collect();
     let near = meant_by(&name).or_else(|| nearest(&name, keys.iter().map(String::as_str)));
     match near {
         Some(near) => format!("there is no option {name}; did you mean {near}?"),
@@ -204,14 +192,7 @@ fn check_value(context: &SessionContext, name: &str, key: &str, value: &str) -> 
             value.len()
         )));
     }
-    let current = || {
-        context
-            .copied_config()
-            .options()
-            .catalog
-            .default_catalog
-            .clone()
-    };
+    let current = || context.copied_config().options().catalog.default_catalog.clone();
     let (exists, list) = match key {
         DEFAULT_CATALOG => (context.catalog(value).is_some(), context.catalog_names()),
         DEFAULT_SCHEMA => {
@@ -285,10 +266,7 @@ mod tests {
             set(&context, &defaults, name, Some(right)).unwrap();
             for wrong in ["nowhere", "default"] {
                 let wrong = set(&context, &defaults, name, Some(wrong)).unwrap_err();
-                assert!(
-                    matches!(&wrong, Wrong::Value(why) if why.contains(right)),
-                    "{wrong}"
-                );
+                assert!(matches!(&wrong, Wrong::Value(why) if why.contains(right)), "{wrong}");
             }
             assert_eq!(value(&context, name).as_deref(), Some(right));
         }
@@ -301,33 +279,19 @@ mod tests {
             ("colour", "red", "SHOW ALL"),
             ("query_timeout", "1s", "squadron.query_timeout"),
             ("batch_size", "1", BATCH_SIZE),
-            (
-                "datafusion.runtime.memory_limit",
-                "1T",
-                "belongs to the server",
-            ),
+            ("datafusion.runtime.memory_limit", "1T", "belongs to the server"),
         ] {
             let wrong = set(&context, &defaults, name, Some(given)).unwrap_err();
-            assert!(
-                matches!(&wrong, Wrong::Name(why) if why.contains(says)),
-                "{wrong}"
-            );
+            assert!(matches!(&wrong, Wrong::Name(why) if why.contains(says)), "{wrong}");
         }
         for (name, given, says) in [
             (BATCH_SIZE, "many", BATCH_SIZE),
             ("squadron.priority", "101", "-100 to 100"),
-            (
-                "squadron.endpoints",
-                &"x".repeat(MAX_VALUE_BYTES + 1),
-                "bytes",
-            ),
+            ("squadron.endpoints", &"x".repeat(MAX_VALUE_BYTES + 1), "bytes"),
         ] {
             let before = value(&context, name);
             let wrong = set(&context, &defaults, name, Some(given)).unwrap_err();
-            assert!(
-                matches!(&wrong, Wrong::Value(why) if why.contains(says)),
-                "{wrong}"
-            );
+            assert!(matches!(&wrong, Wrong::Value(why) if why.contains(says)), "{wrong}");
             assert_eq!(value(&context, name), before);
         }
     }
@@ -343,11 +307,7 @@ mod tests {
             ("SELECT NULL", "SELECT NULL"),
         ] {
             let parsed = |sql| DFParser::parse_sql(sql).unwrap().pop_front().unwrap();
-            assert_eq!(
-                understood(parsed(sql)).to_string(),
-                parsed(same).to_string(),
-                "{sql}"
-            );
+            assert_eq!(understood(parsed(sql)).to_string(), parsed(same).to_string(), "{sql}");
         }
     }
 

@@ -24,11 +24,7 @@ impl Address {
 
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = if self.is_encrypted() {
-            "grpc+tls"
-        } else {
-            "grpc"
-        };
+        let scheme = if self.is_encrypted() { "grpc+tls" } else { "grpc" };
         write!(f, "{scheme}://{}", self.0.host_str().unwrap_or_default())?;
         self.0
             .port_or_known_default()
@@ -43,11 +39,7 @@ mod tests {
     #[test]
     fn shows_as_users_write_it_and_dials_http() {
         for (given, shown, dialled) in [
-            (
-                "http://localhost:7",
-                "grpc://localhost:7",
-                "http://localhost:7",
-            ),
+            ("http://localhost:7", "grpc://localhost:7", "http://localhost:7"),
             ("http://[::1]:7/", "grpc://[::1]:7", "http://[::1]:7"),
             (
                 "https://db.example:443",

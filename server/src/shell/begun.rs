@@ -72,9 +72,7 @@ impl Client {
                 Begun::of(answer, None)
             }
             // Of a server that serves polls this is said of the statement, which must not be sent again.
-            Err(Error::Server(status))
-                if status.code() == Code::Unimplemented && self.polls == Polls::Unknown =>
-            {
+            Err(Error::Server(status)) if status.code() == Code::Unimplemented && self.polls == Polls::Unknown => {
                 let begun = self.get(descriptor).await?;
                 self.polls = Polls::Refused;
                 Ok(begun)

@@ -54,11 +54,7 @@ pub(super) struct Client {
 
 impl Client {
     /// Dials `address` and logs in.
-    pub(super) async fn connect(
-        address: &Address,
-        trust: &Trust,
-        login: &Login,
-    ) -> Result<Self, Error> {
+    pub(super) async fn connect(address: &Address, trust: &Trust, login: &Login) -> Result<Self, Error> {
         let unreachable = |error: tonic::transport::Error| Error::Connect {
             address: address.clone(),
             reason: tls::explained(root_cause(&error)),
@@ -99,11 +95,8 @@ impl Client {
 
     /// Asks the server to stop a query; gives up after a moment, since the query may be over or the server gone.
     pub(super) async fn cancel(&mut self, info: FlightInfo) {
-        self.say(
-            "CancelFlightInfo",
-            CancelFlightInfoRequest::new(info).encode_to_vec(),
-        )
-        .await;
+        self.say("CancelFlightInfo", CancelFlightInfoRequest::new(info).encode_to_vec())
+            .await;
     }
 
     /// Ends the session, if the server opened one.
@@ -153,10 +146,7 @@ impl Client {
         self.authorization = match bearer {
             Some(bearer) => Some(bearer),
             None if payload.is_empty() => self.authorization.take(),
-            None => Some(header(&format!(
-                "Bearer {}",
-                String::from_utf8_lossy(&payload)
-            ))?),
+            None => Some(header(&format!("Bearer {}", String::from_utf8_lossy(&payload)))?),
         };
         Ok(())
     }
@@ -164,9 +154,7 @@ impl Client {
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(authorization) = &self.authorization {
-            request
-                .metadata_mut()
-                .insert("authorization", authorization.clone());
+            request.metadata_mut().insert("authorization", authorization.clone());
         }
         if !self.cookies.is_empty() {
             let cookies: Vec<_> = self
@@ -189,8 +177,7 @@ impl Client {
         {
             let pair = cookie.split(';').next().unwrap_or(cookie);
             if let Some((name, value)) = pair.split_once('=') {
-                self.cookies
-                    .insert(name.trim().to_owned(), value.trim().to_owned());
+                self.cookies.insert(name.trim().to_owned(), value.trim().to_owned());
             }
         }
     }
@@ -219,10 +206,7 @@ mod tests {
             basic("Aladdin", "open sesame").unwrap(),
             "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
         );
-        assert_eq!(
-            basic("test", "123\u{a3}").unwrap(),
-            "Basic dGVzdDoxMjPCow=="
-        );
+        assert_eq!(basic("test", "123\u{a3}").unwrap(), "Basic dGVzdDoxMjPCow==");
     }
 
     #[test]
@@ -235,10 +219,7 @@ mod tests {
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
         let mut client = Client::over(FlightServiceClient::new(channel));
         let mut metadata = MetadataMap::new();
-        metadata.append(
-            "set-cookie",
-            "session=abc=; Path=/; HttpOnly".parse().unwrap(),
-        );
+        metadata.append("set-cookie", "session=abc=; Path=/; HttpOnly".parse().unwrap());
         metadata.append("set-cookie", "other=1".parse().unwrap());
         client.remember(&metadata);
         assert_eq!(

@@ -51,9 +51,7 @@ impl Command {
             ("\\timing", "off") => Ok(Self::Timing(Some(false))),
             ("\\?", "") => Ok(Self::Help),
             ("\\q", "") => Ok(Self::Quit),
-            _ => Err(format!(
-                "{line:?} is no command of the shell; \\? lists them"
-            )),
+            _ => Err(format!("{line:?} is no command of the shell; \\? lists them")),
         }
     }
 }
@@ -70,10 +68,7 @@ mod tests {
             .collect();
         assert_eq!(listed.len(), 6);
         for line in listed {
-            let command = format!(
-                "\\{}",
-                line.split("  ").next().unwrap().replace("[on|off]", "on")
-            );
+            let command = format!("\\{}", line.split("  ").next().unwrap().replace("[on|off]", "on"));
             assert!(Command::parse(&command).is_ok(), "{command}");
         }
     }
@@ -89,10 +84,7 @@ mod tests {
     #[test]
     fn timing_switches_or_sets() {
         assert_eq!(Command::parse("\\timing"), Ok(Command::Timing(None)));
-        assert_eq!(
-            Command::parse("\\timing off"),
-            Ok(Command::Timing(Some(false)))
-        );
+        assert_eq!(Command::parse("\\timing off"), Ok(Command::Timing(Some(false))));
     }
 
     #[test]

@@ -41,18 +41,12 @@ impl Encoder {
                 head: Some(Arc::clone(schema)),
             },
             OutputFormat::Json => Self::Json,
-            OutputFormat::Arrow => {
-                Self::Arrow(Box::new(StreamWriter::try_new(Vec::new(), schema)?))
-            }
+            OutputFormat::Arrow => Self::Arrow(Box::new(StreamWriter::try_new(Vec::new(), schema)?)),
         })
     }
 
     /// Appends what can be written of the rows so far and of `batch`.
-    pub(super) fn batch(
-        &mut self,
-        batch: &RecordBatch,
-        out: &mut Vec<u8>,
-    ) -> Result<(), ArrowError> {
+    pub(super) fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), ArrowError> {
         match self {
             Self::Table(table) => text(out, |out| table.push(batch, out)),
             Self::Csv { head } => {
@@ -100,10 +94,7 @@ impl Encoder {
     }
 }
 
-fn text(
-    out: &mut Vec<u8>,
-    write: impl FnOnce(&mut String) -> Result<(), ArrowError>,
-) -> Result<(), ArrowError> {
+fn text(out: &mut Vec<u8>, write: impl FnOnce(&mut String) -> Result<(), ArrowError>) -> Result<(), ArrowError> {
     let mut text = String::new();
     let result = write(&mut text);
     out.extend_from_slice(text.as_bytes());
@@ -123,11 +114,7 @@ fn write_csv(batch: &RecordBatch, header: bool, out: &mut Vec<u8>) -> Result<(),
 /// Lists, structs and other nested values as text, since CSV has no form of its own for them.
 fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let schema = batch.schema();
-    if !schema
-        .fields()
-        .iter()
-        .any(|field| field.data_type().is_nested())
-    {
+    if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
         return Ok(batch.clone());
     }
     let mut fields = Vec::with_capacity(batch.num_columns());
@@ -169,20 +156,13 @@ mod tests {
     use super::*;
 
     fn batch() -> RecordBatch {
-        let lists =
-            ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
+        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("id", Arc::new(Int64Array::from(vec![1, 2]))),
-            (
-                "name",
-                Arc::new(StringArray::from(vec![Some("a,\"b\""), None])),
-            ),
+            ("name", Arc::new(StringArray::from(vec![Some("a,\"b\""), None]))),
             ("list", Arc::new(lists)),
         ];
-        RecordBatch::try_from_iter_with_nullable(
-            columns.into_iter().map(|(name, array)| (name, array, true)),
-        )
-        .unwrap()
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
     }
 
     fn encoded(format: OutputFormat, batches: &[RecordBatch]) -> Vec<u8> {
@@ -215,7 +195,8 @@ mod tests {
 
     #[test]
     fn json_is_one_object_a_line_with_nulls() {
-        let expected = "{\"id\":1,\"name\":\"a,\\\"b\\\"\",\"list\":[1,null]}\n{\"id\":2,\"name\":null,\"list\":null}\n";
+        let expected =
+            "{\"id\":1,\"name\":\"a,\\\"b\\\"\",\"list\":[1,null]}\n{\"id\":2,\"name\":null,\"list\":null}\n";
         assert_eq!(encoded_text(OutputFormat::Json, &[batch()]), expected);
         assert_eq!(encoded_text(OutputFormat::Json, &[]), "");
     }
@@ -230,9 +211,7 @@ mod tests {
         assert_eq!(read, [batch(), batch()]);
         let empty = encoded(OutputFormat::Arrow, &[]);
         assert_eq!(
-            StreamReader::try_new(empty.as_slice(), None)
-                .unwrap()
-                .schema(),
+            StreamReader::try_new(empty.as_slice(), None).unwrap().schema(),
             batch().schema()
         );
     }

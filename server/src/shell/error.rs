@@ -122,10 +122,7 @@ pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 /// A status that the server sent is its sentence; one that the client made up, for a broken connection, says so.
 fn sentence(status: &Status) -> String {
     match status.source() {
-        Some(cause) => format!(
-            "the connection to the server is lost ({})",
-            root_cause(cause)
-        ),
+        Some(cause) => format!("the connection to the server is lost ({})", root_cause(cause)),
         None if status.message().is_empty() => {
             format!("the server answered {:?} without a reason", status.code())
         }
@@ -143,11 +140,7 @@ mod tests {
             Error::from(Status::not_found("no table named x")).to_string(),
             "no table named x"
         );
-        assert!(
-            Error::from(Status::internal(""))
-                .to_string()
-                .contains("Internal")
-        );
+        assert!(Error::from(Status::internal("")).to_string().contains("Internal"));
         assert_eq!(
             Error::from(FlightError::from(Status::cancelled("gone"))).to_string(),
             "gone"
@@ -178,11 +171,7 @@ mod tests {
     fn a_closed_pipe_is_an_end() {
         let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
         assert!(Error::from(closed()).is_reader_gone());
-        assert!(
-            Error::from(closed())
-                .at(Path::new("x.sql"), 1)
-                .is_reader_gone()
-        );
+        assert!(Error::from(closed()).at(Path::new("x.sql"), 1).is_reader_gone());
         assert!(!Error::Cancelled.is_reader_gone());
     }
 }

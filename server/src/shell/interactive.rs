@@ -50,9 +50,7 @@ pub(super) async fn run(mut shell: Shell) -> Result<(), Error> {
     Ok(())
 }
 
-fn open_editor(
-    history: Option<&PathBuf>,
-) -> rustyline::Result<Editor<StatementHelper, FileHistory>> {
+fn open_editor(history: Option<&PathBuf>) -> rustyline::Result<Editor<StatementHelper, FileHistory>> {
     let config = Config::builder()
         .max_history_size(HISTORY_ENTRIES)?
         .history_ignore_space(true)
@@ -67,11 +65,7 @@ fn open_editor(
 }
 
 /// A history that cannot be kept is no reason to stop.
-fn remember(
-    editor: &mut Editor<StatementHelper, FileHistory>,
-    input: &str,
-    history: Option<&PathBuf>,
-) {
+fn remember(editor: &mut Editor<StatementHelper, FileHistory>, input: &str, history: Option<&PathBuf>) {
     if input.trim().is_empty() {
         return;
     }
@@ -99,8 +93,7 @@ fn history_file() -> Option<PathBuf> {
     } else if cfg!(target_os = "macos") {
         std::env::home_dir().map(|home| home.join("Library/Application Support"))
     } else {
-        folder("XDG_DATA_HOME")
-            .or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
+        folder("XDG_DATA_HOME").or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
     };
     data.map(|data| data.join("squadron").join("history"))
 }

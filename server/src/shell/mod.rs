@@ -107,21 +107,15 @@ fn read_file(file: &Path) -> Result<String, Error> {
     if file == Path::new("-") {
         return read_input();
     }
-    std::fs::read_to_string(file).map_err(|error| {
-        Error::Usage(format!(
-            "--file {:?} cannot be read: {error}",
-            file.display()
-        ))
-    })
+    std::fs::read_to_string(file)
+        .map_err(|error| Error::Usage(format!("--file {:?} cannot be read: {error}", file.display())))
 }
 
 fn read_input() -> Result<String, Error> {
     let mut script = String::new();
     match std::io::stdin().read_to_string(&mut script) {
         Ok(_) => Ok(script),
-        Err(error) => Err(Error::Usage(format!(
-            "standard input cannot be read: {error}"
-        ))),
+        Err(error) => Err(Error::Usage(format!("standard input cannot be read: {error}"))),
     }
 }
 

@@ -14,9 +14,7 @@ pub fn hash_password(args: &HashPasswordArgs) -> ExitCode {
         None if io::stdin().is_terminal() => ask_twice(),
         None => first_line(io::stdin().lock()),
     };
-    let hash = password.and_then(|password| {
-        auth::hash(&password).map_err(|failure| Error::Usage(failure.to_string()))
-    });
+    let hash = password.and_then(|password| auth::hash(&password).map_err(|failure| Error::Usage(failure.to_string())));
     match hash {
         Ok(hash) => {
             println!("{hash}");
@@ -45,16 +43,13 @@ fn ask_twice() -> Result<String, Error> {
         return Err(empty());
     }
     if ask("Once more: ")? != password {
-        return Err(Error::Usage(
-            "the two passwords differ; try again".to_owned(),
-        ));
+        return Err(Error::Usage("the two passwords differ; try again".to_owned()));
     }
     Ok(password)
 }
 
 fn ask(prompt: &str) -> Result<String, Error> {
-    rpassword::prompt_password(prompt)
-        .map_err(|error| Error::Usage(format!("the password cannot be read: {error}")))
+    rpassword::prompt_password(prompt).map_err(|error| Error::Usage(format!("the password cannot be read: {error}")))
 }
 
 fn first_line(mut input: impl BufRead) -> Result<String, Error> {

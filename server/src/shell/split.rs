@@ -82,11 +82,7 @@ impl<'a> Scanner<'a> {
             (Kind::Command, self.at, End::Marked)
         } else {
             let end = self.skip_statement();
-            let stop = if end == End::Marked {
-                self.at - 1
-            } else {
-                self.at
-            };
+            let stop = if end == End::Marked { self.at - 1 } else { self.at };
             (Kind::Sql, stop, end)
         };
         let text = self.script[start..stop].trim_end();
@@ -297,17 +293,11 @@ mod tests {
         let tokens = Tokenizer::new(&GenericDialect, script).tokenize().unwrap();
         let expected = tokens
             .split(|token| *token == Token::SemiColon)
-            .filter(|statement| {
-                statement
-                    .iter()
-                    .any(|token| !matches!(token, Token::Whitespace(_)))
-            });
+            .filter(|statement| statement.iter().any(|token| !matches!(token, Token::Whitespace(_))));
         let found = pieces(script);
         assert_eq!(found.len(), expected.clone().count());
         for (piece, expected) in found.iter().zip(expected) {
-            let tokens = Tokenizer::new(&GenericDialect, piece.text)
-                .tokenize()
-                .unwrap();
+            let tokens = Tokenizer::new(&GenericDialect, piece.text).tokenize().unwrap();
             let solid = |tokens: &[Token]| -> Vec<Token> {
                 tokens
                     .iter()
@@ -333,21 +323,13 @@ mod tests {
             .collect();
         assert_eq!(
             found,
-            [
-                (2, Kind::Sql),
-                (4, Kind::Command),
-                (5, Kind::Sql),
-                (6, Kind::Sql)
-            ]
+            [(2, Kind::Sql), (4, Kind::Command), (5, Kind::Sql), (6, Kind::Sql)]
         );
     }
 
     #[test]
     fn a_command_is_a_line_of_its_own() {
-        assert_eq!(
-            texts("\\timing off\nselect 1;"),
-            ["\\timing off", "select 1"]
-        );
+        assert_eq!(texts("\\timing off\nselect 1;"), ["\\timing off", "select 1"]);
         assert_eq!(texts("select '\n\\d';"), ["select '\n\\d'"]);
     }
 

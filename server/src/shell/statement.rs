@@ -22,12 +22,7 @@ const SETTLE_AFTER: Duration = Duration::from_millis(300);
 /// Runs one statement and writes its result to standard output.
 ///
 /// Ctrl-C ends the statement with [`Error::Cancelled`]: the server is told and the stream is dropped.
-pub(super) async fn run(
-    client: &mut Client,
-    sql: &str,
-    format: OutputFormat,
-    timing: bool,
-) -> Result<(), Error> {
+pub(super) async fn run(client: &mut Client, sql: &str, format: OutputFormat, timing: bool) -> Result<(), Error> {
     let began = Instant::now();
     let progress = Progress::start();
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
@@ -91,11 +86,7 @@ async fn show(
         output,
         progress,
     };
-    for ticket in info
-        .endpoint
-        .iter()
-        .filter_map(|endpoint| endpoint.ticket.clone())
-    {
+    for ticket in info.endpoint.iter().filter_map(|endpoint| endpoint.ticket.clone()) {
         let mut stream = client.fetch(ticket).await?;
         loop {
             match tokio::time::timeout(SETTLE_AFTER, stream.next()).await {
@@ -130,9 +121,7 @@ impl<W: Write> Screen<'_, W> {
         self.progress.rows(self.rows);
         let encoder = match &mut self.encoder {
             Some(encoder) => encoder,
-            None => self
-                .encoder
-                .insert(Encoder::new(self.format, &batch.schema())?),
+            None => self.encoder.insert(Encoder::new(self.format, &batch.schema())?),
         };
         encoder.batch(batch, &mut self.pending)?;
         self.write_out()
@@ -213,28 +202,15 @@ mod tests {
 
     #[test]
     fn a_table_counts_its_rows() {
-        assert!(
-            shown(OutputFormat::Table, batch(0).schema(), &[batch(1)])
-                .ends_with("+---+\n(1 row)\n")
-        );
-        assert!(
-            shown(
-                OutputFormat::Table,
-                batch(0).schema(),
-                &[batch(1), batch(2)]
-            )
-            .ends_with("(3 rows)\n")
-        );
+        assert!(shown(OutputFormat::Table, batch(0).schema(), &[batch(1)]).ends_with("+---+\n(1 row)\n"));
+        assert!(shown(OutputFormat::Table, batch(0).schema(), &[batch(1), batch(2)]).ends_with("(3 rows)\n"));
         assert!(shown(OutputFormat::Table, batch(0).schema(), &[]).ends_with("+---+\n(0 rows)\n"));
     }
 
     #[test]
     fn a_statement_without_a_result_says_so_to_people_only() {
         let nothing = Arc::new(Schema::empty());
-        assert_eq!(
-            shown(OutputFormat::Table, Arc::clone(&nothing), &[]),
-            "OK\n"
-        );
+        assert_eq!(shown(OutputFormat::Table, Arc::clone(&nothing), &[]), "OK\n");
         for format in [OutputFormat::Csv, OutputFormat::Json, OutputFormat::Arrow] {
             assert_eq!(shown(format, Arc::clone(&nothing), &[]), "");
         }

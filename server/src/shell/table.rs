@@ -23,9 +23,7 @@ const PREVIEW_ROWS: usize = 1000;
 /// The widest a column is drawn for its contents; beyond, a value moves the frame instead of padding every other row.
 const MAX_COLUMN_WIDTH: usize = 120;
 
-const OPTIONS: FormatOptions<'static> = FormatOptions::new()
-    .with_null("NULL")
-    .with_display_error(true);
+const OPTIONS: FormatOptions<'static> = FormatOptions::new().with_null("NULL").with_display_error(true);
 
 /// A table being written.
 pub(super) struct Table {
@@ -50,13 +48,7 @@ impl Table {
             return write_rows(batch, widths, out);
         }
         self.preview.push(batch.clone());
-        if self
-            .preview
-            .iter()
-            .map(RecordBatch::num_rows)
-            .sum::<usize>()
-            >= PREVIEW_ROWS
-        {
+        if self.preview.iter().map(RecordBatch::num_rows).sum::<usize>() >= PREVIEW_ROWS {
             self.settle(out)?;
         }
         Ok(())
@@ -89,13 +81,7 @@ impl Table {
             .schema
             .fields()
             .iter()
-            .map(|field| {
-                lines(field.name())
-                    .iter()
-                    .map(|line| width(line))
-                    .max()
-                    .unwrap_or(0)
-            })
+            .map(|field| lines(field.name()).iter().map(|line| width(line)).max().unwrap_or(0))
             .collect();
         let mut left = PREVIEW_ROWS;
         for batch in &self.preview {
@@ -115,12 +101,7 @@ impl Table {
 
     fn write_head(&self, widths: &[usize], out: &mut String) {
         write_rule(widths, out);
-        let names: Vec<_> = self
-            .schema
-            .fields()
-            .iter()
-            .map(|field| lines(field.name()))
-            .collect();
+        let names: Vec<_> = self.schema.fields().iter().map(|field| lines(field.name())).collect();
         write_row(&names, widths, &vec![false; widths.len()], out);
         write_rule(widths, out);
     }
@@ -199,9 +180,7 @@ fn width(text: &str) -> usize {
 fn character_width(character: char) -> usize {
     match u32::from(character) {
         0x0300..=0x036F | 0x200B..=0x200F | 0xFE00..=0xFE0F => 0,
-        0x1100..=0x115F | 0x2E80..=0xA4CF | 0xAC00..=0xD7A3 | 0xF900..=0xFAFF | 0xFE30..=0xFE6F => {
-            2
-        }
+        0x1100..=0x115F | 0x2E80..=0xA4CF | 0xAC00..=0xD7A3 | 0xF900..=0xFAFF | 0xFE30..=0xFE6F => 2,
         0xFF00..=0xFF60 | 0xFFE0..=0xFFE6 | 0x1F300..=0x1FAFF | 0x20000..=0x3FFFD => 2,
         _ => 1,
     }
@@ -280,17 +259,14 @@ mod tests {
 
     #[test]
     fn rows_flow_once_the_preview_is_full() {
-        let rows =
-            |text: &'static str, count: usize| batch(&vec![Some(text); count], &vec![1; count]);
+        let rows = |text: &'static str, count: usize| batch(&vec![Some(text); count], &vec![1; count]);
         let mut out = String::new();
         let mut table = Table::new(rows("a", 0).schema());
         table.push(&rows("a", PREVIEW_ROWS - 1), &mut out).unwrap();
         assert!(out.is_empty(), "held for the widths");
         table.push(&rows("a", 1), &mut out).unwrap();
         assert_eq!(out.lines().count(), 3 + PREVIEW_ROWS);
-        table
-            .push(&rows("wider than the preview", 1), &mut out)
-            .unwrap();
+        table.push(&rows("wider than the preview", 1), &mut out).unwrap();
         assert!(
             out.ends_with("| wider than the preview | 1 |\n"),
             "a later value is whole"

@@ -28,9 +28,7 @@ use datafusion::catalog::{SchemaProvider, Session, TableProvider};
 use datafusion::config::ConfigOptions;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{
-    BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType,
-};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use squadron_proto::Failure;
@@ -47,11 +45,7 @@ type Result<T, E = DataFusionError> = std::result::Result<T, E>;
 ///
 /// # Errors
 /// None but a bug of ours.
-pub fn register(
-    catalog: &Catalog,
-    scheduler: &SchedulerHandle,
-    sessions: &OpenSessions,
-) -> Result<(), Failure> {
+pub fn register(catalog: &Catalog, scheduler: &SchedulerHandle, sessions: &OpenSessions) -> Result<(), Failure> {
     let sources = Sources {
         scheduler: scheduler.clone(),
         sessions: sessions.clone(),
@@ -154,12 +148,7 @@ impl SystemTable {
         }
     }
 
-    async fn snapshot(
-        &self,
-        viewer: &Principal,
-        only: Option<&str>,
-        options: &ConfigOptions,
-    ) -> Result<RecordBatch> {
+    async fn snapshot(&self, viewer: &Principal, only: Option<&str>, options: &ConfigOptions) -> Result<RecordBatch> {
         let Sources {
             scheduler,
             sessions,
@@ -194,8 +183,7 @@ fn query_asked_for(filter: &Expr) -> Option<&str> {
         return None;
     };
     match (left.as_ref(), right.as_ref()) {
-        (Expr::Column(column), Expr::Literal(value, _))
-        | (Expr::Literal(value, _), Expr::Column(column))
+        (Expr::Column(column), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(column))
             if column.name == "query_id" =>
         {
             value.try_as_str().flatten()
@@ -233,10 +221,7 @@ impl TableProvider for SystemTable {
     }
 
     /// The history may hold the tasks of a thousand queries: who asks for one is not made to wait for all.
-    fn supports_filters_pushdown(
-        &self,
-        filters: &[&Expr],
-    ) -> Result<Vec<TableProviderFilterPushDown>> {
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let is_served = |filter: &&Expr| self.is_of_queries() && query_asked_for(filter).is_some();
         let served = filters.iter().map(|filter| match is_served(filter) {
             true => TableProviderFilterPushDown::Inexact,

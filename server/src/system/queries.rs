@@ -38,9 +38,7 @@ pub(super) fn batch(queries: &[SeenQuery]) -> Result<RecordBatch> {
         .maybe_text("statement", |row| row.query.asked.statement.as_deref())
         .maybe_text("tag", |row| row.query.asked.tag.as_deref())
         .number("priority", |row| i64::from(row.query.asked.priority))
-        .maybe_text("resource_group", |row| {
-            row.query.info.as_ref().map(|info| &*info.group)
-        })
+        .maybe_text("resource_group", |row| row.query.info.as_ref().map(|info| &*info.group))
         .time("created_at", |row| row.query.asked.at)
         .maybe_time("queued_at", |row| row.query.submitted())
         .maybe_time("started_at", |row| row.query.started())
@@ -59,9 +57,7 @@ pub(super) fn batch(queries: &[SeenQuery]) -> Result<RecordBatch> {
         })
         .count("stages", |row| row.count(|info| info.stages.len() as u64))
         .count("tasks", |row| row.count(|info| info.tasks() as u64))
-        .count("finished_tasks", |row| {
-            row.count(|info| info.finished_tasks() as u64)
-        })
+        .count("finished_tasks", |row| row.count(|info| info.finished_tasks() as u64))
         .count("rows", |row| row.used.rows)
         .duration("cpu_ms", |row| row.used.cpu)
         .count("read_bytes", |row| row.used.read_bytes)
@@ -69,9 +65,7 @@ pub(super) fn batch(queries: &[SeenQuery]) -> Result<RecordBatch> {
         .count("fetched_bytes", |row| row.used.fetched_bytes)
         .count("spilled_bytes", |row| row.used.spilled_bytes)
         .count("peak_memory_bytes", |row| row.used.peak_memory_bytes)
-        .count("reserved_memory_bytes", |row| {
-            row.count(|info| info.memory_bytes)
-        })
+        .count("reserved_memory_bytes", |row| row.count(|info| info.memory_bytes))
         .maybe_text("failure_kind", |row| {
             row.query.failure().map(|failure| failure.kind.name())
         })

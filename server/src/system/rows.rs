@@ -30,11 +30,7 @@ impl<'a, Row> Columns<'a, Row> {
         self.with(name, Arc::new(column), false)
     }
 
-    pub(super) fn maybe_text<T: AsRef<str>>(
-        self,
-        name: &str,
-        of: impl Fn(&'a Row) -> Option<T>,
-    ) -> Self {
+    pub(super) fn maybe_text<T: AsRef<str>>(self, name: &str, of: impl Fn(&'a Row) -> Option<T>) -> Self {
         let column: StringArray = self.rows.iter().map(of).collect();
         self.with(name, Arc::new(column), true)
     }
@@ -66,11 +62,7 @@ impl<'a, Row> Columns<'a, Row> {
 
     /// In milliseconds.
     pub(super) fn maybe_duration(self, name: &str, of: impl Fn(&Row) -> Option<Duration>) -> Self {
-        let column: Float64Array = self
-            .rows
-            .iter()
-            .map(|row| of(row).map(milliseconds))
-            .collect();
+        let column: Float64Array = self.rows.iter().map(|row| of(row).map(milliseconds)).collect();
         self.with(name, Arc::new(column), true)
     }
 

@@ -14,11 +14,7 @@ pub(super) struct SessionRow {
     queries: usize,
 }
 
-pub(super) fn rows(
-    sessions: &OpenSessions,
-    scheduler: &SchedulerHandle,
-    viewer: &Principal,
-) -> Vec<SessionRow> {
+pub(super) fn rows(sessions: &OpenSessions, scheduler: &SchedulerHandle, viewer: &Principal) -> Vec<SessionRow> {
     let own = sessions
         .all()
         .into_iter()

@@ -16,8 +16,7 @@ pub(super) struct SettingRow {
 
 pub(super) fn rows(options: &ConfigOptions, defaults: &ConfigOptions) -> Vec<SettingRow> {
     let defaults = defaults.entries().into_iter();
-    let mut defaults: HashMap<String, Option<String>> =
-        defaults.map(|entry| (entry.key, entry.value)).collect();
+    let mut defaults: HashMap<String, Option<String>> = defaults.map(|entry| (entry.key, entry.value)).collect();
     let mut rows: Vec<_> = options
         .entries()
         .into_iter()

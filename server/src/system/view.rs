@@ -7,9 +7,7 @@ use std::time::{Duration, SystemTime};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId};
 
 use crate::auth::Principal;
-use crate::scheduler::{
-    Asked, Past, Present, QueryInfo, QueryPhase, SchedulerHandle, StageInfo, TaskInfo, TaskPhase,
-};
+use crate::scheduler::{Asked, Past, Present, QueryInfo, QueryPhase, SchedulerHandle, StageInfo, TaskInfo, TaskPhase};
 
 /// Queries, the oldest first.
 pub(super) struct View {
@@ -49,20 +47,13 @@ pub(super) struct SeenTask<'a> {
 
 impl View {
     /// What `viewer` may see; of one query alone where only that is asked for.
-    pub(super) async fn take(
-        scheduler: &SchedulerHandle,
-        viewer: &Principal,
-        only: Option<&str>,
-    ) -> Self {
+    pub(super) async fn take(scheduler: &SchedulerHandle, viewer: &Principal, only: Option<&str>) -> Self {
         let snapshot = scheduler.snapshot().await;
         let history = scheduler.history();
         // Afterwards, so that what ends in between is seen as ended, and not missed.
         let (present, past) = history.all();
-        let mut running: BTreeMap<QueryId, QueryInfo> = snapshot
-            .queries
-            .into_iter()
-            .map(|info| (info.id, info))
-            .collect();
+        let mut running: BTreeMap<QueryId, QueryInfo> =
+            snapshot.queries.into_iter().map(|info| (info.id, info)).collect();
         let stopping = snapshot.stopping.iter().map(|stopping| stopping.attempt);
         let stopping: Arc<BTreeSet<AttemptKey>> = Arc::new(stopping.collect());
         let now = SystemTime::now();
@@ -92,9 +83,7 @@ impl View {
         }));
         let wanted = only.map(|id| id.parse::<QueryId>().ok());
         let is_wanted = |id: QueryId| wanted.is_none_or(|wanted| wanted == Some(id));
-        queries.retain(|query| {
-            query.asked.user.as_deref() == viewer.name() && is_wanted(query.asked.id)
-        });
+        queries.retain(|query| query.asked.user.as_deref() == viewer.name() && is_wanted(query.asked.id));
         Self { queries }
     }
 

@@ -69,15 +69,9 @@ impl ControlService {
         outgoing: Outgoing,
     ) {
         let registered = match self.registering.clone().try_acquire_owned() {
-            Ok(_permit) => {
-                tokio::time::timeout(REGISTER_TIMEOUT, self.register(&mut incoming, &outgoing))
-                    .await
-                    .unwrap_or_else(|_| {
-                        Err(Status::deadline_exceeded(
-                            "the worker did not register in time",
-                        ))
-                    })
-            }
+            Ok(_permit) => tokio::time::timeout(REGISTER_TIMEOUT, self.register(&mut incoming, &outgoing))
+                .await
+                .unwrap_or_else(|_| Err(Status::deadline_exceeded("the worker did not register in time"))),
             Err(_) => Err(Status::unavailable(
                 "too many workers are registering at once; dial again later",
             )),
@@ -118,11 +112,9 @@ impl ControlService {
                 self.check(&registration, &nonce)?;
                 Ok(registration)
             }
-            Ok(WorkerMessage::Heartbeat(_) | WorkerMessage::Report(_) | WorkerMessage::Leaving) => {
-                Err(Status::invalid_argument(
-                    "the first message of a worker must be Register",
-                ))
-            }
+            Ok(WorkerMessage::Heartbeat(_) | WorkerMessage::Report(_) | WorkerMessage::Leaving) => Err(
+                Status::invalid_argument("the first message of a worker must be Register"),
+            ),
             Err(malformed) => Err(Status::invalid_argument(malformed.to_string())),
         }
     }
@@ -138,10 +130,7 @@ impl ControlService {
             )));
         }
         let Registration {
-            worker,
-            epoch,
-            proof,
-            ..
+            worker, epoch, proof, ..
         } = registration;
         let has_secret = self.key.shared().is_empty();
         if has_secret && !self.key.verify_proof(proof, nonce, *worker, *epoch) {
@@ -182,14 +171,10 @@ impl ControlService {
             Err(refusal) => return refused(refusal),
         };
         let messages = incoming.map(|message| match message {
-            Ok(message) => WorkerMessage::try_from(message)
-                .map_err(|malformed| format!("it sent a {malformed}")),
+            Ok(message) => WorkerMessage::try_from(message).map_err(|malformed| format!("it sent a {malformed}")),
             Err(status) => Err(format!("its connection broke: {}", status.message())),
         });
-        let reason = self
-            .registry
-            .converse(attached, messages, Some(silence))
-            .await;
+        let reason = self.registry.converse(attached, messages, Some(silence)).await;
         Status::unavailable(format!("the server counts this worker as lost: {reason}"))
     }
 }

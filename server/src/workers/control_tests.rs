@@ -53,9 +53,7 @@ impl Server {
         loop {
             match self.event().await {
                 WorkerEventKind::Lost { reason } => return reason,
-                WorkerEventKind::Joined { .. }
-                | WorkerEventKind::Draining
-                | WorkerEventKind::Report { .. } => {}
+                WorkerEventKind::Joined { .. } | WorkerEventKind::Draining | WorkerEventKind::Report { .. } => {}
             }
         }
     }
@@ -70,15 +68,9 @@ struct Dialled {
 
 impl Dialled {
     async fn dial(server: &Server) -> Self {
-        let mut client = ControlClient::connect(server.address.clone())
-            .await
-            .unwrap();
+        let mut client = ControlClient::connect(server.address.clone()).await.unwrap();
         let (out, messages) = mpsc::channel(16);
-        let incoming = client
-            .join(ReceiverStream::new(messages))
-            .await
-            .unwrap()
-            .into_inner();
+        let incoming = client.join(ReceiverStream::new(messages)).await.unwrap().into_inner();
         let mut dialled = Self {
             out,
             incoming,
@@ -93,11 +85,7 @@ impl Dialled {
     }
 
     async fn hear(&mut self) -> Result<ServerMessage, Status> {
-        let message = self
-            .incoming
-            .message()
-            .await?
-            .expect("a stream ends with a status");
+        let message = self.incoming.message().await?.expect("a stream ends with a status");
         Ok(ServerMessage::try_from(message).unwrap())
     }
 
@@ -120,9 +108,7 @@ impl Dialled {
 
     async fn register(server: &Server, key: &ClusterKey) -> Self {
         let mut dialled = Self::dial(server).await;
-        dialled
-            .say(WorkerMessage::Register(dialled.registration(key)))
-            .await;
+        dialled.say(WorkerMessage::Register(dialled.registration(key))).await;
         let ServerMessage::Registered(registered) = dialled.hear().await.unwrap() else {
             panic!("not registered");
         };
@@ -131,11 +117,7 @@ impl Dialled {
     }
 
     /// Registers with a changed registration; answers why that was refused.
-    async fn refused(
-        server: &Server,
-        key: &ClusterKey,
-        change: impl FnOnce(&mut Registration),
-    ) -> Status {
+    async fn refused(server: &Server, key: &ClusterKey, change: impl FnOnce(&mut Registration)) -> Status {
         let mut dialled = Self::dial(server).await;
         let mut registration = dialled.registration(key);
         change(&mut registration);
@@ -219,10 +201,7 @@ async fn without_a_secret_a_worker_is_handed_the_key() {
     let key = ClusterKey::random();
     let mut server = Server::start(key.clone(), RegistryOptions::default()).await;
     let _worker = Dialled::register(&server, &key).await;
-    assert!(matches!(
-        server.event().await,
-        WorkerEventKind::Joined { .. }
-    ));
+    assert!(matches!(server.event().await, WorkerEventKind::Joined { .. }));
 }
 
 #[tokio::test]
@@ -282,35 +261,19 @@ async fn a_worker_nobody_can_dial_is_refused() {
 async fn garbage_ends_the_stream_and_nothing_else() {
     let mut server = Server::start(secret(), RegistryOptions::default()).await;
     let mut garbled = Dialled::dial(&server).await;
-    garbled
-        .out
-        .send(wire::WorkerMessage { message: None })
-        .await
-        .unwrap();
-    assert_eq!(
-        garbled.hear().await.unwrap_err().code(),
-        Code::InvalidArgument
-    );
+    garbled.out.send(wire::WorkerMessage { message: None }).await.unwrap();
+    assert_eq!(garbled.hear().await.unwrap_err().code(), Code::InvalidArgument);
     let mut hasty = Dialled::dial(&server).await;
     hasty.say(WorkerMessage::Leaving).await;
-    assert_eq!(
-        hasty.hear().await.unwrap_err().code(),
-        Code::InvalidArgument
-    );
+    assert_eq!(hasty.hear().await.unwrap_err().code(), Code::InvalidArgument);
 
     let mut member = Dialled::register(&server, &secret()).await;
-    member
-        .out
-        .send(wire::WorkerMessage { message: None })
-        .await
-        .unwrap();
+    member.out.send(wire::WorkerMessage { message: None }).await.unwrap();
     assert!(server.lost().await.contains("malformed"));
     assert_eq!(member.hear().await.unwrap_err().code(), Code::Unavailable);
 
     let twice = Dialled::register(&server, &secret()).await;
-    twice
-        .say(WorkerMessage::Register(twice.registration(&secret())))
-        .await;
+    twice.say(WorkerMessage::Register(twice.registration(&secret()))).await;
     assert!(server.lost().await.contains("registered twice"));
     let _fine = Dialled::register(&server, &secret()).await;
 }
@@ -332,10 +295,7 @@ async fn a_silent_worker_is_lost() {
         worker.say(WorkerMessage::Heartbeat(beat)).await;
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    assert!(
-        server.registry.is_reachable(WORKER),
-        "heartbeats keep it alive"
-    );
+    assert!(server.registry.is_reachable(WORKER), "heartbeats keep it alive");
     let since = std::time::Instant::now();
     assert!(server.lost().await.contains("silent"));
     assert!(since.elapsed() < Duration::from_secs(2));
@@ -360,10 +320,7 @@ async fn a_later_connection_takes_the_place_of_the_earlier() {
     }
     let (first, last) = (
         &connections[0],
-        connections
-            .iter()
-            .max_by_key(|event| event.connection)
-            .unwrap(),
+        connections.iter().max_by_key(|event| event.connection).unwrap(),
     );
     assert!(last.connection > first.connection);
     assert!(matches!(last.kind, WorkerEventKind::Joined { .. }));

@@ -179,12 +179,7 @@ impl Registry {
             tasks: Mutex::default(),
             stop: CancellationToken::new(),
         };
-        (
-            Self {
-                inner: Arc::new(inner),
-            },
-            receiver,
-        )
+        (Self { inner: Arc::new(inner) }, receiver)
     }
 
     /// Attaches a worker of this process; it is lost when it drops its end of a channel. Returns once the scheduler has
@@ -243,18 +238,10 @@ impl Registry {
     ///
     /// # Errors
     /// When that connection is over or cannot take it; the worker is to be closed then.
-    pub(crate) fn send(
-        &self,
-        worker: WorkerId,
-        connection: u64,
-        message: ServerMessage,
-    ) -> Result<(), Unreachable> {
+    pub(crate) fn send(&self, worker: WorkerId, connection: u64, message: ServerMessage) -> Result<(), Unreachable> {
         let transport = {
             let connections = self.connections();
-            let entry = connections
-                .by_worker
-                .get(&worker)
-                .ok_or(Unreachable::Gone)?;
+            let entry = connections.by_worker.get(&worker).ok_or(Unreachable::Gone)?;
             if entry.number != connection {
                 return Err(Unreachable::Gone);
             }
@@ -321,19 +308,11 @@ impl Registry {
             address,
             memory_bytes,
         };
-        self.tell(&attached, joined)
-            .await
-            .map_err(|_| Refusal::Stopping)?;
+        self.tell(&attached, joined).await.map_err(|_| Refusal::Stopping)?;
         Ok(attached)
     }
 
-    fn enter(
-        &self,
-        worker: WorkerId,
-        epoch: u64,
-        transport: Transport,
-        vitals: Vitals,
-    ) -> Result<Attached, Refusal> {
+    fn enter(&self, worker: WorkerId, epoch: u64, transport: Transport, vitals: Vitals) -> Result<Attached, Refusal> {
         if self.inner.stop.is_cancelled() {
             return Err(Refusal::Stopping);
         }
@@ -378,9 +357,7 @@ impl Registry {
             () = attached.closed.cancelled() => "the server closed the connection".to_owned(),
         };
         self.close(attached.worker, attached.connection);
-        let lost = WorkerEventKind::Lost {
-            reason: reason.clone(),
-        };
+        let lost = WorkerEventKind::Lost { reason: reason.clone() };
         if self.tell(&attached, lost).await.is_err() {
             debug!(worker = %attached.worker, "connection ended while the server stops: {reason}");
         }
@@ -429,8 +406,7 @@ impl Registry {
                     }
                     *last_sequence = Some(report.sequence);
                     let (attempt, status) = (report.attempt, report.status);
-                    self.tell(attached, WorkerEventKind::Report { attempt, status })
-                        .await?;
+                    self.tell(attached, WorkerEventKind::Report { attempt, status }).await?;
                 }
                 WorkerMessage::Heartbeat(heartbeat) => self.note(attached, heartbeat),
                 WorkerMessage::Leaving => self.tell(attached, WorkerEventKind::Draining).await?,
@@ -471,11 +447,7 @@ impl Registry {
 
     /// Runs a connection as a task of the registry.
     pub(super) fn spawn<T>(&self, connection: impl Future<Output = T> + Send + 'static) {
-        let mut tasks = self
-            .inner
-            .tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         let stop = self.inner.stop.clone();
         tasks.spawn(async move {
@@ -484,9 +456,6 @@ impl Registry {
     }
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
-        self.inner
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

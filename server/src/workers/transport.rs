@@ -191,16 +191,10 @@ mod tests {
     async fn conforms<T: Arrived>(transport: Transport, mut worker: mpsc::Receiver<T>) {
         let pumped = async {
             for sequence in 0..6 {
-                transport
-                    .send(ServerMessage::Acknowledge(sequence))
-                    .unwrap();
+                transport.send(ServerMessage::Acknowledge(sequence)).unwrap();
             }
             for expected in 0..6 {
-                assert_eq!(
-                    worker.recv().await.unwrap().sequence(),
-                    expected,
-                    "in order"
-                );
+                assert_eq!(worker.recv().await.unwrap().sequence(), expected, "in order");
             }
         };
         tokio::select! {
@@ -208,14 +202,9 @@ mod tests {
             () = pumped => {}
         }
         for sequence in 0..10 {
-            transport
-                .send(ServerMessage::Acknowledge(sequence))
-                .unwrap();
+            transport.send(ServerMessage::Acknowledge(sequence)).unwrap();
         }
-        assert_eq!(
-            transport.send(ServerMessage::Drain),
-            Err(Unreachable::Full(8))
-        );
+        assert_eq!(transport.send(ServerMessage::Drain), Err(Unreachable::Full(8)));
         assert_eq!(
             transport.pump().await,
             Unreachable::Stalled(PATIENCE.stall_timeout),
@@ -228,11 +217,7 @@ mod tests {
     #[tokio::test]
     async fn both_transports_keep_order_and_give_up_in_bounded_time() {
         let (sender, receiver) = mpsc::channel(2);
-        conforms(
-            Transport::InProcess(Outbox::new(sender, PATIENCE)),
-            receiver,
-        )
-        .await;
+        conforms(Transport::InProcess(Outbox::new(sender, PATIENCE)), receiver).await;
         let (sender, receiver) = mpsc::channel(2);
         conforms(Transport::Remote(Outbox::new(sender, PATIENCE)), receiver).await;
     }

@@ -143,18 +143,11 @@ pub async fn resolve(
             let destination = of_copy(query, &copy, state, catalog).await?;
             Ok((destination, Arc::unwrap_or_clone(copy.input)))
         }
-        other => Err(Failure::internal(format!(
-            "{} writes nothing",
-            other.display()
-        ))),
+        other => Err(Failure::internal(format!("{} writes nothing", other.display()))),
     }
 }
 
-async fn of_insert(
-    query: QueryId,
-    insert: &DmlStatement,
-    state: &SessionState,
-) -> Result<Destination, Failure> {
+async fn of_insert(query: QueryId, insert: &DmlStatement, state: &SessionState) -> Result<Destination, Failure> {
     let name = &insert.table_name;
     match insert.op {
         WriteOp::Insert(InsertOp::Append) => {}
@@ -247,9 +240,9 @@ fn check_visible(
     state: &SessionState,
 ) -> Result<(), Failure> {
     let partition_by = &destination.target().partition_by;
-    let folder = partition_by.iter().fold(Path::default(), |folder, name| {
-        folder.join(format!("{name}=value"))
-    });
+    let folder = partition_by
+        .iter()
+        .fold(Path::default(), |folder, name| folder.join(format!("{name}=value")));
     let file = StagedFile {
         path: Path::default(),
         folder,
@@ -257,10 +250,7 @@ fn check_visible(
         bytes: 0,
     };
     let path = destination.place_of(&file, 0);
-    let ignore_subdirectory = state
-        .config_options()
-        .execution
-        .listing_table_ignore_subdirectory;
+    let ignore_subdirectory = state.config_options().execution.listing_table_ignore_subdirectory;
     if url.contains(&path, ignore_subdirectory) && path.as_ref().ends_with(extension) {
         return Ok(());
     }
@@ -274,9 +264,7 @@ fn check_visible(
 fn not_files(name: &TableReference, table: &dyn TableProvider) -> Failure {
     unsupported(match table.is::<ViewTable>() {
         true => format!("{name} is a view; INSERT into the table that it reads"),
-        false => format!(
-            "the table {name} is not made of files; INSERT into one made by CREATE EXTERNAL TABLE"
-        ),
+        false => format!("the table {name} is not made of files; INSERT into one made by CREATE EXTERNAL TABLE"),
     })
 }
 
@@ -303,10 +291,7 @@ async fn of_copy(
             (parent(url.prefix()), Some(name))
         }
         (true, None) => {
-            return Err(invalid(format!(
-                "{} is not the name of a file",
-                copy.output_url
-            )));
+            return Err(invalid(format!("{} is not the name of a file", copy.output_url)));
         }
     };
     let schema = client_schema(copy.input.schema().as_arrow());
@@ -387,8 +372,7 @@ fn located(
 ) -> Result<(ListingTableUrl, StoreLease), Failure> {
     let is_path = std::path::Path::new(text).is_absolute() || !text.contains("://");
     if !is_path {
-        let url =
-            Url::parse(text).map_err(|error| invalid(format!("{text} is no URL: {error}")))?;
+        let url = Url::parse(text).map_err(|error| invalid(format!("{text} is no URL: {error}")))?;
         let (url, lease) = catalog.lease_store(&url, options)?;
         return Ok((ListingTableUrl::try_new(url, None).map_err(failed)?, lease));
     }
@@ -409,8 +393,7 @@ fn located(
 fn check_scheme(url: &ListingTableUrl) -> Result<(), Failure> {
     match url.scheme().split('+').next() {
         Some("http" | "https") => Err(unsupported(
-            "nothing can be written over http; write to a local folder or to an object store"
-                .into(),
+            "nothing can be written over http; write to a local folder or to an object store".into(),
         )),
         _ => Ok(()),
     }
@@ -427,19 +410,14 @@ fn check_columns(schema: &SchemaRef, partition_by: &[String]) -> Result<(), Fail
     }
     if schema.fields().len() == partition_by.len() {
         return Err(invalid(
-            "every column is a partition column, and a file needs one more; leave one out of PARTITIONED BY"
-                .into(),
+            "every column is a partition column, and a file needs one more; leave one out of PARTITIONED BY".into(),
         ));
     }
     Ok(())
 }
 
 /// How `format` is written, as DataFusion would.
-async fn encoding(
-    format: &dyn FileFormat,
-    schema: &SchemaRef,
-    state: &SessionState,
-) -> Result<FileEncoding, Failure> {
+async fn encoding(format: &dyn FileFormat, schema: &SchemaRef, state: &SessionState) -> Result<FileEncoding, Failure> {
     let refused = || {
         unsupported(format!(
             "{} files are not written; use Parquet, CSV or JSON lines",
@@ -479,9 +457,7 @@ async fn encoding(
 fn extension(format: &dyn FileFormat) -> String {
     let extension = format.get_ext();
     let extension = match format.compression_type() {
-        Some(compression) => format
-            .get_ext_with_compression(&compression)
-            .unwrap_or(extension),
+        Some(compression) => format.get_ext_with_compression(&compression).unwrap_or(extension),
         None => extension,
     };
     extension.trim_start_matches('.').to_owned()

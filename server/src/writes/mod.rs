@@ -80,8 +80,7 @@ impl Writes {
     /// # Errors
     /// When the plan cannot be walked.
     pub async fn reading(&self, plan: &LogicalPlan) -> Result<Reading, Failure> {
-        let places =
-            places::read_by(plan).map_err(|error| squadron_shuffle::failure::of(&error))?;
+        let places = places::read_by(plan).map_err(|error| squadron_shuffle::failure::of(&error))?;
         Ok(self.0.places.read(places).await)
     }
 

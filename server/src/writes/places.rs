@@ -28,8 +28,7 @@ impl Place {
                 .strip_prefix(outer)
                 .is_some_and(|rest| rest.is_empty() || outer.is_empty() || rest.starts_with('/'))
         };
-        self.store == other.store
-            && (within(&self.path, &other.path) || within(&other.path, &self.path))
+        self.store == other.store && (within(&self.path, &other.path) || within(&other.path, &self.path))
     }
 }
 
@@ -143,9 +142,7 @@ impl Drop for Reading {
 impl Drop for Publishing {
     fn drop(&mut self) {
         let mut entries = self.held.lock();
-        entries
-            .publishers
-            .retain(|(number, _)| *number != self.number);
+        entries.publishers.retain(|(number, _)| *number != self.number);
         drop(entries);
         self.held.changed.notify_waiters();
     }

@@ -42,14 +42,8 @@ pub(super) async fn publish(
         .try_collect::<()>()
         .await?;
     let _publishing = places.publish(destination.place()).await;
-    let runs: Vec<_> = moves
-        .iter()
-        .map(|staged| staged.run(store, destination))
-        .collect();
-    let outcomes: Vec<Result<(), Failure>> = stream::iter(runs)
-        .buffered(MOVE_CONCURRENCY)
-        .collect()
-        .await;
+    let runs: Vec<_> = moves.iter().map(|staged| staged.run(store, destination)).collect();
+    let outcomes: Vec<Result<(), Failure>> = stream::iter(runs).buffered(MOVE_CONCURRENCY).collect().await;
     let Some(failure) = outcomes.iter().find_map(|outcome| outcome.clone().err()) else {
         info!(files = moves.len(), rows, "published");
         return Ok(rows);
@@ -100,11 +94,7 @@ fn moves(destination: &Destination, mut files: Vec<StagedFile>) -> Vec<Move> {
         .collect()
 }
 
-async fn check_there(
-    store: &dyn ObjectStore,
-    destination: &Destination,
-    file: &StagedFile,
-) -> Result<(), Failure> {
+async fn check_there(store: &dyn ObjectStore, destination: &Destination, file: &StagedFile) -> Result<(), Failure> {
     let why = match store.head(&file.path).await {
         Ok(found) if found.size == file.bytes => return Ok(()),
         Ok(found) => format!("has {} bytes instead of {}", found.size, file.bytes),
@@ -122,11 +112,7 @@ async fn check_there(
 }
 
 impl Move {
-    async fn run(
-        &self,
-        store: &Arc<dyn ObjectStore>,
-        destination: &Destination,
-    ) -> Result<(), Failure> {
+    async fn run(&self, store: &Arc<dyn ObjectStore>, destination: &Destination) -> Result<(), Failure> {
         let moved = if destination.is_local() {
             store.rename(&self.file.path, &self.to).await
         } else if self.file.bytes <= MAX_COPY_BYTES {
@@ -140,14 +126,9 @@ impl Move {
 }
 
 /// Copies an object through this process. It is there when its last part is.
-async fn copy_in_parts(
-    store: &Arc<dyn ObjectStore>,
-    from: &Path,
-    to: &Path,
-) -> object_store::Result<()> {
+async fn copy_in_parts(store: &Arc<dyn ObjectStore>, from: &Path, to: &Path) -> object_store::Result<()> {
     let mut parts = store.get(from).await?.into_stream();
-    let mut upload =
-        WriteMultipart::new_with_chunk_size(store.put_multipart(to).await?, PART_BYTES);
+    let mut upload = WriteMultipart::new_with_chunk_size(store.put_multipart(to).await?, PART_BYTES);
     while let Some(part) = parts.next().await {
         let written = match part {
             Ok(part) => {

@@ -16,11 +16,7 @@ use super::destination::Destination;
 
 /// When a staging folder is removed again after a statement that did not succeed: an attempt out of reach writes for a
 /// moment until it notices.
-const REMOVE_AGAIN: [Duration; 3] = [
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-    Duration::from_secs(20),
-];
+const REMOVE_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
 
 /// After this long the folder of another statement is one whose server died.
 const STALE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -143,9 +139,7 @@ impl Staging {
 
 /// Whether a query of this id began so long ago that it cannot run any more.
 fn is_stale(query: QueryId, now: SystemTime) -> bool {
-    let age = query
-        .made_at()
-        .and_then(|made| now.duration_since(made).ok());
+    let age = query.made_at().and_then(|made| now.duration_since(made).ok());
     age.is_some_and(|age| age > STALE_AFTER)
 }
 
@@ -172,10 +166,7 @@ pub(super) fn local(path: &Path) -> PathBuf {
 /// Makes `folder` and those above it. Returns the ones that were not there, but for `folder` itself and the one above.
 fn make_folders(folder: &LocalPath) -> io::Result<Vec<PathBuf>> {
     let above = folder.ancestors().skip(2);
-    let mut missing: Vec<PathBuf> = above
-        .take_while(|folder| !folder.exists())
-        .map(PathBuf::from)
-        .collect();
+    let mut missing: Vec<PathBuf> = above.take_while(|folder| !folder.exists()).map(PathBuf::from).collect();
     missing.reverse();
     fs::create_dir_all(folder)?;
     Ok(missing)

@@ -4,13 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayData, ArrayRef, AsArray, GenericListViewArray, OffsetSizeTrait, PrimitiveArray,
-    RunArray, UnionArray, make_array,
+    Array, ArrayData, ArrayRef, AsArray, GenericListViewArray, OffsetSizeTrait, PrimitiveArray, RunArray, UnionArray,
+    make_array,
 };
 use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::{
-    ArrowNativeType, DataType, Int16Type, Int32Type, Int64Type, RunEndIndexType, UnionFields,
-};
+use arrow::datatypes::{ArrowNativeType, DataType, Int16Type, Int32Type, Int64Type, RunEndIndexType, UnionFields};
 use arrow::error::ArrowError;
 
 /// An array taken apart, its children cut to what its rows cover.
@@ -56,11 +54,7 @@ impl Parts<'_> {
         &self,
         change: impl Fn(&ArrayRef) -> Result<ArrayRef, ArrowError>,
     ) -> Result<ArrayRef, ArrowError> {
-        let children = self
-            .children
-            .iter()
-            .map(change)
-            .collect::<Result<Vec<_>, _>>()?;
+        let children = self.children.iter().map(change).collect::<Result<Vec<_>, _>>()?;
         match self.array.data_type() {
             DataType::ListView(_) => list_view(self.array.as_list_view::<i32>(), children),
             DataType::LargeListView(_) => list_view(self.array.as_list_view::<i64>(), children),
@@ -139,19 +133,13 @@ fn extents(union: &UnionArray) -> Option<HashMap<i8, (usize, usize)>> {
     Some(extents)
 }
 
-fn union(
-    union: &UnionArray,
-    fields: &UnionFields,
-    children: Vec<ArrayRef>,
-) -> Result<ArrayRef, ArrowError> {
-    let moved = extents(union)
-        .zip(union.offsets())
-        .map(|(extents, offsets)| {
-            let rows = union.type_ids().iter().zip(offsets);
-            let first = |id| extents.get(id).map_or(0, |(first, _)| *first);
-            rows.map(|(id, offset)| i32::usize_as(offset.as_usize() - first(id)))
-                .collect::<ScalarBuffer<i32>>()
-        });
+fn union(union: &UnionArray, fields: &UnionFields, children: Vec<ArrayRef>) -> Result<ArrayRef, ArrowError> {
+    let moved = extents(union).zip(union.offsets()).map(|(extents, offsets)| {
+        let rows = union.type_ids().iter().zip(offsets);
+        let first = |id| extents.get(id).map_or(0, |(first, _)| *first);
+        rows.map(|(id, offset)| i32::usize_as(offset.as_usize() - first(id)))
+            .collect::<ScalarBuffer<i32>>()
+    });
     let type_ids = union.type_ids().clone();
     Ok(Arc::new(UnionArray::try_new(
         fields.clone(),

@@ -1,8 +1,6 @@
 //! Tests of weighing and compacting.
 
-use arrow::array::{
-    Int32Array, Int64Array, ListViewArray, RunArray, StringArray, StringViewArray, UnionArray,
-};
+use arrow::array::{Int32Array, Int64Array, ListViewArray, RunArray, StringArray, StringViewArray, UnionArray};
 use arrow::datatypes::{Field, Int32Type, UnionFields};
 
 use super::*;
@@ -31,25 +29,11 @@ fn nested(rows: usize) -> Vec<ArrayRef> {
             Arc::new(Field::new("keys", DataType::Int64, false)),
             Arc::new(Int64Array::from_iter_values(0..2 * rows as i64)) as ArrayRef,
         ),
-        (
-            Arc::new(Field::new("values", DataType::Utf8View, true)),
-            values,
-        ),
+        (Arc::new(Field::new("values", DataType::Utf8View, true)), values),
     ]);
     let field = Arc::new(Field::new("entries", entries.data_type().clone(), false));
-    let map = MapArray::new(
-        field,
-        OffsetBuffer::from_lengths(vec![2; rows]),
-        entries,
-        None,
-        false,
-    );
-    vec![
-        Arc::new(list),
-        Arc::new(fixed),
-        Arc::new(structure),
-        Arc::new(map),
-    ]
+    let map = MapArray::new(field, OffsetBuffer::from_lengths(vec![2; rows]), entries, None, false);
+    vec![Arc::new(list), Arc::new(fixed), Arc::new(structure), Arc::new(map)]
 }
 
 #[test]
@@ -91,11 +75,7 @@ fn nested_views_are_compacted() {
         compacted.column(0).to_data().validate_full().unwrap();
         let views_kept = held_bytes(&compacted) < held_bytes(&slice) / 2;
         assert!(views_kept, "{name}: {}", held_bytes(&compacted));
-        assert!(
-            sliced_bytes(&slice) < 4_000,
-            "{name}: {}",
-            sliced_bytes(&slice)
-        );
+        assert!(sliced_bytes(&slice) < 4_000, "{name}: {}", sliced_bytes(&slice));
     }
 }
 
@@ -123,10 +103,7 @@ fn shared(rows: usize) -> Vec<ArrayRef> {
     );
     let fields = UnionFields::try_new(
         [0, 4],
-        [
-            Arc::clone(&field),
-            Arc::new(Field::new("n", DataType::Int64, true)),
-        ],
+        [Arc::clone(&field), Arc::new(Field::new("n", DataType::Int64, true))],
     );
     let fields = fields.unwrap();
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows as i64));
@@ -137,17 +114,11 @@ fn shared(rows: usize) -> Vec<ArrayRef> {
             .into()
     };
     let children = || vec![views(rows), Arc::clone(&numbers)];
-    let dense =
-        UnionArray::try_new(fields.clone(), ids(), Some(starts.into()), children()).unwrap();
+    let dense = UnionArray::try_new(fields.clone(), ids(), Some(starts.into()), children()).unwrap();
     let sparse = UnionArray::try_new(fields, ids(), None, children()).unwrap();
     let ends = Int32Array::from_iter_values((1..=rows as i32).map(|run| 2 * run));
     let runs = RunArray::<Int32Type>::try_new(&ends, &views(rows)).unwrap();
-    vec![
-        Arc::new(list),
-        Arc::new(dense),
-        Arc::new(sparse),
-        Arc::new(runs),
-    ]
+    vec![Arc::new(list), Arc::new(dense), Arc::new(sparse), Arc::new(runs)]
 }
 
 #[test]
@@ -165,11 +136,7 @@ fn a_slice_takes_only_its_part_of_the_children() {
                 "{name}: {}",
                 held_bytes(&compacted)
             );
-            assert!(
-                sliced_bytes(&slice) < 4_000,
-                "{name}: {}",
-                sliced_bytes(&slice)
-            );
+            assert!(sliced_bytes(&slice) < 4_000, "{name}: {}", sliced_bytes(&slice));
         }
     }
 }

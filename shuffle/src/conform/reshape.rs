@@ -12,8 +12,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait,
-    StructArray, UnionArray,
+    Array, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait, StructArray, UnionArray,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{CastOptions, cast_with_options};
@@ -37,20 +36,14 @@ pub(super) fn reshape(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, Arrow
         (DataType::FixedSizeList(_, from), DataType::FixedSizeList(item, size)) if from == size => {
             fixed_size_list(array.as_fixed_size_list(), item, *size)
         }
-        (DataType::Map(_, _), DataType::Map(entries, ordered)) => {
-            map(array.as_map(), entries, *ordered)
-        }
-        (DataType::Union(from, of), DataType::Union(fields, mode))
-            if of == mode && same_members(from, fields) =>
-        {
+        (DataType::Map(_, _), DataType::Map(entries, ordered)) => map(array.as_map(), entries, *ordered),
+        (DataType::Union(from, of), DataType::Union(fields, mode)) if of == mode && same_members(from, fields) => {
             union(array.as_union(), fields)
         }
         // Unpacked first, so that what they hold is reshaped and not cast.
         (DataType::Dictionary(_, values), _) => unpacked(array, values, to),
         (DataType::RunEndEncoded(_, values), _) => unpacked(array, values.data_type(), to),
-        (DataType::ListView(item), DataType::List(_)) => {
-            unpacked(array, &DataType::List(Arc::clone(item)), to)
-        }
+        (DataType::ListView(item), DataType::List(_)) => unpacked(array, &DataType::List(Arc::clone(item)), to),
         (DataType::LargeListView(item), DataType::LargeList(_)) => {
             unpacked(array, &DataType::LargeList(Arc::clone(item)), to)
         }
@@ -81,10 +74,7 @@ fn structure(array: &StructArray, fields: &Fields) -> Result<StructArray, ArrowE
     )
 }
 
-fn list<O: OffsetSizeTrait>(
-    array: &GenericListArray<O>,
-    item: &FieldRef,
-) -> Result<ArrayRef, ArrowError> {
+fn list<O: OffsetSizeTrait>(array: &GenericListArray<O>, item: &FieldRef) -> Result<ArrayRef, ArrowError> {
     let (offsets, values) = covered(array.offsets(), array.values());
     let values = reshape(&values, item.data_type())?;
     Ok(Arc::new(GenericListArray::try_new(
@@ -95,11 +85,7 @@ fn list<O: OffsetSizeTrait>(
     )?))
 }
 
-fn fixed_size_list(
-    array: &FixedSizeListArray,
-    item: &FieldRef,
-    size: i32,
-) -> Result<ArrayRef, ArrowError> {
+fn fixed_size_list(array: &FixedSizeListArray, item: &FieldRef, size: i32) -> Result<ArrayRef, ArrowError> {
     Ok(Arc::new(FixedSizeListArray::try_new_with_length(
         Arc::clone(item),
         size,
@@ -138,10 +124,7 @@ fn same_members(one: &UnionFields, other: &UnionFields) -> bool {
 }
 
 /// Offsets from zero, and the values that they cover.
-fn covered<O: OffsetSizeTrait>(
-    offsets: &OffsetBuffer<O>,
-    values: &ArrayRef,
-) -> (OffsetBuffer<O>, ArrayRef) {
+fn covered<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>, values: &ArrayRef) -> (OffsetBuffer<O>, ArrayRef) {
     let (first, last) = (offsets[0].as_usize(), offsets[offsets.len() - 1].as_usize());
     if first == 0 && last == values.len() {
         return (offsets.clone(), Arc::clone(values));

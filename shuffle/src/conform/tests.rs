@@ -1,8 +1,8 @@
 //! Tests of [`super::conform`].
 
 use arrow::array::{
-    Array, AsArray, DictionaryArray, FixedSizeListArray, Int32Array, ListArray, ListViewArray,
-    NullArray, RunArray, StringViewArray, StructArray, UnionArray,
+    Array, AsArray, DictionaryArray, FixedSizeListArray, Int32Array, ListArray, ListViewArray, NullArray, RunArray,
+    StringViewArray, StructArray, UnionArray,
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, UnionFields, UnionMode};
@@ -13,11 +13,7 @@ use super::*;
 
 fn batch() -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable([
-        (
-            "a",
-            Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef,
-            true,
-        ),
+        ("a", Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef, true),
         ("b", Arc::new(StringViewArray::from(vec!["x", "y"])), true),
         ("c", Arc::new(NullArray::new(2)), true),
     ])
@@ -38,8 +34,7 @@ fn an_equal_schema_changes_nothing() {
 #[test]
 fn names_types_nullability_and_metadata_are_replaced() {
     let wanted = schema(vec![
-        Field::new("k", DataType::Int64, false)
-            .with_metadata([("unit".to_string(), "m".to_string())].into()),
+        Field::new("k", DataType::Int64, false).with_metadata([("unit".to_string(), "m".to_string())].into()),
         Field::new("name", DataType::Utf8, true),
         Field::new("none", DataType::Int32, true),
     ]);
@@ -93,9 +88,7 @@ fn reshaped(array: &ArrayRef, to: &DataType) -> ArrayRef {
 fn shown(array: &ArrayRef) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let formatter = ArrayFormatter::try_new(array, &options).unwrap();
-    (0..array.len())
-        .map(|row| formatter.value(row).to_string())
-        .collect()
+    (0..array.len()).map(|row| formatter.value(row).to_string()).collect()
 }
 
 fn item(data_type: DataType) -> Arc<Field> {
@@ -113,8 +106,7 @@ fn texts() -> ArrayRef {
 
 #[test]
 fn what_is_nested_is_reshaped_at_any_depth() {
-    let structure: ArrayRef =
-        Arc::new(StructArray::from(vec![(item(DataType::Utf8View), texts())]));
+    let structure: ArrayRef = Arc::new(StructArray::from(vec![(item(DataType::Utf8View), texts())]));
     let plain = DataType::Struct(vec![item(DataType::Utf8)].into());
     let offsets = || OffsetBuffer::<i32>::from_lengths([1, 0, 2]);
     let list = ListArray::new(
@@ -137,10 +129,7 @@ fn what_is_nested_is_reshaped_at_any_depth() {
     for (array, to) in [
         (structure, plain.clone()),
         (Arc::new(list) as ArrayRef, DataType::new_list(plain, true)),
-        (
-            Arc::new(fixed),
-            DataType::FixedSizeList(item(DataType::Utf8), 1),
-        ),
+        (Arc::new(fixed), DataType::FixedSizeList(item(DataType::Utf8), 1)),
         (Arc::new(dictionary), DataType::Utf8),
         (Arc::new(runs), DataType::Utf8),
         (Arc::new(view), DataType::new_list(DataType::Utf8, true)),
@@ -154,9 +143,7 @@ fn what_is_nested_is_reshaped_at_any_depth() {
 #[test]
 fn unions_keep_their_members() {
     let field = |name: &str, data_type| Arc::new(Field::new(name, data_type, true));
-    let fields = |texts| {
-        UnionFields::try_new([3, 5], [field("n", DataType::Int32), field("t", texts)]).unwrap()
-    };
+    let fields = |texts| UnionFields::try_new([3, 5], [field("n", DataType::Int32), field("t", texts)]).unwrap();
     let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3]));
     let children = || vec![Arc::clone(&numbers), texts()];
     let type_ids = || ScalarBuffer::from(vec![5_i8, 3, 5]);
@@ -167,8 +154,7 @@ fn unions_keep_their_members() {
         } else {
             UnionMode::Sparse
         };
-        let union =
-            UnionArray::try_new(fields(DataType::Utf8View), type_ids(), offsets, children());
+        let union = UnionArray::try_new(fields(DataType::Utf8View), type_ids(), offsets, children());
         let union: ArrayRef = Arc::new(union.unwrap());
         let to = DataType::Union(fields(DataType::Utf8), mode);
         for slice in slices(&union) {
@@ -185,7 +171,6 @@ fn fields_of_structures_go_by_their_place() {
         (field("a", DataType::Int32), numbers(1)),
         (field("b", DataType::Int32), numbers(2)),
     ]));
-    let to =
-        DataType::Struct(vec![field("b", DataType::Int64), field("a", DataType::Int64)].into());
+    let to = DataType::Struct(vec![field("b", DataType::Int64), field("a", DataType::Int64)].into());
     assert_eq!(shown(&reshaped(&twice, &to)), ["{b: 1, a: 2}"]);
 }

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, DictionaryArray, Int32Array, Int64Array, StringArray, StringViewArray,
-};
+use arrow::array::{ArrayRef, DictionaryArray, Int32Array, Int64Array, StringArray, StringViewArray};
 use arrow_flight::decode::FlightRecordBatchStream;
 use futures::stream;
 
@@ -57,11 +55,7 @@ async fn without_batches_there_is_the_schema() {
 #[tokio::test]
 async fn messages_stay_small_whatever_the_rows_are() {
     let sizes = |row: usize| {
-        if row.is_multiple_of(1000) {
-            1_500_000
-        } else {
-            200
-        }
+        if row.is_multiple_of(1000) { 1_500_000 } else { 200 }
     };
     let texts = || (0..10_000).map(|row| "x".repeat(sizes(row)));
     let arrays: [ArrayRef; 2] = [
@@ -72,15 +66,9 @@ async fn messages_stay_small_whatever_the_rows_are() {
         let batch = RecordBatch::try_from_iter([("c", array)]).unwrap();
         let messages = messages(batch.schema(), vec![batch.clone()]).await;
         let sizes: Vec<_> = messages.iter().map(Message::encoded_len).collect();
-        assert!(
-            sizes.iter().all(|size| *size < 4 * 1024 * 1024),
-            "{sizes:?}"
-        );
+        assert!(sizes.iter().all(|size| *size < 4 * 1024 * 1024), "{sizes:?}");
         let total: usize = sizes.iter().sum();
-        assert!(
-            total < 20_000_000,
-            "buffers were sent more than once: {total}"
-        );
+        assert!(total < 20_000_000, "buffers were sent more than once: {total}");
         assert!(sizes.len() < 40, "{sizes:?}");
         let received = decoded(messages).await;
         let received = arrow::compute::concat_batches(&batch.schema(), &received).unwrap();
@@ -114,9 +102,7 @@ async fn a_row_above_the_limit_is_refused_by_its_size() {
     let refused = messages.last().unwrap().as_ref().unwrap_err();
     assert_eq!(refused.kind, FailureKind::Exhausted);
     assert!(
-        refused
-            .message
-            .contains("257 MiB is above the limit of 256 MiB"),
+        refused.message.contains("257 MiB is above the limit of 256 MiB"),
         "{refused}"
     );
 }
@@ -128,11 +114,7 @@ async fn thousands_of_columns_leave_room_for_their_headers() {
     let batch = RecordBatch::try_from_iter(columns).unwrap();
     let messages = messages(batch.schema(), vec![batch.clone()]).await;
     for message in &messages {
-        assert!(
-            message.encoded_len() < 4 * 1024 * 1024,
-            "{}",
-            message.encoded_len()
-        );
+        assert!(message.encoded_len() < 4 * 1024 * 1024, "{}", message.encoded_len());
     }
     assert!(messages.len() < 12, "{} messages", messages.len());
     let received = decoded(messages).await;
@@ -144,22 +126,16 @@ async fn thousands_of_columns_leave_room_for_their_headers() {
 
 #[tokio::test]
 async fn a_large_dictionary_is_not_sent_with_every_row() {
-    let values =
-        (0..100_000).map(|number| format!("value number {number:030} of a large dictionary"));
+    let values = (0..100_000).map(|number| format!("value number {number:030} of a large dictionary"));
     let values = Arc::new(StringArray::from_iter_values(values));
     let keys = Int32Array::from_iter_values((0..8_192).map(|row| row * 7));
     let array: ArrayRef = Arc::new(DictionaryArray::new(keys, values));
     let batch = RecordBatch::try_from_iter([("c", array)]).unwrap();
     let messages = messages(batch.schema(), vec![batch.clone()]).await;
     let total: usize = messages.iter().map(Message::encoded_len).sum();
-    assert!(
-        total < 2_000_000,
-        "{total} bytes in {} messages",
-        messages.len()
-    );
+    assert!(total < 2_000_000, "{total} bytes in {} messages", messages.len());
     let received = decoded(messages).await;
     let received = arrow::compute::concat_batches(&batch.schema(), &received).unwrap();
-    let text =
-        |batch: &RecordBatch| arrow::compute::cast(batch.column(0), &DataType::Utf8).unwrap();
+    let text = |batch: &RecordBatch| arrow::compute::cast(batch.column(0), &DataType::Utf8).unwrap();
     assert_eq!(&text(&received), &text(&batch));
 }

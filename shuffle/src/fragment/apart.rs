@@ -73,12 +73,7 @@ pub fn apart(node: &dyn ExecutionPlan) -> Apart {
         return free_if(!window.partition_keys().is_empty());
     }
     if let Some(source) = node.downcast_ref::<DataSourceExec>() {
-        return free_if(
-            source
-                .data_source()
-                .downcast_ref::<FileScanConfig>()
-                .is_some(),
-        );
+        return free_if(source.data_source().downcast_ref::<FileScanConfig>().is_some());
     }
     if is_known_single(node) {
         return Apart::OneTask;
@@ -110,16 +105,8 @@ pub fn child_shares(node: &dyn ExecutionPlan) -> Vec<ChildShare> {
 /// emit build rows at the end, which needs to know what all probe partitions matched.
 pub fn build_side_is_read_only(join_type: JoinType) -> bool {
     match join_type {
-        JoinType::Inner
-        | JoinType::Right
-        | JoinType::RightSemi
-        | JoinType::RightAnti
-        | JoinType::RightMark => true,
-        JoinType::Left
-        | JoinType::Full
-        | JoinType::LeftSemi
-        | JoinType::LeftAnti
-        | JoinType::LeftMark => false,
+        JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => true,
+        JoinType::Left | JoinType::Full | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => false,
     }
 }
 

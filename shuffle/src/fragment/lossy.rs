@@ -18,11 +18,7 @@ const MAX_PLAN_ROWS_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why the encoding of `plan`, or of anything below it, would not mean the same; `None` when nothing is known to be lost.
 pub fn reason(plan: &dyn ExecutionPlan) -> Option<&'static str> {
-    node_reason(plan).or_else(|| {
-        plan.children()
-            .into_iter()
-            .find_map(|child| reason(child.as_ref()))
-    })
+    node_reason(plan).or_else(|| plan.children().into_iter().find_map(|child| reason(child.as_ref())))
 }
 
 fn node_reason(node: &dyn ExecutionPlan) -> Option<&'static str> {
@@ -37,9 +33,7 @@ fn node_reason(node: &dyn ExecutionPlan) -> Option<&'static str> {
         if let Some(rows) = source.downcast_ref::<MemorySourceConfig>() {
             return memory_reason(rows);
         }
-        return source
-            .downcast_ref::<FileScanConfig>()
-            .and_then(scan_reason);
+        return source.downcast_ref::<FileScanConfig>().and_then(scan_reason);
     }
     if let Some(write) = node.downcast_ref::<WriteFilesExec>()
         && !write.survives_encoding()
@@ -89,21 +83,13 @@ fn scan_reason(scan: &FileScanConfig) -> Option<&'static str> {
     if is_arrow_stream(scan) {
         return Some("an Arrow IPC stream");
     }
-    scan.file_source()
-        .downcast_ref::<CsvSource>()
-        .and_then(csv_reason)
+    scan.file_source().downcast_ref::<CsvSource>().and_then(csv_reason)
 }
 
 fn csv_reason(csv: &CsvSource) -> Option<&'static str> {
     let text = format!("{csv:?}");
-    let lost = [
-        "terminator: Some(",
-        "double_quote: Some(",
-        "null_regex: Some(",
-    ];
-    lost.iter()
-        .any(|field| text.contains(field))
-        .then_some("CSV options")
+    let lost = ["terminator: Some(", "double_quote: Some(", "null_regex: Some("];
+    lost.iter().any(|field| text.contains(field)).then_some("CSV options")
 }
 
 /// Encoded, the stream form of Arrow IPC turns into the file form. A stream tells itself by refusing to be split.
@@ -115,19 +101,12 @@ fn is_arrow_stream(scan: &FileScanConfig) -> bool {
         .any(|file| file.range.is_some());
     scan.file_source().is::<ArrowSource>()
         && !split_already
-        && !matches!(
-            scan.file_source().repartitioned(2, 0, None, scan),
-            Ok(Some(_))
-        )
+        && !matches!(scan.file_source().repartitioned(2, 0, None, scan), Ok(Some(_)))
 }
 
 fn limit_reason(node: &dyn ExecutionPlan) -> Option<&'static str> {
-    let skip = node
-        .downcast_ref::<GlobalLimitExec>()
-        .map_or(0, GlobalLimitExec::skip);
-    let local = node
-        .downcast_ref::<LocalLimitExec>()
-        .map_or(0, LocalLimitExec::fetch);
+    let skip = node.downcast_ref::<GlobalLimitExec>().map_or(0, GlobalLimitExec::skip);
+    let local = node.downcast_ref::<LocalLimitExec>().map_or(0, LocalLimitExec::fetch);
     let fetch = node.fetch().unwrap_or(0);
     [skip, local, fetch]
         .into_iter()

@@ -35,11 +35,7 @@ pub struct InProcessPlan(pub Arc<dyn ExecutionPlan>);
 /// # Errors
 /// When a node of it has no encoding. What would encode but lose meaning is told by [`lossy::reason`].
 pub fn encode(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
-    physical_plan_to_bytes_with_proto_converter(
-        plan,
-        &ShuffleCodec,
-        &DeduplicatingProtoConverter {},
-    )
+    physical_plan_to_bytes_with_proto_converter(plan, &ShuffleCodec, &DeduplicatingProtoConverter {})
 }
 
 /// Decodes a stage plan. The object stores it reads must be registered in the context's runtime.
@@ -47,10 +43,5 @@ pub fn encode(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
 /// # Errors
 /// When the bytes are no plan, nest too deep, or name something this process does not know.
 pub fn decode(bytes: &[u8], context: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
-    physical_plan_from_bytes_with_proto_converter(
-        bytes,
-        context,
-        &ShuffleCodec,
-        &DeduplicatingProtoConverter {},
-    )
+    physical_plan_from_bytes_with_proto_converter(bytes, context, &ShuffleCodec, &DeduplicatingProtoConverter {})
 }

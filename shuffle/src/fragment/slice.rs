@@ -41,11 +41,7 @@ enum Share {
 ///
 /// # Errors
 /// When the file groups do not fit the partitions, or a node does not take its new children.
-pub fn slice(
-    plan: Arc<dyn ExecutionPlan>,
-    partitions: &[u32],
-    scans: &[ScanSplits],
-) -> Result<Arc<dyn ExecutionPlan>> {
+pub fn slice(plan: Arc<dyn ExecutionPlan>, partitions: &[u32], scans: &[ScanSplits]) -> Result<Arc<dyn ExecutionPlan>> {
     if partitions.is_empty() && scans.is_empty() {
         return Ok(plan);
     }
@@ -127,11 +123,7 @@ impl<F> Slicer<F>
 where
     F: FnMut(u32, &FileScanConfig, &Share) -> Result<Arc<dyn ExecutionPlan>>,
 {
-    fn slice(
-        &mut self,
-        node: Arc<dyn ExecutionPlan>,
-        share: &Share,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn slice(&mut self, node: Arc<dyn ExecutionPlan>, share: &Share) -> Result<Arc<dyn ExecutionPlan>> {
         if let Some(config) = file_scan(node.as_ref()) {
             let scan = self.next_scan;
             self.next_scan += 1;
@@ -145,18 +137,11 @@ where
         for (child, share) in node.children().into_iter().zip(&shares) {
             children.push(self.slice_child(Arc::clone(child), share)?);
         }
-        node.replace_children(
-            children,
-            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
-        )
+        node.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
     /// A branch of a union of which the share needs nothing is skipped over, but its scans keep their numbers.
-    fn slice_child(
-        &mut self,
-        child: Arc<dyn ExecutionPlan>,
-        share: &Share,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn slice_child(&mut self, child: Arc<dyn ExecutionPlan>, share: &Share) -> Result<Arc<dyn ExecutionPlan>> {
         match share {
             Share::Partitions(partitions) if partitions.is_empty() => {
                 self.next_scan += count_scans(child.as_ref());
@@ -211,8 +196,7 @@ fn union_shares(node: &dyn ExecutionPlan, partitions: &[u32]) -> Vec<Share> {
     node.children()
         .into_iter()
         .map(|child| {
-            let count =
-                u32::try_from(child.output_partitioning().partition_count()).unwrap_or(u32::MAX);
+            let count = u32::try_from(child.output_partitioning().partition_count()).unwrap_or(u32::MAX);
             let own = partitions
                 .iter()
                 .filter(|partition| (first..first + count).contains(*partition))
@@ -246,16 +230,12 @@ fn pick_groups(config: &FileScanConfig, share: &Share) -> Result<Vec<FileGroup>>
         Share::Partitions(partitions) => partitions
             .iter()
             .map(|partition| {
-                config
-                    .file_groups
-                    .get(*partition as usize)
-                    .cloned()
-                    .ok_or_else(|| {
-                        DataFusionError::Internal(format!(
-                            "a scan has {} file groups and no group {partition}",
-                            config.file_groups.len()
-                        ))
-                    })
+                config.file_groups.get(*partition as usize).cloned().ok_or_else(|| {
+                    DataFusionError::Internal(format!(
+                        "a scan has {} file groups and no group {partition}",
+                        config.file_groups.len()
+                    ))
+                })
             })
             .collect(),
     }

@@ -101,12 +101,7 @@ enum Destination {
 }
 
 impl Demux {
-    pub(super) fn new(
-        fetcher: &Fetcher,
-        store: &Store,
-        schema: SchemaRef,
-        sources: Vec<Source>,
-    ) -> Self {
+    pub(super) fn new(fetcher: &Fetcher, store: &Store, schema: SchemaRef, sources: Vec<Source>) -> Self {
         let mut state = State::default();
         let outputs = sources.iter().flat_map(|source| &source.fetch.outputs);
         for partition in outputs.flat_map(|output| &output.partitions) {
@@ -177,9 +172,9 @@ async fn transfer(fetcher: &Fetcher, shared: &Arc<Shared>, source: Source) -> Re
         shared.wait_for_demand().await;
         match stream.next().await.transpose()? {
             Some(Fetched::Schema(data)) => {
-                sent = Schema::try_from(&data).map(Arc::new).map_err(|error| {
-                    Failure::internal(format!("a fetched schema cannot be read: {error}"))
-                })?;
+                sent = Schema::try_from(&data)
+                    .map(Arc::new)
+                    .map_err(|error| Failure::internal(format!("a fetched schema cannot be read: {error}")))?;
             }
             Some(Fetched::Frame(tag, data)) => {
                 if packet.push(data)? {
@@ -217,12 +212,7 @@ impl Shared {
         }
     }
 
-    async fn deliver(
-        self: &Arc<Self>,
-        partition: u32,
-        sent: &SchemaRef,
-        packet: Packet,
-    ) -> Result<(), Failure> {
+    async fn deliver(self: &Arc<Self>, partition: u32, sent: &SchemaRef, packet: Packet) -> Result<(), Failure> {
         let place = match self.place(partition, packet)? {
             Destination::Memory(place) => place,
             Destination::Disk(packet) => {
@@ -241,9 +231,10 @@ impl Shared {
     fn place(&self, partition: u32, packet: Packet) -> Result<Destination, Failure> {
         let bytes = packet.bytes();
         let state = self.lock();
-        let queue = state.queues.get(&partition).ok_or_else(|| {
-            Failure::internal(format!("rows of partition {partition}, which nobody reads"))
-        })?;
+        let queue = state
+            .queues
+            .get(&partition)
+            .ok_or_else(|| Failure::internal(format!("rows of partition {partition}, which nobody reads")))?;
         let charge = if queue.closed {
             return Ok(Destination::Nowhere);
         } else if queue.hungry {
@@ -283,11 +274,7 @@ impl Shared {
         }
     }
 
-    fn poll_arrival(
-        &self,
-        partition: u32,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Arrival, Failure>>> {
+    fn poll_arrival(&self, partition: u32, cx: &mut Context<'_>) -> Poll<Option<Result<Arrival, Failure>>> {
         let mut state = self.lock();
         if let Some(failure) = &state.failure {
             return Poll::Ready(Some(Err(failure.clone())));
@@ -337,11 +324,7 @@ impl State {
         if self.failure.is_some() {
             return;
         }
-        if let Some(queue) = self
-            .queues
-            .get_mut(&partition)
-            .filter(|queue| !queue.closed)
-        {
+        if let Some(queue) = self.queues.get_mut(&partition).filter(|queue| !queue.closed) {
             self.buffered_bytes += arrival.memory_bytes();
             queue.arrivals.push_back(arrival);
             self.feed(partition);

@@ -23,8 +23,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::coop::cooperative;
 use datafusion::physical_plan::execution_plan::{
-    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions, SchedulingType,
-    apply_expression_roots,
+    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions, SchedulingType, apply_expression_roots,
 };
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
@@ -59,12 +58,7 @@ struct Remote {
 impl ShuffleReadExec {
     /// Reads all partitions of `stage`, whose rows have `schema` and are partitioned by `partitioning`. `ordering` is
     /// that of the rows of each partition; only an output with one producer a partition has one.
-    pub fn new(
-        stage: StageId,
-        schema: SchemaRef,
-        partitioning: Partitioning,
-        ordering: Option<LexOrdering>,
-    ) -> Self {
+    pub fn new(stage: StageId, schema: SchemaRef, partitioning: Partitioning, ordering: Option<LexOrdering>) -> Self {
         let partitions = (0..).take(partitioning.partition_count()).collect();
         Self::of_partitions(stage, partitions, schema, partitioning, ordering)
     }
@@ -126,12 +120,7 @@ impl ShuffleReadExec {
             _ => Partitioning::UnknownPartitioning(partitions.len()),
         };
         let equivalence = self.properties.equivalence_properties().clone();
-        Ok(Self::with_properties(
-            self.stage,
-            partitions,
-            equivalence,
-            partitioning,
-        ))
+        Ok(Self::with_properties(self.stage, partitions, equivalence, partitioning))
     }
 
     fn output_partitioning(&self) -> &Partitioning {
@@ -194,12 +183,7 @@ impl ShuffleReadExec {
         };
         let sources = self.sources(attempt, input, &wanted)?;
         let schema = self.schema();
-        let demux = Arc::new(Demux::new(
-            &attempt.fetcher,
-            &attempt.store,
-            schema,
-            sources,
-        ));
+        let demux = Arc::new(Demux::new(&attempt.fetcher, &attempt.store, schema, sources));
         if first_time {
             remote.shared = Arc::downgrade(&demux);
         }
@@ -207,12 +191,7 @@ impl ShuffleReadExec {
     }
 
     /// One stream an address, for all partitions wanted from there.
-    fn sources(
-        &self,
-        attempt: &AttemptContext,
-        input: &StageInput,
-        wanted: &BTreeSet<u32>,
-    ) -> Result<Vec<Source>> {
+    fn sources(&self, attempt: &AttemptContext, input: &StageInput, wanted: &BTreeSet<u32>) -> Result<Vec<Source>> {
         let mut outputs = BTreeMap::<(String, _, _), Vec<u32>>::new();
         for partition in wanted {
             for producer in self.producers(attempt, input, *partition)?.1 {
@@ -234,9 +213,7 @@ impl ShuffleReadExec {
             });
         }
         let sources = sources.into_iter();
-        Ok(sources
-            .map(|(address, fetch)| Source { address, fetch })
-            .collect())
+        Ok(sources.map(|(address, fetch)| Source { address, fetch }).collect())
     }
 }
 
@@ -245,11 +222,7 @@ impl DisplayAs for ShuffleReadExec {
         let partitions = self.partitions.len();
         match format {
             DisplayFormatType::Default | DisplayFormatType::Verbose => {
-                write!(
-                    f,
-                    "ShuffleRead: stage={}, partitions={partitions}",
-                    self.stage
-                )?;
+                write!(f, "ShuffleRead: stage={}, partitions={partitions}", self.stage)?;
                 if let Some(ordering) = self.properties.output_ordering() {
                     write!(f, ", ordering=[{ordering}]")?;
                 }
@@ -297,26 +270,21 @@ impl ExecutionPlan for ShuffleReadExec {
         }
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
         self.replace_children(children, options)
     }
 
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let attempt = AttemptContext::of(&context)?;
-        let input = attempt.inputs.get(&self.stage).ok_or_else(|| {
-            internal_datafusion_err!("attempt {} has no input {}", attempt.key, self.stage)
-        })?;
-        let number = *self.partitions.get(partition).ok_or_else(|| {
-            internal_datafusion_err!("{} has no partition {partition}", self.name())
-        })?;
+        let input = attempt
+            .inputs
+            .get(&self.stage)
+            .ok_or_else(|| internal_datafusion_err!("attempt {} has no input {}", attempt.key, self.stage))?;
+        let number = *self
+            .partitions
+            .get(partition)
+            .ok_or_else(|| internal_datafusion_err!("{} has no partition {partition}", self.name()))?;
         let (local, remote) = self.producers(&attempt, input, number)?;
         let readers = local
             .into_iter()

@@ -75,12 +75,7 @@ impl FileEncoding {
     }
 
     /// Writes the one file at `path`.
-    pub(super) fn sink(
-        &self,
-        store: &ObjectStoreUrl,
-        path: &Path,
-        schema: SchemaRef,
-    ) -> Result<Arc<dyn DataSink>> {
+    pub(super) fn sink(&self, store: &ObjectStoreUrl, path: &Path, schema: SchemaRef) -> Result<Arc<dyn DataSink>> {
         let mut url: Url = AsRef::<Url>::as_ref(store).clone();
         match url.path_segments_mut() {
             Ok(mut segments) => {

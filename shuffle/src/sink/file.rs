@@ -75,11 +75,7 @@ impl OpenFile {
     ///
     /// # Errors
     /// None but that the encoder has ended.
-    pub(super) async fn push(
-        &mut self,
-        batch: RecordBatch,
-        bytes: usize,
-    ) -> std::result::Result<(), Ended> {
+    pub(super) async fn push(&mut self, batch: RecordBatch, bytes: usize) -> std::result::Result<(), Ended> {
         self.rows += batch.num_rows() as u64;
         self.raw_bytes = self.raw_bytes.saturating_add(bytes);
         self.batches.send(batch).await.map_err(|_| Ended)

@@ -27,14 +27,11 @@ use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
-    Boundedness, ChildrenPropertiesMode, EmissionType, EvaluationType, ReplaceChildrenOptions,
-    SchedulingType,
+    Boundedness, ChildrenPropertiesMode, EmissionType, EvaluationType, ReplaceChildrenOptions, SchedulingType,
 };
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
 use futures::stream;
 use object_store::path::Path;
 
@@ -110,10 +107,8 @@ impl StagedFile {
         let folders: &StringArray = column(rows, 1)?;
         let counts: &UInt64Array = column(rows, 2)?;
         let sizes: &UInt64Array = column(rows, 3)?;
-        let path = |text: &str| {
-            Path::parse(text)
-                .map_err(|error| internal_datafusion_err!("{text} is no path: {error}"))
-        };
+        let path =
+            |text: &str| Path::parse(text).map_err(|error| internal_datafusion_err!("{text} is no path: {error}"));
         (0..rows.num_rows())
             .map(|row| {
                 Ok(Self {
@@ -199,11 +194,7 @@ impl DisplayAs for WriteFilesExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WriteFiles: {}", self.target.encoding.name())?;
         if !self.target.partition_by.is_empty() {
-            write!(
-                f,
-                ", partitioned by [{}]",
-                self.target.partition_by.join(", ")
-            )?;
+            write!(f, ", partitioned by [{}]", self.target.partition_by.join(", "))?;
         }
         Ok(())
     }
@@ -244,19 +235,12 @@ impl ExecutionPlan for WriteFilesExec {
         }
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
         self.replace_children(children, options)
     }
 
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let attempt = AttemptContext::of(&context)?;
         let number = attempt.partition_number(partition)?;
         let key = attempt.key;

@@ -20,11 +20,7 @@ pub(super) struct Splitter {
 
 impl Splitter {
     /// `partition_by` are columns of `schema`; those of `file_schema` stay in the batches.
-    pub(super) fn new(
-        schema: &SchemaRef,
-        file_schema: &SchemaRef,
-        partition_by: &[String],
-    ) -> Result<Self> {
+    pub(super) fn new(schema: &SchemaRef, file_schema: &SchemaRef, partition_by: &[String]) -> Result<Self> {
         let columns = partition_by
             .iter()
             .map(|name| Ok((name.clone(), schema.index_of(name)?)))
@@ -59,8 +55,8 @@ impl Splitter {
                     parts.len() - 1
                 }
             };
-            let number = u32::try_from(row)
-                .map_err(|error| internal_datafusion_err!("row {row} of a batch: {error}"))?;
+            let number =
+                u32::try_from(row).map_err(|error| internal_datafusion_err!("row {row} of a batch: {error}"))?;
             parts[place].1.push(number);
         }
         let kept = batch.project(&self.kept)?;

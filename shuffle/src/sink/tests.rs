@@ -108,20 +108,14 @@ async fn each_format_writes_what_it_says() {
         let batches = vec![rows(2, 2, None), rows(3, 2, None).slice(2, 1)];
         let files = write(target(folder.path(), encoding, &[]), batches).await;
         let files = files.unwrap();
-        let [file] = files.as_slice() else {
-            panic!("{files:?}")
-        };
+        let [file] = files.as_slice() else { panic!("{files:?}") };
         assert_eq!(text(file), expected);
         assert_eq!((file.rows, file.bytes), (3, expected.len() as u64));
         // Stage, task, attempt and partition of the attempt.
         assert!(file.path.as_ref().ends_with("/3-1-0-7/0.part"), "{file:?}");
     }
     let folder = TempDir::new().unwrap();
-    let files = write(
-        target(folder.path(), parquet(), &[]),
-        vec![rows(1000, 2, None)],
-    )
-    .await;
+    let files = write(target(folder.path(), parquet(), &[]), vec![rows(1000, 2, None)]).await;
     let bytes = fs::read(format!("/{}", files.unwrap()[0].path)).unwrap();
     assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
 }
@@ -166,10 +160,7 @@ async fn without_rows_there_is_no_file_unless_there_must_be_one() {
 #[tokio::test]
 async fn what_makes_no_folder_or_breaks_a_promise_is_refused() {
     let folder = TempDir::new().unwrap();
-    let null = write(
-        target(folder.path(), csv(), &["k"]),
-        vec![rows(5, 2, Some(3))],
-    );
+    let null = write(target(folder.path(), csv(), &["k"]), vec![rows(5, 2, Some(3))]);
     let failure = failure::of(&null.await.unwrap_err());
     assert_eq!(failure.kind, FailureKind::Invalid);
     assert!(failure.message.contains("column k holds a null"));
@@ -202,11 +193,9 @@ fn the_node_survives_its_encoding() {
         let node = WriteFilesExec::new(input, Arc::new(target));
         assert!(node.survives_encoding(), "{node:?}");
         let plan: Arc<dyn ExecutionPlan> = Arc::new(node);
-        let bytes =
-            physical_plan_to_bytes_with_extension_codec(Arc::clone(&plan), &ShuffleCodec).unwrap();
+        let bytes = physical_plan_to_bytes_with_extension_codec(Arc::clone(&plan), &ShuffleCodec).unwrap();
         let context = TaskContext::default();
-        let decoded =
-            physical_plan_from_bytes_with_extension_codec(&bytes, &context, &ShuffleCodec).unwrap();
+        let decoded = physical_plan_from_bytes_with_extension_codec(&bytes, &context, &ShuffleCodec).unwrap();
         let shown = |plan: &Arc<dyn ExecutionPlan>| {
             let target = plan.downcast_ref::<WriteFilesExec>().unwrap().target();
             format!("{target:?}")

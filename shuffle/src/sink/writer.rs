@@ -66,11 +66,7 @@ impl Writer {
         let partitioned = !target.partition_by.is_empty();
         Ok(Self {
             splitter: match partitioned {
-                true => Some(Splitter::new(
-                    &target.schema,
-                    &file_schema,
-                    &target.partition_by,
-                )?),
+                true => Some(Splitter::new(&target.schema, &file_schema, &target.partition_by)?),
                 false => None,
             },
             encoding: match partitioned {
@@ -95,10 +91,7 @@ impl Writer {
     }
 
     /// Writes all rows of `input`; the files are complete when this returns.
-    pub(super) async fn write(
-        mut self,
-        mut input: SendableRecordBatchStream,
-    ) -> Result<Vec<StagedFile>> {
+    pub(super) async fn write(mut self, mut input: SendableRecordBatchStream) -> Result<Vec<StagedFile>> {
         while let Some(batch) = input.try_next().await? {
             tokio::task::consume_budget().await;
             if batch.num_rows() == 0 {
@@ -170,15 +163,10 @@ impl Writer {
             }
         }
         let buffer = MemoryConsumer::new("file writer").register(self.context.memory_pool());
-        let path = self
-            .folder
-            .clone()
-            .join(format!("{}.{STAGED_SUFFIX}", self.begun));
+        let path = self.folder.clone().join(format!("{}.{STAGED_SUFFIX}", self.begun));
         self.begun += 1;
         let schema = Arc::clone(&self.file_schema);
-        let sink = self
-            .encoding
-            .sink(&self.target.store, &path, Arc::clone(&schema))?;
+        let sink = self.encoding.sink(&self.target.store, &path, Arc::clone(&schema))?;
         let context = Arc::clone(&self.context);
         let file = OpenFile::new(path, folder.clone(), schema, sink, buffer, context);
         self.open.insert(folder.clone(), file);

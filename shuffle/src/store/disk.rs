@@ -81,9 +81,7 @@ impl DiskStore {
         let folder = self.folder.path().display();
         Failure::new(
             kind,
-            format!(
-                "cannot {action} a spill file in {folder}: {error}; choose another --spill-dir"
-            ),
+            format!("cannot {action} a spill file in {folder}: {error}; choose another --spill-dir"),
         )
     }
 }
@@ -147,11 +145,7 @@ impl SpillFile {
         let number = self.store.files.fetch_add(1, Ordering::Relaxed);
         let path = self.store.folder.path().join(number.to_string());
         let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)?;
+        let file = options.read(true).write(true).create_new(true).open(&path)?;
         Ok(OpenFile {
             file,
             path,
@@ -194,11 +188,7 @@ impl Block {
     }
 
     fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
-        let mut open = self
-            .file
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.file.open.lock().unwrap_or_else(PoisonError::into_inner);
         let open = open.as_mut().ok_or(io::ErrorKind::NotFound)?;
         open.file.seek(SeekFrom::Start(self.offset))?;
         open.file.read_exact(bytes)
@@ -262,8 +252,7 @@ impl DiskBatch {
 
 fn encode(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     let batch = compact::compact_shared(batch.clone())?;
-    let options =
-        IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
     let mut writer = StreamWriter::try_new_with_options(Vec::new(), batch.schema_ref(), options)?;
     writer.write(&batch)?;
     writer.into_inner()

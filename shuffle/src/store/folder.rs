@@ -49,10 +49,7 @@ impl Folder {
         private_dir(&path)?;
         let owner = File::create(path.join(OWNER_LOCK))?;
         owner.lock()?;
-        Ok(Self {
-            path,
-            _owner: owner,
-        })
+        Ok(Self { path, _owner: owner })
     }
 
     pub(crate) fn path(&self) -> &Path {

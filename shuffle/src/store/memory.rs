@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::RecordBatch;
-use datafusion::execution::memory_pool::{
-    MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
-};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use squadron_proto::Failure;
 
 use super::kept::{BatchStore, Kept, Put};
@@ -82,8 +80,7 @@ impl MemoryStore {
 impl Drop for Charge {
     fn drop(&mut self) {
         // The reservation itself returns its bytes to the pool.
-        self.held
-            .fetch_sub(self.reservation.size(), Ordering::Relaxed);
+        self.held.fetch_sub(self.reservation.size(), Ordering::Relaxed);
     }
 }
 

@@ -111,10 +111,7 @@ impl Store {
             mode,
             self.0.streamed_bytes as u64,
             Arc::clone(&self.0.memory),
-            Overflow::new(
-                Arc::clone(&self.0.memory),
-                DiskOutput::new(self.spill_file()),
-            ),
+            Overflow::new(Arc::clone(&self.0.memory), DiskOutput::new(self.spill_file())),
         ));
         outputs.insert(key, Arc::clone(&output));
         Ok(OutputWriter::new(output))
@@ -132,11 +129,9 @@ impl Store {
     /// ShuffleLost when the output or its partition is not here; NotFound when streamed rows were handed out before.
     pub fn read(&self, key: AttemptKey, partition: u32) -> Result<PartitionReader, Failure> {
         let lost = |what: &str| Failure::new(FailureKind::ShuffleLost, what);
-        let output = self.output(key).ok_or_else(|| {
-            lost(&format!(
-                "output {key} is not here; it was released or lost"
-            ))
-        })?;
+        let output = self
+            .output(key)
+            .ok_or_else(|| lost(&format!("output {key} is not here; it was released or lost")))?;
         let partition = output
             .partition(partition)
             .cloned()
@@ -171,16 +166,12 @@ impl Store {
         let first = first_of(release.query);
         let released: Vec<_> = {
             let mut outputs = self.outputs();
-            let of_query = outputs
-                .range(first..)
-                .take_while(|(key, _)| key.query == first.query);
+            let of_query = outputs.range(first..).take_while(|(key, _)| key.query == first.query);
             let keys: Vec<_> = of_query
                 .map(|(key, _)| *key)
                 .filter(|key| release.stages.is_empty() || release.stages.contains(&key.stage))
                 .collect();
-            keys.into_iter()
-                .filter_map(|key| outputs.remove_entry(&key))
-                .collect()
+            keys.into_iter().filter_map(|key| outputs.remove_entry(&key)).collect()
         };
         for (key, output) in released {
             output.abandon(&Failure::new(
@@ -220,10 +211,7 @@ impl Store {
     }
 
     fn outputs(&self) -> MutexGuard<'_, BTreeMap<AttemptKey, Arc<Output>>> {
-        self.0
-            .outputs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

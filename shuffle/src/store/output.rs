@@ -134,9 +134,9 @@ impl Output {
     }
 
     fn find(&self, number: u32) -> Result<&Partition, Failure> {
-        self.partition(number).map(Arc::as_ref).ok_or_else(|| {
-            Failure::internal(format!("output {} has no partition {number}", self.key))
-        })
+        self.partition(number)
+            .map(Arc::as_ref)
+            .ok_or_else(|| Failure::internal(format!("output {} has no partition {number}", self.key)))
     }
 
     fn retain(&self, partition: &Partition, batch: RecordBatch) -> Result<(), Failure> {
@@ -149,8 +149,7 @@ impl Output {
             Put::Full(_) => return Err(Failure::internal("a disk store without room or error")),
         };
         if let Kept::Disk(batch) = &kept {
-            self.spilled_bytes
-                .fetch_add(batch.bytes(), Ordering::Relaxed);
+            self.spilled_bytes.fetch_add(batch.bytes(), Ordering::Relaxed);
         }
         partition.append(Entry { kept, rows, bytes })
     }
@@ -226,8 +225,7 @@ impl Output {
 
     /// Changes the counts of writers, and tells who watches when that changes whether all of them wait.
     fn count(&self, change: impl FnOnce(&mut Writers)) {
-        let mut writers: MutexGuard<'_, Writers> =
-            self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writers: MutexGuard<'_, Writers> = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut writers);
         let all_wait = writers.waiting > 0 && writers.waiting >= writers.unfinished;
         self.waiting.send_if_modified(|waiting| {

@@ -154,11 +154,7 @@ impl Partition {
     }
 
     /// The batch at `position`, `None` behind the last; a streamed batch is taken out.
-    pub(super) fn poll_entry(
-        &self,
-        position: usize,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Entry, Failure>>> {
+    pub(super) fn poll_entry(&self, position: usize, cx: &mut Context<'_>) -> Poll<Option<Result<Entry, Failure>>> {
         let mut state = self.lock();
         if let Phase::Failed(failure) = &state.phase {
             return Poll::Ready(Some(Err(failure.clone())));
@@ -188,10 +184,9 @@ impl State {
     fn check_wanted(&self) -> Result<(), Failure> {
         match self.phase {
             Phase::Writing if self.reader != Reader::Gone => Ok(()),
-            Phase::Writing | Phase::Failed(_) => Err(Failure::new(
-                FailureKind::Cancelled,
-                "nobody reads these rows any more",
-            )),
+            Phase::Writing | Phase::Failed(_) => {
+                Err(Failure::new(FailureKind::Cancelled, "nobody reads these rows any more"))
+            }
             Phase::Finished => Err(Failure::internal("rows for a finished partition")),
         }
     }

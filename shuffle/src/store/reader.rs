@@ -79,9 +79,7 @@ impl Stream for PartitionReader {
                 State::Loading(load, next) => {
                     let loaded = match ready!(load.poll_unpin(cx)) {
                         Ok(loaded) => loaded,
-                        Err(error) => Err(Failure::internal(format!(
-                            "reading a spilled batch stopped: {error}"
-                        ))),
+                        Err(error) => Err(Failure::internal(format!("reading a spilled batch stopped: {error}"))),
                     };
                     this.state = match loaded {
                         Ok(_) => State::At(*next),

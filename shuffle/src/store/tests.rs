@@ -92,10 +92,7 @@ fn memory_first_then_disk_conforms() {
     let memory = memory(Arc::new(GreedyMemoryPool::new(8_000_000)));
     let overflow = Overflow::new(Arc::clone(&memory), DiskOutput::new(disk.file()));
     let held = || {
-        assert!(
-            memory.held_bytes() <= 4_000_000,
-            "half of the pool is for others"
-        );
+        assert!(memory.held_bytes() <= 4_000_000, "half of the pool is for others");
         memory.held_bytes() as u64 + disk.used_bytes()
     };
     conforms("overflow", &overflow, &held);
@@ -120,26 +117,17 @@ fn a_full_disk_names_the_flag() {
     assert_eq!(failure.kind, FailureKind::Exhausted);
     assert!(failure.message.contains("--spill-dir"), "{failure}");
     assert_eq!(disk.used_bytes(), 0);
-    assert!(matches!(
-        output.put(numbered(0, 1)).unwrap(),
-        Put::Kept(Kept::Disk(_))
-    ));
+    assert!(matches!(output.put(numbered(0, 1)).unwrap(), Put::Kept(Kept::Disk(_))));
 }
 
 fn open(store: &Store, partitions: u32, mode: OutputMode) -> (AttemptKey, OutputWriter) {
     let schema = numbered(0, 1).schema();
     let key = key(1, 0);
-    let writer = store
-        .create(key, schema, (0..partitions).collect(), mode)
-        .unwrap();
+    let writer = store.create(key, schema, (0..partitions).collect(), mode).unwrap();
     (key, writer)
 }
 
-async fn read_all(
-    store: &Store,
-    key: AttemptKey,
-    partition: u32,
-) -> Result<Vec<RecordBatch>, Failure> {
+async fn read_all(store: &Store, key: AttemptKey, partition: u32) -> Result<Vec<RecordBatch>, Failure> {
     store.read(key, partition)?.try_collect().await
 }
 
@@ -200,10 +188,7 @@ async fn a_partition_can_end_before_its_output() {
     let (key, writer) = open(&test.store, 2, OutputMode::Retained);
     writer.push(0, numbered(0, 10)).await.unwrap();
     writer.finish_partition(0);
-    assert_eq!(
-        read_all(&test.store, key, 0).await.unwrap(),
-        [numbered(0, 10)]
-    );
+    assert_eq!(read_all(&test.store, key, 0).await.unwrap(), [numbered(0, 10)]);
     let failure = writer.push(0, numbered(0, 10)).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Internal);
     writer.push(1, numbered(0, 10)).await.unwrap();
@@ -216,10 +201,7 @@ async fn what_the_pool_refuses_goes_to_disk_in_order() {
     let (key, writer) = open(&test.store, 2, OutputMode::Retained);
     let mut reader = test.store.read(key, 0).unwrap();
     for n in 0..100 {
-        writer
-            .push(n % 2, numbered(i64::from(n) * 1000, 1000))
-            .await
-            .unwrap();
+        writer.push(n % 2, numbered(i64::from(n) * 1000, 1000)).await.unwrap();
     }
     let usage = test.store.usage();
     assert!(
@@ -257,20 +239,14 @@ async fn the_spill_folder_goes_with_the_store() {
     writer.push(0, numbered(0, 1000)).await.unwrap();
     writer.finish().unwrap();
     let files = || walk(test.folder.path());
-    assert!(
-        files().iter().any(|file| file.ends_with("/0")),
-        "{:?}",
-        files()
-    );
+    assert!(files().iter().any(|file| file.ends_with("/0")), "{:?}", files());
     drop(writer);
     drop(test.store);
     assert_eq!(files().len(), 1, "the door lock alone: {:?}", files());
 }
 
 fn walk(folder: &std::path::Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries
         .flat_map(|path| {
             if path.is_dir() {
@@ -291,10 +267,7 @@ async fn a_writer_that_goes_without_a_word_leaves_an_error_not_an_end() {
     let mut reader = test.store.read(key, 0).unwrap();
     reader.next().await.unwrap().unwrap();
     drop(writer);
-    assert!(
-        reader.next().now_or_never().is_none(),
-        "a clone still lives"
-    );
+    assert!(reader.next().now_or_never().is_none(), "a clone still lives");
     drop(clone);
     let failure = reader.next().await.unwrap().unwrap_err();
     assert_eq!(failure.kind, FailureKind::Cancelled);
@@ -367,15 +340,8 @@ async fn names_that_are_wrong_are_errors() {
     let test = store(None);
     let (key, writer) = open(&test.store, 1, OutputMode::Retained);
     let schema = numbered(0, 1).schema();
-    assert!(
-        test.store
-            .create(key, schema, vec![0], OutputMode::Retained)
-            .is_err()
-    );
-    assert_eq!(
-        test.store.read(key, 1).unwrap_err().kind,
-        FailureKind::ShuffleLost
-    );
+    assert!(test.store.create(key, schema, vec![0], OutputMode::Retained).is_err());
+    assert_eq!(test.store.read(key, 1).unwrap_err().kind, FailureKind::ShuffleLost);
     assert_eq!(
         writer.push(1, numbered(0, 1)).await.unwrap_err().kind,
         FailureKind::Internal
@@ -416,10 +382,7 @@ async fn a_streamed_writer_waits_for_its_reader() {
     let test = store(None);
     let (key, writer) = open(&test.store, 1, OutputMode::Streamed);
     let before = fill(&writer, 0).await;
-    assert!(
-        (5..20).contains(&before),
-        "{before} batches fit into 64 KiB"
-    );
+    assert!((5..20).contains(&before), "{before} batches fit into 64 KiB");
     assert!(test.store.usage().memory_bytes <= 64 * 1024);
     let mut reader = test.store.read(key, 0).unwrap();
     let write = async {
@@ -438,10 +401,7 @@ async fn a_streamed_writer_waits_for_its_reader() {
         batches
     };
     let (batches, ()) = tokio::join!(read, write);
-    assert_eq!(
-        numbers(&batches),
-        (0..(before + 50) * 100).collect::<Vec<_>>()
-    );
+    assert_eq!(numbers(&batches), (0..(before + 50) * 100).collect::<Vec<_>>());
     assert_eq!(test.store.usage().memory_bytes, 0);
 }
 
@@ -452,10 +412,7 @@ async fn a_batch_larger_than_the_limit_goes_through() {
     writer.push(0, numbered(0, 10_000)).await.unwrap();
     assert!(writer.push(0, numbered(0, 1)).now_or_never().is_none());
     writer.finish().unwrap();
-    assert_eq!(
-        read_all(&test.store, key, 0).await.unwrap(),
-        [numbered(0, 10_000)]
-    );
+    assert_eq!(read_all(&test.store, key, 0).await.unwrap(), [numbered(0, 10_000)]);
 }
 
 #[tokio::test]
@@ -496,10 +453,7 @@ async fn streamed_rows_are_handed_out_once() {
     let test = store(None);
     let (key, writer) = open(&test.store, 1, OutputMode::Streamed);
     let reader = test.store.read(key, 0).unwrap();
-    assert_eq!(
-        test.store.read(key, 0).unwrap_err().kind,
-        FailureKind::NotFound
-    );
+    assert_eq!(test.store.read(key, 0).unwrap_err().kind, FailureKind::NotFound);
     drop(reader);
     let failure = test.store.read(key, 0).unwrap_err();
     assert_eq!(failure.kind, FailureKind::NotFound);

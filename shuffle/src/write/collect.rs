@@ -53,11 +53,7 @@ impl Collector {
     }
 
     /// Adds `batch`, of `bytes`; returns what is complete, with its partition.
-    pub(super) fn collect(
-        &mut self,
-        batch: RecordBatch,
-        bytes: usize,
-    ) -> Result<Vec<(u32, RecordBatch)>> {
+    pub(super) fn collect(&mut self, batch: RecordBatch, bytes: usize) -> Result<Vec<(u32, RecordBatch)>> {
         if batch.num_rows() == 0 {
             return Ok(vec![]);
         }
@@ -92,9 +88,7 @@ impl Collector {
             rows: BatchCoalescer::new(Arc::clone(&self.schema), rows),
             bytes: 0,
         };
-        self.collected = std::iter::repeat_with(collected)
-            .take(self.partitions)
-            .collect();
+        self.collected = std::iter::repeat_with(collected).take(self.partitions).collect();
     }
 
     /// What is left.
@@ -158,11 +152,7 @@ mod tests {
         for n in 0..100 {
             parts.extend(collect(&mut collector, n * 1000, 1000));
         }
-        assert!(
-            parts
-                .iter()
-                .all(|(_, batch)| batch.num_rows() == BATCH_ROWS)
-        );
+        assert!(parts.iter().all(|(_, batch)| batch.num_rows() == BATCH_ROWS));
         assert_eq!(parts.len(), 12);
         assert!(collector.reservation.size() > 0);
         parts.extend(collector.flush().unwrap());
@@ -187,11 +177,7 @@ mod tests {
             parts.extend(collect(&mut collector, n * 50_000, 50_000));
         }
         assert!(!parts.is_empty());
-        assert!(
-            parts
-                .iter()
-                .all(|(_, batch)| batch.num_rows() == MIN_BATCH_ROWS)
-        );
+        assert!(parts.iter().all(|(_, batch)| batch.num_rows() == MIN_BATCH_ROWS));
         parts.extend(collector.flush().unwrap());
         assert_eq!(numbers_of(parts), (0..1_000_000).collect::<Vec<_>>());
     }

@@ -16,16 +16,12 @@ use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
-    Boundedness, ChildrenPropertiesMode, EmissionType, EvaluationType, ReplaceChildrenOptions,
-    SchedulingType, apply_expression_roots,
+    Boundedness, ChildrenPropertiesMode, EmissionType, EvaluationType, ReplaceChildrenOptions, SchedulingType,
+    apply_expression_roots,
 };
-use datafusion::physical_plan::metrics::{
-    Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time,
-};
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::compact;
@@ -78,11 +74,7 @@ pub struct ShuffleWriteExec {
 impl ShuffleWriteExec {
     /// Writes the rows of `input` with exactly `schema` (see [`conform()`]). The node has as many partitions as its
     /// input.
-    pub fn new(
-        input: Arc<dyn ExecutionPlan>,
-        partitioning: WritePartitioning,
-        schema: SchemaRef,
-    ) -> Self {
+    pub fn new(input: Arc<dyn ExecutionPlan>, partitioning: WritePartitioning, schema: SchemaRef) -> Self {
         let partitions = input.output_partitioning().partition_count();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
@@ -111,23 +103,16 @@ impl ShuffleWriteExec {
         &self.partitioning
     }
 
-    fn sink(
-        &self,
-        attempt: &AttemptContext,
-        partition: usize,
-        shuffle_time: &Time,
-    ) -> Result<Sink> {
+    fn sink(&self, attempt: &AttemptContext, partition: usize, shuffle_time: &Time) -> Result<Sink> {
         match &self.partitioning {
             WritePartitioning::Hash { partitions: 1, .. } => Ok(Sink::Whole(0)),
-            WritePartitioning::Hash { exprs, partitions } => {
-                Ok(Sink::Hash(Box::new(Collector::new(
-                    exprs.clone(),
-                    *partitions,
-                    Arc::clone(&self.schema),
-                    attempt.store.memory().reservation(),
-                    shuffle_time.clone(),
-                )?)))
-            }
+            WritePartitioning::Hash { exprs, partitions } => Ok(Sink::Hash(Box::new(Collector::new(
+                exprs.clone(),
+                *partitions,
+                Arc::clone(&self.schema),
+                attempt.store.memory().reservation(),
+                shuffle_time.clone(),
+            )?))),
             WritePartitioning::Identity => Ok(Sink::Ending(attempt.partition_number(partition)?)),
         }
     }
@@ -186,19 +171,12 @@ impl ExecutionPlan for ShuffleWriteExec {
         }
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
         self.replace_children(children, options)
     }
 
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let attempt = AttemptContext::of(&context)?;
         let shuffle_time = MetricBuilder::new(&self.metrics).subset_time("shuffle_time", partition);
         let task = WriteTask {
@@ -208,9 +186,7 @@ impl ExecutionPlan for ShuffleWriteExec {
             writer: attempt.writer.clone(),
             metrics: WriteMetrics::new(&self.metrics, partition),
         };
-        let no_rows = stream::once(task.run())
-            .try_filter_map(|()| async { Ok(None) })
-            .boxed();
+        let no_rows = stream::once(task.run()).try_filter_map(|()| async { Ok(None) }).boxed();
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             Arc::clone(&self.schema),
             no_rows,

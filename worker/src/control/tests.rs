@@ -11,9 +11,7 @@ use tempfile::TempDir;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
-use crate::testing::{
-    Behaviour, QUERY, ROWS_PER_BATCH, announced, engine, key, launch, stage, streamed,
-};
+use crate::testing::{Behaviour, QUERY, ROWS_PER_BATCH, announced, engine, key, launch, stage, streamed};
 
 const WORKER: WorkerId = WorkerId::from_u128(1);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,10 +58,7 @@ impl Line {
 
     async fn hear(&mut self) -> WorkerMessage {
         let message = tokio::time::timeout(PATIENCE, self.from_worker.recv());
-        message
-            .await
-            .expect("the worker says something")
-            .expect("it is there")
+        message.await.expect("the worker says something").expect("it is there")
     }
 
     async fn report(&mut self) -> Report {
@@ -102,10 +97,7 @@ impl Line {
 
 fn worker() -> (TempDir, Control) {
     let (folder, engine) = engine();
-    (
-        folder,
-        Control::new(engine, WORKER, 2, Delivery::Acknowledged),
-    )
+    (folder, Control::new(engine, WORKER, 2, Delivery::Acknowledged))
 }
 
 fn line() -> (TempDir, Arc<Engine>, Line) {
@@ -138,30 +130,19 @@ fn failed(status: AttemptStatus) -> Failure {
 #[tokio::test]
 async fn an_attempt_is_reserved_runs_and_finishes_with_sizes_and_metrics() {
     let (_folder, engine, mut line) = line();
-    line.announce(vec![Behaviour::Batches(3), Behaviour::Batches(0)])
-        .await;
+    line.announce(vec![Behaviour::Batches(3), Behaviour::Batches(0)]).await;
     line.start(launch(0, 2)).await;
     assert_eq!(line.status(0).await, AttemptStatus::Running);
     let output = finished(line.status(0).await);
     let rows = 3 * ROWS_PER_BATCH as u64;
-    assert_eq!(
-        output.partitions.len(),
-        1,
-        "only partitions with rows: {output:?}"
-    );
+    assert_eq!(output.partitions.len(), 1, "only partitions with rows: {output:?}");
     assert_eq!(output.partitions[0].partition, 0);
     assert_eq!(output.partitions[0].rows, rows);
     assert_eq!(output.metrics.rows, rows);
     assert!(output.metrics.elapsed_us > 0);
     assert!(output.metrics.cpu_ns > 0);
-    assert!(
-        output.metrics.operators[0].starts_with("ShuffleWrite"),
-        "{output:?}"
-    );
-    assert!(
-        output.metrics.operators[1].starts_with("  TestExec"),
-        "{output:?}"
-    );
+    assert!(output.metrics.operators[0].starts_with("ShuffleWrite"), "{output:?}");
+    assert!(output.metrics.operators[1].starts_with("  TestExec"), "{output:?}");
     assert!(engine.store.contains(key(0)));
     line.say(everything()).await;
     line.say(ServerMessage::Launch(launch(1, 2))).await;
@@ -197,8 +178,7 @@ async fn a_cancel_ends_an_attempt_in_every_state_and_gives_its_slots_back() {
     line.say(ServerMessage::Cancel(key(0))).await;
     assert_eq!(line.status(0).await, AttemptStatus::Cancelled);
     // Running, and producing.
-    line.announce(vec![Behaviour::Trickle, Behaviour::Hang])
-        .await;
+    line.announce(vec![Behaviour::Trickle, Behaviour::Hang]).await;
     line.start(launch(1, 2)).await;
     assert_eq!(line.status(1).await, AttemptStatus::Running);
     line.say(ServerMessage::Cancel(key(1))).await;
@@ -240,11 +220,7 @@ async fn a_stage_that_was_not_announced_fails_the_attempt() {
     assert_eq!(failure.kind, FailureKind::Internal);
     assert!(failure.message.contains(&key(0).to_string()), "{failure}");
     line.say(ServerMessage::Launch(launch(1, 2))).await;
-    assert_eq!(
-        line.status(1).await,
-        AttemptStatus::Reserved,
-        "its slots are free"
-    );
+    assert_eq!(line.status(1).await, AttemptStatus::Reserved, "its slots are free");
 }
 
 #[tokio::test]
@@ -318,11 +294,7 @@ async fn a_streamed_attempt_parks_while_nobody_reads_and_resumes() {
     assert_eq!(line.status(0).await, AttemptStatus::Running);
     assert_eq!(line.status(0).await, AttemptStatus::Parked);
     line.say(ServerMessage::Launch(launch(1, 2))).await;
-    assert_eq!(
-        line.status(1).await,
-        AttemptStatus::Reserved,
-        "its slots are free"
-    );
+    assert_eq!(line.status(1).await, AttemptStatus::Reserved, "its slots are free");
     let mut rows = engine.store.read(key(0), 0).unwrap();
     let mut count = 0;
     while let Some(batch) = rows.next().await {
@@ -341,20 +313,13 @@ async fn an_encoded_plan_is_decoded_by_each_attempt_and_cut_to_its_partitions() 
     let (_folder, _engine, mut line) = line();
     let context = SessionContext::new();
     let sql = "SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3";
-    let plan = context
-        .sql(sql)
-        .await
-        .unwrap()
-        .create_physical_plan()
-        .await
-        .unwrap();
+    let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
     let partitions = plan.properties().partitioning.partition_count();
     assert_eq!(partitions, 3, "one per branch");
     let schema = plan.schema();
     let plan = ShuffleWriteExec::new(plan, WritePartitioning::Identity, schema);
     let bytes = fragment::encode(Arc::new(plan)).unwrap();
-    line.say(ServerMessage::Stage(announced(PlanRef::Encoded(bytes))))
-        .await;
+    line.say(ServerMessage::Stage(announced(PlanRef::Encoded(bytes)))).await;
     for (task, partitions) in [(0, vec![0, 2]), (1, vec![1]), (2, vec![])] {
         let expected = if partitions.is_empty() {
             vec![0, 1, 2]
@@ -368,16 +333,9 @@ async fn an_encoded_plan_is_decoded_by_each_attempt_and_cut_to_its_partitions() 
         .await;
         assert_eq!(line.status(task).await, AttemptStatus::Running);
         let output = finished(line.status(task).await);
-        let written: Vec<_> = output
-            .partitions
-            .iter()
-            .map(|part| part.partition)
-            .collect();
+        let written: Vec<_> = output.partitions.iter().map(|part| part.partition).collect();
         assert_eq!(written, expected);
-        assert!(
-            output.partitions.iter().all(|part| part.rows == 1),
-            "{output:?}"
-        );
+        assert!(output.partitions.iter().all(|part| part.rows == 1), "{output:?}");
     }
 }
 
@@ -400,14 +358,10 @@ async fn reports_not_acknowledged_come_again_with_their_numbers_after_a_reconnec
     let mut line = Line::connect(control);
 
     let running = line.report().await;
-    assert_eq!(
-        (running.sequence, running.status),
-        (2, AttemptStatus::Running)
-    );
+    assert_eq!((running.sequence, running.status), (2, AttemptStatus::Running));
     assert_eq!(line.report().await, last);
     assert_eq!(line.report().await, reserved);
-    line.say(ServerMessage::Acknowledge(reserved.sequence))
-        .await;
+    line.say(ServerMessage::Acknowledge(reserved.sequence)).await;
     line.say(everything()).await;
     assert_eq!(line.status(5).await, AttemptStatus::Cancelled);
 }
@@ -520,9 +474,7 @@ async fn slots_survive_a_storm_of_everything() {
         loop {
             match line.status(round as u32).await {
                 AttemptStatus::Running => {}
-                AttemptStatus::Finished(_)
-                | AttemptStatus::Failed(_)
-                | AttemptStatus::Cancelled => break,
+                AttemptStatus::Finished(_) | AttemptStatus::Failed(_) | AttemptStatus::Cancelled => break,
                 other => panic!("{other:?}"),
             }
         }
@@ -547,16 +499,8 @@ async fn an_embedded_worker_ends_when_the_server_lets_go() {
         output: OutputMode::Retained,
         ..launch(0, 1)
     };
-    worker
-        .to_worker
-        .send(ServerMessage::Launch(launch))
-        .await
-        .unwrap();
-    worker
-        .to_worker
-        .send(ServerMessage::Commit(key(0)))
-        .await
-        .unwrap();
+    worker.to_worker.send(ServerMessage::Launch(launch)).await.unwrap();
+    worker.to_worker.send(ServerMessage::Commit(key(0))).await.unwrap();
     for expected in [AttemptStatus::Reserved, AttemptStatus::Running] {
         let Some(WorkerMessage::Report(report)) = worker.from_worker.recv().await else {
             panic!("a report");
@@ -582,14 +526,10 @@ async fn a_short_attempt_runs_while_long_ones_hold_all_their_threads() {
     })
     .await;
     assert_eq!(line.status(0).await, AttemptStatus::Running);
-    line.announce(vec![Behaviour::Batches(1), Behaviour::Batches(1)])
-        .await;
+    line.announce(vec![Behaviour::Batches(1), Behaviour::Batches(1)]).await;
     line.start(launch(1, 2)).await;
     assert_eq!(line.status(1).await, AttemptStatus::Running);
-    assert_eq!(
-        finished(line.status(1).await).metrics.rows,
-        2 * ROWS_PER_BATCH as u64
-    );
+    assert_eq!(finished(line.status(1).await).metrics.rows, 2 * ROWS_PER_BATCH as u64);
     STOP.store(true, Ordering::Relaxed);
     finished(line.status(0).await);
 }

@@ -2,9 +2,7 @@ use std::net::SocketAddr;
 
 use futures::StreamExt;
 use squadron_proto::PROTOCOL_VERSION;
-use squadron_proto::control::{
-    AttemptStatus, Challenge, Launch, Registration, Report, ServerMessage, WorkerMessage,
-};
+use squadron_proto::control::{AttemptStatus, Challenge, Launch, Registration, Report, ServerMessage, WorkerMessage};
 use squadron_proto::wire::control as wire;
 use squadron_proto::wire::control::control_server::{Control as ControlService, ControlServer};
 use tempfile::TempDir;
@@ -71,10 +69,7 @@ impl FakeServer {
         task.spawn(async move {
             let service = ControlServer::new(FakeService(sender));
             let server = Server::builder().add_service(service);
-            server
-                .serve_with_incoming(TcpIncoming::from(listener))
-                .await
-                .unwrap();
+            server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
         });
         Self {
             address,
@@ -85,9 +80,7 @@ impl FakeServer {
 
     async fn peer(&mut self) -> Peer {
         let peer = tokio::time::timeout(PATIENCE, self.peers.recv());
-        peer.await
-            .expect("a worker dials")
-            .expect("the server runs")
+        peer.await.expect("a worker dials").expect("the server runs")
     }
 
     /// A connection up to the acknowledged registration.
@@ -105,10 +98,7 @@ impl FakeServer {
 
 impl Peer {
     async fn say(&self, message: ServerMessage) {
-        self.to_worker
-            .send(Ok(message.try_into().unwrap()))
-            .await
-            .unwrap();
+        self.to_worker.send(Ok(message.try_into().unwrap())).await.unwrap();
     }
 
     async fn hear(&mut self) -> WorkerMessage {
@@ -249,10 +239,7 @@ async fn another_protocol_version_is_a_sentence_that_names_both() {
 async fn a_refused_secret_is_a_sentence_that_names_the_flag() {
     let mut server = FakeServer::start().await;
     for (secret, expected) in [
-        (
-            Some("wrong"),
-            "does not accept the cluster secret of this worker",
-        ),
+        (Some("wrong"), "does not accept the cluster secret of this worker"),
         (None, "asks for a cluster secret, and this worker has none"),
     ] {
         let mut worker = Worker::start_with(server.address, |options| {
@@ -285,10 +272,7 @@ async fn a_port_that_is_no_cluster_port_is_named() {
     let mut other_service = JoinSet::new();
     other_service.spawn(async move {
         let server = Server::builder().add_routes(Routes::default());
-        server
-            .serve_with_incoming(TcpIncoming::from(listener))
-            .await
-            .unwrap();
+        server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
     });
     let failure = Worker::start(address).end().await.unwrap_err();
     assert!(failure.message.contains("--cluster-listen"), "{failure}");
@@ -328,10 +312,7 @@ async fn another_server_at_the_same_address_finds_a_worker_that_holds_nothing() 
     };
     peer.say(ServerMessage::Launch(other)).await;
     let report = peer.report().await;
-    assert_eq!(
-        (report.attempt, report.status),
-        (key(1), AttemptStatus::Reserved)
-    );
+    assert_eq!((report.attempt, report.status), (key(1), AttemptStatus::Reserved));
 }
 
 #[tokio::test]
@@ -385,9 +366,5 @@ async fn a_drain_is_bounded() {
     peer.say(ServerMessage::Launch(launch(0, 1))).await;
     assert_eq!(peer.report().await.status, AttemptStatus::Reserved);
     worker.shutdown.cancel();
-    assert_eq!(
-        worker.end().await,
-        Ok(()),
-        "though a reservation is never committed"
-    );
+    assert_eq!(worker.end().await, Ok(()), "though a reservation is never committed");
 }

@@ -113,9 +113,8 @@ async fn every_operator_has_a_yield_below_and_only_probe_sides_of_filtered_joins
         "a.value = b.value AND a.value + b.value > 7",
         "a.value < b.value",
     ] {
-        let sql = format!(
-            "SELECT a.value, b.value FROM generate_series(1, 9) a JOIN generate_series(1, 9) b ON {condition}"
-        );
+        let sql =
+            format!("SELECT a.value, b.value FROM generate_series(1, 9) a JOIN generate_series(1, 9) b ON {condition}");
         let query = context.sql(&sql).await.unwrap();
         let plan = with_yields(query.create_physical_plan().await.unwrap()).unwrap();
         counts.push(count(&plan));
@@ -130,9 +129,7 @@ async fn every_operator_has_a_yield_below_and_only_probe_sides_of_filtered_joins
 /// Operators, yields between them, and those of them that cut.
 fn count(plan: &Arc<dyn ExecutionPlan>) -> (usize, usize, usize) {
     let children = plan.children().into_iter().map(count);
-    let below = children.fold((0, 0, 0), |sum, of| {
-        (sum.0 + of.0, sum.1 + of.1, sum.2 + of.2)
-    });
+    let below = children.fold((0, 0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1, sum.2 + of.2));
     match plan.downcast_ref::<YieldExec>() {
         Some(yields) => (below.0, below.1 + 1, below.2 + usize::from(yields.is_cut)),
         None => (below.0 + 1, below.1, below.2),

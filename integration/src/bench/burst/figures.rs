@@ -25,8 +25,7 @@ pub(super) struct Burst {
 }
 
 impl Burst {
-    pub(super) const HEAD: &str =
-        "run policy  burst       makespan s | slowdown: mean    max   Jain | failed wrong";
+    pub(super) const HEAD: &str = "run policy  burst       makespan s | slowdown: mean    max   Jain | failed wrong";
 
     fn makespan(&self) -> f64 {
         self.seconds.values().copied().fold(f64::NAN, f64::max)
@@ -39,13 +38,7 @@ impl Burst {
     }
 
     /// `kind`: plain or prioritised.
-    pub(super) fn row(
-        &self,
-        run: u32,
-        policy: Policy,
-        kind: &str,
-        alone: &BTreeMap<u8, Alone>,
-    ) -> String {
+    pub(super) fn row(&self, run: u32, policy: Policy, kind: &str, alone: &BTreeMap<u8, Alone>) -> String {
         let slowdowns = self.slowdowns(alone);
         format!(
             "{run:>3} {:<7} {kind:<11} {:>10.3} | {:>14.2} {:>6.2} {:>6.3} | {:>6} {:>5}",
@@ -125,24 +118,13 @@ pub(in super::super) struct QueryGain {
 }
 
 impl PolicyFigures {
-    pub(super) fn new(
-        policy: Policy,
-        runs: &Runs,
-        alone: &BTreeMap<u8, Alone>,
-        prioritised: &[u8],
-    ) -> Self {
+    pub(super) fn new(policy: Policy, runs: &Runs, alone: &BTreeMap<u8, Alone>, prioritised: &[u8]) -> Self {
         let has_prioritised = !runs.prioritised.is_empty();
         Self {
             policy: policy.to_string(),
             plain: BurstSummary::of(&runs.plain, alone),
             prioritised: has_prioritised.then(|| BurstSummary::of(&runs.prioritised, alone)),
-            gain: has_prioritised.then(|| {
-                Gain::of(
-                    &medians(&runs.plain),
-                    &medians(&runs.prioritised),
-                    prioritised,
-                )
-            }),
+            gain: has_prioritised.then(|| Gain::of(&medians(&runs.plain), &medians(&runs.prioritised), prioritised)),
         }
     }
 
@@ -175,9 +157,7 @@ fn medians(bursts: &[Burst]) -> BTreeMap<u8, f64> {
 impl BurstSummary {
     fn of(bursts: &[Burst], alone: &BTreeMap<u8, Alone>) -> Self {
         let slowdowns: Vec<_> = bursts.iter().map(|burst| burst.slowdowns(alone)).collect();
-        let over_runs = |figure: fn(&Slowdowns) -> f64| {
-            median(&slowdowns.iter().map(figure).collect::<Vec<_>>())
-        };
+        let over_runs = |figure: fn(&Slowdowns) -> f64| median(&slowdowns.iter().map(figure).collect::<Vec<_>>());
         let query = |(query, seconds): (u8, f64)| QuerySummary {
             query,
             seconds,
@@ -201,8 +181,7 @@ impl Gain {
         let both = plain
             .iter()
             .filter_map(|(query, before)| Some((*query, *before, *with.get(query)?)));
-        let (first, others): (Vec<_>, Vec<_>) =
-            both.partition(|(query, ..)| prioritised.contains(query));
+        let (first, others): (Vec<_>, Vec<_>) = both.partition(|(query, ..)| prioritised.contains(query));
         let sum = |figure: fn(&(u8, f64, f64)) -> f64| others.iter().map(figure).sum::<f64>();
         let worst = others
             .iter()
@@ -232,20 +211,13 @@ impl fmt::Display for BurstFigures {
             "medians", "burst", "makespan s"
         )?;
         for policy in &self.policies {
-            let bursts = [
-                (PLAIN, Some(&policy.plain)),
-                (PRIORITISED, policy.prioritised.as_ref()),
-            ];
+            let bursts = [(PLAIN, Some(&policy.plain)), (PRIORITISED, policy.prioritised.as_ref())];
             for (kind, burst) in bursts {
                 let Some(burst) = burst else { continue };
                 writeln!(
                     f,
                     "{:<8} {kind:<11} {:>10.3} | {:>14.2} {:>6.2} {:>6.3}",
-                    policy.policy,
-                    burst.makespan_s,
-                    burst.slowdown_mean,
-                    burst.slowdown_max,
-                    burst.jain
+                    policy.policy, burst.makespan_s, burst.slowdown_mean, burst.slowdown_max, burst.jain
                 )?;
             }
         }
@@ -266,11 +238,7 @@ impl fmt::Display for Gain {
         }
         write!(f, " sum of others {:+.1} %", self.others_sum * 100.0)?;
         if let Some(query) = self.worst_other_query {
-            write!(
-                f,
-                ", worst other q{query:02} {:+.1} %",
-                self.worst_other * 100.0
-            )?;
+            write!(f, ", worst other q{query:02} {:+.1} %", self.worst_other * 100.0)?;
         }
         Ok(())
     }
@@ -296,11 +264,7 @@ pub(super) mod tests {
 
     fn figures() -> PolicyFigures {
         let runs = Runs {
-            plain: vec![
-                burst([3.0, 2.0, 4.0]),
-                burst([9.0, 9.0, 9.0]),
-                burst([2.0, 1.0, 4.0]),
-            ],
+            plain: vec![burst([3.0, 2.0, 4.0]), burst([9.0, 9.0, 9.0]), burst([2.0, 1.0, 4.0])],
             prioritised: vec![burst([3.3, 1.9, 1.0])],
         };
         PolicyFigures::new(Policy::Stride, &runs, &alone(), &[16])
@@ -331,10 +295,7 @@ pub(super) mod tests {
             faster: 0.75,
         };
         assert_eq!(gain.queries, [q16]);
-        assert!(
-            (gain.others_sum - (5.2 / 5.0 - 1.0)).abs() < 1e-9,
-            "{gain:?}"
-        );
+        assert!((gain.others_sum - (5.2 / 5.0 - 1.0)).abs() < 1e-9, "{gain:?}");
         assert!((gain.worst_other - 0.1).abs() < 1e-9, "{gain:?}");
         assert_eq!(gain.worst_other_query, Some(1));
         assert_eq!(

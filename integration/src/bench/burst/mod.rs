@@ -76,9 +76,8 @@ pub(super) async fn run(args: &BurstArgs) -> Result<Verdict> {
         }
     }
     let policies = contenders.iter().zip(&measured);
-    let policies = policies.map(|(contender, runs)| {
-        PolicyFigures::new(contender.policy, runs, &alone, &args.prioritised)
-    });
+    let policies =
+        policies.map(|(contender, runs)| PolicyFigures::new(contender.policy, runs, &alone, &args.prioritised));
     let figures = BurstFigures {
         policies: policies.collect(),
         alone: alone.into_values().collect(),
@@ -207,10 +206,7 @@ pub(super) mod tests {
 
     #[test]
     fn plain_and_prioritised_bursts_take_turns() {
-        let bursts: Vec<Vec<u8>> = args("--prioritised 16,20")
-            .bursts()
-            .map(<[u8]>::to_vec)
-            .collect();
+        let bursts: Vec<Vec<u8>> = args("--prioritised 16,20").bursts().map(<[u8]>::to_vec).collect();
         assert_eq!(bursts, [vec![], vec![16, 20]]);
         assert_eq!(args("").bursts().count(), 1);
     }

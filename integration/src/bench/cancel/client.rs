@@ -73,12 +73,7 @@ impl Client {
         }
     }
 
-    async fn stop(
-        &mut self,
-        order: &Order<'_>,
-        info: FlightInfo,
-        at: Instant,
-    ) -> (End, Option<SystemTime>) {
+    async fn stop(&mut self, order: &Order<'_>, info: FlightInfo, at: Instant) -> (End, Option<SystemTime>) {
         let id = String::from_utf8_lossy(&info.app_metadata).into_owned();
         let mut queries = self.queries.clone();
         let opened = Notify::new();
@@ -111,9 +106,7 @@ impl Client {
                 let (read, asked) = tokio::join!(reading, self.ask_to_stop(order.way, info, &id));
                 match (asked, read) {
                     (_, Err(_)) => End::Hung,
-                    (Err(status), _) if !STOPPED.contains(&status.code()) => {
-                        told(order, Err(status))
-                    }
+                    (Err(status), _) if !STOPPED.contains(&status.code()) => told(order, Err(status)),
                     (_, Ok(read)) => told(order, read),
                 }
             }
@@ -121,12 +114,7 @@ impl Client {
         (end, Some(now))
     }
 
-    async fn ask_to_stop(
-        &mut self,
-        way: Way,
-        info: FlightInfo,
-        id: &str,
-    ) -> std::result::Result<(), Status> {
+    async fn ask_to_stop(&mut self, way: Way, info: FlightInfo, id: &str) -> std::result::Result<(), Status> {
         if way == Way::KillQuery {
             let kill = format!("KILL QUERY '{id}'");
             let killed = self.stops.execute_update(kill, None).await;

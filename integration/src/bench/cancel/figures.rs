@@ -121,13 +121,10 @@ impl CancelTally {
 
     pub(super) fn summed_up(self, took: Duration) -> CancelFigures {
         let all: Vec<_> = self.stopped.iter().collect();
-        let of =
-            |way: Way| -> Vec<_> { all.iter().copied().filter(|one| one.way == way).collect() };
+        let of = |way: Way| -> Vec<_> { all.iter().copied().filter(|one| one.way == way).collect() };
         CancelFigures {
             all: WayFigures::of("all", &all),
-            ways: Way::ALL
-                .map(|way| WayFigures::of(way.label(), &of(way)))
-                .into(),
+            ways: Way::ALL.map(|way| WayFigures::of(way.label(), &of(way))).into(),
             left: self.left,
             batches: self.batches,
             unclean_batches: self.unclean_batches,
@@ -211,15 +208,7 @@ impl fmt::Display for CancelFigures {
         writeln!(
             f,
             "{:<18} {:>7} {:>7} {:>8} {:>9} {:>6} {:>5} {:>4} {:>7} | until free, ms: p50     p90     p99     max",
-            "way",
-            "queries",
-            "stopped",
-            "finished",
-            "abandoned",
-            "failed",
-            "wrong",
-            "hung",
-            "unfreed"
+            "way", "queries", "stopped", "finished", "abandoned", "failed", "wrong", "hung", "unfreed"
         )?;
         for one in self.ways.iter().chain([&self.all]) {
             writeln!(

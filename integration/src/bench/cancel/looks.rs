@@ -40,11 +40,7 @@ async fn numbers(connection: &mut Connection, sql: &str) -> Result<Vec<i64>> {
     let columns = row.ok_or_else(|| format!("no row from {sql}"))?.columns();
     let number = |column: &ArrayRef| {
         let values = column.as_primitive_opt::<Int64Type>()?;
-        Some(if values.is_valid(0) {
-            values.value(0)
-        } else {
-            0
-        })
+        Some(if values.is_valid(0) { values.value(0) } else { 0 })
     };
     columns
         .iter()
@@ -75,13 +71,7 @@ impl Left {
             memory_bytes,
             files,
         } = self;
-        let numbers = [
-            live_tasks,
-            live_queries,
-            used_slots,
-            stopping_attempts,
-            memory_bytes,
-        ];
+        let numbers = [live_tasks, live_queries, used_slots, stopping_attempts, memory_bytes];
         numbers.iter().all(|number| **number == 0) && files.unwrap_or(0) == 0
     }
 
@@ -103,11 +93,7 @@ impl fmt::Display for Left {
         write!(
             f,
             "{} live tasks, {} live queries, {} used slots, {} stopping attempts, {} bytes of memory, ",
-            self.live_tasks,
-            self.live_queries,
-            self.used_slots,
-            self.stopping_attempts,
-            self.memory_bytes
+            self.live_tasks, self.live_queries, self.used_slots, self.stopping_attempts, self.memory_bytes
         )?;
         match self.files {
             Some(files) => write!(f, "{files} spilled files"),
@@ -161,9 +147,7 @@ impl Watch {
              WHERE tag LIKE '{TAG}%' AND {THERE} ORDER BY query_id LIMIT {SHOWN_QUERIES}"
         );
         let (_, batches) = connection::query(&mut self.connection, &statement).await?;
-        let texts = batches
-            .iter()
-            .map(|batch| batch.column(0).as_string_opt::<i32>());
+        let texts = batches.iter().map(|batch| batch.column(0).as_string_opt::<i32>());
         let names = texts.flatten().flatten().flatten();
         Ok(names.collect::<Vec<_>>().join(", "))
     }
@@ -189,14 +173,7 @@ impl Watch {
              sum(used_slots), sum(stopping_attempts), sum(memory_used_bytes) FROM system.workers"
         );
         let seen = numbers(&mut self.connection, &statement).await?;
-        let [
-            live_tasks,
-            live_queries,
-            used_slots,
-            stopping_attempts,
-            memory,
-        ] = seen[..]
-        else {
+        let [live_tasks, live_queries, used_slots, stopping_attempts, memory] = seen[..] else {
             return Err(format!("other columns than asked for: {seen:?}").into());
         };
         Ok(Left {

@@ -166,11 +166,7 @@ struct Batch {
 
 impl Batch {
     /// Gives the clients back when all cancels have been made.
-    async fn run(
-        &self,
-        clients: Vec<Client>,
-        progress: &ProgressBar,
-    ) -> Result<(Vec<Stopped>, Vec<Client>)> {
+    async fn run(&self, clients: Vec<Client>, progress: &ProgressBar) -> Result<(Vec<Stopped>, Vec<Client>)> {
         let mut working = JoinSet::new();
         for client in clients {
             working.spawn(self.clone().work(client, progress.clone()));
@@ -184,11 +180,7 @@ impl Batch {
         Ok((stopped, clients))
     }
 
-    async fn work(
-        self,
-        mut client: Client,
-        progress: ProgressBar,
-    ) -> Result<(Vec<Stopped>, Client)> {
+    async fn work(self, mut client: Client, progress: ProgressBar) -> Result<(Vec<Stopped>, Client)> {
         let mut stopped = Vec::new();
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);

@@ -18,7 +18,8 @@ use crate::tpch;
 const RUNS: usize = 3;
 
 /// Yields no row for hours.
-const ENDLESS: &str = "SELECT count(*) FROM lineitem a CROSS JOIN lineitem b WHERE a.l_comment || b.l_comment LIKE '%no such text%'";
+const ENDLESS: &str =
+    "SELECT count(*) FROM lineitem a CROSS JOIN lineitem b WHERE a.l_comment || b.l_comment LIKE '%no such text%'";
 
 /// How long that one runs at most before it is stopped.
 const ENDLESS_RUN: Duration = Duration::from_millis(500);
@@ -84,12 +85,7 @@ impl<'a> Order<'a> {
     ///
     /// # Panics
     /// Without any target or way.
-    pub(super) fn draw(
-        seed: u64,
-        number: u32,
-        targets: &'a BTreeMap<u32, Target>,
-        ways: &[Way],
-    ) -> Self {
+    pub(super) fn draw(seed: u64, number: u32, targets: &'a BTreeMap<u32, Target>, ways: &[Way]) -> Self {
         let mut chance = Chance::new(seed, u64::from(number));
         let mut index = |count: usize| usize::try_from(chance.below(count as u64)).unwrap_or(0);
         let targets: Vec<_> = targets.values().collect();
@@ -109,20 +105,13 @@ impl<'a> Order<'a> {
 }
 
 /// The queries with their times alone, and the one that does not end.
-pub(super) async fn targets(
-    connection: &mut Connection,
-    queries: &[u8],
-    scale: f64,
-) -> Result<BTreeMap<u32, Target>> {
+pub(super) async fn targets(connection: &mut Connection, queries: &[u8], scale: f64) -> Result<BTreeMap<u32, Target>> {
     let mut targets = BTreeMap::new();
     for &query in queries {
         let target = measured(connection, query, tpch::query(query, scale)).await?;
         targets.insert(u32::from(query), target);
     }
-    let plannings: Vec<_> = targets
-        .values()
-        .map(|it| it.planning.as_secs_f64())
-        .collect();
+    let plannings: Vec<_> = targets.values().map(|it| it.planning.as_secs_f64()).collect();
     let endless = Target {
         name: "endless".to_owned(),
         sql: ENDLESS.to_owned(),

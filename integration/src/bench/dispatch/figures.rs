@@ -34,12 +34,7 @@ pub(in super::super) struct Rate {
 impl Rate {
     pub(super) const HEAD: &str = "run    tasks  seconds  tasks/s | cpu us a task: server  workers";
 
-    pub(super) fn new(
-        tasks: u64,
-        seconds: f64,
-        cpu_seconds: Option<f64>,
-        worker_cpu_seconds: Option<f64>,
-    ) -> Self {
+    pub(super) fn new(tasks: u64, seconds: f64, cpu_seconds: Option<f64>, worker_cpu_seconds: Option<f64>) -> Self {
         let of_a_task = |seconds: f64| seconds * 1e6 / tasks as f64;
         Self {
             tasks,
@@ -116,9 +111,6 @@ pub(super) mod tests {
     #[test]
     fn what_is_not_known_is_not_told() {
         let figures = DispatchFigures::new(Times::of(&[1.0]), vec![Rate::new(1, 1.0, None, None)]);
-        assert_eq!(
-            (figures.cpu_us_per_task, figures.tasks_per_second),
-            (None, 1.0)
-        );
+        assert_eq!((figures.cpu_us_per_task, figures.tasks_per_second), (None, 1.0));
     }
 }

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::physical_plan::empty::EmptyExec;
-use squadron::scheduler::{
-    OutputPartitions, Placement, QueryTraits, StageGraph, StageSpec, TaskSpec,
-};
+use squadron::scheduler::{OutputPartitions, Placement, QueryTraits, StageGraph, StageSpec, TaskSpec};
 use squadron_proto::control::PlanRef;
 use squadron_proto::{QueryId, StageId};
 use squadron_shuffle::{ShuffleWriteExec, WritePartitioning, fragment};

@@ -41,10 +41,7 @@ impl Server {
         let control = ControlService::new(registry, ClusterKey::random()).into_server();
         let served = serve::http2()
             .add_service(control)
-            .serve_with_incoming_shutdown(
-                listen::incoming(listener, None),
-                stop.clone().cancelled_owned(),
-            );
+            .serve_with_incoming_shutdown(listen::incoming(listener, None), stop.clone().cancelled_owned());
         owned.spawn(async move {
             if let Err(error) = served.await {
                 eprintln!("the cluster port ended: {error}");
@@ -114,9 +111,7 @@ impl Submitter {
                 handle: self.0,
             }),
             Some(QueryUpdate::Ended(Err(failure))) => Err(failure.into()),
-            Some(QueryUpdate::Ended(Ok(_))) | None => {
-                Err(format!("query {query} ended without a result").into())
-            }
+            Some(QueryUpdate::Ended(Ok(_))) | None => Err(format!("query {query} ended without a result").into()),
         }
     }
 
@@ -140,9 +135,7 @@ impl Ready {
         match self.events.next().await {
             Some(QueryUpdate::Ended(Ok(_))) => Ok(()),
             Some(QueryUpdate::Ended(Err(failure))) => Err(failure.into()),
-            Some(QueryUpdate::ResultReady { .. }) | None => {
-                Err(format!("query {} never ended", self.query).into())
-            }
+            Some(QueryUpdate::ResultReady { .. }) | None => Err(format!("query {} never ended", self.query).into()),
         }
     }
 }

@@ -44,11 +44,7 @@ pub(super) fn mean_cpu(alone: &BTreeMap<u8, Alone>, queries: &[u8]) -> Option<f6
 
 /// Gives each server tables of this scale in a schema of their own, to which the connection that asks one question at a time
 /// turns.
-pub(super) async fn add_large_tables(
-    contenders: &mut [Contender],
-    scale: f64,
-    system: &SystemArgs,
-) -> Result<()> {
+pub(super) async fn add_large_tables(contenders: &mut [Contender], scale: f64, system: &SystemArgs) -> Result<()> {
     let folder = tables::tpch(scale, system.cache_dir.as_deref()).await?;
     for contender in contenders {
         let connection = &mut contender.connection;

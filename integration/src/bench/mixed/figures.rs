@@ -50,21 +50,14 @@ impl Tally {
     }
 
     pub(super) fn finished(&mut self, is_long: bool, slowdown: f64) {
-        let class = if is_long {
-            &mut self.long
-        } else {
-            &mut self.short
-        };
+        let class = if is_long { &mut self.long } else { &mut self.short };
         class.push(slowdown);
     }
 
     /// From the first moment to the last end.
     pub(super) fn took(&mut self, seconds: f64, cpu_seconds: Option<f64>) {
         self.seconds += seconds;
-        self.cpu_seconds = self
-            .cpu_seconds
-            .zip(cpu_seconds)
-            .map(|(sum, one)| sum + one);
+        self.cpu_seconds = self.cpu_seconds.zip(cpu_seconds).map(|(sum, one)| sum + one);
     }
 
     /// Counts another run of the same.
@@ -165,10 +158,7 @@ impl Cell {
 }
 
 fn columns(of: &Slowdowns) -> String {
-    format!(
-        "{:>10.2} {:>6.1} {:>6.1} {:>6.2}",
-        of.p50, of.p99, of.max, of.mean
-    )
+    format!("{:>10.2} {:>6.1} {:>6.1} {:>6.2}", of.p50, of.p99, of.max, of.mean)
 }
 
 #[cfg(test)]
@@ -208,15 +198,9 @@ pub(super) mod tests {
     #[test]
     fn a_cell_sums_up_what_came() {
         let cell = tally().cell(1);
-        assert_eq!(
-            (cell.short.mean, cell.short.max, cell.long.p50),
-            (2.0, 3.0, 2.0)
-        );
+        assert_eq!((cell.short.mean, cell.short.max, cell.long.p50), (2.0, 3.0, 2.0));
         assert_eq!((cell.all.queries, cell.arrived, cell.unfinished), (3, 4, 1));
-        assert_eq!(
-            (cell.offered_load, cell.utilisation),
-            (1.0, Some(3.0 / 3.5))
-        );
+        assert_eq!((cell.offered_load, cell.utilisation), (1.0, Some(3.0 / 3.5)));
         assert!((cell.all.jain - 36.0 / (3.0 * 14.0)).abs() < 1e-9);
     }
 

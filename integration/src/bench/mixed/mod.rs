@@ -196,8 +196,7 @@ async fn measure(
     let mut tally = Tally::new(load, contender.policy);
     tally.arrive(arrivals, alone);
     let deadline = begin + Duration::from_secs(args.seconds) + DRAIN_TIMEOUT;
-    while let Ok(Some(ended)) = tokio::time::timeout_at(deadline.into(), clients.join_next()).await
-    {
+    while let Ok(Some(ended)) = tokio::time::timeout_at(deadline.into(), clients.join_next()).await {
         let outcome = ended?;
         let arrival = &arrivals[outcome.number];
         note(&mut tally, arrival, &outcome, alone.of(arrival));
@@ -266,10 +265,7 @@ pub(super) mod tests {
     fn work_is_weighed_by_how_often_it_comes() {
         let args = args("--short 0.8 --short-queries 6,14 --long-queries 18");
         let mix = args.mix(&alone()).unwrap();
-        assert!(
-            (mix.mean_cpu - (0.8 * 0.1 + 0.2 * 2.0)).abs() < 1e-9,
-            "{mix:?}"
-        );
+        assert!((mix.mean_cpu - (0.8 * 0.1 + 0.2 * 2.0)).abs() < 1e-9, "{mix:?}");
     }
 
     #[test]

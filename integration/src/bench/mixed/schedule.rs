@@ -26,13 +26,7 @@ pub(super) struct Arrival {
 
 impl Mix {
     /// A Poisson process that brings, on average, the part `load` of what `slots` processors can do in `span`.
-    pub(super) fn arrivals(
-        &self,
-        chance: &mut Chance,
-        slots: usize,
-        load: f64,
-        span: Duration,
-    ) -> Vec<Arrival> {
+    pub(super) fn arrivals(&self, chance: &mut Chance, slots: usize, load: f64, span: Duration) -> Vec<Arrival> {
         let between = Duration::from_secs_f64(self.mean_cpu / (load * slots as f64));
         let mut at = Duration::ZERO;
         let mut arrivals = Vec::new();
@@ -73,14 +67,9 @@ mod tests {
         let arrivals = mix().arrivals(&mut Chance::new(1, 1), 2, 0.7, span);
         let expected = 0.7 * 2.0 * 1_000.0 / 0.1;
         let count = arrivals.len() as f64;
-        assert!(
-            (count / expected - 1.0).abs() < 0.03,
-            "{count} of {expected}"
-        );
+        assert!((count / expected - 1.0).abs() < 0.03, "{count} of {expected}");
         assert!(arrivals.is_sorted_by_key(|arrival| arrival.at));
-        let part = |of: fn(&Arrival) -> bool| {
-            arrivals.iter().filter(|arrival| of(arrival)).count() as f64 / count
-        };
+        let part = |of: fn(&Arrival) -> bool| arrivals.iter().filter(|arrival| of(arrival)).count() as f64 / count;
         assert!((part(|arrival| arrival.is_long) - 0.1).abs() < 0.01);
         assert!((part(|arrival| arrival.query == 6) - 0.45).abs() < 0.02);
         assert!(arrivals.iter().all(|one| one.is_long == (one.query == 18)));
@@ -97,9 +86,6 @@ mod tests {
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let squares = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>();
         let deviation = (squares / gaps.len() as f64).sqrt();
-        assert!(
-            (deviation / mean - 1.0).abs() < 0.05,
-            "{deviation} of {mean}"
-        );
+        assert!((deviation / mean - 1.0).abs() < 0.05, "{deviation} of {mean}");
     }
 }

@@ -27,11 +27,7 @@ impl Digest {
                 worker.hash(&mut self.0);
                 self.attempt(attempt);
             }
-            Effect::Unexpected {
-                worker,
-                attempt,
-                what,
-            } => {
+            Effect::Unexpected { worker, attempt, what } => {
                 (worker, what).hash(&mut self.0);
                 self.attempt(attempt);
             }

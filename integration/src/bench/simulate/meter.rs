@@ -44,9 +44,7 @@ impl Meter {
         }
         self.time += processor_time().saturating_sub(start);
         for (now, effects) in &answers {
-            effects
-                .iter()
-                .for_each(|effect| self.digest.add(*now, effect));
+            effects.iter().for_each(|effect| self.digest.add(*now, effect));
         }
     }
 

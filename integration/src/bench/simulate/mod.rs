@@ -122,8 +122,7 @@ pub(super) async fn run(args: &SimulateArgs) -> Result<Verdict> {
             });
         }
     }
-    args.json
-        .write("simulate", machine, args.clone(), Simulated { runs })?;
+    args.json.write("simulate", machine, args.clone(), Simulated { runs })?;
     Ok(verdict)
 }
 
@@ -135,12 +134,7 @@ fn simulate(args: &SimulateArgs, workers: u32, policy: Policy) -> Result<Figures
         recorded: args.recorded.as_deref().map(Recorded::read).transpose()?,
     };
     let queries = mix.queries(args.seed, args.queries, args.prioritised);
-    let arrivals = workload::arrivals(
-        args.seed,
-        &queries,
-        slots,
-        (!args.burst).then_some(args.load),
-    );
+    let arrivals = workload::arrivals(args.seed, &queries, slots, (!args.burst).then_some(args.load));
     let cluster = Cluster {
         workers,
         slots: args.slots,

@@ -115,9 +115,5 @@ fn cores_are_shared_by_weight_and_none_is_left_idle() {
     assert_eq!(paces(1, &[(1.0, 1), (1.0, 1)]), [0.5, 0.5]);
     assert_eq!(paces(1, &[(1.0, 1), (1.0 / 3.0, 1)]), [0.75, 0.25]);
     let shared = paces(2, &[(1.0, 1), (0.1, 1), (0.1, 1)]);
-    assert_eq!(
-        shared,
-        [1.0, 0.5, 0.5],
-        "the first cannot use more than its core"
-    );
+    assert_eq!(shared, [1.0, 0.5, 0.5], "the first cannot use more than its core");
 }

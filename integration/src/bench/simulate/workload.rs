@@ -136,16 +136,12 @@ impl Recorded {
     }
 
     pub(super) fn parse(text: &str) -> std::result::Result<Self, String> {
-        let queries: Vec<Vec<RecordedStage>> =
-            serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let queries: Vec<Vec<RecordedStage>> = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let mut all = Vec::new();
         for stages in queries {
             for (number, stage) in (0..).zip(&stages) {
                 let is_good = !stage.tasks_ms.is_empty()
-                    && stage
-                        .tasks_ms
-                        .iter()
-                        .all(|ms| (0.0..=86_400_000.0).contains(ms))
+                    && stage.tasks_ms.iter().all(|ms| (0.0..=86_400_000.0).contains(ms))
                     && stage.inputs.iter().all(|&input| input < number);
                 if !is_good {
                     return Err(format!(
@@ -166,10 +162,7 @@ impl Recorded {
             if stages.is_empty() {
                 return Err(format!("query {} has no stage", all.len()));
             }
-            all.push(Work {
-                stages,
-                priority: 0,
-            });
+            all.push(Work { stages, priority: 0 });
         }
         if all.is_empty() {
             return Err("there is no query in it".to_owned());
@@ -184,12 +177,7 @@ impl Recorded {
 }
 
 /// When each query arrives: a Poisson process at this load, or all at once.
-pub(super) fn arrivals(
-    seed: u64,
-    queries: &[Work],
-    slots: u64,
-    load: Option<f64>,
-) -> Vec<Duration> {
+pub(super) fn arrivals(seed: u64, queries: &[Work], slots: u64, load: Option<f64>) -> Vec<Duration> {
     let Some(load) = load else {
         return vec![Duration::ZERO; queries.len()];
     };

@@ -14,13 +14,10 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 use squadron::scheduler::{
-    Effect, Event, Limits, OutputPartitions, Placement, Policy, QueryTraits, Scheduler, StageGraph,
-    StageSpec, TaskSpec,
+    Effect, Event, Limits, OutputPartitions, Placement, Policy, QueryTraits, Scheduler, StageGraph, StageSpec, TaskSpec,
 };
 use squadron::workers::WorkerKind;
-use squadron_proto::control::{
-    AttemptStatus, Lane, Launch, PartitionOutput, PlanRef, TaskMetrics, TaskOutput,
-};
+use squadron_proto::control::{AttemptStatus, Lane, Launch, PartitionOutput, PlanRef, TaskMetrics, TaskOutput};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, WorkerId};
 
 use super::super::chance::Chance;
@@ -165,8 +162,7 @@ pub(super) fn paces(cores: u32, attempts: &[(f64, u32)]) -> Vec<f64> {
             return paces;
         }
         // Whoever would get more than it can use is content; the others share what it leaves.
-        let is_content =
-            |at: &usize| cores * attempts[*at].0 / weights >= f64::from(attempts[*at].1);
+        let is_content = |at: &usize| cores * attempts[*at].0 / weights >= f64::from(attempts[*at].1);
         let (content, short): (Vec<_>, Vec<_>) = sharing.iter().copied().partition(is_content);
         if content.is_empty() {
             for &at in &short {
@@ -174,10 +170,7 @@ pub(super) fn paces(cores: u32, attempts: &[(f64, u32)]) -> Vec<f64> {
             }
             return paces;
         }
-        cores -= content
-            .iter()
-            .map(|&at| f64::from(attempts[at].1))
-            .sum::<f64>();
+        cores -= content.iter().map(|&at| f64::from(attempts[at].1)).sum::<f64>();
         sharing = short;
     }
 }
@@ -220,12 +213,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(
-        cluster: &Cluster,
-        seed: u64,
-        queries: Vec<Work>,
-        arrivals: Vec<Duration>,
-    ) -> Self {
+    pub(super) fn new(cluster: &Cluster, seed: u64, queries: Vec<Work>, arrivals: Vec<Duration>) -> Self {
         let mut limits = Limits {
             policy: cluster.policy,
             priority_decay: cluster.priority_decay,
@@ -248,10 +236,7 @@ impl World {
             wire: Duration::ZERO,
         };
         let workers: Vec<_> = (0..cluster.workers).map(worker).collect();
-        let by_id = workers
-            .iter()
-            .zip(0..)
-            .map(|(worker, number)| (worker.id, number));
+        let by_id = workers.iter().zip(0..).map(|(worker, number)| (worker.id, number));
         Self {
             meter: Meter::new(limits.clone()),
             scheduler: Scheduler::new(limits),
@@ -305,8 +290,7 @@ impl World {
         let (makespan, left, digest) = (self.now, self.left, self.digest.text());
         let (scheduler, replayed) = self.meter.result();
         assert_eq!(digest, replayed, "the same events gave other effects");
-        self.counts
-            .figures(self.slots, makespan, left, scheduler, digest)
+        self.counts.figures(self.slots, makespan, left, scheduler, digest)
     }
 
     fn plan(&mut self, at: Duration, what: What) {
@@ -386,10 +370,7 @@ impl World {
                     self.read(query);
                 }
             }
-            Effect::SendStage { .. }
-            | Effect::Release { .. }
-            | Effect::Freed { .. }
-            | Effect::Unexpected { .. } => {}
+            Effect::SendStage { .. } | Effect::Release { .. } | Effect::Freed { .. } | Effect::Unexpected { .. } => {}
         }
     }
 
@@ -637,9 +618,7 @@ fn graph(id: u128, rate: f64, work: &Work) -> StageGraph {
         StageSpec {
             id: stage_id(number),
             inputs: stage.inputs.iter().copied().map(StageId).collect(),
-            output_partitions: OutputPartitions::Identity(
-                u32::try_from(tasks.len()).unwrap_or(u32::MAX),
-            ),
+            output_partitions: OutputPartitions::Identity(u32::try_from(tasks.len()).unwrap_or(u32::MAX)),
             tasks,
             plan: PlanRef::Encoded(Default::default()),
             settings: Vec::new(),

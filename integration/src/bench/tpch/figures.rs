@@ -13,16 +13,10 @@ pub(in crate::bench) struct Timing {
 }
 
 impl Timing {
-    pub(in crate::bench) fn new(
-        seconds: f64,
-        cpu_before: Option<f64>,
-        cpu_after: Option<f64>,
-    ) -> Self {
+    pub(in crate::bench) fn new(seconds: f64, cpu_before: Option<f64>, cpu_after: Option<f64>) -> Self {
         Self {
             seconds,
-            cpu_seconds: cpu_after
-                .zip(cpu_before)
-                .map(|(after, before)| after - before),
+            cpu_seconds: cpu_after.zip(cpu_before).map(|(after, before)| after - before),
         }
     }
 }
@@ -76,9 +70,7 @@ impl QueryFigures {
             cpu_seconds: median_cpu_seconds(&runs),
             reference_seconds,
             reference_cpu_seconds: median_cpu_seconds(&reference_runs),
-            ratio: seconds
-                .zip(reference_seconds)
-                .map(|(ours, theirs)| ours / theirs),
+            ratio: seconds.zip(reference_seconds).map(|(ours, theirs)| ours / theirs),
             runs,
             reference_runs,
         }
@@ -88,10 +80,7 @@ impl QueryFigures {
 impl TpchFigures {
     /// Totals are over the queries that ran; there is none where one of those has no figure, or none ran.
     pub(super) fn of(queries: Vec<QueryFigures>) -> Self {
-        let ran: Vec<_> = queries
-            .iter()
-            .filter(|query| !query.runs.is_empty())
-            .collect();
+        let ran: Vec<_> = queries.iter().filter(|query| !query.runs.is_empty()).collect();
         let total = |figure: fn(&QueryFigures) -> Option<f64>| -> Option<f64> {
             let sum = ran.iter().map(|query| figure(query)).sum::<Option<f64>>();
             sum.filter(|_| !ran.is_empty())
@@ -179,13 +168,7 @@ pub(in crate::bench) mod tests {
     /// Figures with every key, also for the test of the documentation.
     pub(in crate::bench) fn sample() -> TpchFigures {
         TpchFigures::of(vec![
-            QueryFigures::new(
-                1,
-                4,
-                None,
-                timings(&[3.0, 1.0, 2.0]),
-                timings(&[1.0, 1.0, 5.0]),
-            ),
+            QueryFigures::new(1, 4, None, timings(&[3.0, 1.0, 2.0]), timings(&[1.0, 1.0, 5.0])),
             QueryFigures::new(2, 9, None, timings(&[1.0]), timings(&[1.0])),
         ])
     }
@@ -221,10 +204,7 @@ pub(in crate::bench) mod tests {
     #[test]
     fn without_a_reference_there_is_no_ratio() {
         let figures = TpchFigures::of(vec![QueryFigures::new(1, 4, None, timings(&[1.0]), vec![])]);
-        assert_eq!(
-            (figures.queries[0].ratio, figures.total_ratio),
-            (None, None)
-        );
+        assert_eq!((figures.queries[0].ratio, figures.total_ratio), (None, None));
         assert!(line(&figures.queries[0]).ends_with("yes"));
     }
 

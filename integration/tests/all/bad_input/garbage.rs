@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use arrow_flight::sql::Any;
-use arrow_flight::{
-    Action, Criteria, Empty, FlightData, FlightDescriptor, HandshakeRequest, Ticket,
-};
+use arrow_flight::{Action, Criteria, Empty, FlightData, FlightDescriptor, HandshakeRequest, Ticket};
 use futures::{StreamExt, stream};
 use prost::Message;
 use rand::rngs::StdRng;
@@ -86,24 +84,13 @@ fn garbage_in_every_unary_message() {
                 let shown = format!("{bytes:02x?}");
                 let command = || FlightDescriptor::new_cmd(bytes.clone());
                 let mut flight = client.flight();
-                call(
-                    format!("GetFlightInfo {shown}"),
-                    flight.get_flight_info(command()),
-                )
-                .await;
+                call(format!("GetFlightInfo {shown}"), flight.get_flight_info(command())).await;
                 call(format!("GetSchema {shown}"), flight.get_schema(command())).await;
-                call(
-                    format!("PollFlightInfo {shown}"),
-                    flight.poll_flight_info(command()),
-                )
-                .await;
+                call(format!("PollFlightInfo {shown}"), flight.poll_flight_info(command())).await;
                 let rows = async { drained(flight.do_get(Ticket::new(bytes.clone())).await).await };
                 call(format!("DoGet {shown}"), rows).await;
             }
-            for name in conformance::action_names()
-                .into_iter()
-                .chain(["NoSuchAction"])
-            {
+            for name in conformance::action_names().into_iter().chain(["NoSuchAction"]) {
                 let bodies = [
                     garbage(&mut random),
                     envelope(&mut random, &format!("Action{name}Request")),
@@ -115,10 +102,7 @@ fn garbage_in_every_unary_message() {
                         body: body.into(),
                     };
                     let mut flight = client.flight();
-                    call(shown, async {
-                        drained(flight.do_action(action).await).await
-                    })
-                    .await;
+                    call(shown, async { drained(flight.do_action(action).await).await }).await;
                 }
             }
             let mut flight = client.flight();
@@ -133,11 +117,7 @@ fn garbage_in_every_unary_message() {
             })
             .await;
             let path = FlightDescriptor::new_path(vec!["no".into(), "such".into()]);
-            call(
-                "GetFlightInfo of a path".into(),
-                client.flight().get_flight_info(path),
-            )
-            .await;
+            call("GetFlightInfo of a path".into(), client.flight().get_flight_info(path)).await;
         }
         goes_on(&client).await;
     });
@@ -183,19 +163,10 @@ fn garbage_in_every_stream() {
         for _ in 0..ROUNDS {
             for messages in streams(&mut random) {
                 let shown = format!("{:.400}", format!("{messages:02x?}"));
-                let put = async {
-                    drained(client.flight().do_put(stream::iter(messages.clone())).await).await
-                };
+                let put = async { drained(client.flight().do_put(stream::iter(messages.clone())).await).await };
                 call(format!("DoPut {shown}"), put).await;
-                let exchange = async {
-                    drained(
-                        client
-                            .flight()
-                            .do_exchange(stream::iter(messages.clone()))
-                            .await,
-                    )
-                    .await
-                };
+                let exchange =
+                    async { drained(client.flight().do_exchange(stream::iter(messages.clone())).await).await };
                 call(format!("DoExchange {shown}"), exchange).await;
             }
             let payload = garbage(&mut random).into();
@@ -245,8 +216,8 @@ fn garbage_parameters_of_a_prepared_statement() {
 /// The command of a fresh prepared statement with one parameter.
 async fn handle(client: &Client) -> Vec<u8> {
     use arrow_flight::sql::{
-        ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
-        CommandPreparedStatementQuery, ProstMessageExt,
+        ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, CommandPreparedStatementQuery,
+        ProstMessageExt,
     };
     let request = ActionCreatePreparedStatementRequest {
         query: "SELECT $1 + 1 AS next".into(),
@@ -262,14 +233,9 @@ async fn handle(client: &Client) -> Vec<u8> {
         .await
         .expect("it is prepared")
         .into_inner();
-    let answer = answers
-        .message()
-        .await
-        .expect("no error")
-        .expect("one answer");
+    let answer = answers.message().await.expect("no error").expect("one answer");
     let any = Any::decode(&*answer.body).expect("an envelope");
-    let result: ActionCreatePreparedStatementResult =
-        any.unpack().expect("of this type").expect("readable");
+    let result: ActionCreatePreparedStatementResult = any.unpack().expect("of this type").expect("readable");
     let prepared_statement_handle = result.prepared_statement_handle;
     CommandPreparedStatementQuery {
         prepared_statement_handle,
@@ -287,20 +253,14 @@ fn bytes_that_are_no_grpc() {
         let client = cluster.client().await;
         let mut random = StdRng::seed_from_u64(SEED);
         for url in [cluster.url().to_owned(), cluster.cluster_url().to_owned()] {
-            let address = url
-                .rsplit('/')
-                .next()
-                .expect("a URL ends in its address")
-                .to_owned();
+            let address = url.rsplit('/').next().expect("a URL ends in its address").to_owned();
             for opening in [
                 &b"GET / HTTP/1.1\r\n\r\n"[..],
                 b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
                 b"\x16\x03\x01",
                 b"",
             ] {
-                let mut socket = tokio::net::TcpStream::connect(&address)
-                    .await
-                    .expect("it listens");
+                let mut socket = tokio::net::TcpStream::connect(&address).await.expect("it listens");
                 let mut bytes = opening.to_vec();
                 bytes.extend(std::iter::repeat_with(|| random.random::<u8>()).take(5_000));
                 // The server may hang up in the middle; so be it.
@@ -320,8 +280,5 @@ fn nothing_that_is_not_there_is_a_bug_of_the_server() {
     assert!(!blames_the_caller(&Status::new(Code::Internal, "bug")));
     assert!(!blames_the_caller(&Status::new(Code::Unknown, "?")));
     assert!(!blames_the_caller(&Status::new(Code::InvalidArgument, "")));
-    assert!(blames_the_caller(&Status::new(
-        Code::NotFound,
-        "no such table"
-    )));
+    assert!(blames_the_caller(&Status::new(Code::NotFound, "no such table")));
 }

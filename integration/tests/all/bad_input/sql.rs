@@ -8,50 +8,22 @@ use crate::support::{Mismatches, bounded, minutes, two_workers};
 
 /// A statement, the status it must end in, and words its message must hold.
 const WRONG: [(&str, Code, &[&str]); 26] = [
-    (
-        "SELEC 1",
-        Code::InvalidArgument,
-        &["SELEC", "Line: 1", "Column: 1"],
-    ),
+    ("SELEC 1", Code::InvalidArgument, &["SELEC", "Line: 1", "Column: 1"]),
     ("SELECT 1 +", Code::InvalidArgument, &["Line: 1", "Column"]),
     (
         "SELECT *\nFROM region\nWHERE )",
         Code::InvalidArgument,
         &["Line: 3", "Column: 7"],
     ),
-    (
-        "SELECT 'open",
-        Code::InvalidArgument,
-        &["Line: 1", "Column: 8"],
-    ),
+    ("SELECT 'open", Code::InvalidArgument, &["Line: 1", "Column: 8"]),
     ("", Code::InvalidArgument, &["statement"]),
     ("   -- nothing", Code::InvalidArgument, &["statement"]),
     ("SELECT 1; SELECT 2", Code::Unimplemented, &["single"]),
-    (
-        "SELECT * FROM lineitems",
-        Code::NotFound,
-        &["lineitems", "lineitem"],
-    ),
-    (
-        "SELECT * FROM regoin",
-        Code::NotFound,
-        &["regoin", "region"],
-    ),
-    (
-        "SELECT * FROM nowhere.public.region",
-        Code::NotFound,
-        &["nowhere"],
-    ),
-    (
-        "SELECT r_nam FROM region",
-        Code::InvalidArgument,
-        &["r_nam", "r_name"],
-    ),
-    (
-        "SELECT nofunction(1)",
-        Code::InvalidArgument,
-        &["nofunction"],
-    ),
+    ("SELECT * FROM lineitems", Code::NotFound, &["lineitems", "lineitem"]),
+    ("SELECT * FROM regoin", Code::NotFound, &["regoin", "region"]),
+    ("SELECT * FROM nowhere.public.region", Code::NotFound, &["nowhere"]),
+    ("SELECT r_nam FROM region", Code::InvalidArgument, &["r_nam", "r_name"]),
+    ("SELECT nofunction(1)", Code::InvalidArgument, &["nofunction"]),
     (
         "SELECT r_name FROM region GROUP BY r_regionkey",
         Code::InvalidArgument,
@@ -73,11 +45,7 @@ const WRONG: [(&str, Code, &[&str]); 26] = [
         &["Int64"],
     ),
     ("SELECT CAST('x' AS INT)", Code::InvalidArgument, &["x"]),
-    (
-        "SELECT DATE '2024-02-30'",
-        Code::InvalidArgument,
-        &["2024-02-30"],
-    ),
+    ("SELECT DATE '2024-02-30'", Code::InvalidArgument, &["2024-02-30"]),
     (
         "SELECT r_name FROM region WHERE r_regionkey = (SELECT n_nationkey FROM nation)",
         Code::InvalidArgument,
@@ -142,19 +110,10 @@ fn too_much_is_refused_and_not_fatal() {
         let brackets = format!("SELECT {}1{}", "(".repeat(100_000), ")".repeat(100_000));
         let calls = format!("SELECT {}1{}", "abs(".repeat(20_000), ")".repeat(20_000));
         let nots = format!("SELECT {} true", "NOT ".repeat(100_000));
-        let selects = format!(
-            "{}SELECT 1{}",
-            "SELECT * FROM (".repeat(5_000),
-            ")".repeat(5_000)
-        );
+        let selects = format!("{}SELECT 1{}", "SELECT * FROM (".repeat(5_000), ")".repeat(5_000));
         for sql in [brackets, calls, nots, selects] {
             let status = client.query(&sql).await.expect_err("too deep");
-            assert_eq!(
-                status.code(),
-                Code::InvalidArgument,
-                "{} ...: {status}",
-                &sql[..40]
-            );
+            assert_eq!(status.code(), Code::InvalidArgument, "{} ...: {status}", &sql[..40]);
             goes_on(&client).await;
         }
         // Long, but flat: this is fine.

@@ -20,11 +20,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 async fn start() -> Cluster {
     let cluster = cluster().slots(1).tpch(0.01);
-    cluster
-        .serve_arg("--cluster-secret")
-        .serve_arg(SECRET)
-        .start()
-        .await
+    cluster.serve_arg("--cluster-secret").serve_arg(SECRET).start().await
 }
 
 /// Why DoGet refuses a ticket.
@@ -40,9 +36,7 @@ async fn refusal(client: &Client, bytes: impl Into<Vec<u8>>) -> Status {
 /// A sealed ticket in the message that DoGet expects.
 fn packed(sealed: impl Into<Vec<u8>>) -> Vec<u8> {
     let statement_handle = sealed.into().into();
-    TicketStatementQuery { statement_handle }
-        .as_any()
-        .encode_to_vec()
+    TicketStatementQuery { statement_handle }.as_any().encode_to_vec()
 }
 
 #[test]
@@ -50,31 +44,19 @@ fn forged_and_truncated_tickets_are_refused() {
     bounded(minutes(5), async {
         let cluster = start().await;
         let client = cluster.client().await;
-        let info = client
-            .info("SELECT * FROM region")
-            .await
-            .expect("it starts");
+        let info = client.info("SELECT * FROM region").await.expect("it starts");
         let genuine = ticket(&info).ticket;
         for position in 0..genuine.len() {
             let mut forged = genuine.to_vec();
             forged[position] ^= 0x55;
             let changed = refusal(&client, forged).await;
-            assert!(
-                blames_the_caller(&changed),
-                "byte {position} changed: {changed}"
-            );
+            assert!(blames_the_caller(&changed), "byte {position} changed: {changed}");
             let cut = refusal(&client, &genuine[..position]).await;
             assert!(blames_the_caller(&cut), "cut at {position}: {cut}");
         }
         // None of this cost the genuine one its rows.
-        let (_, batches) = client
-            .fetch(info)
-            .await
-            .expect("the genuine ticket is good still");
-        assert_eq!(
-            batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
-            5
-        );
+        let (_, batches) = client.fetch(info).await.expect("the genuine ticket is good still");
+        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 5);
     });
 }
 

@@ -8,8 +8,8 @@ use futures::StreamExt;
 use squadron_integration::cluster::{Cluster, cluster};
 use squadron_proto::wire::control::control_client::ControlClient;
 use squadron_proto::wire::control::{
-    AttemptKey, Finished, Heartbeat, Leaving, PartitionOutput, Register, Report, ServerMessage,
-    WorkerMessage, report, server_message, worker_message,
+    AttemptKey, Finished, Heartbeat, Leaving, PartitionOutput, Register, Report, ServerMessage, WorkerMessage, report,
+    server_message, worker_message,
 };
 use squadron_proto::{PROTOCOL_VERSION, WorkerId};
 use tokio::sync::mpsc;
@@ -37,9 +37,7 @@ impl Impostor {
     }
 
     async fn say(&self, message: worker_message::Message) {
-        let message = WorkerMessage {
-            message: Some(message),
-        };
+        let message = WorkerMessage { message: Some(message) };
         // The server may have hung up already.
         drop(self.says.send(message).await);
     }
@@ -60,13 +58,10 @@ impl Impostor {
 
     /// Becomes a member with one slot.
     async fn join(&mut self) {
-        self.say(worker_message::Message::Register(registration()))
-            .await;
+        self.say(worker_message::Message::Register(registration())).await;
         let member = timeout(seconds(30), async {
             while let Some(message) = self.hears.next().await {
-                if let Some(server_message::Message::Registered(_)) =
-                    message.expect("no refusal").message
-                {
+                if let Some(server_message::Message::Registered(_)) = message.expect("no refusal").message {
                     return true;
                 }
             }
@@ -95,13 +90,7 @@ fn registration() -> Register {
 }
 
 async fn start() -> Cluster {
-    cluster()
-        .workers(1)
-        .slots(2)
-        .tpch(0.01)
-        .tiny_splits()
-        .start()
-        .await
+    cluster().workers(1).slots(2).tpch(0.01).tiny_splits().start().await
 }
 
 #[test]
@@ -152,16 +141,9 @@ fn a_registration_that_is_wrong_is_refused_with_a_reason() {
                 .say(worker_message::Message::Register(registration.clone()))
                 .await;
             let status = impostor.dismissed().await;
-            assert_eq!(
-                status.code(),
-                Code::InvalidArgument,
-                "{registration:?}: {status}"
-            );
+            assert_eq!(status.code(), Code::InvalidArgument, "{registration:?}: {status}");
             for word in words {
-                assert!(
-                    status.message().contains(word),
-                    "does not say {word}: {status}"
-                );
+                assert!(status.message().contains(word), "does not say {word}: {status}");
             }
         }
         goes_on(&cluster.client().await).await;
@@ -182,9 +164,7 @@ fn the_secret_is_asked_for() {
                 proof: proof.into(),
                 ..registration()
             };
-            impostor
-                .say(worker_message::Message::Register(registration))
-                .await;
+            impostor.say(worker_message::Message::Register(registration)).await;
             let status = impostor.dismissed().await;
             assert_eq!(status.code(), Code::Unauthenticated, "{status}");
             assert!(status.message().contains("--cluster-secret"), "{status}");
@@ -196,10 +176,7 @@ fn the_secret_is_asked_for() {
             .query("SELECT count(*) FROM lineitem GROUP BY l_tax")
             .await
             .expect("rows");
-        assert_eq!(
-            batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
-            9
-        );
+        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 9);
     });
 }
 
@@ -269,11 +246,7 @@ fn a_member_that_talks_nonsense_harms_nobody() {
                 status: Some(finished),
             }))
             .await;
-        impostor
-            .says
-            .send(WorkerMessage { message: None })
-            .await
-            .ok();
+        impostor.says.send(WorkerMessage { message: None }).await.ok();
         let status = impostor.dismissed().await;
         assert_ne!(status.code(), Code::Ok, "{status}");
         // The real worker does all of the work.
@@ -283,10 +256,7 @@ fn a_member_that_talks_nonsense_harms_nobody() {
         )
         .await;
         let (_, batches) = answer.expect("it ends").expect("rows");
-        assert_eq!(
-            batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
-            9
-        );
+        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 9);
     });
 }
 
@@ -325,12 +295,7 @@ fn garbage_at_a_workers_data_port() {
         let client = cluster.client().await;
         let url = cluster.worker_url(0).replacen("grpc://", "http://", 1);
         let mut data = FlightServiceClient::new(channel(&url).await);
-        for ticket in [
-            vec![],
-            vec![1; 37],
-            vec![0; 10_000],
-            b"\x01\0\0\0\0garbage".to_vec(),
-        ] {
+        for ticket in [vec![], vec![1; 37], vec![0; 10_000], b"\x01\0\0\0\0garbage".to_vec()] {
             let outcome = timeout(Duration::from_secs(20), data.do_get(Ticket::new(ticket))).await;
             let status = match outcome.expect("an answer") {
                 Err(status) => status,

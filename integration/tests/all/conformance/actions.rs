@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 
 use arrow_flight::sql::{
-    ActionBeginSavepointRequest, ActionBeginTransactionRequest, ActionCancelQueryRequest,
-    ActionCancelQueryResult, ActionEndSavepointRequest, ActionEndTransactionRequest,
-    CommandGetCatalogs,
+    ActionBeginSavepointRequest, ActionBeginTransactionRequest, ActionCancelQueryRequest, ActionCancelQueryResult,
+    ActionEndSavepointRequest, ActionEndTransactionRequest, CommandGetCatalogs,
 };
 use arrow_flight::{
     CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightEndpoint, FlightInfo,
@@ -20,8 +19,7 @@ use super::wire::{Request, act, act_wrapped, command, only, packed, put_without_
 use super::world::{World, statement};
 use super::{Entry, Rpc, check, example, refused, served};
 use crate::session_messages::{
-    CLOSED, Closed, INVALID_NAME, INVALID_VALUE, OptionValue, Options, SetOptions, SetResult,
-    Value, text,
+    CLOSED, Closed, INVALID_NAME, INVALID_VALUE, OptionValue, Options, SetOptions, SetResult, Value, text,
 };
 
 const ACTION: &[Rpc] = &[Rpc::DoAction];
@@ -38,31 +36,21 @@ pub(super) fn entries() -> Vec<Entry> {
             ACTION,
             "stops the query of a FlightInfo; one that has ended is as good as cancelled",
         )
-        .used_by(
-            "raw clients, tools; stock drivers drop the gRPC stream instead, which does the same",
-        )
+        .used_by("raw clients, tools; stock drivers drop the gRPC stream instead, which does the same")
         .example(|world| Box::pin(async { cancel(world.info(&statement("SELECT 1")).await) }))
         .owned()
         .check(check!(cancelling_ends_the_stream))
         .check(check!(what_is_no_query_cannot_be_cancelled)),
-        served(
-            "ActionCancelQueryRequest",
-            ACTION,
-            "the older form of CancelFlightInfo",
-        )
-        .used_by("Java `cancel`; C++, Go")
-        .example(|world| {
-            Box::pin(async {
-                let info = world
-                    .info(&statement("SELECT 1"))
-                    .await
-                    .encode_to_vec()
-                    .into();
-                packed(&ActionCancelQueryRequest { info })
+        served("ActionCancelQueryRequest", ACTION, "the older form of CancelFlightInfo")
+            .used_by("Java `cancel`; C++, Go")
+            .example(|world| {
+                Box::pin(async {
+                    let info = world.info(&statement("SELECT 1")).await.encode_to_vec().into();
+                    packed(&ActionCancelQueryRequest { info })
+                })
             })
-        })
-        .owned()
-        .check(check!(the_older_form_cancels_too)),
+            .owned()
+            .check(check!(the_older_form_cancels_too)),
         served(
             "RenewFlightEndpointRequest",
             ACTION,
@@ -82,14 +70,10 @@ pub(super) fn entries() -> Vec<Entry> {
         .example(example!(set([("schema", text("public"))])))
         .check(check!(options_are_set_read_and_unset))
         .check(check!(options_that_cannot_be_set_are_named)),
-        served(
-            "GetSessionOptionsRequest",
-            ACTION,
-            "all options of the session",
-        )
-        .used_by("ADBC current catalog and schema")
-        .example(example!(Vec::new()))
-        .check(check!(options_mean_the_same_in_sql)),
+        served("GetSessionOptionsRequest", ACTION, "all options of the session")
+            .used_by("ADBC current catalog and schema")
+            .example(example!(Vec::new()))
+            .check(check!(options_mean_the_same_in_sql)),
         served(
             "CloseSessionRequest",
             ACTION,
@@ -140,9 +124,7 @@ fn renew(endpoint: FlightEndpoint) -> Vec<u8> {
 /// An endpoint of a result that is kept until it expires.
 async fn kept_endpoint(world: &World) -> FlightEndpoint {
     let client = world.cluster.client().await;
-    let set = packed(&super::statements::update(
-        "SET squadron.endpoints = parallel",
-    ));
+    let set = packed(&super::statements::update("SET squadron.endpoints = parallel"));
     let set = send(&client, Request::Put(put_without_rows(&set))).await;
     set.expect("the option can be set");
     let query = command(&statement("SELECT r_name FROM region"));
@@ -172,23 +154,14 @@ async fn what_is_not_kept_is_not_renewed(world: &World) {
     let once = world.info(&statement("SELECT 1")).await;
     let once = once.endpoint.into_iter().next().expect("an endpoint");
     let of_metadata = world.info(&CommandGetCatalogs {}).await;
-    let of_metadata = of_metadata
-        .endpoint
-        .into_iter()
-        .next()
-        .expect("an endpoint");
+    let of_metadata = of_metadata.endpoint.into_iter().next().expect("an endpoint");
     for (what, request) in [
-        (
-            "nothing",
-            RenewFlightEndpointRequest { endpoint: None }.encode_to_vec(),
-        ),
+        ("nothing", RenewFlightEndpointRequest { endpoint: None }.encode_to_vec()),
         ("no ticket", renew(FlightEndpoint::new())),
         ("a result that is read once", renew(once)),
         ("metadata", renew(of_metadata)),
     ] {
-        let status = world
-            .refusal(Request::Action("RenewFlightEndpoint", request))
-            .await;
+        let status = world.refusal(Request::Action("RenewFlightEndpoint", request)).await;
         let code = matches!(
             status.code(),
             Code::InvalidArgument | Code::NotFound | Code::Unimplemented
@@ -198,11 +171,7 @@ async fn what_is_not_kept_is_not_renewed(world: &World) {
 }
 
 /// Reads on until the stream ends with a status.
-async fn end_of_stream(
-    world: &World,
-    info: FlightInfo,
-    cancel: impl AsyncFnOnce(FlightInfo),
-) -> Status {
+async fn end_of_stream(world: &World, info: FlightInfo, cancel: impl AsyncFnOnce(FlightInfo)) -> Status {
     use futures::StreamExt;
     let mut rows = world.client.get(ticket(&info)).await.expect("it streams");
     rows.next().await.expect("a batch").expect("a good one");
@@ -228,19 +197,13 @@ async fn cancelling_ends_the_stream(world: &World) {
     // Before anybody fetched it, and twice.
     let info = world.info(&statement(ENDLESS)).await;
     for _ in 0..2 {
-        let result: CancelFlightInfoResult =
-            act(&world.client, "CancelFlightInfo", cancel(info.clone()))
-                .await
-                .expect("it is cancelled");
+        let result: CancelFlightInfoResult = act(&world.client, "CancelFlightInfo", cancel(info.clone()))
+            .await
+            .expect("it is cancelled");
         assert_eq!(result.status, i32::from(CancelStatus::Cancelled));
     }
-    let status = world
-        .refusal(Request::Get(ticket(&info).ticket.to_vec()))
-        .await;
-    assert!(
-        matches!(status.code(), Code::Cancelled | Code::NotFound),
-        "{status}"
-    );
+    let status = world.refusal(Request::Get(ticket(&info).ticket.to_vec())).await;
+    assert!(matches!(status.code(), Code::Cancelled | Code::NotFound), "{status}");
 }
 
 async fn the_older_form_cancels_too(world: &World) {
@@ -249,10 +212,9 @@ async fn the_older_form_cancels_too(world: &World) {
         let request = ActionCancelQueryRequest {
             info: info.encode_to_vec().into(),
         };
-        let result: ActionCancelQueryResult =
-            act_wrapped(&world.client, "CancelQuery", packed(&request))
-                .await
-                .expect("it is cancelled");
+        let result: ActionCancelQueryResult = act_wrapped(&world.client, "CancelQuery", packed(&request))
+            .await
+            .expect("it is cancelled");
         assert_eq!(result.result, 1, "CANCEL_RESULT_CANCELLED");
     })
     .await;
@@ -267,17 +229,12 @@ async fn what_is_no_query_cannot_be_cancelled(world: &World) {
     *bytes.last_mut().expect("some bytes") ^= 0x55;
     forged_ticket.ticket = bytes.into();
     for (what, request) in [
-        (
-            "no FlightInfo",
-            CancelFlightInfoRequest { info: None }.encode_to_vec(),
-        ),
+        ("no FlightInfo", CancelFlightInfoRequest { info: None }.encode_to_vec()),
         ("no endpoint", cancel(FlightInfo::new())),
         ("metadata", cancel(of_metadata)),
         ("a forged ticket", cancel(forged)),
     ] {
-        let status = world
-            .refusal(Request::Action("CancelFlightInfo", request))
-            .await;
+        let status = world.refusal(Request::Action("CancelFlightInfo", request)).await;
         let code = matches!(status.code(), Code::InvalidArgument | Code::NotFound);
         assert!(code, "{what}: {status}");
     }
@@ -291,10 +248,7 @@ fn set<const N: usize>(options: [(&str, OptionValue); N]) -> Vec<u8> {
     SetOptions { session_options }.encode_to_vec()
 }
 
-async fn set_on<const N: usize>(
-    client: &Client,
-    options: [(&str, OptionValue); N],
-) -> HashMap<String, i32> {
+async fn set_on<const N: usize>(client: &Client, options: [(&str, OptionValue); N]) -> HashMap<String, i32> {
     let result: SetResult = act(client, "SetSessionOptions", set(options))
         .await
         .expect("SetSessionOptions answers what could not be set");
@@ -322,38 +276,19 @@ async fn options_are_set_read_and_unset(world: &World) {
     for value in [Value::Integer(1_000), Value::Text("1000".into())] {
         let value = OptionValue { value: Some(value) };
         assert_eq!(set_on(&client, [(name, value)]).await, none());
-        assert_eq!(
-            options_of(&client).await[name],
-            Some(Value::Text("1000".into()))
-        );
-        assert_eq!(
-            options_of(&world.client).await[name],
-            before,
-            "another session"
-        );
+        assert_eq!(options_of(&client).await[name], Some(Value::Text("1000".into())));
+        assert_eq!(options_of(&world.client).await[name], before, "another session");
         // Without a value it is as it was.
-        assert_eq!(
-            set_on(&client, [(name, OptionValue { value: None })]).await,
-            none()
-        );
+        assert_eq!(set_on(&client, [(name, OptionValue { value: None })]).await, none());
         assert_eq!(options_of(&client).await[name], before);
     }
-    let both = [
-        ("catalog", text("datafusion")),
-        ("schema", text("information_schema")),
-    ];
+    let both = [("catalog", text("datafusion")), ("schema", text("information_schema"))];
     let errors = set_on(&client, both).await;
     if errors.is_empty() {
-        let (_, rows) = client
-            .query("SELECT * FROM tables LIMIT 1")
-            .await
-            .expect("that schema");
+        let (_, rows) = client.query("SELECT * FROM tables LIMIT 1").await.expect("that schema");
         assert_eq!(rows[0].num_rows(), 1);
     } else {
-        assert_eq!(
-            errors,
-            HashMap::from([("schema".to_owned(), INVALID_VALUE)])
-        );
+        assert_eq!(errors, HashMap::from([("schema".to_owned(), INVALID_VALUE)]));
     }
 }
 
@@ -382,19 +317,10 @@ async fn options_that_cannot_be_set_are_named(world: &World) {
 async fn options_mean_the_same_in_sql(world: &World) {
     let client = world.cluster.client().await;
     let name = "datafusion.execution.batch_size";
-    client
-        .update(&format!("SET {name} = 1234"))
-        .await
-        .expect("SET works");
-    assert_eq!(
-        options_of(&client).await[name],
-        Some(Value::Text("1234".into()))
-    );
+    client.update(&format!("SET {name} = 1234")).await.expect("SET works");
+    assert_eq!(options_of(&client).await[name], Some(Value::Text("1234".into())));
     assert_eq!(set_on(&client, [(name, text("4321"))]).await, none());
-    let (_, rows) = client
-        .query(&format!("SHOW {name}"))
-        .await
-        .expect("SHOW works");
+    let (_, rows) = client.query(&format!("SHOW {name}")).await.expect("SHOW works");
     let shown = arrow::util::pretty::pretty_format_batches(&rows).expect("it prints");
     assert!(shown.to_string().contains("4321"), "{shown}");
 }
@@ -412,9 +338,7 @@ async fn a_closed_session_is_gone(world: &World) {
         act_wrapped(&client, "CreatePreparedStatement", packed(&request))
             .await
             .expect("it is prepared");
-    let closed: Closed = act(&client, "CloseSession", Vec::new())
-        .await
-        .expect("it closes");
+    let closed: Closed = act(&client, "CloseSession", Vec::new()).await.expect("it closes");
     assert_eq!(closed.status, CLOSED);
     assert_eq!(options_of(&client).await[name], before, "a new session");
     let run = super::wire::command(&super::world::prepared(prepared.prepared_statement_handle));
@@ -422,8 +346,6 @@ async fn a_closed_session_is_gone(world: &World) {
         .await
         .expect_err("its statements are gone");
     assert_eq!(status.code(), Code::NotFound, "{status}");
-    let again: Closed = act(&client, "CloseSession", Vec::new())
-        .await
-        .expect("again");
+    let again: Closed = act(&client, "CloseSession", Vec::new()).await.expect("again");
     assert_eq!(again.status, CLOSED);
 }

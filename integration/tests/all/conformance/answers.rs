@@ -62,10 +62,7 @@ async fn example(world: &World, entry: &Entry, rpc: Rpc) {
                 "the row says {why:?}, the status {status}"
             );
             let named = entry.action().unwrap_or(entry.message);
-            assert!(
-                status.message().contains(named),
-                "it names {named}: {status}"
-            );
+            assert!(status.message().contains(named), "it names {named}: {status}");
             assert_ne!(status.code(), Code::Internal);
         }
     }
@@ -82,15 +79,8 @@ async fn one_schema(world: &World, entry: &Entry) {
     let info = world.send(Request::Info(descriptor.clone())).await;
     let info: FlightInfo = only(&info.expect("GetFlightInfo answers"));
     assert_eq!(info.flight_descriptor, Some(descriptor.clone()));
-    assert_eq!(
-        info.endpoint.len(),
-        1,
-        "one endpoint, unless asked for more"
-    );
-    assert!(
-        info.endpoint[0].location.is_empty(),
-        "fetched where it was asked"
-    );
+    assert_eq!(info.endpoint.len(), 1, "one endpoint, unless asked for more");
+    assert!(info.endpoint[0].location.is_empty(), "fetched where it was asked");
     let promised = info.clone().try_decode_schema().expect("a schema");
     if entry.rpcs.contains(&Rpc::PollFlightInfo) {
         let polled = world.polled(descriptor.clone()).await;

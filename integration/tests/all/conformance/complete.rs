@@ -33,19 +33,9 @@ const FLIGHT_ACTIONS: [&str; 5] = [
 /// RPCs that take any command with a result.
 const DESCRIBED: &[Rpc] = &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema];
 /// Those, and DoGet, which the metadata commands are made for.
-const LISTED: &[Rpc] = &[
-    Rpc::GetFlightInfo,
-    Rpc::PollFlightInfo,
-    Rpc::GetSchema,
-    Rpc::DoGet,
-];
+const LISTED: &[Rpc] = &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema, Rpc::DoGet];
 /// Those that run and those that take data.
-const RUN: &[Rpc] = &[
-    Rpc::GetFlightInfo,
-    Rpc::PollFlightInfo,
-    Rpc::GetSchema,
-    Rpc::DoPut,
-];
+const RUN: &[Rpc] = &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema, Rpc::DoPut];
 const PUT: &[Rpc] = &[Rpc::DoPut];
 const GET: &[Rpc] = &[Rpc::DoGet];
 const ACT: &[Rpc] = &[Rpc::DoAction];
@@ -114,10 +104,7 @@ fn every_message_has_a_row_for_each_of_its_rpcs() {
     let entries = entries();
     for (message, rpcs) in SENT {
         for rpc in *rpcs {
-            assert!(
-                has_row(&entries, message, *rpc),
-                "{message} in {rpc} has no row"
-            );
+            assert!(has_row(&entries, message, *rpc), "{message} in {rpc} has no row");
         }
         let type_url = format!("type.googleapis.com/arrow.flight.protocol.sql.{message}");
         let value = Default::default();
@@ -129,26 +116,15 @@ fn every_message_has_a_row_for_each_of_its_rpcs() {
 #[test]
 fn every_row_is_of_the_protocol() {
     for entry in entries().iter().filter(|entry| entry.example.is_some()) {
-        let of_flight = entry
-            .action()
-            .is_some_and(|name| FLIGHT_ACTIONS.contains(&name));
+        let of_flight = entry.action().is_some_and(|name| FLIGHT_ACTIONS.contains(&name));
         let of_sql = SENT.iter().find(|(message, _)| *message == entry.message);
         let title = entry.title();
-        assert!(
-            of_flight || of_sql.is_some(),
-            "{title} is no message of the protocol"
-        );
+        assert!(of_flight || of_sql.is_some(), "{title} is no message of the protocol");
         if let Some((_, rpcs)) = of_sql {
             let made_for = |rpc: &Rpc| rpcs.contains(rpc);
-            assert!(
-                entry.rpcs.iter().all(made_for),
-                "{title} is not made for these RPCs"
-            );
+            assert!(entry.rpcs.iter().all(made_for), "{title} is not made for these RPCs");
         }
-        assert!(
-            !entry.used_by.is_empty(),
-            "{title} does not say who uses it"
-        );
+        assert!(!entry.used_by.is_empty(), "{title} does not say who uses it");
     }
 }
 
@@ -178,17 +154,11 @@ fn every_rpc_has_a_row() {
         let mut rows = entries.iter().filter(|entry| entry.rpcs.contains(&rpc));
         assert!(rows.next().is_some(), "{rpc} has no row");
     }
-    let mut known: Vec<_> = RPCS
-        .iter()
-        .map(|rpc| method_name(&rpc.to_string()))
-        .collect();
+    let mut known: Vec<_> = RPCS.iter().map(|rpc| method_name(&rpc.to_string())).collect();
     let mut implemented = implemented_methods();
     known.sort_unstable();
     implemented.sort_unstable();
-    assert_eq!(
-        implemented, known,
-        "the trait of arrow-flight has other RPCs"
-    );
+    assert_eq!(implemented, known, "the trait of arrow-flight has other RPCs");
 }
 
 /// `GetFlightInfo` as Rust names it.

@@ -70,19 +70,10 @@ fn judged(outcome: Result<Answer, Status>, allowed: Allowed) -> Result<(), Strin
 }
 
 /// Everything wrong that a message can be.
-fn bad(
-    entry: &Entry,
-    rpc: Rpc,
-    good: &[u8],
-    random: &mut StdRng,
-) -> Vec<(String, Vec<u8>, Allowed)> {
+fn bad(entry: &Entry, rpc: Rpc, good: &[u8], random: &mut StdRng) -> Vec<(String, Vec<u8>, Allowed)> {
     // The messages of Flight's own actions stand without an envelope, and each field may be absent.
     let is_bare = rpc == Rpc::DoAction && !entry.message.starts_with("Action");
-    let strict = if is_bare {
-        Allowed::Answer
-    } else {
-        Allowed::Refusal
-    };
+    let strict = if is_bare { Allowed::Answer } else { Allowed::Refusal };
     let other = if entry.message.contains("Savepoint") {
         "CommandGetCatalogs"
     } else {
@@ -90,26 +81,14 @@ fn bad(
     };
     let mut inputs = vec![
         ("nothing".into(), Vec::new(), strict),
-        (
-            "another command".into(),
-            envelope(other, Vec::new()),
-            strict,
-        ),
+        ("another command".into(), envelope(other, Vec::new()), strict),
         ("another type".into(), foreign(), strict),
         ("no name".into(), envelope("", good.to_vec()), strict),
-        (
-            "bytes that are no message".into(),
-            vec![0xff; 9],
-            Allowed::Refusal,
-        ),
+        ("bytes that are no message".into(), vec![0xff; 9], Allowed::Refusal),
     ];
     for cut in 1..=CUTS {
         let at = good.len() * cut / (CUTS + 1);
-        inputs.push((
-            format!("cut at byte {at}"),
-            good[..at].to_vec(),
-            Allowed::Answer,
-        ));
+        inputs.push((format!("cut at byte {at}"), good[..at].to_vec(), Allowed::Answer));
     }
     for length in [1, 7, 60, 400] {
         let noise: Vec<u8> = (0..length).map(|_| random.random()).collect();
@@ -118,18 +97,10 @@ fn bad(
             envelope(entry.message, noise.clone()),
             Allowed::Answer,
         ));
-        inputs.push((
-            format!("{length} bare random bytes"),
-            noise,
-            Allowed::Answer,
-        ));
+        inputs.push((format!("{length} bare random bytes"), noise, Allowed::Answer));
     }
     let long: Vec<u8> = (0..LONG).map(|_| random.random()).collect();
-    inputs.push((
-        "a megabyte".into(),
-        envelope(entry.message, long),
-        Allowed::Answer,
-    ));
+    inputs.push(("a megabyte".into(), envelope(entry.message, long), Allowed::Answer));
     let mut swollen = good.to_vec();
     swollen.extend([0xff; 40]);
     inputs.push(("a tail".into(), swollen, Allowed::Refusal));
@@ -149,8 +120,7 @@ fn handles_that_nobody_gave_are_not_found() {
         let world = World::start().await;
         let mut mismatches = Mismatches::default();
         for entry in entries() {
-            let (Some(with_handle), Standing::Served(_)) = (entry.with_handle, entry.standing)
-            else {
+            let (Some(with_handle), Standing::Served(_)) = (entry.with_handle, entry.standing) else {
                 continue;
             };
             let long = vec![b'a'; LONG];

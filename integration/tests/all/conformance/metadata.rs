@@ -4,9 +4,8 @@ use arrow::array::{Array, AsArray, RecordBatch, UnionArray};
 use arrow::datatypes::{DataType, Int32Type, Schema, UInt32Type};
 use arrow::ipc::convert::try_schema_from_ipc_buffer;
 use arrow_flight::sql::{
-    CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys,
-    CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes,
-    CommandGetTables, CommandGetXdbcTypeInfo,
+    CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
+    CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
 };
 
 use super::schemas;
@@ -14,12 +13,7 @@ use super::wire::packed;
 use super::world::{World, texts};
 use super::{Entry, Rpc, check, example, served};
 
-const RPCS: &[Rpc] = &[
-    Rpc::GetFlightInfo,
-    Rpc::PollFlightInfo,
-    Rpc::GetSchema,
-    Rpc::DoGet,
-];
+const RPCS: &[Rpc] = &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema, Rpc::DoGet];
 
 /// One metadata command.
 macro_rules! command {
@@ -64,21 +58,30 @@ pub(super) fn entries() -> Vec<Entry> {
         ),
         command!(
             CommandGetPrimaryKeys,
-            CommandGetPrimaryKeys { table: "nation".into(), ..Default::default() },
+            CommandGetPrimaryKeys {
+                table: "nation".into(),
+                ..Default::default()
+            },
             "the declared keys of a table, often none",
             "ADBC `get_objects`; JDBC `getPrimaryKeys`",
             primary_keys
         ),
         command!(
             CommandGetExportedKeys,
-            CommandGetExportedKeys { table: "nation".into(), ..Default::default() },
+            CommandGetExportedKeys {
+                table: "nation".into(),
+                ..Default::default()
+            },
             "well-formed; tables declare no foreign keys",
             "JDBC `getExportedKeys`",
             foreign_keys
         ),
         command!(
             CommandGetImportedKeys,
-            CommandGetImportedKeys { table: "nation".into(), ..Default::default() },
+            CommandGetImportedKeys {
+                table: "nation".into(),
+                ..Default::default()
+            },
             "well-formed; tables declare no foreign keys",
             "ADBC `get_objects`; JDBC `getImportedKeys`",
             foreign_keys
@@ -188,10 +191,7 @@ async fn db_schemas(world: &World) {
         (Some(""), None, &[]),
     ] {
         let batch = world.batch(&ask(catalog, pattern)).await;
-        let found: Vec<_> = texts(&batch, "db_schema_name")
-            .into_iter()
-            .flatten()
-            .collect();
+        let found: Vec<_> = texts(&batch, "db_schema_name").into_iter().flatten().collect();
         assert_eq!(found, expected, "{catalog:?} {pattern:?}");
     }
 }
@@ -206,10 +206,7 @@ fn tables_like(pattern: &str) -> CommandGetTables {
 async fn tables_and_their_filters(world: &World) {
     let all = world.batch(&CommandGetTables::default()).await;
     has_schema(&all, &schemas::tables(false));
-    sorted(
-        &all,
-        &["catalog_name", "db_schema_name", "table_name", "table_type"],
-    );
+    sorted(&all, &["catalog_name", "db_schema_name", "table_name", "table_type"]);
     for (command, expected) in [
         (tables_like("region"), &["region"][..]),
         (tables_like("part%"), &["part", "partsupp"]),
@@ -291,9 +288,7 @@ async fn tables_with_schema(world: &World) {
     let bytes = batch.column(4).as_binary::<i32>().value(0);
     let columns = try_schema_from_ipc_buffer(bytes).expect("an encapsulated schema");
     let metadata = |column: &str, key: &str| {
-        let field = columns
-            .field_with_name(column)
-            .expect("the column is there");
+        let field = columns.field_with_name(column).expect("the column is there");
         let key = format!("ARROW:FLIGHT:SQL:{key}");
         let value = field.metadata().get(&key);
         value
@@ -362,9 +357,7 @@ async fn foreign_keys(world: &World) {
 }
 
 async fn type_info(world: &World) {
-    let all = world
-        .batch(&CommandGetXdbcTypeInfo { data_type: None })
-        .await;
+    let all = world.batch(&CommandGetXdbcTypeInfo { data_type: None }).await;
     has_schema(&all, &schemas::type_info());
     let numbers = |batch: &RecordBatch| {
         let column = batch.column(1).as_primitive::<Int32Type>();
@@ -386,18 +379,10 @@ async fn type_info(world: &World) {
 
 /// Keys with the child that holds their value, and the values.
 async fn sql_info(world: &World, keys: &[u32]) -> (Vec<(u32, i8)>, UnionArray) {
-    let batch = world
-        .batch(&CommandGetSqlInfo {
-            info: keys.to_vec(),
-        })
-        .await;
+    let batch = world.batch(&CommandGetSqlInfo { info: keys.to_vec() }).await;
     let field = batch.schema().field(0).clone();
     assert_eq!(
-        (
-            field.name().as_str(),
-            field.data_type(),
-            field.is_nullable()
-        ),
+        (field.name().as_str(), field.data_type(), field.is_nullable()),
         ("info_name", &DataType::UInt32, false)
     );
     let children = schemas::sql_info_children(&batch.schema());
@@ -421,10 +406,7 @@ async fn sql_info_by_key(world: &World) {
     let (all, _) = sql_info(world, &[]).await;
     let keys: Vec<_> = all.iter().map(|(key, _)| *key).collect();
     let expected: Vec<_> = (0..=11).chain([100, 101]).chain(500..=576).collect();
-    assert_eq!(
-        keys, expected,
-        "none missing: DBeaver and Tableau fail on a null"
-    );
+    assert_eq!(keys, expected, "none missing: DBeaver and Tableau fail on a null");
     let (some, _) = sql_info(world, &[8, 0, 99_999]).await;
     assert_eq!(some, [(0, TEXT), (8, BITS)]);
     let (none, _) = sql_info(world, &[99_999]).await;

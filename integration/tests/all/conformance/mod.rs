@@ -95,9 +95,7 @@ struct Entry {
 /// An async function of the world as a named [`Check`].
 macro_rules! check {
     ($check:path) => {
-        (stringify!($check), |world| {
-            futures::FutureExt::boxed($check(world))
-        })
+        (stringify!($check), |world| futures::FutureExt::boxed($check(world)))
     };
 }
 /// A message that needs nothing from the server as an [`Example`].
@@ -213,11 +211,7 @@ fn entries() -> Vec<Entry> {
 
 /// The names of all commands and tickets, as they stand in an `Any`.
 pub(crate) fn commands() -> Vec<&'static str> {
-    let named = |entry: &Entry| {
-        ["Command", "Ticket"]
-            .iter()
-            .any(|kind| entry.message.starts_with(kind))
-    };
+    let named = |entry: &Entry| ["Command", "Ticket"].iter().any(|kind| entry.message.starts_with(kind));
     let mut names: Vec<_> = entries()
         .iter()
         .filter(|entry| named(entry))

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Entry, Rpc, Standing, entries};
 
-const BEGIN: &str = "<!-- The conformance suite writes this table: UPDATE_DOCS=1 cargo test --test all -- conformance::page -->\n";
+const BEGIN: &str =
+    "<!-- The conformance suite writes this table: UPDATE_DOCS=1 cargo test --test all -- conformance::page -->\n";
 const END: &str = "<!-- end of the table -->";
 
 fn page() -> PathBuf {
@@ -54,9 +55,7 @@ fn standing(entry: &Entry) -> String {
 fn the_table_is_current() {
     let path = page();
     let text = fs::read_to_string(&path).expect("docs/clients.md is there");
-    let (before, rest) = text
-        .split_once(BEGIN)
-        .expect("the page has a place for the table");
+    let (before, rest) = text.split_once(BEGIN).expect("the page has a place for the table");
     let (found, after) = rest.split_once(END).expect("and an end of it");
     let table = table();
     if std::env::var_os("UPDATE_DOCS").is_some() {

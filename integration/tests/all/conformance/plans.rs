@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 
 use arrow_flight::sql::{
-    ActionCreatePreparedSubstraitPlanRequest, CommandStatementIngest,
-    CommandStatementSubstraitPlan, SubstraitPlan, TableDefinitionOptions, TableExistsOption,
-    TableNotExistOption,
+    ActionCreatePreparedSubstraitPlanRequest, CommandStatementIngest, CommandStatementSubstraitPlan, SubstraitPlan,
+    TableDefinitionOptions, TableExistsOption, TableNotExistOption,
 };
 use datafusion::logical_expr::{LogicalPlanBuilder, lit};
 use datafusion::prelude::SessionContext;
@@ -22,12 +21,7 @@ pub(super) fn entries() -> Vec<Entry> {
     vec![
         served(
             "CommandStatementSubstraitPlan",
-            &[
-                Rpc::GetFlightInfo,
-                Rpc::PollFlightInfo,
-                Rpc::GetSchema,
-                Rpc::DoPut,
-            ],
+            &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema, Rpc::DoPut],
             "a plan in the binary form of protobuf; as an update it is run to its end",
         )
         .used_by("ADBC `set_substrait_plan`; Go, C++, Java")
@@ -39,12 +33,10 @@ pub(super) fn entries() -> Vec<Entry> {
             "a plan with its parameters, answered as CreatePreparedStatement is",
         )
         .used_by("Python `cursor.execute(bytes)`; Go, C++")
-        .example(example!(packed(
-            &ActionCreatePreparedSubstraitPlanRequest {
-                plan: plan().plan,
-                transaction_id: None,
-            }
-        )))
+        .example(example!(packed(&ActionCreatePreparedSubstraitPlanRequest {
+            plan: plan().plan,
+            transaction_id: None,
+        })))
         .check(check!(a_prepared_plan_gives_its_rows)),
         refused(
             "CommandStatementIngest",
@@ -60,9 +52,7 @@ pub(super) fn entries() -> Vec<Entry> {
 /// A plan of one row.
 fn plan() -> CommandStatementSubstraitPlan {
     let rows = LogicalPlanBuilder::values(vec![vec![lit(1_i64)]]);
-    let rows = rows
-        .and_then(LogicalPlanBuilder::build)
-        .expect("it is a plan");
+    let rows = rows.and_then(LogicalPlanBuilder::build).expect("it is a plan");
     let state = SessionContext::new().state();
     let bytes = to_substrait_plan(&rows, &state).expect("it is a Substrait plan");
     let plan = SubstraitPlan {
@@ -86,10 +76,7 @@ async fn a_prepared_plan_gives_its_rows(world: &World) {
         .await
         .expect("it runs by its handle");
     assert_eq!(schema.fields().len(), 1);
-    assert_eq!(
-        batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
-        1
-    );
+    assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 1);
 }
 
 fn ingest() -> CommandStatementIngest {
@@ -112,8 +99,6 @@ async fn ingestion_with_rows_is_refused(world: &World) {
     let status = world.refusal(Request::Put(messages)).await;
     assert_eq!(status.code(), Code::Unimplemented, "{status}");
     let table = statement("SELECT * FROM conformance_ingest");
-    let status = world
-        .refusal(Request::Info(super::wire::command(&table)))
-        .await;
+    let status = world.refusal(Request::Info(super::wire::command(&table))).await;
     assert_eq!(status.code(), Code::NotFound, "nothing was made: {status}");
 }

@@ -5,8 +5,8 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::ipc::convert::try_schema_from_ipc_buffer;
 use arrow_flight::PutResult;
 use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, Any,
-    CommandPreparedStatementUpdate, DoPutPreparedStatementResult,
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, Any, CommandPreparedStatementUpdate,
+    DoPutPreparedStatementResult,
 };
 use futures::future::join_all;
 use prost::Message;
@@ -70,7 +70,9 @@ pub(super) fn entries() -> Vec<Entry> {
         .used_by("JDBC updates and batches; Python `executemany`; Go, C++")
         .example(|world| {
             Box::pin(async {
-                packed(&prepared_update(world.handle("SET datafusion.explain.show_sizes = true").await))
+                packed(&prepared_update(
+                    world.handle("SET datafusion.explain.show_sizes = true").await,
+                ))
             })
         })
         .with_handle(|handle| packed(&prepared_update(handle.to_vec())))
@@ -109,17 +111,10 @@ async fn bind(world: &World, handle: &Bytes, rows: RecordBatch) -> Bytes {
 }
 
 async fn prepare(world: &World, sql: &str) -> PreparedResult {
-    let any: Any = act(
-        &world.client,
-        "CreatePreparedStatement",
-        packed(&create(sql)),
-    )
-    .await
-    .expect("it is prepared");
-    assert!(
-        any.type_url
-            .ends_with(".ActionCreatePreparedStatementResult")
-    );
+    let any: Any = act(&world.client, "CreatePreparedStatement", packed(&create(sql)))
+        .await
+        .expect("it is prepared");
+    assert!(any.type_url.ends_with(".ActionCreatePreparedStatementResult"));
     PreparedResult::decode(any.value).expect("a result")
 }
 
@@ -136,18 +131,10 @@ async fn preparing_tells_everything(world: &World) {
     assert!(!query.prepared_statement_handle.is_empty());
     assert_eq!(query.is_update, Some(false));
     let dataset = schema(&query.dataset_schema);
-    let names: Vec<_> = dataset
-        .fields()
-        .iter()
-        .map(|field| field.name().as_str())
-        .collect();
+    let names: Vec<_> = dataset.fields().iter().map(|field| field.name().as_str()).collect();
     assert_eq!(names, ["n_name", "sum"]);
     let parameters = schema(&query.parameter_schema);
-    let names: Vec<_> = parameters
-        .fields()
-        .iter()
-        .map(|field| field.name().as_str())
-        .collect();
+    let names: Vec<_> = parameters.fields().iter().map(|field| field.name().as_str()).collect();
     assert_eq!(names, ["$1", "$2"]);
     assert!(
         parameters.fields().iter().all(|field| field.is_nullable()),
@@ -168,21 +155,14 @@ async fn placeholders_of_both_kinds(world: &World) {
     for (sql, expected) in [
         ("SELECT '?' AS mark, ? AS a, ? AS b /* ? */ -- ?", 2),
         ("SELECT $2 AS a, $1 AS b, $2 AS c", 2),
-        (
-            "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12",
-            12,
-        ),
+        ("SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12", 12),
         ("SELECT 1", 0),
     ] {
         let parameters = schema(&prepare(world, sql).await.parameter_schema);
         assert_eq!(parameters.fields().len(), expected, "{sql}");
         for (position, field) in parameters.fields().iter().enumerate() {
             assert_eq!(*field.name(), format!("${}", position + 1), "{sql}");
-            assert_ne!(
-                *field.data_type(),
-                DataType::Null,
-                "JDBC cannot bind to it: {sql}"
-            );
+            assert_ne!(*field.data_type(), DataType::Null, "JDBC cannot bind to it: {sql}");
         }
     }
 }
@@ -210,10 +190,7 @@ async fn a_closed_statement_is_gone(world: &World) {
         let answer = world
             .send(Request::Action("ClosePreparedStatement", close(&handle)))
             .await;
-        assert!(
-            answer.expect("it closes").is_empty(),
-            "closing has no result"
-        );
+        assert!(answer.expect("it closes").is_empty(), "closing has no result");
     }
     let run = command(&prepared(handle.clone()));
     for request in [
@@ -223,10 +200,7 @@ async fn a_closed_statement_is_gone(world: &World) {
     ] {
         let status = world.refusal(request).await;
         assert_eq!(status.code(), Code::NotFound, "{status}");
-        assert!(
-            status.message().contains("prepare"),
-            "it says what to do: {status}"
-        );
+        assert!(status.message().contains("prepare"), "it says what to do: {status}");
     }
 }
 
@@ -252,9 +226,7 @@ async fn bound_statements_are_polled(world: &World) {
 
 async fn parameters_must_be_bound(world: &World) {
     let handle = world.handle("SELECT $1 + 1 AS next").await;
-    let status = world
-        .refusal(Request::Info(command(&prepared(handle))))
-        .await;
+    let status = world.refusal(Request::Info(command(&prepared(handle)))).await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     assert!(status.message().contains("parameter"), "{status}");
 }
@@ -269,10 +241,7 @@ async fn bindings_do_not_mix(world: &World) {
     }
     for (value, handle) in bound.iter().rev() {
         let batch = world.batch(&prepared(handle.clone())).await;
-        assert_eq!(
-            batch.column(0).as_primitive::<Int64Type>().value(0),
-            value * 2
-        );
+        assert_eq!(batch.column(0).as_primitive::<Int64Type>().value(0), value * 2);
     }
     // For drivers that ignore the answered handle, the statement's own means the last rows bound.
     let batch = world.batch(&prepared(handle)).await;
@@ -295,12 +264,7 @@ async fn wrong_parameters_are_refused(world: &World) {
     let messages = put_rows(&prepared(handle.clone()), text).await;
     let outcome = match world.send(Request::Put(messages)).await {
         Err(status) => Err(status),
-        Ok(_) => match world
-            .client
-            .flight()
-            .get_flight_info(command(&prepared(handle)))
-            .await
-        {
+        Ok(_) => match world.client.flight().get_flight_info(command(&prepared(handle))).await {
             Err(status) => Err(status),
             Ok(info) => world.client.fetch(info.into_inner()).await,
         },
@@ -311,18 +275,11 @@ async fn wrong_parameters_are_refused(world: &World) {
 }
 
 async fn a_prepared_update_runs_once(world: &World) {
-    let create = world
-        .handle("CREATE VIEW conformance_update AS SELECT 1 AS one")
-        .await;
+    let create = world.handle("CREATE VIEW conformance_update AS SELECT 1 AS one").await;
     let put = packed(&prepared_update(create.clone()));
     let answer = world.send(Request::Put(put_without_rows(&put))).await;
     assert_eq!(count_of(&answer.expect("it runs")), 0);
-    assert_eq!(
-        world
-            .number("SELECT count(*) FROM conformance_update")
-            .await,
-        1
-    );
+    assert_eq!(world.number("SELECT count(*) FROM conformance_update").await, 1);
     let again = world.refusal(Request::Put(put_without_rows(&put))).await;
     assert!(again.message().contains("conformance_update"), "{again}");
     let drop = world.handle("DROP VIEW conformance_update").await;

@@ -1,9 +1,7 @@
 //! The RPCs themselves: those that carry no Flight SQL message, descriptors of another kind, and the order of messages.
 
 use arrow::datatypes::{DataType, Field, Schema};
-use arrow_flight::{
-    ActionType, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, SchemaResult,
-};
+use arrow_flight::{ActionType, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, SchemaResult};
 use prost::Message;
 use tonic::{Code, Status};
 
@@ -72,11 +70,7 @@ async fn handshake_gives_a_token_that_works(world: &World) {
     let payload = client.handshake("someone", "secret").await;
     let payload = payload.expect("everyone is let in without --users and --tokens");
     let token = client.token().cloned().expect("the header has the token");
-    assert_eq!(
-        payload,
-        token.as_bytes(),
-        "payload and header tell one token"
-    );
+    assert_eq!(payload, token.as_bytes(), "payload and header tell one token");
     let info = client.execute("SELECT 1 AS one".into(), None).await;
     let info = info.expect("the token opens the door");
     assert_eq!(info.endpoint.len(), 1);
@@ -105,13 +99,7 @@ fn blames_the_login(status: &Status) -> bool {
 }
 
 async fn tables_are_flights(world: &World) {
-    for (criteria, expected) in [
-        ("", 8),
-        ("%", 8),
-        ("part%", 2),
-        ("_ation", 1),
-        ("nowhere", 0),
-    ] {
+    for (criteria, expected) in [("", 8), ("%", 8), ("part%", 2), ("_ation", 1), ("nowhere", 0)] {
         let answer = world.send(Request::Flights(criteria.into())).await;
         let answer = answer.expect("it answers");
         assert_eq!(answer.len(), expected, "{criteria}");
@@ -142,10 +130,7 @@ async fn a_path_leads_to_its_table(world: &World) {
         let polled = world.polled(path(names)).await;
         for info in [only(&info.expect("it answers")), polled] {
             let (_, batches) = world.client.fetch(info).await.expect("its rows");
-            assert_eq!(
-                batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
-                5
-            );
+            assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 5);
         }
     }
 }
@@ -222,10 +207,7 @@ async fn put_in_the_wrong_order(world: &World) {
             "rows before their schema",
             vec![bare(rows).with_descriptor(command.clone()), bare(schema)],
         ),
-        (
-            "two schemas",
-            vec![schema.clone(), opening(&other), rows.clone()],
-        ),
+        ("two schemas", vec![schema.clone(), opening(&other), rows.clone()]),
         (
             "a path",
             vec![bare(schema).with_descriptor(FlightDescriptor::new_path(vec![]))],

@@ -21,10 +21,7 @@ pub(super) fn catalogs() -> Schema {
 }
 
 pub(super) fn db_schemas() -> Schema {
-    Schema::new(vec![
-        text("catalog_name", true),
-        text("db_schema_name", false),
-    ])
+    Schema::new(vec![text("catalog_name", true), text("db_schema_name", false)])
 }
 
 pub(super) fn tables(with_schema: bool) -> Schema {
@@ -104,8 +101,6 @@ pub(super) fn sql_info_children(schema: &Schema) -> Vec<(i8, String)> {
         panic!("not a dense union: {schema}");
     };
     let children: &UnionFields = children;
-    let named = children
-        .iter()
-        .map(|(id, field)| (id, field.name().clone()));
+    let named = children.iter().map(|(id, field)| (id, field.name().clone()));
     named.collect()
 }

@@ -1,9 +1,7 @@
 //! SQL statements: queries, their tickets, and updates.
 
 use arrow::datatypes::Schema;
-use arrow_flight::sql::{
-    CommandStatementQuery, CommandStatementUpdate, DoPutUpdateResult, TicketStatementQuery,
-};
+use arrow_flight::sql::{CommandStatementQuery, CommandStatementUpdate, DoPutUpdateResult, TicketStatementQuery};
 use arrow_flight::{FlightDescriptor, FlightInfo, PutResult, SchemaResult};
 use prost::Message;
 use prost::bytes::Bytes;
@@ -88,10 +86,7 @@ async fn rows_and_their_schema(world: &World) {
     assert_eq!(info.flight_descriptor, Some(command(&query)));
     assert_eq!(info.app_metadata.len(), 36, "the query id");
     assert!(info.total_records == -1 || info.total_records == 5);
-    assert!(
-        info.endpoint[0].location.is_empty(),
-        "fetched where it was asked"
-    );
+    assert!(info.endpoint[0].location.is_empty(), "fetched where it was asked");
     let batch = world.batch(&query).await;
     assert_eq!(batch.num_rows(), 5);
     assert_eq!(batch.schema().fields().len(), 2);
@@ -105,11 +100,7 @@ async fn empty_results_have_the_schema(world: &World) {
     ] {
         let (schema, batches) = world.rows(&statement(sql)).await;
         assert!(!schema.fields().is_empty(), "{sql}");
-        assert_eq!(
-            batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
-            0,
-            "{sql}"
-        );
+        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 0, "{sql}");
     }
 }
 
@@ -117,15 +108,9 @@ async fn ddl_runs_once_and_in_get_flight_info(world: &World) {
     let create = statement("CREATE VIEW conformance_once AS SELECT 1 AS one");
     let info = world.info(&create).await;
     // It ran already, although nobody has fetched its empty result.
-    assert_eq!(
-        world.number("SELECT count(*) FROM conformance_once").await,
-        1
-    );
+    assert_eq!(world.number("SELECT count(*) FROM conformance_once").await, 1);
     let (_, batches) = world.client.fetch(info).await.expect("an empty result");
-    assert_eq!(
-        batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
-        0
-    );
+    assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 0);
     // DoGet did not run it again: a second CREATE fails, and one DROP is enough.
     let again = world.refusal(Request::Info(command(&create))).await;
     assert!(again.message().contains("conformance_once"), "{again}");
@@ -140,25 +125,18 @@ async fn polls_lead_to_the_rows(world: &World) {
     let info = world.polled(command(&query)).await;
     assert_eq!(info.app_metadata.len(), 36, "the query id");
     let (_, batches) = world.client.fetch(info).await.expect("the rows");
-    assert_eq!(
-        batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
-        7
-    );
+    assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 7);
     let wrong = Request::Poll(command(&statement("SELECT * FROM regoin")));
     let status = world.refusal(wrong).await;
     assert_eq!(status.code(), Code::NotFound, "{status}");
 }
 
 async fn ddl_by_poll_runs_once(world: &World) {
-    let create = command(&statement(
-        "CREATE VIEW conformance_poll AS SELECT 1 AS one",
-    ));
+    let create = command(&statement("CREATE VIEW conformance_poll AS SELECT 1 AS one"));
     world.polled(create.clone()).await;
     let again = world.refusal(Request::Poll(create)).await;
     assert!(again.message().contains("conformance_poll"), "{again}");
-    world
-        .polled(command(&statement("DROP VIEW conformance_poll")))
-        .await;
+    world.polled(command(&statement("DROP VIEW conformance_poll"))).await;
     let gone = command(&statement("SELECT * FROM conformance_poll"));
     let gone = world.refusal(Request::Info(gone)).await;
     assert_eq!(gone.code(), Code::NotFound, "{gone}");
@@ -178,11 +156,7 @@ async fn get_schema_runs_nothing(world: &World) {
 async fn errors_say_where(world: &World) {
     for (sql, code, words) in [
         ("SELEC 1", Code::InvalidArgument, "SELEC"),
-        (
-            "SELECT *\n  FROM region WHERE",
-            Code::InvalidArgument,
-            "Line: 2",
-        ),
+        ("SELECT *\n  FROM region WHERE", Code::InvalidArgument, "Line: 2"),
         ("SELECT * FROM regoin", Code::NotFound, "region"),
         ("SELECT r_nmae FROM region", Code::InvalidArgument, "r_name"),
         ("SELECT 'a' + DATE '2024-01-01'", Code::InvalidArgument, ""),
@@ -194,8 +168,7 @@ async fn errors_say_where(world: &World) {
             Request::Schema(command(&statement(sql))),
         ] {
             let status = world.refusal(request).await;
-            let code_is_right = status.code() == code
-                || (sql.contains(';') && status.code() == Code::InvalidArgument);
+            let code_is_right = status.code() == code || (sql.contains(';') && status.code() == Code::InvalidArgument);
             assert!(code_is_right, "{sql}: {status}");
             assert!(status.message().contains(words), "{sql}: {status}");
             assert!(!status.message().is_empty(), "{sql}");
@@ -247,9 +220,7 @@ async fn updates_run_once_and_count(world: &World) {
 async fn an_update_in_a_transaction_is_refused(world: &World) {
     let mut command = update("CREATE VIEW conformance_transaction AS SELECT 1 AS one");
     command.transaction_id = Some(Bytes::from_static(b"t1"));
-    let status = world
-        .refusal(Request::Put(put_without_rows(&packed(&command))))
-        .await;
+    let status = world.refusal(Request::Put(put_without_rows(&packed(&command)))).await;
     assert_eq!(status.code(), Code::Unimplemented, "{status}");
     assert!(status.message().contains(NO_TRANSACTIONS), "{status}");
 }

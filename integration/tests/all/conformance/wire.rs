@@ -7,9 +7,7 @@ use arrow::datatypes::Schema;
 use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::{Any, ProstMessageExt};
-use arrow_flight::{
-    Action, Criteria, Empty, FlightData, FlightDescriptor, HandshakeRequest, SchemaAsIpc, Ticket,
-};
+use arrow_flight::{Action, Criteria, Empty, FlightData, FlightDescriptor, HandshakeRequest, SchemaAsIpc, Ticket};
 use futures::{StreamExt, TryStreamExt, stream};
 use prost::Message;
 use squadron_integration::client::Client;
@@ -75,9 +73,7 @@ pub(super) async fn send(client: &Client, request: Request) -> Result<Answer, St
 async fn answered(client: &Client, request: Request) -> Result<Answer, Status> {
     let mut flight = client.flight();
     match request {
-        Request::Handshake(greetings) => {
-            all(flight.handshake(signed(stream::iter(greetings))).await).await
-        }
+        Request::Handshake(greetings) => all(flight.handshake(signed(stream::iter(greetings))).await).await,
         Request::Flights(expression) => {
             let expression = expression.into();
             all(flight.list_flights(signed(Criteria { expression })).await).await
@@ -87,12 +83,8 @@ async fn answered(client: &Client, request: Request) -> Result<Answer, Status> {
         Request::Schema(descriptor) => one(flight.get_schema(signed(descriptor)).await),
         Request::Get(ticket) => all(flight.do_get(signed(Ticket::new(ticket))).await).await,
         Request::Put(messages) => all(flight.do_put(signed(stream::iter(messages))).await).await,
-        Request::Exchange(messages) => {
-            all(flight.do_exchange(signed(stream::iter(messages))).await).await
-        }
-        Request::Action(name, body) => {
-            all(flight.do_action(signed(action(name, body))).await).await
-        }
+        Request::Exchange(messages) => all(flight.do_exchange(signed(stream::iter(messages))).await).await,
+        Request::Action(name, body) => all(flight.do_action(signed(action(name, body))).await).await,
         Request::Actions => all(flight.list_actions(signed(Empty {})).await).await,
     }
 }
@@ -110,10 +102,7 @@ fn one<T: Message>(answer: Result<Response<T>, Status>) -> Result<Answer, Status
 
 async fn all<T: Message>(answer: Result<Response<Streaming<T>>, Status>) -> Result<Answer, Status> {
     let messages = answer?.into_inner().take(MOST_MESSAGES);
-    messages
-        .map_ok(|message| message.encode_to_vec())
-        .try_collect()
-        .await
+    messages.map_ok(|message| message.encode_to_vec()).try_collect().await
 }
 
 /// The one message of an answer.
@@ -128,11 +117,7 @@ pub(super) fn only<T: Message + Default>(answer: &Answer) -> T {
 }
 
 /// What an action with one result answers, decoded and not wrapped.
-pub(super) async fn act<T: Message + Default>(
-    client: &Client,
-    name: &'static str,
-    body: Vec<u8>,
-) -> Result<T, Status> {
+pub(super) async fn act<T: Message + Default>(client: &Client, name: &'static str, body: Vec<u8>) -> Result<T, Status> {
     let answer = send(client, Request::Action(name, body)).await?;
     let result: arrow_flight::Result = only(&answer);
     Ok(T::decode(result.body).expect("the result of an action is its message"))
@@ -182,8 +167,5 @@ pub(super) async fn put_rows(message: &impl ProstMessageExt, rows: RecordBatch) 
     let messages = arrow_flight::encode::FlightDataEncoderBuilder::new()
         .with_flight_descriptor(Some(command(message)))
         .build(stream::iter([Ok::<_, FlightError>(rows)]));
-    messages
-        .try_collect()
-        .await
-        .expect("a batch can be encoded")
+    messages.try_collect().await.expect("a batch can be encoded")
 }

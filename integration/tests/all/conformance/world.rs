@@ -3,8 +3,8 @@
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow_flight::sql::{
-    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
-    CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, CommandPreparedStatementQuery,
+    CommandStatementQuery, ProstMessageExt,
 };
 use arrow_flight::{FlightDescriptor, FlightInfo, PollInfo};
 use prost::bytes::Bytes;
@@ -62,10 +62,7 @@ impl World {
             let answer = self.send(Request::Poll(next)).await;
             let poll: PollInfo = only(&answer.expect("PollFlightInfo answers"));
             let info = poll.info.expect("each answer has the whole FlightInfo");
-            assert!(
-                info.endpoint.starts_with(&endpoints),
-                "only appended: {info:?}"
-            );
+            assert!(info.endpoint.starts_with(&endpoints), "only appended: {info:?}");
             let now = poll.progress.unwrap_or(progress);
             assert!((progress..=1.0).contains(&now), "from {progress} to {now}");
             match poll.flight_descriptor {
@@ -136,11 +133,8 @@ pub(super) fn number_of(batch: &RecordBatch) -> i64 {
 pub(super) fn integers(values: &[i64]) -> RecordBatch {
     let field = Field::new("$1", DataType::Int64, true);
     let values = Int64Array::from(values.to_vec());
-    RecordBatch::try_new(
-        Schema::new(vec![field]).into(),
-        vec![std::sync::Arc::new(values)],
-    )
-    .expect("one column of its type")
+    RecordBatch::try_new(Schema::new(vec![field]).into(), vec![std::sync::Arc::new(values)])
+        .expect("one column of its type")
 }
 
 /// The texts of a column.

@@ -143,12 +143,7 @@ impl Scene {
     }
 
     /// Stops it, twice where somebody does it, and says when; gives it back unless its client is gone.
-    async fn stopped(
-        &self,
-        way: Way,
-        phase: Phase,
-        mut victim: Victim,
-    ) -> Result<(Instant, Option<Victim>), String> {
+    async fn stopped(&self, way: Way, phase: Phase, mut victim: Victim) -> Result<(Instant, Option<Victim>), String> {
         if way == Way::Disconnect {
             victim.disconnect().await;
             return Ok((Instant::now(), None));
@@ -202,9 +197,7 @@ fn a_limit_that_is_satisfied_leaves_nothing() {
             let (_, batches) = rows.expect("it ends by itself");
             let rows: usize = batches.iter().map(|batch| batch.num_rows()).sum();
             assert_eq!(rows, 10);
-            let left = scene
-                .watcher
-                .finds_nothing(&scene.cluster, &before, Instant::now());
+            let left = scene.watcher.finds_nothing(&scene.cluster, &before, Instant::now());
             left.await.unwrap_or_else(|left| panic!("{left}"));
         }
     });
@@ -245,11 +238,7 @@ fn a_first_poll_that_is_given_up_leaves_nothing() {
         for query in &waiting {
             scene.watcher.ends(query).await;
         }
-        let end = if waiting.is_empty() {
-            end
-        } else {
-            Instant::now()
-        };
+        let end = if waiting.is_empty() { end } else { Instant::now() };
         let left = scene.watcher.finds_nothing(&scene.cluster, &before, end);
         left.await.unwrap_or_else(|left| panic!("{left}"));
     });

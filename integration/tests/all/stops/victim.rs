@@ -86,11 +86,7 @@ impl Names {
 
 /// A statement that is planned for seconds, more of them without optimisation.
 fn planned_long() -> String {
-    let keys = if cfg!(debug_assertions) {
-        50_000
-    } else {
-        500_000
-    };
+    let keys = if cfg!(debug_assertions) { 50_000 } else { 500_000 };
     let keys: Vec<_> = (0..keys).map(|key| (key * 7).to_string()).collect();
     format!(
         "SELECT count(*) FROM lineitem WHERE l_orderkey IN ({})",
@@ -121,9 +117,7 @@ impl Victim {
         for option in options {
             client.update(&format!("SET {option}")).await?;
         }
-        client
-            .update(&format!("SET squadron.tag = '{tag}'"))
-            .await?;
+        client.update(&format!("SET squadron.tag = '{tag}'")).await?;
         let mut victim = Self {
             tag,
             names: Names {
@@ -209,10 +203,7 @@ impl Victim {
             };
             return timeout(PATIENCE, rest).await.map_err(late);
         }
-        if let Some(outcome) = timeout(PATIENCE, self.call.join_next())
-            .await
-            .map_err(late)?
-        {
+        if let Some(outcome) = timeout(PATIENCE, self.call.join_next()).await.map_err(late)? {
             return outcome.map_err(|error| format!("its client fails: {error}"));
         }
         let Some(info) = &self.names.info else {

@@ -116,14 +116,10 @@ impl Watcher {
 
     /// Waits until this query has ended.
     pub(crate) async fn ends(&self, query: &str) {
-        let sql =
-            format!("SELECT 1 FROM system.queries WHERE query_id = '{query}' AND ended_at IS NULL");
+        let sql = format!("SELECT 1 FROM system.queries WHERE query_id = '{query}' AND ended_at IS NULL");
         let end = Instant::now() + PATIENCE;
         while !self.rows(&sql).await.is_empty() {
-            assert!(
-                Instant::now() < end,
-                "{query} does not end within {PATIENCE:?}"
-            );
+            assert!(Instant::now() < end, "{query} does not end within {PATIENCE:?}");
         }
     }
 
@@ -144,12 +140,7 @@ impl Watcher {
     ///
     /// # Errors
     /// What is left.
-    pub(crate) async fn finds_nothing(
-        &self,
-        cluster: &Cluster,
-        before: &Memory,
-        end: Instant,
-    ) -> Result<(), String> {
+    pub(crate) async fn finds_nothing(&self, cluster: &Cluster, before: &Memory, end: Instant) -> Result<(), String> {
         loop {
             // What is found by a look that began too late is left.
             let begun = end.elapsed();
@@ -166,15 +157,11 @@ impl Watcher {
 
     /// Stops whatever runs.
     pub(crate) async fn sweep(&self) {
-        let sql = format!(
-            "SELECT query_id FROM system.queries WHERE ended_at IS NULL AND tag IS DISTINCT FROM '{TAG}'"
-        );
+        let sql =
+            format!("SELECT query_id FROM system.queries WHERE ended_at IS NULL AND tag IS DISTINCT FROM '{TAG}'");
         for query in self.rows(&sql).await {
             // It may have ended meanwhile.
-            let _ = self
-                .client
-                .update(&format!("KILL QUERY '{}'", query[0]))
-                .await;
+            let _ = self.client.update(&format!("KILL QUERY '{}'", query[0])).await;
         }
     }
 
@@ -191,9 +178,7 @@ impl Watcher {
         );
         let rows = self.rows(&sql).await;
         let files = cluster.spilled_files();
-        let files = files
-            .iter()
-            .map(|file| format!("overflown rows in {}", file.display()));
+        let files = files.iter().map(|file| format!("overflown rows in {}", file.display()));
         rows.into_iter().flatten().chain(files).collect()
     }
 
@@ -201,8 +186,7 @@ impl Watcher {
         let now = self.memory().await;
         let more = |(worker, held): (String, i64)| {
             let level = before.get(&worker).copied().unwrap_or(0);
-            (held > level + SLACK_BYTES)
-                .then(|| format!("{worker} holds {held} bytes, not {level}"))
+            (held > level + SLACK_BYTES).then(|| format!("{worker} holds {held} bytes, not {level}"))
         };
         now.into_iter().filter_map(more).collect()
     }

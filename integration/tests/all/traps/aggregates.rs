@@ -5,10 +5,7 @@ use super::{exactly, in_order, same, spring};
 #[test]
 fn groups() {
     spring(vec![
-        same(
-            "12,000 groups",
-            "SELECT id, count(*), sum(v) FROM facts GROUP BY id",
-        ),
+        same("12,000 groups", "SELECT id, count(*), sum(v) FROM facts GROUP BY id"),
         in_order(
             "10,000 groups in order",
             "SELECT id, max(v) FROM facts WHERE id < 10000 GROUP BY id ORDER BY id",
@@ -35,10 +32,7 @@ fn groups() {
             "FILTER of an aggregate",
             "SELECT g, count(*) FILTER (WHERE b), sum(v) FILTER (WHERE v > 0) FROM facts GROUP BY g",
         ),
-        same(
-            "median",
-            "SELECT g, median(v), count(*) FROM facts GROUP BY g",
-        ),
+        same("median", "SELECT g, median(v), count(*) FROM facts GROUP BY g"),
         same(
             "sums widen decimals",
             "SELECT g, sum(price), avg(price), min(price), max(price) FROM facts GROUP BY g",
@@ -159,16 +153,9 @@ fn without_keys() {
             "SELECT count(*), min(id), max(id) FROM one",
             &[["1", "7", "7"]],
         ),
-        same(
-            "groups of nothing",
-            "SELECT id, count(*) FROM nothing GROUP BY id",
-        ),
+        same("groups of nothing", "SELECT id, count(*) FROM nothing GROUP BY id"),
         // DataFusion folds these over Parquet statistics into literals that are never NULL; clients compare schemas.
-        exactly(
-            "counts from statistics",
-            "SELECT count(*) FROM facts",
-            &[["12000"]],
-        ),
+        exactly("counts from statistics", "SELECT count(*) FROM facts", &[["12000"]]),
         exactly(
             "bounds from statistics",
             "SELECT min(id), max(id) FROM facts",

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
-    ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch,
+    StringArray, StructArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::ipc::writer::FileWriter;
@@ -60,8 +60,7 @@ impl Tables {
                 "CREATE EXTERNAL TABLE sorted STORED AS PARQUET WITH ORDER (key ASC) LOCATION '{}'",
                 sorted.display()
             ),
-            "CREATE VIEW busy AS SELECT k, count(*) AS n, sum(v) AS total FROM facts GROUP BY k"
-                .into(),
+            "CREATE VIEW busy AS SELECT k, count(*) AS n, sum(v) AS total FROM facts GROUP BY k".into(),
         ]
     }
 
@@ -86,30 +85,15 @@ impl Tables {
         for path in parquet {
             self.external(reference, path, "PARQUET", "").await;
         }
-        self.external(
-            reference,
-            "people.csv",
-            "CSV",
-            "OPTIONS ('format.has_header' 'true')",
-        )
-        .await;
-        self.external(
-            reference,
-            "readings/",
-            "CSV",
-            "OPTIONS ('format.has_header' 'true')",
-        )
-        .await;
+        self.external(reference, "people.csv", "CSV", "OPTIONS ('format.has_header' 'true')")
+            .await;
+        self.external(reference, "readings/", "CSV", "OPTIONS ('format.has_header' 'true')")
+            .await;
         self.external(reference, "events.ndjson", "JSON", "").await;
         self.external(reference, "trace.arrow", "ARROW", "").await;
         self.external(reference, "birds.avro", "AVRO", "").await;
-        self.external(
-            reference,
-            "hive/",
-            "PARQUET",
-            "PARTITIONED BY (year, month)",
-        )
-        .await;
+        self.external(reference, "hive/", "PARQUET", "PARTITIONED BY (year, month)")
+            .await;
         for definition in self.definitions() {
             reference.define(&definition).await;
         }
@@ -187,11 +171,7 @@ fn nullable(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
 fn facts(first: i64) -> RecordBatch {
     let rows = first..first + FACTS_PER_FILE;
     let ids: Int64Array = rows.clone().collect::<Vec<_>>().into();
-    let groups: Int32Array = rows
-        .clone()
-        .map(|row| (row % 13) as i32)
-        .collect::<Vec<_>>()
-        .into();
+    let groups: Int32Array = rows.clone().map(|row| (row % 13) as i32).collect::<Vec<_>>().into();
     let keys: Int64Array = rows.clone().map(|row| skewed(row, 1)).collect();
     let values: Int64Array = rows.clone().map(|row| value(row, 2)).collect();
     let quarters: Float64Array = rows
@@ -268,10 +248,7 @@ fn write_small(folder: &Path) {
         _ => Some(row + 1_000),
     };
     let keys: Int64Array = rows.clone().map(key).collect();
-    let names: StringArray = rows
-        .clone()
-        .map(|row| Some(format!("name {row}")))
-        .collect();
+    let names: StringArray = rows.clone().map(|row| Some(format!("name {row}"))).collect();
     let weights: Int64Array = rows.map(|row| value(row, 21)).collect();
     let dims = nullable(vec![
         ("k", Arc::new(keys)),
@@ -282,10 +259,7 @@ fn write_small(folder: &Path) {
 
     let small = |rows: std::ops::Range<i64>| {
         let ids: Int64Array = rows.clone().map(Some).collect();
-        let values: Int64Array = rows
-            .clone()
-            .map(|row| (row != 1).then_some(row * 10))
-            .collect();
+        let values: Int64Array = rows.clone().map(|row| (row != 1).then_some(row * 10)).collect();
         let words: StringArray = rows.map(|row| word(row, 22)).collect();
         nullable(vec![
             ("id", Arc::new(ids)),
@@ -304,23 +278,13 @@ fn write_same_names(folder: &Path) {
     let numbers = |values: &[i64]| -> ArrayRef { Arc::new(Int64Array::from(values.to_vec())) };
     let ta = nullable(vec![("id", text(&["a1"])), ("ty", text(&["x1"]))]);
     write_parquet(&folder.join("ta.parquet"), &ta, 1);
-    write_parquet(
-        &folder.join("tb.parquet"),
-        &nullable(vec![("id", text(&["x1"]))]),
-        1,
-    );
+    write_parquet(&folder.join("tb.parquet"), &nullable(vec![("id", text(&["x1"]))]), 1);
 
     let orders: Vec<i64> = (1..=200).collect();
     let amounts: Vec<i64> = orders.iter().map(|id| id * 100).collect();
-    let batch = nullable(vec![
-        ("id", numbers(&orders)),
-        ("amount", numbers(&amounts)),
-    ]);
+    let batch = nullable(vec![("id", numbers(&orders)), ("amount", numbers(&amounts))]);
     write_parquet(&folder.join("orders.parquet"), &batch, 1);
-    let batch = nullable(vec![
-        ("id", numbers(&[1, 2, 3])),
-        ("amount", numbers(&[30, 20, 10])),
-    ]);
+    let batch = nullable(vec![("id", numbers(&[1, 2, 3])), ("amount", numbers(&[30, 20, 10]))]);
     write_parquet(&folder.join("payments.parquet"), &batch, 1);
     write_parquet(
         &folder.join("customers.parquet"),
@@ -339,12 +303,8 @@ fn write_same_names(folder: &Path) {
 fn write_text(folder: &Path) {
     let mut people = String::from("id,name,height\n");
     for row in 0..300 {
-        let height =
-            value(row, 31).map_or(String::new(), |number| format!("{}", number as f64 / 4.0));
-        people += &format!(
-            "{row},\"{}, {row}\",{height}\n",
-            word(row, 32).unwrap_or("nobody")
-        );
+        let height = value(row, 31).map_or(String::new(), |number| format!("{}", number as f64 / 4.0));
+        people += &format!("{row},\"{}, {row}\",{height}\n", word(row, 32).unwrap_or("nobody"));
     }
     fs::write(folder.join("people.csv"), people).unwrap();
 
@@ -397,9 +357,7 @@ fn write_hive(folder: &Path) {
 fn write_nested(folder: &Path) {
     let rows = 0..600;
     let ids: Int64Array = rows.clone().map(Some).collect();
-    let list = |row: i64| {
-        (row % 7 != 0).then(|| (0..row % 4).map(move |item| (item != 2).then_some(item * row)))
-    };
+    let list = |row: i64| (row % 7 != 0).then(|| (0..row % 4).map(move |item| (item != 2).then_some(item * row)));
     let lists = ListArray::from_iter_primitive::<Int64Type, _, _>(rows.clone().map(list));
     let x: Int64Array = rows.clone().map(|row| value(row, 41)).collect();
     let y: StringArray = rows.map(|row| word(row, 42)).collect();
@@ -408,10 +366,7 @@ fn write_nested(folder: &Path) {
             Arc::new(Field::new("x", DataType::Int64, true)),
             Arc::new(x) as ArrayRef,
         ),
-        (
-            Arc::new(Field::new("y", DataType::Utf8, true)),
-            Arc::new(y) as ArrayRef,
-        ),
+        (Arc::new(Field::new("y", DataType::Utf8, true)), Arc::new(y) as ArrayRef),
     ]);
     let batch = nullable(vec![
         ("id", Arc::new(ids)),

@@ -100,10 +100,7 @@ fn joins_of_larger_tables() {
 #[test]
 fn cross_joins() {
     spring(vec![
-        same(
-            "small by small",
-            "SELECT d.name, t.id FROM dims d CROSS JOIN tiny t",
-        ),
+        same("small by small", "SELECT d.name, t.id FROM dims d CROSS JOIN tiny t"),
         same(
             "the left side whole for every task",
             "SELECT t.id, o.id FROM tiny t CROSS JOIN other o",
@@ -112,10 +109,7 @@ fn cross_joins() {
             "large by small, counted",
             "SELECT count(*), sum(f.v + t.v) FROM facts f, tiny t",
         ),
-        same(
-            "with nothing on one side",
-            "SELECT * FROM dims CROSS JOIN nothing",
-        ),
+        same("with nothing on one side", "SELECT * FROM dims CROSS JOIN nothing"),
         same(
             "with one row",
             "SELECT count(*), max(f.id + one.id) FROM facts f CROSS JOIN one",

@@ -13,12 +13,7 @@ fn without_order() {
         some_of("skipping nearly all", FACTS, "OFFSET 11995", 5),
         some_of("skipping all", FACTS, "LIMIT 10 OFFSET 12000", 0),
         some_of("across files", FACTS, "LIMIT 7000 OFFSET 100", 7000),
-        some_of(
-            "with a filter",
-            "SELECT id FROM facts WHERE v > 900",
-            "LIMIT 20",
-            20,
-        ),
+        some_of("with a filter", "SELECT id FROM facts WHERE v > 900", "LIMIT 20", 20),
         some_of(
             "of a union",
             "SELECT id FROM tiny UNION ALL SELECT id FROM other",
@@ -37,12 +32,7 @@ fn without_order() {
             "LIMIT 11",
             11,
         ),
-        some_of(
-            "of groups",
-            "SELECT k, count(*) FROM facts GROUP BY k",
-            "LIMIT 3",
-            3,
-        ),
+        some_of("of groups", "SELECT k, count(*) FROM facts GROUP BY k", "LIMIT 3", 3),
         some_of(
             "of distinct rows",
             "SELECT DISTINCT id FROM facts",
@@ -86,19 +76,13 @@ fn without_order() {
 fn with_order() {
     spring(vec![
         in_order("the first", "SELECT id, v FROM facts ORDER BY id LIMIT 10"),
-        in_order(
-            "the last",
-            "SELECT id, v FROM facts ORDER BY id DESC LIMIT 10",
-        ),
+        in_order("the last", "SELECT id, v FROM facts ORDER BY id DESC LIMIT 10"),
         in_order(
             "from the middle",
             "SELECT id FROM facts ORDER BY id LIMIT 10 OFFSET 5995",
         ),
         in_order("the end", "SELECT id FROM facts ORDER BY id OFFSET 11990"),
-        in_order(
-            "ties broken by id",
-            "SELECT v, id FROM facts ORDER BY v, id LIMIT 50",
-        ),
+        in_order("ties broken by id", "SELECT v, id FROM facts ORDER BY v, id LIMIT 50"),
         in_order(
             "NULLs first",
             "SELECT v, id FROM facts ORDER BY v NULLS FIRST, id LIMIT 20",
@@ -111,10 +95,7 @@ fn with_order() {
             "text and a number",
             "SELECT s, id FROM facts ORDER BY s DESC, id LIMIT 100 OFFSET 3000",
         ),
-        in_order(
-            "everything sorted",
-            "SELECT id, v, s FROM facts ORDER BY v DESC, s, id",
-        ),
+        in_order("everything sorted", "SELECT id, v, s FROM facts ORDER BY v DESC, s, id"),
         in_order(
             "by an expression that is not shown",
             "SELECT id FROM facts ORDER BY abs(v) % 17, id LIMIT 30",

@@ -77,9 +77,7 @@ fn some_of(why: &'static str, all: &'static str, limit: &str, rows: usize) -> Tr
 }
 
 fn exactly<const COLUMNS: usize>(why: &'static str, sql: &str, rows: &[[&str; COLUMNS]]) -> Trap {
-    let rows = rows
-        .iter()
-        .map(|row| row.iter().map(ToString::to_string).collect());
+    let rows = rows.iter().map(|row| row.iter().map(ToString::to_string).collect());
     Trap {
         why,
         sql: sql.into(),
@@ -217,12 +215,7 @@ fn text(batches: &[RecordBatch]) -> Vec<Vec<String>> {
             .map(|column| ArrayFormatter::try_new(column, &options).unwrap())
             .collect();
         for row in 0..batch.num_rows() {
-            rows.push(
-                columns
-                    .iter()
-                    .map(|column| column.value(row).to_string())
-                    .collect(),
-            );
+            rows.push(columns.iter().map(|column| column.value(row).to_string()).collect());
         }
     }
     rows

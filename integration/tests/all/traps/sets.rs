@@ -89,14 +89,8 @@ fn intersections_and_differences() {
             "INTERSECT keeps NULL",
             "SELECT k FROM facts INTERSECT SELECT k FROM dims",
         ),
-        same(
-            "EXCEPT removes NULL",
-            "SELECT k FROM facts EXCEPT SELECT k FROM dims",
-        ),
-        same(
-            "the other way",
-            "SELECT k FROM dims EXCEPT SELECT k FROM facts",
-        ),
+        same("EXCEPT removes NULL", "SELECT k FROM facts EXCEPT SELECT k FROM dims"),
+        same("the other way", "SELECT k FROM dims EXCEPT SELECT k FROM facts"),
         same(
             "two columns with NULLs",
             "SELECT k, s FROM facts INTERSECT SELECT k, s FROM other",
@@ -105,22 +99,10 @@ fn intersections_and_differences() {
             "two columns with NULLs, EXCEPT",
             "SELECT k, s FROM other EXCEPT SELECT k, s FROM facts",
         ),
-        same(
-            "INTERSECT ALL",
-            "SELECT k FROM other INTERSECT ALL SELECT k FROM dims",
-        ),
-        same(
-            "EXCEPT ALL",
-            "SELECT k FROM dims EXCEPT ALL SELECT k FROM other",
-        ),
-        same(
-            "with nothing",
-            "SELECT id FROM tiny EXCEPT SELECT id FROM nothing",
-        ),
-        same(
-            "of nothing",
-            "SELECT id FROM nothing INTERSECT SELECT id FROM facts",
-        ),
+        same("INTERSECT ALL", "SELECT k FROM other INTERSECT ALL SELECT k FROM dims"),
+        same("EXCEPT ALL", "SELECT k FROM dims EXCEPT ALL SELECT k FROM other"),
+        same("with nothing", "SELECT id FROM tiny EXCEPT SELECT id FROM nothing"),
+        same("of nothing", "SELECT id FROM nothing INTERSECT SELECT id FROM facts"),
         same(
             "counted",
             "SELECT count(*) FROM (SELECT id FROM facts INTERSECT SELECT id FROM other)",

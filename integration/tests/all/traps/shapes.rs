@@ -43,14 +43,8 @@ fn no_table_no_column_no_row() {
         ),
         same("a constant for each row", "SELECT 1 FROM other"),
         same("all columns of nothing", "SELECT * FROM nothing"),
-        same(
-            "a filter that nothing passes",
-            "SELECT * FROM facts WHERE id < 0",
-        ),
-        same(
-            "a filter that is false",
-            "SELECT id, s FROM facts WHERE false",
-        ),
+        same("a filter that nothing passes", "SELECT * FROM facts WHERE id < 0"),
+        same("a filter that is false", "SELECT id, s FROM facts WHERE false"),
         same("all columns", "SELECT * FROM facts"),
         same("all columns of one row", "SELECT * FROM one"),
         same("only NULL", "SELECT NULL FROM tiny"),
@@ -59,18 +53,12 @@ fn no_table_no_column_no_row() {
             "a series joined",
             "SELECT count(*), sum(f.v) FROM generate_series(0, 100) AS s(x) JOIN facts f ON f.id = s.x",
         ),
-        same(
-            "one time a query",
-            "SELECT count(DISTINCT now()) FROM facts",
-        ),
+        same("one time a query", "SELECT count(DISTINCT now()) FROM facts"),
         same(
             "quoted and foreign names",
             "SELECT id AS \"Größe\", v AS \"two words\", s AS \"Ünï\" FROM tiny",
         ),
-        same(
-            "two columns of one name",
-            "SELECT a.id, b.id FROM tiny a, one b",
-        ),
+        same("two columns of one name", "SELECT a.id, b.id FROM tiny a, one b"),
     ]);
 }
 
@@ -99,10 +87,7 @@ fn deep_and_wide() {
         // Deeper than a plan can be decoded from bytes. Calls take DataFusion seconds to plan, brackets do not.
         same(
             "200 calls deep, grouped",
-            format!(
-                "SELECT {} AS x, count(*) FROM tiny GROUP BY x",
-                nested("abs(", ")")
-            ),
+            format!("SELECT {} AS x, count(*) FROM tiny GROUP BY x", nested("abs(", ")")),
         ),
         same(
             "200 brackets deep",
@@ -110,10 +95,7 @@ fn deep_and_wide() {
         ),
         same(
             "200 brackets deep in a filter",
-            format!(
-                "SELECT count(*), sum(v) FROM facts WHERE {} > 50",
-                nested("(2 - ", ")")
-            ),
+            format!("SELECT count(*), sum(v) FROM facts WHERE {} > 50", nested("(2 - ", ")")),
         ),
         same(
             "200 brackets deep in a join",
@@ -124,15 +106,9 @@ fn deep_and_wide() {
         ),
         same(
             "200 brackets deep below an exchange",
-            format!(
-                "SELECT k, sum({}) FROM facts GROUP BY k",
-                nested("(v - ", ")")
-            ),
+            format!("SELECT k, sum({}) FROM facts GROUP BY k", nested("(v - ", ")")),
         ),
-        same(
-            "200 terms in a row",
-            format!("SELECT id, v + {sum} FROM other"),
-        ),
+        same("200 terms in a row", format!("SELECT id, v + {sum} FROM other")),
         same("200 cases deep", format!("SELECT sum({cases}) FROM other")),
         same(
             "a list of 1,500",
@@ -171,14 +147,8 @@ fn nested_types() {
             "unnested and grouped",
             "SELECT item, count(*) FROM (SELECT unnest(items) AS item FROM nested) GROUP BY item",
         ),
-        same(
-            "a list as key",
-            "SELECT items, count(*) FROM nested GROUP BY items",
-        ),
-        same(
-            "a struct as key",
-            "SELECT point, count(*) FROM nested GROUP BY point",
-        ),
+        same("a list as key", "SELECT items, count(*) FROM nested GROUP BY items"),
+        same("a struct as key", "SELECT point, count(*) FROM nested GROUP BY point"),
         same("in DISTINCT", "SELECT DISTINCT items FROM nested"),
         same(
             "carried through a join",
@@ -237,10 +207,7 @@ fn large_cells_and_other_types() {
             "views as keys",
             "SELECT arrow_cast(s, 'Utf8View') AS word, count(*) FROM facts GROUP BY word",
         ),
-        same(
-            "large text",
-            "SELECT arrow_cast(s, 'LargeUtf8') AS s, id FROM other",
-        ),
+        same("large text", "SELECT arrow_cast(s, 'LargeUtf8') AS s, id FROM other"),
         same(
             "bytes",
             "SELECT encode(arrow_cast(s, 'Binary'), 'hex'), arrow_cast(s, 'Binary') AS raw FROM other",

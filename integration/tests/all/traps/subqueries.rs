@@ -7,10 +7,7 @@ use super::{error, exactly, in_order, same, spring};
 #[test]
 fn scalar() {
     spring(vec![
-        same(
-            "in SELECT",
-            "SELECT id, (SELECT max(v) FROM facts) FROM tiny",
-        ),
+        same("in SELECT", "SELECT id, (SELECT max(v) FROM facts) FROM tiny"),
         same(
             "in WHERE",
             "SELECT id, v FROM facts WHERE v = (SELECT max(v) FROM facts)",
@@ -55,11 +52,7 @@ fn scalar() {
             "below and above an exchange",
             "SELECT k, sum(v) + (SELECT max(v) FROM other) FROM facts WHERE v > (SELECT min(v) FROM other) GROUP BY k",
         ),
-        exactly(
-            "of no row is NULL",
-            "SELECT (SELECT id FROM nothing) AS x",
-            &[[""]],
-        ),
+        exactly("of no row is NULL", "SELECT (SELECT id FROM nothing) AS x", &[[""]]),
         exactly(
             "of no row compares to nothing",
             "SELECT count(*) FROM facts WHERE v = (SELECT v FROM nothing)",
@@ -125,10 +118,7 @@ fn common_tables() {
             "in a chain",
             "WITH a AS (SELECT k, id FROM facts WHERE v > 0), b AS (SELECT k, count(*) AS n FROM a GROUP BY k) SELECT b.n, d.name FROM b JOIN dims d ON b.k = d.k",
         ),
-        in_order(
-            "a view",
-            "SELECT k, n, total FROM busy ORDER BY n DESC, k LIMIT 10",
-        ),
+        in_order("a view", "SELECT k, n, total FROM busy ORDER BY n DESC, k LIMIT 10"),
         same(
             "a view joined to its table",
             "SELECT o.id, busy.n FROM other o JOIN busy ON o.k = busy.k",

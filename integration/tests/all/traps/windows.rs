@@ -64,18 +64,9 @@ fn with_partition_by() {
 #[test]
 fn without_partition_by() {
     spring(vec![
-        same(
-            "numbers",
-            "SELECT id, row_number() OVER (ORDER BY id) FROM facts",
-        ),
-        same(
-            "a running sum",
-            "SELECT id, sum(v) OVER (ORDER BY id) FROM facts",
-        ),
-        same(
-            "all rows",
-            "SELECT id, count(*) OVER (), sum(v) OVER () FROM other",
-        ),
+        same("numbers", "SELECT id, row_number() OVER (ORDER BY id) FROM facts"),
+        same("a running sum", "SELECT id, sum(v) OVER (ORDER BY id) FROM facts"),
+        same("all rows", "SELECT id, count(*) OVER (), sum(v) OVER () FROM other"),
         in_order(
             "under a limit",
             "SELECT id, row_number() OVER (ORDER BY v DESC NULLS LAST, id) AS n FROM facts ORDER BY n LIMIT 20",

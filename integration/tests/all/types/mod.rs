@@ -48,11 +48,7 @@ fn same(expected: &ArrayRef, actual: &ArrayRef) -> Result<(), String> {
     if matches!(expected.data_type(), DataType::Union(..)) {
         return match shown(expected) == shown(actual) {
             true => Ok(()),
-            false => Err(format!(
-                "expected {:?}, got {:?}",
-                shown(expected),
-                shown(actual)
-            )),
+            false => Err(format!("expected {:?}, got {:?}", shown(expected), shown(actual))),
         };
     }
     let wanted = cast(expected, actual.data_type()).map_err(|error| error.to_string())?;
@@ -65,20 +61,12 @@ fn same(expected: &ArrayRef, actual: &ArrayRef) -> Result<(), String> {
 fn shown(array: &ArrayRef) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let formatter = ArrayFormatter::try_new(array, &options).unwrap();
-    (0..array.len())
-        .map(|row| formatter.value(row).to_string())
-        .collect()
+    (0..array.len()).map(|row| formatter.value(row).to_string()).collect()
 }
 
 async fn together(client: &Client, sql: &str) -> Result<RecordBatch, String> {
-    let (schema, batches) = client
-        .query(sql)
-        .await
-        .map_err(|status| status.to_string())?;
-    let told = client
-        .schema(sql)
-        .await
-        .map_err(|status| status.to_string())?;
+    let (schema, batches) = client.query(sql).await.map_err(|status| status.to_string())?;
+    let told = client.schema(sql).await.map_err(|status| status.to_string())?;
     if told != schema {
         return Err(format!("GetSchema tells {told:?}\nthe stream {schema:?}"));
     }
@@ -95,9 +83,7 @@ fn every_type_arrives_as_it_is() {
         for workers in [0, 2] {
             let cluster = start(&table, workers).await;
             let client = cluster.client().await;
-            let all = together(&client, "SELECT * FROM types ORDER BY id")
-                .await
-                .unwrap();
+            let all = together(&client, "SELECT * FROM types ORDER BY id").await.unwrap();
             assert_eq!(all.num_rows(), table::ROWS);
             for (index, field) in wanted.fields().iter().enumerate() {
                 let found = all.schema().field(index).data_type().clone();
@@ -124,12 +110,7 @@ fn rows(of: &Rows, like: &RecordBatch) -> Result<Vec<Vec<String>>, String> {
         };
         columns.push(shown(&column));
     }
-    let row = |row: usize| {
-        columns
-            .iter()
-            .map(|column| column[row].clone())
-            .collect::<Vec<_>>()
-    };
+    let row = |row: usize| columns.iter().map(|column| column[row].clone()).collect::<Vec<_>>();
     let mut rows: Vec<_> = (0..batch.num_rows()).map(row).collect();
     rows.sort();
     Ok(rows)
@@ -142,10 +123,7 @@ async fn as_the_reference(client: &Client, reference: &Reference, sql: &str) -> 
     match (expected, actual) {
         (Ok(expected), Ok((schema, batches))) => {
             let like = concat_batches(&schema, &batches).map_err(|error| error.to_string())?;
-            let (wanted, found) = (
-                rows(&expected.rows, &like)?,
-                rows(&(schema, batches), &like)?,
-            );
+            let (wanted, found) = (rows(&expected.rows, &like)?, rows(&(schema, batches), &like)?);
             match wanted == found {
                 true => Ok(()),
                 false => Err(format!("expected {wanted:?}\ngot {found:?}")),
@@ -178,9 +156,7 @@ fn every_type_is_a_key_of_shuffles() {
                 format!(
                     "SELECT \"{name}\", count(*), min(id), max(id) FROM types GROUP BY \"{name}\" ORDER BY \"{name}\""
                 ),
-                format!(
-                    "SELECT a.id, b.id, b.\"{name}\" FROM types a JOIN types b ON a.\"{name}\" = b.\"{name}\""
-                ),
+                format!("SELECT a.id, b.id, b.\"{name}\" FROM types a JOIN types b ON a.\"{name}\" = b.\"{name}\""),
             ] {
                 let outcome = as_the_reference(&client, &reference, &sql).await;
                 mismatches.note(&sql, outcome);

@@ -7,22 +7,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, BinaryArray, BinaryDictionaryBuilder, BooleanArray,
-    FixedSizeBinaryArray, FixedSizeListArray, Float32Array, GenericListViewArray, Int32Array,
-    Int64Array, LargeListArray, ListArray, MapArray, NullArray, OffsetSizeTrait, PrimitiveArray,
-    RecordBatch, StringArray, StructArray, UnionArray,
+    Array, ArrayRef, ArrowPrimitiveType, BinaryArray, BinaryDictionaryBuilder, BooleanArray, FixedSizeBinaryArray,
+    FixedSizeListArray, Float32Array, GenericListViewArray, Int32Array, Int64Array, LargeListArray, ListArray,
+    MapArray, NullArray, OffsetSizeTrait, PrimitiveArray, RecordBatch, StringArray, StructArray, UnionArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{
-    DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
-    DecimalType, DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType,
-    DurationSecondType, Field, FieldRef, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
-    Int64Type, IntervalDayTime, IntervalDayTimeType, IntervalMonthDayNano,
-    IntervalMonthDayNanoType, IntervalYearMonthType, Schema, Time32MillisecondType,
-    Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type, UnionFields,
+    DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType,
+    DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Field, FieldRef,
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalDayTime, IntervalDayTimeType,
+    IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalYearMonthType, Schema, Time32MillisecondType,
+    Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type, UnionFields,
 };
 use arrow::ipc::writer::FileWriter;
 
@@ -67,12 +64,7 @@ pub(super) fn batch() -> RecordBatch {
 }
 
 /// Least, greatest, NULL, between, and one twice.
-fn six<T: ArrowPrimitiveType>(
-    least: T::Native,
-    greatest: T::Native,
-    between: T::Native,
-    twice: T::Native,
-) -> ArrayRef {
+fn six<T: ArrowPrimitiveType>(least: T::Native, greatest: T::Native, between: T::Native, twice: T::Native) -> ArrayRef {
     let values = [
         Some(least),
         Some(greatest),
@@ -100,14 +92,7 @@ fn numbers() -> Vec<(String, ArrayRef)> {
         Some(0.5),
         Some(0.5),
     ]);
-    let booleans = vec![
-        Some(false),
-        Some(true),
-        None,
-        Some(true),
-        Some(false),
-        Some(false),
-    ];
+    let booleans = vec![Some(false), Some(true), None, Some(true), Some(false), Some(false)];
     named([
         ("null_", Arc::new(NullArray::new(ROWS)) as ArrayRef),
         ("boolean", Arc::new(BooleanArray::from(booleans))),
@@ -120,14 +105,8 @@ fn numbers() -> Vec<(String, ArrayRef)> {
         ("uint32", six::<UInt32Type>(0, u32::MAX, 1, 7)),
         ("uint64", six::<UInt64Type>(0, u64::MAX, 1, 7)),
         ("float16", cast(&halves, &DataType::Float16).unwrap()),
-        (
-            "float32",
-            six::<Float32Type>(f32::MIN, f32::MAX, f32::INFINITY, 0.25),
-        ),
-        (
-            "float64",
-            six::<Float64Type>(f64::MIN, f64::MAX, f64::NAN, 0.25),
-        ),
+        ("float32", six::<Float32Type>(f32::MIN, f32::MAX, f32::INFINITY, 0.25)),
+        ("float64", six::<Float64Type>(f64::MIN, f64::MAX, f64::NAN, 0.25)),
     ])
 }
 
@@ -137,11 +116,7 @@ fn nines<T: DecimalType>(precision: u8, scale: i8) -> ArrayRef {
     let value = |digits: &str| {
         let text = StringArray::from(vec![digits]);
         let number = cast(&text, &T::TYPE_CONSTRUCTOR(precision, 0)).unwrap();
-        number
-            .as_any()
-            .downcast_ref::<PrimitiveArray<T>>()
-            .unwrap()
-            .value(0)
+        number.as_any().downcast_ref::<PrimitiveArray<T>>().unwrap().value(0)
     };
     let values = [
         Some(value(&format!("-{digits}"))),
@@ -204,14 +179,8 @@ fn texts() -> Vec<(String, ArrayRef)> {
         ("large_utf8", cast(&text(), &DataType::LargeUtf8).unwrap()),
         ("utf8_view", cast(&text(), &DataType::Utf8View).unwrap()),
         ("binary", binary()),
-        (
-            "large_binary",
-            cast(&binary(), &DataType::LargeBinary).unwrap(),
-        ),
-        (
-            "binary_view",
-            cast(&binary(), &DataType::BinaryView).unwrap(),
-        ),
+        ("large_binary", cast(&binary(), &DataType::LargeBinary).unwrap()),
+        ("binary_view", cast(&binary(), &DataType::BinaryView).unwrap()),
         ("fixed_size_binary", Arc::new(fixed)),
     ])
 }
@@ -222,18 +191,10 @@ fn times() -> Vec<(String, ArrayRef)> {
         ("date32", six::<Date32Type>(-719_162, 2_932_896, 0, 19_782)),
         (
             "date64",
-            six::<Date64Type>(
-                -719_162 * DAY * 1000,
-                2_932_896 * DAY * 1000,
-                0,
-                19_782 * DAY * 1000,
-            ),
+            six::<Date64Type>(-719_162 * DAY * 1000, 2_932_896 * DAY * 1000, 0, 19_782 * DAY * 1000),
         ),
         ("time32_s", six::<Time32SecondType>(0, 86_399, 1, 45_296)),
-        (
-            "time32_ms",
-            six::<Time32MillisecondType>(0, 86_399_999, 1, 45_296_789),
-        ),
+        ("time32_ms", six::<Time32MillisecondType>(0, 86_399_999, 1, 45_296_789)),
         (
             "time64_us",
             six::<Time64MicrosecondType>(0, DAY * 1_000_000 - 1, 1, 45_296_789_012),
@@ -242,22 +203,10 @@ fn times() -> Vec<(String, ArrayRef)> {
             "time64_ns",
             six::<Time64NanosecondType>(0, DAY * 1_000_000_000 - 1, 1, 45_296_789_012_345),
         ),
-        (
-            "duration_s",
-            six::<DurationSecondType>(-DAY, DAY * 365, 0, 5),
-        ),
-        (
-            "duration_ms",
-            six::<DurationMillisecondType>(-DAY, DAY * 365, 0, 5),
-        ),
-        (
-            "duration_us",
-            six::<DurationMicrosecondType>(i64::MIN, i64::MAX, 0, 5),
-        ),
-        (
-            "duration_ns",
-            six::<DurationNanosecondType>(i64::MIN, i64::MAX, 0, 5),
-        ),
+        ("duration_s", six::<DurationSecondType>(-DAY, DAY * 365, 0, 5)),
+        ("duration_ms", six::<DurationMillisecondType>(-DAY, DAY * 365, 0, 5)),
+        ("duration_us", six::<DurationMicrosecondType>(i64::MIN, i64::MAX, 0, 5)),
+        ("duration_ns", six::<DurationNanosecondType>(i64::MIN, i64::MAX, 0, 5)),
     ]);
     // From the year 1 to the year 9999 where the unit reaches that far.
     let (first, last, leap) = (-62_135_596_800, 253_402_300_799, 1_709_210_096);
@@ -265,12 +214,7 @@ fn times() -> Vec<(String, ArrayRef)> {
         ("s", six::<TimestampSecondType>(first, last, 0, leap)),
         (
             "ms",
-            six::<TimestampMillisecondType>(
-                first * 1_000,
-                last * 1_000 + 999,
-                -1,
-                leap * 1_000 + 789,
-            ),
+            six::<TimestampMillisecondType>(first * 1_000, last * 1_000 + 999, -1, leap * 1_000 + 789),
         ),
         (
             "us",
@@ -283,12 +227,7 @@ fn times() -> Vec<(String, ArrayRef)> {
         ),
         (
             "ns",
-            six::<TimestampNanosecondType>(
-                i64::MIN + 1,
-                i64::MAX,
-                -1,
-                leap * 1_000_000_000 + 789_012_345,
-            ),
+            six::<TimestampNanosecondType>(i64::MIN + 1, i64::MAX, -1, leap * 1_000_000_000 + 789_012_345),
         ),
     ];
     let zones = [None, Some("UTC"), Some("Europe/Berlin"), Some("+05:30")];
@@ -318,27 +257,14 @@ fn intervals() -> Vec<(String, ArrayRef)> {
         nanoseconds,
     };
     named([
-        (
-            "interval_ym",
-            six::<IntervalYearMonthType>(-14, 1200, 0, 14),
-        ),
+        ("interval_ym", six::<IntervalYearMonthType>(-14, 1200, 0, 14)),
         (
             "interval_dt",
-            six::<IntervalDayTimeType>(
-                days(-3, -5),
-                days(999, 86_399_999),
-                days(0, 0),
-                days(1, 500),
-            ),
+            six::<IntervalDayTimeType>(days(-3, -5), days(999, 86_399_999), days(0, 0), days(1, 500)),
         ),
         (
             "interval_mdn",
-            six::<IntervalMonthDayNanoType>(
-                all(-1, -2, -3),
-                all(1200, 31, 1 << 40),
-                all(0, 0, 0),
-                all(1, 2, 3),
-            ),
+            six::<IntervalMonthDayNanoType>(all(-1, -2, -3), all(1200, 31, 1 << 40), all(0, 0, 0), all(1, 2, 3)),
         ),
     ])
 }
@@ -394,23 +320,14 @@ fn list_view<O: OffsetSizeTrait>(values: &ArrayRef) -> ArrayRef {
 }
 
 fn structure() -> ArrayRef {
-    let field =
-        |name: &str, array: &ArrayRef| Arc::new(Field::new(name, array.data_type().clone(), true));
+    let field = |name: &str, array: &ArrayRef| Arc::new(Field::new(name, array.data_type().clone(), true));
     let (number, text) = (
         six::<Int32Type>(i32::MIN, i32::MAX, 0, 7),
         cast(&text(), &DataType::Utf8View).unwrap(),
     );
     let lists = list(&text);
-    let fields = vec![
-        field("number", &number),
-        field("text", &text),
-        field("lists", &lists),
-    ];
-    Arc::new(StructArray::new(
-        fields.into(),
-        vec![number, text, lists],
-        validity(),
-    ))
+    let fields = vec![field("number", &number), field("text", &text), field("lists", &lists)];
+    Arc::new(StructArray::new(fields.into(), vec![number, text, lists], validity()))
 }
 
 fn map() -> ArrayRef {
@@ -487,10 +404,7 @@ fn encoded() -> Vec<(String, ArrayRef)> {
         ("dictionary_binary", Arc::new(bytes.finish()) as ArrayRef),
         ("runs_int16", runs(DataType::Int16, &text())),
         ("runs_int32", runs(DataType::Int32, &numbers)),
-        (
-            "list_of_dictionaries",
-            list(&dictionary(DataType::Int32, &text())),
-        ),
+        ("list_of_dictionaries", list(&dictionary(DataType::Int32, &text()))),
     ])
 }
 
@@ -499,11 +413,8 @@ fn unions() -> Vec<(String, ArrayRef)> {
         six::<Int32Type>(i32::MIN, i32::MAX, 0, 7),
         cast(&text(), &DataType::Utf8View).unwrap(),
     );
-    let field =
-        |name: &str, array: &ArrayRef| Arc::new(Field::new(name, array.data_type().clone(), true));
-    let fields = || {
-        UnionFields::try_new([0, 3], [field("number", &numbers), field("text", &texts)]).unwrap()
-    };
+    let field = |name: &str, array: &ArrayRef| Arc::new(Field::new(name, array.data_type().clone(), true));
+    let fields = || UnionFields::try_new([0, 3], [field("number", &numbers), field("text", &texts)]).unwrap();
     let children = || vec![Arc::clone(&numbers), Arc::clone(&texts)];
     let ids = || vec![0_i8, 3, 0, 3, 3, 3].into();
     let offsets = vec![0, 1, 2, 3, 4, 4].into();

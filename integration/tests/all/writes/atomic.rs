@@ -49,10 +49,7 @@ fn readers_see_whole_statements_and_two_inserts_both_land() {
         while let Some(reader) = readers.join_next().await {
             reader.expect("no reader fails");
         }
-        assert_eq!(
-            number(&client, "SELECT count(*) FROM t").await,
-            2 * ROUNDS * ROWS
-        );
+        assert_eq!(number(&client, "SELECT count(*) FROM t").await, 2 * ROUNDS * ROWS);
         assert!(!is_staged(folder.path()));
     });
 }

@@ -12,8 +12,7 @@ use super::{files, folder_table, number, three_workers, update};
 use crate::support::{bounded, minutes, seconds};
 
 /// Writes for hours, on every worker.
-const ENDLESS: &str =
-    "SELECT a.l_orderkey AS id, b.l_comment AS name FROM lineitem a CROSS JOIN lineitem b";
+const ENDLESS: &str = "SELECT a.l_orderkey AS id, b.l_comment AS name FROM lineitem a CROSS JOIN lineitem b";
 
 /// Starts an endless write and returns once bytes of it are on disk.
 async fn begun(cluster: &Cluster, folder: &Path, sql: String) -> JoinSet<Result<i64, Status>> {
@@ -46,9 +45,7 @@ fn insert() -> String {
 /// An empty table of CSV files, which are written row by row.
 async fn csv_table(client: &Client, folder: &Path) {
     let shown = folder.display();
-    let sql = format!(
-        "CREATE EXTERNAL TABLE t (id BIGINT, name VARCHAR) STORED AS CSV LOCATION '{shown}/'"
-    );
+    let sql = format!("CREATE EXTERNAL TABLE t (id BIGINT, name VARCHAR) STORED AS CSV LOCATION '{shown}/'");
     assert_eq!(update(client, &sql).await, 0);
 }
 
@@ -118,8 +115,7 @@ fn one_bad_row_undoes_all() {
         let elsewhere = TempDir::new().unwrap();
         let target = elsewhere.path().join("one.csv").display().to_string();
         update(&client, &format!("COPY (SELECT 1 AS n) TO '{target}'")).await;
-        let copy =
-            format!("COPY (SELECT 1 / (l_orderkey - 60000) AS n FROM lineitem) TO '{target}'");
+        let copy = format!("COPY (SELECT 1 / (l_orderkey - 60000) AS n FROM lineitem) TO '{target}'");
         let status = client.update(&copy).await.expect_err("a division by zero");
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "n\n1\n");

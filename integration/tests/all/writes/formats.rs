@@ -15,8 +15,7 @@ async fn same_rows(client: &Client, left: &str, right: &str) -> Result<(), Strin
         let rows = client.query(sql).await;
         rows.map_err(|status| format!("{sql}: {status}"))
     };
-    compare(&rows(left).await?, &rows(right).await?, &[])
-        .map_err(|difference| difference.to_string())
+    compare(&rows(left).await?, &rows(right).await?, &[]).map_err(|difference| difference.to_string())
 }
 
 #[test]
@@ -75,10 +74,7 @@ fn an_insert_adds_its_rows_to_what_is_there() {
         let folder = TempDir::new().unwrap();
         folder_table(&client, "t", folder.path()).await;
         assert_eq!(number(&client, "SELECT count(*) FROM t").await, 0);
-        assert_eq!(
-            update(&client, "INSERT INTO t VALUES (1, 'one'), (2, 'two')").await,
-            2
-        );
+        assert_eq!(update(&client, "INSERT INTO t VALUES (1, 'one'), (2, 'two')").await, 2);
         assert_eq!(number(&other, "SELECT count(*) FROM t").await, 2);
         // Another order of columns, a column left out, values that are cast, and the query form of the statement.
         let (_, batches) = client
@@ -87,8 +83,7 @@ fn an_insert_adds_its_rows_to_what_is_there() {
             .expect("it inserts");
         assert_eq!(super::single(&batches), 1);
         assert_eq!(update(&client, "INSERT INTO t (id) VALUES (4)").await, 1);
-        let check =
-            "SELECT count(*) FROM t WHERE (id = 3 AND name = '3') OR (id = 4 AND name IS NULL)";
+        let check = "SELECT count(*) FROM t WHERE (id = 3 AND name = '3') OR (id = 4 AND name IS NULL)";
         assert_eq!(number(&other, check).await, 2);
         // Its own rows are not seen.
         assert_eq!(update(&client, "INSERT INTO t SELECT * FROM t").await, 4);
@@ -193,17 +188,11 @@ fn an_empty_copy_has_its_columns() {
         let folder = TempDir::new().unwrap();
         for (name, location) in [("one", "one.parquet"), ("many", "many/")] {
             let location = format!("{}/{location}", folder.path().display());
-            let copied = format!(
-                "COPY (SELECT * FROM region WHERE false) TO '{location}' STORED AS PARQUET"
-            );
+            let copied = format!("COPY (SELECT * FROM region WHERE false) TO '{location}' STORED AS PARQUET");
             assert_eq!(update(&client, &copied).await, 0);
-            let created =
-                format!("CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{location}'");
+            let created = format!("CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{location}'");
             update(&client, &created).await;
-            let (schema, _) = client
-                .query(&format!("SELECT * FROM {name}"))
-                .await
-                .unwrap();
+            let (schema, _) = client.query(&format!("SELECT * FROM {name}")).await.unwrap();
             assert_eq!(schema.fields().len(), 3);
         }
         assert_eq!(files(folder.path()).len(), 2);

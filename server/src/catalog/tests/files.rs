@@ -14,8 +14,7 @@ async fn every_format_is_a_table() {
     );
     text(&at("nd.ndjson"), "{\"a\":6,\"b\":\"x\"}\n");
     text(&at("jl.jsonl"), "{\"a\":6,\"b\":\"x\"}\n");
-    let mut arrow =
-        FileWriter::try_new(File::create(at("i.arrow")).unwrap(), &rows().schema()).unwrap();
+    let mut arrow = FileWriter::try_new(File::create(at("i.arrow")).unwrap(), &rows().schema()).unwrap();
     arrow.write(&rows()).unwrap();
     arrow.finish().unwrap();
     fs::write(at("v.avro"), avro_file()).unwrap();
@@ -27,10 +26,7 @@ async fn every_format_is_a_table() {
             "{table}"
         );
     }
-    assert_eq!(
-        tables(&catalog).await,
-        ["c", "i", "j", "jl", "nd", "p", "v"]
-    );
+    assert_eq!(tables(&catalog).await, ["c", "i", "j", "jl", "nd", "p", "v"]);
 }
 
 /// An Avro object container file with the records 1, 2 and 3, by hand: header, schema, one block.
@@ -110,16 +106,9 @@ async fn folders_are_tables_and_partitions_are_typed_columns() {
     let catalog = open(folder.path()).await;
     assert_eq!(cell(&catalog, "SELECT count(*) FROM plain").await, "6");
     assert_eq!(cell(&catalog, "SELECT count(*) FROM events").await, "12");
+    assert_eq!(cell(&catalog, "SELECT count(*) FROM events WHERE n = 2").await, "6");
     assert_eq!(
-        cell(&catalog, "SELECT count(*) FROM events WHERE n = 2").await,
-        "6"
-    );
-    assert_eq!(
-        cell(
-            &catalog,
-            "SELECT count(*) FROM events WHERE day = DATE '2024-01-01'"
-        )
-        .await,
+        cell(&catalog, "SELECT count(*) FROM events WHERE day = DATE '2024-01-01'").await,
         "6"
     );
     let described = ask(&catalog, "DESCRIBE events").await.unwrap();
@@ -133,16 +122,10 @@ async fn folders_are_tables_and_partitions_are_typed_columns() {
 async fn a_partition_with_leading_zeros_is_found_by_its_text() {
     let folder = tempfile::tempdir().unwrap();
     for month in ["01", "12"] {
-        parquet(
-            &folder.path().join(format!("t/month={month}/x.parquet")),
-            &rows(),
-        );
+        parquet(&folder.path().join(format!("t/month={month}/x.parquet")), &rows());
     }
     let catalog = open(folder.path()).await;
-    assert_eq!(
-        cell(&catalog, "SELECT count(*) FROM t WHERE month = '01'").await,
-        "3"
-    );
+    assert_eq!(cell(&catalog, "SELECT count(*) FROM t WHERE month = '01'").await, "3");
 }
 
 #[tokio::test]
@@ -151,10 +134,7 @@ async fn one_broken_table_leaves_the_others() {
     parquet(&folder.path().join("good.parquet"), &rows());
     text(&folder.path().join("bad.parquet"), "this is no parquet");
     parquet(&folder.path().join("half/a.parquet"), &rows());
-    text(
-        &folder.path().join("half/b.parquet"),
-        "this is no parquet either",
-    );
+    text(&folder.path().join("half/b.parquet"), "this is no parquet either");
     text(&folder.path().join("empty.csv"), "");
     text(&folder.path().join("dup.csv"), "a\n1\n");
     text(&folder.path().join("dup.json"), "{\"a\":1}\n");
@@ -166,15 +146,10 @@ async fn one_broken_table_leaves_the_others() {
         ("empty", &["empty.csv", "header"]),
         ("dup", &["dup.csv", "dup.json", "rename"]),
     ] {
-        let sentence = ask(&catalog, &format!("SELECT * FROM {table}"))
-            .await
-            .unwrap_err();
+        let sentence = ask(&catalog, &format!("SELECT * FROM {table}")).await.unwrap_err();
         assert!(!sentence.contains('\n'), "{sentence}");
         for part in parts {
-            assert!(
-                sentence.contains(part),
-                "{table}: {sentence:?} lacks {part:?}"
-            );
+            assert!(sentence.contains(part), "{table}: {sentence:?} lacks {part:?}");
         }
     }
     assert_eq!(
@@ -207,11 +182,7 @@ async fn new_files_are_seen_by_the_next_query() {
     let catalog = open(folder.path()).await;
     assert_eq!(cell(&catalog, "SELECT count(*) FROM t").await, "3");
     parquet(&folder.path().join("t/b.parquet"), &rows());
-    assert_eq!(
-        cell(&catalog, "SELECT count(*) FROM t").await,
-        "6",
-        "in a known folder"
-    );
+    assert_eq!(cell(&catalog, "SELECT count(*) FROM t").await, "6", "in a known folder");
 
     let sentence = ask(&catalog, "SELECT * FROM later").await.unwrap_err();
     assert!(sentence.contains("no data files yet"), "{sentence}");
@@ -246,10 +217,7 @@ async fn new_files_are_seen_by_the_next_query() {
 async fn values_after_a_sample_of_nulls_are_not_lost() {
     let folder = tempfile::tempdir().unwrap();
     let nulls = "1,\n".repeat(2000);
-    text(
-        &folder.path().join("t.csv"),
-        &format!("a,b\n{nulls}2,late\n"),
-    );
+    text(&folder.path().join("t.csv"), &format!("a,b\n{nulls}2,late\n"));
     let catalog = open(folder.path()).await;
     assert_eq!(cell(&catalog, "SELECT max(b) FROM t").await, "late");
 }
@@ -267,10 +235,7 @@ async fn names_are_found_in_any_case_and_hinted() {
         catalog.nearest_table("datafusion.public.ordres").as_deref(),
         Some("Orders")
     );
-    assert_eq!(
-        catalog.nearest_table("lineitems").as_deref(),
-        Some("line_items")
-    );
+    assert_eq!(catalog.nearest_table("lineitems").as_deref(), Some("line_items"));
     assert_eq!(catalog.nearest_table("customers"), None);
 }
 
@@ -280,19 +245,11 @@ async fn named_tables_may_be_anywhere() {
     parquet(&folder.path().join("deep/data with space.parquet"), &rows());
     let url = config::path_url(&folder.path().join("deep/data with space.parquet")).unwrap();
     let options = CatalogOptions {
-        data: vec![DataSource::Named {
-            name: "t".into(),
-            url,
-        }],
+        data: vec![DataSource::Named { name: "t".into(), url }],
         strict: true,
         ..CatalogOptions::default()
     };
-    let catalog = Catalog::open(&options, Arc::new(RuntimeEnv::default()))
-        .await
-        .unwrap();
+    let catalog = Catalog::open(&options, Arc::new(RuntimeEnv::default())).await.unwrap();
     assert_eq!(cell(&catalog, "SELECT count(*) FROM t").await, "3");
-    assert!(
-        catalog.object_store_specs().is_empty(),
-        "local files need no store"
-    );
+    assert!(catalog.object_store_specs().is_empty(), "local files need no store");
 }

@@ -32,8 +32,7 @@ fn rows() -> RecordBatch {
 
 fn parquet(path: &Path, batch: &RecordBatch) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let mut writer =
-        ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
     writer.write(batch).unwrap();
     writer.close().unwrap();
 }
@@ -59,16 +58,9 @@ async fn try_open(folder: &Path, strict: bool) -> Result<Catalog, Failure> {
 async fn ask(catalog: &Catalog, sql: &str) -> Result<String, String> {
     let context = catalog.session_context();
     let failure = |error: DataFusionError| squadron_shuffle::failure::of(&error).message;
-    let plan = context
-        .state()
-        .create_logical_plan(sql)
-        .await
-        .map_err(failure)?;
+    let plan = context.state().create_logical_plan(sql).await.map_err(failure)?;
     if let LogicalPlan::Ddl(statement) = plan {
-        catalog
-            .execute_ddl(&context, statement)
-            .await
-            .map_err(failure)?;
+        catalog.execute_ddl(&context, statement).await.map_err(failure)?;
         return Ok(String::new());
     }
     let frame = context.execute_logical_plan(plan).await.map_err(failure)?;

@@ -11,10 +11,7 @@ async fn external_tables_and_views_are_shared_by_all_sessions() {
         .await
         .unwrap();
     let location = folder.path().join("x/");
-    let create = format!(
-        "EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'",
-        location.display()
-    );
+    let create = format!("EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'", location.display());
     ask(&catalog, &format!("CREATE {create}")).await.unwrap();
     ask(&catalog, "CREATE VIEW v AS SELECT a + 1 AS c FROM t")
         .await
@@ -32,40 +29,21 @@ async fn external_tables_and_views_are_shared_by_all_sessions() {
     )
     .await
     .unwrap();
-    let missing =
-        "CREATE OR REPLACE EXTERNAL TABLE t STORED AS PARQUET LOCATION '/no/such/folder/'";
-    assert!(
-        ask(&catalog, missing)
-            .await
-            .unwrap_err()
-            .contains("/no/such/folder")
-    );
+    let missing = "CREATE OR REPLACE EXTERNAL TABLE t STORED AS PARQUET LOCATION '/no/such/folder/'";
+    assert!(ask(&catalog, missing).await.unwrap_err().contains("/no/such/folder"));
     assert_eq!(
         cell(&catalog, "SELECT count(*) FROM t").await,
         "3",
         "a failed replacement leaves the old table"
     );
-    ask(
-        &catalog,
-        "CREATE OR REPLACE VIEW v AS SELECT a + 2 AS c FROM t",
-    )
-    .await
-    .unwrap();
+    ask(&catalog, "CREATE OR REPLACE VIEW v AS SELECT a + 2 AS c FROM t")
+        .await
+        .unwrap();
     assert_eq!(cell(&catalog, "SELECT sum(c) FROM v").await, "12");
-    assert!(
-        ask(&catalog, "DROP TABLE v")
-            .await
-            .unwrap_err()
-            .contains("DROP VIEW")
-    );
+    assert!(ask(&catalog, "DROP TABLE v").await.unwrap_err().contains("DROP VIEW"));
     ask(&catalog, "DROP VIEW v").await.unwrap();
     ask(&catalog, "DROP TABLE t").await.unwrap();
-    assert!(
-        ask(&catalog, "DROP TABLE t")
-            .await
-            .unwrap_err()
-            .contains("no table t")
-    );
+    assert!(ask(&catalog, "DROP TABLE t").await.unwrap_err().contains("no table t"));
     ask(&catalog, "DROP TABLE IF EXISTS t").await.unwrap();
 }
 
@@ -82,13 +60,8 @@ async fn a_dropped_file_stays_dropped() {
             .unwrap_err()
             .contains("not found")
     );
-    assert!(
-        folder.path().join("t.csv").exists(),
-        "the file itself is the user's"
-    );
-    ask(&catalog, "CREATE VIEW t AS SELECT 7 AS a")
-        .await
-        .unwrap();
+    assert!(folder.path().join("t.csv").exists(), "the file itself is the user's");
+    ask(&catalog, "CREATE VIEW t AS SELECT 7 AS a").await.unwrap();
     assert_eq!(cell(&catalog, "SELECT a FROM t").await, "7");
 }
 
@@ -138,22 +111,14 @@ async fn store_options_never_show() {
     let context = catalog.session_context();
     let plan = context.state().create_logical_plan(create).await.unwrap();
     assert!(!plan.display_indent().to_string().contains("hush"));
-    ask(&catalog, &format!("EXPLAIN {create}"))
-        .await
-        .map_or_else(
-            |sentence| assert!(!sentence.contains("hush")),
-            |shown| assert!(!shown.contains("hush")),
-        );
+    ask(&catalog, &format!("EXPLAIN {create}")).await.map_or_else(
+        |sentence| assert!(!sentence.contains("hush")),
+        |shown| assert!(!shown.contains("hush")),
+    );
     let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(statement)) = plan else {
         panic!();
     };
-    assert!(
-        !statement
-            .definition
-            .clone()
-            .unwrap_or_default()
-            .contains("hush")
-    );
+    assert!(!statement.definition.clone().unwrap_or_default().contains("hush"));
     let sentence = ask(&catalog, &create.replace("aws.endpoint", "aws.end_point"))
         .await
         .unwrap_err();
@@ -226,12 +191,8 @@ async fn tpch_tables_are_served_from_the_cache() {
         strict: true,
         ..CatalogOptions::default()
     };
-    let catalog = Catalog::open(&options, Arc::new(RuntimeEnv::default()))
-        .await
-        .unwrap();
-    let again = Catalog::open(&options, Arc::new(RuntimeEnv::default()))
-        .await
-        .unwrap();
+    let catalog = Catalog::open(&options, Arc::new(RuntimeEnv::default())).await.unwrap();
+    let again = Catalog::open(&options, Arc::new(RuntimeEnv::default())).await.unwrap();
     assert_eq!(tables(&catalog).await.len(), 8);
     assert_eq!(cell(&catalog, "SELECT count(*) FROM orders").await, "1500");
     assert_eq!(
@@ -239,11 +200,5 @@ async fn tpch_tables_are_served_from_the_cache() {
         cell(&catalog, "SELECT count(*) FROM lineitem").await
     );
     let table = catalog.session_context().table("lineitem").await.unwrap();
-    assert!(
-        table
-            .schema()
-            .fields()
-            .iter()
-            .all(|field| !field.is_nullable())
-    );
+    assert!(table.schema().fields().iter().all(|field| !field.is_nullable()));
 }

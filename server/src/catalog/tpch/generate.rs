@@ -10,12 +10,12 @@ use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::properties::WriterProperties;
 use squadron_proto::{Failure, FailureKind};
 use tpchgen::generators::{
-    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator,
-    PartSuppGenerator, RegionGenerator, SupplierGenerator,
+    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
+    RegionGenerator, SupplierGenerator,
 };
 use tpchgen_arrow::{
-    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow,
-    RecordBatchIterator, RegionArrow, SupplierArrow,
+    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RecordBatchIterator, RegionArrow,
+    SupplierArrow,
 };
 
 use super::progress::Progress;
@@ -92,20 +92,12 @@ impl Table {
         match self {
             Self::Region => Box::new(RegionArrow::new(RegionGenerator::new(scale, part, parts))),
             Self::Nation => Box::new(NationArrow::new(NationGenerator::new(scale, part, parts))),
-            Self::Supplier => Box::new(SupplierArrow::new(SupplierGenerator::new(
-                scale, part, parts,
-            ))),
+            Self::Supplier => Box::new(SupplierArrow::new(SupplierGenerator::new(scale, part, parts))),
             Self::Part => Box::new(PartArrow::new(PartGenerator::new(scale, part, parts))),
-            Self::Customer => Box::new(CustomerArrow::new(CustomerGenerator::new(
-                scale, part, parts,
-            ))),
-            Self::PartSupp => Box::new(PartSuppArrow::new(PartSuppGenerator::new(
-                scale, part, parts,
-            ))),
+            Self::Customer => Box::new(CustomerArrow::new(CustomerGenerator::new(scale, part, parts))),
+            Self::PartSupp => Box::new(PartSuppArrow::new(PartSuppGenerator::new(scale, part, parts))),
             Self::Orders => Box::new(OrderArrow::new(OrderGenerator::new(scale, part, parts))),
-            Self::LineItem => Box::new(LineItemArrow::new(LineItemGenerator::new(
-                scale, part, parts,
-            ))),
+            Self::LineItem => Box::new(LineItemArrow::new(LineItemGenerator::new(scale, part, parts))),
         }
     }
 }
@@ -169,18 +161,11 @@ pub(super) fn write_tables(scale: f64, folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn write_piece(
-    piece: &Piece,
-    scale: f64,
-    folder: &Path,
-    progress: &Progress,
-) -> Result<(), Failure> {
+fn write_piece(piece: &Piece, scale: f64, folder: &Path, progress: &Progress) -> Result<(), Failure> {
     let name = piece.table.name();
     let path = match piece.parts {
         1 => folder.join(format!("{name}.parquet")),
-        _ => folder
-            .join(name)
-            .join(format!("{name}-{:03}.parquet", piece.part - 1)),
+        _ => folder.join(name).join(format!("{name}-{:03}.parquet", piece.part - 1)),
     };
     let cannot = |error: &dyn std::fmt::Display| {
         Failure::new(
@@ -231,12 +216,7 @@ mod tests {
 
     #[test]
     fn pieces_cover_every_table_and_grow_with_the_scale() {
-        let files = |scale, table| {
-            pieces(scale)
-                .iter()
-                .filter(|piece| piece.table == table)
-                .count()
-        };
+        let files = |scale, table| pieces(scale).iter().filter(|piece| piece.table == table).count();
         assert_eq!(files(0.01, Table::LineItem), 1);
         assert_eq!(files(1.0, Table::LineItem), 4);
         assert_eq!(files(10.0, Table::LineItem), 40);

@@ -45,11 +45,7 @@ impl Tpch {
         if folder.is_dir() {
             return Ok(folder);
         }
-        match self
-            .program
-            .as_deref()
-            .filter(|program| is_squadron(program))
-        {
+        match self.program.as_deref().filter(|program| is_squadron(program)) {
             Some(program) => self.generate_apart(program).await?,
             None => {
                 let (scale, cache_dir) = (self.scale, self.cache_dir.clone());
@@ -68,8 +64,7 @@ impl Tpch {
     }
 
     async fn generate_apart(&self, program: &Path) -> Result<(), Failure> {
-        let cannot_start =
-            |error| storage(format!("{} cannot be started: {error}", program.display()));
+        let cannot_start = |error| storage(format!("{} cannot be started: {error}", program.display()));
         let mut child = tokio::process::Command::new(program)
             .arg("generate-tpch")
             .arg(format!("--scale={}", self.scale))
@@ -118,11 +113,7 @@ pub fn generate(scale: f64, cache_dir: &Path) -> Result<PathBuf, Failure> {
     let folder = folder(scale, cache_dir);
     let cannot = |path: &Path| {
         let path = path.display().to_string();
-        move |error: std::io::Error| {
-            storage(format!(
-                "{path} cannot be written: {error}; give another --cache-dir"
-            ))
-        }
+        move |error: std::io::Error| storage(format!("{path} cannot be written: {error}; give another --cache-dir"))
     };
     fs::create_dir_all(cache_dir).map_err(cannot(cache_dir))?;
     let lock_path = folder.with_added_extension("lock");
@@ -159,9 +150,7 @@ fn folder(scale: f64, cache_dir: &Path) -> PathBuf {
 
 /// Other programs that use this crate cannot be asked to generate.
 fn is_squadron(program: &Path) -> bool {
-    program
-        .file_stem()
-        .is_some_and(|name| name == env!("CARGO_PKG_NAME"))
+    program.file_stem().is_some_and(|name| name == env!("CARGO_PKG_NAME"))
 }
 
 fn storage(message: String) -> Failure {
@@ -190,12 +179,7 @@ mod tests {
     #[test]
     fn two_at_once_generate_once() {
         let cache = tempfile::tempdir().unwrap();
-        let modified = || {
-            fs::metadata(folder(0.001, cache.path()))
-                .unwrap()
-                .modified()
-                .unwrap()
-        };
+        let modified = || fs::metadata(folder(0.001, cache.path())).unwrap().modified().unwrap();
         let folders = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..2)
                 .map(|_| scope.spawn(|| (generate(0.001, cache.path()).unwrap(), modified())))

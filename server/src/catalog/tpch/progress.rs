@@ -18,9 +18,7 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new(scale: f64, total_rows: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template(
-                "{msg} [{wide_bar}] {percent}% {human_pos} rows, {eta} left",
-            );
+            let style = ProgressStyle::with_template("{msg} [{wide_bar}] {percent}% {human_pos} rows, {eta} left");
             ProgressBar::new(total_rows)
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
                 .with_message(format!("TPC-H scale {scale}"))
@@ -45,11 +43,7 @@ impl Progress {
         let step = |rows: u64| rows * 100 / self.total_rows.max(1) / LOG_STEP_PERCENT;
         let (passed, now) = (step(before), step(before + rows));
         if now > passed && now * LOG_STEP_PERCENT < 100 {
-            tracing::info!(
-                "generating TPC-H scale {}: {} %",
-                self.scale,
-                now * LOG_STEP_PERCENT
-            );
+            tracing::info!("generating TPC-H scale {}: {} %", self.scale, now * LOG_STEP_PERCENT);
         }
     }
 

@@ -45,10 +45,7 @@ pub(super) fn catalogs(context: &SessionContext) -> Result<RecordBatch, Failure>
 }
 
 /// Rows of CommandGetDbSchemas.
-pub(super) fn db_schemas(
-    context: &SessionContext,
-    command: &CommandGetDbSchemas,
-) -> Result<RecordBatch, Failure> {
+pub(super) fn db_schemas(context: &SessionContext, command: &CommandGetDbSchemas) -> Result<RecordBatch, Failure> {
     let mut builder = command.clone().into_builder();
     let pattern = command.db_schema_filter_pattern.as_deref();
     for (catalog, schema) in schemas(context, command.catalog.as_deref(), pattern)? {
@@ -86,11 +83,7 @@ pub(super) fn schemas(
 }
 
 /// A schema to read tables from; the one that describes the others is made on the spot, as DataFusion does.
-pub(super) fn provider(
-    context: &SessionContext,
-    catalog: &str,
-    schema: &str,
-) -> Option<Arc<dyn SchemaProvider>> {
+pub(super) fn provider(context: &SessionContext, catalog: &str, schema: &str) -> Option<Arc<dyn SchemaProvider>> {
     if schema == INFORMATION_SCHEMA {
         let catalogs = Arc::clone(context.state_ref().read().catalog_list());
         return Some(Arc::new(InformationSchemaProvider::new(catalogs)));
@@ -107,6 +100,5 @@ pub(super) fn table_types_schema() -> SchemaRef {
 /// Rows of CommandGetTableTypes.
 pub(super) fn table_types() -> RecordBatch {
     let names: ArrayRef = Arc::new(StringArray::from(TABLE_TYPES.to_vec()));
-    RecordBatch::try_new(table_types_schema(), vec![names])
-        .expect("the column has the schema's one type and no nulls")
+    RecordBatch::try_new(table_types_schema(), vec![names]).expect("the column has the schema's one type and no nulls")
 }

@@ -15,13 +15,9 @@ use crate::flight::status::invalid;
 use crate::queries::{Queries, Session};
 
 /// The paths of the tables that match.
-pub(in crate::flight) fn paths(
-    context: &SessionContext,
-    criteria: &[u8],
-) -> Result<Vec<[String; 3]>, Failure> {
-    let pattern = str::from_utf8(criteria).map_err(|_| {
-        invalid("the criteria of ListFlights are a LIKE pattern of table names, in UTF-8")
-    })?;
+pub(in crate::flight) fn paths(context: &SessionContext, criteria: &[u8]) -> Result<Vec<[String; 3]>, Failure> {
+    let pattern = str::from_utf8(criteria)
+        .map_err(|_| invalid("the criteria of ListFlights are a LIKE pattern of table names, in UTF-8"))?;
     let pattern = Some(pattern).filter(|pattern| !pattern.is_empty());
     let mut paths = Vec::new();
     for (catalog, schema) in schemas(context, None, None)? {
@@ -39,11 +35,7 @@ pub(in crate::flight) fn paths(
 }
 
 /// The flight of one table; none for one that cannot be read, which must not hide the others.
-pub(in crate::flight) async fn flight(
-    queries: &Queries,
-    session: &Session,
-    path: [String; 3],
-) -> Option<FlightInfo> {
+pub(in crate::flight) async fn flight(queries: &Queries, session: &Session, path: [String; 3]) -> Option<FlightInfo> {
     let schema = async {
         let sql = statement::of_path(session, &path)?;
         let planned = statement::plan(queries, session, &sql, None).await?;

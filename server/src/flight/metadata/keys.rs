@@ -55,11 +55,7 @@ pub(super) async fn primary_keys(
 ) -> Result<RecordBatch, Failure> {
     let mut rows = PrimaryKeys::default();
     for (catalog, schema) in schemas(context, command.catalog.as_deref(), None)? {
-        if command
-            .db_schema
-            .as_ref()
-            .is_some_and(|wanted| *wanted != schema)
-        {
+        if command.db_schema.as_ref().is_some_and(|wanted| *wanted != schema) {
             continue;
         }
         let Some(provider) = provider(context, &catalog, &schema) else {
@@ -71,10 +67,7 @@ pub(super) async fn primary_keys(
         match provider.table(&command.table).await {
             Ok(Some(table)) => {
                 for column in key_columns(table.as_ref()) {
-                    rows.append(
-                        [&catalog, &schema, &command.table, &column.name],
-                        column.number,
-                    );
+                    rows.append([&catalog, &schema, &command.table, &column.name], column.number);
                 }
             }
             // Dropped since.
@@ -144,9 +137,7 @@ impl PrimaryKeys {
                 Arc::new(self.numbers.finish()),
             ],
         )
-        .map_err(|error| {
-            Failure::internal(format!("primary keys do not fit their schema: {error}"))
-        })
+        .map_err(|error| Failure::internal(format!("primary keys do not fit their schema: {error}")))
     }
 }
 
@@ -173,9 +164,7 @@ mod tests {
             table: table.to_owned(),
         };
         let rows = primary_keys(&context, &command).await.unwrap();
-        let text = |column: usize, row: usize| {
-            rows.column(column).as_string::<i32>().value(row).to_owned()
-        };
+        let text = |column: usize, row: usize| rows.column(column).as_string::<i32>().value(row).to_owned();
         assert_eq!(rows.column(4).null_count(), rows.num_rows());
         let numbers = rows.column(5).as_primitive::<Int32Type>();
         (0..rows.num_rows())
@@ -185,13 +174,8 @@ mod tests {
 
     #[tokio::test]
     async fn keys_are_those_that_were_declared() {
-        let key =
-            |schema: &str, column: &str, number| (schema.to_owned(), column.to_owned(), number);
-        let all = [
-            key("other", "x", 1),
-            key("public", "c", 1),
-            key("public", "b", 2),
-        ];
+        let key = |schema: &str, column: &str, number| (schema.to_owned(), column.to_owned(), number);
+        let all = [key("other", "x", 1), key("public", "c", 1), key("public", "b", 2)];
         assert_eq!(keys_of("keyed", None).await, all);
         assert_eq!(keys_of("keyed", Some("public")).await, all[1..]);
         assert_eq!(keys_of("keyed", Some("pub%")).await, []);

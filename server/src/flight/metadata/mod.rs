@@ -13,8 +13,8 @@ use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::{
-    Command, CommandGetCatalogs, CommandGetDbSchemas, CommandGetPrimaryKeys, CommandGetSqlInfo,
-    CommandGetTables, CommandGetXdbcTypeInfo,
+    Command, CommandGetCatalogs, CommandGetDbSchemas, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTables,
+    CommandGetXdbcTypeInfo,
 };
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;

@@ -15,11 +15,7 @@ pub(super) fn matching(names: Vec<String>, pattern: Option<&str>) -> Result<Vec<
     let matches = like(&array, &StringArray::new_scalar(pattern))
         .map_err(|error| invalid(format!("the pattern {pattern:?} cannot be used: {error}")))?;
     let keep = |(name, matches): (String, Option<bool>)| (matches == Some(true)).then_some(name);
-    Ok(names
-        .into_iter()
-        .zip(matches.iter())
-        .filter_map(keep)
-        .collect())
+    Ok(names.into_iter().zip(matches.iter()).filter_map(keep).collect())
 }
 
 #[cfg(test)]

@@ -12,10 +12,9 @@ use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::{
-    SqlInfo, SqlNullOrdering, SqlOuterJoinsSupportLevel, SqlSupportedCaseSensitivity,
-    SqlSupportedGroupBy, SqlSupportedResultSetConcurrency, SqlSupportedResultSetType,
-    SqlSupportedSubqueries, SqlSupportedTransaction, SqlSupportedUnions, SqlSupportsConvert,
-    SqlTransactionIsolationLevel, SupportedSqlGrammar,
+    SqlInfo, SqlNullOrdering, SqlOuterJoinsSupportLevel, SqlSupportedCaseSensitivity, SqlSupportedGroupBy,
+    SqlSupportedResultSetConcurrency, SqlSupportedResultSetType, SqlSupportedSubqueries, SqlSupportedTransaction,
+    SqlSupportedUnions, SqlSupportsConvert, SqlTransactionIsolationLevel, SupportedSqlGrammar,
 };
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::{functions, functions_nested};
@@ -70,21 +69,12 @@ const CONVERTIBLE: &[(SqlSupportsConvert, DataType)] = &[
     (SqlSupportsConvert::SqlConvertBit, DataType::Boolean),
     (SqlSupportsConvert::SqlConvertChar, DataType::Utf8),
     (SqlSupportsConvert::SqlConvertDate, DataType::Date32),
-    (
-        SqlSupportsConvert::SqlConvertDecimal,
-        DataType::Decimal128(38, 10),
-    ),
+    (SqlSupportsConvert::SqlConvertDecimal, DataType::Decimal128(38, 10)),
     (SqlSupportsConvert::SqlConvertFloat, DataType::Float32),
     (SqlSupportsConvert::SqlConvertInteger, DataType::Int32),
-    (
-        SqlSupportsConvert::SqlConvertLongvarbinary,
-        DataType::Binary,
-    ),
+    (SqlSupportsConvert::SqlConvertLongvarbinary, DataType::Binary),
     (SqlSupportsConvert::SqlConvertLongvarchar, DataType::Utf8),
-    (
-        SqlSupportsConvert::SqlConvertNumeric,
-        DataType::Decimal128(38, 10),
-    ),
+    (SqlSupportsConvert::SqlConvertNumeric, DataType::Decimal128(38, 10)),
     (SqlSupportsConvert::SqlConvertReal, DataType::Float32),
     (SqlSupportsConvert::SqlConvertSmallint, DataType::Int16),
     (
@@ -122,9 +112,7 @@ static INFO: LazyLock<SqlInfoData> = LazyLock::new(|| {
     limits(&mut builder);
     transactions(&mut builder);
     result_sets(&mut builder);
-    builder
-        .build()
-        .expect("every value has its child of the union")
+    builder.build().expect("every value has its child of the union")
 });
 
 /// Keys 0 to 11, 100 and 101.
@@ -135,10 +123,7 @@ fn server(builder: &mut SqlInfoDataBuilder) {
     builder.append(SqlInfo::FlightSqlServerReadOnly, false);
     builder.append(SqlInfo::FlightSqlServerSql, true);
     builder.append(SqlInfo::FlightSqlServerSubstrait, true);
-    builder.append(
-        SqlInfo::FlightSqlServerSubstraitMinVersion,
-        substrait::OLDEST_VERSION,
-    );
+    builder.append(SqlInfo::FlightSqlServerSubstraitMinVersion, substrait::OLDEST_VERSION);
     builder.append(
         SqlInfo::FlightSqlServerSubstraitMaxVersion,
         substrait::newest_version().as_str(),
@@ -169,10 +154,7 @@ fn names(builder: &mut SqlInfoDataBuilder) {
     let nulls = SqlNullOrdering::SqlNullsSortedHigh as i64;
     builder.append(SqlInfo::SqlNullOrdering, nulls);
     builder.append(SqlInfo::SqlKeywords, KEYWORDS);
-    builder.append(
-        SqlInfo::SqlNumericFunctions,
-        listed(functions::math::functions()),
-    );
+    builder.append(SqlInfo::SqlNumericFunctions, listed(functions::math::functions()));
     let mut text = functions::string::functions();
     text.extend(functions::unicode::functions());
     text.extend(functions::regex::functions());
@@ -182,10 +164,7 @@ fn names(builder: &mut SqlInfoDataBuilder) {
     let mut system = functions::core::functions();
     system.extend(functions_nested::all_default_nested_functions());
     builder.append(SqlInfo::SqlSystemFunctions, listed(system));
-    builder.append(
-        SqlInfo::SqlDatetimeFunctions,
-        listed(functions::datetime::functions()),
-    );
+    builder.append(SqlInfo::SqlDatetimeFunctions, listed(functions::datetime::functions()));
     builder.append(SqlInfo::SqlSearchStringEscape, "\\");
     builder.append(SqlInfo::SqlExtraNameCharacters, "");
     builder.append(SqlInfo::SqlSchemaTerm, "schema");
@@ -308,9 +287,7 @@ fn mask<const N: usize>(ordinals: [i32; N]) -> i32 {
 /// What CAST converts each type to, as the kernel that does it says.
 fn conversions() -> BTreeMap<i32, Vec<i32>> {
     let targets = |from: &DataType| {
-        let castable = CONVERTIBLE
-            .iter()
-            .filter(|(_, to)| can_cast_types(from, to));
+        let castable = CONVERTIBLE.iter().filter(|(_, to)| can_cast_types(from, to));
         castable.map(|(kind, _)| *kind as i32).collect()
     };
     CONVERTIBLE
@@ -323,9 +300,7 @@ fn conversions() -> BTreeMap<i32, Vec<i32>> {
 fn listed(functions: Vec<Arc<ScalarUDF>>) -> Vec<String> {
     let mut names: Vec<String> = functions
         .iter()
-        .flat_map(|function| {
-            std::iter::once(function.name()).chain(function.aliases().iter().map(String::as_str))
-        })
+        .flat_map(|function| std::iter::once(function.name()).chain(function.aliases().iter().map(String::as_str)))
         .map(str::to_uppercase)
         .collect();
     names.sort_unstable();
@@ -363,11 +338,7 @@ mod tests {
 
     fn keys_and_types(batch: &RecordBatch) -> Vec<(u32, i8)> {
         let keys = batch.column(0).as_primitive::<UInt32Type>();
-        let values = batch
-            .column(1)
-            .as_any()
-            .downcast_ref::<UnionArray>()
-            .unwrap();
+        let values = batch.column(1).as_any().downcast_ref::<UnionArray>().unwrap();
         (0..batch.num_rows())
             .map(|row| (keys.value(row), values.type_id(row)))
             .collect()
@@ -389,10 +360,7 @@ mod tests {
         let DataType::Union(fields, _) = schema().field(1).data_type().clone() else {
             panic!("not a union");
         };
-        let children: Vec<_> = fields
-            .iter()
-            .map(|(id, field)| (id, field.name().as_str()))
-            .collect();
+        let children: Vec<_> = fields.iter().map(|(id, field)| (id, field.name().as_str())).collect();
         assert_eq!(
             children,
             [
@@ -416,27 +384,16 @@ mod tests {
     #[test]
     fn adbc_sees_no_transactions() {
         let batch = rows(&[8]).unwrap();
-        let values = batch
-            .column(1)
-            .as_any()
-            .downcast_ref::<UnionArray>()
-            .unwrap();
+        let values = batch.column(1).as_any().downcast_ref::<UnionArray>().unwrap();
         let value = values.value(0);
-        assert_eq!(
-            value.as_primitive::<arrow::datatypes::Int32Type>().value(0),
-            0
-        );
+        assert_eq!(value.as_primitive::<arrow::datatypes::Int32Type>().value(0), 0);
     }
 
     fn strings(key: SqlInfo) -> Vec<String> {
         let batch = rows(&[key as u32]).unwrap();
         let values = batch.column(1).as_union().value(0);
         let list = values.as_list::<i32>().value(0);
-        list.as_string::<i32>()
-            .iter()
-            .flatten()
-            .map(str::to_owned)
-            .collect()
+        list.as_string::<i32>().iter().flatten().map(str::to_owned).collect()
     }
 
     #[test]
@@ -467,9 +424,6 @@ mod tests {
         );
         assert!(to(number).contains(&(text as i32)));
         assert!(to(text).contains(&(SqlSupportsConvert::SqlConvertTimestamp as i32)));
-        assert!(
-            !to(SqlSupportsConvert::SqlConvertBit)
-                .contains(&(SqlSupportsConvert::SqlConvertDate as i32))
-        );
+        assert!(!to(SqlSupportsConvert::SqlConvertBit).contains(&(SqlSupportsConvert::SqlConvertDate as i32)));
     }
 }

@@ -26,10 +26,7 @@ struct Place<'a> {
 }
 
 /// The rows of the command. Only tables whose names match are opened.
-pub(super) async fn tables(
-    context: &SessionContext,
-    command: &CommandGetTables,
-) -> Result<RecordBatch, Failure> {
+pub(super) async fn tables(context: &SessionContext, command: &CommandGetTables) -> Result<RecordBatch, Failure> {
     let mut builder = command.clone().into_builder();
     let schema_pattern = command.db_schema_filter_pattern.as_deref();
     let table_pattern = command.table_name_filter_pattern.as_deref();
@@ -69,11 +66,7 @@ async fn append(
         true => SYSTEM_TABLE,
         false => table_type_name(table_type),
     };
-    let Place {
-        catalog,
-        schema,
-        table,
-    } = *place;
+    let Place { catalog, schema, table } = *place;
     builder
         .append(catalog, schema, table, table_type, &columns)
         .map_err(unbuilt)
@@ -137,11 +130,7 @@ mod tests {
     async fn tables_and_views_are_listed_in_order() {
         assert_eq!(
             names(CommandGetTables::default()).await,
-            [
-                "other.orders TABLE",
-                "public.order_names VIEW",
-                "public.orders TABLE"
-            ]
+            ["other.orders TABLE", "public.order_names VIEW", "public.orders TABLE"]
         );
     }
 

@@ -59,10 +59,7 @@ fn exact_types() -> Vec<XdbcTypeInfo> {
     .into_iter()
     .map(|(name, data_type, size)| {
         let is_number = data_type != XdbcDataType::XdbcBit;
-        let is_decimal = matches!(
-            data_type,
-            XdbcDataType::XdbcDecimal | XdbcDataType::XdbcNumeric
-        );
+        let is_decimal = matches!(data_type, XdbcDataType::XdbcDecimal | XdbcDataType::XdbcNumeric);
         XdbcTypeInfo {
             create_params: is_decimal.then(|| vec!["precision".into(), "scale".into()]),
             unsigned_attribute: is_number.then_some(name.ends_with("UNSIGNED")),
@@ -89,22 +86,10 @@ fn quoted_types() -> Vec<XdbcTypeInfo> {
         ("VARCHAR", XdbcDataType::XdbcWvarchar, MAX_LENGTH, "'", None),
         ("BYTEA", XdbcDataType::XdbcBinary, MAX_LENGTH, "X'", None),
         ("BYTEA", XdbcDataType::XdbcVarbinary, MAX_LENGTH, "X'", None),
-        (
-            "BYTEA",
-            XdbcDataType::XdbcLongvarbinary,
-            MAX_LENGTH,
-            "X'",
-            None,
-        ),
+        ("BYTEA", XdbcDataType::XdbcLongvarbinary, MAX_LENGTH, "X'", None),
         ("DATE", XdbcDataType::XdbcDate, 10, "DATE '", date),
         ("TIME", XdbcDataType::XdbcTime, 18, "TIME '", time),
-        (
-            "TIMESTAMP",
-            XdbcDataType::XdbcTimestamp,
-            29,
-            "TIMESTAMP '",
-            timestamp,
-        ),
+        ("TIMESTAMP", XdbcDataType::XdbcTimestamp, 29, "TIMESTAMP '", timestamp),
         (
             "TIMESTAMP WITH TIME ZONE",
             XdbcDataType::XdbcTimestamp,
@@ -164,12 +149,7 @@ mod tests {
     use crate::planner::columns::type_name;
 
     fn names(batch: &RecordBatch) -> Vec<&str> {
-        batch
-            .column(0)
-            .as_string::<i32>()
-            .iter()
-            .flatten()
-            .collect()
+        batch.column(0).as_string::<i32>().iter().flatten().collect()
     }
 
     #[test]

@@ -19,8 +19,7 @@ use crate::catalog::{Catalog, CatalogOptions};
 use crate::flight;
 use crate::planner::{Planner, SizeOptions};
 use crate::queries::{
-    Locations, OpenSessions, PlannedStatement, Planning, Polls, Principal, Queries, QueryParts,
-    Session,
+    Locations, OpenSessions, PlannedStatement, Planning, Polls, Principal, Queries, QueryParts, Session,
 };
 use crate::results::kept::KeptResults;
 use crate::results::{OpenResults, ResultReader};
@@ -54,9 +53,7 @@ impl DerefMut for Connected {
 
 /// A catalog without tables.
 pub(in crate::flight) async fn empty_catalog() -> Catalog {
-    Catalog::open(&CatalogOptions::default(), Arc::default())
-        .await
-        .unwrap()
+    Catalog::open(&CatalogOptions::default(), Arc::default()).await.unwrap()
 }
 
 /// A planned statement and the session it was planned for.
@@ -111,11 +108,7 @@ pub(super) async fn connect() -> Connected {
     }
 }
 
-async fn queries(
-    engine: &Arc<Engine>,
-    key: ClusterKey,
-    server: &mut JoinSet<()>,
-) -> (Queries, Catalog) {
+async fn queries(engine: &Arc<Engine>, key: ClusterKey, server: &mut JoinSet<()>) -> (Queries, Catalog) {
     let catalog = Catalog::open(&CatalogOptions::default(), Arc::clone(&engine.runtime))
         .await
         .unwrap();

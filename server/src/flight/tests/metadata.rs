@@ -10,12 +10,7 @@ async fn every_metadata_command_gives_what_it_announced() {
         client.get_table_types().await.unwrap(),
         client.get_sql_info(Vec::new()).await.unwrap(),
     ];
-    infos.push(
-        client
-            .get_db_schemas(CommandGetDbSchemas::default())
-            .await
-            .unwrap(),
-    );
+    infos.push(client.get_db_schemas(CommandGetDbSchemas::default()).await.unwrap());
     for include_schema in [false, true] {
         let request = CommandGetTables {
             include_schema,
@@ -30,10 +25,7 @@ async fn every_metadata_command_gives_what_it_announced() {
         assert!(batches.iter().any(|batch| batch.num_rows() > 0));
     }
     let keys = [
-        client
-            .get_primary_keys(CommandGetPrimaryKeys::default())
-            .await
-            .unwrap(),
+        client.get_primary_keys(CommandGetPrimaryKeys::default()).await.unwrap(),
         client
             .get_exported_keys(CommandGetExportedKeys::default())
             .await
@@ -54,11 +46,7 @@ async fn every_metadata_command_gives_what_it_announced() {
     }
     for info in infos.iter().chain(&keys) {
         let descriptor = info.flight_descriptor.clone().unwrap();
-        let schema: SchemaResult = raw(&mut client)
-            .get_schema(descriptor)
-            .await
-            .unwrap()
-            .into_inner();
+        let schema: SchemaResult = raw(&mut client).get_schema(descriptor).await.unwrap().into_inner();
         assert_eq!(schema.schema, info.schema);
     }
 }

@@ -7,16 +7,15 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{Int64Type, Schema};
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::{
-    ActionBeginTransactionRequest, ActionClosePreparedStatementRequest,
-    ActionCreatePreparedStatementRequest, Any, CommandGetCrossReference, CommandGetDbSchemas,
-    CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetTables,
-    CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandPreparedStatementUpdate,
-    CommandStatementIngest, CommandStatementQuery, CommandStatementUpdate,
+    ActionBeginTransactionRequest, ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, Any,
+    CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
+    CommandGetPrimaryKeys, CommandGetTables, CommandGetXdbcTypeInfo, CommandPreparedStatementQuery,
+    CommandPreparedStatementUpdate, CommandStatementIngest, CommandStatementQuery, CommandStatementUpdate,
     DoPutPreparedStatementResult, ProstMessageExt, TicketStatementQuery,
 };
 use arrow_flight::{
-    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, Empty, FlightData,
-    FlightDescriptor, FlightInfo, IpcMessage, PutResult, SchemaResult, Ticket,
+    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, Empty, FlightData, FlightDescriptor,
+    FlightInfo, IpcMessage, PutResult, SchemaResult, Ticket,
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -26,8 +25,8 @@ use tonic::{Code, Request, Status};
 
 use super::messages::{
     CloseSessionRequest, CloseSessionResult, CloseSessionStatus, CreatePreparedStatementResult,
-    GetSessionOptionsRequest, GetSessionOptionsResult, OptionValue, SessionOptionValue,
-    SetSessionOptionsRequest, SetSessionOptionsResult,
+    GetSessionOptionsRequest, GetSessionOptionsResult, OptionValue, SessionOptionValue, SetSessionOptionsRequest,
+    SetSessionOptionsResult,
 };
 use super::statement::packed;
 
@@ -71,11 +70,7 @@ fn raw(client: &mut Client) -> &mut FlightServiceClient<Channel> {
     client.inner_mut()
 }
 
-async fn act(
-    client: &mut Client,
-    name: &str,
-    body: impl Into<Bytes>,
-) -> Result<Option<Bytes>, Status> {
+async fn act(client: &mut Client, name: &str, body: impl Into<Bytes>) -> Result<Option<Bytes>, Status> {
     let action = Action::new(name, body);
     let mut results = raw(client).do_action(action).await?.into_inner();
     Ok(results.message().await?.map(|result| result.body))
@@ -106,16 +101,10 @@ async fn put(
 ) -> Result<PutResult, Status> {
     let mut messages = match batch {
         None => vec![FlightData::default()],
-        Some(batch) => {
-            arrow_flight::utils::batches_to_flight_data(&batch.schema(), vec![batch.clone()])
-                .unwrap()
-        }
+        Some(batch) => arrow_flight::utils::batches_to_flight_data(&batch.schema(), vec![batch.clone()]).unwrap(),
     };
     messages[0].flight_descriptor = Some(command(message));
-    let mut results = raw(client)
-        .do_put(stream::iter(messages))
-        .await?
-        .into_inner();
+    let mut results = raw(client).do_put(stream::iter(messages)).await?.into_inner();
     Ok(results.message().await?.expect("one result"))
 }
 

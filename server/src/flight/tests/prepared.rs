@@ -14,10 +14,7 @@ async fn ddl_of_jdbc_runs_once_in_do_put() {
     put(&mut client, &request, None).await.unwrap();
     let status = put(&mut client, &request, None).await.unwrap_err();
     assert!(status.message().contains("already exists"), "{status}");
-    let info = client
-        .execute("SELECT x FROM jdbc".into(), None)
-        .await
-        .unwrap();
+    let info = client.execute("SELECT x FROM jdbc".into(), None).await.unwrap();
     assert_eq!(numbers(&mut client, &info).await, [8]);
 }
 
@@ -32,10 +29,7 @@ async fn one_schema_wherever_it_is_told() {
         query: sql.into(),
         transaction_id: None,
     };
-    let schema = raw(&mut client)
-        .get_schema(command(&request))
-        .await
-        .unwrap();
+    let schema = raw(&mut client).get_schema(command(&request)).await.unwrap();
     assert_eq!(Schema::try_from(schema.into_inner()).unwrap(), told);
     let handle = prepared.prepared_statement_handle;
     let info = run_prepared(&mut client, &handle).await.unwrap();
@@ -43,10 +37,7 @@ async fn one_schema_wherever_it_is_told() {
     let request = CommandPreparedStatementQuery {
         prepared_statement_handle: handle,
     };
-    let schema = raw(&mut client)
-        .get_schema(command(&request))
-        .await
-        .unwrap();
+    let schema = raw(&mut client).get_schema(command(&request)).await.unwrap();
     assert_eq!(Schema::try_from(schema.into_inner()).unwrap(), told);
 }
 

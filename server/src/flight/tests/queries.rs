@@ -29,10 +29,7 @@ async fn ddl_runs_once_in_get_flight_info() {
     let mut client = connect().await;
     let ddl = "CREATE VIEW once AS SELECT 7 AS x";
     let info = client.execute(ddl.into(), None).await.unwrap();
-    let listed = client
-        .execute("SELECT x FROM once".into(), None)
-        .await
-        .unwrap();
+    let listed = client.execute("SELECT x FROM once".into(), None).await.unwrap();
     assert_eq!(numbers(&mut client, &listed).await, [7]);
     // Fetching the empty result runs nothing again, which would fail.
     let (schema, batches) = fetch(&mut client, &info).await;
@@ -48,11 +45,7 @@ async fn an_update_is_answered_before_the_client_closes_its_side() {
     };
     let first = FlightData::new().with_descriptor(command(&request));
     let never_closed = stream::once(async { first }).chain(stream::pending());
-    let mut results = raw(&mut client)
-        .do_put(never_closed)
-        .await
-        .unwrap()
-        .into_inner();
+    let mut results = raw(&mut client).do_put(never_closed).await.unwrap().into_inner();
     assert!(results.message().await.unwrap().is_some());
 }
 

@@ -5,22 +5,13 @@ use super::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_the_listed_actions_are_served() {
     let mut client = connect().await;
-    let listed = raw(&mut client)
-        .list_actions(Empty {})
-        .await
-        .unwrap()
-        .into_inner();
+    let listed = raw(&mut client).list_actions(Empty {}).await.unwrap().into_inner();
     let listed: Vec<_> = listed.try_collect().await.unwrap();
     assert!(listed.len() >= 5);
     for action in listed {
         // Garbage reaches the action and is judged there.
         let outcome = act(&mut client, &action.r#type, vec![0xff; 9]).await;
-        assert_eq!(
-            outcome.unwrap_err().code(),
-            Code::InvalidArgument,
-            "{}",
-            action.r#type
-        );
+        assert_eq!(outcome.unwrap_err().code(), Code::InvalidArgument, "{}", action.r#type);
     }
     // Every other action of Flight and Flight SQL is refused by name, and so is one that nobody knows.
     for name in [
@@ -35,9 +26,7 @@ async fn exactly_the_listed_actions_are_served() {
         assert!(refused.message().contains(name), "{refused}");
     }
     let begin = packed(&ActionBeginTransactionRequest {});
-    let status = act(&mut client, "BeginTransaction", begin)
-        .await
-        .unwrap_err();
+    let status = act(&mut client, "BeginTransaction", begin).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("BeginTransaction"));
 }
@@ -58,19 +47,11 @@ async fn what_is_not_served_says_its_name() {
     for (name, outcome) in [
         ("StatementUpdate", raw.get_flight_info(update).await.err()),
         ("Teapot", raw.get_flight_info(foreign).await.err()),
-        (
-            "StatementIngest",
-            raw.do_put(stream::iter([ingest])).await.err(),
-        ),
-        (
-            "PollFlightInfo",
-            raw.poll_flight_info(ingest_command).await.err(),
-        ),
+        ("StatementIngest", raw.do_put(stream::iter([ingest])).await.err()),
+        ("PollFlightInfo", raw.poll_flight_info(ingest_command).await.err()),
         (
             "DoExchange",
-            raw.do_exchange(stream::iter([FlightData::default()]))
-                .await
-                .err(),
+            raw.do_exchange(stream::iter([FlightData::default()])).await.err(),
         ),
     ] {
         let status = outcome.expect(name);
@@ -90,22 +71,14 @@ async fn garbage_is_an_error_and_the_server_goes_on() {
         };
         any.encode_to_vec()
     };
-    let mut commands = vec![
-        garbage(),
-        Vec::new(),
-        vec![0],
-        broken("CommandStatementQuery"),
-    ];
+    let mut commands = vec![garbage(), Vec::new(), vec![0], broken("CommandStatementQuery")];
     commands.extend(["CommandGetTables", "TicketStatementQuery"].map(broken));
     for bytes in commands {
         let descriptor = FlightDescriptor::new_cmd(bytes.clone());
         let raw = raw(&mut client);
         let put = FlightData::new().with_descriptor(descriptor.clone());
         for (rpc, outcome) in [
-            (
-                "GetFlightInfo",
-                raw.get_flight_info(descriptor.clone()).await.err(),
-            ),
+            ("GetFlightInfo", raw.get_flight_info(descriptor.clone()).await.err()),
             ("GetSchema", raw.get_schema(descriptor).await.err()),
             ("DoGet", raw.do_get(Ticket::new(bytes)).await.err()),
             ("DoPut", raw.do_put(stream::iter([put])).await.err()),
@@ -120,10 +93,7 @@ async fn garbage_is_an_error_and_the_server_goes_on() {
     };
     let ticket = Ticket::new(packed(&forged));
     let status = raw(&mut client).do_get(ticket).await.unwrap_err();
-    assert!(
-        status.message().contains("not issued by this server"),
-        "{status}"
-    );
+    assert!(status.message().contains("not issued by this server"), "{status}");
     let path = FlightDescriptor::new_path(vec!["orders".into()]);
     assert!(raw(&mut client).get_flight_info(path).await.is_err());
     let nothing = stream::iter(Vec::<FlightData>::new());
@@ -144,10 +114,7 @@ async fn garbage_parameters_are_invalid() {
     let message = FlightData::new()
         .with_descriptor(command(&request))
         .with_data_header(vec![0x10; 64]);
-    let status = raw(&mut client)
-        .do_put(stream::iter([message]))
-        .await
-        .unwrap_err();
+    let status = raw(&mut client).do_put(stream::iter([message])).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
 }
 
@@ -158,10 +125,7 @@ async fn a_statement_of_a_transaction_is_refused() {
         query: "SELECT 1".into(),
         transaction_id: Some(Bytes::from_static(b"t1")),
     };
-    let status = raw(&mut client)
-        .get_flight_info(command(&request))
-        .await
-        .unwrap_err();
+    let status = raw(&mut client).get_flight_info(command(&request)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("transactions"));
 }

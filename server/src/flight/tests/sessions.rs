@@ -23,21 +23,11 @@ async fn handshake_answers_a_token_that_carries_the_session() {
 async fn a_cookie_is_offered_until_it_comes_back() {
     let mut client = connect().await;
     let descriptor = || command(&CommandGetTables::default());
-    let first = raw(&mut client)
-        .get_flight_info(descriptor())
-        .await
-        .unwrap();
-    let cookie = first
-        .metadata()
-        .get("set-cookie")
-        .unwrap()
-        .to_str()
-        .unwrap();
+    let first = raw(&mut client).get_flight_info(descriptor()).await.unwrap();
+    let cookie = first.metadata().get("set-cookie").unwrap().to_str().unwrap();
     let pair = cookie.split(';').next().unwrap().to_string();
     let mut request = Request::new(descriptor());
-    request
-        .metadata_mut()
-        .insert("cookie", pair.parse().unwrap());
+    request.metadata_mut().insert("cookie", pair.parse().unwrap());
     let second = raw(&mut client).get_flight_info(request).await.unwrap();
     assert!(second.metadata().get("set-cookie").is_none());
 }
@@ -61,22 +51,14 @@ async fn session_options_are_set_read_and_closed() {
     assert_eq!(result.errors.keys().collect::<Vec<_>>(), ["colour"]);
     let batch_size = async |client: &mut Client| {
         let get = GetSessionOptionsRequest {}.encode_to_vec();
-        let body = act(client, "GetSessionOptions", get)
-            .await
-            .unwrap()
-            .unwrap();
+        let body = act(client, "GetSessionOptions", get).await.unwrap().unwrap();
         let result = GetSessionOptionsResult::decode(body).unwrap();
         result.session_options["datafusion.execution.batch_size"].clone()
     };
     assert_eq!(batch_size(&mut client).await, text("17"));
-    let handle = prepare(&mut client, "SELECT 1")
-        .await
-        .prepared_statement_handle;
+    let handle = prepare(&mut client, "SELECT 1").await.prepared_statement_handle;
     let close = CloseSessionRequest {}.encode_to_vec();
-    let body = act(&mut client, "CloseSession", close)
-        .await
-        .unwrap()
-        .unwrap();
+    let body = act(&mut client, "CloseSession", close).await.unwrap().unwrap();
     let closed = CloseSessionResult::decode(body).unwrap();
     assert_eq!(closed.status(), CloseSessionStatus::Closed);
     assert_ne!(batch_size(&mut client).await, text("17"));

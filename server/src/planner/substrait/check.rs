@@ -11,9 +11,7 @@ use datafusion_substrait::substrait::proto::expression::field_reference::RootTyp
 use datafusion_substrait::substrait::proto::expression::literal::LiteralType;
 use datafusion_substrait::substrait::proto::expression::nested::NestedType;
 use datafusion_substrait::substrait::proto::expression::subquery::SubqueryType;
-use datafusion_substrait::substrait::proto::expression::{
-    Literal, Nested, RexType, Subquery, WindowFunction, nested,
-};
+use datafusion_substrait::substrait::proto::expression::{Literal, Nested, RexType, Subquery, WindowFunction, nested};
 use datafusion_substrait::substrait::proto::extensions::AdvancedExtension;
 use datafusion_substrait::substrait::proto::fetch_rel::{CountMode, OffsetMode};
 use datafusion_substrait::substrait::proto::function_argument::ArgType;
@@ -22,8 +20,8 @@ use datafusion_substrait::substrait::proto::rel::RelType;
 use datafusion_substrait::substrait::proto::rel_common::EmitKind;
 use datafusion_substrait::substrait::proto::r#type::Kind;
 use datafusion_substrait::substrait::proto::{
-    AggregateFunction, AggregateRel, AggregationPhase, Expression, FunctionArgument, Plan, ReadRel,
-    Rel, RelCommon, SortField, Type, plan_rel,
+    AggregateFunction, AggregateRel, AggregationPhase, Expression, FunctionArgument, Plan, ReadRel, Rel, RelCommon,
+    SortField, Type, plan_rel,
 };
 use prost::Message;
 
@@ -87,18 +85,10 @@ impl Walk<'_> {
                     &[],
                 )?;
                 self.input(filter.input.as_deref_mut(), "filter")?;
-                self.needed(
-                    filter.condition.as_deref_mut(),
-                    "a filter without a condition",
-                )
+                self.needed(filter.condition.as_deref_mut(), "a filter without a condition")
             }
             RelType::Fetch(fetch) => {
-                self.common(
-                    fetch.common.as_ref(),
-                    fetch.advanced_extension.as_ref(),
-                    "fetch",
-                    &[],
-                )?;
+                self.common(fetch.common.as_ref(), fetch.advanced_extension.as_ref(), "fetch", &[])?;
                 self.input(fetch.input.as_deref_mut(), "fetch")?;
                 if let Some(OffsetMode::OffsetExpr(offset)) = fetch.offset_mode.as_mut() {
                     self.expression(offset)?;
@@ -110,22 +100,12 @@ impl Walk<'_> {
             }
             RelType::Aggregate(aggregate) => self.aggregate(aggregate),
             RelType::Sort(sort) => {
-                self.common(
-                    sort.common.as_ref(),
-                    sort.advanced_extension.as_ref(),
-                    "sort",
-                    &[],
-                )?;
+                self.common(sort.common.as_ref(), sort.advanced_extension.as_ref(), "sort", &[])?;
                 self.input(sort.input.as_deref_mut(), "sort")?;
                 self.sorts(&mut sort.sorts)
             }
             RelType::Join(join) => {
-                self.common(
-                    join.common.as_ref(),
-                    join.advanced_extension.as_ref(),
-                    "join",
-                    &[],
-                )?;
+                self.common(join.common.as_ref(), join.advanced_extension.as_ref(), "join", &[])?;
                 self.input(join.left.as_deref_mut(), "join")?;
                 self.input(join.right.as_deref_mut(), "join")?;
                 if join.post_join_filter.is_some() {
@@ -137,64 +117,33 @@ impl Walk<'_> {
             }
             RelType::Project(project) => {
                 let extension = project.advanced_extension.as_ref();
-                self.common(
-                    project.common.as_ref(),
-                    extension,
-                    "project",
-                    &project.expressions,
-                )?;
+                self.common(project.common.as_ref(), extension, "project", &project.expressions)?;
                 self.input(project.input.as_deref_mut(), "project")?;
                 self.expressions(&mut project.expressions)
             }
             RelType::Set(set) => {
-                self.common(
-                    set.common.as_ref(),
-                    set.advanced_extension.as_ref(),
-                    "set",
-                    &[],
-                )?;
-                set.inputs
-                    .iter_mut()
-                    .try_for_each(|input| self.relation(input))
+                self.common(set.common.as_ref(), set.advanced_extension.as_ref(), "set", &[])?;
+                set.inputs.iter_mut().try_for_each(|input| self.relation(input))
             }
             RelType::Cross(cross) => {
-                self.common(
-                    cross.common.as_ref(),
-                    cross.advanced_extension.as_ref(),
-                    "cross",
-                    &[],
-                )?;
+                self.common(cross.common.as_ref(), cross.advanced_extension.as_ref(), "cross", &[])?;
                 self.input(cross.left.as_deref_mut(), "cross")?;
                 self.input(cross.right.as_deref_mut(), "cross")
             }
             RelType::Exchange(exchange) => {
                 let extension = exchange.advanced_extension.as_ref();
                 self.common(exchange.common.as_ref(), extension, "exchange", &[])?;
-                if let Some(ExchangeKind::Broadcast(_) | ExchangeKind::MultiTarget(_)) =
-                    exchange.exchange_kind
-                {
+                if let Some(ExchangeKind::Broadcast(_) | ExchangeKind::MultiTarget(_)) = exchange.exchange_kind {
                     return Err(not_served("an exchange that copies rows"));
                 }
                 self.input(exchange.input.as_deref_mut(), "exchange")
             }
-            RelType::ExtensionSingle(it) => Err(extension_relation(
-                it.detail.as_ref().map(|it| it.type_url.as_str()),
-            )),
-            RelType::ExtensionMulti(it) => Err(extension_relation(
-                it.detail.as_ref().map(|it| it.type_url.as_str()),
-            )),
-            RelType::ExtensionLeaf(it) => Err(extension_relation(
-                it.detail.as_ref().map(|it| it.type_url.as_str()),
-            )),
-            RelType::Reference(_) => Err(not_served(
-                "a reference to another relation tree (ReferenceRel)",
-            )),
-            RelType::Write(_) => Err(not_served(
-                "a write (WriteRel); send INSERT, COPY or CREATE as SQL",
-            )),
-            RelType::Ddl(_) => Err(not_served(
-                "a definition (DdlRel); send CREATE or DROP as SQL",
-            )),
+            RelType::ExtensionSingle(it) => Err(extension_relation(it.detail.as_ref().map(|it| it.type_url.as_str()))),
+            RelType::ExtensionMulti(it) => Err(extension_relation(it.detail.as_ref().map(|it| it.type_url.as_str()))),
+            RelType::ExtensionLeaf(it) => Err(extension_relation(it.detail.as_ref().map(|it| it.type_url.as_str()))),
+            RelType::Reference(_) => Err(not_served("a reference to another relation tree (ReferenceRel)")),
+            RelType::Write(_) => Err(not_served("a write (WriteRel); send INSERT, COPY or CREATE as SQL")),
+            RelType::Ddl(_) => Err(not_served("a definition (DdlRel); send CREATE or DROP as SQL")),
             RelType::Update(_) => Err(not_served("an update (UpdateRel)")),
             RelType::HashJoin(_) => Err(physical("HashJoinRel")),
             RelType::MergeJoin(_) => Err(physical("MergeJoinRel")),
@@ -235,9 +184,7 @@ impl Walk<'_> {
     /// References may repeat an expression, so that a small plan becomes a large one.
     fn repeats(&mut self, references: usize, of: &[Expression]) -> Result<()> {
         let largest = of.iter().map(Message::encoded_len).max().unwrap_or(0) + 16;
-        self.repeated = self
-            .repeated
-            .saturating_add(references.saturating_mul(largest));
+        self.repeated = self.repeated.saturating_add(references.saturating_mul(largest));
         if self.repeated > MAX_REPEATED_BYTES {
             return Err(invalid(
                 "the Substrait plan repeats large expressions too often in output mappings or groupings; compute them once, in \
@@ -248,30 +195,18 @@ impl Walk<'_> {
     }
 
     fn read(&mut self, read: &mut ReadRel) -> Result<()> {
-        self.common(
-            read.common.as_ref(),
-            read.advanced_extension.as_ref(),
-            "read",
-            &[],
-        )?;
-        let schema = read
-            .base_schema
-            .as_ref()
-            .and_then(|it| it.r#struct.as_ref());
+        self.common(read.common.as_ref(), read.advanced_extension.as_ref(), "read", &[])?;
+        let schema = read.base_schema.as_ref().and_then(|it| it.r#struct.as_ref());
         for column in schema.map(|it| it.types.as_slice()).unwrap_or_default() {
             self.of_type(column)?;
         }
         self.optional(read.filter.as_deref_mut())?;
         match read.read_type.as_mut() {
-            Some(ReadType::NamedTable(table)) => {
-                enhanced(table.advanced_extension.as_ref(), "read")
-            }
+            Some(ReadType::NamedTable(table)) => enhanced(table.advanced_extension.as_ref(), "read"),
             Some(ReadType::VirtualTable(table)) => {
                 #[expect(deprecated, reason = "older producers write rows here")]
                 for row in &mut table.values {
-                    row.fields
-                        .iter_mut()
-                        .try_for_each(|cell| self.literal(cell))?;
+                    row.fields.iter_mut().try_for_each(|cell| self.literal(cell))?;
                 }
                 let rows = table.expressions.iter_mut();
                 rows.map(|row| &mut row.fields)
@@ -283,9 +218,7 @@ impl Walk<'_> {
             )),
             Some(ReadType::IcebergTable(_)) => Err(not_served("a read of an Iceberg table")),
             Some(ReadType::ExtensionTable(_)) => Err(not_served("a read of an extension's table")),
-            None => Err(invalid(
-                "the Substrait plan has a read relation that reads nothing",
-            )),
+            None => Err(invalid("the Substrait plan has a read relation that reads nothing")),
         }
     }
 
@@ -306,9 +239,7 @@ impl Walk<'_> {
         for measure in &mut aggregate.measures {
             self.optional(measure.filter.as_mut())?;
             let Some(function) = measure.measure.as_mut() else {
-                return Err(invalid(
-                    "the Substrait plan has a measure without a function",
-                ));
+                return Err(invalid("the Substrait plan has a measure without a function"));
             };
             self.aggregate_function(function)?;
         }
@@ -369,9 +300,9 @@ impl Walk<'_> {
     }
 
     fn sorts(&mut self, sorts: &mut [SortField]) -> Result<()> {
-        sorts.iter_mut().try_for_each(|sort| {
-            self.needed(sort.expr.as_mut(), "a sort field without an expression")
-        })
+        sorts
+            .iter_mut()
+            .try_for_each(|sort| self.needed(sort.expr.as_mut(), "a sort field without an expression"))
     }
 
     fn arguments(&mut self, arguments: &mut [FunctionArgument]) -> Result<()> {
@@ -381,9 +312,7 @@ impl Walk<'_> {
                 Some(ArgType::Value(value)) => self.expression(value),
                 Some(ArgType::Type(of)) => self.of_type(of),
                 Some(ArgType::Enum(_)) => Ok(()),
-                None => Err(invalid(
-                    "the Substrait plan has a function argument without a value",
-                )),
+                None => Err(invalid("the Substrait plan has a function argument without a value")),
             })
     }
 
@@ -444,10 +373,7 @@ impl Walk<'_> {
                 self.optional(if_then.r#else.as_deref_mut())
             }
             RexType::SingularOrList(list) => {
-                self.needed(
-                    list.value.as_deref_mut(),
-                    "a list of options without a value",
-                )?;
+                self.needed(list.value.as_deref_mut(), "a list of options without a value")?;
                 self.expressions(&mut list.options)
             }
             RexType::Cast(cast) => {
@@ -471,9 +397,7 @@ impl Walk<'_> {
                 self.needed(lambda.body.as_deref_mut(), "a lambda without a body")
             }
             RexType::SwitchExpression(_) => Err(not_served("a switch expression; send if-then")),
-            RexType::MultiOrList(_) => Err(not_served(
-                "a list of options for several values (MultiOrList)",
-            )),
+            RexType::MultiOrList(_) => Err(not_served("a list of options for several values (MultiOrList)")),
             RexType::LambdaInvocation(_) => Err(not_served("the invocation of a lambda")),
             #[expect(deprecated, reason = "it has to be refused by name")]
             RexType::Enum(_) => Err(not_served("an enumeration as an expression")),
@@ -482,21 +406,14 @@ impl Walk<'_> {
 
     fn subquery(&mut self, subquery: &mut Subquery) -> Result<()> {
         match subquery.subquery_type.as_mut() {
-            Some(SubqueryType::Scalar(scalar)) => {
-                self.input(scalar.input.as_deref_mut(), "subquery")
-            }
+            Some(SubqueryType::Scalar(scalar)) => self.input(scalar.input.as_deref_mut(), "subquery"),
             Some(SubqueryType::InPredicate(predicate)) => {
                 self.expressions(&mut predicate.needles)?;
                 self.input(predicate.haystack.as_deref_mut(), "subquery")
             }
-            Some(SubqueryType::SetPredicate(predicate)) => {
-                self.input(predicate.tuples.as_deref_mut(), "subquery")
-            }
+            Some(SubqueryType::SetPredicate(predicate)) => self.input(predicate.tuples.as_deref_mut(), "subquery"),
             Some(SubqueryType::SetComparison(comparison)) => {
-                self.needed(
-                    comparison.left.as_deref_mut(),
-                    "a comparison without a value",
-                )?;
+                self.needed(comparison.left.as_deref_mut(), "a comparison without a value")?;
                 self.input(comparison.right.as_deref_mut(), "subquery")
             }
             None => Err(invalid("the Substrait plan has a subquery of no kind")),
@@ -552,20 +469,20 @@ impl Walk<'_> {
         match value {
             LiteralType::Struct(it) => it.fields.iter_mut().try_for_each(|one| self.literal(one)),
             LiteralType::List(it) => it.values.iter_mut().try_for_each(|one| self.literal(one)),
-            LiteralType::Map(it) => it.key_values.iter_mut().try_for_each(|entry| {
-                match (entry.key.as_mut(), entry.value.as_mut()) {
-                    (Some(key), Some(value)) => {
-                        self.literal(key)?;
-                        self.literal(value)
-                    }
-                    _ => Err(invalid(
-                        "the Substrait plan has a map entry without a key or a value",
-                    )),
-                }
-            }),
-            LiteralType::EmptyList(of) if of.r#type.is_none() => Err(invalid(
-                "the Substrait plan has an empty list without a type",
-            )),
+            LiteralType::Map(it) => {
+                it.key_values
+                    .iter_mut()
+                    .try_for_each(|entry| match (entry.key.as_mut(), entry.value.as_mut()) {
+                        (Some(key), Some(value)) => {
+                            self.literal(key)?;
+                            self.literal(value)
+                        }
+                        _ => Err(invalid("the Substrait plan has a map entry without a key or a value")),
+                    })
+            }
+            LiteralType::EmptyList(of) if of.r#type.is_none() => {
+                Err(invalid("the Substrait plan has an empty list without a type"))
+            }
             _ => Ok(()),
         }
     }
@@ -600,18 +517,14 @@ impl Walk<'_> {
                 match it.r#type.as_deref() {
                     Some(item) => self.of_type(item)?,
                     None => {
-                        return Err(invalid(
-                            "the Substrait plan has a list type without an item",
-                        ));
+                        return Err(invalid("the Substrait plan has a list type without an item"));
                     }
                 }
                 (it.type_variation_reference, "list", 1)
             }
             Kind::Map(it) => {
                 let (Some(key), Some(value)) = (it.key.as_deref(), it.value.as_deref()) else {
-                    return Err(invalid(
-                        "the Substrait plan has a map type without a key or a value",
-                    ));
+                    return Err(invalid("the Substrait plan has a map type without a key or a value"));
                 };
                 self.of_type(key)?;
                 self.of_type(value)?;
@@ -659,15 +572,11 @@ fn extension_relation(name: Option<&str>) -> DataFusionError {
 }
 
 fn physical(kind: &str) -> DataFusionError {
-    not_served(&format!(
-        "a physical relation ({kind}); send the logical one, JoinRel"
-    ))
+    not_served(&format!("a physical relation ({kind}); send the logical one, JoinRel"))
 }
 
 fn not_served(what: &str) -> DataFusionError {
-    unsupported(format!(
-        "the Substrait plan has {what}: it is not supported"
-    ))
+    unsupported(format!("the Substrait plan has {what}: it is not supported"))
 }
 
 fn shortened(name: &str) -> String {

@@ -15,11 +15,7 @@ use datafusion_substrait::variation_const::{FLOAT_16_TYPE_NAME, NULL_TYPE_NAME};
 use super::{invalid, unsupported};
 
 /// The types that DataFusion's own plans declare, those of its old releases too.
-const KNOWN_TYPES: [&str; 3] = [
-    FLOAT_16_TYPE_NAME,
-    "interval-month-day-nano",
-    NULL_TYPE_NAME,
-];
+const KNOWN_TYPES: [&str; 3] = [FLOAT_16_TYPE_NAME, "interval-month-day-nano", NULL_TYPE_NAME];
 
 /// Who wrote a plan, where its words mean something of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,14 +73,11 @@ impl Declarations {
     /// # Errors
     /// When no declaration has the anchor.
     pub(super) fn function(&self, anchor: u32) -> Result<&str> {
-        self.declared
-            .get(&anchor)
-            .map(String::as_str)
-            .ok_or_else(|| {
-                invalid(format!(
-                    "the Substrait plan calls the function with anchor {anchor}, which it does not declare"
-                ))
-            })
+        self.declared.get(&anchor).map(String::as_str).ok_or_else(|| {
+            invalid(format!(
+                "the Substrait plan calls the function with anchor {anchor}, which it does not declare"
+            ))
+        })
     }
 
     /// Refuses a variation of a type. DataFusion's own plans use some without declaring them.
@@ -123,15 +116,13 @@ impl Declarations {
             return Ok(());
         }
         let mut choices = Vec::new();
-        function
-            .arguments
-            .retain(|argument| match choice(argument) {
-                Some(chosen) => {
-                    choices.push(chosen.to_owned());
-                    false
-                }
-                None => true,
-            });
+        function.arguments.retain(|argument| match choice(argument) {
+            Some(chosen) => {
+                choices.push(chosen.to_owned());
+                false
+            }
+            None => true,
+        });
         for option in std::mem::take(&mut function.options) {
             check_option(&declared, &option.name, &option.preference).or_else(|refusal| {
                 match option.name.as_str() {

@@ -6,9 +6,7 @@ use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::functions::expr_fn as own;
 use datafusion::logical_expr::{BinaryExpr, Expr, Like, Operator, cast, lit, when};
-use datafusion_substrait::logical_plan::consumer::{
-    from_scalar_function, from_substrait_func_args,
-};
+use datafusion_substrait::logical_plan::consumer::{from_scalar_function, from_substrait_func_args};
 use datafusion_substrait::substrait::proto::FunctionArgument;
 use datafusion_substrait::substrait::proto::expression::ScalarFunction;
 
@@ -17,11 +15,7 @@ use super::reader::Reader;
 use super::{invalid, unsupported};
 
 /// The expression of a scalar function.
-pub(super) async fn scalar(
-    reader: &Reader<'_>,
-    function: &ScalarFunction,
-    input: &DFSchema,
-) -> Result<Expr> {
+pub(super) async fn scalar(reader: &Reader<'_>, function: &ScalarFunction, input: &DFSchema) -> Result<Expr> {
     let declared = reader.declarations.function(function.function_reference)?;
     if reader.declarations.dialect == Dialect::DataFusion {
         return from_scalar_function(reader, function, input).await;
@@ -144,9 +138,9 @@ impl Call<'_> {
     /// Whether the first wish for an option is `value`.
     fn asks(&self, name: &str, value: &str) -> bool {
         let options = &self.function.options;
-        options.iter().any(|option| {
-            option.name == name && option.preference.first().is_some_and(|it| it == value)
-        })
+        options
+            .iter()
+            .any(|option| option.name == name && option.preference.first().is_some_and(|it| it == value))
     }
 
     fn check_options(&self, honoured: &[&str]) -> Result<()> {
@@ -158,10 +152,7 @@ impl Call<'_> {
     }
 
     fn wrong(&self, how: &str) -> datafusion::error::DataFusionError {
-        invalid(format!(
-            "the function '{}' of the Substrait plan {how}",
-            self.declared
-        ))
+        invalid(format!("the function '{}' of the Substrait plan {how}", self.declared))
     }
 }
 

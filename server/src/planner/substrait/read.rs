@@ -12,9 +12,7 @@ use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
-use datafusion_substrait::logical_plan::consumer::{
-    SubstraitConsumer, from_read_rel, from_substrait_named_struct,
-};
+use datafusion_substrait::logical_plan::consumer::{SubstraitConsumer, from_read_rel, from_substrait_named_struct};
 use datafusion_substrait::substrait::proto::expression::MaskExpression;
 use datafusion_substrait::substrait::proto::read_rel::{NamedTable, ReadType};
 use datafusion_substrait::substrait::proto::{NamedStruct, ReadRel};
@@ -46,11 +44,7 @@ pub(super) async fn read(reader: &Reader<'_>, relation: &ReadRel) -> Result<Logi
     }
 }
 
-async fn named(
-    reader: &Reader<'_>,
-    table: &NamedTable,
-    declared: &NamedStruct,
-) -> Result<LogicalPlan> {
+async fn named(reader: &Reader<'_>, table: &NamedTable, declared: &NamedStruct) -> Result<LogicalPlan> {
     let (name, provider) = reader.table(&reference(&table.names)?).await?;
     let declared = from_substrait_named_struct(reader, declared)?;
     let schema = provider.schema();
@@ -71,11 +65,7 @@ fn reference(names: &[String]) -> Result<TableReference> {
     match names {
         [table] => Ok(TableReference::bare(table.as_str())),
         [schema, table] => Ok(TableReference::partial(schema.as_str(), table.as_str())),
-        [catalog, schema, table] => Ok(TableReference::full(
-            catalog.as_str(),
-            schema.as_str(),
-            table.as_str(),
-        )),
+        [catalog, schema, table] => Ok(TableReference::full(catalog.as_str(), schema.as_str(), table.as_str())),
         [] => Err(invalid("the Substrait plan reads a table without a name")),
         more => Err(invalid(format!(
             "the Substrait plan names a table by {} parts; they are at most catalog, schema and table",
@@ -88,14 +78,9 @@ fn reference(names: &[String]) -> Result<TableReference> {
 fn column(schema: &Schema, declared: &Field, table: &TableReference) -> Result<usize> {
     let name = declared.name();
     let same = |exact: bool| {
-        let mut matching = schema
-            .fields()
-            .iter()
-            .enumerate()
-            .filter(move |(_, field)| {
-                field.name() == name
-                    || (!exact && field.name().to_lowercase() == name.to_lowercase())
-            });
+        let mut matching = schema.fields().iter().enumerate().filter(move |(_, field)| {
+            field.name() == name || (!exact && field.name().to_lowercase() == name.to_lowercase())
+        });
         let first = matching.next();
         first.filter(|_| matching.next().is_none())
     };
@@ -122,9 +107,7 @@ fn column(schema: &Schema, declared: &Field, table: &TableReference) -> Result<u
 /// Whether the values are the same ones, however they are laid out.
 fn alike(one: &DataType, other: &DataType) -> bool {
     let both = |kind: fn(&DataType) -> bool| kind(one) && kind(other);
-    DFSchema::datatype_is_logically_equal(one, other)
-        || both(DataType::is_string)
-        || both(DataType::is_binary)
+    DFSchema::datatype_is_logically_equal(one, other) || both(DataType::is_string) || both(DataType::is_binary)
 }
 
 /// Rows that the plan brings along, of the types that it declares for them.
@@ -140,10 +123,7 @@ fn virtual_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
         )));
     }
     let fields: Vec<FieldRef> = rows.schema.fields().iter().map(nullable).collect();
-    let schema = Arc::new(DFSchema::from_unqualified_fields(
-        fields.into(),
-        Default::default(),
-    )?);
+    let schema = Arc::new(DFSchema::from_unqualified_fields(fields.into(), Default::default())?);
     LogicalPlanBuilder::values_with_schema(rows.values, &schema)?.build()
 }
 

@@ -13,15 +13,10 @@ use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion_substrait::extensions::Extensions;
 use datafusion_substrait::logical_plan::consumer::{
-    DefaultSubstraitConsumer, SubstraitConsumer, from_field_reference, from_project_rel,
-    from_substrait_type,
+    DefaultSubstraitConsumer, SubstraitConsumer, from_field_reference, from_project_rel, from_substrait_type,
 };
-use datafusion_substrait::substrait::proto::expression::field_reference::{
-    ReferenceType, RootType,
-};
-use datafusion_substrait::substrait::proto::expression::{
-    FieldReference, Literal, ScalarFunction, reference_segment,
-};
+use datafusion_substrait::substrait::proto::expression::field_reference::{ReferenceType, RootType};
+use datafusion_substrait::substrait::proto::expression::{FieldReference, Literal, ScalarFunction, reference_segment};
 use datafusion_substrait::substrait::proto::{
     DynamicParameter, DynamicParameterBinding, ExchangeRel, ProjectRel, ReadRel, Type,
 };
@@ -53,11 +48,9 @@ impl<'a> Reader<'a> {
         let value = |binding: &'a DynamicParameterBinding| {
             let anchor = binding.parameter_anchor;
             let value = binding.value.as_ref();
-            value.map(|value| (anchor, value)).ok_or_else(|| {
-                invalid(format!(
-                    "the Substrait plan binds its parameter {anchor} to nothing"
-                ))
-            })
+            value
+                .map(|value| (anchor, value))
+                .ok_or_else(|| invalid(format!("the Substrait plan binds its parameter {anchor} to nothing")))
         };
         Ok(Self {
             state,
@@ -78,10 +71,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The table of that name: as it is written, else in lower case, as SQL takes names without quotes.
-    pub(super) async fn table(
-        &self,
-        written: &TableReference,
-    ) -> Result<(TableReference, Arc<dyn TableProvider>)> {
+    pub(super) async fn table(&self, written: &TableReference) -> Result<(TableReference, Arc<dyn TableProvider>)> {
         for name in [written.clone(), in_lower_case(written)] {
             if let Some(table) = self.resolve_table_ref(&name).await? {
                 return Ok((name, table));
@@ -93,12 +83,7 @@ impl<'a> Reader<'a> {
 
 impl Reader<'_> {
     /// DataFusion tells a column of an outer query from one of its own by the name alone.
-    fn refuse_ambiguous(
-        &self,
-        reference: &FieldReference,
-        field: i32,
-        input: &DFSchema,
-    ) -> Result<()> {
+    fn refuse_ambiguous(&self, reference: &FieldReference, field: i32, input: &DFSchema) -> Result<()> {
         let Some(RootType::OuterReference(outer)) = &reference.root_type else {
             return Ok(());
         };
@@ -121,23 +106,16 @@ fn in_lower_case(name: &TableReference) -> TableReference {
     let lower = |part: &str| part.to_lowercase();
     match name {
         TableReference::Bare { table } => TableReference::bare(lower(table)),
-        TableReference::Partial { schema, table } => {
-            TableReference::partial(lower(schema), lower(table))
+        TableReference::Partial { schema, table } => TableReference::partial(lower(schema), lower(table)),
+        TableReference::Full { catalog, schema, table } => {
+            TableReference::full(lower(catalog), lower(schema), lower(table))
         }
-        TableReference::Full {
-            catalog,
-            schema,
-            table,
-        } => TableReference::full(lower(catalog), lower(schema), lower(table)),
     }
 }
 
 #[async_trait]
 impl SubstraitConsumer for Reader<'_> {
-    async fn resolve_table_ref(
-        &self,
-        name: &TableReference,
-    ) -> Result<Option<Arc<dyn TableProvider>>> {
+    async fn resolve_table_ref(&self, name: &TableReference) -> Result<Option<Arc<dyn TableProvider>>> {
         match self.state.schema_for_ref(name.clone()) {
             Ok(schema) => schema.table(name.table()).await,
             Err(_) => Ok(None),
@@ -158,10 +136,7 @@ impl SubstraitConsumer for Reader<'_> {
 
     async fn consume_project(&self, relation: &ProjectRel) -> Result<LogicalPlan> {
         let plan = from_project_rel(self, relation).await?;
-        let kind = relation
-            .common
-            .as_ref()
-            .and_then(|it| it.emit_kind.as_ref());
+        let kind = relation.common.as_ref().and_then(|it| it.emit_kind.as_ref());
         match (self.declarations.dialect, kind) {
             (Dialect::DuckDb, None) => read::last_columns(plan, relation.expressions.len()),
             _ => Ok(plan),
@@ -172,17 +147,11 @@ impl SubstraitConsumer for Reader<'_> {
     async fn consume_exchange(&self, relation: &ExchangeRel) -> Result<LogicalPlan> {
         match relation.input.as_deref() {
             Some(input) => self.consume_rel(input).await,
-            None => Err(invalid(
-                "the Substrait plan has an exchange without an input",
-            )),
+            None => Err(invalid("the Substrait plan has an exchange without an input")),
         }
     }
 
-    async fn consume_field_reference(
-        &self,
-        reference: &FieldReference,
-        input: &DFSchema,
-    ) -> Result<Expr> {
+    async fn consume_field_reference(&self, reference: &FieldReference, input: &DFSchema) -> Result<Expr> {
         if let Some(field) = struct_field(reference) {
             let fields = match &reference.root_type {
                 None | Some(RootType::RootReference(_)) => Some(input.fields().len()),
@@ -197,19 +166,11 @@ impl SubstraitConsumer for Reader<'_> {
         from_field_reference(self, reference, input).await
     }
 
-    async fn consume_scalar_function(
-        &self,
-        function: &ScalarFunction,
-        input: &DFSchema,
-    ) -> Result<Expr> {
+    async fn consume_scalar_function(&self, function: &ScalarFunction, input: &DFSchema) -> Result<Expr> {
         functions::scalar(self, function, input).await
     }
 
-    async fn consume_dynamic_parameter(
-        &self,
-        parameter: &DynamicParameter,
-        _: &DFSchema,
-    ) -> Result<Expr> {
+    async fn consume_dynamic_parameter(&self, parameter: &DynamicParameter, _: &DFSchema) -> Result<Expr> {
         let reference = parameter.parameter_reference;
         if let Some(value) = self.bindings.get(&reference) {
             return self.consume_literal(value).await;

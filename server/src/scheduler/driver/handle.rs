@@ -71,10 +71,7 @@ impl QueryEvents {
 impl Drop for QueryEvents {
     fn drop(&mut self) {
         if !self.ended {
-            let failure = Failure::new(
-                FailureKind::Cancelled,
-                "nobody waits for the result any more",
-            );
+            let failure = Failure::new(FailureKind::Cancelled, "nobody waits for the result any more");
             self.signals.cancel(self.query, failure);
         }
     }
@@ -246,8 +243,7 @@ impl Owner {
 
     pub(super) fn end(&self, outcome: Result<QuerySummary, Failure>) {
         let ended = outcome.as_ref().map(|_| ()).map_err(Failure::clone);
-        self.progress
-            .send_modify(|progress| progress.ended = Some(ended));
+        self.progress.send_modify(|progress| progress.ended = Some(ended));
         self.deliver(QueryUpdate::Ended(outcome));
     }
 

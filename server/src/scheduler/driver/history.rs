@@ -183,12 +183,7 @@ impl History {
     }
 
     /// The scheduler is done with the query, or never took it.
-    pub(super) fn ended(
-        &self,
-        id: QueryId,
-        outcome: Result<(), Failure>,
-        info: Option<Box<QueryInfo>>,
-    ) {
+    pub(super) fn ended(&self, id: QueryId, outcome: Result<(), Failure>, info: Option<Box<QueryInfo>>) {
         self.change(id, |entry| {
             entry.is_submitted = false;
             entry.info = info.map(Arc::from);
@@ -214,10 +209,7 @@ impl History {
     /// Tells whoever still plans or starts the query to stop. Answers whether somebody does.
     pub fn stop(&self, id: QueryId, failure: Failure) -> bool {
         let inner = self.lock();
-        let asking = inner
-            .present
-            .get(&id)
-            .and_then(|entry| entry.asking.as_ref());
+        let asking = inner.present.get(&id).and_then(|entry| entry.asking.as_ref());
         asking.is_some_and(|asking| asking.send(Some(failure)).is_ok())
     }
 
@@ -365,10 +357,7 @@ impl Asking {
 impl Drop for Asking {
     fn drop(&mut self) {
         if !self.has_let_go {
-            let failure = Failure::new(
-                FailureKind::Cancelled,
-                "its client went away before it was answered",
-            );
+            let failure = Failure::new(FailureKind::Cancelled, "its client went away before it was answered");
             self.let_go(Some(Err(failure)));
         }
     }

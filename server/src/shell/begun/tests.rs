@@ -6,8 +6,8 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::sql::{Any, Command};
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
-    HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
+    PollInfo, PutResult, SchemaResult, Ticket,
 };
 use futures::stream::BoxStream;
 use prost::Message;
@@ -85,10 +85,7 @@ impl FlightService for Fake {
         }))
     }
 
-    async fn handshake(
-        &self,
-        _: Request<Streaming<HandshakeRequest>>,
-    ) -> Answer<Self::HandshakeStream> {
+    async fn handshake(&self, _: Request<Streaming<HandshakeRequest>>) -> Answer<Self::HandshakeStream> {
         Err(Status::unimplemented(""))
     }
 
@@ -108,10 +105,7 @@ impl FlightService for Fake {
         Err(Status::unimplemented(""))
     }
 
-    async fn do_exchange(
-        &self,
-        _: Request<Streaming<FlightData>>,
-    ) -> Answer<Self::DoExchangeStream> {
+    async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Answer<Self::DoExchangeStream> {
         Err(Status::unimplemented(""))
     }
 
@@ -140,11 +134,7 @@ async fn connect(polls: Option<usize>) -> (Client, Calls, JoinSet<()>) {
     let mut server = JoinSet::new();
     server.spawn(async move { serving.await.unwrap() });
     let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
-    (
-        Client::over(FlightServiceClient::new(channel)),
-        calls,
-        server,
-    )
+    (Client::over(FlightServiceClient::new(channel)), calls, server)
 }
 
 fn taken(calls: &Calls) -> Vec<String> {

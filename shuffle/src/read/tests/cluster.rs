@@ -24,8 +24,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::testing::{TestStore, key, numbered, store};
 use crate::{
-    AttemptContext, DataService, FetchOptions, Fetcher, ShuffleReadExec, ShuffleWriteExec,
-    WritePartitioning, Written, failure, serve,
+    AttemptContext, DataService, FetchOptions, Fetcher, ShuffleReadExec, ShuffleWriteExec, WritePartitioning, Written,
+    failure, serve,
 };
 
 /// A process of the cluster: a store, its Flight server on a runtime of its own, and a fetcher.
@@ -98,12 +98,7 @@ impl Node {
         let writer = self
             .test
             .store
-            .create(
-                key,
-                Arc::clone(&schema),
-                output_partitions,
-                OutputMode::Retained,
-            )
+            .create(key, Arc::clone(&schema), output_partitions, OutputMode::Retained)
             .map_err(failure::into_datafusion)?;
         let attempt = AttemptContext {
             key,
@@ -117,9 +112,7 @@ impl Node {
         let context = self.context(attempt);
         let runs = (0..input.len()).map(|partition| plan.execute(partition, Arc::clone(&context)));
         let runs = runs.collect::<Result<Vec<_>>>()?;
-        for run in
-            futures::future::join_all(runs.into_iter().map(StreamExt::collect::<Vec<_>>)).await
-        {
+        for run in futures::future::join_all(runs.into_iter().map(StreamExt::collect::<Vec<_>>)).await {
             assert_eq!(run.into_iter().collect::<Result<Vec<_>>>()?.len(), 0);
         }
         writer.finish().map_err(failure::into_datafusion)
@@ -133,10 +126,7 @@ impl Node {
             stages: vec![key.stage],
         });
         let schema = numbered(0, 1).schema();
-        let writer = self
-            .test
-            .store
-            .create(key, schema, vec![], OutputMode::Retained);
+        let writer = self.test.store.create(key, schema, vec![], OutputMode::Retained);
         let input = StageInput {
             stage: StageId(1),
             producers,
@@ -151,11 +141,7 @@ impl Node {
         })
     }
 
-    pub(super) fn producer(
-        &self,
-        task: u32,
-        partitions: impl IntoIterator<Item = u32>,
-    ) -> Producer {
+    pub(super) fn producer(&self, task: u32, partitions: impl IntoIterator<Item = u32>) -> Producer {
         Producer {
             task: key(1, task).task,
             attempt: key(1, task).attempt,
@@ -199,10 +185,7 @@ pub(super) async fn collect(stream: SendableRecordBatchStream) -> Vec<RecordBatc
     stream.try_collect().await.unwrap()
 }
 
-pub(super) async fn collect_all(
-    plan: &dyn ExecutionPlan,
-    context: &Arc<TaskContext>,
-) -> Vec<Vec<RecordBatch>> {
+pub(super) async fn collect_all(plan: &dyn ExecutionPlan, context: &Arc<TaskContext>) -> Vec<Vec<RecordBatch>> {
     let partitions = plan.properties().output_partitioning().partition_count();
     let streams = (0..partitions).map(|p| plan.execute(p, Arc::clone(context)).unwrap());
     futures::future::join_all(streams.map(collect)).await

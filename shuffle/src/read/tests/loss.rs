@@ -26,12 +26,7 @@ async fn a_server_that_dies_in_the_middle_is_an_error() {
     let writer = there
         .test
         .store
-        .create(
-            key(1, 0),
-            Arc::clone(&schema),
-            vec![0, 1],
-            OutputMode::Retained,
-        )
+        .create(key(1, 0), Arc::clone(&schema), vec![0, 1], OutputMode::Retained)
         .unwrap();
     for partition in 0..2 {
         writer.push(partition, numbered(0, 1000)).await.unwrap();
@@ -53,13 +48,7 @@ async fn what_is_not_there_is_shuffle_lost_and_names_the_address() {
     let (here, mut there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
     let plan = || read(numbered(0, 1).schema(), 1);
     let unknown = |context| async move {
-        let error = plan()
-            .execute(0, context)
-            .unwrap()
-            .next()
-            .await
-            .unwrap()
-            .unwrap_err();
+        let error = plan().execute(0, context).unwrap().next().await.unwrap().unwrap_err();
         assert_eq!(kind(&error), FailureKind::ShuffleLost);
         error.to_string()
     };
@@ -77,12 +66,7 @@ async fn a_failure_of_the_producer_arrives_with_its_kind() {
     let writer = there
         .test
         .store
-        .create(
-            key(1, 0),
-            Arc::clone(&schema),
-            vec![0],
-            OutputMode::Retained,
-        )
+        .create(key(1, 0), Arc::clone(&schema), vec![0], OutputMode::Retained)
         .unwrap();
     let context = here.consumer(vec![there.producer(0, [0])]);
     let mut stream = read(schema, 1).execute(0, context).unwrap();
@@ -100,18 +84,11 @@ async fn dropping_the_streams_ends_the_fetch_and_frees_everything() {
     let writer = there
         .test
         .store
-        .create(
-            key(1, 0),
-            Arc::clone(&schema),
-            vec![0, 1],
-            OutputMode::Streamed,
-        )
+        .create(key(1, 0), Arc::clone(&schema), vec![0, 1], OutputMode::Streamed)
         .unwrap();
     let context = here.consumer(vec![there.producer(0, 0..2)]);
     let plan = read(schema, 2);
-    let mut streams: Vec<_> = (0..2)
-        .map(|p| plan.execute(p, Arc::clone(&context)).unwrap())
-        .collect();
+    let mut streams: Vec<_> = (0..2).map(|p| plan.execute(p, Arc::clone(&context)).unwrap()).collect();
     let write = async {
         let mut pushed = 0;
         loop {
@@ -132,9 +109,7 @@ async fn dropping_the_streams_ends_the_fetch_and_frees_everything() {
         .await;
     };
     let both = async { tokio::join!(write, leave) };
-    let (kind, ()) = tokio::time::timeout(Duration::from_secs(20), both)
-        .await
-        .unwrap();
+    let (kind, ()) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
     assert_eq!(kind, FailureKind::Cancelled);
 }
 
@@ -152,22 +127,14 @@ async fn one_stream_dropped_early_does_not_hold_up_the_other() {
     let stays = plan.execute(1, context).unwrap();
     early.next().await.unwrap().unwrap();
     drop(early);
-    assert_eq!(
-        numbers(&collect(stays).await),
-        (100_000..120_000).collect::<Vec<_>>()
-    );
+    assert_eq!(numbers(&collect(stays).await), (100_000..120_000).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_fetch_ticket_of_the_cluster_is_served() {
     let there = Node::new(None, 1 << 20);
     there
-        .write(
-            key(1, 0),
-            vec![0],
-            &[rows(0, 1000)],
-            WritePartitioning::Identity,
-        )
+        .write(key(1, 0), vec![0], &[rows(0, 1000)], WritePartitioning::Identity)
         .await
         .unwrap();
     let fetch = Subject::Fetch(Fetch {
@@ -197,18 +164,12 @@ async fn only_a_fetch_ticket_of_the_cluster_is_served() {
             ClusterKey::random().seal(&fetch, now, hour),
             Some(Code::Unauthenticated),
         ),
-        (
-            cluster_key().seal(&fetch, now - 2 * hour, hour),
-            Some(Code::NotFound),
-        ),
+        (cluster_key().seal(&fetch, now - 2 * hour, hour), Some(Code::NotFound)),
         (
             cluster_key().seal(&Subject::Result(key(1, 0).query), now, hour),
             Some(Code::InvalidArgument),
         ),
-        (
-            cluster_key().seal(&nothing, now, hour),
-            Some(Code::InvalidArgument),
-        ),
+        (cluster_key().seal(&nothing, now, hour), Some(Code::InvalidArgument)),
     ];
     let endpoint = Endpoint::from_shared(there.address.clone()).unwrap();
     let mut client = FlightServiceClient::new(endpoint.connect().await.unwrap());

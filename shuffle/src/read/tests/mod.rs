@@ -31,16 +31,9 @@ async fn hash_partitions_come_together_from_two_processes() {
     let mut total = 0;
     for (node, task) in [(&here, 0), (&there, 1)] {
         let input = &inputs[task as usize];
-        let written = node
-            .write(key(1, task), vec![0, 1], input, by_number(5))
-            .await
-            .unwrap();
+        let written = node.write(key(1, task), vec![0, 1], input, by_number(5)).await.unwrap();
         assert_eq!(written.partitions.len(), 5);
-        total += written
-            .partitions
-            .iter()
-            .map(|partition| partition.rows)
-            .sum::<u64>();
+        total += written.partitions.iter().map(|partition| partition.rows).sum::<u64>();
     }
     assert_eq!(total, 80_000);
     let context = here.consumer(vec![here.producer(0, 0..5), there.producer(1, 0..5)]);
@@ -87,10 +80,7 @@ async fn identity_keeps_partitions_and_their_order() {
     );
     let read = collect_all(&plan, &context).await;
     for (partition, start) in [(0, 0), (1, 10_000), (2, 5_000)] {
-        assert_eq!(
-            numbers(&read[partition]),
-            (start..start + 5_000).collect::<Vec<_>>()
-        );
+        assert_eq!(numbers(&read[partition]), (start..start + 5_000).collect::<Vec<_>>());
     }
     assert!(
         Arc::ptr_eq(read[0][0].column(0), near[0][0].column(0)),
@@ -109,14 +99,9 @@ async fn identity_keeps_partitions_and_their_order() {
 async fn an_order_is_not_claimed_for_several_producers() {
     let here = Node::new(None, 1 << 20);
     for task in 0..2 {
-        here.write(
-            key(1, task),
-            vec![0],
-            &[rows(0, 1000)],
-            WritePartitioning::Identity,
-        )
-        .await
-        .unwrap();
+        here.write(key(1, task), vec![0], &[rows(0, 1000)], WritePartitioning::Identity)
+            .await
+            .unwrap();
     }
     let context = here.consumer(vec![here.producer(0, [0]), here.producer(1, [0])]);
     let schema = numbered(0, 1).schema();
@@ -139,12 +124,7 @@ async fn skewed_partitions_read_one_after_the_other_neither_block_nor_fill_memor
             rows(start + 70_000, 30_000),
         ];
         there
-            .write(
-                key(1, task),
-                vec![0, 1, 2],
-                &input,
-                WritePartitioning::Identity,
-            )
+            .write(key(1, task), vec![0, 1, 2], &input, WritePartitioning::Identity)
             .await
             .unwrap();
     }
@@ -175,15 +155,9 @@ async fn skewed_partitions_read_one_after_the_other_neither_block_nor_fill_memor
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_memory_fetched_rows_go_over_the_disk() {
-    let (here, there) = (
-        Node::new(Some(1000), 1 << 20),
-        Node::new(Some(1000), 1 << 20),
-    );
+    let (here, there) = (Node::new(Some(1000), 1 << 20), Node::new(Some(1000), 1 << 20));
     let input = [rows(0, 30_000), rows(30_000, 30_000)];
-    let written = there
-        .write(key(1, 0), vec![0, 1], &input, by_number(4))
-        .await
-        .unwrap();
+    let written = there.write(key(1, 0), vec![0, 1], &input, by_number(4)).await.unwrap();
     assert!(written.spilled_bytes > 100_000);
     let context = here.consumer(vec![there.producer(0, 0..4)]);
     let plan = read(numbered(0, 1).schema(), 4);
@@ -205,15 +179,9 @@ async fn every_kind_of_batch_arrives_as_it_was_sent() {
                 .unwrap();
             let context = here.consumer(vec![there.producer(0, 0..2)]);
             let plan = read(batch.schema(), 2);
-            let (first, second) = (
-                plan.execute(0, Arc::clone(&context)),
-                plan.execute(1, context),
-            );
+            let (first, second) = (plan.execute(0, Arc::clone(&context)), plan.execute(1, context));
             let second = collect(second.unwrap()).await;
-            for (read, sent) in [
-                (collect(first.unwrap()).await, &input[0]),
-                (second, &input[1]),
-            ] {
+            for (read, sent) in [(collect(first.unwrap()).await, &input[0]), (second, &input[1])] {
                 let schema = batch.schema();
                 let together = |batches| concat_batches(&schema, batches).unwrap();
                 assert_eq!(together(&read), together(sent), "{name}");
@@ -250,12 +218,7 @@ async fn rows_without_columns_keep_their_number() {
 async fn a_partition_executed_again_is_read_again() {
     let (here, there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
     there
-        .write(
-            key(1, 0),
-            vec![0, 1],
-            &[rows(0, 3000), rows(3000, 3000)],
-            by_number(2),
-        )
+        .write(key(1, 0), vec![0, 1], &[rows(0, 3000), rows(3000, 3000)], by_number(2))
         .await
         .unwrap();
     let context = here.consumer(vec![there.producer(0, 0..2)]);

@@ -89,13 +89,7 @@ const PLANS: &[(&str, bool, &str)] = &[
 ];
 
 /// Runs the statement and cancels it after `delay`. Answers how long the attempt took to stop.
-async fn cancelled(
-    line: &mut Line,
-    task: u32,
-    sql: &str,
-    hashes: bool,
-    delay: Duration,
-) -> Duration {
+async fn cancelled(line: &mut Line, task: u32, sql: &str, hashes: bool, delay: Duration) -> Duration {
     let config = SessionConfig::new()
         .with_target_partitions(2)
         .set_bool("datafusion.optimizer.prefer_hash_join", hashes);
@@ -126,10 +120,7 @@ async fn a_cancel_is_heard_by_plans_that_work_without_a_pause() {
         let delay = rand::rng().random_range(Duration::ZERO..LATEST);
         let took = cancelled(&mut line, task, sql, *hashes, delay).await;
         println!("{name}: told after {delay:?}, stopped after {took:?}");
-        assert!(
-            took < BOUND,
-            "{name}: told after {delay:?}, stopped after {took:?}"
-        );
+        assert!(took < BOUND, "{name}: told after {delay:?}, stopped after {took:?}");
         line.say(everything()).await;
     }
     let empty = async {

@@ -101,10 +101,7 @@ fn deep_expressions(levels: usize) -> Vec<u8> {
     for _ in 0..levels {
         expression = inside(3, &inside(4, &inside(3, &expression)));
     }
-    let filter = [
-        inside(2, &read_people().encode_to_vec()),
-        inside(3, &expression),
-    ];
+    let filter = [inside(2, &read_people().encode_to_vec()), inside(3, &expression)];
     let tree = inside(3, &inside(1, &inside(2, &filter.concat())));
     let declared = Plan {
         relations: Vec::new(),
@@ -129,11 +126,7 @@ fn deep_plans_are_refused_and_less_deep_ones_run() {
         for levels in [60, 1_000, 4_000] {
             let failure = read_bytes(&of(levels)).unwrap_err();
             assert_eq!(failure.kind, FailureKind::Invalid);
-            assert!(
-                failure.message.contains("nests deeper"),
-                "{name}: {}",
-                failure.message
-            );
+            assert!(failure.message.contains("nests deeper"), "{name}: {}", failure.message);
         }
     }
 }
@@ -146,11 +139,7 @@ fn many_relations_and_expressions_are_refused() {
         ..Default::default()
     };
     let failure = read_plan(&plan(&[], rel(RelType::Set(set)), &[])).unwrap_err();
-    assert!(
-        failure.message.contains("1000 relations"),
-        "{}",
-        failure.message
-    );
+    assert!(failure.message.contains("1000 relations"), "{}", failure.message);
 
     let row = nested::Struct {
         fields: vec![number(1)],
@@ -164,11 +153,7 @@ fn many_relations_and_expressions_are_refused() {
         ..Default::default()
     };
     let failure = read_plan(&plan(&[], rel(RelType::Read(Box::new(read))), &["n"])).unwrap_err();
-    assert!(
-        failure.message.contains("expressions"),
-        "{}",
-        failure.message
-    );
+    assert!(failure.message.contains("expressions"), "{}", failure.message);
 }
 
 /// A mapping of a few bytes an entry repeats an expression of a megabyte.

@@ -13,9 +13,7 @@ use datafusion::common::TableReference;
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
-use datafusion_substrait::substrait::proto::expression::field_reference::{
-    ReferenceType, RootReference, RootType,
-};
+use datafusion_substrait::substrait::proto::expression::field_reference::{ReferenceType, RootReference, RootType};
 use datafusion_substrait::substrait::proto::expression::literal::LiteralType;
 use datafusion_substrait::substrait::proto::expression::reference_segment::{self, StructField};
 use datafusion_substrait::substrait::proto::expression::{
@@ -30,8 +28,8 @@ use datafusion_substrait::substrait::proto::read_rel::{NamedTable, ReadType};
 use datafusion_substrait::substrait::proto::rel::RelType;
 use datafusion_substrait::substrait::proto::r#type::{self, Kind, Nullability};
 use datafusion_substrait::substrait::proto::{
-    Expression, FilterRel, FunctionArgument, NamedStruct, Plan, PlanRel, ProjectRel, ReadRel, Rel,
-    RelCommon, RelRoot, Type, plan_rel, rel_common,
+    Expression, FilterRel, FunctionArgument, NamedStruct, Plan, PlanRel, ProjectRel, ReadRel, Rel, RelCommon, RelRoot,
+    Type, plan_rel, rel_common,
 };
 use prost::Message;
 use squadron_proto::{Failure, FailureKind};
@@ -130,16 +128,11 @@ fn schema(columns: Vec<(&str, Type)>) -> NamedStruct {
 /// The table as most producers declare it: all columns required.
 fn people() -> NamedStruct {
     let required = Nullability::Required;
-    schema(vec![
-        ("id", i64_type(required)),
-        ("name", string_type(required, 0)),
-    ])
+    schema(vec![("id", i64_type(required)), ("name", string_type(required, 0))])
 }
 
 fn rel(kind: RelType) -> Rel {
-    Rel {
-        rel_type: Some(kind),
-    }
+    Rel { rel_type: Some(kind) }
 }
 
 fn read_of(names: &[&str], base_schema: NamedStruct) -> ReadRel {
@@ -159,12 +152,10 @@ fn read_people() -> Rel {
 
 fn field(number: i32) -> Expression {
     let segment = ReferenceSegment {
-        reference_type: Some(reference_segment::ReferenceType::StructField(Box::new(
-            StructField {
-                field: number,
-                child: None,
-            },
-        ))),
+        reference_type: Some(reference_segment::ReferenceType::StructField(Box::new(StructField {
+            field: number,
+            child: None,
+        }))),
     };
     Expression {
         rex_type: Some(RexType::Selection(Box::new(FieldReference {
@@ -221,9 +212,7 @@ fn project(input: Rel, expressions: Vec<Expression>) -> Rel {
     let output_mapping = (2..).take(expressions.len()).collect();
     rel(RelType::Project(Box::new(ProjectRel {
         common: Some(RelCommon {
-            emit_kind: Some(rel_common::EmitKind::Emit(rel_common::Emit {
-                output_mapping,
-            })),
+            emit_kind: Some(rel_common::EmitKind::Emit(rel_common::Emit { output_mapping })),
             ..Default::default()
         }),
         input: Some(Box::new(input)),
@@ -234,16 +223,15 @@ fn project(input: Rel, expressions: Vec<Expression>) -> Rel {
 
 /// A plan with these column names that declares these functions, from anchor 0.
 fn plan(functions: &[&str], root: Rel, names: &[&str]) -> Plan {
-    let extensions =
-        (0..)
-            .zip(functions)
-            .map(|(function_anchor, name)| SimpleExtensionDeclaration {
-                mapping_type: Some(MappingType::ExtensionFunction(ExtensionFunction {
-                    function_anchor,
-                    name: (*name).to_owned(),
-                    ..Default::default()
-                })),
-            });
+    let extensions = (0..)
+        .zip(functions)
+        .map(|(function_anchor, name)| SimpleExtensionDeclaration {
+            mapping_type: Some(MappingType::ExtensionFunction(ExtensionFunction {
+                function_anchor,
+                name: (*name).to_owned(),
+                ..Default::default()
+            })),
+        });
     Plan {
         extensions: extensions.collect(),
         relations: vec![PlanRel {

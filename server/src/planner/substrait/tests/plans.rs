@@ -1,16 +1,12 @@
 //! What plans give.
 
 use datafusion_substrait::substrait::proto::expression::field_reference::OuterReference;
-use datafusion_substrait::substrait::proto::expression::mask_expression::{
-    StructItem, StructSelect,
-};
+use datafusion_substrait::substrait::proto::expression::mask_expression::{StructItem, StructSelect};
 use datafusion_substrait::substrait::proto::expression::subquery::set_predicate::PredicateOp;
 use datafusion_substrait::substrait::proto::expression::subquery::{SetPredicate, SubqueryType};
 use datafusion_substrait::substrait::proto::expression::{MaskExpression, Subquery, nested};
 use datafusion_substrait::substrait::proto::read_rel::VirtualTable;
-use datafusion_substrait::substrait::proto::{
-    DynamicParameter, DynamicParameterBinding, FunctionOption, Version,
-};
+use datafusion_substrait::substrait::proto::{DynamicParameter, DynamicParameterBinding, FunctionOption, Version};
 
 use super::*;
 
@@ -24,10 +20,7 @@ fn a_required_column_of_a_nullable_table_stays_nullable() {
     let plan = plan(&[], read_people(), &["a", "b"]);
     let read = read_plan(&plan).unwrap();
     let fields = read.schema().fields();
-    let seen: Vec<_> = fields
-        .iter()
-        .map(|it| (it.name().as_str(), it.is_nullable()))
-        .collect();
+    let seen: Vec<_> = fields.iter().map(|it| (it.name().as_str(), it.is_nullable())).collect();
     assert_eq!(seen, [("a", true), ("b", true)]);
     assert_eq!(rows(&plan).lines().count(), 4 + 4);
 }
@@ -48,16 +41,10 @@ fn the_filter_of_a_read_is_a_filter() {
 #[test]
 fn columns_are_chosen_by_name_and_by_mask() {
     let nullable = Nullability::Nullable;
-    let reordered = vec![
-        ("name", string_type(nullable, 0)),
-        ("id", i64_type(nullable)),
-    ];
+    let reordered = vec![("name", string_type(nullable, 0)), ("id", i64_type(nullable))];
     let mut read = read_of(&["people"], schema(reordered));
     let select = StructSelect {
-        struct_items: vec![StructItem {
-            field: 1,
-            child: None,
-        }],
+        struct_items: vec![StructItem { field: 1, child: None }],
     };
     read.projection = Some(MaskExpression {
         select: Some(select),
@@ -110,25 +97,13 @@ fn functions_mean_what_the_standard_says() {
     let name = || field(1);
     let id = || field(0);
     for (function, arguments, expected) in [
-        (
-            "concat:str_str",
-            vec![name(), text("!")],
-            ["ann!", "", "Bob!", "cat!"],
-        ),
+        ("concat:str_str", vec![name(), text("!")], ["ann!", "", "Bob!", "cat!"]),
         ("greatest:any", vec![id(), number(2)], ["2", "2", "", "4"]),
         ("least:any", vec![id(), number(2)], ["1", "2", "", "2"]),
-        (
-            "least_skip_null:any",
-            vec![id(), number(2)],
-            ["1", "2", "2", "2"],
-        ),
+        ("least_skip_null:any", vec![id(), number(2)], ["1", "2", "2", "2"]),
         ("sign:i64", vec![id()], ["1", "1", "", "1"]),
         ("add", vec![id(), id()], ["2", "4", "", "8"]),
-        (
-            "LIKE:str_str",
-            vec![name(), text("%n")],
-            ["true", "", "false", "false"],
-        ),
+        ("LIKE:str_str", vec![name(), text("%n")], ["true", "", "false", "false"]),
         (
             "is_not_distinct_from:any_any",
             vec![id(), number(2)],
@@ -140,11 +115,7 @@ fn functions_mean_what_the_standard_says() {
             ["n", "", "o", "a"],
         ),
     ] {
-        let plan = plan(
-            &[function],
-            project(read_people(), vec![call(0, arguments)]),
-            &["x"],
-        );
+        let plan = plan(&[function], project(read_people(), vec![call(0, arguments)]), &["x"]);
         let seen = column(&plan).into_iter().map(|cell| cell.replace(".0", ""));
         assert_eq!(seen.collect::<Vec<_>>(), expected, "{function}");
     }
@@ -160,11 +131,7 @@ fn an_option_is_honoured() {
         name: "case_sensitivity".into(),
         preference: vec!["CASE_INSENSITIVE".into()],
     }];
-    let plan = plan(
-        &["like:str_str"],
-        project(read_people(), vec![like]),
-        &["x"],
-    );
+    let plan = plan(&["like:str_str"], project(read_people(), vec![like]), &["x"]);
     assert_eq!(column(&plan), ["false", "", "true", "false"]);
 }
 
@@ -190,11 +157,7 @@ fn a_part_of_a_date_is_extracted() {
                 ..Default::default()
             })),
         };
-        let plan = plan(
-            &["extract:req_date"],
-            project(read_people(), vec![extract]),
-            &["x"],
-        );
+        let plan = plan(&["extract:req_date"], project(read_people(), vec![extract]), &["x"]);
         assert_eq!(column(&plan)[0], expected, "{component}");
     }
 }
@@ -219,10 +182,7 @@ fn a_projection_of_duckdb_gives_its_expressions() {
         it.common = None;
     }
     let mut plan = plan(&[], root, &["x"]);
-    assert!(
-        read_plan(&plan).is_err(),
-        "the standard has three columns here"
-    );
+    assert!(read_plan(&plan).is_err(), "the standard has three columns here");
     plan.version = Some(Version {
         producer: "DuckDB".into(),
         minor_number: 53,
@@ -263,19 +223,12 @@ fn parameter(reference: u32) -> Expression {
 #[test]
 fn parameters_are_counted_from_one_and_typed() {
     let equal = call(0, vec![field(0), parameter(0)]);
-    let plan = plan(
-        &["equal:any_any"],
-        filter(read_people(), equal),
-        &["id", "name"],
-    );
+    let plan = plan(&["equal:any_any"], filter(read_people(), equal), &["id", "name"]);
     let types = read_plan(&plan).unwrap().get_parameter_types().unwrap();
     let types: Vec<_> = types.into_iter().collect();
     assert_eq!(
         types,
-        [(
-            "$1".to_owned(),
-            Some(datafusion::arrow::datatypes::DataType::Int64)
-        )]
+        [("$1".to_owned(), Some(datafusion::arrow::datatypes::DataType::Int64))]
     );
 }
 
@@ -283,11 +236,7 @@ fn parameters_are_counted_from_one_and_typed() {
 fn a_parameter_that_the_plan_binds_is_a_value() {
     let equal = call(0, vec![field(0), parameter(7)]);
     let filtered = filter(read_people(), equal);
-    let mut plan = plan(
-        &["equal:any_any"],
-        project(filtered, vec![field(1)]),
-        &["x"],
-    );
+    let mut plan = plan(&["equal:any_any"], project(filtered, vec![field(1)]), &["x"]);
     plan.parameter_bindings = vec![DynamicParameterBinding {
         parameter_anchor: 7,
         value: Some(Literal {

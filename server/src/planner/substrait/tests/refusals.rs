@@ -60,21 +60,13 @@ fn a_plan_has_one_relation_tree() {
 fn tables_and_columns_are_named() {
     let read = |names: &[&str], schema| rel(RelType::Read(Box::new(read_of(names, schema))));
     let of = |root| plan(&[], root, &[]);
-    refused(
-        &of(read(&["peple"], people())),
-        Invalid,
-        &["table 'peple' not found"],
-    );
+    refused(&of(read(&["peple"], people())), Invalid, &["table 'peple' not found"]);
     refused(
         &of(read(&["a", "b", "c"], people())),
         Invalid,
         &["table 'a.b.c' not found"],
     );
-    refused(
-        &of(read(&["a", "b", "c", "d"], people())),
-        Invalid,
-        &["4 parts"],
-    );
+    refused(&of(read(&["a", "b", "c", "d"], people())), Invalid, &["4 parts"]);
     refused(&of(read(&[], people())), Invalid, &["without a name"]);
     let other = schema(vec![("nme", string_type(Nullability::Nullable, 0))]);
     refused(
@@ -83,11 +75,7 @@ fn tables_and_columns_are_named() {
         &["'nme'", "'people'", "did you mean 'name'?"],
     );
     let other = schema(vec![("name", i64_type(Nullability::Nullable))]);
-    refused(
-        &of(read(&["people"], other)),
-        Invalid,
-        &["'name'", "Int64", "Utf8"],
-    );
+    refused(&of(read(&["people"], other)), Invalid, &["'name'", "Int64", "Utf8"]);
 }
 
 #[test]
@@ -98,11 +86,7 @@ fn functions_are_named() {
         Unsupported,
         &["frobnicate"],
     );
-    refused(
-        &of(&["add:i64_i64"], call(5, vec![field(0)])),
-        Invalid,
-        &["anchor 5"],
-    );
+    refused(&of(&["add:i64_i64"], call(5, vec![field(0)])), Invalid, &["anchor 5"]);
     let mut like = call(0, vec![field(1), text("b%")]);
     let Some(RexType::ScalarFunction(function)) = like.rex_type.as_mut() else {
         unreachable!("call() makes a function");
@@ -166,11 +150,7 @@ fn aggregates_are_whole_known_and_of_one_grouping() {
         Unsupported,
         &["count:", "INTERMEDIATE"],
     );
-    refused(
-        &aggregate(&["mode:i64"], whole.clone(), 1),
-        Unsupported,
-        &["mode"],
-    );
+    refused(&aggregate(&["mode:i64"], whole.clone(), 1), Unsupported, &["mode"]);
     refused(&aggregate(&[], whole.clone(), 1), Invalid, &["anchor 0"]);
     refused(
         &aggregate(&["count:"], whole.clone(), 2),
@@ -211,24 +191,15 @@ fn references_that_lead_nowhere_are_numbered() {
 #[test]
 fn types_and_their_variations_are_named() {
     let variation = |declared: bool, reference| {
-        let columns = schema(vec![(
-            "name",
-            string_type(Nullability::Nullable, reference),
-        )]);
-        let mut plan = plan(
-            &[],
-            rel(RelType::Read(Box::new(read_of(&["people"], columns)))),
-            &[],
-        );
+        let columns = schema(vec![("name", string_type(Nullability::Nullable, reference))]);
+        let mut plan = plan(&[], rel(RelType::Read(Box::new(read_of(&["people"], columns)))), &[]);
         if declared {
             plan.extensions.push(SimpleExtensionDeclaration {
-                mapping_type: Some(MappingType::ExtensionTypeVariation(
-                    ExtensionTypeVariation {
-                        type_variation_anchor: 2,
-                        name: "compressed".into(),
-                        ..Default::default()
-                    },
-                )),
+                mapping_type: Some(MappingType::ExtensionTypeVariation(ExtensionTypeVariation {
+                    type_variation_anchor: 2,
+                    name: "compressed".into(),
+                    ..Default::default()
+                })),
             });
         }
         plan
@@ -238,11 +209,7 @@ fn types_and_their_variations_are_named() {
         Unsupported,
         &["'compressed'", "reference 2", "string"],
     );
-    refused(
-        &variation(false, 7),
-        Unsupported,
-        &["reference 7", "string"],
-    );
+    refused(&variation(false, 7), Unsupported, &["reference 7", "string"]);
     // One that nothing uses does no harm, and DataFusion's own need no declaration.
     assert!(read_plan(&variation(true, 0)).is_ok());
     assert!(read_plan(&variation(false, 2)).is_ok());
@@ -252,11 +219,7 @@ fn types_and_their_variations_are_named() {
         ..Default::default()
     }));
     let columns = schema(vec![("name", own)]);
-    let mut plan = plan(
-        &[],
-        rel(RelType::Read(Box::new(read_of(&["people"], columns)))),
-        &[],
-    );
+    let mut plan = plan(&[], rel(RelType::Read(Box::new(read_of(&["people"], columns)))), &[]);
     refused(&plan, Invalid, &["type with anchor 9"]);
     plan.extensions.push(SimpleExtensionDeclaration {
         mapping_type: Some(MappingType::ExtensionType(ExtensionType {
@@ -274,9 +237,7 @@ fn relations_that_are_not_served_are_named() {
         (RelType::HashJoin(Box::default()), "HashJoinRel"),
         (RelType::Write(Box::default()), "WriteRel"),
         (
-            RelType::ExtensionLeaf(
-                datafusion_substrait::substrait::proto::ExtensionLeafRel::default(),
-            ),
+            RelType::ExtensionLeaf(datafusion_substrait::substrait::proto::ExtensionLeafRel::default()),
             "extension relation",
         ),
     ] {
@@ -285,20 +246,12 @@ fn relations_that_are_not_served_are_named() {
     let mut files = read_of(&[], people());
     files.read_type = Some(ReadType::LocalFiles(LocalFiles::default()));
     let files = plan(&[], rel(RelType::Read(Box::new(files))), &[]);
-    refused(
-        &files,
-        Unsupported,
-        &["local files", "CREATE EXTERNAL TABLE"],
-    );
+    refused(&files, Unsupported, &["local files", "CREATE EXTERNAL TABLE"]);
     let cross = rel(RelType::Cross(Box::new(CrossRel {
         left: Some(Box::new(read_people())),
         ..Default::default()
     })));
-    refused(
-        &plan(&[], cross, &[]),
-        Invalid,
-        &["cross", "lacks an input"],
-    );
+    refused(&plan(&[], cross, &[]), Invalid, &["cross", "lacks an input"]);
 }
 
 #[test]

@@ -35,10 +35,7 @@ impl Writer {
     ///
     /// # Errors
     /// `Invalid`, naming the flag, when the folder cannot be used.
-    pub(super) fn open(
-        folder: &Path,
-        limits: &HistoryLimits,
-    ) -> Result<(Self, Vec<Past>), Failure> {
+    pub(super) fn open(folder: &Path, limits: &HistoryLimits) -> Result<(Self, Vec<Past>), Failure> {
         let unusable = |error: io::Error| {
             let message = format!(
                 "--state-dir {} cannot be used: {error}; give a folder that this user may write to",
@@ -73,10 +70,7 @@ impl Writer {
             return;
         };
         if let Err(TrySendError::Full(line)) = lines.try_send(Line::of(past)) {
-            warn!(
-                query_id = line.query(),
-                "the disk is too slow: left out of the history"
-            );
+            warn!(query_id = line.query(), "the disk is too slow: left out of the history");
         }
     }
 }
@@ -121,10 +115,7 @@ impl Files {
 
     /// A line that was cut off must not spoil the next one.
     fn append(&self) -> io::Result<File> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.current)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(&self.current)?;
         if file.metadata()?.len() > 0 && !ends_with_line_break(&self.current)? {
             file.write_all(b"\n")?;
         }
@@ -232,9 +223,7 @@ mod tests {
         assert_eq!(ids.last(), Some(&100));
         assert!(ids.len() > 4 && ids.is_sorted(), "{ids:?}");
         let sizes = fs::read_dir(folder.path()).unwrap();
-        let bytes: u64 = sizes
-            .map(|entry| entry.unwrap().metadata().unwrap().len())
-            .sum();
+        let bytes: u64 = sizes.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
         assert!(bytes <= most + 512, "{bytes}");
     }
 

@@ -8,9 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use squadron_proto::{AttemptNumber, Failure, FailureKind, StageId, TaskId};
 
-use super::super::super::snapshot::{
-    QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, TaskInfo, TaskPhase,
-};
+use super::super::super::snapshot::{QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, TaskInfo, TaskPhase};
 use super::{Asked, Past};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -94,8 +92,7 @@ impl Line {
             priority: asked.priority,
             created_us: microseconds(asked.at),
             ended_us: microseconds(past.ended),
-            failure: failure
-                .map(|failure| (failure.kind.name().to_owned(), failure.message.clone())),
+            failure: failure.map(|failure| (failure.kind.name().to_owned(), failure.message.clone())),
             run: past.info.as_ref().map(|info| Run::of(info, past.epoch)),
         }
     }
@@ -156,11 +153,7 @@ impl Run {
                     is_finished: stage.finished.is_some(),
                     started_us: stage.started.map(time),
                     finished_us: stage.finished.map(time),
-                    tasks: stage
-                        .tasks
-                        .iter()
-                        .map(|task| TaskLine::of(task, time))
-                        .collect(),
+                    tasks: stage.tasks.iter().map(|task| TaskLine::of(task, time)).collect(),
                 })
                 .collect(),
         }
@@ -201,11 +194,7 @@ impl StageLine {
             },
             started: self.started_us.map(Duration::from_micros),
             finished: self.finished_us.map(Duration::from_micros),
-            tasks: self
-                .tasks
-                .into_iter()
-                .map(TaskLine::into_info)
-                .collect::<Option<_>>()?,
+            tasks: self.tasks.into_iter().map(TaskLine::into_info).collect::<Option<_>>()?,
         })
     }
 }
@@ -224,9 +213,7 @@ impl TaskLine {
                 | TaskPhase::Running
                 | TaskPhase::Parked => TaskEnd::Cancelled,
             },
-            attempt: task
-                .attempt
-                .map(|(attempt, worker)| (attempt.0, worker.to_string())),
+            attempt: task.attempt.map(|(attempt, worker)| (attempt.0, worker.to_string())),
             slots: task.slots,
             launched_us: task.launched.map(&time),
             started_us: task.started.map(&time),
