@@ -1,8 +1,8 @@
-//! Tests and measurements of Squadron as a whole: real processes, real sockets, real clients.
+//! Tests of Squadron as a whole: real processes, real sockets, real clients.
 
-pub mod bench;
 pub mod client;
 pub mod cluster;
 pub mod compare;
 pub mod process;
+pub mod time_limit;
 pub mod tpch;

@@ -8,9 +8,11 @@ pub mod control;
 pub mod failure;
 pub mod ids;
 pub mod ticket;
+mod worker_kind;
 
 pub use failure::{Failure, FailureKind};
 pub use ids::{AttemptKey, AttemptNumber, QueryId, StageId, TaskId, WorkerId};
+pub use worker_kind::WorkerKind;
 
 /// Generated wire messages; only this crate and the transports name them.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -1,10 +1,6 @@
-//! What all tests share: a time limit around each, a list of mismatches, and the single-process reference.
+//! What all tests share: a list of mismatches, and the single-process reference.
 
-use std::future::Future;
-use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
@@ -16,40 +12,7 @@ use squadron_integration::cluster::{ClusterBuilder, cluster};
 use squadron_integration::compare::order_of;
 use tonic::Status;
 
-/// Deep plans are planned here too, for the reference.
-const STACK_BYTES: usize = 64 * 1024 * 1024;
-
-/// Runs `test` on a runtime of its own and fails it after `limit`.
-pub(crate) fn bounded<Test>(limit: Duration, test: Test)
-where
-    Test: Future<Output = ()> + Send + 'static,
-{
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_stack_size(STACK_BYTES)
-        .enable_all()
-        .build()
-        .expect("a runtime starts");
-    let body = move || {
-        let outcome = runtime.block_on(async { tokio::time::timeout(limit, test).await });
-        runtime.shutdown_background();
-        assert!(outcome.is_ok(), "the test did not end within {limit:?}");
-    };
-    let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn(body);
-    if let Err(panic) = thread.expect("a thread starts").join() {
-        resume_unwind(panic);
-    }
-}
-
-/// A limit in minutes.
-pub(crate) const fn minutes(count: u64) -> Duration {
-    Duration::from_secs(60 * count)
-}
-
-/// A limit in seconds.
-pub(crate) const fn seconds(count: u64) -> Duration {
-    Duration::from_secs(count)
-}
+pub(crate) use squadron_integration::time_limit::{bounded, minutes, seconds};
 
 /// Two worker processes of one slot over TPC-H tables that are cut as small as they get: what is distributed at all shows
 /// there.

@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::config;
-use crate::scheduler::{GroupSpec, Groups, Selector};
+use squadron_scheduler::{GroupSpec, Groups, Selector};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::group_file::read_groups;
-use crate::scheduler::SchedulerHandle;
+use crate::driver::SchedulerHandle;
 
 /// How often to look whether the file has changed.
 const POLL: Duration = Duration::from_secs(1);

@@ -44,7 +44,7 @@ use tokio::task::JoinSet;
 
 use crate::auth::Principal;
 use crate::config::{self, DataSource, ServeArgs};
-use crate::mends;
+use crate::datafusion_workarounds;
 use crate::settings::session::Wrong;
 use crate::settings::{self, SquadronOptions};
 use external::ExternalTableFactory;
@@ -269,7 +269,7 @@ fn prepared_state(
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
-        .with_physical_optimizer_rules(mends::physical_rules())
+        .with_physical_optimizer_rules(datafusion_workarounds::physical_rules())
         .with_catalog_list(Arc::new(catalogs))
         .build();
     let factories: HashMap<String, Arc<dyn TableProviderFactory>> = state

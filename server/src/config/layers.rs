@@ -14,7 +14,7 @@ use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
 use super::Stop;
 use super::args::{Cli, Command};
-use super::sentence;
+use super::clap_errors;
 
 /// Where a value came from, for messages: flag (without dashes) to `SQUADRON_SLOTS=0` or the like.
 pub(super) type Origins = BTreeMap<String, String>;
@@ -46,7 +46,7 @@ pub(super) fn parse(mut argv: Vec<OsString>, variable: &dyn Fn(&str) -> Option<S
     match matches {
         Ok(cli) => Ok(cli.command),
         Err(error) if !error.use_stderr() => Err(Stop::Show(shown(&error))),
-        Err(error) => Err(Stop::Refuse(sentence::of(&error, &origins))),
+        Err(error) => Err(Stop::Refuse(clap_errors::of(&error, &origins))),
     }
 }
 
@@ -241,7 +241,7 @@ fn read_table(text: &str, name: &str, subcommand: &clap::Command) -> Result<BTre
     let mut values = BTreeMap::new();
     for (key, value) in table {
         if !keys.contains(key) {
-            return Err(match sentence::nearest(key, keys.iter().map(String::as_str)) {
+            return Err(match clap_errors::nearest(key, keys.iter().map(String::as_str)) {
                 Some(near) => format!("[{name}] has no key {key}; did you mean {near}?"),
                 None => format!("[{name}] has no key {key}; `squadron {name} --help` lists the flags"),
             });

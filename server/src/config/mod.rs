@@ -8,10 +8,10 @@
 //! with [`USAGE_EXIT_CODE`].
 
 mod args;
+mod clap_errors;
 mod layers;
 mod machine;
 mod reference;
-mod sentence;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -22,9 +22,9 @@ pub use args::{
     Command, EndpointLocations, GenerateTpchArgs, HashPasswordArgs, OutputFormat, PolicyName, ServeArgs, SqlArgs,
     WorkArgs, WorkerArgs,
 };
+pub(crate) use clap_errors::nearest;
 pub use machine::cores;
 pub use reference::reference;
-pub(crate) use sentence::nearest;
 pub use values::{DataSource, SCHEMES, Secret};
 pub(crate) use values::{duration, path_url, size};
 

@@ -22,7 +22,7 @@ use super::session::Sessions;
 use super::statement;
 use super::status::{invalid, unsupported};
 use super::{endpoints, options, substrait};
-use crate::queries::{NO_TRANSACTIONS, Queries, Session};
+use crate::query::{NO_TRANSACTIONS, Queries, Session};
 
 const CREATE_PREPARED_STATEMENT: &str = "CreatePreparedStatement";
 const CREATE_PREPARED_SUBSTRAIT_PLAN: &str = "CreatePreparedSubstraitPlan";

@@ -14,7 +14,7 @@ use squadron_proto::{Failure, QueryId};
 
 use super::statement::{echo, encapsulated, packed};
 use super::status::invalid;
-use crate::queries::{Endpoint, Offered, Polled, Principal, Queries};
+use crate::query::{Endpoint, Offered, Polled, Principal, Queries};
 
 /// The FlightInfo of a query.
 pub(super) fn info(

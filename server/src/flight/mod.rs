@@ -45,7 +45,7 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 
 use crate::auth::Authenticator;
 use crate::catalog::Catalog;
-use crate::queries::Queries;
+use crate::query::Queries;
 
 pub use gate::Gate;
 pub use service::Service;

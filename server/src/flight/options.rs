@@ -4,7 +4,7 @@ use super::messages::{
     GetSessionOptionsResult, OptionValue, SessionOptionValue, SetSessionOptionError, SetSessionOptionErrorKind,
     SetSessionOptionsRequest, SetSessionOptionsResult,
 };
-use crate::queries::{Queries, Session};
+use crate::query::{Queries, Session};
 use crate::settings::session::{self, CATALOG, Wrong};
 
 /// Sets each option that can be set, and names those that cannot.

@@ -19,7 +19,8 @@ use super::FlightOptions;
 use super::messages::CreatePreparedStatementResult;
 use super::session::random_name;
 use super::statement::encapsulated;
-use crate::queries::{PlannedStatement, Principal, Session, StatementKind};
+use crate::query::{Principal, Session};
+use crate::sql::{PlannedStatement, StatementKind};
 
 /// All prepared statements of the server.
 pub(super) struct Statements {

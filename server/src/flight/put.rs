@@ -20,7 +20,8 @@ use super::service::{command_of, not_served};
 use super::statement;
 use super::status::invalid;
 use super::substrait;
-use crate::queries::{PlannedStatement, Queries, Session};
+use crate::query::{Queries, Session};
+use crate::sql::PlannedStatement;
 
 /// Answers one DoPut.
 pub(super) async fn put(

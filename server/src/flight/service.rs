@@ -32,7 +32,8 @@ use super::status::{self, Refusal, guarded, invalid, unsupported};
 use super::{FlightOptions, credentials, deadline, endpoints, gate, put, substrait};
 use crate::auth::{Authenticator, Credentials, Login};
 use crate::catalog::Catalog;
-use crate::queries::{PlannedStatement, Queries, Session};
+use crate::query::{Queries, Session};
+use crate::sql::PlannedStatement;
 
 /// How long a client that logs in may take to say who it is.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);

@@ -26,7 +26,7 @@ use super::properties::Properties;
 use super::{FlightOptions, credentials};
 use crate::auth::{Credentials, Digest, Login};
 use crate::catalog::Catalog;
-use crate::queries::{OpenSessions, Principal, Session};
+use crate::query::{OpenSessions, Principal, Session};
 
 /// The customary name of Arrow's own servers.
 const COOKIE: &str = "arrow_flight_session_id";

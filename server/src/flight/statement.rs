@@ -14,7 +14,8 @@ use squadron_proto::Failure;
 
 use super::status::{invalid, unsupported};
 use super::{endpoints, placeholders};
-use crate::queries::{NO_TRANSACTIONS, PlannedStatement, Queries, Session};
+use crate::query::{NO_TRANSACTIONS, Queries, Session};
+use crate::sql::PlannedStatement;
 
 /// The longest command that FlightInfo repeats: with a longer one it may be more than the 4 MiB that many clients read.
 const MAX_ECHO_BYTES: usize = 64 * 1024;

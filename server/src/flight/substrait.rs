@@ -7,7 +7,8 @@ use squadron_proto::Failure;
 use super::statement::no_transaction;
 use super::status::{invalid, unsupported};
 use crate::planner::substrait::{OLDEST_VERSION, newest_version};
-use crate::queries::{PlannedStatement, Queries, Session};
+use crate::query::{Queries, Session};
+use crate::sql::PlannedStatement;
 
 /// Plans the plan that a client sent; nothing runs yet.
 pub(super) async fn plan(

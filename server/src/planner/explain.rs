@@ -23,7 +23,7 @@ use squadron_proto::control::TaskMetrics;
 use super::StagedPlan;
 use super::cut::Output;
 use super::stages::PlannedStage;
-use crate::scheduler::{QuerySummary, StageSummary};
+use squadron_scheduler::{QuerySummary, StageSummary};
 
 /// The rows of `EXPLAIN`: the logical plan and the stages.
 ///

@@ -20,7 +20,7 @@ use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WriteP
 use super::cut::Output;
 use super::estimate::scans;
 use super::size::{Sized, map_reads, reads};
-use crate::scheduler::{OutputPartitions, Placement, QueryTraits, StageGraph, StageSpec, TaskSpec};
+use squadron_scheduler::{OutputPartitions, Placement, QueryOptions, StageGraph, StageSpec, TaskSpec};
 
 /// The largest stage plan that is sent, in bytes: a control message, with room for what stands beside the plan.
 const MAX_PLAN_BYTES: usize = MAX_CONTROL_MESSAGE_BYTES - 1024 * 1024;
@@ -161,7 +161,7 @@ impl StagedPlan {
             query: context.query,
             stages,
             root,
-            traits: QueryTraits::default(),
+            options: QueryOptions::default(),
         })
     }
 }

@@ -16,8 +16,8 @@ use super::explain::describe_plan;
 use super::schema::client_schema;
 use super::stages::GraphContext;
 use super::*;
-use crate::mends::physical_rules;
-use crate::scheduler::{Placement, StageGraph};
+use crate::datafusion_workarounds::physical_rules;
+use squadron_scheduler::{Placement, StageGraph};
 
 const TWO_WORKERS: ClusterShape = ClusterShape { workers: 2, slots: 4 };
 const ONE_WORKER: ClusterShape = ClusterShape { workers: 1, slots: 2 };

@@ -15,8 +15,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Streaming};
 
 use super::address::Address;
-use super::begun::Polls;
 use super::error::{Error, root_cause};
+use super::pending_statement::Polls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);

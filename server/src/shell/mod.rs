@@ -9,13 +9,13 @@
 //! first error with exit code 1; at a terminal an error ends the statement only. Ctrl-C cancels the statement that runs.
 
 mod address;
-mod begun;
 mod client;
 mod command;
 mod encode;
 mod error;
 mod interactive;
 mod password;
+mod pending_statement;
 mod progress;
 mod split;
 mod statement;

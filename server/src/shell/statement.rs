@@ -9,10 +9,10 @@ use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightInfo;
 use futures::StreamExt;
 
-use super::begun::Begun;
 use super::client::Client;
 use super::encode::Encoder;
 use super::error::Error;
+use super::pending_statement::Begun;
 use super::progress::Progress;
 use crate::config::OutputFormat;
 

@@ -6,8 +6,10 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::error::Result;
 
 use super::rows::Columns;
-use crate::scheduler::{GroupLoad, Snapshot};
-use crate::workers::{WorkerInfo, WorkerKind};
+use crate::driver::Snapshot;
+use crate::driver::workers::WorkerInfo;
+use squadron_proto::WorkerKind;
+use squadron_scheduler::GroupLoad;
 
 pub(super) fn workers(workers: &[WorkerInfo]) -> Result<RecordBatch> {
     Columns::of(workers)

@@ -36,8 +36,8 @@ use squadron_proto::Failure;
 use self::view::View;
 use crate::auth::Principal;
 use crate::catalog::Catalog;
-use crate::queries::OpenSessions;
-use crate::scheduler::SchedulerHandle;
+use crate::driver::SchedulerHandle;
+use crate::query::OpenSessions;
 
 type Result<T, E = DataFusionError> = std::result::Result<T, E>;
 

@@ -5,7 +5,7 @@ use datafusion::error::Result;
 
 use super::rows::Columns;
 use super::view::SeenQuery;
-use crate::scheduler::{QueryInfo, Resources};
+use squadron_scheduler::{QueryInfo, Resources};
 
 /// A row: a query, with what all its tasks used together.
 struct Row<'a> {
@@ -43,7 +43,7 @@ pub(super) fn batch(queries: &[SeenQuery]) -> Result<RecordBatch> {
         .maybe_time("queued_at", |row| row.query.submitted())
         .maybe_time("started_at", |row| row.query.started())
         .maybe_time("draining_at", |row| {
-            Some(row.query.time(row.query.info.as_ref()?.drained?))
+            Some(row.query.time(row.query.info.as_ref()?.delivering_since?))
         })
         .maybe_time("ended_at", |row| row.query.ended())
         .maybe_time("freed_at", |row| row.query.freed)

@@ -5,8 +5,8 @@ use datafusion::error::Result;
 
 use super::rows::Columns;
 use crate::auth::Principal;
-use crate::queries::{OpenSessions, SessionInfo};
-use crate::scheduler::SchedulerHandle;
+use crate::driver::SchedulerHandle;
+use crate::query::{OpenSessions, SessionInfo};
 
 /// A session with the number of its queries that have not ended.
 pub(super) struct SessionRow {

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId};
 
 use crate::auth::Principal;
-use crate::scheduler::{Asked, Past, Present, QueryInfo, QueryPhase, SchedulerHandle, StageInfo, TaskInfo, TaskPhase};
+use crate::driver::SchedulerHandle;
+use crate::query::history::{Asked, Past, Present};
+use squadron_scheduler::{QueryInfo, QueryPhase, StageInfo, TaskInfo, TaskPhase};
 
 /// Queries, the oldest first.
 pub(super) struct View {
@@ -107,7 +109,7 @@ impl SeenQuery {
             (None, Some(info)) => match info.phase {
                 QueryPhase::Queued => "queued",
                 QueryPhase::Running | QueryPhase::Failing => "running",
-                QueryPhase::Draining => "draining",
+                QueryPhase::Delivering => "draining",
             },
         }
     }

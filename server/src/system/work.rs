@@ -5,7 +5,7 @@ use datafusion::error::Result;
 
 use super::rows::Columns;
 use super::view::{SeenStage, SeenTask};
-use crate::scheduler::{Resources, StagePhase};
+use squadron_scheduler::{Resources, StagePhase};
 
 pub(super) fn stages(stages: &[SeenStage<'_>]) -> Result<RecordBatch> {
     let used = |row: &SeenStage<'_>| row.stage.resources();

@@ -25,7 +25,7 @@ use squadron_shuffle::{FileEncoding, FileTarget, StagedFile, failure};
 use url::Url;
 
 use super::STAGING_FOLDER;
-use super::places::Place;
+use super::folder_locks::Place;
 use crate::catalog::{Catalog, StoreLease};
 use crate::planner::FileWrite;
 use crate::planner::schema::{client_schema, without_views};

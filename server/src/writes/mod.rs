@@ -10,7 +10,7 @@
 //! or its client went away, removes what attempts left behind.
 
 mod destination;
-mod places;
+mod folder_locks;
 mod publish;
 mod staging;
 #[cfg(test)]
@@ -27,8 +27,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 pub use destination::{Destination, resolve};
-use places::Places;
-pub use places::Reading;
+use folder_locks::Places;
+pub use folder_locks::Reading;
 use staging::Staging;
 
 /// The folder of files that are not published, in the folder that they are for. Readers skip it, as they skip every name
@@ -80,7 +80,7 @@ impl Writes {
     /// # Errors
     /// When the plan cannot be walked.
     pub async fn reading(&self, plan: &LogicalPlan) -> Result<Reading, Failure> {
-        let places = places::read_by(plan).map_err(|error| squadron_shuffle::failure::of(&error))?;
+        let places = folder_locks::read_by(plan).map_err(|error| squadron_shuffle::failure::of(&error))?;
         Ok(self.0.places.read(places).await)
     }
 

@@ -10,7 +10,7 @@ use squadron_shuffle::{StagedFile, failure};
 use tracing::{info, warn};
 
 use super::destination::Destination;
-use super::places::Places;
+use super::folder_locks::Places;
 
 /// Files that are looked for, and moved, at once.
 const MOVE_CONCURRENCY: usize = 16;

@@ -12,7 +12,7 @@ use super::catalogs::{is_system, provider, schemas};
 use super::patterns::matching;
 use crate::flight::statement;
 use crate::flight::status::invalid;
-use crate::queries::{Queries, Session};
+use crate::query::{Queries, Session};
 
 /// The paths of the tables that match.
 pub(in crate::flight) fn paths(context: &SessionContext, criteria: &[u8]) -> Result<Vec<[String; 3]>, Failure> {

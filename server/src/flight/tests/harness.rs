@@ -16,16 +16,18 @@ use tonic::transport::{Channel, Server};
 
 use crate::auth::Authenticator;
 use crate::catalog::{Catalog, CatalogOptions};
+use crate::driver::Driver;
+use crate::driver::workers::{Registry, RegistryOptions};
 use crate::flight;
 use crate::planner::{Planner, SizeOptions};
-use crate::queries::{
-    Locations, OpenSessions, PlannedStatement, Planning, Polls, Principal, Queries, QueryParts, Session,
-};
-use crate::results::kept::KeptResults;
-use crate::results::{OpenResults, ResultReader};
-use crate::scheduler::{Driver, History, HistoryLimits, Limits};
-use crate::workers::{Registry, RegistryOptions, WorkerKind};
+use crate::query::history::{History, HistoryLimits};
+use crate::query::results::{OpenResults, ResultReader};
+use crate::query::retained::KeptResults;
+use crate::query::{Locations, OpenSessions, Planning, Polls, Principal, Queries, QueryParts, Session};
+use crate::sql::PlannedStatement;
 use crate::writes::Writes;
+use squadron_proto::WorkerKind;
+use squadron_scheduler::Limits;
 
 /// What speaks to the server.
 pub(super) type Client = FlightSqlServiceClient<Channel>;

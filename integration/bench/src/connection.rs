@@ -1,0 +1,97 @@
+//! The client side of a measurement: arrow-flight's own Flight SQL client, as a user's program holds it.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow_flight::FlightInfo;
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use futures::StreamExt;
+use tonic::Status;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+
+use super::{Error, Result};
+use squadron_integration::client::{self, Rows};
+
+/// One row may be as large.
+const MAX_MESSAGE_BYTES: usize = 1 << 30;
+
+/// A connection that runs SQL.
+pub(super) type Connection = FlightSqlServiceClient<Channel>;
+
+/// Connects to `grpc://HOST:PORT`, or any other form that `squadron sql --server` takes.
+pub(super) async fn connect(url: &str) -> Result<Connection> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("grpc", url));
+    let tls = matches!(scheme, "grpc+tls" | "https");
+    let uri = format!("{}://{rest}", if tls { "https" } else { "http" });
+    let mut endpoint = Endpoint::from_shared(uri)?.tcp_nodelay(true);
+    if tls {
+        endpoint = endpoint.tls_config(ClientTlsConfig::new().with_enabled_roots())?;
+    }
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| format!("no connection to {url}: {error}"))?;
+    let flight = FlightServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    Ok(FlightSqlServiceClient::new_from_inner(flight))
+}
+
+/// Starts `sql`; its rows are read with [`drain`] or [`streams`].
+pub(super) async fn start(connection: &mut Connection, sql: &str) -> Result<FlightInfo> {
+    connection.execute(sql.to_owned(), None).await.map_err(said)
+}
+
+/// Runs `sql` and reads all of its rows.
+pub(super) async fn query(connection: &mut Connection, sql: &str) -> Result<Rows> {
+    let info = start(connection, sql).await?;
+    let mut schema = Arc::new(info.clone().try_decode_schema()?);
+    let mut batches = Vec::new();
+    for mut stream in streams(connection, info).await? {
+        while let Some(batch) = stream.next().await {
+            batches.push(batch.map_err(said)?);
+        }
+        schema = stream.schema().cloned().unwrap_or(schema);
+    }
+    Ok((schema, batches))
+}
+
+/// Reads a started query to its end, one batch at a time.
+pub(super) async fn drain(
+    connection: &mut Connection,
+    info: FlightInfo,
+    mut take: impl FnMut(RecordBatch),
+) -> Result<()> {
+    for mut stream in streams(connection, info).await? {
+        while let Some(batch) = stream.next().await {
+            take(batch.map_err(said)?);
+        }
+    }
+    Ok(())
+}
+
+/// The streams of a started query, one an endpoint.
+pub(super) async fn streams(connection: &mut Connection, info: FlightInfo) -> Result<Vec<FlightRecordBatchStream>> {
+    let mut streams = Vec::with_capacity(info.endpoint.len());
+    for ticket in info.endpoint.into_iter().filter_map(|endpoint| endpoint.ticket) {
+        streams.push(connection.do_get(ticket).await.map_err(said)?);
+    }
+    Ok(streams)
+}
+
+/// What the server said, without the client's words around it.
+pub(super) fn said(error: FlightError) -> Error {
+    words(&client::status(error)).into()
+}
+
+/// A status as a person reads it.
+pub(super) fn words(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}
+
+/// Makes a change, such as a setting of the connection's session.
+pub(super) async fn update(connection: &mut Connection, sql: &str) -> Result<()> {
+    let updated = connection.execute_update(sql.to_owned(), None).await;
+    updated.map(drop).map_err(said)
+}

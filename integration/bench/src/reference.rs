@@ -1,0 +1,126 @@
+//! Single-process DataFusion, as a program that uses the library has it: default options, Parquet listing tables, one
+//! runtime with as many threads as the measured system has slots.
+//!
+//! Exactness and timing use different references: DataFusion 55.2 loses rows in rare plans through dynamic filters, so the
+//! exact one runs without them; the timed one keeps every default.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use tokio::runtime::Runtime;
+
+use super::Result;
+use super::tpch::figures::Timing;
+use super::usage;
+use squadron_integration::client::Rows;
+use squadron_integration::compare;
+use squadron_integration::tpch::TABLES;
+
+/// The expected result of a query.
+pub(super) struct Expected {
+    pub(super) rows: Rows,
+    /// The columns the query orders by.
+    pub(super) order: Vec<usize>,
+}
+
+/// Both references over the same tables.
+pub(super) struct Reference {
+    threads: Threads,
+    timed: SessionContext,
+    exact: SessionContext,
+}
+
+/// A runtime that may be dropped where tasks run, which tokio forbids for its own.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start(count: usize) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(count)
+            .thread_name("reference")
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    /// Runs a future on these threads.
+    async fn run<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        match &self.0 {
+            Some(runtime) => runtime.spawn(future).await?,
+            None => future.await,
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Reference {
+    /// Opens the TPC-H tables in `folder` with `threads` threads and partitions.
+    pub(super) async fn open(folder: &Path, threads: usize) -> Result<Self> {
+        let timed = SessionConfig::new().with_target_partitions(threads);
+        let mut exact = timed.clone();
+        exact
+            .options_mut()
+            .set("datafusion.optimizer.enable_dynamic_filter_pushdown", "false")?;
+        let threads = Threads::start(threads)?;
+        let timed = threads.run(open(folder.to_owned(), timed)).await?;
+        let exact = threads.run(open(folder.to_owned(), exact)).await?;
+        Ok(Self { threads, timed, exact })
+    }
+
+    /// The expected result.
+    pub(super) async fn expected(&self, sql: &str) -> Result<Expected> {
+        self.threads.run(expected(self.exact.clone(), sql.to_owned())).await
+    }
+
+    /// How long the query takes, and its processor time.
+    pub(super) async fn time(&self, sql: &str) -> Result<Timing> {
+        let (context, sql) = (self.timed.clone(), sql.to_owned());
+        let cpu = || usage::cpu_seconds(std::process::id());
+        let cpu_before = cpu();
+        let began = Instant::now();
+        let batches = self
+            .threads
+            .run(async move { Ok(context.sql(&sql).await?.collect().await?) })
+            .await?;
+        let seconds = began.elapsed().as_secs_f64();
+        drop(batches);
+        Ok(Timing::new(seconds, cpu_before, cpu()))
+    }
+}
+
+async fn open(folder: PathBuf, config: SessionConfig) -> Result<SessionContext> {
+    let context = SessionContext::new_with_config(config);
+    for table in TABLES {
+        let path = table_path(&folder, table);
+        context
+            .register_parquet(table, path, ParquetReadOptions::default())
+            .await?;
+    }
+    Ok(context)
+}
+
+/// A table is a file or a folder of files.
+fn table_path(folder: &Path, table: &str) -> String {
+    let file = folder.join(format!("{table}.parquet"));
+    let path = if file.exists() { file } else { folder.join(table) };
+    path.display().to_string()
+}
+
+async fn expected(context: SessionContext, sql: String) -> Result<Expected> {
+    let frame = context.sql(&sql).await?;
+    let order = compare::order_of(frame.logical_plan());
+    let schema = Arc::new(frame.schema().as_arrow().clone());
+    Ok(Expected {
+        rows: (schema, frame.collect().await?),
+        order,
+    })
+}

@@ -1,0 +1,189 @@
+//! Limits and queues, one situation a test.
+
+use super::*;
+use crate::groups::GroupSpec;
+
+fn limits() -> AdmissionLimits {
+    AdmissionLimits {
+        max_running: 2,
+        max_queued: 3,
+        max_of_session: 100,
+    }
+}
+
+fn candidate(number: u64, group: usize) -> Candidate {
+    Candidate {
+        query: QueryId::from_u128(u128::from(number)),
+        number,
+        priority: 0,
+        group,
+        session: "s".into(),
+        memory_bytes: 0,
+    }
+}
+
+/// Lets all run that may; their numbers.
+fn settle(admission: &mut Admission, waiting: &mut Vec<Candidate>) -> Vec<u64> {
+    let mut started = Vec::new();
+    while let Some(query) = admission.next() {
+        let at = waiting
+            .iter()
+            .position(|candidate| candidate.query == query)
+            .expect("it waits");
+        let candidate = waiting.remove(at);
+        admission.start(&candidate);
+        started.push(candidate.number);
+    }
+    started
+}
+
+/// Enters candidates one by one; the numbers of those that run.
+fn enter(
+    admission: &mut Admission,
+    waiting: &mut Vec<Candidate>,
+    candidates: impl IntoIterator<Item = Candidate>,
+) -> Vec<u64> {
+    let mut started = Vec::new();
+    for candidate in candidates {
+        admission.enter(&candidate).expect("there is room");
+        waiting.push(candidate);
+        started.extend(settle(admission, waiting));
+    }
+    started
+}
+
+#[test]
+fn queries_wait_when_the_server_is_full_and_are_refused_when_the_queue_is() {
+    let mut admission = Admission::new(limits(), Groups::default());
+    let mut waiting = Vec::new();
+    let started = enter(&mut admission, &mut waiting, (0..5).map(|number| candidate(number, 0)));
+    assert_eq!(started, [0, 1]);
+    let refused = admission.enter(&candidate(5, 0)).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Busy);
+    for part in ["3 queries wait", "--max-queued", "again in about 1 s"] {
+        assert!(refused.message.contains(part), "{refused}");
+    }
+    admission.end(&candidate(0, 0), Duration::from_secs(60));
+    assert_eq!(settle(&mut admission, &mut waiting), [2]);
+    let load = admission.load(0);
+    assert_eq!((load.running, load.queued), (2, 2));
+    admission.leave(&waiting.remove(0));
+    assert_eq!(admission.load(0).queued, 1);
+    let later = admission
+        .enter(&candidate(6, 0))
+        .and_then(|()| admission.enter(&candidate(7, 0)));
+    assert_eq!(later, Ok(()));
+    let refused = admission.enter(&candidate(8, 0)).unwrap_err();
+    assert!(refused.message.contains("about 4 s"), "{refused}");
+}
+
+#[test]
+fn a_higher_priority_runs_first() {
+    let mut admission = Admission::new(limits(), Groups::default());
+    let mut waiting = Vec::new();
+    let mut last = candidate(4, 0);
+    last.priority = 1;
+    let all = (0..4).map(|number| candidate(number, 0)).chain([last]);
+    enter(&mut admission, &mut waiting, all);
+    admission.end(&candidate(0, 0), Duration::ZERO);
+    admission.end(&candidate(1, 0), Duration::ZERO);
+    assert_eq!(settle(&mut admission, &mut waiting), [4, 2]);
+}
+
+#[test]
+fn a_session_has_its_limit() {
+    let limits = AdmissionLimits {
+        max_of_session: 1,
+        ..limits()
+    };
+    let mut admission = Admission::new(limits, Groups::default());
+    let first = candidate(0, 0);
+    enter(&mut admission, &mut Vec::new(), [first.clone()]);
+    let refused = admission.enter(&candidate(1, 0)).unwrap_err();
+    assert!(refused.message.contains("--max-session-queries"), "{refused}");
+    let mut other = candidate(2, 0);
+    other.session = "t".into();
+    assert_eq!(admission.enter(&other), Ok(()));
+    admission.leave(&other);
+    admission.end(&first, Duration::ZERO);
+    assert!(admission.is_empty());
+}
+
+fn tree() -> Groups {
+    let mut etl = GroupSpec::named("etl");
+    etl.max_running = Some(1);
+    etl.max_queued = Some(1);
+    let night = GroupSpec::named("etl.night");
+    let mut people = GroupSpec::named("people");
+    people.weight = 3;
+    Groups::new(vec![etl, night, people]).expect("a good tree")
+}
+
+#[test]
+fn a_full_group_waits_alone() {
+    let mut admission = Admission::new(limits(), tree());
+    let mut waiting = Vec::new();
+    let started = enter(
+        &mut admission,
+        &mut waiting,
+        [candidate(0, 2), candidate(1, 1), candidate(2, 3)],
+    );
+    assert_eq!(started, [0, 2], "the group below counts for etl");
+    let refused = admission.enter(&candidate(3, 2)).unwrap_err();
+    assert!(
+        refused.message.contains("group etl") && refused.message.contains("max_queued"),
+        "{refused}"
+    );
+    admission.end(&candidate(0, 2), Duration::ZERO);
+    assert_eq!(settle(&mut admission, &mut waiting), [1]);
+}
+
+#[test]
+fn places_go_to_groups_by_weight() {
+    let limits = AdmissionLimits {
+        max_running: 8,
+        max_queued: 100,
+        ..limits()
+    };
+    let groups = tree();
+    let mut specs: Vec<_> = (1..groups.count()).map(|group| groups.spec(group).clone()).collect();
+    specs[0].max_running = None;
+    specs[0].max_queued = None;
+    let mut admission = Admission::new(limits, Groups::new(specs).expect("a good tree"));
+    let all: Vec<_> = (0..40)
+        .map(|number| candidate(number, if number % 2 == 0 { 1 } else { 3 }))
+        .collect();
+    for candidate in &all {
+        admission.wait(candidate);
+    }
+    let mut waiting = all;
+    settle(&mut admission, &mut waiting);
+    assert_eq!((admission.load(1).running, admission.load(3).running), (2, 6));
+}
+
+#[test]
+fn memory_is_reserved_and_the_first_that_waits_for_it_holds_up_the_others() {
+    let limits = AdmissionLimits {
+        max_running: 10,
+        ..limits()
+    };
+    let mut admission = Admission::new(limits, Groups::default());
+    admission.resize(100);
+    let wants = |number, memory_bytes| Candidate {
+        memory_bytes,
+        ..candidate(number, 0)
+    };
+    let mut waiting = Vec::new();
+    let started = enter(&mut admission, &mut waiting, [wants(0, 60), wants(1, 50), wants(2, 10)]);
+    assert_eq!(started, [0], "the third would fit, but not before the second");
+    admission.end(&wants(0, 60), Duration::ZERO);
+    assert_eq!(settle(&mut admission, &mut waiting), [1, 2]);
+    assert_eq!(enter(&mut admission, &mut waiting, [wants(3, 900)]), [0_u64; 0]);
+    admission.end(&wants(1, 50), Duration::ZERO);
+    admission.end(&wants(2, 10), Duration::ZERO);
+    assert_eq!(
+        settle(&mut admission, &mut waiting),
+        [3],
+        "more than there is runs when nobody else has any"
+    );
+}

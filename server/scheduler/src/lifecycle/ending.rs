@@ -1,0 +1,154 @@
+//! How queries end: read to the end, failed, cancelled, out of time, or with a worker that they depended on.
+
+use std::time::Duration;
+
+use squadron_proto::{Failure, FailureKind, QueryId, WorkerId};
+
+use crate::deadline::Deadline;
+use crate::event::Effect;
+use crate::graph::Placement;
+use crate::info::QuerySummary;
+use crate::lifecycle::query::{Phase, Query};
+use crate::scheduler::Scheduler;
+
+impl Scheduler {
+    pub(crate) fn result_done(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) {
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
+        match &mut query.phase {
+            Phase::Streaming { read } => *read = true,
+            Phase::Queued | Phase::Running | Phase::Failing { .. } => return,
+        }
+        if !self.end_if_complete(now, id, effects) {
+            self.remind(now + self.limits.last_report_timeout, Deadline::LastReport(id));
+        }
+    }
+
+    /// Ends the query if its root is finished and its result read.
+    pub(crate) fn end_if_complete(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) -> bool {
+        let is_complete = self.queries.get(&id).is_some_and(|query| {
+            let is_read = match query.phase {
+                Phase::Streaming { read } => read,
+                Phase::Queued | Phase::Running | Phase::Failing { .. } => false,
+            };
+            is_read && query.stages[query.root].is_finished()
+        });
+        if is_complete {
+            self.end_well(now, id, effects);
+        }
+        is_complete
+    }
+
+    pub(crate) fn end_well(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) {
+        if let Some(query) = self.queries.get(&id) {
+            let summary = query.summary(now);
+            self.end(id, Ok(summary), effects);
+        }
+    }
+
+    /// Ends a query in whatever state it is, and tells every worker that knows of it.
+    pub(crate) fn end(&mut self, id: QueryId, outcome: Result<QuerySummary, Failure>, effects: &mut Vec<Effect>) {
+        let Some(mut query) = self.queries.remove(&id) else {
+            return;
+        };
+        if let Some((urgent, over)) = query.time_limits() {
+            self.deadlines.remove(&(urgent, Deadline::Urgent(id)));
+            self.deadlines.remove(&(over, Deadline::TimeLimit(id)));
+        }
+        if matches!(query.phase, Phase::Streaming { .. }) {
+            self.open_results -= 1;
+        }
+        self.leave_queues(&mut query);
+        self.leave_admission(&query);
+        if outcome.is_ok() {
+            let (plan, bytes) = (query.options.fingerprint, query.read_bytes());
+            self.costs.learn(plan, bytes, query.usage.spent_us);
+        }
+        for (attempt, hold, holds_slots) in query.live() {
+            if !self.workers.contains(hold.worker) {
+                continue;
+            }
+            if holds_slots {
+                self.workers.give(hold.worker, hold.share);
+            }
+            effects.push(Effect::CancelAttempt {
+                worker: hold.worker,
+                attempt,
+            });
+            if !query.has_failed(attempt) {
+                self.workers.stop(hold.worker, attempt);
+            }
+        }
+        for &worker in &query.touched {
+            self.workers.forget(worker, id);
+            if self.workers.contains(worker) {
+                effects.push(Effect::release_all(worker, id));
+            }
+        }
+        let info = query.info(self.group_name(query.group));
+        effects.push(Effect::Ended {
+            query: id,
+            outcome,
+            info: Some(Box::new(info)),
+        });
+        if !self.workers.has_to_stop(id) {
+            effects.push(Effect::Released { query: id });
+        }
+    }
+
+    /// Its groups get the slots back that it holds, and are charged for what it did with them.
+    fn leave_queues(&mut self, query: &mut Query) {
+        for (placement, lane, slots, correction) in query.stop_clocks(self.now) {
+            let queues = self.queues.of_mut(placement);
+            queues.settle(lane, query.group, 0, slots, correction);
+        }
+        for placement in [Placement::Any, Placement::Local] {
+            if let Some(entry) = query.ready_mut(placement).entry.take() {
+                self.queues.of_mut(placement).lane_mut(entry.lane).remove(&entry);
+            }
+        }
+    }
+
+    fn leave_admission(&mut self, query: &Query) {
+        if query.options.is_exempt {
+            return;
+        }
+        match query.started {
+            None => self.admission.leave(&query.candidate()),
+            Some(started) => {
+                let ran = self.now.saturating_sub(started);
+                self.admission.end(&query.candidate(), ran);
+            }
+        }
+        self.may_admit = true;
+    }
+
+    pub(crate) fn lose_worker(&mut self, now: Duration, worker: WorkerId, reason: &str, effects: &mut Vec<Effect>) {
+        let Some(loss) = self.workers.lose(worker, self.limits.remembered_workers) else {
+            return;
+        };
+        let released = loss.released.into_iter();
+        effects.extend(released.map(|query| Effect::Released { query }));
+        for (id, depended) in loss.queries {
+            if depended {
+                let message = format!("{} was lost ({reason}); run the statement again", loss.name);
+                self.end(id, Err(Failure::new(FailureKind::WorkerLost, message)), effects);
+            } else if let Some(query) = self.queries.get_mut(&id) {
+                query.forgotten_by(worker);
+            }
+        }
+        self.workers_changed(now);
+    }
+
+    /// Whatever the query is doing.
+    pub(crate) fn time_is_over(&mut self, id: QueryId, effects: &mut Vec<Effect>) {
+        let limit = self
+            .queries
+            .get(&id)
+            .and_then(|query| query.options.time_limit.as_ref());
+        if let Some(failure) = limit.map(|limit| limit.failure.clone()) {
+            self.end(id, Err(failure), effects);
+        }
+    }
+}

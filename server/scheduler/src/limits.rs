@@ -1,0 +1,70 @@
+//! How much the scheduler takes on, and how long it waits for what.
+
+use std::time::Duration;
+
+use crate::admission::AdmissionLimits;
+use crate::queue::policy::{Order, Policy};
+
+/// Limits of the scheduler.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How running queries share the workers.
+    pub policy: Policy,
+    /// The power of a query's size with which its weight falls under [`Policy::Stride`].
+    pub priority_decay: u32,
+    /// How many queries there may be.
+    pub admission: AdmissionLimits,
+    /// How many results may be open, read or not.
+    pub max_open_results: usize,
+    /// How long a query waits for a first worker.
+    pub no_worker_timeout: Duration,
+    /// How often a task may be refused while nothing else runs that could explain it.
+    pub max_idle_refusals: u32,
+    /// How often a task may be refused at all.
+    pub max_refusals: u32,
+    /// How long a task pauses after its first refusal; doubled with each further one.
+    pub refusal_pause: Duration,
+    /// How long the first in the queue waits for a place with room for all its partitions.
+    pub room_timeout: Duration,
+    /// After how long without being served a query is served out of its turn.
+    pub starvation_timeout: Duration,
+    /// How many plans to keep in mind with what they cost.
+    pub remembered_plans: usize,
+    /// How long a query that failed for no reason of its own waits for the cause.
+    pub root_cause_timeout: Duration,
+    /// How long a query whose result has been read waits for the last reports.
+    pub last_report_timeout: Duration,
+    /// How many lost workers to keep in mind, to tell them what has ended when they come back.
+    pub remembered_workers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            priority_decay: 2,
+            admission: AdmissionLimits::default(),
+            max_open_results: 256,
+            no_worker_timeout: Duration::from_secs(10),
+            max_idle_refusals: 3,
+            max_refusals: 20,
+            refusal_pause: Duration::from_millis(10),
+            room_timeout: Duration::from_millis(50),
+            starvation_timeout: Duration::from_secs(10),
+            remembered_plans: 4096,
+            root_cause_timeout: Duration::from_secs(1),
+            last_report_timeout: Duration::from_secs(10),
+            remembered_workers: 256,
+        }
+    }
+}
+
+impl Limits {
+    /// How queries are ordered under these limits.
+    pub(crate) fn order(&self) -> Order {
+        Order {
+            policy: self.policy,
+            decay: self.priority_decay,
+        }
+    }
+}

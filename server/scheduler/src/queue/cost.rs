@@ -1,0 +1,141 @@
+//! What a query will probably cost: as much as the same plan did, else as much as reading its bytes usually does.
+//!
+//! Costs are processor time in microseconds, slot time where attempts did not say what they used. Only queries that finished
+//! teach something.
+
+use std::collections::{BTreeMap, HashMap};
+
+/// What is assumed of a query of which nothing is known; little, so that it gets a chance to show itself.
+const UNKNOWN_US: u64 = 20_000;
+/// What reading is assumed to cost before anything was measured: a processor reads 200 MB a second.
+const FIRST_RATE: Rate = Rate {
+    spent_us: 5_000_000,
+    read_bytes: 1_000_000_000,
+};
+/// After how much measured time old measurements count half.
+const RATE_WINDOW_US: u64 = 600_000_000;
+
+/// What finished queries cost.
+#[derive(Debug)]
+pub(crate) struct Costs {
+    /// How many plans to remember.
+    limit: usize,
+    by_plan: HashMap<u64, Measured>,
+    /// The plans by their last use, the oldest first.
+    by_age: BTreeMap<u64, u64>,
+    uses: u64,
+    rate: Rate,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    cost_us: u64,
+    last_use: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    spent_us: u64,
+    read_bytes: u64,
+}
+
+impl Costs {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit: limit.max(1),
+            by_plan: HashMap::new(),
+            by_age: BTreeMap::new(),
+            uses: 0,
+            rate: FIRST_RATE,
+        }
+    }
+
+    /// What a query with this plan, over so many bytes, will cost.
+    pub(crate) fn predict(&self, plan: Option<u64>, bytes: u64) -> u64 {
+        if let Some(measured) = plan.and_then(|plan| self.by_plan.get(&plan)) {
+            return measured.cost_us;
+        }
+        if bytes == 0 {
+            return UNKNOWN_US;
+        }
+        let cost = u128::from(bytes) * u128::from(self.rate.spent_us) / u128::from(self.rate.read_bytes.max(1));
+        u64::try_from(cost).unwrap_or(u64::MAX)
+    }
+
+    /// A query finished.
+    pub(crate) fn learn(&mut self, plan: Option<u64>, bytes: u64, cost_us: u64) {
+        if bytes > 0 {
+            self.rate.spent_us = self.rate.spent_us.saturating_add(cost_us);
+            self.rate.read_bytes = self.rate.read_bytes.saturating_add(bytes);
+            if self.rate.spent_us > RATE_WINDOW_US {
+                self.rate.spent_us /= 2;
+                self.rate.read_bytes = (self.rate.read_bytes / 2).max(1);
+            }
+        }
+        if let Some(plan) = plan {
+            self.remember(plan, cost_us);
+        }
+    }
+
+    /// The mean of the last measurement and those before, so that one odd run does not count for much.
+    fn remember(&mut self, plan: u64, cost_us: u64) {
+        self.uses += 1;
+        let measured = Measured {
+            cost_us,
+            last_use: self.uses,
+        };
+        let known = self.by_plan.entry(plan).or_insert(measured);
+        self.by_age.remove(&known.last_use);
+        *known = Measured {
+            cost_us: known.cost_us / 2 + cost_us.div_ceil(2),
+            last_use: self.uses,
+        };
+        self.by_age.insert(self.uses, plan);
+        if self.by_plan.len() > self.limit
+            && let Some((_, oldest)) = self.by_age.pop_first()
+        {
+            self.by_plan.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_plan_costs_the_same() {
+        let mut costs = Costs::new(8);
+        assert_eq!(costs.predict(Some(1), 0), UNKNOWN_US);
+        costs.learn(Some(1), 0, 700);
+        assert_eq!(costs.predict(Some(1), 1 << 40), 700);
+        costs.learn(Some(1), 0, 500);
+        assert_eq!(costs.predict(Some(1), 0), 600);
+        assert_eq!(costs.predict(Some(2), 0), UNKNOWN_US);
+    }
+
+    #[test]
+    fn without_a_plan_bytes_count_at_the_measured_rate() {
+        let mut costs = Costs::new(8);
+        assert_eq!(costs.predict(None, 200_000_000), 1_000_000);
+        for _ in 0..100 {
+            costs.learn(None, 1_000_000_000, 50_000_000);
+        }
+        let ten_times_slower = costs.predict(None, 200_000_000);
+        assert!(
+            (9_000_000..=10_000_000).contains(&ten_times_slower),
+            "{ten_times_slower}"
+        );
+    }
+
+    #[test]
+    fn the_plan_that_was_not_run_for_longest_is_forgotten() {
+        let mut costs = Costs::new(2);
+        for plan in [1, 2, 1, 3] {
+            costs.learn(Some(plan), 0, 700);
+        }
+        assert_eq!(costs.predict(Some(2), 0), UNKNOWN_US);
+        assert_eq!((costs.predict(Some(1), 0), costs.predict(Some(3), 0)), (700, 700));
+        assert_eq!((costs.by_plan.len(), costs.by_age.len()), (2, 2));
+    }
+}

@@ -1,0 +1,187 @@
+//! What arrives, and when.
+
+use std::time::Duration;
+
+use squadron_proto::control::PlanRef;
+use squadron_proto::{QueryId, StageId};
+
+use super::rng::Rng;
+use crate::graph::{OutputPartitions, Placement, QueryOptions, StageGraph, StageSpec, TaskSpec};
+
+/// Queries with more work than this are long.
+const LONG: Duration = Duration::from_secs(1);
+
+/// A query to come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Work {
+    /// Producers before consumers; the last one writes the result.
+    pub stages: Vec<StageWork>,
+    /// `squadron.priority`.
+    pub priority: i32,
+}
+
+/// One stage of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StageWork {
+    /// The stages it reads.
+    pub inputs: Vec<u32>,
+    /// How long each of its tasks takes on a worker that is not slow.
+    pub tasks: Vec<Duration>,
+}
+
+impl Work {
+    /// The query as its planner would hand it in. `bytes_per_second`: what the planner believes its tasks to read for each
+    /// second that they take.
+    pub(super) fn graph(&self, id: u128, bytes_per_second: f64) -> StageGraph {
+        let root = self.stages.len() - 1;
+        let stage = |(number, stage): (usize, &StageWork)| {
+            let task = |(partition, takes): (u32, &Duration)| TaskSpec {
+                partitions: vec![partition],
+                slots: 1,
+                bytes: (takes.as_secs_f64() * bytes_per_second) as u64,
+                ..TaskSpec::default()
+            };
+            let tasks: Vec<_> = (0..).zip(&stage.tasks).map(task).collect();
+            StageSpec {
+                id: stage_id(number),
+                inputs: stage.inputs.iter().copied().map(StageId).collect(),
+                output_partitions: OutputPartitions::Identity(u32::try_from(tasks.len()).unwrap_or(u32::MAX)),
+                tasks,
+                plan: PlanRef::Encoded(Default::default()),
+                settings: Vec::new(),
+                stores: Vec::new(),
+                placement: Placement::Any,
+                streamed: number == root,
+            }
+        };
+        StageGraph {
+            query: QueryId::from_u128(id),
+            stages: self.stages.iter().enumerate().map(stage).collect(),
+            root: stage_id(root),
+            options: QueryOptions {
+                priority: self.priority,
+                ..QueryOptions::default()
+            },
+        }
+    }
+
+    /// The time of all its tasks together.
+    pub fn total(&self) -> Duration {
+        self.stages.iter().flat_map(|stage| &stage.tasks).sum()
+    }
+
+    /// Whether it counts as a long query.
+    pub fn is_long(&self) -> bool {
+        self.total() > LONG
+    }
+
+    /// How long it takes with all slots to itself: its longest way, on which a stage takes its longest task or its share of
+    /// the slots, whichever is more.
+    pub fn alone(&self, slots: u64) -> Duration {
+        let mut ends: Vec<Duration> = Vec::with_capacity(self.stages.len());
+        for stage in &self.stages {
+            let inputs = stage.inputs.iter().map(|&input| ends[input as usize]);
+            let start = inputs.max().unwrap_or_default();
+            let longest = stage.tasks.iter().max().copied().unwrap_or_default();
+            let total: Duration = stage.tasks.iter().sum();
+            ends.push(start + longest.max(total.div_f64(slots as f64)));
+        }
+        ends.last().copied().unwrap_or_default()
+    }
+}
+
+/// One of the recorded queries; they are not empty.
+fn draw(recorded: &[Work], rng: &mut Rng) -> Work {
+    let at = rng.below(recorded.len() as u64);
+    recorded[usize::try_from(at).unwrap_or_default()].clone()
+}
+
+/// What kinds of queries there are.
+#[derive(Debug)]
+pub struct Mix {
+    /// The part of short ones.
+    pub short: f64,
+    /// The mean task of a long one.
+    pub task: Duration,
+    /// Queries as they were, one of which is drawn each time.
+    pub recorded: Option<Vec<Work>>,
+}
+
+impl Mix {
+    /// `count` queries, the last `prioritised` of them with priority 100.
+    pub fn queries(&self, seed: u64, count: u32, prioritised: u32) -> Vec<Work> {
+        let mut rng = Rng::new(seed, 1);
+        let query = |number: u32| {
+            let mut work = match &self.recorded {
+                Some(recorded) => draw(recorded, &mut rng),
+                None if rng.happens(self.short) => short(&mut rng),
+                None => self.long(&mut rng),
+            };
+            if number >= count.saturating_sub(prioritised) {
+                work.priority = 100;
+            }
+            work
+        };
+        (0..count).map(query).collect()
+    }
+
+    /// 3 to 100 s of work in a scan, a shuffle and a result.
+    fn long(&self, rng: &mut Rng) -> Work {
+        let total = rng.heavy_tailed(4.0, 100.0, 1.5);
+        let task = self.task.as_secs_f64();
+        let mut tasks = |part: f64| {
+            let count = ((total * part / task).round() as usize).max(1);
+            let even = total * part / count as f64;
+            (0..count)
+                .map(|_| Duration::from_secs_f64(even * rng.between(0.5, 1.5)))
+                .collect()
+        };
+        let (scan, shuffle, result) = (tasks(0.7), tasks(0.29), tasks(0.01));
+        work([scan, shuffle, result])
+    }
+}
+
+/// 30 ms to 1 s of work in a scan of one or two tasks and a result.
+fn short(rng: &mut Rng) -> Work {
+    let total = rng.heavy_tailed(0.04, 0.95, 1.3);
+    let count = 1 + rng.below(2);
+    let scan = (0..count)
+        .map(|_| Duration::from_secs_f64(total * 0.9 / count as f64))
+        .collect();
+    work([scan, vec![Duration::from_secs_f64(total * 0.1)]])
+}
+
+/// Stages in a row, each of which reads the one before.
+fn work<const N: usize>(stages: [Vec<Duration>; N]) -> Work {
+    let stage = |(number, tasks): (u32, Vec<Duration>)| StageWork {
+        inputs: number.checked_sub(1).into_iter().collect(),
+        tasks,
+    };
+    Work {
+        stages: (0..).zip(stages).map(stage).collect(),
+        priority: 0,
+    }
+}
+
+/// When each query arrives: a Poisson process at this load, or all at once.
+pub fn arrivals(seed: u64, queries: &[Work], slots: u64, load: Option<f64>) -> Vec<Duration> {
+    let Some(load) = load else {
+        return vec![Duration::ZERO; queries.len()];
+    };
+    let total: Duration = queries.iter().map(Work::total).sum();
+    let span = total.div_f64(slots as f64 * load.max(0.001));
+    let between = span.div_f64(queries.len().max(1) as f64);
+    let mut rng = Rng::new(seed, 2);
+    let mut at = Duration::ZERO;
+    queries
+        .iter()
+        .map(|_| {
+            at += rng.wait(between);
+            at
+        })
+        .collect()
+}
+
+fn stage_id(number: usize) -> StageId {
+    StageId(u32::try_from(number).unwrap_or(u32::MAX))
+}

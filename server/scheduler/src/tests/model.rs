@@ -1,0 +1,499 @@
+//! Fake workers around the real scheduler: they do what they are told, in any order, and check that what they are told
+//! makes sense.
+
+use squadron_proto::FailureKind;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use squadron_proto::control::{AttemptStatus, Lane, Launch, OutputMode, Release};
+use squadron_proto::{AttemptKey, Failure, QueryId, StageId, TaskId, WorkerId, WorkerKind};
+
+use crate::testing::some_output;
+use crate::*;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Launched,
+    Reserved,
+    Committed,
+    Running,
+    Parked,
+}
+
+/// What a fake worker does with an attempt it is asked to move on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Good,
+    Refuse,
+    Park,
+    Fail,
+    Stop,
+}
+
+#[derive(Debug)]
+pub(crate) struct FakeWorker {
+    kind: WorkerKind,
+    slots: u32,
+    draining: bool,
+    stages: BTreeSet<(QueryId, StageId)>,
+    attempts: BTreeMap<AttemptKey, (Launch, At)>,
+    outputs: BTreeSet<AttemptKey>,
+    /// Reports that are still on their way; they arrive in order.
+    outbox: VecDeque<(AttemptKey, AttemptStatus)>,
+}
+
+/// The scheduler with its surroundings.
+pub(crate) struct Model {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) now: Duration,
+    history: Vec<(Duration, Event)>,
+    answers: Vec<String>,
+    pub(crate) workers: BTreeMap<WorkerId, FakeWorker>,
+    /// Lost ones, with what they still hold.
+    pub(crate) lost: BTreeMap<WorkerId, FakeWorker>,
+    pub(crate) graphs: BTreeMap<QueryId, StageGraph>,
+    submitted: BTreeMap<QueryId, Duration>,
+    pub(crate) ended: BTreeMap<QueryId, Result<QuerySummary, Failure>>,
+    pub(crate) ready: BTreeSet<QueryId>,
+    ended_everywhere: BTreeSet<QueryId>,
+    delivered: Vec<(WorkerId, AttemptKey, AttemptStatus)>,
+    finished: BTreeSet<(QueryId, StageId, TaskId)>,
+    released: BTreeSet<(QueryId, StageId)>,
+    launched: BTreeSet<AttemptKey>,
+    lanes: BTreeMap<AttemptKey, Lane>,
+    /// Whether more may run or wait than the limits allow.
+    pub(crate) may_exceed: bool,
+    /// What the scheduler must believe to be taken.
+    held: BTreeMap<(WorkerId, AttemptKey), (u32, Lane)>,
+}
+
+impl Model {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            scheduler: Scheduler::new(limits),
+            now: Duration::ZERO,
+            history: Vec::new(),
+            answers: Vec::new(),
+            workers: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            graphs: BTreeMap::new(),
+            submitted: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            ended_everywhere: BTreeSet::new(),
+            delivered: Vec::new(),
+            finished: BTreeSet::new(),
+            released: BTreeSet::new(),
+            launched: BTreeSet::new(),
+            lanes: BTreeMap::new(),
+            may_exceed: false,
+            held: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn send(&mut self, event: Event) {
+        self.history.push((self.now, event.clone()));
+        let effects = self.scheduler.apply(self.now, event);
+        self.answers.push(format!("{effects:?}"));
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        let exceeded = self.scheduler.admission.exceeded();
+        assert!(self.may_exceed || exceeded.is_none(), "{exceeded:?}");
+        let of_queries: u64 = self.scheduler.queries().iter().map(|query| query.held_slots).sum();
+        let of_workers: u32 = self.held.values().map(|(slots, _)| slots).sum();
+        assert_eq!(
+            of_queries,
+            u64::from(of_workers),
+            "slots of queries after {:?}",
+            self.history.last()
+        );
+        for load in self.scheduler.workers() {
+            let held = |(_, (slots, _)): (_, &(u32, Lane))| *slots;
+            let of_worker = self.held.iter().filter(|((worker, _), _)| *worker == load.id);
+            let expected: u32 = of_worker.map(held).sum();
+            assert_eq!(
+                load.used_slots,
+                expected,
+                "slots of {} after {:?}",
+                load.id,
+                self.history.last()
+            );
+        }
+    }
+
+    pub(crate) fn submit(&mut self, graph: StageGraph) {
+        self.graphs.insert(graph.query, graph.clone());
+        self.submitted.insert(graph.query, self.now);
+        self.send(Event::Submit(graph));
+    }
+
+    pub(crate) fn join(&mut self, worker: WorkerId, slots: u32, kind: WorkerKind) {
+        let fresh = FakeWorker {
+            kind,
+            slots,
+            draining: false,
+            stages: BTreeSet::new(),
+            attempts: BTreeMap::new(),
+            outputs: BTreeSet::new(),
+            outbox: VecDeque::new(),
+        };
+        let mut entry = self.lost.remove(&worker).unwrap_or(fresh);
+        entry.draining = false;
+        let (slots, kind) = (entry.slots, entry.kind);
+        self.workers.insert(worker, entry);
+        let address = format!("http://{worker}");
+        self.send(Event::WorkerJoined {
+            worker,
+            slots,
+            address,
+            memory_bytes: 1 << 20,
+            kind,
+        });
+    }
+
+    pub(crate) fn lose(&mut self, worker: WorkerId) {
+        if let Some(entry) = self.workers.remove(&worker) {
+            self.lost.insert(worker, entry);
+            self.held.retain(|(holder, _), _| *holder != worker);
+            self.send(Event::WorkerLost {
+                worker,
+                reason: "test".into(),
+            });
+        }
+    }
+
+    pub(crate) fn drain(&mut self, worker: WorkerId) {
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.draining = true;
+            self.send(Event::WorkerDraining { worker });
+        }
+    }
+
+    pub(crate) fn attempts(&self) -> Vec<(WorkerId, AttemptKey)> {
+        let of_worker = |(&worker, entry): (&WorkerId, &FakeWorker)| {
+            entry
+                .attempts
+                .keys()
+                .map(move |&attempt| (worker, attempt))
+                .collect::<Vec<_>>()
+        };
+        self.workers.iter().flat_map(of_worker).collect()
+    }
+
+    pub(crate) fn outboxes(&self) -> Vec<WorkerId> {
+        let full = |(_, entry): &(&WorkerId, &FakeWorker)| !entry.outbox.is_empty();
+        self.workers.iter().filter(full).map(|(&worker, _)| worker).collect()
+    }
+
+    /// Moves an attempt on; the report goes to the outbox. Answers whether it moved.
+    pub(crate) fn progress(&mut self, worker: WorkerId, attempt: AttemptKey, mood: Mood) -> bool {
+        let entry = self.workers.get_mut(&worker).unwrap();
+        let Some((launch, at)) = entry.attempts.get_mut(&attempt) else {
+            return false;
+        };
+        let streamed = launch.output == OutputMode::Streamed;
+        let status = match (*at, mood) {
+            (At::Reserved, _) => return false,
+            (At::Launched, Mood::Refuse) => AttemptStatus::Refused { reason: "full".into() },
+            (_, Mood::Fail) => AttemptStatus::Failed(Failure::new(FailureKind::Invalid, "division by zero")),
+            (_, Mood::Stop) => AttemptStatus::Failed(Failure::new(FailureKind::Cancelled, "reader gone")),
+            (At::Launched, Mood::Good | Mood::Park) => AttemptStatus::Reserved,
+            (At::Committed, Mood::Good | Mood::Park | Mood::Refuse) => AttemptStatus::Running,
+            (At::Running, Mood::Park) if streamed => AttemptStatus::Parked,
+            (At::Running, Mood::Good | Mood::Park | Mood::Refuse) => AttemptStatus::Finished(some_output()),
+            (At::Parked, Mood::Good | Mood::Park) => AttemptStatus::Resumed,
+            // What it had left fitted where its reader will find it.
+            (At::Parked, Mood::Refuse) => AttemptStatus::Finished(some_output()),
+        };
+        match &status {
+            AttemptStatus::Reserved => *at = At::Reserved,
+            AttemptStatus::Running | AttemptStatus::Resumed => *at = At::Running,
+            AttemptStatus::Parked => *at = At::Parked,
+            AttemptStatus::Finished(_) => {
+                entry.outputs.insert(attempt);
+                entry.attempts.remove(&attempt);
+            }
+            AttemptStatus::Refused { .. } | AttemptStatus::Failed(_) | AttemptStatus::Cancelled => {
+                entry.attempts.remove(&attempt);
+            }
+        }
+        entry.outbox.push_back((attempt, status));
+        true
+    }
+
+    /// Lets the oldest report of a worker arrive.
+    pub(crate) fn deliver(&mut self, worker: WorkerId) {
+        if let Some((attempt, status)) = self.workers.get_mut(&worker).unwrap().outbox.pop_front() {
+            self.delivered.push((worker, attempt, status.clone()));
+            self.arrive(worker, attempt, status);
+        }
+    }
+
+    /// Lets a report that has arrived before arrive again.
+    pub(crate) fn repeat(&mut self, number: usize) {
+        if !self.delivered.is_empty() {
+            let (worker, attempt, status) = self.delivered[number % self.delivered.len()].clone();
+            self.arrive(worker, attempt, status);
+        }
+    }
+
+    /// A report arrives, and what it says about slots holds if the scheduler still knows the attempt.
+    fn arrive(&mut self, worker: WorkerId, attempt: AttemptKey, status: AttemptStatus) {
+        let is_current = self.workers.contains_key(&worker)
+            && !self.ended.contains_key(&attempt.query)
+            && !self.finished.contains(&(attempt.query, attempt.stage, attempt.task))
+            && self.launched_on(worker, attempt);
+        if is_current {
+            match &status {
+                AttemptStatus::Refused { .. } if self.was_reserved(worker, attempt) => {}
+                AttemptStatus::Refused { .. } | AttemptStatus::Parked => {
+                    self.held.remove(&(worker, attempt));
+                }
+                AttemptStatus::Finished(_) => {
+                    self.held.remove(&(worker, attempt));
+                    self.finished.insert((attempt.query, attempt.stage, attempt.task));
+                }
+                AttemptStatus::Resumed => {
+                    let slots = self.slots_of(worker, attempt);
+                    let lane = self.lanes[&attempt];
+                    self.held.insert((worker, attempt), (slots, lane));
+                }
+                AttemptStatus::Reserved
+                | AttemptStatus::Running
+                | AttemptStatus::Failed(_)
+                | AttemptStatus::Cancelled => {}
+            }
+        }
+        self.send(Event::Report {
+            worker,
+            attempt,
+            status,
+        });
+    }
+
+    /// Whether the attempt was launched on this incarnation of the worker and not refused since.
+    fn launched_on(&self, worker: WorkerId, attempt: AttemptKey) -> bool {
+        self.held.contains_key(&(worker, attempt))
+            || self.workers[&worker].attempts.contains_key(&attempt)
+            || self.workers[&worker]
+                .outbox
+                .iter()
+                .any(|(reported, _)| *reported == attempt)
+    }
+
+    fn was_reserved(&self, worker: WorkerId, attempt: AttemptKey) -> bool {
+        self.delivered.iter().any(|(from, reported, status)| {
+            *from == worker && *reported == attempt && *status == AttemptStatus::Reserved
+        })
+    }
+
+    fn slots_of(&self, worker: WorkerId, attempt: AttemptKey) -> u32 {
+        let task = usize::try_from(attempt.task.0).unwrap();
+        let wanted = self.spec(attempt.query, attempt.stage).tasks[task].slots;
+        wanted.clamp(1, self.workers[&worker].slots)
+    }
+
+    fn spec(&self, query: QueryId, stage: StageId) -> &StageSpec {
+        self.graphs[&query].stages.iter().find(|spec| spec.id == stage).unwrap()
+    }
+
+    pub(crate) fn tick(&mut self) {
+        if let Some(at) = self.scheduler.next_deadline() {
+            self.now = self.now.max(at);
+        }
+        self.send(Event::Tick);
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::SendStage { worker, stage } => {
+                assert!(!self.ended.contains_key(&stage.query));
+                let is_new = self
+                    .workers
+                    .get_mut(&worker)
+                    .unwrap()
+                    .stages
+                    .insert((stage.query, stage.stage));
+                assert!(is_new, "stage sent twice");
+            }
+            Effect::Launch { worker, launch } => self.check_launch(worker, launch),
+            Effect::Commit { worker, attempt } => {
+                assert!(!self.ended.contains_key(&attempt.query));
+                if let Some((_, at)) = self.workers.get_mut(&worker).unwrap().attempts.get_mut(&attempt) {
+                    assert_eq!(*at, At::Reserved, "committed once, after it was reserved");
+                    *at = At::Committed;
+                }
+            }
+            Effect::CancelAttempt { worker, attempt } => {
+                let entry = self.workers.get_mut(&worker).expect("a worker that is there");
+                if entry.attempts.remove(&attempt).is_some() {
+                    let stopped = (attempt, AttemptStatus::Cancelled);
+                    entry.outbox.push_back(stopped);
+                }
+            }
+            Effect::Release { worker, release } => self.release(worker, &release),
+            Effect::ResultReady { query, parts } => {
+                let graph = &self.graphs[&query];
+                assert!(
+                    !self.ended.contains_key(&query) && self.ready.insert(query),
+                    "ready once"
+                );
+                assert_eq!(parts.len(), graph.stages.last().unwrap().tasks.len());
+                assert!(parts.iter().all(|part| self.workers.contains_key(&part.worker)));
+            }
+            Effect::Ended { query, outcome, .. } => {
+                self.held.retain(|(_, attempt), _| attempt.query != query);
+                assert!(self.ended.insert(query, outcome).is_none(), "{query} ended twice");
+                for entry in self.workers.values() {
+                    let is_left = entry.attempts.keys().any(|attempt| attempt.query == query)
+                        || entry.outputs.iter().any(|attempt| attempt.query == query)
+                        || entry.stages.iter().any(|(of, _)| *of == query);
+                    assert!(!is_left, "something of {query} is left");
+                }
+            }
+            Effect::Released { query } => {
+                assert!(self.ended.contains_key(&query), "released before its end");
+                assert!(self.ended_everywhere.insert(query), "{query} was released twice");
+                let stopping = self.scheduler.stopping();
+                let mut running = stopping.iter().map(|stopping| stopping.attempt.query);
+                assert!(running.all(|other| other != query), "{query} still runs");
+            }
+            Effect::Unexpected { what, .. } => panic!("{what}"),
+        }
+    }
+
+    fn check_launch(&mut self, worker: WorkerId, launch: Launch) {
+        let attempt = launch.attempt;
+        let entry = &self.workers[&worker];
+        let spec = self.spec(attempt.query, attempt.stage);
+        assert!(!self.ended.contains_key(&attempt.query), "launched after the end");
+        assert!(!entry.draining, "launched on a worker that leaves");
+        assert_eq!(entry.kind == WorkerKind::Local, spec.placement == Placement::Local);
+        assert!(
+            entry.stages.contains(&(attempt.query, attempt.stage)),
+            "launched before its stage was sent"
+        );
+        // Who was passed for too long finds the slots of its own lane.
+        let waited = self.now - self.submitted[&attempt.query];
+        let may_be_rescued = waited >= Limits::default().starvation_timeout;
+        let counts = |lane: Lane| match may_be_rescued {
+            true => lane == launch.lane,
+            false => lane <= launch.lane,
+        };
+        let used: u32 = self
+            .held
+            .iter()
+            .filter(|((w, _), (_, lane))| *w == worker && counts(*lane))
+            .map(|(_, (slots, _))| slots)
+            .sum();
+        let starts_with_others = spec.streamed && spec.tasks.len() > 1;
+        assert!(used < entry.slots || starts_with_others, "a slot was given twice");
+        assert_eq!(launch.slots, self.slots_of(worker, attempt));
+        assert_eq!(launch.inputs.len(), spec.inputs.len());
+        for input in launch.inputs.iter() {
+            assert!(
+                !self.released.contains(&(attempt.query, input.stage)),
+                "released output is read"
+            );
+            let producers = &self.spec(attempt.query, input.stage).tasks;
+            for task in 0..producers.len() {
+                let task = TaskId(u32::try_from(task).unwrap());
+                assert!(
+                    self.finished.contains(&(attempt.query, input.stage, task)),
+                    "an input is not finished"
+                );
+            }
+            assert_eq!(input.producers.len(), producers.len());
+            for producer in &input.producers {
+                let held = |entry: &FakeWorker| {
+                    entry.outputs.contains(&AttemptKey {
+                        query: attempt.query,
+                        stage: input.stage,
+                        task: producer.task,
+                        attempt: producer.attempt,
+                    })
+                };
+                let holder = self
+                    .workers
+                    .iter()
+                    .find(|(_, entry)| held(entry))
+                    .expect("the output is somewhere");
+                assert_eq!(producer.address, format!("http://{}", holder.0));
+            }
+        }
+        assert!(self.launched.insert(attempt), "launched twice under one name");
+        self.held.insert((worker, attempt), (launch.slots, launch.lane));
+        self.lanes.insert(attempt, launch.lane);
+        let entry = self.workers.get_mut(&worker).unwrap();
+        entry.attempts.insert(attempt, (launch, At::Launched));
+    }
+
+    fn release(&mut self, worker: WorkerId, release: &Release) {
+        let entry = self.workers.get_mut(&worker).expect("a worker that is there");
+        let query = release.query;
+        if release.stages.is_empty() {
+            entry.attempts.retain(|attempt, _| attempt.query != query);
+            entry.outputs.retain(|attempt| attempt.query != query);
+            entry.stages.retain(|(of, _)| *of != query);
+            return;
+        }
+        for &stage in &release.stages {
+            entry
+                .outputs
+                .retain(|attempt| (attempt.query, attempt.stage) != (query, stage));
+            self.released.insert((query, stage));
+        }
+    }
+
+    /// Lets everybody behave until nothing is left to do.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let mut moved = false;
+            let ended = self.ended.len();
+            for (worker, attempt) in self.attempts() {
+                if self.workers[&worker].attempts.contains_key(&attempt) {
+                    moved |= self.progress(worker, attempt, Mood::Good);
+                }
+            }
+            for worker in self.outboxes() {
+                moved = true;
+                self.deliver(worker);
+            }
+            let unread: Vec<_> = self
+                .ready
+                .iter()
+                .filter(|query| !self.ended.contains_key(query))
+                .copied()
+                .collect();
+            for query in unread {
+                self.send(Event::ResultDone { query });
+            }
+            moved |= self.ended.len() > ended;
+            if self.ended.len() == self.graphs.len() && !moved {
+                assert!(
+                    self.ended.keys().eq(&self.ended_everywhere),
+                    "each ended query is released"
+                );
+                return;
+            }
+            if !moved {
+                assert!(
+                    self.scheduler.next_deadline().is_some(),
+                    "nothing can happen any more, but not all queries ended: {:?}",
+                    self.scheduler.queries()
+                );
+                self.tick();
+            }
+        }
+        panic!("it goes on for ever");
+    }
+
+    /// The same events give the same effects.
+    pub(crate) fn check_replay(&self, limits: Limits) {
+        let mut scheduler = Scheduler::new(limits);
+        for ((now, event), answer) in self.history.iter().zip(&self.answers) {
+            assert_eq!(&format!("{:?}", scheduler.apply(*now, event.clone())), answer);
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Random histories: workers come, go, come back, refuse, fail and repeat themselves, clients cancel, time passes; and
+//! still every query ends once, no slot is lost or given twice, and the same events give the same effects. What is
+//! checked at each step is in [`crate::tests::model`].
+
+use proptest::prelude::*;
+use squadron_proto::Failure;
+use squadron_proto::FailureKind;
+use squadron_proto::WorkerKind;
+use std::time::Duration;
+
+use crate::testing::{graph, stage, worker};
+use crate::tests::model::{Model, Mood};
+use crate::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Submit { shape: u64, options: QueryOptions },
+    Cancel(usize),
+    ResultDone(usize),
+    Join { number: u128, slots: u32, kind: WorkerKind },
+    Lose(usize),
+    Drain(usize),
+    Rejoin(usize),
+    Progress(usize, Mood),
+    Deliver(usize),
+    Repeat(usize),
+    Wait { ms: u64 },
+    Tick,
+}
+
+fn mood() -> impl Strategy<Value = Mood> {
+    prop_oneof![
+        12 => Just(Mood::Good),
+        2 => Just(Mood::Refuse),
+        3 => Just(Mood::Park),
+        1 => Just(Mood::Fail),
+        1 => Just(Mood::Stop),
+    ]
+}
+
+fn kind() -> impl Strategy<Value = WorkerKind> {
+    prop_oneof![
+        3 => Just(WorkerKind::Remote),
+        1 => Just(WorkerKind::Embedded),
+        1 => Just(WorkerKind::Local),
+    ]
+}
+
+fn options() -> impl Strategy<Value = QueryOptions> {
+    let time_limit = prop_oneof![
+        3 => Just(None),
+        1 => (0..2_000_u64).prop_map(|ms| Some(TimeLimit {
+            left: Duration::from_millis(ms),
+            failure: Failure::new(FailureKind::Deadline, "it took too long"),
+        })),
+    ];
+    let tag = prop::sample::select(vec![None, Some("a"), Some("b"), Some("c")]);
+    let session = prop::sample::select(vec!["s", "t"]);
+    let memory = prop_oneof![2 => Just(0), 1 => 0..4_000_000_u64];
+    (time_limit, tag, session, -100..=100_i32, memory).prop_map(|(time_limit, tag, session, priority, memory_bytes)| {
+        QueryOptions {
+            tag: tag.map(Into::into),
+            session: session.into(),
+            priority,
+            time_limit,
+            memory_bytes,
+            ..QueryOptions::default()
+        }
+    })
+}
+
+/// Groups a, b below a, and c, with random limits.
+fn groups() -> impl Strategy<Value = Groups> {
+    let limits = (
+        1..5_u32,
+        prop::option::of(1..4_usize),
+        prop::option::of(0..4_usize),
+        prop::option::of(0..3_000_000_u64),
+        prop::option::of(1..=100_u32),
+    );
+    prop::collection::vec(limits, 3).prop_map(|limits| {
+        let specs = ["a", "a.b", "c"].into_iter().zip(limits);
+        let spec = |(name, (weight, max_running, max_queued, memory_bytes, percent)): (&str, _)| {
+            let tag = name.rsplit('.').next().unwrap().to_owned();
+            GroupSpec {
+                weight,
+                max_running,
+                max_queued,
+                memory_bytes,
+                cpu_share_percent: percent,
+                selector: Some(Selector {
+                    tags: vec![tag],
+                    ..Selector::default()
+                }),
+                ..GroupSpec::named(name)
+            }
+        };
+        Groups::new(specs.map(spec).collect()).unwrap()
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (any::<u64>(), options()).prop_map(|(shape, options)| Step::Submit { shape, options }),
+        1 => any::<usize>().prop_map(Step::Cancel),
+        3 => any::<usize>().prop_map(Step::ResultDone),
+        3 => (0..6_u128, 1..5_u32, kind()).prop_map(|(number, slots, kind)| Step::Join { number, slots, kind }),
+        1 => any::<usize>().prop_map(Step::Lose),
+        1 => any::<usize>().prop_map(Step::Drain),
+        1 => any::<usize>().prop_map(Step::Rejoin),
+        30 => (any::<usize>(), mood()).prop_map(|(number, mood)| Step::Progress(number, mood)),
+        30 => any::<usize>().prop_map(Step::Deliver),
+        5 => any::<usize>().prop_map(Step::Repeat),
+        3 => (0..200_u64).prop_map(|ms| Step::Wait { ms }),
+        3 => Just(Step::Tick),
+    ]
+}
+
+/// A graph of one to five stages, each read by a later one or two.
+fn random_graph(query: u128, shape: u64) -> StageGraph {
+    let mut bits = shape;
+    let mut draw = |below: u64| {
+        bits = bits
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        u32::try_from((bits >> 33) % below).unwrap()
+    };
+    let count = 1 + draw(5);
+    let mut inputs = vec![Vec::new(); 5];
+    for producer in 0..count - 1 {
+        let later = u64::from(count - 1 - producer);
+        for _ in 0..1 + draw(2) {
+            let consumer = producer + 1 + draw(later);
+            inputs[consumer as usize].push(producer);
+        }
+    }
+    let mut stages = Vec::new();
+    for id in 0..count {
+        let inputs = &mut inputs[id as usize];
+        inputs.dedup();
+        let mut spec = stage(id, inputs, 1 + draw(4));
+        for task in &mut spec.tasks {
+            task.slots = draw(4);
+            task.bytes = u64::from(draw(100));
+        }
+        if draw(6) == 0 {
+            spec.placement = Placement::Local;
+        }
+        stages.push(spec);
+    }
+    let mut graph = graph(query, stages);
+    if draw(4) == 0 {
+        graph.stages.last_mut().unwrap().streamed = false;
+    }
+    graph
+}
+
+fn nth<T: Copy>(items: impl IntoIterator<Item = T>, number: usize) -> Option<T> {
+    let items: Vec<_> = items.into_iter().collect();
+    (!items.is_empty()).then(|| items[number % items.len()])
+}
+
+fn take(model: &mut Model, step: Step) {
+    match step {
+        Step::Submit { shape, options } => {
+            let query = model.graphs.len() as u128;
+            let mut graph = random_graph(query, shape);
+            graph.options = options;
+            model.submit(graph);
+        }
+        Step::Cancel(number) => {
+            if let Some(query) = nth(model.graphs.keys().copied(), number) {
+                let failure = Failure::new(FailureKind::Cancelled, "the client hung up");
+                model.send(Event::Cancel { query, failure });
+            }
+        }
+        Step::ResultDone(number) => {
+            if let Some(query) = nth(model.ready.iter().copied(), number) {
+                model.send(Event::ResultDone { query });
+            }
+        }
+        Step::Join { number, slots, kind } => {
+            if !model.workers.contains_key(&worker(number)) {
+                model.join(worker(number), slots, kind);
+            }
+        }
+        Step::Lose(number) => {
+            if let Some(worker) = nth(model.workers.keys().copied(), number) {
+                model.lose(worker);
+            }
+        }
+        Step::Drain(number) => {
+            if let Some(worker) = nth(model.workers.keys().copied(), number) {
+                model.drain(worker);
+            }
+        }
+        Step::Rejoin(number) => {
+            if let Some(worker) = nth(model.lost.keys().copied(), number) {
+                model.join(worker, 1, WorkerKind::Remote);
+            }
+        }
+        Step::Progress(number, mood) => {
+            if let Some((worker, attempt)) = nth(model.attempts(), number) {
+                model.progress(worker, attempt, mood);
+            }
+        }
+        Step::Deliver(number) => {
+            if let Some(worker) = nth(model.outboxes(), number) {
+                model.deliver(worker);
+            }
+        }
+        Step::Repeat(number) => model.repeat(number),
+        Step::Wait { ms } => model.now += Duration::from_millis(ms),
+        Step::Tick => model.tick(),
+    }
+}
+
+fn limits(policy: Policy) -> Limits {
+    Limits {
+        max_open_results: 6,
+        admission: AdmissionLimits {
+            max_running: 8,
+            max_queued: 6,
+            max_of_session: 9,
+        },
+        policy,
+        remembered_workers: 16,
+        ..Limits::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_query_ends_and_nothing_is_left(
+        policy in prop::sample::select(&Policy::ALL[..]),
+        groups in groups(),
+        others in prop::option::of((0..250_usize, groups())),
+        steps in prop::collection::vec(step(), 1..250),
+    ) {
+        let mut model = Model::new(limits(policy));
+        model.send(Event::Regroup(groups));
+        model.join(worker(100), 2, WorkerKind::Remote);
+        model.join(worker(101), 3, WorkerKind::Remote);
+        model.join(worker(102), 1, WorkerKind::Local);
+        for (number, step) in steps.into_iter().enumerate() {
+            if let Some((at, groups)) = &others
+                && *at == number
+            {
+                // What runs and waits may be more than the new groups allow, and stays.
+                model.may_exceed = true;
+                model.send(Event::Regroup(groups.clone()));
+            }
+            take(&mut model, step);
+        }
+        model.settle();
+        prop_assert_eq!(model.ended.len(), model.graphs.len());
+        for load in model.scheduler.workers() {
+            prop_assert_eq!((load.used_slots, load.running), (0, 0));
+        }
+        prop_assert!(model.scheduler.is_empty());
+        model.check_replay(limits(policy));
+    }
+
+    #[test]
+    fn a_query_that_is_stopped_at_any_moment_leaves_nothing(
+        shape in any::<u64>(),
+        choices in prop::collection::vec((any::<usize>(), mood()), 0..60),
+        by_time in any::<bool>(),
+    ) {
+        let kind = if by_time { FailureKind::Deadline } else { FailureKind::Cancelled };
+        let failure = Failure::new(kind, "that is enough");
+        // Before a failure without a cause, or a report that is missing, ends the query.
+        let left = Limits::default().root_cause_timeout - Duration::from_millis(1);
+        let mut model = Model::new(Limits::default());
+        model.join(worker(100), 2, WorkerKind::Remote);
+        model.join(worker(101), 3, WorkerKind::Remote);
+        model.join(worker(102), 1, WorkerKind::Local);
+        let mut graph = random_graph(0, shape);
+        let query = graph.query;
+        graph.options.time_limit = Some(TimeLimit { left, failure: failure.clone() });
+        model.submit(graph);
+        model.submit(random_graph(1, !shape));
+        for (number, mood) in choices {
+            move_on(&mut model, number, mood, left / 2);
+        }
+        let had_ended = model.ended.contains_key(&query);
+        if by_time {
+            model.now = left;
+            model.send(Event::Tick);
+        } else {
+            model.send(Event::Cancel { query, failure: failure.clone() });
+        }
+        if !had_ended {
+            prop_assert_eq!(model.ended[&query].as_ref(), Err(&failure));
+        }
+        let is_there = |info: &QueryInfo| info.id == query;
+        prop_assert!(!model.scheduler.queries().iter().any(is_there));
+        model.settle();
+        for load in model.scheduler.workers() {
+            prop_assert_eq!((load.used_slots, load.running), (0, 0));
+        }
+        prop_assert!(model.scheduler.is_empty());
+        model.check_replay(Limits::default());
+    }
+}
+
+/// One thing of those that may happen next, before `end`.
+fn move_on(model: &mut Model, number: usize, mood: Mood, end: Duration) {
+    let attempts = model.attempts();
+    let outboxes = model.outboxes();
+    let deadline = model.scheduler.next_deadline().filter(|&at| at < end);
+    let unread = nth(model.ready.iter().copied(), number);
+    let at = number % (attempts.len() + 2 * outboxes.len() + 2);
+    if let Some(&(worker, attempt)) = attempts.get(at) {
+        model.progress(worker, attempt, mood);
+    } else if let Some(&worker) = outboxes.get((at - attempts.len()) / 2) {
+        model.deliver(worker);
+    } else if let Some(query) = unread.filter(|_| mood != Mood::Good) {
+        model.send(Event::ResultDone { query });
+    } else if deadline.is_some() {
+        model.tick();
+    }
+}

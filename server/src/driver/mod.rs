@@ -1,0 +1,376 @@
+//! The one async part of the scheduler: owns the mailbox, the clock and the effects.
+//!
+//! ```text
+//! SchedulerHandle ── Command ──┐                          ┌──> Registry::send ──> workers
+//!                 ── signals ──┼──> Driver::run ── apply ─┤
+//! Registry ─── WorkerEvent ────┘        ^                 └──> QueryEvents of each query
+//!                                 clock ┘ (only for deadlines)
+//! ```
+//!
+//! It never waits for a worker or a client: a worker that cannot take a message is lost, and a query has at most two
+//! updates, for which there is always room.
+
+mod handle;
+pub mod workers;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use squadron_proto::control::{PlanRef, ServerMessage, Stage};
+use squadron_proto::{Failure, QueryId, WorkerId};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use self::handle::{Command, Owner, Signals, stopping};
+pub use self::handle::{QueryEvents, QueryUpdate, SchedulerHandle, Snapshot};
+use crate::driver::workers::{Registry, WorkerEvent, WorkerEventKind, WorkerInfo};
+use crate::query::history::History;
+use squadron_scheduler::{Capacity, Limits, Scheduler};
+use squadron_scheduler::{Effect, Event};
+
+/// How many commands may wait for the driver before their senders wait.
+const MAILBOX_COMMANDS: usize = 1024;
+/// How many worker events are handled before the driver looks elsewhere.
+const WORKER_EVENTS_AT_ONCE: usize = 256;
+
+/// Runs the scheduler. The app owns it as one task.
+#[derive(Debug)]
+pub struct Driver {
+    scheduler: Scheduler,
+    registry: Registry,
+    worker_events: mpsc::Receiver<WorkerEvent>,
+    commands: mpsc::Receiver<Command>,
+    signals: Arc<Signals>,
+    owners: HashMap<QueryId, Owner>,
+    history: History,
+    /// For those who plan.
+    capacity: Arc<Mutex<Capacity>>,
+    /// Which connection of a worker counts; what older ones still say does not.
+    joined: HashMap<WorkerId, u64>,
+    start: Instant,
+}
+
+impl Driver {
+    /// A scheduler for the workers of `registry`, whose events arrive in `worker_events`. Its time begins with `history`.
+    pub fn new(
+        limits: Limits,
+        history: History,
+        registry: Registry,
+        worker_events: mpsc::Receiver<WorkerEvent>,
+    ) -> (Self, SchedulerHandle) {
+        let (sender, commands) = mpsc::channel(MAILBOX_COMMANDS);
+        let signals = Arc::new(Signals::default());
+        let capacity = Arc::<Mutex<Capacity>>::default();
+        let handle = SchedulerHandle {
+            commands: sender,
+            signals: Arc::clone(&signals),
+            capacity: Arc::clone(&capacity),
+            history: history.clone(),
+            plan_bytes: Arc::default(),
+        };
+        let driver = Self {
+            scheduler: Scheduler::new(limits),
+            registry,
+            worker_events,
+            commands,
+            signals,
+            owners: HashMap::new(),
+            history,
+            capacity,
+            joined: HashMap::new(),
+            start: Instant::now(),
+        };
+        (driver, handle)
+    }
+
+    /// Runs until `stop`; queries that are there then end with [`FailureKind::Draining`](squadron_proto::FailureKind::Draining), and the connections to the
+    /// workers end when these have been told.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let signals = Arc::clone(&self.signals);
+        let mut batch = Vec::with_capacity(WORKER_EVENTS_AT_ONCE);
+        loop {
+            let deadline = self.scheduler.next_deadline().map(|at| self.start + at);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = signals.notify.notified() => self.handle_signals(),
+                _ = self.worker_events.recv_many(&mut batch, WORKER_EVENTS_AT_ONCE) => {
+                    for event in batch.drain(..) {
+                        self.handle_worker_event(event);
+                    }
+                }
+                Some(command) = self.commands.recv() => self.handle_command(command),
+                () = passed(deadline) => self.apply(Event::Tick),
+            }
+        }
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            self.handle_command(command);
+        }
+        let left: BTreeSet<QueryId> = self.owners.keys().copied().collect();
+        for query in left {
+            let failure = stopping();
+            self.apply(Event::Cancel { query, failure });
+        }
+        self.registry.shutdown();
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Submit(graph, owner) => {
+                if self.owners.contains_key(&graph.query) {
+                    let failure = Failure::internal(format!("query {} was submitted twice", graph.query));
+                    owner.deliver(QueryUpdate::Ended(Err(failure)));
+                    return;
+                }
+                self.owners.insert(graph.query, owner);
+                self.apply(Event::Submit(*graph));
+            }
+            Command::Regroup(groups) => self.apply(Event::Regroup(groups)),
+            Command::Snapshot(answer) => {
+                let snapshot = Snapshot {
+                    queries: self.scheduler.queries(),
+                    stopping: self.scheduler.stopping(),
+                    groups: self.scheduler.group_loads(),
+                    workers: self.workers(),
+                };
+                // An asker that has gone away needs no answer.
+                let _ = answer.send(snapshot);
+            }
+        }
+    }
+
+    /// A signal may be about a query that still waits in the mailbox: what was there when the signals were taken comes
+    /// first.
+    fn handle_signals(&mut self) {
+        let pending = self.signals.take();
+        for _ in 0..self.commands.len() {
+            if let Ok(command) = self.commands.try_recv() {
+                self.handle_command(command);
+            }
+        }
+        for query in pending.read {
+            self.apply(Event::ResultDone { query });
+        }
+        for (query, failure) in pending.cancelled {
+            self.apply(Event::Cancel { query, failure });
+        }
+    }
+
+    fn handle_worker_event(&mut self, event: WorkerEvent) {
+        let WorkerEvent {
+            worker,
+            connection,
+            kind,
+        } = event;
+        let current = self.joined.get(&worker).copied();
+        match kind {
+            WorkerEventKind::Joined {
+                kind,
+                slots,
+                address,
+                memory_bytes,
+            } => {
+                if current.is_some_and(|current| current > connection) {
+                    return;
+                }
+                info!(%worker, ?kind, slots, address, "worker joined");
+                self.joined.insert(worker, connection);
+                self.apply(Event::WorkerJoined {
+                    worker,
+                    slots,
+                    address,
+                    memory_bytes,
+                    kind,
+                });
+            }
+            WorkerEventKind::Lost { reason } if current == Some(connection) => {
+                warn!(%worker, reason, "worker lost");
+                self.joined.remove(&worker);
+                self.apply(Event::WorkerLost { worker, reason });
+            }
+            WorkerEventKind::Draining if current == Some(connection) => {
+                info!(%worker, "worker is leaving");
+                self.apply(Event::WorkerDraining { worker });
+            }
+            WorkerEventKind::Report { attempt, status } if current == Some(connection) => {
+                self.apply(Event::Report {
+                    worker,
+                    attempt,
+                    status,
+                });
+            }
+            WorkerEventKind::Lost { .. } | WorkerEventKind::Draining | WorkerEventKind::Report { .. } => {
+                debug!(%worker, connection, "event of a connection that is gone");
+            }
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            let about = match &event {
+                Event::Report { attempt, .. } => Some(attempt.query),
+                _ => None,
+            };
+            let may_change_capacity = match &event {
+                Event::WorkerJoined { .. } | Event::WorkerLost { .. } | Event::WorkerDraining { .. } => true,
+                Event::Submit(_)
+                | Event::Regroup(_)
+                | Event::Cancel { .. }
+                | Event::ResultDone { .. }
+                | Event::Report { .. }
+                | Event::Tick => false,
+            };
+            let effects = self.scheduler.apply(self.start.elapsed(), event);
+            if may_change_capacity {
+                let mut capacity = self.capacity.lock().unwrap_or_else(PoisonError::into_inner);
+                *capacity = self.scheduler.capacity();
+            }
+            let failed = self.failed_with_readers(&effects);
+            for effect in effects {
+                self.tell_cause(&effect, &failed);
+                if let Some(lost) = self.carry_out(effect) {
+                    events.push(lost);
+                }
+            }
+            if let Some(query) = about {
+                self.show_progress(query);
+            }
+        }
+    }
+
+    /// The queries that end in failure now and whose results clients may be reading at workers.
+    fn failed_with_readers(&self, effects: &[Effect]) -> HashMap<QueryId, Failure> {
+        let failed = effects.iter().filter_map(|effect| match effect {
+            Effect::Ended {
+                query,
+                outcome: Err(failure),
+                ..
+            } => Some((*query, failure.clone())),
+            _ => None,
+        });
+        failed
+            .filter(|(query, _)| self.owners.get(query).is_some_and(|owner| owner.is_kept))
+            .collect()
+    }
+
+    /// Readers hear why before the output goes.
+    fn tell_cause(&self, effect: &Effect, failed: &HashMap<QueryId, Failure>) {
+        if let Effect::Release { worker, release } = effect
+            && let Some(failure) = failed.get(&release.query)
+            && let Some(connection) = self.joined.get(worker)
+        {
+            let message = ServerMessage::QueryFailed(release.query, failure.clone());
+            // Who cannot be reached is found out by the release that follows.
+            let _ = self.registry.send(*worker, *connection, message);
+        }
+    }
+
+    /// Only where somebody looks beside the owner: it takes a walk over the query's tasks.
+    fn show_progress(&self, query: QueryId) {
+        if let Some(owner) = self.owners.get(&query)
+            && (owner.is_kept || owner.progress.receiver_count() > 1)
+            && let Some(progress) = self.scheduler.progress(query)
+        {
+            owner.show(progress);
+        }
+    }
+
+    /// Answers with the loss of the worker when that cannot be reached.
+    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::SendStage { worker, stage } => self.send_stage(worker, stage),
+            Effect::Launch { worker, launch } => self.send(worker, ServerMessage::Launch(launch)),
+            Effect::Commit { worker, attempt } => self.send(worker, ServerMessage::Commit(attempt)),
+            Effect::CancelAttempt { worker, attempt } => self.send(worker, ServerMessage::Cancel(attempt)),
+            Effect::Release { worker, release } => self.send(worker, ServerMessage::Release(release)),
+            Effect::ResultReady { query, parts } => {
+                if let Some(owner) = self.owners.get(&query) {
+                    owner.progress.send_modify(|shown| shown.is_ready = true);
+                    owner.deliver(QueryUpdate::ResultReady { parts });
+                }
+                None
+            }
+            Effect::Ended { query, outcome, info } => {
+                match &outcome {
+                    Ok(summary) => {
+                        debug!(query_id = %query, elapsed = ?summary.elapsed, "query finished")
+                    }
+                    Err(failure) => {
+                        info!(query_id = %query, kind = ?failure.kind, "query failed: {failure}")
+                    }
+                }
+                let ended = outcome.as_ref().map(|_| ()).map_err(Failure::clone);
+                self.history.ended(query, ended, info);
+                if let Some(owner) = self.owners.remove(&query) {
+                    owner.end(outcome);
+                }
+                None
+            }
+            Effect::Released { query } => {
+                self.history.freed(query);
+                None
+            }
+            Effect::Unexpected { worker, attempt, what } => {
+                warn!(%worker, query_id = %attempt.query, %attempt, "unexpected report: {what}");
+                None
+            }
+        }
+    }
+
+    /// A plan that cannot be sent is the planner's mistake, not the worker's.
+    fn send_stage(&mut self, worker: WorkerId, stage: Stage) -> Option<Event> {
+        let query = stage.query;
+        let is_stuck = matches!(stage.plan, PlanRef::InProcess(_)) && self.registry.is_remote(worker);
+        if is_stuck {
+            let failure = Failure::internal(format!("a plan of query {query} cannot leave the server's process"));
+            return Some(Event::Cancel { query, failure });
+        }
+        self.send(worker, ServerMessage::Stage(stage))
+    }
+
+    fn send(&mut self, worker: WorkerId, message: ServerMessage) -> Option<Event> {
+        let connection = *self.joined.get(&worker)?;
+        let unreachable = self.registry.send(worker, connection, message).err()?;
+        let reason = unreachable.to_string();
+        warn!(%worker, reason, "worker lost");
+        self.registry.close(worker, connection);
+        self.joined.remove(&worker);
+        Some(Event::WorkerLost { worker, reason })
+    }
+
+    fn workers(&self) -> Vec<WorkerInfo> {
+        let loads = self.scheduler.workers();
+        loads
+            .into_iter()
+            .map(|load| {
+                let vitals = self.registry.vitals(load.id);
+                WorkerInfo {
+                    id: load.id,
+                    kind: load.kind,
+                    address: load.address,
+                    slots: load.slots,
+                    used_slots: load.used_slots,
+                    running: load.running,
+                    stopping: load.stopping,
+                    draining: load.draining,
+                    memory_bytes: vitals.memory_bytes,
+                    memory_used_bytes: vitals.memory_used_bytes,
+                    version: vitals.version,
+                }
+            })
+            .collect()
+    }
+}
+
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! The driver with workers that are a few lines each.
+
+use std::time::Duration;
+
+use squadron_proto::control::{AttemptStatus, Report, ServerMessage, WorkerMessage};
+use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::driver::workers::RegistryOptions;
+use crate::query::history::HistoryLimits;
+use squadron_proto::WorkerKind;
+use squadron_scheduler::QuerySummary;
+use squadron_scheduler::testing::{graph, some_output, stage};
+
+const WORKER: WorkerId = WorkerId::from_u128(9);
+
+struct Server {
+    handle: SchedulerHandle,
+    registry: Registry,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+fn server(options: RegistryOptions) -> Server {
+    let (registry, events) = Registry::new(options);
+    let (driver, handle) = Driver::new(
+        Limits::default(),
+        History::open(HistoryLimits::default()).unwrap(),
+        registry.clone(),
+        events,
+    );
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(driver.run(stop.clone()));
+    Server {
+        handle,
+        registry,
+        stop,
+        tasks,
+    }
+}
+
+/// What an obedient worker answers.
+fn answers(message: &ServerMessage) -> Vec<(AttemptKey, AttemptStatus)> {
+    match message {
+        ServerMessage::Launch(launch) => vec![(launch.attempt, AttemptStatus::Reserved)],
+        ServerMessage::Commit(attempt) => vec![
+            (*attempt, AttemptStatus::Running),
+            (*attempt, AttemptStatus::Finished(some_output())),
+        ],
+        ServerMessage::Challenge(_)
+        | ServerMessage::Registered(_)
+        | ServerMessage::Stage(_)
+        | ServerMessage::Cancel(_)
+        | ServerMessage::Release(_)
+        | ServerMessage::Acknowledge(_)
+        | ServerMessage::QueryFailed(..)
+        | ServerMessage::Drain => Vec::new(),
+    }
+}
+
+/// Attaches an obedient worker; what it was told can be read from the answer.
+async fn attach_obedient(server: &mut Server) -> mpsc::UnboundedReceiver<ServerMessage> {
+    let (to_worker, mut orders) = mpsc::channel(4);
+    let (reports, from_worker) = mpsc::channel(4);
+    let (log, told) = mpsc::unbounded_channel();
+    server.tasks.spawn(async move {
+        let mut sequence = 0;
+        while let Some(order) = orders.recv().await {
+            for (attempt, status) in answers(&order) {
+                sequence += 1;
+                let report = Report {
+                    sequence,
+                    attempt,
+                    status,
+                };
+                if reports.send(WorkerMessage::Report(report)).await.is_err() {
+                    return;
+                }
+            }
+            let _ = log.send(order);
+        }
+    });
+    let registry = server.registry.clone();
+    registry
+        .attach_embedded(WORKER, WorkerKind::Embedded, 2, 1 << 20, to_worker, from_worker)
+        .await;
+    told
+}
+
+/// Attaches a worker that only listens.
+async fn attach_silent(
+    server: &Server,
+    messages: usize,
+) -> (mpsc::Receiver<ServerMessage>, mpsc::Sender<WorkerMessage>) {
+    let (to_worker, orders) = mpsc::channel(messages);
+    let (reports, from_worker) = mpsc::channel(4);
+    server
+        .registry
+        .attach_embedded(WORKER, WorkerKind::Embedded, 2, 0, to_worker, from_worker)
+        .await;
+    (orders, reports)
+}
+
+async fn until_launched(orders: &mut mpsc::Receiver<ServerMessage>) -> Vec<ServerMessage> {
+    let mut told = Vec::new();
+    while !matches!(told.last(), Some(ServerMessage::Launch(_))) {
+        told.push(orders.recv().await.unwrap());
+    }
+    told
+}
+
+async fn ended(events: &mut QueryEvents) -> Result<QuerySummary, Failure> {
+    let outcome = async {
+        loop {
+            match events.next().await.expect("an end") {
+                QueryUpdate::ResultReady { .. } => {}
+                QueryUpdate::Ended(outcome) => return outcome,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), outcome)
+        .await
+        .expect("an end in time")
+}
+
+#[tokio::test]
+async fn queries_run_one_after_another() {
+    let mut server = server(RegistryOptions::default());
+    let mut told = attach_obedient(&mut server).await;
+    for query in 1..50 {
+        let graph = graph(query, vec![stage(0, &[], 3), stage(1, &[0], 2)]);
+        let id = graph.query;
+        let mut events = server.handle.submit(graph).await.unwrap();
+        let QueryUpdate::ResultReady { parts } = events.next().await.unwrap() else {
+            panic!("no result");
+        };
+        assert_eq!(parts.len(), 2);
+        server.handle.result_done(id);
+        assert_eq!(ended(&mut events).await.unwrap().stages.len(), 2);
+        assert_eq!(events.next().await, None);
+    }
+    let mut acknowledged = 0;
+    while acknowledged < 49 * 15 {
+        if let ServerMessage::Acknowledge(sequence) = told.recv().await.unwrap() {
+            acknowledged = sequence;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_query_nobody_waits_for_is_cancelled() {
+    let server = server(RegistryOptions::default());
+    let (mut orders, _reports) = attach_silent(&server, 16).await;
+    let graph = graph(1, vec![stage(0, &[], 1)]);
+    let events = server.handle.submit(graph).await.unwrap();
+    let mut told = until_launched(&mut orders).await;
+    drop(events);
+    while !matches!(told.last(), Some(ServerMessage::Release(_))) {
+        told.push(orders.recv().await.unwrap());
+    }
+    assert!(
+        matches!(
+            told[..],
+            [
+                ServerMessage::Stage(_),
+                ServerMessage::Launch(_),
+                ServerMessage::Cancel(_),
+                ServerMessage::Release(_)
+            ]
+        ),
+        "{told:?}"
+    );
+    assert_eq!(server.handle.snapshot().await.workers[0].used_slots, 0);
+}
+
+#[tokio::test]
+async fn a_cancel_reaches_a_query_that_still_waits_in_the_mailbox() {
+    let server = server(RegistryOptions::default());
+    for query in 0..200 {
+        let graph = graph(query, vec![stage(0, &[], 1)]);
+        let id = graph.query;
+        let mut events = server.handle.submit(graph).await.unwrap();
+        let failure = Failure::new(FailureKind::Cancelled, "changed my mind");
+        server.handle.cancel(id, failure.clone());
+        assert_eq!(ended(&mut events).await, Err(failure));
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_takes_nothing_is_lost() {
+    let options = RegistryOptions {
+        stall_timeout: Duration::from_millis(50),
+        ..RegistryOptions::default()
+    };
+    let server = server(options);
+    let (_orders, _reports) = attach_silent(&server, 1).await;
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
+    let failure = ended(&mut events).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::WorkerLost);
+    assert!(failure.message.contains("took no message"), "{failure}");
+    assert!(!server.registry.is_reachable(WORKER));
+    assert_eq!(server.handle.snapshot().await.workers, []);
+}
+
+#[tokio::test]
+async fn a_worker_with_too_many_messages_is_lost_at_once() {
+    let options = RegistryOptions {
+        backlog_messages: 1,
+        ..RegistryOptions::default()
+    };
+    let server = server(options);
+    let (_orders, _reports) = attach_silent(&server, 1).await;
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 2)])).await.unwrap();
+    let failure = ended(&mut events).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::WorkerLost);
+    assert!(failure.message.contains("messages wait"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_worker_that_drops_its_channel_is_lost() {
+    let server = server(RegistryOptions::default());
+    let (mut orders, reports) = attach_silent(&server, 16).await;
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
+    until_launched(&mut orders).await;
+    drop((orders, reports));
+    assert_eq!(ended(&mut events).await.unwrap_err().kind, FailureKind::WorkerLost);
+}
+
+#[tokio::test]
+async fn a_worker_that_joins_again_starts_anew() {
+    let mut server = server(RegistryOptions::default());
+    let (mut orders, _reports) = attach_silent(&server, 16).await;
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
+    until_launched(&mut orders).await;
+    let _told = attach_obedient(&mut server).await;
+    assert_eq!(ended(&mut events).await.unwrap_err().kind, FailureKind::WorkerLost);
+    let graph = graph(2, vec![stage(0, &[], 1)]);
+    let id = graph.query;
+    let mut events = server.handle.submit(graph).await.unwrap();
+    assert!(matches!(events.next().await, Some(QueryUpdate::ResultReady { .. })));
+    server.handle.result_done(id);
+    assert!(ended(&mut events).await.is_ok());
+    assert_eq!(server.handle.snapshot().await.workers.len(), 1);
+}
+
+#[tokio::test]
+async fn queries_end_when_the_server_stops() {
+    let mut server = server(RegistryOptions::default());
+    let (mut orders, _reports) = attach_silent(&server, 16).await;
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
+    until_launched(&mut orders).await;
+    server.stop.cancel();
+    assert_eq!(ended(&mut events).await.unwrap_err().kind, FailureKind::Draining);
+    server.tasks.join_next().await.unwrap().unwrap();
+    let refused = server.handle.submit(graph(2, vec![stage(0, &[], 1)])).await;
+    assert_eq!(refused.unwrap_err().kind, FailureKind::Draining);
+}

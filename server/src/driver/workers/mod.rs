@@ -1,0 +1,43 @@
+//! The workers of this server: who they are, how to reach them, and what they say.
+//!
+//! ```text
+//! driver ── Registry::send ──> Outbox ──> embedded worker (channel) | remote worker (control stream)
+//! driver <── WorkerEvent ───── one task per worker that reads what it says
+//! ```
+
+mod control;
+mod registry;
+mod transport;
+
+pub use control::ControlService;
+pub use registry::{Registry, RegistryOptions, WorkerEvent, WorkerEventKind};
+pub use transport::Unreachable;
+
+use squadron_proto::{WorkerId, WorkerKind};
+
+/// A worker as the server sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerInfo {
+    /// Its id.
+    pub id: WorkerId,
+    /// What kind it is.
+    pub kind: WorkerKind,
+    /// `http://host:port` of its output; empty: the server itself.
+    pub address: String,
+    /// How many slots it offers.
+    pub slots: u32,
+    /// How many of them are taken.
+    pub used_slots: u32,
+    /// How many attempts it has that are not parked.
+    pub running: u32,
+    /// Attempts of ended queries that it was told to stop and has not said to have stopped.
+    pub stopping: usize,
+    /// Whether it is on its way out.
+    pub draining: bool,
+    /// Its memory pool, in bytes.
+    pub memory_bytes: u64,
+    /// Bytes taken from the pool, as of its last heartbeat.
+    pub memory_used_bytes: u64,
+    /// Its release.
+    pub version: String,
+}

@@ -1,0 +1,341 @@
+//! A query that has ended as a line of the history's file.
+//!
+//! Times are microseconds since 1970. Unknown keys are ignored, so that an older release reads what a newer one wrote.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use squadron_proto::{AttemptNumber, Failure, FailureKind, StageId, TaskId};
+
+use super::{Asked, Past};
+use squadron_scheduler::{QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, TaskInfo, TaskPhase};
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Line {
+    query: String,
+    user: Option<Arc<str>>,
+    session: Arc<str>,
+    statement: Option<Arc<str>>,
+    tag: Option<Arc<str>>,
+    priority: i32,
+    created_us: u64,
+    ended_us: u64,
+    /// Kind and message.
+    failure: Option<(String, String)>,
+    run: Option<Run>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Run {
+    group: Arc<str>,
+    queued_us: u64,
+    started_us: Option<u64>,
+    drained_us: Option<u64>,
+    spent_us: u64,
+    reserved_memory_bytes: u64,
+    progress: u32,
+    stages: Vec<StageLine>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StageLine {
+    stage: u32,
+    is_finished: bool,
+    started_us: Option<u64>,
+    finished_us: Option<u64>,
+    tasks: Vec<TaskLine>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct TaskLine {
+    task: u32,
+    end: TaskEnd,
+    /// Its number and its worker.
+    attempt: Option<(u32, String)>,
+    slots: u32,
+    launched_us: Option<u64>,
+    started_us: Option<u64>,
+    ended_us: Option<u64>,
+    used: Option<Used>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum TaskEnd {
+    Finished,
+    Failed,
+    Cancelled,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Used {
+    rows: u64,
+    cpu_ns: u64,
+    read_bytes: u64,
+    written_bytes: u64,
+    fetched_bytes: u64,
+    spilled_bytes: u64,
+    peak_memory_bytes: u64,
+}
+
+impl Line {
+    pub(super) fn of(past: &Past) -> Self {
+        let asked = &past.asked;
+        let failure = past.outcome.as_ref().err();
+        Self {
+            query: asked.id.to_string(),
+            user: asked.user.clone(),
+            session: Arc::clone(&asked.session),
+            statement: asked.statement.clone(),
+            tag: asked.tag.clone(),
+            priority: asked.priority,
+            created_us: microseconds(asked.at),
+            ended_us: microseconds(past.ended),
+            failure: failure.map(|failure| (failure.kind.name().to_owned(), failure.message.clone())),
+            run: past.info.as_ref().map(|info| Run::of(info, past.epoch)),
+        }
+    }
+
+    /// The query's id, for messages.
+    pub(super) fn query(&self) -> &str {
+        &self.query
+    }
+
+    /// None where something in it is not what it has to be.
+    pub(super) fn into_past(self) -> Option<Past> {
+        let asked = Asked {
+            id: self.query.parse().ok()?,
+            user: self.user,
+            session: self.session,
+            statement: self.statement,
+            tag: self.tag,
+            priority: self.priority,
+            at: UNIX_EPOCH + Duration::from_micros(self.created_us),
+        };
+        let outcome = match self.failure {
+            None => Ok(()),
+            Some((kind, message)) => Err(Failure::new(FailureKind::named(&kind)?, message)),
+        };
+        let info = match self.run {
+            None => None,
+            Some(run) => Some(Arc::new(run.into_info(&asked)?)),
+        };
+        let ended = UNIX_EPOCH + Duration::from_micros(self.ended_us);
+        Some(Past {
+            asked: Arc::new(asked),
+            ended,
+            outcome,
+            info,
+            // It was written down when it ended; what it left running then is of the past.
+            freed: Some(ended),
+            epoch: UNIX_EPOCH,
+        })
+    }
+}
+
+impl Run {
+    fn of(info: &QueryInfo, epoch: SystemTime) -> Self {
+        let time = |at: Duration| microseconds(epoch + at);
+        Self {
+            group: Arc::clone(&info.group),
+            queued_us: time(info.submitted),
+            started_us: info.started.map(time),
+            drained_us: info.delivering_since.map(time),
+            spent_us: u64::try_from(info.spent.as_micros()).unwrap_or(u64::MAX),
+            reserved_memory_bytes: info.memory_bytes,
+            progress: info.progress,
+            stages: info
+                .stages
+                .iter()
+                .map(|stage| StageLine {
+                    stage: stage.id.0,
+                    is_finished: stage.finished.is_some(),
+                    started_us: stage.started.map(time),
+                    finished_us: stage.finished.map(time),
+                    tasks: stage.tasks.iter().map(|task| TaskLine::of(task, time)).collect(),
+                })
+                .collect(),
+        }
+    }
+
+    fn into_info(self, asked: &Asked) -> Option<QueryInfo> {
+        Some(QueryInfo {
+            id: asked.id,
+            user: asked.user.clone(),
+            session: Arc::clone(&asked.session),
+            tag: asked.tag.clone(),
+            priority: asked.priority,
+            group: self.group,
+            phase: QueryPhase::Delivering,
+            submitted: Duration::from_micros(self.queued_us),
+            started: self.started_us.map(Duration::from_micros),
+            delivering_since: self.drained_us.map(Duration::from_micros),
+            spent: Duration::from_micros(self.spent_us),
+            held_slots: 0,
+            memory_bytes: self.reserved_memory_bytes,
+            progress: self.progress,
+            stages: self
+                .stages
+                .into_iter()
+                .map(StageLine::into_info)
+                .collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl StageLine {
+    fn into_info(self) -> Option<StageInfo> {
+        Some(StageInfo {
+            id: StageId(self.stage),
+            phase: match self.is_finished {
+                true => StagePhase::Released,
+                false => StagePhase::Waiting,
+            },
+            started: self.started_us.map(Duration::from_micros),
+            finished: self.finished_us.map(Duration::from_micros),
+            tasks: self.tasks.into_iter().map(TaskLine::into_info).collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl TaskLine {
+    fn of(task: &TaskInfo, time: impl Fn(Duration) -> u64) -> Self {
+        Self {
+            task: task.id.0,
+            end: match task.phase {
+                TaskPhase::Finished => TaskEnd::Finished,
+                TaskPhase::Failed => TaskEnd::Failed,
+                TaskPhase::Waiting
+                | TaskPhase::Pending
+                | TaskPhase::Launched
+                | TaskPhase::Committed
+                | TaskPhase::Running
+                | TaskPhase::Parked => TaskEnd::Cancelled,
+            },
+            attempt: task.attempt.map(|(attempt, worker)| (attempt.0, worker.to_string())),
+            slots: task.slots,
+            launched_us: task.launched.map(&time),
+            started_us: task.started.map(&time),
+            ended_us: task.ended.map(&time),
+            used: task.resources.map(Used::of),
+        }
+    }
+
+    fn into_info(self) -> Option<TaskInfo> {
+        let attempt = match self.attempt {
+            None => None,
+            Some((attempt, worker)) => Some((AttemptNumber(attempt), worker.parse().ok()?)),
+        };
+        Some(TaskInfo {
+            id: TaskId(self.task),
+            phase: match self.end {
+                TaskEnd::Finished => TaskPhase::Finished,
+                TaskEnd::Failed => TaskPhase::Failed,
+                TaskEnd::Cancelled => TaskPhase::Waiting,
+            },
+            attempt,
+            slots: self.slots,
+            launched: self.launched_us.map(Duration::from_micros),
+            started: self.started_us.map(Duration::from_micros),
+            ended: self.ended_us.map(Duration::from_micros),
+            resources: self.used.map(Used::into_resources),
+        })
+    }
+}
+
+impl Used {
+    fn of(resources: Resources) -> Self {
+        Self {
+            rows: resources.rows,
+            cpu_ns: u64::try_from(resources.cpu.as_nanos()).unwrap_or(u64::MAX),
+            read_bytes: resources.read_bytes,
+            written_bytes: resources.written_bytes,
+            fetched_bytes: resources.fetched_bytes,
+            spilled_bytes: resources.spilled_bytes,
+            peak_memory_bytes: resources.peak_memory_bytes,
+        }
+    }
+
+    fn into_resources(self) -> Resources {
+        Resources {
+            rows: self.rows,
+            cpu: Duration::from_nanos(self.cpu_ns),
+            read_bytes: self.read_bytes,
+            written_bytes: self.written_bytes,
+            fetched_bytes: self.fetched_bytes,
+            spilled_bytes: self.spilled_bytes,
+            peak_memory_bytes: self.peak_memory_bytes,
+        }
+    }
+}
+
+fn microseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use squadron_proto::WorkerId;
+
+    use super::super::tests::{asked, failed};
+    use super::*;
+
+    #[test]
+    fn a_query_with_its_stages_and_tasks_survives() {
+        let task = TaskInfo {
+            id: TaskId(3),
+            phase: TaskPhase::Finished,
+            attempt: Some((AttemptNumber(1), WorkerId::from_u128(7))),
+            slots: 2,
+            launched: Some(Duration::from_millis(5)),
+            started: Some(Duration::from_millis(6)),
+            ended: Some(Duration::from_millis(9)),
+            resources: Some(Resources {
+                rows: 1,
+                cpu: Duration::from_nanos(2),
+                read_bytes: 3,
+                written_bytes: 4,
+                fetched_bytes: 5,
+                spilled_bytes: 6,
+                peak_memory_bytes: 7,
+            }),
+        };
+        let asked = asked(9);
+        let info = QueryInfo {
+            id: asked.id,
+            user: None,
+            session: Arc::clone(&asked.session),
+            tag: None,
+            priority: 0,
+            group: "server".into(),
+            phase: QueryPhase::Delivering,
+            submitted: Duration::from_millis(1),
+            started: Some(Duration::from_millis(2)),
+            delivering_since: Some(Duration::from_millis(9)),
+            spent: Duration::from_micros(77),
+            held_slots: 0,
+            memory_bytes: 8,
+            progress: 1000,
+            stages: vec![StageInfo {
+                id: StageId(0),
+                phase: StagePhase::Released,
+                started: Some(Duration::from_millis(2)),
+                finished: Some(Duration::from_millis(9)),
+                tasks: vec![task],
+            }],
+        };
+        let past = Past {
+            asked: Arc::new(asked),
+            ended: UNIX_EPOCH + Duration::from_secs(3),
+            outcome: failed("late"),
+            info: Some(Arc::new(info)),
+            freed: Some(UNIX_EPOCH + Duration::from_secs(3)),
+            epoch: UNIX_EPOCH,
+        };
+        let text = serde_json::to_string(&Line::of(&past)).unwrap();
+        let line: Line = serde_json::from_str(&text).unwrap();
+        assert_eq!(line.into_past(), Some(past));
+    }
+}

@@ -1,0 +1,95 @@
+//! Statements as others may see them: bounded, and without what may be secret.
+
+use std::sync::Arc;
+
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+/// Characters of a statement that are kept.
+const MAX_CHARACTERS: usize = 4096;
+
+/// The statement without the values of its OPTIONS, which may be credentials, and cut where it is very long.
+pub(crate) fn shown(sql: &str) -> Arc<str> {
+    let text = match has_options(sql) {
+        true => without_options(sql).unwrap_or_else(|| "(a statement with OPTIONS)".to_owned()),
+        false => sql.to_owned(),
+    };
+    let text = text.trim();
+    match text.char_indices().nth(MAX_CHARACTERS) {
+        Some((end, _)) => format!("{}...", &text[..end]).into(),
+        None => text.into(),
+    }
+}
+
+fn has_options(sql: &str) -> bool {
+    const WORD: &[u8] = b"options";
+    let mut windows = sql.as_bytes().windows(WORD.len());
+    windows.any(|window| window.eq_ignore_ascii_case(WORD))
+}
+
+/// What stands in the parentheses after each OPTIONS becomes `...`. None where it is no SQL.
+fn without_options(sql: &str) -> Option<String> {
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize().ok()?;
+    let mut text = String::new();
+    let mut is_after_word = false;
+    let mut depth = 0_usize;
+    for token in tokens {
+        match &token {
+            Token::LParen if depth > 0 => depth += 1,
+            Token::RParen if depth > 0 => {
+                depth -= 1;
+                if depth == 0 {
+                    text.push_str("...)");
+                }
+                continue;
+            }
+            Token::LParen if is_after_word => {
+                depth = 1;
+                is_after_word = false;
+                text.push('(');
+                continue;
+            }
+            Token::Word(word) if depth == 0 => {
+                is_after_word = word.value.eq_ignore_ascii_case("options");
+            }
+            Token::Whitespace(_) => {}
+            _ => is_after_word = false,
+        }
+        if depth == 0 {
+            text.push_str(&token.to_string());
+        }
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_options_are_not_shown() {
+        let sql = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 's3://b/t' \
+                   OPTIONS ('aws.secret_access_key' 'hush', 'aws.region' f('x'))";
+        assert_eq!(
+            &*shown(sql),
+            "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 's3://b/t' OPTIONS (...)"
+        );
+        let copy = "COPY (SELECT (1)) TO 's3://b/x' options('k' 'hush') PARTITIONED BY (a)";
+        assert_eq!(
+            &*shown(copy),
+            "COPY (SELECT (1)) TO 's3://b/x' options(...) PARTITIONED BY (a)"
+        );
+        assert!(!shown("COPY t TO 'x' OPTIONS ('hush").contains("hush"));
+    }
+
+    #[test]
+    fn other_statements_are_shown_as_they_are_up_to_a_length() {
+        assert_eq!(&*shown(" SELECT 'it''s' "), "SELECT 'it''s'");
+        assert_eq!(
+            &*shown("SELECT options FROM t WHERE (a = 'b')"),
+            "SELECT options FROM t WHERE (a = 'b')"
+        );
+        let long = format!("SELECT '{}'", "ä".repeat(2 * MAX_CHARACTERS));
+        assert_eq!(shown(&long).chars().count(), MAX_CHARACTERS + 3);
+    }
+}
