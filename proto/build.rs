@@ -1,4 +1,4 @@
-//! Compiles the wire contract without a protoc on the machine.
+//! Compiles the wire contract without an installed protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["proto/control.proto", "proto/ticket.proto"];

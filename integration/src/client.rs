@@ -1,4 +1,5 @@
-//! A Flight SQL client for tests: asks, reads everything, and holds the server to its word about schemas.
+//! A Flight SQL client for tests: runs statements, reads all rows, and checks that every stream has the schema of its
+//! FlightInfo.
 
 use std::sync::Arc;
 
@@ -17,10 +18,10 @@ use prost::Message;
 use tonic::Status;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
-/// A result as its client saw it.
+/// A result as the client received it: its schema and its batches.
 pub type Rows = (SchemaRef, Vec<RecordBatch>);
 
-/// Larger than any message a server may send: one row of many megabytes is one message.
+/// Above the limit of every server in the tests: one row of many megabytes is one message.
 const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
 
 /// One connection.
@@ -33,7 +34,7 @@ impl Client {
     /// Connects to `grpc://HOST:PORT`.
     ///
     /// # Panics
-    /// When nobody listens there.
+    /// When no server listens there.
     pub async fn connect(url: &str) -> Self {
         let url = url.replacen("grpc://", "http://", 1);
         let endpoint = Endpoint::from_shared(url.clone()).expect("a ready line holds a URL");
@@ -44,13 +45,13 @@ impl Client {
         Self { channel }
     }
 
-    /// Connects to `grpc+tls://HOST:PORT`, which must show a certificate of this authority (PEM).
+    /// Connects to `grpc+tls://HOST:PORT`, whose certificate must be signed by this authority (PEM).
     ///
     /// # Errors
     /// Why there is no connection, such as a certificate of another authority.
     ///
     /// # Panics
-    /// When the address is none.
+    /// When `url` is not an address.
     pub async fn connect_tls(url: &str, authority: &str) -> Result<Self, tonic::transport::Error> {
         let url = url.replacen("grpc+tls://", "https://", 1);
         let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
@@ -79,7 +80,7 @@ impl Client {
     /// Runs `sql` and reads all of its rows.
     ///
     /// # Errors
-    /// What the server answers.
+    /// The status of the server.
     ///
     /// # Panics
     /// When the stream has another schema than its FlightInfo.
@@ -88,10 +89,10 @@ impl Client {
         self.fetch(info).await
     }
 
-    /// Starts `sql`; its rows wait for [`Client::fetch`].
+    /// Starts `sql` with GetFlightInfo; [`Client::fetch`] reads the rows.
     ///
     /// # Errors
-    /// What the server answers.
+    /// The status of the server.
     pub async fn info(&self, sql: &str) -> Result<FlightInfo, Status> {
         self.sql().execute(sql.into(), None).await.map_err(status)
     }
@@ -99,7 +100,7 @@ impl Client {
     /// Starts `sql` and opens its stream without reading from it.
     ///
     /// # Errors
-    /// What the server answers.
+    /// The status of the server.
     pub async fn open(&self, sql: &str) -> Result<FlightRecordBatchStream, Status> {
         let info = self.info(sql).await?;
         self.get(ticket(&info)).await
@@ -108,7 +109,7 @@ impl Client {
     /// Opens the stream of a ticket.
     ///
     /// # Errors
-    /// What the server answers.
+    /// The status of the server.
     pub async fn get(&self, ticket: Ticket) -> Result<FlightRecordBatchStream, Status> {
         self.sql().do_get(ticket).await.map_err(status)
     }
@@ -116,7 +117,7 @@ impl Client {
     /// Reads all rows of a started query.
     ///
     /// # Errors
-    /// What the server answers.
+    /// The status of the server.
     ///
     /// # Panics
     /// When the stream has another schema than `info`, or none.
@@ -124,7 +125,7 @@ impl Client {
         let mut stream = self.get(ticket(&info)).await?;
         let batches: Vec<_> = (&mut stream).try_collect().await.map_err(status)?;
         let schema = stream.schema().cloned();
-        let schema = schema.expect("a stream tells its schema, also when there are no rows");
+        let schema = schema.expect("a stream has a schema, also when there are no rows");
         let promised = info.try_decode_schema().expect("FlightInfo holds a schema");
         assert_eq!(*schema, promised, "DoGet has another schema than its FlightInfo");
         Ok((schema, batches))
@@ -133,7 +134,7 @@ impl Client {
     /// Reads all endpoints of a started query through this connection, one after the other.
     ///
     /// # Errors
-    /// What the server answers.
+    /// The status of the server.
     ///
     /// # Panics
     /// When a stream has another schema than `info`, or none.
@@ -150,7 +151,7 @@ impl Client {
     /// Reads all endpoints of a started query from the first location that each names, without asking the server.
     ///
     /// # Errors
-    /// What the workers answer.
+    /// The status of a worker.
     ///
     /// # Panics
     /// When a stream has another schema than `info`, or none; when a worker does not listen.
@@ -171,7 +172,7 @@ impl Client {
     /// Reads one endpoint through this connection.
     ///
     /// # Errors
-    /// What the server answers.
+    /// The status of the server.
     ///
     /// # Panics
     /// When the stream has another schema than `schema`, or none.
@@ -179,35 +180,35 @@ impl Client {
         let ticket = endpoint.ticket.clone().expect("an endpoint has a ticket");
         let mut stream = self.get(ticket).await?;
         let batches: Vec<_> = (&mut stream).try_collect().await.map_err(status)?;
-        let sent = stream.schema().expect("a stream tells its schema, always");
+        let sent = stream.schema().expect("a stream always has a schema");
         assert_eq!(**sent, *schema, "DoGet has another schema than its FlightInfo");
         Ok(batches)
     }
 
-    /// Runs one action and gives its result, if it has one.
+    /// Runs one action and gives its first result, if there is one.
     ///
     /// # Errors
-    /// What the server answers.
+    /// The status of the server.
     pub async fn act(&self, name: &str, body: Vec<u8>) -> Result<Option<Vec<u8>>, Status> {
         let action = Action::new(name, body);
         let mut results = self.flight().do_action(action).await?.into_inner();
         Ok(results.message().await?.map(|result| result.body.to_vec()))
     }
 
-    /// Stops the query of `info` and frees its result.
+    /// Stops the query of `info` and releases its result.
     ///
     /// # Errors
-    /// What the server answers.
+    /// The status of the server.
     pub async fn cancel(&self, info: &FlightInfo) -> Result<(), Status> {
         let request = CancelFlightInfoRequest::new(info.clone());
         self.act("CancelFlightInfo", request.encode_to_vec()).await?;
         Ok(())
     }
 
-    /// The schema that GetSchema tells for `sql`.
+    /// The schema that GetSchema answers for `sql`.
     ///
     /// # Errors
-    /// What the server answers.
+    /// The status of the server.
     ///
     /// # Panics
     /// When the answer holds no schema.
@@ -221,10 +222,10 @@ impl Client {
         Ok(Arc::new(Schema::try_from(&answer).expect("GetSchema answers a schema")))
     }
 
-    /// Runs `sql` through DoPut and gives the number of affected rows, or -1.
+    /// Runs `sql` through DoPut and gives the number of affected rows, or -1 when it is unknown.
     ///
     /// # Errors
-    /// What the server answers.
+    /// The status of the server.
     pub async fn update(&self, sql: &str) -> Result<i64, Status> {
         let updated = self.sql().execute_update(sql.into(), None).await;
         updated.map_err(status)
@@ -234,14 +235,14 @@ impl Client {
 /// The one ticket of `info`.
 ///
 /// # Panics
-/// When there is not exactly one endpoint: popular clients read the first one alone.
+/// When there is not exactly one endpoint: popular clients read only the first.
 pub fn ticket(info: &FlightInfo) -> Ticket {
     assert_eq!(info.endpoint.len(), 1, "one endpoint is the default");
     let ticket = info.endpoint[0].ticket.clone();
     ticket.expect("an endpoint has a ticket")
 }
 
-/// The status behind an error of arrow-flight.
+/// The gRPC status in an error of arrow-flight.
 pub fn status(error: FlightError) -> Status {
     match error {
         FlightError::Tonic(status) => *status,

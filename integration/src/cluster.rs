@@ -1,4 +1,4 @@
-//! Clusters for tests: real processes over real sockets, in words that read as prose.
+//! Clusters for tests: real processes over real sockets, described by a builder.
 //!
 //! ```text
 //! let cluster = cluster().workers(3).slots(2).tpch(0.01).tiny_splits().start().await;
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! All ports are 0 and read from the ready lines. A cluster owns its processes and a folder for their logs and spill
-//! files; both are gone with it. When a test fails, its clusters print their logs.
+//! files; dropping the cluster removes both. When a test fails, its clusters print their logs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,16 +17,16 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::client::Client;
-use crate::process::{GLANCE, Process, squadron, target_folder};
+use crate::process::{POLL_INTERVAL, Process, squadron, target_folder};
 
 /// Splits so small that every table with two rows is spread over all tasks a cluster can run.
 const TINY_SPLITS: [&str; 4] = ["--min-task-bytes", "1", "--partition-bytes", "1"];
 
-/// Enough for any test, and several clusters fit on a small machine.
+/// Enough for any test, and small enough that several clusters fit on a small machine.
 const MEMORY_MIB: u64 = 512;
 
-/// Lines of each log that a failed test shows.
-const SHOWN_LINES: usize = 120;
+/// Lines of each log that a failed test prints.
+const PRINTED_LOG_LINES: usize = 120;
 
 /// Describes a cluster; nothing runs before [`ClusterBuilder::start`].
 #[derive(Clone, Debug, Default)]
@@ -38,12 +38,12 @@ pub struct ClusterBuilder {
     variables: Vec<(String, String)>,
 }
 
-/// A server with one embedded worker, until told otherwise.
+/// A server with one embedded worker, unless the builder says otherwise.
 pub fn cluster() -> ClusterBuilder {
     ClusterBuilder::default()
 }
 
-/// Where generated TPC-H tables are kept between runs.
+/// The folder that keeps generated TPC-H tables between runs.
 ///
 /// # Panics
 /// When this executable has no folder.
@@ -75,7 +75,7 @@ impl ClusterBuilder {
             .serve_arg(source.as_ref().display().to_string())
     }
 
-    /// Forces distribution: scans and shuffles are cut as small as they get.
+    /// Forces distribution: scans and shuffles are cut as small as possible.
     pub fn tiny_splits(mut self) -> Self {
         self.serve.extend(TINY_SPLITS.map(String::from));
         self
@@ -99,7 +99,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// Starts everything and returns when the server answers and all workers are members.
+    /// Starts all processes and returns when the server answers and all workers are registered.
     ///
     /// # Panics
     /// When a process does not become ready.
@@ -110,10 +110,10 @@ impl ClusterBuilder {
             self.serve_command(folder.path()),
             folder.path().join("server.log"),
         );
-        let url = server.line("squadron listening on ").await;
+        let url = server.wait_for_line("squadron listening on ").await;
         let cluster_url = match self.remote_workers {
             0 => None,
-            _ => Some(server.line("squadron cluster on ").await),
+            _ => Some(server.wait_for_line("squadron cluster on ").await),
         };
         let mut cluster = Cluster {
             server,
@@ -128,7 +128,7 @@ impl ClusterBuilder {
             cluster.launch_worker();
         }
         for worker in &mut cluster.workers {
-            worker.ready().await;
+            worker.wait_until_ready().await;
         }
         cluster
     }
@@ -165,15 +165,15 @@ impl ClusterBuilder {
     }
 }
 
-/// A remote worker and, once it is ready, where its data is fetched.
+/// A remote worker and, once it is ready, the URL of its data port.
 struct Worker {
     process: Process,
     url: String,
 }
 
 impl Worker {
-    async fn ready(&mut self) {
-        self.url = self.process.line("squadron worker ready on ").await;
+    async fn wait_until_ready(&mut self) {
+        self.url = self.process.wait_for_line("squadron worker ready on ").await;
     }
 }
 
@@ -223,11 +223,11 @@ impl Cluster {
         &self.workers[index].url
     }
 
-    /// One more remote worker; returns when it is a member.
+    /// Starts one more remote worker; returns when it is registered.
     pub async fn add_worker(&mut self) {
         self.launch_worker();
         let newest = self.workers.last_mut().expect("one was just launched");
-        newest.ready().await;
+        newest.wait_until_ready().await;
     }
 
     fn launch_worker(&mut self) {
@@ -241,27 +241,27 @@ impl Cluster {
         self.workers.push(Worker { process, url });
     }
 
-    /// Processor time all living processes used so far, in hundredths of a second (Linux).
+    /// Processor time that all living processes used so far, in hundredths of a second (Linux).
     pub fn cpu_ticks(&self) -> u64 {
         self.processes().map(Process::cpu_ticks).sum()
     }
 
-    /// Waits until the processes have worked for `ticks` hundredths of a second from now on: a query surely runs.
+    /// Waits until the processes have used `ticks` hundredths of a second from now on, so that a query certainly runs.
     ///
     /// # Panics
     /// When that takes longer than `limit`.
-    pub async fn busy(&self, ticks: u64, limit: Duration) {
+    pub async fn wait_until_busy(&self, ticks: u64, limit: Duration) {
         let start = self.cpu_ticks();
         let condition = format!("the cluster works for {ticks} hundredths of a second");
-        until(&condition, limit, || self.cpu_ticks() >= start + ticks).await;
+        wait_until(&condition, limit, || self.cpu_ticks() >= start + ticks).await;
     }
 
-    /// Waits until no process works any more: nothing of any query runs.
+    /// Waits until no process uses the processor any more, so that nothing of any query runs.
     ///
     /// # Panics
     /// When that takes longer than `limit`.
-    pub async fn idle(&self, limit: Duration) {
-        // Heartbeats and timers cost less than a tenth of one core; the least query in a debug build costs all of one.
+    pub async fn wait_until_idle(&self, limit: Duration) {
+        // Heartbeats and timers use less than a tenth of a core; the smallest query of a debug build uses a whole core.
         const WINDOW: Duration = Duration::from_millis(500);
         const BACKGROUND_TICKS: u64 = 5;
         let end = Instant::now() + limit;
@@ -275,19 +275,19 @@ impl Cluster {
         }
     }
 
-    /// What each process may take for its queries: its `--memory`.
+    /// The `--memory` of each process, which its queries may use.
     pub fn memory_bytes(&self) -> u64 {
         MEMORY_MIB << 20
     }
 
-    /// The most memory each living process ever had resident, by its name (Linux).
+    /// Peak resident memory of each living process, by its name (Linux).
     pub fn peak_memory_bytes(&self) -> Vec<(&str, u64)> {
         self.processes()
             .map(|process| (process.name(), process.peak_memory_bytes()))
             .collect()
     }
 
-    /// Files that hold overflown rows; a process's own marker files do not count.
+    /// Files of spilled rows; marker files of the processes do not count.
     pub fn spilled_files(&self) -> Vec<PathBuf> {
         let folders = fs::read_dir(self.folder.path()).expect("the test's folder is readable");
         folders
@@ -299,7 +299,7 @@ impl Cluster {
             .collect()
     }
 
-    /// Drops a worker that the test killed or ended, so that it no longer counts.
+    /// Drops a worker that the test has ended, so that it no longer counts.
     pub fn forget_worker(&mut self, index: usize) {
         drop(self.workers.remove(index));
     }
@@ -313,9 +313,9 @@ impl Cluster {
         for process in self.processes() {
             let log = process.log();
             let lines: Vec<_> = log.lines().collect();
-            let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+            let last = &lines[lines.len().saturating_sub(PRINTED_LOG_LINES)..];
             println!("---- log of {} ({} lines) ----", process.name(), lines.len());
-            println!("{}", shown.join("\n"));
+            println!("{}", last.join("\n"));
         }
     }
 }
@@ -328,15 +328,15 @@ impl Drop for Cluster {
     }
 }
 
-/// Waits until `holds`, which is a condition and never a duration.
+/// Waits until `holds` gives true.
 ///
 /// # Panics
 /// When it does not hold within `limit`; the message names `condition`.
-pub async fn until(condition: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+pub async fn wait_until(condition: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + limit;
     while !holds() {
         assert!(Instant::now() < end, "not within {limit:?}: {condition}");
-        sleep(GLANCE).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -1,9 +1,9 @@
-//! Whether two results are the same, and if not, where they differ in words a person can act on.
+//! Compares two results and describes how they differ.
 //!
 //! ```text
 //! schema    names and types, as clients see them (no views, no dictionaries)
 //! rows      as multisets: floats within a tolerance, everything else exactly
-//! order     where the query orders: the same sequence of the order-by columns; ties may stand in any order
+//! order     of a query with ORDER BY: the same sequence of the order-by columns; ties may come in any order
 //! ```
 
 mod difference;
@@ -24,8 +24,8 @@ pub use self::difference::Difference;
 use self::keys::Keys;
 use crate::client::Rows;
 
-/// Compares a result with the expected one. `order` holds the columns the query orders by, see [`order_of`]; empty when
-/// it does not order.
+/// Compares a result with the expected one. `order` holds the columns that the query orders by, see [`order_of`]; it is
+/// empty for a query without ORDER BY.
 ///
 /// # Errors
 /// The first kind of difference found: schema, then rows, then order.
@@ -41,7 +41,7 @@ pub fn compare(expected: &Rows, actual: &Rows, order: &[usize]) -> Result<(), Di
     compare_order(&expected, &actual, order)
 }
 
-/// The schema as clients see it: types that some clients cannot read, at any depth, replaced by what they stand for.
+/// The schema as clients see it: types that some clients cannot read are replaced, at any depth, by their plain forms.
 pub fn client_schema(schema: &Schema) -> SchemaRef {
     let fields: Vec<_> = schema.fields().iter().map(client_field).collect();
     Arc::new(Schema::new(fields))
@@ -70,15 +70,15 @@ fn client_type(data_type: &DataType) -> DataType {
         DataType::FixedSizeList(item, size) => DataType::FixedSizeList(client_field(item), *size),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(client_field).collect()),
         DataType::Map(entries, sorted) => DataType::Map(client_entries(entries), *sorted),
-        DataType::Union(members, mode) => {
-            let members = members.iter();
-            DataType::Union(members.map(|(id, member)| (id, client_field(member))).collect(), *mode)
+        DataType::Union(children, mode) => {
+            let children = children.iter();
+            DataType::Union(children.map(|(id, child)| (id, client_field(child))).collect(), *mode)
         }
         other => other.clone(),
     }
 }
 
-/// The columns of a map, under the names by which clients find them.
+/// The entries of a map, with the column names that clients expect.
 fn client_entries(entries: &FieldRef) -> FieldRef {
     let DataType::Struct(columns) = entries.data_type() else {
         return client_field(entries);
@@ -92,8 +92,8 @@ fn client_entries(entries: &FieldRef) -> FieldRef {
     Arc::new(Field::new("entries", plain, entries.is_nullable()))
 }
 
-/// The columns of a plan's result that its top-level ORDER BY names: the longest prefix of the sort keys that are columns
-/// of the result.
+/// The columns of a plan's result that its top-level ORDER BY names: the longest prefix of the sort keys that are
+/// columns of the result.
 pub fn order_of(plan: &LogicalPlan) -> Vec<usize> {
     match plan {
         LogicalPlan::Limit(limit) => order_of(&limit.input),
@@ -155,7 +155,7 @@ fn compare_schemas(expected: &Schema, actual: &Schema) -> Result<(), Difference>
     let shape = |schema: &Schema| -> Vec<String> {
         let fields = schema.fields().iter();
         fields
-            .map(|field| format!("{}: {}", field.name(), shown_type(field.data_type())))
+            .map(|field| format!("{}: {}", field.name(), format_type(field.data_type())))
             .collect()
     };
     match (shape(expected), shape(actual)) {
@@ -164,25 +164,25 @@ fn compare_schemas(expected: &Schema, actual: &Schema) -> Result<(), Difference>
     }
 }
 
-/// A type without what clients do not compare: nullability and metadata of nested fields.
-fn shown_type(data_type: &DataType) -> String {
-    let inner = |field: &FieldRef| format!("{}: {}", field.name(), shown_type(field.data_type()));
+/// A type as text, without the nullability and metadata of nested fields, which are not compared.
+fn format_type(data_type: &DataType) -> String {
+    let inner = |field: &FieldRef| format!("{}: {}", field.name(), format_type(field.data_type()));
     match data_type {
-        DataType::List(item) => format!("List<{}>", shown_type(item.data_type())),
-        DataType::LargeList(item) => format!("LargeList<{}>", shown_type(item.data_type())),
+        DataType::List(item) => format!("List<{}>", format_type(item.data_type())),
+        DataType::LargeList(item) => format!("LargeList<{}>", format_type(item.data_type())),
         DataType::FixedSizeList(item, size) => {
-            format!("FixedSizeList<{}; {size}>", shown_type(item.data_type()))
+            format!("FixedSizeList<{}; {size}>", format_type(item.data_type()))
         }
         DataType::Struct(fields) => format!("Struct<{}>", fields.iter().map(inner).collect::<Vec<_>>().join(", ")),
-        DataType::Map(entries, _) => format!("Map<{}>", shown_type(entries.data_type())),
+        DataType::Map(entries, _) => format!("Map<{}>", format_type(entries.data_type())),
         other => other.to_string(),
     }
 }
 
-/// Both sides sorted by their exact columns; rows that agree there are paired by their inexact ones.
+/// Sorts both sides by their exact columns, then pairs rows with equal exact columns by their inexact ones.
 fn compare_rows(expected: &Table, actual: &Table) -> Result<(), Difference> {
     let (left, right) = (Keys::new(expected)?, Keys::new(actual)?);
-    let (left_order, right_order) = (left.sorted(), right.sorted());
+    let (left_order, right_order) = (left.sort_rows(), right.sort_rows());
     let (mut missing, mut unexpected) = (Vec::new(), Vec::new());
     let (mut i, mut j) = (0, 0);
     while i < left_order.len() || j < right_order.len() {
@@ -205,7 +205,7 @@ fn compare_rows(expected: &Table, actual: &Table) -> Result<(), Difference> {
         missing.extend(lost);
         unexpected.extend(found);
         (i, j) = (i + of_left, j + of_right);
-        if missing.len() >= difference::MAX_SHOWN && unexpected.len() >= difference::MAX_SHOWN {
+        if missing.len() >= difference::MAX_LISTED_ROWS && unexpected.len() >= difference::MAX_LISTED_ROWS {
             break;
         }
     }
@@ -215,28 +215,30 @@ fn compare_rows(expected: &Table, actual: &Table) -> Result<(), Difference> {
     }
 }
 
-/// Pairs the rows of two groups of one key; gives those that found no partner. Rows mostly stand opposite their partner,
-/// so that this is linear except where floats within the tolerance sorted differently.
+/// Pairs the rows of two groups with one key; gives the rows without a partner. Most rows stand opposite their partner,
+/// so that pairing is linear except where floats within the tolerance sorted differently.
 fn pair(left: &[usize], right: &[usize], same: impl Fn(usize, usize) -> bool) -> (Vec<usize>, Vec<usize>) {
-    let mut free: Vec<usize> = Vec::new();
+    let mut unpaired: Vec<usize> = Vec::new();
     let mut lost: Vec<usize> = Vec::new();
     let mut rest = right.iter().copied();
     for &row in left {
         match rest.next() {
             Some(opposite) if same(row, opposite) => continue,
-            opposite => free.extend(opposite),
+            opposite => unpaired.extend(opposite),
         }
         lost.push(row);
     }
-    free.extend(rest);
-    lost.retain(|row| match free.iter().position(|candidate| same(*row, *candidate)) {
-        Some(partner) => {
-            free.swap_remove(partner);
-            false
-        }
-        None => true,
-    });
-    (lost, free)
+    unpaired.extend(rest);
+    lost.retain(
+        |row| match unpaired.iter().position(|candidate| same(*row, *candidate)) {
+            Some(partner) => {
+                unpaired.swap_remove(partner);
+                false
+            }
+            None => true,
+        },
+    );
+    (lost, unpaired)
 }
 
 fn compare_order(expected: &Table, actual: &Table, order: &[usize]) -> Result<(), Difference> {

@@ -1,8 +1,8 @@
-//! One process of the product: started from the folder this executable stands in, watched through its ready lines,
-//! killed when dropped.
+//! One process of the product: started from the folder of this executable, watched through its ready lines, killed when
+//! dropped.
 //!
 //! A child also ends when its standard input closes (`SQUADRON_EXIT_ON_STDIN_EOF`), so that no orphan outlives a killed
-//! test. What it logs goes to a file, which [`crate::cluster::Cluster`] prints when a test fails.
+//! test. Its log goes to a file, which [`crate::cluster::Cluster`] prints when a test fails.
 
 use std::env;
 use std::fs::{self, File};
@@ -17,8 +17,8 @@ use tokio::time::{sleep, timeout};
 /// How long a process may take from its start to a ready line. A debug build on two busy cores is slow.
 const START_LIMIT: Duration = Duration::from_secs(90);
 
-/// How often a condition is looked at.
-pub(crate) const GLANCE: Duration = Duration::from_millis(20);
+/// How often a condition is checked.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A running child.
 pub struct Process {
@@ -45,7 +45,7 @@ pub fn target_folder() -> PathBuf {
 /// The `squadron` binary of this build.
 ///
 /// # Panics
-/// When it is not there.
+/// When it was not built.
 pub fn squadron() -> PathBuf {
     let path = target_folder().join(format!("squadron{}", env::consts::EXE_SUFFIX));
     assert!(
@@ -57,10 +57,10 @@ pub fn squadron() -> PathBuf {
 }
 
 impl Process {
-    /// Starts `command`, its log in the file `log`.
+    /// Starts `command` and writes its log to the file `log`.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// When the command cannot be started.
     pub fn start(name: impl Into<String>, mut command: Command, log: PathBuf) -> Self {
         let name = name.into();
         let log_file = File::create(&log).expect("the test's folder takes files");
@@ -73,7 +73,7 @@ impl Process {
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         let stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
         let (sender, lines) = unbounded_channel();
-        // Reads on to the end, so that the child never waits for a reader of its output.
+        // Reads to the end, so that the child never blocks on a full pipe.
         std::thread::spawn(move || {
             stdout
                 .lines()
@@ -88,11 +88,11 @@ impl Process {
         }
     }
 
-    /// What follows `prefix` on the first line of standard output that begins with it.
+    /// Waits for a line of standard output that begins with `prefix`; gives the rest of that line.
     ///
     /// # Panics
     /// When the process ends or 90 seconds pass without such a line.
-    pub async fn line(&mut self, prefix: &str) -> String {
+    pub async fn wait_for_line(&mut self, prefix: &str) -> String {
         let found = timeout(START_LIMIT, async {
             while let Some(line) = self.lines.recv().await {
                 if let Some(rest) = line.strip_prefix(prefix) {
@@ -112,29 +112,29 @@ impl Process {
         }
     }
 
-    /// Its name in messages.
+    /// The name of the process in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// `kill -9`, and waits until it is gone. Nothing when it ended before.
+    /// `kill -9`, and waits until the process is gone. Does nothing when it has ended already.
     pub fn kill(&mut self) {
-        // Fails only where there is nothing left to kill or to wait for.
+        // Both fail only when the process is gone already.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 
-    /// Asks it to end, as an operator would: SIGTERM.
+    /// Asks the process to end, as an operator would: SIGTERM.
     ///
     /// # Panics
     /// When the signal cannot be sent.
@@ -145,7 +145,7 @@ impl Process {
     /// Sends a signal by name.
     ///
     /// # Panics
-    /// When it cannot be sent.
+    /// When the signal cannot be sent.
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill")
             .args([&format!("-{signal}"), &self.id().to_string()])
@@ -154,16 +154,16 @@ impl Process {
         assert!(status.success(), "{} takes no SIG{signal}", self.name);
     }
 
-    /// Closes its standard input, as the death of its parent would.
+    /// Closes the standard input of the process, as the death of its parent would.
     pub fn close_stdin(&mut self) {
         drop(self.child.stdin.take());
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     ///
     /// # Panics
     /// When it does not end within `limit`.
-    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
+    pub async fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
         let end = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
@@ -175,16 +175,16 @@ impl Process {
                 self.name,
                 self.log()
             );
-            sleep(GLANCE).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Whether it has not ended yet.
+    /// Whether the process has not ended yet.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Processor time it used so far, in hundredths of a second. Linux only: it is read from `/proc`.
+    /// Processor time used so far, in hundredths of a second. Linux only: it is read from `/proc`.
     ///
     /// # Panics
     /// When the process is gone or the system has no `/proc`.
@@ -201,7 +201,7 @@ impl Process {
         ticks() + ticks()
     }
 
-    /// The most memory it ever had resident, in bytes. Linux only: it is read from `/proc`.
+    /// Peak resident memory, in bytes. Linux only: it is read from `/proc`.
     ///
     /// # Panics
     /// When the process is gone or the system has no `/proc`.

@@ -1,13 +1,13 @@
-//! A time limit around each test: one that hangs fails.
+//! A time limit around each test, so that a test that hangs fails.
 
 use std::panic::resume_unwind;
 use std::thread;
 use std::time::Duration;
 
-/// Deep plans are planned here too, for the reference.
+/// The reference plans deeply nested queries on these threads.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// Runs `test` on a runtime of its own and fails it after `limit`.
+/// Runs `test` on its own runtime and fails it after `limit`.
 pub fn bounded<Test>(limit: Duration, test: Test)
 where
     Test: Future<Output = ()> + Send + 'static,

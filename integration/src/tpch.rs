@@ -33,7 +33,7 @@ const TEXTS: [&str; QUERIES as usize] = [
     include_str!("../queries/q22.sql"),
 ];
 
-/// Query `n`, from 1 to 22, for tables of scale `scale_factor`, which the eleventh query's threshold depends on.
+/// Query `n`, from 1 to 22, for tables of scale `scale_factor`, on which the threshold of query 11 depends.
 ///
 /// # Panics
 /// When there is no such query.
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_number_has_its_own_query() {
+    fn every_number_has_its_query() {
         for n in 1..=QUERIES {
             assert!(query(n, 1.0).starts_with(&format!("-- TPC-H Q{n}: ")), "{n}");
             assert!(!query(n, 1.0).contains(":fraction"), "{n}");
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_threshold_follows_the_scale() {
+    fn threshold_follows_the_scale_factor() {
         for (scale, expected) in [
             (1.0, "0.0001"),
             (0.01, "0.01"),

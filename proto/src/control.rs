@@ -1,4 +1,4 @@
-//! What the server and a worker say to each other, as domain types.
+//! The messages between the server and a worker, as domain types.
 //!
 //! ```text
 //! server                                   worker
@@ -32,11 +32,11 @@ use crate::{AttemptKey, AttemptNumber, Failure, QueryId, StageId, TaskId, Worker
 /// From server to worker.
 #[derive(Clone, Debug)]
 pub enum ServerMessage {
-    /// First message of a connection: prove that you know the cluster secret.
+    /// First message of a connection: the worker must prove that it knows the cluster secret.
     Challenge(Challenge),
-    /// The worker is a member now.
+    /// The worker has joined the cluster.
     Registered(Registered),
-    /// What all attempts of a stage share; before the first launch of that stage.
+    /// What all attempts of a stage share; sent before the first launch of that stage.
     Stage(Stage),
     /// Reserve slots for an attempt; nothing runs before the commit.
     Launch(Launch),
@@ -44,13 +44,13 @@ pub enum ServerMessage {
     Commit(AttemptKey),
     /// Stop an attempt, in whatever state it is.
     Cancel(AttemptKey),
-    /// Drop shuffle output.
+    /// Release shuffle output.
     Release(Release),
-    /// A query failed; who still reads its output gets the failure as the cause. Its release follows.
+    /// A query failed; readers of its output get the failure as the cause. Its release follows.
     QueryFailed(QueryId, Failure),
     /// Reports up to and including this sequence number have arrived.
     Acknowledge(u64),
-    /// Finish what runs, accept nothing new, leave.
+    /// Finish what runs, accept nothing new, then leave.
     Drain,
 }
 
@@ -59,15 +59,15 @@ pub enum ServerMessage {
 pub enum WorkerMessage {
     /// Answer to the challenge.
     Register(Registration),
-    /// Still there.
+    /// The worker is alive.
     Heartbeat(Heartbeat),
     /// An attempt changed its state.
     Report(Report),
-    /// The worker is going away by its own choice.
+    /// The worker leaves the cluster on purpose, to shut down.
     Leaving,
 }
 
-/// The server's first words.
+/// The server's first message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Challenge {
     /// What the worker's proof must cover.
@@ -78,7 +78,7 @@ pub struct Challenge {
     pub server_version: String,
 }
 
-/// A worker introduces itself.
+/// A worker's request to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     /// The worker's [`crate::PROTOCOL_VERSION`].
@@ -102,9 +102,9 @@ pub struct Registration {
 /// The server accepted the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registered {
-    /// Signs tickets, where there is no cluster secret to derive the key from; else empty.
+    /// The key that signs tickets, where there is no cluster secret to derive it from; else empty.
     pub ticket_key: Bytes,
-    /// How often the worker shall send a heartbeat, in milliseconds.
+    /// How often the worker must send a heartbeat, in milliseconds.
     pub heartbeat_interval_ms: u64,
 }
 
@@ -113,8 +113,8 @@ pub struct Registered {
 pub enum PlanRef {
     /// Encoded by `squadron_shuffle::fragment`.
     Encoded(Bytes),
-    /// An `Arc<dyn ExecutionPlan>` in a box that this crate cannot open. Good for one attempt only, since plan nodes
-    /// keep state.
+    /// An `Arc<dyn ExecutionPlan>` in a box that this crate cannot open. For one attempt only, since plan nodes keep
+    /// state.
     InProcess(Arc<dyn Any + Send + Sync>),
 }
 
@@ -147,7 +147,7 @@ pub struct Stage {
 pub struct ObjectStoreSpec {
     /// Scheme and authority, e.g. `s3://bucket`.
     pub url: String,
-    /// `(key, value)` as given with `CREATE EXTERNAL TABLE ... OPTIONS`; the worker's environment comes first.
+    /// `(key, value)` as given with `CREATE EXTERNAL TABLE ... OPTIONS`; they override the worker's environment.
     pub options: Vec<(String, String)>,
 }
 
@@ -164,15 +164,15 @@ impl fmt::Debug for ObjectStoreSpec {
 /// One attempt: some partitions of a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// Its name.
+    /// Which attempt.
     pub attempt: AttemptKey,
     /// How many slots it takes.
     pub slots: u32,
     /// Which of the worker's lanes it runs in.
     pub lane: Lane,
-    /// Which partitions of the stage it runs, all together. Empty: all of the plan, as it is.
+    /// Which partitions of the stage it runs, together. Empty: the whole plan, unsliced.
     pub partitions: Vec<u32>,
-    /// The files of each scan, where they were taken out of the plan.
+    /// The files of each scan that was stripped of them.
     pub scans: Vec<ScanSplits>,
     /// Where the stages read by this one have their output; the same for all attempts of a stage.
     pub inputs: Arc<[StageInput]>,
@@ -180,7 +180,7 @@ pub struct Launch {
     pub output: OutputMode,
 }
 
-/// How an attempt's output is kept.
+/// How long an attempt's output is kept, and for how many readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputMode {
     /// Until released; any number of readers.
@@ -220,12 +220,12 @@ pub struct Producer {
     pub partitions: Vec<u32>,
 }
 
-/// Which output to drop.
+/// Which output to release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release {
     /// Of which query.
     pub query: QueryId,
-    /// Which stages; empty: everything of the query, also its running attempts and plans.
+    /// Which stages; empty: everything of the query, including its running attempts and plans.
     pub stages: Vec<StageId>,
 }
 
@@ -241,7 +241,7 @@ pub struct Heartbeat {
 /// An attempt changed its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Grows by one with each report of a worker's epoch.
+    /// Counts the reports of one epoch of a worker, in steps of one.
     pub sequence: u64,
     /// Which attempt.
     pub attempt: AttemptKey,
@@ -252,7 +252,7 @@ pub struct Report {
 /// The states a worker reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptStatus {
-    /// Slots are held; waits for the commit.
+    /// Slots are held; the attempt waits for the commit.
     Reserved,
     /// The worker will not run it; nothing was changed.
     Refused {
@@ -269,7 +269,7 @@ pub enum AttemptStatus {
     Finished(TaskOutput),
     /// It ended with an error.
     Failed(Failure),
-    /// It ended because it was told to.
+    /// It ended because the server cancelled it.
     Cancelled,
 }
 
@@ -278,7 +278,7 @@ pub enum AttemptStatus {
 pub struct TaskOutput {
     /// Sizes of the partitions that hold rows.
     pub partitions: Vec<PartitionOutput>,
-    /// What it took.
+    /// What the attempt consumed and produced.
     pub metrics: TaskMetrics,
 }
 
@@ -293,7 +293,7 @@ pub struct PartitionOutput {
     pub bytes: u64,
 }
 
-/// What an attempt took.
+/// What an attempt consumed and produced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskMetrics {
     /// From commit to end, in microseconds.

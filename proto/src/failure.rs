@@ -1,27 +1,32 @@
 //! Why something ended without success: the one taxonomy that the scheduler, the wire and the client share.
+//!
+//! A kind decides two things, each in one place: whether another attempt may succeed ([`FailureKind::is_retryable`]),
+//! and the gRPC code that clients see ([`FailureKind::grpc_code`]).
 
 use std::fmt;
+
+use tonic::Code;
 
 use crate::wire::control as wire;
 
 /// What kind of failure, which decides both whether the scheduler retries and which gRPC status the client sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
-    /// The statement or its data is at fault: syntax, types, a cast, division by zero.
+    /// The statement or its data is wrong: syntax, types, a cast, division by zero.
     Invalid,
     /// A table, handle or result that does not exist (any more).
     NotFound,
-    /// A feature that is not there.
+    /// A feature that Squadron does not have.
     Unsupported,
     /// No valid credentials.
     Unauthenticated,
-    /// Valid credentials, but not for this.
+    /// Valid credentials that do not allow this request.
     Denied,
     /// Memory, disk, or a queue is full.
     Exhausted,
-    /// Somebody asked for it to stop.
+    /// It was stopped: by its client, by an administrator, or because no reader was left.
     Cancelled,
-    /// It took longer than it was given.
+    /// It took longer than its time limit.
     Deadline,
     /// A worker died or was cut off.
     WorkerLost,
@@ -31,7 +36,7 @@ pub enum FailureKind {
     Draining,
     /// An object store or file system did not answer as it should; the same request may succeed later.
     Storage,
-    /// A bug of ours.
+    /// A bug in Squadron.
     Internal,
     /// A queue or a share of the server is full; the same statement may succeed later.
     Busy,
@@ -56,15 +61,15 @@ impl Failure {
         }
     }
 
-    /// A failure that is a bug of ours.
+    /// A failure that is a bug in Squadron.
     pub fn internal(message: impl fmt::Display) -> Self {
         Self::new(FailureKind::Internal, message.to_string())
     }
 }
 
 impl FailureKind {
-    /// The kind that [`FailureKind::name`] gives this name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// The kind that has this [`FailureKind::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
@@ -109,7 +114,7 @@ impl FailureKind {
         self as u32 + 1
     }
 
-    /// An unknown number is a bug of whoever sent it, hence internal.
+    /// An unknown number is a bug of its sender, hence internal.
     fn from_number(number: u32) -> Self {
         Self::ALL
             .into_iter()
@@ -130,6 +135,24 @@ impl FailureKind {
             | Self::Cancelled
             | Self::Deadline
             | Self::Internal => false,
+        }
+    }
+
+    /// The gRPC code that clients and other processes see.
+    ///
+    /// `FailedPrecondition`, `OutOfRange` and `Aborted` are avoided: ADBC flattens them to an unknown error.
+    pub fn grpc_code(self) -> Code {
+        match self {
+            Self::Invalid => Code::InvalidArgument,
+            Self::NotFound => Code::NotFound,
+            Self::Unsupported => Code::Unimplemented,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::Denied => Code::PermissionDenied,
+            Self::Exhausted => Code::ResourceExhausted,
+            Self::Cancelled => Code::Cancelled,
+            Self::Deadline => Code::DeadlineExceeded,
+            Self::WorkerLost | Self::ShuffleLost | Self::Draining | Self::Busy | Self::Storage => Code::Unavailable,
+            Self::Internal => Code::Internal,
         }
     }
 }
@@ -154,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_survives_the_wire() {
+    fn kinds_round_trip_through_wire() {
         for kind in FailureKind::ALL {
             let failure = Failure::new(kind, "because");
             let wire = wire::Failure::from(failure.clone());
@@ -163,11 +186,18 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_kind_is_internal() {
+    fn unknown_kind_becomes_internal() {
         let wire = wire::Failure {
             kind: 99,
             message: "new".into(),
         };
         assert_eq!(Failure::from(wire).kind, FailureKind::Internal);
+    }
+
+    #[test]
+    fn transient_kinds_map_to_unavailable() {
+        for kind in [FailureKind::WorkerLost, FailureKind::Draining, FailureKind::Busy] {
+            assert_eq!(kind.grpc_code(), Code::Unavailable);
+        }
     }
 }

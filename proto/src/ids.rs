@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use crate::{Malformed, wire::control as wire};
 
-/// One execution of one statement: a UUIDv7, so ids sort by the time of their making.
+/// One execution of one statement: a UUIDv7, so ids sort by their time of creation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueryId(Uuid);
 
-/// One life of one worker process, or one embedded worker.
+/// One run of one worker process, or one embedded worker.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(Uuid);
 
@@ -29,7 +29,7 @@ macro_rules! uuid_id {
                 Self(Uuid::now_v7())
             }
 
-            /// An id with a given number, for tests and simulations that must replay.
+            /// An id with a given number, for tests and simulations that must be reproducible.
             pub const fn from_u128(number: u128) -> Self {
                 Self(Uuid::from_u128(number))
             }
@@ -77,8 +77,8 @@ uuid_id!(QueryId, "query id");
 uuid_id!(WorkerId, "worker id");
 
 impl QueryId {
-    /// When the query was named, to the millisecond; none for an id that holds no time.
-    pub fn made_at(self) -> Option<SystemTime> {
+    /// When the id was created, to the millisecond; none for an id that holds no time.
+    pub fn created_at(self) -> Option<SystemTime> {
         let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
         SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
     }

@@ -1,8 +1,8 @@
 //! The wire contract between Squadron's processes: ids, failures, control messages and tickets.
 //!
-//! This crate stands below all others and knows no DataFusion: a plan is bytes here, or an opaque reference when both
-//! ends share a process. Everything that arrives from outside is converted fallibly into the domain types of
-//! [`control`] and [`ticket`] before anyone acts on it.
+//! All other crates depend on this one, which does not depend on DataFusion: a plan is bytes, or an opaque reference
+//! when both ends share a process. Everything that arrives from outside is converted fallibly into the domain types of
+//! [`control`] and [`ticket`] before any code acts on it.
 
 pub mod control;
 pub mod failure;
@@ -14,7 +14,7 @@ pub use failure::{Failure, FailureKind};
 pub use ids::{AttemptKey, AttemptNumber, QueryId, StageId, TaskId, WorkerId};
 pub use worker_kind::WorkerKind;
 
-/// Generated wire messages; only this crate and the transports name them.
+/// Generated wire messages; only this crate and the transports use them.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod wire {
     /// Control service messages.
@@ -30,10 +30,10 @@ pub mod wire {
 /// The version both ends of a control stream must share; raised by every incompatible change of the wire.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// The largest control message either end accepts. A stage plan with many thousands of files fits; a runaway does not.
+/// The largest control message either end accepts, in bytes: enough for a stage plan with many thousands of files.
 pub const MAX_CONTROL_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
-/// A message from outside that does not say what it must.
+/// A message from outside that lacks a required field or has an invalid one.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("malformed {what}")]
 pub struct Malformed {

@@ -30,18 +30,18 @@ pub enum Subject {
     Result(QueryId),
     /// Partitions of a stage's outputs, for another process of the cluster.
     Fetch(Fetch),
-    /// Partitions of a query's result, for its client, from whoever holds them.
+    /// Partitions of a query's result, for its client, from the worker or server that holds them.
     Endpoint(Fetch),
-    /// How far a query is.
+    /// The progress of a query.
     Poll(Poll),
 }
 
-/// Where a poll of a query goes on.
+/// Where the next poll of a query continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Poll {
     /// Which query.
     pub query: QueryId,
-    /// What the last answer said, in a form that only the server reads.
+    /// The state that the last answer reported, in a form that only the server reads.
     pub seen: u64,
 }
 
@@ -70,10 +70,10 @@ pub struct FetchOutput {
 /// Why a ticket was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TicketError {
-    /// Not one of ours: too short, another version, another key, a wrong signature or a payload that says nothing.
+    /// Not issued by this cluster: too short, another version, another key, a wrong signature or an unreadable payload.
     #[error("the ticket was not issued by this server; use the ticket from GetFlightInfo as it came")]
     Foreign,
-    /// Its time is over.
+    /// Its lifetime is over.
     #[error("the ticket has expired; run the statement again")]
     Expired,
 }
@@ -84,7 +84,7 @@ pub struct ClusterKey {
     id: u32,
     tickets: hmac::Key,
     membership: hmac::Key,
-    /// What to hand to workers that cannot derive the key; empty when derived from a secret both sides know.
+    /// The key for workers that cannot derive it; empty when it was derived from a secret that both sides know.
     shared: Bytes,
 }
 
@@ -97,7 +97,7 @@ impl fmt::Debug for ClusterKey {
 }
 
 impl ClusterKey {
-    /// The key that everyone who knows `secret` derives (HKDF-SHA256, RFC 5869).
+    /// The key that is derived from `secret` (HKDF-SHA256, RFC 5869): every process with the secret gets the same.
     pub fn from_secret(secret: &str) -> Self {
         Self::derive(secret.as_bytes(), Bytes::new())
     }
@@ -105,7 +105,7 @@ impl ClusterKey {
     /// A random key, for a server without a cluster secret.
     ///
     /// # Panics
-    /// When the operating system has no randomness to give.
+    /// When the operating system provides no random bytes.
     pub fn random() -> Self {
         let mut key = [0; KEY_BYTES];
         ring::rand::SystemRandom::new()
@@ -138,7 +138,7 @@ impl ClusterKey {
         }
     }
 
-    /// What `Registered` carries: the random key, or nothing when it derives from a secret.
+    /// The random key, for `Registered`; empty when the key was derived from a secret.
     pub fn shared(&self) -> Bytes {
         self.shared.clone()
     }
@@ -149,12 +149,12 @@ impl ClusterKey {
         Bytes::copy_from_slice(tag.as_ref())
     }
 
-    /// Whether `proof` is what [`ClusterKey::proof`] gives.
+    /// Whether `proof` is the [`ClusterKey::proof`] of these values.
     pub fn verify_proof(&self, proof: &[u8], nonce: &[u8], worker: WorkerId, epoch: u64) -> bool {
         hmac::verify(&self.membership, &proof_input(nonce, worker, epoch), proof).is_ok()
     }
 
-    /// A signed ticket for `subject`, good until `lifetime` after `now`.
+    /// A signed ticket for `subject`, valid until `lifetime` after `now`.
     pub fn seal(&self, subject: &Subject, now: SystemTime, lifetime: Duration) -> Bytes {
         let payload = wire::Ticket {
             expires_ms: unix_ms(now + lifetime),
@@ -170,7 +170,7 @@ impl ClusterKey {
         ticket.into()
     }
 
-    /// Checks signature, then time, then content.
+    /// Checks the signature, then the expiry, then the content of `ticket`.
     ///
     /// # Errors
     /// See [`TicketError`].
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_opens_with_the_key_that_sealed_it() {
+    fn ticket_opens_with_sealing_key() {
         let now = SystemTime::now();
         let key = ClusterKey::from_secret("open sesame");
         let ticket = key.seal(&subject(), now, HOUR);
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn every_subject_comes_out_as_it_went_in() {
+    fn subjects_round_trip_through_tickets() {
         let now = SystemTime::now();
         let key = ClusterKey::random();
         let fetch = Fetch {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_or_missing_byte_is_noticed() {
+    fn changed_or_truncated_ticket_is_foreign() {
         let now = SystemTime::now();
         let key = ClusterKey::random();
         let ticket = key.seal(&subject(), now, HOUR);
@@ -338,14 +338,14 @@ mod tests {
     }
 
     #[test]
-    fn another_key_does_not_open_it() {
+    fn ticket_rejects_another_key() {
         let now = SystemTime::now();
         let ticket = ClusterKey::random().seal(&subject(), now, HOUR);
         assert_eq!(ClusterKey::random().open(&ticket, now), Err(TicketError::Foreign));
     }
 
     #[test]
-    fn time_ends_a_ticket() {
+    fn ticket_expires_after_its_lifetime() {
         let now = SystemTime::now();
         let key = ClusterKey::random();
         let ticket = key.seal(&subject(), now, HOUR);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_holds_for_its_nonce_worker_and_epoch_alone() {
+    fn proof_binds_nonce_worker_and_epoch() {
         let key = ClusterKey::from_secret("s");
         let worker = WorkerId::from_u128(1);
         let proof = key.proof(b"nonce", worker, 3);

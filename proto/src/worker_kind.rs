@@ -1,4 +1,4 @@
-//! What a worker is to its server.
+//! Kinds of workers.
 
 /// Where a worker lives, and which stages it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

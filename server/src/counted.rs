@@ -1,9 +1,9 @@
-//! A part of a sum, for as long as it lives.
+//! A guard that counts towards a shared sum.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Adds its count to a sum, and takes it away again when it is dropped.
+/// Adds its count to a sum, and subtracts it again when dropped.
 #[derive(Debug)]
 pub(crate) struct Counted {
     sum: Arc<AtomicU64>,

@@ -1,12 +1,13 @@
-//! Mends of what DataFusion's physical plans get wrong, until a release has them.
+//! Workarounds for bugs in DataFusion's physical plans, until a release fixes them.
 //!
-//! A nested loop join that runs out of memory reads its build side again for each probe partition, and then each of them
-//! emits unmatched build rows by itself (apache/datafusion#22641, #24675). With one probe partition that is right.
+//! A nested loop join that runs out of memory reads its build side again for each probe partition, and then each of
+//! them emits unmatched build rows by itself (apache/datafusion#22641, #24675). With one probe partition the result is
+//! right.
 //!
-//! `EnsureRequirements` of 55.2 moves a sort below a node that keeps its order, and takes the sort's fetch along, also
-//! where that node changes how many rows there are (apache/datafusion#24927): `SELECT DISTINCT x ... ORDER BY x LIMIT 3`
-//! then keeps 3 rows before it looks for duplicates. A fetch that stands in a limit of its own is not taken along, and
-//! is put back into the sort, where that is safe, by a later rule.
+//! `EnsureRequirements` of 55.2 moves a sort below a node that keeps its order, and moves the sort's fetch with it,
+//! even where that node changes the number of rows (apache/datafusion#24927):
+//! `SELECT DISTINCT x ... ORDER BY x LIMIT 3` then keeps 3 rows before it looks for duplicates. A fetch in a limit node
+//! of its own is not moved, and a later rule puts it back into the sort where that is safe.
 
 use std::sync::Arc;
 
@@ -23,19 +24,19 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
 };
-use squadron_shuffle::fragment::apart::build_side_is_read_only;
+use squadron_shuffle::fragment::partition_safety::build_side_is_read_only;
 
 /// A rule of the physical optimizer, as sessions take it.
 pub type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
-/// DataFusion's rules with the mends in their places.
+/// DataFusion's rules with the workarounds inserted.
 pub fn physical_rules() -> Vec<Rule> {
     let mut rules = PhysicalOptimizer::new().rules;
     let place = rules
         .iter()
         .position(|rule| rule.name() == "EnsureRequirements")
         .unwrap_or(0);
-    rules.insert(place, Arc::new(LimitApartFromSort));
+    rules.insert(place, Arc::new(SeparateLimitFromSort));
     let last = rules.len().saturating_sub(1);
     rules.insert(last, Arc::new(OneProbePartition));
     rules
@@ -48,10 +49,10 @@ struct OneProbePartition;
 impl PhysicalOptimizerRule for OneProbePartition {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
-            let at_risk = node.downcast_ref::<NestedLoopJoinExec>().is_some_and(|join| {
+            let is_affected = node.downcast_ref::<NestedLoopJoinExec>().is_some_and(|join| {
                 !build_side_is_read_only(*join.join_type()) && join.right().output_partitioning().partition_count() > 1
             });
-            if !at_risk {
+            if !is_affected {
                 return Ok(Transformed::no(node));
             }
             let children = node.children();
@@ -74,19 +75,19 @@ impl PhysicalOptimizerRule for OneProbePartition {
     }
 }
 
-/// Takes the fetch out of sorts from which it could sink too deep.
+/// Moves the fetch of a sort into a limit node of its own where `EnsureRequirements` could move it too deep.
 #[derive(Debug)]
-struct LimitApartFromSort;
+struct SeparateLimitFromSort;
 
-impl PhysicalOptimizerRule for LimitApartFromSort {
+impl PhysicalOptimizerRule for SeparateLimitFromSort {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
-            let apart = node
+            let separate = node
                 .downcast_ref::<SortExec>()
                 .filter(|sort| !sort.preserve_partitioning())
                 .filter(|sort| fetch_could_sink(sort.input()))
                 .and_then(|sort| Some((sort.fetch()?, sort.with_fetch(None))));
-            Ok(match apart {
+            Ok(match separate {
                 Some((fetch, sort)) => Transformed::yes(Arc::new(GlobalLimitExec::new(Arc::new(sort), 0, Some(fetch)))),
                 None => Transformed::no(node),
             })
@@ -95,7 +96,7 @@ impl PhysicalOptimizerRule for LimitApartFromSort {
     }
 
     fn name(&self) -> &'static str {
-        "LimitApartFromSort"
+        "SeparateLimitFromSort"
     }
 
     fn schema_check(&self) -> bool {
@@ -103,7 +104,7 @@ impl PhysicalOptimizerRule for LimitApartFromSort {
     }
 }
 
-/// Whether rows that come in an order pass a node that changes their number.
+/// Whether a node that changes the number of rows stands above ordered rows.
 fn fetch_could_sink(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let changes_number = !matches!(plan.cardinality_effect(), CardinalityEffect::Equal);
     plan.children()

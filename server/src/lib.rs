@@ -1,13 +1,24 @@
 //! Squadron: a distributed SQL server for Arrow Flight SQL clients.
 //!
 //! ```text
-//! client --SQL--> flight --> queries --> planner --> scheduler --launch--> workers
-//!    ^                          |                                            |
-//!    '------- DoGet(ticket) <---+--------------- results <--- frames --------'
+//! client --SQL--> flight --> query --> planner --> driver --launch--> workers
+//!    ^                         |                                        |
+//!    '------- DoGet(ticket) <--+------------------------ frames --------'
 //! ```
 //!
-//! A module uses only what is below it: `app` builds everything, `flight` speaks to clients, `system` shows what goes on, `queries` owns the
-//! life of a query, `planner` and `scheduler` decide, `results` and `workers` carry out, `auth`, `catalog`, `config` and `error` know.
+//! A room uses only rooms below it:
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | `app` | builds everything and owns it until the server stops |
+//! | `flight` | speaks Flight SQL with clients |
+//! | `system` | the tables of the schema `system` |
+//! | `query` | the life of a query |
+//! | `sql`, `writes` | what a statement says; files that statements write |
+//! | `planner`, `driver` | cuts plans into stages; runs the scheduler (a crate of its own) and reaches the workers |
+//! | `catalog`, `shell` | tables and views; `squadron sql` |
+//! | `auth`, `settings` | users and tokens; what a session can set |
+//! | `config`, `error`, ... | leaves |
 
 pub mod app;
 pub mod auth;

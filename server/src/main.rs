@@ -15,7 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let command = match config::from_process() {
         Ok(command) => command,
-        Err(stop) => return stop.tell(),
+        Err(stop) => return stop.print(),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .thread_name("squadron-io")

@@ -1,21 +1,21 @@
-//! What tells a process to end: SIGTERM, Ctrl-C, and for children of a test the end of their standard input.
+//! How a process is told to end: by SIGTERM, Ctrl-C, and for children of a test by the end of their standard input.
 
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// Set for processes that shall not outlive the one that holds the other end of their standard input.
+/// Set for processes that shall end with the process at the other end of their standard input.
 const EXIT_ON_STDIN_EOF: &str = "SQUADRON_EXIT_ON_STDIN_EOF";
 
-/// A token that is cancelled when this process is told to end. A second signal ends it at once.
+/// Returns a token that is cancelled by the first signal to end. A second signal exits at once.
 pub fn shutdown() -> CancellationToken {
     let token = CancellationToken::new();
-    let told = token.clone();
-    // The one task without an owner: it lives as long as the process and is what ends it.
+    let cancelled = token.clone();
+    // The one task without an owner: it lives as long as the process, which it ends.
     #[allow(clippy::disallowed_methods, reason = "lives as long as the process")]
     tokio::spawn(async move {
         signal().await;
-        info!("told to end; once more ends at once");
-        told.cancel();
+        info!("shutting down; a second signal exits at once");
+        cancelled.cancel();
         signal().await;
         std::process::exit(1);
     });

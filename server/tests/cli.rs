@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Far more than any of these runs needs, also on a busy machine.
+/// Far more than any of these runs needs, even on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
 
 fn squadron(arguments: &[&str]) -> Command {
@@ -44,7 +44,7 @@ impl Running {
     }
 
     /// The next line of standard output.
-    fn line(&mut self) -> String {
+    fn next_line(&mut self) -> String {
         self.lines.recv_timeout(LIMIT).unwrap_or_else(|_| {
             let errors: Vec<_> = self.errors.try_iter().collect();
             panic!(
@@ -55,8 +55,8 @@ impl Running {
     }
 
     /// The rest of the next line, which must begin with `prefix`.
-    fn line_after(&mut self, prefix: &str) -> String {
-        let line = self.line();
+    fn next_line_after(&mut self, prefix: &str) -> String {
+        let line = self.next_line();
         let rest = line.strip_prefix(prefix);
         rest.unwrap_or_else(|| panic!("`{line}` does not begin with `{prefix}`"))
             .to_owned()
@@ -70,7 +70,7 @@ impl Running {
         assert!(status.success());
     }
 
-    fn ended(&mut self) -> ExitStatus {
+    fn wait_for_end(&mut self) -> ExitStatus {
         let end = Instant::now() + LIMIT;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
@@ -100,10 +100,10 @@ fn read_lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// Runs to the end; a run that ought to fail but serves instead is killed and reported.
-fn finished(command: Command) -> Output {
+/// Runs a command to its end; a run that ought to fail but serves instead is killed and reported.
+fn run_to_end(command: Command) -> Output {
     let mut running = Running::start(command);
-    let status = running.ended();
+    let status = running.wait_for_end();
     let text = |lines: &Receiver<String>| lines.iter().map(|line| line + "\n").collect::<String>();
     Output {
         status,
@@ -120,21 +120,21 @@ fn serve() -> Running {
         "--cluster-listen",
         "127.0.0.1:0",
     ]));
-    running.line_after("squadron listening on grpc://127.0.0.1:");
+    running.next_line_after("squadron listening on grpc://127.0.0.1:");
     running
 }
 
 #[test]
-fn version_is_told() {
-    let output = finished(squadron(&["--version"]));
+fn version_flag_prints_the_version() {
+    let output = run_to_end(squadron(&["--version"]));
     assert!(output.status.success());
     let expected = format!("squadron {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
 }
 
-/// Exit code 2, nothing on standard output, and one line that holds all of `named`.
+/// Checks exit code 2, no standard output, and one line on standard error that holds all of `named`.
 fn assert_refused(arguments: &[&str], named: &[&str]) {
-    let output = finished(squadron(arguments));
+    let output = run_to_end(squadron(arguments));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
     assert!(output.stdout.is_empty(), "{arguments:?} printed to standard output");
@@ -149,7 +149,7 @@ fn assert_refused(arguments: &[&str], named: &[&str]) {
 }
 
 #[test]
-fn bad_flags_exit_with_2_and_one_sentence() {
+fn bad_flags_exit_with_code_2() {
     assert_refused(&["serve", "--no-such-flag"], &["--no-such-flag"]);
     assert_refused(&["fly"], &["fly"]);
     assert_refused(&["serve", "--slots", "0"], &["--slots", "0"]);
@@ -170,7 +170,7 @@ fn bad_flags_exit_with_2_and_one_sentence() {
 }
 
 #[test]
-fn an_open_door_is_refused_unless_asked_for() {
+fn open_port_needs_insecure_flag() {
     assert_refused(
         &["serve", "--listen", "0.0.0.0:0"],
         &["--listen", "0.0.0.0:0", "--insecure"],
@@ -180,85 +180,85 @@ fn an_open_door_is_refused_unless_asked_for() {
         &["--cluster-listen", "0.0.0.0:0", "--cluster-secret"],
     );
     let mut open = Running::start(squadron(&["serve", "--listen", "0.0.0.0:0", "--insecure"]));
-    open.line_after("squadron listening on grpc://");
+    open.next_line_after("squadron listening on grpc://");
 }
 
-/// A folder with one good and one broken table.
-fn mixed_tables(folder: &Path) {
+/// Fills a folder with one good and one broken table.
+fn write_mixed_tables(folder: &Path) {
     fs::write(folder.join("good.csv"), "a,b\n1,2\n").unwrap();
     fs::write(folder.join("broken.parquet"), "this is no Parquet file").unwrap();
 }
 
 #[test]
-fn strict_refuses_a_broken_table() {
+fn strict_refuses_broken_table() {
     let folder = tempfile::tempdir().unwrap();
-    mixed_tables(folder.path());
+    write_mixed_tables(folder.path());
     let data = folder.path().to_str().unwrap();
-    // Its own, so that no log line tells of what another process left behind.
+    // A spill folder of its own, so that no log line is about leftovers of another process.
     let spill = tempfile::tempdir().unwrap();
     let spill = spill.path().to_str().unwrap();
     let listen = ["serve", "--listen", "127.0.0.1:0", "--data", data, "--spill-dir", spill];
     assert_refused(&[&listen[..], &["--strict"]].concat(), &["--strict", "broken.parquet"]);
 
     let mut lenient = Running::start(squadron(&listen));
-    let url = lenient.line_after("squadron listening on ");
-    let output = finished(squadron(&["sql", "--server", &url, "-c", "SELECT a FROM good"]));
+    let url = lenient.next_line_after("squadron listening on ");
+    let output = run_to_end(squadron(&["sql", "--server", &url, "-c", "SELECT a FROM good"]));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
-fn flag_before_variable_before_file() {
+fn flag_overrides_variable_overrides_file() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("squadron.toml");
     fs::write(&config, "[serve]\nlisten = \"127.0.0.1:0\"\nslots = 0\n").unwrap();
     let config = config.to_str().unwrap();
 
-    // Only the file speaks of slots: its 0 is refused.
+    // Only the file sets slots: its 0 is refused.
     assert_refused(&["serve", "--config", config], &["slots", "0"]);
-    // The variable comes before the file.
+    // The variable overrides the file.
     let mut command = squadron(&["serve", "--config", config]);
     command.env("SQUADRON_SLOTS", "1");
-    Running::start(command).line_after("squadron listening on grpc://127.0.0.1:");
-    // The flag comes before the variable.
+    Running::start(command).next_line_after("squadron listening on grpc://127.0.0.1:");
+    // The flag overrides the variable.
     let mut command = squadron(&["serve", "--config", config, "--slots", "1"]);
     command.env("SQUADRON_SLOTS", "0");
-    Running::start(command).line_after("squadron listening on grpc://127.0.0.1:");
+    Running::start(command).next_line_after("squadron listening on grpc://127.0.0.1:");
 }
 
 #[test]
-fn server_and_worker_say_when_they_are_ready_and_drain_when_told() {
+fn server_and_worker_drain_on_sigterm() {
     let mut server = serve();
-    let cluster = server.line_after("squadron cluster on http://");
+    let cluster = server.next_line_after("squadron cluster on http://");
     for scheme in ["http://", "grpc://", ""] {
         let address = format!("{scheme}{cluster}");
         let mut worker = Running::start(squadron(&["worker", "--server", &address, "--slots", "1"]));
-        worker.line_after("squadron worker ready on grpc://127.0.0.1:");
+        worker.next_line_after("squadron worker ready on grpc://127.0.0.1:");
         worker.signal("TERM");
-        assert_eq!(worker.ended().code(), Some(0));
+        assert_eq!(worker.wait_for_end().code(), Some(0));
     }
     server.signal("TERM");
-    assert_eq!(server.ended().code(), Some(0));
+    assert_eq!(server.wait_for_end().code(), Some(0));
 }
 
 #[test]
-fn interrupt_drains_too() {
+fn server_drains_on_interrupt() {
     let mut server = serve();
     server.signal("INT");
-    assert_eq!(server.ended().code(), Some(0));
+    assert_eq!(server.wait_for_end().code(), Some(0));
 }
 
 #[test]
-fn no_orphan_outlives_its_parent() {
+fn server_ends_with_its_parent() {
     let mut server = serve();
     drop(server.child.stdin.take());
-    server.ended();
+    server.wait_for_end();
 }
 
 #[test]
-fn the_shell_prints_rows_and_exits_with_1_on_an_sql_error() {
+fn shell_exits_1_on_sql_error() {
     let mut server = Running::start(squadron(&["serve", "--listen", "127.0.0.1:0"]));
-    let url = server.line_after("squadron listening on ");
-    let sql = |text: &str| finished(squadron(&["sql", "--server", &url, "--format", "csv", "-c", text]));
+    let url = server.next_line_after("squadron listening on ");
+    let sql = |text: &str| run_to_end(squadron(&["sql", "--server", &url, "--format", "csv", "-c", text]));
 
     let output = sql("SELECT 1 AS one, 'a' AS letter");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "one,letter\n1,a\n");
@@ -271,8 +271,8 @@ fn the_shell_prints_rows_and_exits_with_1_on_an_sql_error() {
 }
 
 #[test]
-fn the_shell_names_the_server_it_cannot_reach() {
-    let output = finished(squadron(&["sql", "--server", "grpc://127.0.0.1:1", "-c", "SELECT 1"]));
+fn shell_names_the_unreachable_server() {
+    let output = run_to_end(squadron(&["sql", "--server", "grpc://127.0.0.1:1", "-c", "SELECT 1"]));
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("127.0.0.1:1"));
 }

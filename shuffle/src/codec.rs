@@ -1,4 +1,4 @@
-//! How the nodes of this crate travel inside a plan.
+//! Encodes the plan nodes of this crate, as a DataFusion extension codec.
 
 use std::sync::Arc;
 
@@ -30,10 +30,7 @@ struct NodeMessage {
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "one is made for each node, to be encoded at once"
-)]
+#[allow(clippy::large_enum_variant, reason = "each one is encoded right after it is made")]
 enum Node {
     #[prost(message, tag = "1")]
     Write(WriteMessage),
@@ -47,7 +44,7 @@ enum Node {
 struct WriteMessage {
     #[prost(message, optional, tag = "1")]
     schema: Option<protobuf::Schema>,
-    /// Hash; none for identity.
+    /// A hash partitioning; none for identity.
     #[prost(message, optional, tag = "2")]
     partitioning: Option<protobuf::Partitioning>,
 }
@@ -80,7 +77,7 @@ struct FilesMessage {
     keep_partition_columns: bool,
     #[prost(bool, tag = "6")]
     never_empty: bool,
-    /// DataFusion's own write of nothing, for the sake of its options.
+    /// A DataFusion sink without rows, which carries the format and its options.
     #[prost(message, optional, tag = "7")]
     encoding: Option<protobuf::PhysicalPlanNode>,
     #[prost(bool, tag = "8")]
@@ -99,9 +96,9 @@ impl PhysicalExtensionCodec for ShuffleCodec {
             NodeMessage::decode(buf).map_err(|error| internal_datafusion_err!("malformed shuffle node: {error}"))?;
         let context = PhysicalPlanDecodeContext::new(ctx, self);
         match (message.node, inputs) {
-            (Some(Node::Write(message)), [input]) => write_node(message, input, &context, proto_converter),
-            (Some(Node::Read(message)), []) => read_node(message, &context, proto_converter),
-            (Some(Node::Files(message)), [input]) => files_node(message, input, &context, proto_converter),
+            (Some(Node::Write(message)), [input]) => decode_write(message, input, &context, proto_converter),
+            (Some(Node::Read(message)), []) => decode_read(message, &context, proto_converter),
+            (Some(Node::Files(message)), [input]) => decode_files(message, input, &context, proto_converter),
             _ => internal_err!("a shuffle node with {} inputs", inputs.len()),
         }
     }
@@ -113,11 +110,11 @@ impl PhysicalExtensionCodec for ShuffleCodec {
         proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
         let node = if let Some(write) = node.downcast_ref::<ShuffleWriteExec>() {
-            Node::Write(write_message(write, self, proto_converter)?)
+            Node::Write(encode_write(write, self, proto_converter)?)
         } else if let Some(read) = node.downcast_ref::<ShuffleReadExec>() {
-            Node::Read(read_message(read, self, proto_converter)?)
+            Node::Read(encode_read(read, self, proto_converter)?)
         } else if let Some(files) = node.downcast_ref::<WriteFilesExec>() {
-            Node::Files(files_message(files.target(), self, proto_converter)?)
+            Node::Files(encode_files(files.target(), self, proto_converter)?)
         } else {
             return not_impl_err!("{} cannot be sent to a worker", node.name());
         };
@@ -126,7 +123,7 @@ impl PhysicalExtensionCodec for ShuffleCodec {
     }
 }
 
-fn write_message(
+fn encode_write(
     node: &ShuffleWriteExec,
     codec: &ShuffleCodec,
     converter: &dyn PhysicalProtoConverterExtension,
@@ -144,7 +141,7 @@ fn write_message(
     })
 }
 
-fn write_node(
+fn decode_write(
     message: WriteMessage,
     input: &Arc<dyn ExecutionPlan>,
     context: &PhysicalPlanDecodeContext<'_>,
@@ -159,11 +156,11 @@ fn write_node(
     Ok(Arc::new(ShuffleWriteExec::new(
         Arc::clone(input),
         partitioning,
-        Arc::new(required(message.schema.as_ref(), "schema")?.try_into()?),
+        Arc::new(require(message.schema.as_ref(), "schema")?.try_into()?),
     )))
 }
 
-fn read_message(
+fn encode_read(
     node: &ShuffleReadExec,
     codec: &ShuffleCodec,
     converter: &dyn PhysicalProtoConverterExtension,
@@ -180,20 +177,20 @@ fn read_message(
     })
 }
 
-fn read_node(
+fn decode_read(
     message: ReadMessage,
     context: &PhysicalPlanDecodeContext<'_>,
     converter: &dyn PhysicalProtoConverterExtension,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let schema = Arc::new(required(message.schema.as_ref(), "schema")?.try_into()?);
+    let schema = Arc::new(require(message.schema.as_ref(), "schema")?.try_into()?);
     let proto = message.partitioning.as_ref();
     let partitioning = parse_protobuf_partitioning(proto, context, &schema, converter)?;
-    let partitioning = required(partitioning, "partitioning")?;
+    let partitioning = require(partitioning, "partitioning")?;
     if partitioning.partition_count() != message.partitions.len() {
         return internal_err!("a shuffle node whose partitions are not counted right");
     }
     let ordering = parse_physical_sort_exprs(&message.ordering, context, &schema, converter)?;
-    Ok(Arc::new(ShuffleReadExec::of_partitions(
+    Ok(Arc::new(ShuffleReadExec::for_partitions(
         StageId(message.stage),
         message.partitions,
         schema,
@@ -202,7 +199,7 @@ fn read_node(
     )))
 }
 
-fn files_message(
+fn encode_files(
     target: &FileTarget,
     codec: &ShuffleCodec,
     converter: &dyn PhysicalProtoConverterExtension,
@@ -220,19 +217,19 @@ fn files_message(
     })
 }
 
-fn files_node(
+fn decode_files(
     message: FilesMessage,
     input: &Arc<dyn ExecutionPlan>,
     context: &PhysicalPlanDecodeContext<'_>,
     converter: &dyn PhysicalProtoConverterExtension,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let encoding = required(message.encoding.as_ref(), "encoding")?;
+    let encoding = require(message.encoding.as_ref(), "encoding")?;
     let staging = Path::parse(&message.staging)
         .map_err(|error| internal_datafusion_err!("a malformed staging folder: {error}"))?;
     let target = FileTarget {
         store: ObjectStoreUrl::parse(&message.store)?,
         staging,
-        schema: Arc::new(required(message.schema.as_ref(), "schema")?.try_into()?),
+        schema: Arc::new(require(message.schema.as_ref(), "schema")?.try_into()?),
         partition_by: message.partition_by,
         keep_partition_columns: message.keep_partition_columns,
         never_empty: message.never_empty,
@@ -242,7 +239,7 @@ fn files_node(
     Ok(Arc::new(WriteFilesExec::new(Arc::clone(input), Arc::new(target))))
 }
 
-fn required<T>(field: Option<T>, name: &str) -> Result<T> {
+fn require<T>(field: Option<T>, name: &str) -> Result<T> {
     field.ok_or_else(|| internal_datafusion_err!("a shuffle node without its {name}"))
 }
 
@@ -287,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn both_nodes_survive() {
+    fn shuffle_nodes_survive_their_encoding() {
         let options = SortOptions::new(true, false);
         let order = PhysicalSortExpr::new(col("a", &schema()).unwrap(), options);
         let read = ShuffleReadExec::new(StageId(3), schema(), hash(4), LexOrdering::new([order]));
@@ -310,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error() {
+    fn garbage_bytes_fail_to_decode() {
         let context = TaskContext::default();
         let converter = datafusion_proto::physical_plan::DefaultPhysicalProtoConverter {};
         for garbage in [&b""[..], b"garbage", &[10, 0], &[18, 0]] {

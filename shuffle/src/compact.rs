@@ -1,9 +1,8 @@
-//! What a batch weighs, and how to make it weigh no more than its rows.
+//! The size of a batch, and its compaction to the size of its rows.
 //!
 //! Arrays share buffers: a slice of ten rows may keep a gigabyte alive, and a string view array keeps every buffer that
-//! any of its ancestors had. A store that keeps such batches would hold far more than it charges for, and the IPC
-//! encoder, which cuts plain buffers to the slice, sends the buffers of views and the children of list views and dense
-//! unions whole.
+//! any of its ancestors had. A store of such batches would hold far more than it charges for. The IPC encoder cuts
+//! plain buffers to the slice, but sends the buffers of views and the children of list views and dense unions whole.
 
 mod parts;
 #[cfg(test)]
@@ -22,10 +21,10 @@ use arrow::compute::{cast, filter};
 use arrow::datatypes::{ByteViewType, DataType, UnionMode};
 use arrow::error::ArrowError;
 
-/// So little waste is not worth a copy.
+/// Waste of up to this many bytes is not worth a copy.
 const SLACK_BYTES: usize = 16 * 1024;
 
-/// Bytes of the rows of `batch`, however much its buffers hold besides.
+/// Bytes of the rows of `batch`, without what its buffers hold beside them.
 pub(crate) fn sliced_bytes(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(|column| array_bytes(column)).sum()
 }
@@ -37,7 +36,7 @@ pub(crate) fn held_bytes(batch: &RecordBatch) -> usize {
     columns.map(|column| buffer_bytes(&column.to_data(), &mut seen)).sum()
 }
 
-/// The same rows, in buffers that hold at most about as much again.
+/// The same rows, in buffers of at most about twice their size.
 pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     let batch = compact_shared(batch)?;
     if held_bytes(&batch) <= 2 * sliced_bytes(&batch) + SLACK_BYTES {
@@ -48,19 +47,19 @@ pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     with_columns(&batch, columns)
 }
 
-/// The same rows; what the encoder sends whole (the buffers of views, the children of list views and dense unions) holds
-/// little else, wherever it is nested.
+/// The same rows, where the parts that the encoder sends whole (the buffers of views, the children of list views and
+/// dense unions, at any depth) hold little else.
 pub(crate) fn compact_shared(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     let fields = batch.schema_ref().fields();
-    if !fields.iter().any(|field| has_shared(field.data_type())) {
+    if !fields.iter().any(|field| has_shared_parts(field.data_type())) {
         return Ok(batch);
     }
     let columns = batch.columns().iter();
-    let columns = columns.map(with_compact_shared).collect::<Result<_, _>>()?;
+    let columns = columns.map(compact_shared_parts).collect::<Result<_, _>>()?;
     with_columns(&batch, columns)
 }
 
-/// `columns` in place of those of `batch`; without columns, its row count stays.
+/// `batch` with other `columns`; without columns it keeps its row count.
 fn with_columns(batch: &RecordBatch, columns: Vec<ArrayRef>) -> Result<RecordBatch, ArrowError> {
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(batch.schema(), columns, &options)
@@ -84,7 +83,7 @@ fn array_bytes(array: &dyn Array) -> usize {
             map.len() * size_of::<i32>() + array_bytes(&map.entries().slice(start, length))
         }
         DataType::Dictionary(_, _) => dictionary_bytes(array.as_any_dictionary()),
-        _ => match parts::of(array) {
+        _ => match parts::take_apart(array) {
             Some(parts) => {
                 let children = parts.children.iter();
                 parts.own_bytes + children.map(|child| array_bytes(child)).sum::<usize>()
@@ -99,7 +98,7 @@ fn array_bytes(array: &dyn Array) -> usize {
     nulls + values
 }
 
-/// Of the values, no more than there are rows: the others stay behind when the batch is compacted.
+/// Counts no more values than there are rows: compaction drops the others.
 fn dictionary_bytes(array: &dyn AnyDictionaryArray) -> usize {
     let (rows, values) = (array.keys().len(), array.values().len());
     let value_bytes = array_bytes(array.values());
@@ -150,25 +149,27 @@ fn copy(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     Ok(make_array(rows.freeze()))
 }
 
-fn has_shared(data_type: &DataType) -> bool {
+fn has_shared_parts(data_type: &DataType) -> bool {
     match data_type {
         DataType::Utf8View | DataType::BinaryView => true,
-        DataType::Struct(fields) => fields.iter().any(|field| has_shared(field.data_type())),
+        DataType::Struct(fields) => fields.iter().any(|field| has_shared_parts(field.data_type())),
         DataType::List(field)
         | DataType::LargeList(field)
         | DataType::FixedSizeList(field, _)
-        | DataType::Map(field, _) => has_shared(field.data_type()),
+        | DataType::Map(field, _) => has_shared_parts(field.data_type()),
         DataType::Dictionary(_, _) => true,
         DataType::ListView(_) | DataType::LargeListView(_) => true,
         DataType::Union(_, UnionMode::Dense) => true,
-        DataType::Union(fields, UnionMode::Sparse) => fields.iter().any(|(_, field)| has_shared(field.data_type())),
-        DataType::RunEndEncoded(_, values) => has_shared(values.data_type()),
+        DataType::Union(fields, UnionMode::Sparse) => {
+            fields.iter().any(|(_, field)| has_shared_parts(field.data_type()))
+        }
+        DataType::RunEndEncoded(_, values) => has_shared_parts(values.data_type()),
         _ => false,
     }
 }
 
-fn with_compact_shared(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    if !has_shared(array.data_type()) {
+fn compact_shared_parts(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    if !has_shared_parts(array.data_type()) {
         return Ok(Arc::clone(array));
     }
     Ok(match array.data_type() {
@@ -178,7 +179,7 @@ fn with_compact_shared(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             let columns = array.as_struct().columns().iter();
             Arc::new(StructArray::try_new_with_length(
                 fields.clone(),
-                columns.map(with_compact_shared).collect::<Result<_, _>>()?,
+                columns.map(compact_shared_parts).collect::<Result<_, _>>()?,
                 array.nulls().cloned(),
                 array.len(),
             )?)
@@ -186,7 +187,7 @@ fn with_compact_shared(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         DataType::List(_) => compact_list(array.as_list::<i32>())?,
         DataType::LargeList(_) => compact_list(array.as_list::<i64>())?,
         DataType::FixedSizeList(field, size) => {
-            let values = with_compact_shared(array.as_fixed_size_list().values())?;
+            let values = compact_shared_parts(array.as_fixed_size_list().values())?;
             let field = Arc::clone(field);
             let nulls = array.nulls().cloned();
             let length = array.len();
@@ -200,25 +201,25 @@ fn with_compact_shared(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             let entries: ArrayRef = Arc::new(map.entries().slice(start, length));
             Arc::new(MapArray::try_new(
                 Arc::clone(field),
-                from_zero(map.offsets()),
-                with_compact_shared(&entries)?.as_struct().clone(),
+                rebase(map.offsets()),
+                compact_shared_parts(&entries)?.as_struct().clone(),
                 map.nulls().cloned(),
                 *ordered,
             )?)
         }
-        _ => match (array.as_any_dictionary_opt(), parts::of(array)) {
+        _ => match (array.as_any_dictionary_opt(), parts::take_apart(array)) {
             (Some(dictionary), _) => compact_dictionary(dictionary)?,
-            (None, Some(parts)) => parts.with_children(with_compact_shared)?,
+            (None, Some(parts)) => parts.with_children(compact_shared_parts)?,
             (None, None) => Arc::clone(array),
         },
     })
 }
 
-/// With the values that rows use, where there are more values than rows.
+/// Drops the values that no row uses, where there are more values than rows.
 fn compact_dictionary(array: &dyn AnyDictionaryArray) -> Result<ArrayRef, ArrowError> {
     let (rows, values) = (array.keys().len(), array.values());
     if rows >= values.len() {
-        return Ok(array.with_values(with_compact_shared(values)?));
+        return Ok(array.with_values(compact_shared_parts(values)?));
     }
     let keys = array.normalized_keys();
     let mut used = vec![false; values.len()];
@@ -240,13 +241,13 @@ fn compact_dictionary(array: &dyn AnyDictionaryArray) -> Result<ArrayRef, ArrowE
     let keys = cast(&keys, array.keys().data_type())?;
     let values = filter(values, &BooleanArray::from(used))?;
     let data = keys.to_data().into_builder().data_type(array.data_type().clone());
-    let data = data.add_child_data(with_compact_shared(&values)?.to_data());
+    let data = data.add_child_data(compact_shared_parts(&values)?.to_data());
     Ok(make_array(data.build()?))
 }
 
 fn compact_view<T: ByteViewType + ?Sized>(array: &GenericByteViewArray<T>) -> Option<ArrayRef> {
     let used = array.total_buffer_bytes_used();
-    // Stricter than for whole batches: after a hash in two parts, each would send the texts of both.
+    // Stricter than for whole batches: after a hash into two partitions, each would send the texts of both.
     let wasteful = data_bytes(array) > used + used / 4 + SLACK_BYTES;
     wasteful.then(|| Arc::new(array.gc()) as ArrayRef)
 }
@@ -258,12 +259,13 @@ fn compact_list<O: OffsetSizeTrait>(list: &GenericListArray<O>) -> Result<ArrayR
     let (start, length) = extent(list.offsets());
     Ok(Arc::new(GenericListArray::try_new(
         Arc::clone(field),
-        from_zero(list.offsets()),
-        with_compact_shared(&list.values().slice(start, length))?,
+        rebase(list.offsets()),
+        compact_shared_parts(&list.values().slice(start, length))?,
         list.nulls().cloned(),
     )?))
 }
 
-fn from_zero<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>) -> OffsetBuffer<O> {
+/// The same lengths, with offsets that begin at zero.
+fn rebase<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>) -> OffsetBuffer<O> {
     OffsetBuffer::from_lengths(offsets.lengths())
 }

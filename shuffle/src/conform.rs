@@ -1,6 +1,6 @@
-//! Gives a batch exactly the schema that was promised for it.
+//! Gives a batch exactly the schema that its plan declares.
 //!
-//! What an operator yields may deviate from what its plan declares: nullability, metadata, names, view types, and
+//! The batches of an operator may deviate from the schema of its plan: in nullability, metadata, names, view types, and
 //! placeholder columns without a type. Readers of a shuffle and clients rely on the declared schema.
 
 mod reshape;

@@ -1,4 +1,4 @@
-//! What the plan nodes of one attempt need to know: carried as an extension of its session configuration.
+//! What the plan nodes of one attempt share: an extension of its session configuration.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use squadron_proto::{AttemptKey, StageId};
 
 use crate::{Fetcher, OutputWriter, Store};
 
-/// One attempt, seen from inside its plan. Put it into the `TaskContext` with
+/// The attempt that a plan runs in. Put it into the `TaskContext` with
 /// `SessionConfig::with_extension(Arc::new(context))`.
 pub struct AttemptContext {
     /// Which attempt.
     pub key: AttemptKey,
     /// Local partition to partition of the stage; empty when the plan runs whole and the two are the same.
     pub partitions: Vec<u32>,
-    /// Where the stages that this one reads have their output.
+    /// The outputs of the stages that this one reads.
     pub inputs: HashMap<StageId, StageInput>,
     /// The store of this process.
     pub store: Store,
-    /// Reads from other processes.
+    /// Reads output of other processes.
     pub fetcher: Fetcher,
     /// Takes the rows of this attempt.
     pub writer: OutputWriter,

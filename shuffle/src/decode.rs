@@ -1,4 +1,4 @@
-//! Flight messages of a fetch back to batches.
+//! Decodes the Flight messages of a fetch to batches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use prost::Message;
 use squadron_proto::Failure;
 
-/// Buffers at multiples of this are used where they lie; others would be copied one by one.
+/// Buffers at multiples of this are used in place; arrow would copy others one by one.
 const ALIGNMENT: usize = 64;
 
 /// The messages of one batch: its dictionaries, then itself.
@@ -22,13 +22,13 @@ const ALIGNMENT: usize = 64;
 pub(crate) struct Packet(Vec<FlightData>);
 
 impl Packet {
-    /// Adds the next message. Whether it was the last of the batch.
+    /// Adds the next message. Returns whether it was the last one of the batch.
     pub(crate) fn push(&mut self, data: FlightData) -> Result<bool, Failure> {
-        let message = root_as_message(&data.data_header).map_err(broken)?;
+        let message = root_as_message(&data.data_header).map_err(unreadable)?;
         let complete = match message.header_type() {
             MessageHeader::DictionaryBatch => false,
             MessageHeader::RecordBatch => true,
-            other => return Err(broken(format!("unexpected message {other:?}"))),
+            other => return Err(unreadable(format!("unexpected message {other:?}"))),
         };
         self.0.push(data);
         Ok(complete)
@@ -38,13 +38,13 @@ impl Packet {
         self.0.is_empty()
     }
 
-    /// Bytes it holds.
+    /// Bytes of all messages.
     pub(crate) fn bytes(&self) -> usize {
         let messages = self.0.iter();
         messages.map(|data| data.data_header.len() + data.data_body.len()).sum()
     }
 
-    /// For a spill file.
+    /// Encodes the messages for a spill file.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let length = self.0.iter().map(FlightData::encoded_len).sum::<usize>();
         let mut bytes = Vec::with_capacity(length + 10 * self.0.len());
@@ -54,32 +54,32 @@ impl Packet {
         bytes
     }
 
-    /// From a spill file.
+    /// Decodes the messages of a spill file.
     pub(crate) fn from_bytes(mut bytes: Bytes) -> Result<Self, Failure> {
         let mut messages = Vec::new();
         while !bytes.is_empty() {
-            messages.push(FlightData::decode_length_delimited(&mut bytes).map_err(broken)?);
+            messages.push(FlightData::decode_length_delimited(&mut bytes).map_err(unreadable)?);
         }
         Ok(Self(messages))
     }
 
-    /// The batch, which came under the schema `sent`, as one of `wanted`; the two may differ in metadata only.
+    /// Decodes the batch, sent with the schema `sent`, as one of the schema `wanted`; these differ in metadata at most.
     pub(crate) fn decode(self, sent: &SchemaRef, wanted: &SchemaRef) -> Result<RecordBatch, Failure> {
         let mut dictionaries = HashMap::new();
         for data in self.0 {
-            let message = root_as_message(&data.data_header).map_err(broken)?;
-            let body = aligned(&data.data_body);
+            let message = root_as_message(&data.data_header).map_err(unreadable)?;
+            let body = align(&data.data_body);
             if let Some(dictionary) = message.header_as_dictionary_batch() {
                 let version = message.version();
-                read_dictionary(&body, dictionary, sent, &mut dictionaries, &version).map_err(broken)?;
+                read_dictionary(&body, dictionary, sent, &mut dictionaries, &version).map_err(unreadable)?;
             } else if let Some(batch) = message.header_as_record_batch() {
                 let version = message.version();
                 let decoder = RecordBatchDecoder::try_new(&body, batch, Arc::clone(sent), &dictionaries, &version);
                 let batch = decoder.and_then(RecordBatchDecoder::read_record_batch);
-                return with_schema(&batch.map_err(broken)?, wanted).map_err(broken);
+                return with_schema(&batch.map_err(unreadable)?, wanted).map_err(unreadable);
             }
         }
-        Err(broken("a packet without a batch"))
+        Err(unreadable("a packet without a batch"))
     }
 }
 
@@ -88,7 +88,7 @@ fn with_schema(batch: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch, A
     RecordBatch::try_new_with_options(Arc::clone(wanted), batch.columns().to_vec(), &options)
 }
 
-fn aligned(body: &Bytes) -> Buffer {
+fn align(body: &Bytes) -> Buffer {
     if body.as_ptr().addr().is_multiple_of(ALIGNMENT) {
         Buffer::from(body.clone())
     } else {
@@ -96,6 +96,6 @@ fn aligned(body: &Bytes) -> Buffer {
     }
 }
 
-fn broken(reason: impl std::fmt::Display) -> Failure {
+fn unreadable(reason: impl std::fmt::Display) -> Failure {
     Failure::internal(format!("fetched rows cannot be read: {reason}"))
 }

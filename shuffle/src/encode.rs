@@ -1,13 +1,13 @@
-//! Batches to Flight messages: the one encoder of shuffle streams and of results.
+//! Encodes batches as Flight messages, for shuffle streams and for results.
 //!
 //! ```text
-//! 2 MiB    what a message aims at, less where thousands of columns cost headers and padding
-//! 4 MiB    what gRPC clients accept by default: reached only by a single row, or by a schema
-//! 256 MiB  what no message may exceed: such a row fails its query
+//! 2 MiB    the target size of a message, less where thousands of columns cost headers and padding
+//! 4 MiB    the default limit of gRPC clients: exceeded only by a single row, or by a schema
+//! 256 MiB  the limit of every message: a larger row fails its query
 //! ```
 //!
-//! The dictionaries of a message come directly before it, every time, so that messages of several partitions can be mixed
-//! in one stream. Nothing is compressed: on a local network that costs more than it saves.
+//! The dictionaries of a message come directly before it, every time, so that messages of several partitions can be
+//! mixed in one stream. Messages are not compressed: on a local network that costs more than it saves.
 
 #[cfg(test)]
 mod tests;
@@ -29,21 +29,20 @@ use squadron_proto::{Failure, FailureKind};
 
 use crate::{compact, failure};
 
-/// What the rows of a message should not exceed.
+/// Target size of the rows of a message.
 const ROWS_BYTES: usize = 2 * 1024 * 1024;
 
-/// What a message should not exceed, with all that stands in it beside the rows.
+/// Target size of a message, including everything beside its rows.
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 
-/// What a message may take beside the values of a column: its node, and for each of up to three buffers the place in
-/// the header and the padding.
+/// Bytes of a message that one column takes beside its values: its node, and for each of up to three buffers an entry
+/// in the header and the padding.
 const COLUMN_BYTES: usize = 16 + 3 * (16 + 64);
 
 /// The largest message of the data plane, in bytes: a single row may be this large.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
-/// The schema message, then the messages of `batches`; the schema message comes also when there are none. Ends at the
-/// first error.
+/// The schema message, also when there are no batches, then the messages of `batches`. Ends at the first error.
 pub fn frames<S>(
     schema: SchemaRef,
     batches: S,
@@ -58,14 +57,14 @@ where
     Frames::new(&schema, pieces)
 }
 
-/// A batch and what stands in the `app_metadata` of its messages; without a batch, a message of the tag alone.
+/// A batch and the `app_metadata` of its messages; without a batch, a message of the tag alone.
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) tag: Bytes,
     pub(crate) batch: Option<RecordBatch>,
 }
 
-/// The messages of a stream of pieces, encoded as they are asked for.
+/// The messages of a stream of pieces, encoded on demand.
 pub(crate) struct Frames {
     pieces: BoxStream<'static, Result<Piece, Failure>>,
     encoder: Encoder,
@@ -139,7 +138,7 @@ impl Stream for Frames {
     }
 }
 
-/// Cuts `batch` into slices of up to `limit` bytes, single rows at the least.
+/// Cuts `batch` into slices of up to `limit` bytes, but of at least one row.
 fn split(batch: RecordBatch, limit: usize, slices: &mut VecDeque<RecordBatch>) {
     let rows = batch.num_rows();
     let bytes = compact::sliced_bytes(&batch);
@@ -150,7 +149,7 @@ fn split(batch: RecordBatch, limit: usize, slices: &mut VecDeque<RecordBatch>) {
         slices.push_back(batch);
         return;
     }
-    // Rows differ in size, so each part is looked at again.
+    // Rows differ in size, so each part is measured again.
     let part_rows = (rows / bytes.div_ceil(limit)).max(1);
     for start in (0..rows).step_by(part_rows) {
         let part = batch.slice(start, part_rows.min(rows - start));
@@ -161,7 +160,7 @@ fn split(batch: RecordBatch, limit: usize, slices: &mut VecDeque<RecordBatch>) {
 struct Encoder {
     schema: SchemaRef,
     has_dictionaries: bool,
-    /// What the rows of one message may take.
+    /// Target size of the rows of one message.
     rows_bytes: usize,
     options: IpcWriteOptions,
     generator: IpcDataGenerator,
@@ -219,7 +218,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Makes the tracker as it was after the schema message, so that the next message brings all its dictionaries.
+    /// Resets the tracker to its state after the schema message, so that the next message carries all its dictionaries.
     fn forget_dictionaries(&mut self) {
         self.tracker.clear();
         self.generator
@@ -227,7 +226,7 @@ impl Encoder {
     }
 }
 
-/// The failure for a row that makes a message of `bytes`, where `limit` are allowed.
+/// The failure for a row that makes a message of `bytes`, more than `limit`.
 pub fn too_large(bytes: usize, limit: usize) -> Failure {
     let megabytes = |bytes: usize| bytes.div_ceil(1024 * 1024);
     Failure::new(
@@ -241,7 +240,7 @@ pub fn too_large(bytes: usize, limit: usize) -> Failure {
     )
 }
 
-/// Thousands of columns take much of a message even in one row.
+/// The target size of the rows of a message: less for thousands of columns, which take much of a message themselves.
 fn rows_bytes(schema: &SchemaRef) -> usize {
     let beside = schema.flattened_fields().len() * COLUMN_BYTES;
     MESSAGE_BYTES.saturating_sub(beside).clamp(1, ROWS_BYTES)

@@ -1,4 +1,4 @@
-//! From DataFusion's errors to [`Failure`] and back: the one place that decides which kind an engine error is.
+//! Converts DataFusion's errors to [`Failure`] and back: the one place that decides the kind of an engine error.
 
 use std::error::Error;
 use std::io;
@@ -10,7 +10,7 @@ use datafusion::object_store;
 use datafusion::parquet::errors::ParquetError;
 use squadron_proto::{Failure, FailureKind};
 
-/// What went wrong, by the root cause of `error`. A [`Failure`] anywhere in the chain comes out as it was.
+/// The failure behind `error`, by its root cause. A [`Failure`] anywhere in the chain is returned unchanged.
 pub fn of(error: &DataFusionError) -> Failure {
     use DataFusionError as E;
     match error {
@@ -37,7 +37,7 @@ pub fn of(error: &DataFusionError) -> Failure {
     }
 }
 
-/// As an error that a plan may return and from which [`of`] finds `failure` again.
+/// Wraps `failure` in an error that a plan may return and from which [`of`] gets `failure` back.
 pub fn into_datafusion(failure: Failure) -> DataFusionError {
     DataFusionError::External(Box::new(failure))
 }
@@ -103,7 +103,7 @@ fn file(error: &io::Error) -> Failure {
     Failure::new(kind, error.to_string())
 }
 
-/// Follows the sources of an error that came in a box until one is of a type we know.
+/// The failure behind an error of an unknown type: the first of its sources that has a known type decides.
 fn external(error: &(dyn Error + 'static)) -> Failure {
     let mut cause = Some(error);
     while let Some(known) = cause {
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_survives_every_wrapping() {
+    fn failure_survives_every_wrapping() {
         let lost = Failure::new(FailureKind::ShuffleLost, "worker 2 is gone");
         let wrappings = [
             into_datafusion(lost.clone()),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_follow_the_root_cause() {
+    fn kind_follows_the_root_cause() {
         let missing = object_store::Error::NotFound {
             path: "a".into(),
             source: "gone".into(),

@@ -1,7 +1,7 @@
 //! Reads shuffle output of other processes.
 //!
-//! One HTTP/2 connection an address carries all streams to it. A stream whose reader waits stops taking bytes, so the
-//! connection's window is far larger than a stream's: waiting streams must not stop the others.
+//! One HTTP/2 connection per address carries all streams to it. A stream without an active reader stops taking bytes,
+//! so the connection's window is far larger than a stream's: waiting streams must not stop the others.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
@@ -22,21 +22,21 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::encode::MAX_MESSAGE_BYTES;
-use crate::status::{from_status, lost};
-use crate::tls::Trust;
+use crate::net::tls::Trust;
+use crate::status::{from_status, shuffle_lost};
 
 const DEFAULT_BUDGET_BYTES: usize = 32 * 1024 * 1024;
-/// A ticket is presented at once; this allows for clocks that differ.
+/// A ticket is presented right away; an hour allows for clocks that differ.
 const TICKET_LIFETIME: Duration = Duration::from_secs(3600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-/// Of HTTP/2, not of Flight: the default of 16 KiB costs a header for each.
+/// HTTP/2 frames, not Flight messages: the default of 16 KiB costs a header for each.
 const FRAME_BYTES: u32 = 256 * 1024;
-/// The most that HTTP/2 allows, less what h2 keeps for itself: a thousand waiting streams.
+/// The maximum of HTTP/2, less a reserve for h2: enough for a thousand waiting streams.
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - (1 << 20);
-/// Addresses whose connections are kept.
+/// How many addresses keep their connections.
 const MAX_CHANNELS: usize = 1024;
 
 /// How a process reads from others.
@@ -44,12 +44,12 @@ const MAX_CHANNELS: usize = 1024;
 pub struct FetchOptions {
     /// Signs the tickets.
     pub key: ClusterKey,
-    /// Where the server is, for producers that name no address; `None` in the server itself.
+    /// The server's address, for producers without one; `None` in the server itself.
     pub server_address: Option<String>,
     /// How many fetched bytes one [`crate::ShuffleReadExec`] holds in memory before it stops reading or, when that
-    /// would block the partition that is read, overflows to disk.
+    /// would block the partition that is read, spills to disk.
     pub budget_bytes: usize,
-    /// Who is believed to be the other end of an encrypted connection.
+    /// Certificate authorities trusted for peers.
     pub trust: Trust,
 }
 
@@ -65,7 +65,7 @@ impl FetchOptions {
     }
 }
 
-/// Opens fetch streams over connections that it keeps. Clones share them.
+/// Opens fetch streams over pooled connections, which its clones share.
 #[derive(Clone)]
 pub struct Fetcher(Arc<Inner>);
 
@@ -76,8 +76,8 @@ struct Inner {
 }
 
 impl Fetcher {
-    /// Connections are driven by the runtime this is called on, which should not be the one that plans run on: a long
-    /// computation would starve them.
+    /// The current runtime drives the connections. It should not be the one that plans run on, where a long computation
+    /// would delay them.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -89,11 +89,11 @@ impl Fetcher {
         }))
     }
 
-    /// Opens one stream of partitions of outputs at `address` (empty: the server). The server's results and
-    /// [`crate::ShuffleReadExec`] read through it. Dropping the stream ends the transfer.
+    /// Opens one stream of partitions of outputs at `address` (empty: the server), for the server's results and for
+    /// [`crate::ShuffleReadExec`]. Dropping the stream ends the transfer.
     ///
     /// # Errors
-    /// ShuffleLost, naming the address, when it cannot be reached or does not have one of the outputs.
+    /// ShuffleLost, naming the address, when it cannot be reached or lacks one of the outputs.
     pub async fn open(&self, address: &str, fetch: Fetch) -> Result<FetchStream, Failure> {
         let address = self.resolve(address)?;
         let outputs = (0..).zip(&fetch.outputs);
@@ -126,11 +126,11 @@ impl Fetcher {
         &self.0.io
     }
 
-    /// The full address, in the form that tonic knows.
+    /// The full address, as an `http` or `https` URL.
     fn resolve(&self, address: &str) -> Result<String, Failure> {
         let address = match (address, &self.0.options.server_address) {
             ("", Some(server)) => server,
-            ("", None) => return Err(lost("this server", "it does not hold the output any more")),
+            ("", None) => return Err(shuffle_lost("this server", "it does not hold the output any more")),
             (address, _) => address,
         };
         Ok(match address.split_once("://") {
@@ -148,14 +148,14 @@ impl Fetcher {
         }
         let endpoint = endpoint(address)
             .and_then(|endpoint| self.0.options.trust.secure(endpoint))
-            .map_err(|error| lost(address, &error.to_string()))?;
+            .map_err(|error| shuffle_lost(address, &error.to_string()))?;
         let channel = {
-            // The tasks of the connection start where the channel is made.
+            // The tasks of the connection run on the runtime in which the channel is made.
             let _io = self.0.io.enter();
             endpoint.connect_lazy()
         };
         if channels.len() >= MAX_CHANNELS {
-            // Streams keep their connections alive; the others are made anew when they are needed.
+            // Streams keep their connections alive; other connections are opened again on demand.
             channels.clear();
         }
         channels.insert(address.to_string(), channel.clone());
@@ -174,24 +174,24 @@ fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }
 
-/// One step of a fetch stream.
+/// One item of a fetch stream.
 #[derive(Clone, Debug)]
 pub enum Fetched {
-    /// The schema message; comes first, and once.
+    /// The schema message: the first item, once.
     Schema(FlightData),
-    /// A message of a batch, its `app_metadata` as it came. The dictionaries of a batch come directly before it, in
-    /// messages of the same tag, each time.
+    /// A message of a batch, its `app_metadata` unchanged. The dictionaries of a batch come directly before it, every
+    /// time, in messages of the same tag.
     Frame(FetchTag, FlightData),
     /// This partition of this output is complete.
     End(FetchTag),
 }
 
 /// The messages of a fetch. Ends without an error only after every partition of every output has ended; a stream that
-/// is cut off before is ShuffleLost.
+/// is cut off earlier fails as ShuffleLost.
 pub struct FetchStream {
     address: String,
     messages: BoxStream<'static, Result<FlightData, Status>>,
-    /// Output and partition of what has not ended.
+    /// The partitions that have not ended, as `(output, partition)`.
     open: HashSet<(u32, u32)>,
     state: State,
 }
@@ -210,7 +210,7 @@ impl FetchStream {
             return Ok(Fetched::Schema(data));
         }
         let tag = FetchTag::decode(data.app_metadata.as_ref())
-            .map_err(|error| lost(&self.address, &format!("it sent a message without a tag ({error})")))?;
+            .map_err(|error| shuffle_lost(&self.address, &format!("it sent a message without a tag ({error})")))?;
         let part = (tag.output, tag.partition);
         let expected = if tag.end_of_partition {
             self.open.remove(&part)
@@ -218,7 +218,7 @@ impl FetchStream {
             self.open.contains(&part)
         };
         if !expected {
-            return Err(lost(
+            return Err(shuffle_lost(
                 &self.address,
                 &format!("it sent rows of partition {} that were not asked for", tag.partition),
             ));
@@ -245,7 +245,7 @@ impl Stream for FetchStream {
                 self.state = State::Ended;
                 return Poll::Ready(None);
             }
-            None => Err(lost(
+            None => Err(shuffle_lost(
                 &self.address,
                 &format!("the stream ended before {} of its partitions", self.open.len()),
             )),
@@ -264,7 +264,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream that was asked for partition 7 of output 0.
+    /// A stream of partition 7 of output 0.
     fn stream(messages: Vec<Result<FlightData, Status>>) -> FetchStream {
         FetchStream {
             address: "http://a:1".into(),
@@ -290,7 +290,7 @@ mod tests {
         Ok(FlightData::default())
     }
 
-    async fn outcome(messages: Vec<Result<FlightData, Status>>) -> Result<usize, Failure> {
+    async fn read_all(messages: Vec<Result<FlightData, Status>>) -> Result<usize, Failure> {
         let mut stream = stream(messages);
         let mut steps = 0;
         while let Some(step) = stream.next().await {
@@ -301,13 +301,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_is_complete_when_every_partition_ended() {
+    async fn stream_completes_after_every_partition() {
         let messages = vec![schema(), message(7, false), message(7, true)];
-        assert_eq!(outcome(messages).await, Ok(3));
+        assert_eq!(read_all(messages).await, Ok(3));
     }
 
     #[tokio::test]
-    async fn whatever_else_it_does_is_an_error_that_names_the_address() {
+    async fn incomplete_stream_names_its_address() {
         let table = [
             vec![],
             vec![schema()],
@@ -318,14 +318,14 @@ mod tests {
             vec![schema(), Err(Status::unavailable("connection reset"))],
         ];
         for messages in table {
-            let failure = outcome(messages.clone()).await.unwrap_err();
+            let failure = read_all(messages.clone()).await.unwrap_err();
             assert_eq!(failure.kind, FailureKind::ShuffleLost, "{messages:?}");
             assert!(failure.message.contains("http://a:1"), "{failure}");
         }
     }
 
     #[tokio::test]
-    async fn addresses_come_in_several_forms() {
+    async fn addresses_resolve_to_http_urls() {
         let fetcher = Fetcher::new(FetchOptions {
             server_address: Some("grpc://server:1".into()),
             ..FetchOptions::new(ClusterKey::random())

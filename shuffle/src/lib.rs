@@ -10,8 +10,8 @@
 //!                                   '--> DataService (Flight DoGet) -'
 //! ```
 //!
-//! [`Store`] keeps what attempts wrote, in memory first and on disk when the memory pool says no. The two plan nodes
-//! find it, and everything else that belongs to one attempt, in the [`AttemptContext`] of their `TaskContext`.
+//! [`Store`] holds the output of attempts, in memory first and on disk when the memory pool refuses. The two plan nodes
+//! find the store, and everything else that belongs to one attempt, in the [`AttemptContext`] of their `TaskContext`.
 
 pub mod codec;
 mod compact;
@@ -22,8 +22,7 @@ pub mod encode;
 pub mod failure;
 pub mod fetch;
 pub mod fragment;
-pub mod listen;
-pub mod object_stores;
+pub mod net;
 pub mod read;
 pub mod serve;
 pub mod sink;
@@ -31,16 +30,15 @@ mod status;
 pub mod store;
 #[cfg(test)]
 mod testing;
-pub mod tls;
 pub mod write;
 
 pub use codec::ShuffleCodec;
 pub use conform::conform;
 pub use context::AttemptContext;
 pub use fetch::{FetchOptions, Fetcher};
+pub use net::tls::{ServerTls, Trust};
 pub use read::{FETCHED_BYTES, ShuffleReadExec};
 pub use serve::DataService;
 pub use sink::{FileEncoding, FileTarget, StagedFile, WriteFilesExec};
 pub use store::{OutputWriter, PartitionReader, Store, StoreOptions, StoreUsage, Written};
-pub use tls::{ServerTls, Trust};
 pub use write::{ShuffleWriteExec, WritePartitioning};

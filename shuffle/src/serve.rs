@@ -10,9 +10,9 @@
 //!
 //! A stream that ends without the end of every partition was cut off.
 //!
-//! To a client, with the ticket of an endpoint: a plain Flight stream, the same as it would get from the server. The
-//! ticket is all that is asked of a client: whatever it says of itself is ignored, and everyone's Handshake succeeds,
-//! since drivers shake hands before they fetch.
+//! To a client, with the ticket of an endpoint: a plain Flight stream, the same as the server's. The ticket alone
+//! authorises a client: its credentials are ignored, and every Handshake succeeds, since drivers shake hands before
+//! they fetch.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -36,22 +36,23 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::layer::util::{Identity, Stack};
 
 use crate::encode::{self, Frames, MAX_MESSAGE_BYTES, Piece};
-use crate::listen;
+use crate::net::listen;
 use crate::status::to_status;
 use crate::store::{PartitionReader, Store};
 
-/// A peer that does not answer a ping for this long is gone.
+/// A peer that does not answer a ping for this long is disconnected.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What [`http2`] builds: a server that tells peers who should encrypt so.
+/// The server builder of [`http2`], which refuses peers that do not encrypt where they must.
 pub type Http2 = Server<Stack<InterceptorLayer<Check>, Identity>>;
 type Check = fn(Request<()>) -> Result<Request<()>, Status>;
 
-/// A server builder with what the data plane needs of HTTP/2, for the connections of [`listen`]. Streams wait for their readers by design, so that their
-/// number is not limited: a limit would let waiting streams block the one that would free them.
+/// A server builder with the HTTP/2 settings of the data plane, for the connections of [`listen`]. The number of
+/// streams is not limited: streams wait for their readers by design, and a limit would let waiting streams block the
+/// one that would free them.
 pub fn http2() -> Http2 {
-    let check: Check = listen::refuse_mistaken;
+    let check: Check = listen::refuse_plaintext;
     Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
@@ -67,7 +68,7 @@ pub struct DataService {
 }
 
 impl DataService {
-    /// Serves the outputs of `store` to who presents a ticket signed with `key`.
+    /// Serves the outputs of `store` to callers with a ticket signed with `key`.
     pub fn new(store: Store, key: ClusterKey) -> Self {
         Self { store, key }
     }
@@ -76,16 +77,16 @@ impl DataService {
     pub fn into_server(self) -> FlightServiceServer<Self> {
         FlightServiceServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            // The encoder refuses larger rows with a better sentence.
+            // The encoder refuses larger rows with a better message.
             .max_encoding_message_size(2 * MAX_MESSAGE_BYTES)
     }
 
-    /// What a ticket entitles to; its fields are looked at only after its signature.
-    fn open(&self, ticket: &Ticket) -> Result<Served, Failure> {
+    /// The rows that a ticket entitles to; its signature is checked before its fields.
+    fn open(&self, ticket: &Ticket) -> Result<FrameStream, Failure> {
         let subject = self.key.open(&ticket.ticket, SystemTime::now());
         match subject {
-            Ok(Subject::Fetch(fetch)) => self.tagged(&fetch).map(StreamExt::boxed),
-            Ok(Subject::Endpoint(rows)) => self.plain(&rows),
+            Ok(Subject::Fetch(fetch)) => self.read_tagged(&fetch).map(StreamExt::boxed),
+            Ok(Subject::Endpoint(rows)) => self.read_plain(&rows),
             Ok(Subject::Result(_) | Subject::Poll(_)) => Err(Failure::new(
                 FailureKind::Invalid,
                 "this ticket is for the server; present it where it was issued",
@@ -95,7 +96,8 @@ impl DataService {
         }
     }
 
-    fn tagged(&self, fetch: &Fetch) -> Result<Frames, Failure> {
+    /// The rows of a fetch, each batch with its tag.
+    fn read_tagged(&self, fetch: &Fetch) -> Result<Frames, Failure> {
         let schema = self.schema(fetch)?;
         let mut partitions = BTreeMap::<u32, Vec<Part>>::new();
         for (index, output) in (0..).zip(&fetch.outputs) {
@@ -110,20 +112,20 @@ impl DataService {
                 partitions.entry(*number).or_default().push(part);
             }
         }
-        // One stream a partition, its outputs in turn; the partitions take turns, so that readers of all of them proceed.
+        // One stream per partition, its outputs in turn; the partitions take turns, so that readers of all proceed.
         let streams = partitions
             .into_values()
             .map(|parts| stream::iter(parts).flat_map(Part::pieces).boxed());
         Ok(Frames::new(&schema, stream::select_all(streams)))
     }
 
-    /// The rows of a client, partition after partition.
-    fn plain(&self, rows: &Fetch) -> Result<Served, Failure> {
+    /// The rows of an endpoint, partition after partition.
+    fn read_plain(&self, rows: &Fetch) -> Result<FrameStream, Failure> {
         let gone = |failure: Failure| match failure.kind {
             FailureKind::ShuffleLost => Failure::new(
                 FailureKind::NotFound,
-                "the rows are not here any more: their time is over, the query was cancelled or failed, or the worker was \
-                 started anew; run the statement again",
+                "the rows are not here any more: their time is over, the query was cancelled or failed, or the worker \
+                 was started anew; run the statement again",
             ),
             _ => failure,
         };
@@ -139,7 +141,7 @@ impl DataService {
         Ok(encode::frames(schema, batches).boxed())
     }
 
-    /// All outputs of a stage have the same.
+    /// The schema of the first output; all outputs of a stage have the same.
     fn schema(&self, fetch: &Fetch) -> Result<SchemaRef, Failure> {
         let output = fetch
             .outputs
@@ -172,7 +174,7 @@ struct Part {
 }
 
 impl Part {
-    /// Its batches, and its end when there is no error.
+    /// The batches of the part, then its end unless a batch failed.
     fn pieces(self) -> BoxStream<'static, Result<Piece, Failure>> {
         let tag = |end_of_partition| {
             let tag = FetchTag {
@@ -198,11 +200,11 @@ impl Part {
 }
 
 /// The messages of one DoGet.
-type Served = BoxStream<'static, Result<FlightData, Failure>>;
+type FrameStream = BoxStream<'static, Result<FlightData, Failure>>;
 type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = BoxStream<'static, Result<T, Status>>;
 
-fn absent<T>(method: &str) -> Answer<T> {
+fn refuse_method<T>(method: &str) -> Answer<T> {
     Err(Status::unimplemented(format!(
         "{method} is not a method of the data plane; connect to the server's --listen address"
     )))
@@ -236,34 +238,34 @@ impl FlightService for DataService {
     }
 
     async fn list_flights(&self, _: Request<Criteria>) -> Answer<Self::ListFlightsStream> {
-        absent("ListFlights")
+        refuse_method("ListFlights")
     }
 
     async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> Answer<FlightInfo> {
-        absent("GetFlightInfo")
+        refuse_method("GetFlightInfo")
     }
 
     async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Answer<PollInfo> {
-        absent("PollFlightInfo")
+        refuse_method("PollFlightInfo")
     }
 
     async fn get_schema(&self, _: Request<FlightDescriptor>) -> Answer<SchemaResult> {
-        absent("GetSchema")
+        refuse_method("GetSchema")
     }
 
     async fn do_put(&self, _: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
-        absent("DoPut")
+        refuse_method("DoPut")
     }
 
     async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Answer<Self::DoExchangeStream> {
-        absent("DoExchange")
+        refuse_method("DoExchange")
     }
 
     async fn do_action(&self, _: Request<Action>) -> Answer<Self::DoActionStream> {
-        absent("DoAction")
+        refuse_method("DoAction")
     }
 
     async fn list_actions(&self, _: Request<Empty>) -> Answer<Self::ListActionsStream> {
-        absent("ListActions")
+        refuse_method("ListActions")
     }
 }

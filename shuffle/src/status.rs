@@ -1,56 +1,40 @@
-//! Failures on their way through the data plane: a gRPC status for whoever looks, the whole [`Failure`] in its details.
+//! Failures in the data plane: a gRPC status for any client, with the whole [`Failure`] in its details.
 
 use prost::Message;
 use squadron_proto::{Failure, FailureKind, wire};
-use tonic::{Code, Status};
+use tonic::Status;
 
-/// For the wire.
+/// The status of `failure`, with the failure in its details.
 pub(crate) fn to_status(failure: &Failure) -> Status {
-    let code = match failure.kind {
-        FailureKind::Invalid => Code::InvalidArgument,
-        FailureKind::NotFound => Code::NotFound,
-        FailureKind::Unsupported => Code::Unimplemented,
-        FailureKind::Unauthenticated => Code::Unauthenticated,
-        FailureKind::Denied => Code::PermissionDenied,
-        FailureKind::Exhausted => Code::ResourceExhausted,
-        FailureKind::Cancelled => Code::Cancelled,
-        FailureKind::Deadline => Code::DeadlineExceeded,
-        FailureKind::WorkerLost
-        | FailureKind::ShuffleLost
-        | FailureKind::Draining
-        | FailureKind::Busy
-        | FailureKind::Storage => Code::Unavailable,
-        FailureKind::Internal => Code::Internal,
-    };
     let details = wire::control::Failure::from(failure.clone()).encode_to_vec();
-    Status::with_details(code, &failure.message, details.into())
+    Status::with_details(failure.kind.grpc_code(), &failure.message, details.into())
 }
 
-/// What a fetch from `address` failed of. A failure of the rows themselves keeps its kind; everything between here and
-/// the rows is ShuffleLost.
+/// Why a fetch from `address` failed. A failure of the producer's work keeps its kind; a failure to reach its rows is
+/// ShuffleLost.
 pub(crate) fn from_status(status: &Status, address: &str) -> Failure {
-    let told = (!status.details().is_empty())
+    let sent = (!status.details().is_empty())
         .then(|| wire::control::Failure::decode(status.details()).ok())
         .flatten()
         .map(Failure::from);
-    match told {
-        Some(failure) if is_of_rows(failure.kind) => failure,
-        told => {
-            let reason = told.map_or_else(|| status.message().to_string(), |told| told.message);
-            lost(address, &reason)
+    match sent {
+        Some(failure) if is_producer_failure(failure.kind) => failure,
+        sent => {
+            let reason = sent.map_or_else(|| status.message().to_string(), |failure| failure.message);
+            shuffle_lost(address, &reason)
         }
     }
 }
 
 /// ShuffleLost, naming the address.
-pub(crate) fn lost(address: &str, reason: &str) -> Failure {
+pub(crate) fn shuffle_lost(address: &str, reason: &str) -> Failure {
     Failure::new(
         FailureKind::ShuffleLost,
         format!("cannot fetch rows from {address}: {reason}"),
     )
 }
 
-fn is_of_rows(kind: FailureKind) -> bool {
+fn is_producer_failure(kind: FailureKind) -> bool {
     match kind {
         FailureKind::Invalid
         | FailureKind::Exhausted
@@ -74,13 +58,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_of_the_rows_arrives_as_it_was() {
+    fn row_failure_arrives_unchanged() {
         let failure = Failure::new(FailureKind::Exhausted, "no memory");
         assert_eq!(from_status(&to_status(&failure), "http://a:1"), failure);
     }
 
     #[test]
-    fn everything_else_is_shuffle_lost_and_names_the_address() {
+    fn other_failures_become_shuffle_lost() {
         let released = Failure::new(FailureKind::ShuffleLost, "it was released");
         for status in [Status::unavailable("connection refused"), to_status(&released)] {
             let failure = from_status(&status, "http://a:1");

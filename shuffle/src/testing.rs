@@ -1,4 +1,4 @@
-//! What the tests of several modules share: batches of every kind, names, and stores in temporary folders.
+//! Test helpers of several modules: batches of every type, attempt keys, and stores in temporary folders.
 
 use std::sync::Arc;
 
@@ -24,14 +24,14 @@ pub(crate) fn key(stage: u32, task: u32) -> AttemptKey {
     }
 }
 
-/// A store in a folder of its own; the folder goes with it.
+/// A store in a temporary folder, removed with it.
 pub(crate) struct TestStore {
     pub(crate) store: Store,
     pub(crate) folder: TempDir,
     pub(crate) pool: Arc<dyn MemoryPool>,
 }
 
-/// `pool_bytes`: none for a pool without limit.
+/// A store with a memory pool of `pool_bytes`, none for no limit.
 pub(crate) fn store(pool_bytes: Option<usize>) -> TestStore {
     let pool: Arc<dyn MemoryPool> = match pool_bytes {
         Some(bytes) => Arc::new(GreedyMemoryPool::new(bytes)),
@@ -50,8 +50,8 @@ pub(crate) fn store(pool_bytes: Option<usize>) -> TestStore {
     }
 }
 
-/// Rows `start..start + rows` of one number and one text that does not fit into a view.
-pub(crate) fn numbered(start: i64, rows: usize) -> RecordBatch {
+/// Rows `start..start + rows` of a number and a text that is too long to be inlined in a view.
+pub(crate) fn number_rows(start: i64, rows: usize) -> RecordBatch {
     let numbers = start..start + rows as i64;
     let texts = numbers.clone().map(|n| format!("text of row number {n:012}"));
     RecordBatch::try_from_iter([
@@ -78,7 +78,7 @@ pub(crate) fn without_columns(rows: usize) -> RecordBatch {
     RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options).unwrap()
 }
 
-/// Batches of every kind of type, some of them slices.
+/// Batches of every type, some of them slices.
 pub(crate) fn samples() -> Vec<(&'static str, RecordBatch)> {
     let flat = RecordBatch::try_from_iter_with_nullable([
         (
@@ -120,8 +120,8 @@ pub(crate) fn samples() -> Vec<(&'static str, RecordBatch)> {
     vec![
         ("flat", flat.clone()),
         ("slice", flat.slice(1, 1)),
-        ("numbered", numbered(0, 10_000)),
-        ("slice of many", numbered(0, 10_000).slice(5_000, 3)),
+        ("numbered", number_rows(0, 10_000)),
+        ("slice of many", number_rows(0, 10_000).slice(5_000, 3)),
         ("views", one(views(1000))),
         ("slice of views", one(views(100_000)).slice(70_000, 20)),
         (

@@ -1,4 +1,4 @@
-//! Where a worker listens, and under which address others reach it.
+//! Where a worker listens, and the address under which the server and other workers reach it.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
@@ -6,41 +6,45 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use squadron_proto::{Failure, FailureKind};
 use url::{Host, Url};
 
-/// A bound port and its name for others.
+/// A bound port and the address that is advertised for it.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) listener: TcpListener,
-    /// `host:port` as others dial it.
+    /// `host:port` as the server and other workers dial it.
     pub(crate) advertised: String,
 }
 
-/// Why nothing is bound.
+/// Why no port is bound.
 #[derive(Debug)]
-pub(crate) enum NotBound {
-    /// There is no way to the server yet.
-    Later(String),
-    /// What was asked for cannot be.
-    Never(Failure),
+pub(crate) enum BindError {
+    /// There is no route to the server yet; a later try may succeed.
+    Unreachable(String),
+    /// The options ask for an address that cannot be bound or advertised.
+    Invalid(Failure),
 }
 
-/// Binds `listen`, else a free port of the address from which `server` is reached: loopback, where the server is on
-/// loopback, and nothing that other networks see, where it is not.
-pub(crate) async fn bind(listen: Option<SocketAddr>, advertise: Option<&str>, server: &Url) -> Result<Bound, NotBound> {
-    let later = |error: io::Error| NotBound::Later(format!("no way to the server: {error}"));
+/// Binds `listen`, else a free port of the local address from which `server` is reached. So a worker beside its server
+/// listens on loopback only, and any other worker only on the network that leads to the server.
+pub(crate) async fn bind(
+    listen: Option<SocketAddr>,
+    advertise: Option<&str>,
+    server: &Url,
+) -> Result<Bound, BindError> {
+    let unreachable = |error: io::Error| BindError::Unreachable(format!("no way to the server: {error}"));
     let address = match listen {
         Some(address) => address,
-        None => SocketAddr::new(route_to(server).await.map_err(later)?, 0),
+        None => SocketAddr::new(route_to(server).await.map_err(unreachable)?, 0),
     };
-    let (listener, bound) = listener(address).map_err(|error| {
-        NotBound::Never(Failure::new(
+    let (listener, bound) = open_listener(address).map_err(|error| {
+        BindError::Invalid(Failure::new(
             FailureKind::Invalid,
             format!("cannot listen on {address}: {error}; name another address with --listen"),
         ))
     })?;
     let advertised = match advertise {
-        Some(text) => advertised(text, bound.port()).map_err(NotBound::Never)?,
+        Some(text) => parse_advertised(text, bound.port()).map_err(BindError::Invalid)?,
         None if bound.ip().is_unspecified() => {
-            let ip = route_to(server).await.map_err(later)?;
+            let ip = route_to(server).await.map_err(unreachable)?;
             SocketAddr::new(ip, bound.port()).to_string()
         }
         None => bound.to_string(),
@@ -48,14 +52,14 @@ pub(crate) async fn bind(listen: Option<SocketAddr>, advertise: Option<&str>, se
     Ok(Bound { listener, advertised })
 }
 
-fn listener(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+fn open_listener(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     let bound = listener.local_addr()?;
     Ok((listener, bound))
 }
 
-/// The local address from which packets to the server leave. Asking for it sends none.
+/// The local address from which packets to the server leave. Finding it sends no packet.
 async fn route_to(server: &Url) -> io::Result<IpAddr> {
     let host = server.host_str().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -87,8 +91,8 @@ pub(crate) fn origin(server: &Url) -> String {
     format!("{}://{host}:{port}", server.scheme())
 }
 
-/// `HOST` or `HOST:PORT`, the former with the port that is bound.
-fn advertised(text: &str, port: u16) -> Result<String, Failure> {
+/// Parses `HOST` or `HOST:PORT`; a host without a port gets `port`, the bound one.
+fn parse_advertised(text: &str, port: u16) -> Result<String, Failure> {
     let text = match text.parse::<Ipv6Addr>() {
         Ok(ip) => format!("[{ip}]"),
         Err(_) => text.to_owned(),
@@ -102,7 +106,7 @@ fn advertised(text: &str, port: u16) -> Result<String, Failure> {
                 Host::Ipv6(ip) if ip.is_unspecified() => return None,
                 host => host.to_string(),
             };
-            // The scheme's own port vanishes from a parsed URL, so the text is asked.
+            // A parsed URL drops the scheme's own port, so the port is read from the text.
             let given = text.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
             Some(format!("{host}:{}", given.filter(|given| *given != 0).unwrap_or(port)))
         });
@@ -123,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beside_a_local_server_only_loopback_is_bound() {
+    async fn local_server_binds_loopback_only() {
         let bound = bind(None, None, &server("http://127.0.0.1:1")).await.unwrap();
         let address = bound.listener.local_addr().unwrap();
         assert!(address.ip().is_loopback());
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_listens_everywhere_advertises_where_the_server_is_reached() {
+    async fn unspecified_address_advertises_route_to_server() {
         let everywhere = Some("0.0.0.0:0".parse().unwrap());
         let bound = bind(everywhere, None, &server("http://127.0.0.1:1")).await.unwrap();
         let port = bound.listener.local_addr().unwrap().port();
@@ -139,11 +143,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_port_is_a_sentence_that_names_the_flag() {
+    async fn taken_port_error_names_flag() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let outcome = bind(Some(address), None, &server("http://127.0.0.1:1")).await;
-        let Err(NotBound::Never(failure)) = outcome else {
+        let Err(BindError::Invalid(failure)) = outcome else {
             panic!("{outcome:?}");
         };
         assert!(failure.message.contains("--listen"), "{failure}");
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_advertised_gets_the_bound_port_when_it_names_none() {
+    fn advertised_host_defaults_to_bound_port() {
         for (text, expected) in [
             ("db1.example", "db1.example:7"),
             ("db1.example:80", "db1.example:80"),
@@ -159,10 +163,10 @@ mod tests {
             ("::1", "[::1]:7"),
             ("[::1]:9", "[::1]:9"),
         ] {
-            assert_eq!(advertised(text, 7).unwrap(), expected);
+            assert_eq!(parse_advertised(text, 7).unwrap(), expected);
         }
         for text in ["", "a b", "host/path", "0.0.0.0", "user@host:1"] {
-            assert!(advertised(text, 7).is_err(), "{text}");
+            assert!(parse_advertised(text, 7).is_err(), "{text}");
         }
     }
 }

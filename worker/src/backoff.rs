@@ -1,4 +1,4 @@
-//! How long to wait before trying again.
+//! How long a worker waits before it tries again to reach the server.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ impl Backoff {
         Self { next: FIRST }
     }
 
-    /// The next pause.
-    pub(crate) fn pause(&mut self) -> Duration {
+    /// Returns the next pause and doubles the one after it.
+    pub(crate) fn next_pause(&mut self) -> Duration {
         let pause = self.next.mul_f64(rand::random_range(0.5..=1.0));
         self.next = (self.next * 2).min(LONGEST);
         pause
     }
 
-    /// It worked; the next pause is short again.
+    /// Starts again with a short pause, after a success.
     pub(crate) fn reset(&mut self) {
         self.next = FIRST;
     }
@@ -35,15 +35,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_a_bound_and_start_again_after_a_success() {
+    fn pauses_grow_to_bound_until_reset() {
         let mut backoff = Backoff::new();
-        assert!(backoff.pause() <= FIRST);
+        assert!(backoff.next_pause() <= FIRST);
         for _ in 0..20 {
-            let pause = backoff.pause();
+            let pause = backoff.next_pause();
             assert!(pause >= FIRST && pause <= LONGEST, "{pause:?}");
         }
-        assert!(backoff.pause() >= LONGEST / 2);
+        assert!(backoff.next_pause() >= LONGEST / 2);
         backoff.reset();
-        assert!(backoff.pause() <= FIRST);
+        assert!(backoff.next_pause() <= FIRST);
     }
 }

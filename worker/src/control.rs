@@ -1,4 +1,4 @@
-//! The control loop of a worker: what the server says goes in, reports come out. It knows no transport.
+//! The control loop of a worker: messages of the server go in, reports come out. It knows no transport.
 //!
 //! ```text
 //! messages ──> receive ──┐                        ┌──> outbox ──> reports
@@ -8,8 +8,8 @@
 //!    └───────────────────────────────────┘
 //! ```
 //!
-//! One loop owns all of it, so nothing here is locked. It never waits for the way out: reports queue in the outbox, so
-//! a cancel is heard even when the server reads slowly.
+//! One loop owns all of it, so nothing here is locked. It never waits until a report is sent: reports queue in the
+//! outbox, so a cancel is received even when the server reads slowly.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -32,19 +32,19 @@ use crate::outbox::{Delivery, Outbox};
 use crate::runner::{Attempt, Change, Progress};
 use crate::stage::StagePlan;
 
-/// How many changes of attempts may wait for the loop; an attempt then waits, its plan goes on.
+/// How many changes of attempts may wait for the loop. Past that an attempt waits to report, while its plan goes on.
 const CHANGES_LIMIT: usize = 256;
 
-/// How many stages may be announced and not released.
+/// How many stages may be announced and not yet released.
 const STAGES_LIMIT: usize = 16_384;
 
-/// A server that acknowledges nothing for so many reports is not one.
+/// How many reports may be unacknowledged before the connection is given up.
 const UNACKNOWLEDGED_LIMIT: usize = 65_536;
 
-/// How long the server may take to read the last messages of a worker that leaves.
+/// How long the server may take to read the last messages of a leaving worker.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long attempts may take to stop when the worker goes.
+/// How long attempts may take to stop when the worker ends.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One worker, through all its connections.
@@ -62,38 +62,38 @@ pub(crate) struct Control {
     leaving: Leaving,
 }
 
-/// Whether the worker is going away.
+/// Whether the worker is leaving its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
     No,
-    /// Decided, and to be told to the server.
-    Untold,
-    Told,
+    /// Decided, but the server does not know yet.
+    Unannounced,
+    Announced,
 }
 
 /// One connection to the server.
 pub(crate) struct Connection<I> {
-    /// What the server says. An error ends the connection.
+    /// Messages of the server. An error ends the connection.
     pub(crate) incoming: I,
-    /// What the server hears.
+    /// Messages to the server.
     pub(crate) outgoing: mpsc::Sender<WorkerMessage>,
-    /// How often to send a sign of life; `None` inside the server's process.
+    /// The heartbeat interval; `None` inside the server's process.
     pub(crate) heartbeat: Option<Duration>,
-    /// Says when to leave.
+    /// Cancelled when the worker shall leave.
     pub(crate) leave: CancellationToken,
 }
 
-/// Why a connection is over.
+/// Why a connection has ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Over {
+pub(crate) enum Disconnected {
     /// The server closed it, or it broke.
     Lost(String),
-    /// The worker has left: nothing runs, nothing is kept, everything is told.
+    /// The worker has left: it runs no attempt, holds no output, and every report is acknowledged.
     Left,
 }
 
 impl<I: Stream + Unpin> Connection<I> {
-    /// Says nothing more and waits, for a bounded time, until the server has read everything and closed its side.
+    /// Sends nothing more and waits, for a bounded time, until the server has read everything and closed its side.
     pub(crate) async fn close(self) {
         let Self {
             mut incoming, outgoing, ..
@@ -120,8 +120,8 @@ impl Control {
         }
     }
 
-    /// Serves one connection until it is over.
-    pub(crate) async fn serve<I>(&mut self, connection: &mut Connection<I>) -> Over
+    /// Serves one connection until it ends.
+    pub(crate) async fn serve<I>(&mut self, connection: &mut Connection<I>) -> Disconnected
     where
         I: Stream<Item = Result<ServerMessage, String>> + Unpin,
     {
@@ -136,33 +136,33 @@ impl Control {
             tokio::select! {
                 message = incoming.next() => match message {
                     Some(Ok(message)) => self.receive(message),
-                    Some(Err(reason)) => return Over::Lost(reason),
-                    None => return Over::Lost("the server closed the connection".to_owned()),
+                    Some(Err(reason)) => return Disconnected::Lost(reason),
+                    None => return Disconnected::Lost("the server closed the connection".to_owned()),
                 },
                 Some(change) = self.changes.recv() => self.observe(change),
                 Some(_) = self.running.join_next() => {}
-                permit = outgoing.reserve(), if self.has_news() => match permit {
+                permit = outgoing.reserve(), if self.has_messages() => match permit {
                     Ok(permit) => self.send(permit),
-                    Err(_) => return Over::Lost("the server stopped listening".to_owned()),
+                    Err(_) => return Disconnected::Lost("the server stopped listening".to_owned()),
                 },
-                () = beat(&mut heartbeat) => {
-                    // A full channel is being read, else the connection dies of its keep-alive.
+                () = next_beat(&mut heartbeat) => {
+                    // May be skipped: a full channel is being read, or else the keep-alive ends the connection.
                     let _ = outgoing.try_send(WorkerMessage::Heartbeat(self.heartbeat()));
                 }
                 () = leave.cancelled(), if self.leaving == Leaving::No => {
-                    self.leaving = Leaving::Untold;
+                    self.leaving = Leaving::Unannounced;
                 }
             }
             if self.outbox.unacknowledged() > UNACKNOWLEDGED_LIMIT {
-                return Over::Lost("the server acknowledges nothing".to_owned());
+                return Disconnected::Lost("the server acknowledges nothing".to_owned());
             }
             if self.has_left() {
-                return Over::Left;
+                return Disconnected::Left;
             }
         }
     }
 
-    /// Goes on without a connection. After `patience` nobody waits for what runs here, and all of it is dropped.
+    /// Goes on without a connection. After `patience` the server is lost, and all attempts and output are released.
     pub(crate) async fn offline(&mut self, patience: Duration) -> Infallible {
         let mut lost = pin!(tokio::time::sleep(patience));
         let mut is_lost = false;
@@ -182,23 +182,23 @@ impl Control {
         }
     }
 
-    /// A new connection stands: reports not acknowledged are sent again, then the state of everything else that is
-    /// here. To a server that does not know it this is the sign to have it released.
+    /// Called when a new connection stands: queues unacknowledged reports again, then the state of every other attempt
+    /// that is here. A server that does not know an attempt answers with its release.
     pub(crate) fn reconnect(&mut self) {
-        self.registry.give_slots_back();
+        self.registry.release_slots();
         self.outbox.rewind();
         for (key, status) in self.registry.inventory() {
             if !self.outbox.mentions(key) {
                 self.outbox.push(key, status);
             }
         }
-        // A launch follows its stage on the same connection, so what has no attempt yet will be announced again.
+        // A launch follows its stage on the same connection: stages of queries without attempts are announced again.
         let queries = self.registry.queries();
         self.stages.retain(|(query, _), _| queries.contains(query));
     }
 
-    /// Stops everything that runs and waits until it has stopped, or for so long that it must be stuck between two
-    /// batches.
+    /// Stops all attempts and waits until they have stopped, at most [`STOP_TIMEOUT`]: after that an attempt is stuck
+    /// between two batches.
     pub(crate) async fn stop(&mut self) {
         self.abandon();
         let stopped = async {
@@ -213,13 +213,13 @@ impl Control {
             let attempts = self.running.len();
             warn!(worker = %self.worker, attempts, "attempts do not stop, going without them");
         }
-        // Their last words came before their ends.
+        // An attempt sends its last change before it ends.
         while let Ok(change) = self.changes.try_recv() {
             self.observe(change);
         }
     }
 
-    /// Whether the worker, or the server for it, has decided that it goes.
+    /// Whether the worker, or the server by a drain, has decided that the worker leaves.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving != Leaving::No
     }
@@ -239,11 +239,11 @@ impl Control {
             ServerMessage::Acknowledge(sequence) => self.outbox.acknowledge(sequence),
             ServerMessage::Drain => {
                 if self.leaving == Leaving::No {
-                    self.leaving = Leaving::Untold;
+                    self.leaving = Leaving::Unannounced;
                 }
             }
             ServerMessage::Challenge(_) | ServerMessage::Registered(_) => {
-                warn!("the server greets a worker that is a member already");
+                warn!("the server sent a handshake message after the registration");
             }
         }
     }
@@ -262,7 +262,7 @@ impl Control {
         let key = launch.attempt;
         let outcome = match self.leaving {
             Leaving::No => self.registry.reserve(launch),
-            Leaving::Untold | Leaving::Told => Err("it is leaving".to_owned()),
+            Leaving::Unannounced | Leaving::Announced => Err("it is leaving".to_owned()),
         };
         let status = match outcome {
             Ok(()) => AttemptStatus::Reserved,
@@ -321,7 +321,7 @@ impl Control {
         }
     }
 
-    /// An attempt's work has stopped.
+    /// Takes the end of an attempt whose work has stopped.
     fn end(&mut self, key: AttemptKey, status: AttemptStatus) {
         let Some(end) = self.registry.end(key, status) else {
             return error!(attempt = %key, "an attempt ended that did not run");
@@ -355,7 +355,7 @@ impl Control {
         self.engine.store.release(release);
     }
 
-    /// Drops everything of every query.
+    /// Releases everything of every query.
     fn abandon(&mut self) {
         let mut queries = self.registry.queries();
         queries.extend(self.stages.keys().map(|(query, _)| *query));
@@ -364,14 +364,14 @@ impl Control {
         }
     }
 
-    fn has_news(&self) -> bool {
-        self.leaving == Leaving::Untold || self.outbox.has_unsent()
+    fn has_messages(&self) -> bool {
+        self.leaving == Leaving::Unannounced || self.outbox.has_unsent()
     }
 
-    /// Leaving is told before all reports that wait: the sooner the server stops launching, the better.
+    /// Leaving is announced before all waiting reports: the sooner the server stops launching, the better.
     fn send(&mut self, permit: mpsc::Permit<'_, WorkerMessage>) {
-        if self.leaving == Leaving::Untold {
-            self.leaving = Leaving::Told;
+        if self.leaving == Leaving::Unannounced {
+            self.leaving = Leaving::Announced;
             permit.send(WorkerMessage::Leaving);
         } else if let Some(report) = self.outbox.next() {
             permit.send(WorkerMessage::Report(report));
@@ -386,7 +386,7 @@ impl Control {
     }
 
     fn has_left(&self) -> bool {
-        self.leaving == Leaving::Told && self.registry.is_empty() && self.outbox.is_empty()
+        self.leaving == Leaving::Announced && self.registry.is_empty() && self.outbox.is_empty()
     }
 }
 
@@ -396,8 +396,8 @@ fn interval(period: Duration) -> Interval {
     interval
 }
 
-/// The next beat; never, where none is wanted.
-async fn beat(heartbeat: &mut Option<Interval>) {
+/// Waits for the next heartbeat; for ever, where none is wanted.
+async fn next_beat(heartbeat: &mut Option<Interval>) {
     match heartbeat {
         Some(interval) => _ = interval.tick().await,
         None => std::future::pending().await,

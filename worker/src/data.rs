@@ -1,12 +1,13 @@
-//! The Flight server of a worker process, where others fetch the output of its attempts.
+//! The Flight server of a worker process, from which the server and other workers fetch the output of its attempts.
 
 use std::net::TcpListener;
 
 use squadron_proto::{Failure, FailureKind};
-use squadron_shuffle::{DataService, ServerTls, listen, serve};
+use squadron_shuffle::net::listen;
+use squadron_shuffle::{DataService, ServerTls, serve};
 use tokio::task::JoinSet;
 
-/// A running Flight server. Dropping it accepts no more; what is being fetched is sent to its end.
+/// A running Flight server. Once dropped, it accepts no more connections; fetches that run are served to their end.
 pub(crate) struct DataServer {
     task: JoinSet<Result<(), tonic::transport::Error>>,
 }
@@ -21,8 +22,8 @@ impl DataServer {
         let listener = listener
             .try_clone()
             .and_then(tokio::net::TcpListener::from_std)
-            .map_err(|error| broken(&error.to_string()))?;
-        // With a shutdown signal, if one that never comes, dropping the server lets its connections end their work.
+            .map_err(|error| service_failure(&error.to_string()))?;
+        // With a shutdown signal, here one that never comes, a dropped server lets its connections end their work.
         let server = serve::http2()
             .add_service(service.into_server())
             .serve_with_incoming_shutdown(listen::incoming(listener, tls), std::future::pending());
@@ -31,17 +32,17 @@ impl DataServer {
         Ok(Self { task })
     }
 
-    /// Waits for the end of the server, which never comes by itself: why it came.
-    pub(crate) async fn failed(&mut self) -> Failure {
+    /// Waits until the server has stopped, which only a failure makes it do, and returns that failure.
+    pub(crate) async fn wait_for_failure(&mut self) -> Failure {
         match self.task.join_next().await {
-            Some(Ok(Err(error))) => broken(&error.to_string()),
-            Some(Ok(Ok(()))) | None => broken("it ended"),
-            Some(Err(error)) => broken(&error.to_string()),
+            Some(Ok(Err(error))) => service_failure(&error.to_string()),
+            Some(Ok(Ok(()))) | None => service_failure("it ended"),
+            Some(Err(error)) => service_failure(&error.to_string()),
         }
     }
 }
 
-fn broken(why: &str) -> Failure {
+fn service_failure(why: &str) -> Failure {
     Failure::new(
         FailureKind::Storage,
         format!("the Flight service of this worker stopped: {why}; start the worker again"),

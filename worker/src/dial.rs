@@ -1,4 +1,4 @@
-//! Dialling the server: from nothing to a member's control stream.
+//! Dialling the server: from no connection to the control stream of a registered worker.
 //!
 //! ```text
 //! connect ─> Join ─> Challenge ─> same protocol version? ─> Register (with proof) ─> Registered
@@ -14,7 +14,8 @@ use squadron_proto::ticket::ClusterKey;
 use squadron_proto::wire::control as wire;
 use squadron_proto::wire::control::control_client::ControlClient;
 use squadron_proto::{Failure, FailureKind, MAX_CONTROL_MESSAGE_BYTES, PROTOCOL_VERSION, WorkerId};
-use squadron_shuffle::{Trust, tls};
+use squadron_shuffle::Trust;
+use squadron_shuffle::net::tls;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -35,9 +36,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How much of a message the server may send before the worker has read any of it.
 const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
-/// Who wants to join which server.
+/// What a worker needs to dial its server and to register there.
 #[derive(Clone)]
-pub(crate) struct Caller {
+pub(crate) struct Dialer {
     /// `http://host:port`
     pub(crate) server: String,
     pub(crate) worker: WorkerId,
@@ -48,11 +49,11 @@ pub(crate) struct Caller {
     pub(crate) memory_bytes: u64,
     /// Derived from the cluster secret, where there is one.
     pub(crate) key: Option<ClusterKey>,
-    /// Who is believed to be an encrypted server.
+    /// Certificate authorities trusted for an encrypted server.
     pub(crate) trust: Trust,
 }
 
-/// A member's control stream.
+/// The control stream of a registered worker.
 pub(crate) struct Session {
     pub(crate) incoming: Incoming,
     pub(crate) outgoing: mpsc::Sender<WorkerMessage>,
@@ -61,16 +62,16 @@ pub(crate) struct Session {
 
 /// Why there is no session.
 #[derive(Debug)]
-pub(crate) enum NoSession {
-    /// It may be there later.
+pub(crate) enum DialError {
+    /// No Squadron server answers; a later try may succeed.
     Unreachable(String),
-    /// Something answers there that is no Squadron server, or not on this port.
+    /// The port is none for workers.
     WrongPort(Failure),
-    /// It will not be there later either.
+    /// The server refuses this worker for good.
     Refused(Failure),
 }
 
-/// What the server says on a control stream.
+/// Messages of the server on a control stream.
 pub(crate) struct Incoming(Streaming<wire::ServerMessage>);
 
 impl Stream for Incoming {
@@ -85,33 +86,33 @@ impl Stream for Incoming {
                 Ok(message) => {
                     ServerMessage::try_from(message).map_err(|malformed| format!("the server sent a {malformed}"))
                 }
-                Err(status) => Err(described(&status)),
+                Err(status) => Err(describe(&status)),
             })
         })
     }
 }
 
-impl Caller {
-    /// Tries once, for a bounded time.
-    pub(crate) async fn dial(&self) -> Result<Session, NoSession> {
+impl Dialer {
+    /// Tries once, within [`HANDSHAKE_TIMEOUT`].
+    pub(crate) async fn dial(&self) -> Result<Session, DialError> {
         tokio::time::timeout(HANDSHAKE_TIMEOUT, self.join())
             .await
             .unwrap_or_else(|_| {
                 let reason = format!("no answer within {HANDSHAKE_TIMEOUT:?}");
-                Err(NoSession::Unreachable(reason))
+                Err(DialError::Unreachable(reason))
             })
     }
 
-    async fn join(&self) -> Result<Session, NoSession> {
+    async fn join(&self) -> Result<Session, DialError> {
         let channel = self.endpoint()?.connect().await.map_err(unreachable)?;
         let (outgoing, messages) = mpsc::channel::<WorkerMessage>(CHANNEL_MESSAGES);
         let messages = ReceiverStream::new(messages).map(wire::WorkerMessage::from);
         let mut incoming = client(channel)
             .join(messages)
             .await
-            .map_err(|status| self.refused(&status))?
+            .map_err(|status| self.classify_refusal(&status))?
             .into_inner();
-        let ServerMessage::Challenge(challenge) = self.hear(&mut incoming).await? else {
+        let ServerMessage::Challenge(challenge) = self.receive(&mut incoming).await? else {
             return Err(unexpected("its first message is no challenge"));
         };
         self.check_version(&challenge)?;
@@ -120,7 +121,7 @@ impl Caller {
             .send(registration)
             .await
             .map_err(|_| unexpected("it closed the connection"))?;
-        let ServerMessage::Registered(registered) = self.hear(&mut incoming).await? else {
+        let ServerMessage::Registered(registered) = self.receive(&mut incoming).await? else {
             return Err(unexpected("it does not say whether this worker is registered"));
         };
         Ok(Session {
@@ -130,27 +131,30 @@ impl Caller {
         })
     }
 
-    fn endpoint(&self) -> Result<Endpoint, NoSession> {
+    fn endpoint(&self) -> Result<Endpoint, DialError> {
         let endpoint = Endpoint::from_shared(self.server.clone())
             .map_err(unreachable)?
             .connect_timeout(HANDSHAKE_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true)
-            // A large plan arrives in few round trips, so that it does not hold up what follows it.
+            // A large plan arrives in few round trips, so that it does not hold up the messages behind it.
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
             .tcp_nodelay(true);
         self.trust.secure(endpoint).map_err(unreachable)
     }
 
-    async fn hear(&self, incoming: &mut Streaming<wire::ServerMessage>) -> Result<ServerMessage, NoSession> {
-        let message = incoming.message().await.map_err(|status| self.refused(&status))?;
+    async fn receive(&self, incoming: &mut Streaming<wire::ServerMessage>) -> Result<ServerMessage, DialError> {
+        let message = incoming
+            .message()
+            .await
+            .map_err(|status| self.classify_refusal(&status))?;
         let message = message.ok_or_else(|| unexpected("it closed the connection"))?;
         ServerMessage::try_from(message).map_err(|malformed| unexpected(&format!("it sent a {malformed}")))
     }
 
-    fn check_version(&self, challenge: &Challenge) -> Result<(), NoSession> {
+    fn check_version(&self, challenge: &Challenge) -> Result<(), DialError> {
         if challenge.protocol_version == PROTOCOL_VERSION {
             return Ok(());
         }
@@ -159,7 +163,7 @@ impl Caller {
             server_version,
             ..
         } = challenge;
-        Err(NoSession::Refused(Failure::new(
+        Err(DialError::Refused(Failure::new(
             FailureKind::Unsupported,
             format!(
                 "the server at {} speaks protocol version {theirs} (release {server_version}), this worker speaks \
@@ -185,8 +189,8 @@ impl Caller {
         }
     }
 
-    /// Which refusals are for good, and what to change.
-    fn refused(&self, status: &Status) -> NoSession {
+    /// Tells refusals for good from those after which to try again; the former say what to change.
+    fn classify_refusal(&self, status: &Status) -> DialError {
         let server = &self.server;
         match status.code() {
             Code::Unauthenticated | Code::PermissionDenied => {
@@ -194,23 +198,23 @@ impl Caller {
                     Some(_) => "does not accept the cluster secret of this worker",
                     None => "asks for a cluster secret, and this worker has none",
                 };
-                NoSession::Refused(Failure::new(
+                DialError::Refused(Failure::new(
                     FailureKind::Unauthenticated,
                     format!("the server at {server} {given}; give both the same --cluster-secret"),
                 ))
             }
-            Code::InvalidArgument => NoSession::Refused(Failure::new(
+            Code::InvalidArgument => DialError::Refused(Failure::new(
                 FailureKind::Invalid,
                 format!("the server at {server} refuses this worker: {}", status.message()),
             )),
-            Code::Unimplemented => NoSession::WrongPort(Failure::new(
+            Code::Unimplemented => DialError::WrongPort(Failure::new(
                 FailureKind::Invalid,
                 format!(
                     "{server} is no cluster port; give --server the address that \
                      `squadron serve --cluster-listen` prints"
                 ),
             )),
-            _ => NoSession::Unreachable(described(status)),
+            _ => DialError::Unreachable(describe(status)),
         }
     }
 }
@@ -221,21 +225,21 @@ fn client(channel: Channel) -> ControlClient<Channel> {
         .max_encoding_message_size(MAX_CONTROL_MESSAGE_BYTES)
 }
 
-fn described(status: &Status) -> String {
+fn describe(status: &Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }
 
-fn unexpected(what: &str) -> NoSession {
-    NoSession::Unreachable(format!("what answers there is no Squadron server: {what}"))
+fn unexpected(what: &str) -> DialError {
+    DialError::Unreachable(format!("what answers there is no Squadron server: {what}"))
 }
 
 /// Transport errors name their cause in their sources alone.
-fn unreachable(error: tonic::transport::Error) -> NoSession {
+fn unreachable(error: tonic::transport::Error) -> DialError {
     let mut reason = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(error) = source {
         reason = format!("{reason}: {error}");
         source = error.source();
     }
-    NoSession::Unreachable(tls::explained(reason))
+    DialError::Unreachable(tls::explain(reason))
 }

@@ -20,8 +20,8 @@ const CHANNEL_MESSAGES: usize = 1_024;
 
 /// The server's ends of an embedded worker.
 pub struct EmbeddedWorker {
-    /// What the server says. Dropping it (all clones) stops the worker: its attempts are stopped, its output is
-    /// released, then `task` ends. [`ServerMessage::Drain`] lets them finish first.
+    /// Messages of the server. Dropping it (all clones) stops the worker: its attempts are stopped, its output is
+    /// released, then `task` ends. [`ServerMessage::Drain`] lets the attempts finish first.
     pub to_worker: mpsc::Sender<ServerMessage>,
     /// What the worker reports.
     pub from_worker: mpsc::Receiver<WorkerMessage>,
@@ -29,8 +29,8 @@ pub struct EmbeddedWorker {
     pub task: JoinSet<()>,
 }
 
-/// Starts a worker of `slots` slots on the engine of this process. It neither registers nor sends heartbeats: whoever
-/// starts it knows that it is there.
+/// Starts a worker of `slots` slots on the engine of this process. It neither registers nor sends heartbeats: the
+/// caller adds it to the registry.
 ///
 /// # Panics
 /// Outside a tokio runtime.
@@ -47,9 +47,9 @@ pub fn embedded(engine: Arc<Engine>, worker: WorkerId, slots: usize) -> Embedded
             heartbeat: None,
             leave: CancellationToken::new(),
         };
-        let over = control.serve(&mut connection).await;
+        let disconnected = control.serve(&mut connection).await;
         control.stop().await;
-        debug!(%worker, ?over, "embedded worker ended");
+        debug!(%worker, ?disconnected, "embedded worker ended");
     });
     EmbeddedWorker {
         to_worker,

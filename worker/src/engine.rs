@@ -1,4 +1,4 @@
-//! What all workers of one process share: memory, disk, shuffle store, functions and the threads that run plans.
+//! The parts that all workers of one process share: memory, disk, shuffle store, functions, threads that run plans.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use crate::lanes::Lanes;
 use crate::memory::AttemptPool;
 use crate::usage::Usage;
 
-/// What the sorts of an attempt set aside for their merges, all together, is at most this part of the memory pool.
+/// The sorts of an attempt together reserve at most one part in so many of the memory pool for their merges.
 const MERGE_SHARE: usize = 8;
 
 /// How many of the largest consumers an out-of-memory message names.
@@ -32,15 +32,15 @@ pub struct WorkerOptions {
     pub slots: usize,
     /// Size of the memory pool that operators and shuffle share, in bytes.
     pub memory_bytes: usize,
-    /// Where operators and shuffle overflow to; none: a folder in the system's temporary folder.
+    /// Where operators and shuffle spill; none: a folder in the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
-    /// How much operators may hold on disk, and as much again the shuffle, in bytes.
+    /// How much operators may hold on disk, in bytes. The shuffle may hold as much again.
     pub max_spill_bytes: u64,
-    /// How much of a streamed output waits for its reader, in bytes.
+    /// How much of a streamed output is buffered for its reader, in bytes.
     pub streamed_bytes: usize,
     /// How much one input of an attempt reads ahead from other workers, in bytes.
     pub fetch_bytes: usize,
-    /// Who is believed to be the server, or another worker, at the other end of an encrypted connection.
+    /// Certificate authorities trusted for the server and for other workers.
     pub trust: Trust,
 }
 
@@ -73,7 +73,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Builds all parts; `server_address` stands for producers that name no address.
+    /// Builds all parts. `server_address` is the address of producers that name none.
     ///
     /// # Errors
     /// When the spill folder cannot be used or the threads cannot be started.
@@ -95,7 +95,7 @@ impl Engine {
                 max_spill_bytes: options.max_spill_bytes,
             },
         )?;
-        // Inside the store's folder, so that nothing is left behind by a process that is killed either.
+        // Inside the store's folder, which is cleaned up even after a process that was killed.
         let folder = store.folder().to_owned();
         let disk = DiskManagerBuilder::default()
             .with_mode(DiskManagerMode::Directories(vec![folder]))
@@ -121,7 +121,7 @@ impl Engine {
         }))
     }
 
-    /// Where plans of a lane run: `slots` threads of their own, which give way to those of the lanes before it.
+    /// Where plans of a lane run: `slots` threads of its own, which give way to those of shorter lanes.
     pub fn lane(&self, lane: Lane) -> &Handle {
         self.lanes.handle(lane)
     }
@@ -131,14 +131,14 @@ impl Engine {
         self.runtime.memory_pool.reserved() as u64
     }
 
-    /// Settings for an attempt with so many sorts. They all run at once, and each sets memory aside for the merge of what it
-    /// may have to spill: DataFusion's 10 MB each can be more than there is.
+    /// Settings for an attempt with so many sorts. All sorts run at once, and each reserves memory for the merge of its
+    /// spilled runs: DataFusion's 10 MB each can be more than the pool has.
     pub(crate) fn with_merge_reservation(&self, config: SessionConfig, sorts: usize) -> SessionConfig {
         let MemoryLimit::Finite(pool_bytes) = self.runtime.memory_pool.memory_limit() else {
             return config;
         };
         let fair = pool_bytes / MERGE_SHARE / sorts.max(1);
-        // What all attempts of the stage share is copied only where it must change.
+        // The config is shared by all attempts of the stage: it is copied only where it must change.
         if config.options().execution.sort_spill_reservation_bytes <= fair {
             return config;
         }
@@ -150,7 +150,7 @@ impl Engine {
         self.context(config, Arc::clone(&self.runtime))
     }
 
-    /// A context to run a plan in whose memory is counted to `usage`.
+    /// A context to run a plan in; the plan's memory is counted to `usage`.
     pub(crate) fn attempt_context(&self, config: SessionConfig, usage: Arc<Usage>) -> Arc<TaskContext> {
         let pool = Arc::clone(&self.runtime.memory_pool);
         let runtime = RuntimeEnv {
@@ -180,19 +180,19 @@ mod tests {
     use crate::testing;
 
     #[tokio::test]
-    async fn many_sorts_set_aside_a_part_of_the_pool_together() {
+    async fn merge_reservations_share_part_of_pool() {
         let (_folder, engine) = testing::engine();
         let MemoryLimit::Finite(pool_bytes) = engine.runtime.memory_pool.memory_limit() else {
             panic!("the pool has a limit");
         };
-        let set_aside = |partitions| {
+        let reserved = |partitions| {
             let config = engine.with_merge_reservation(SessionConfig::new(), partitions);
             config.options().execution.sort_spill_reservation_bytes
         };
         let default = SessionConfig::new().options().execution.sort_spill_reservation_bytes;
-        assert!(set_aside(1) <= default);
+        assert!(reserved(1) <= default);
         let many = pool_bytes / default * MERGE_SHARE;
-        assert!(set_aside(many) > 0 && set_aside(many) < default);
-        assert!(set_aside(many) * many <= pool_bytes / MERGE_SHARE);
+        assert!(reserved(many) > 0 && reserved(many) < default);
+        assert!(reserved(many) * many <= pool_bytes / MERGE_SHARE);
     }
 }

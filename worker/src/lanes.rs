@@ -7,10 +7,10 @@
 //! Long     slots     + 15              1/29
 //! ```
 //!
-//! The operating system's scheduler shares the cores between the threads, pre-emptively and by the microsecond, so a short
-//! attempt gets its core at once also where a longer one is deep inside an operator that does not yield; a lane that
-//! has the machine to itself runs at full speed, and idle threads cost nothing. Where niceness cannot be set, lanes still
-//! have threads of their own and share the cores as equals.
+//! The operating system's scheduler shares the cores between the threads, pre-emptively and by the microsecond, so a
+//! short attempt gets its core at once, even while a longer one is deep inside an operator that does not yield. A lane
+//! that has the machine to itself runs at full speed, and idle threads cost nothing. Where niceness cannot be set,
+//! lanes still have threads of their own and share the cores as equals.
 
 use squadron_proto::control::Lane;
 use squadron_proto::{Failure, FailureKind};
@@ -18,18 +18,20 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::niceness;
 
-/// Deep plans recurse; what is not touched of a stack costs address space alone.
+/// Deep plans recurse. The untouched part of a stack costs only address space.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
 
 /// How many threads of a lane may wait for local files at a time.
 const BLOCKING_THREADS: usize = 128;
 
-/// After how many polls a thread looks for tasks that were woken from outside of the lane, among them those told to stop,
-/// and after how many for timers and connections. A poll may take 10 ms and more; tokio's own 61 of them are seconds.
-const POLLS_PER_LOOK_OUTSIDE: u32 = 2;
-const POLLS_PER_EVENTS: u32 = 8;
+/// After how many polls a thread looks for tasks that were woken from outside of the lane, among them cancelled ones.
+/// A poll may take 10 ms and more, so tokio's default of 61 polls would be seconds.
+const POLLS_PER_GLOBAL_QUEUE_CHECK: u32 = 2;
 
-/// The runtimes of all lanes; there until the engine is dropped.
+/// After how many polls a thread looks for timers and connections; tokio's default is 61 as well.
+const POLLS_PER_EVENT_CHECK: u32 = 8;
+
+/// The runtimes of all lanes; they live as long as the engine.
 pub(crate) struct Lanes {
     /// In the order of [`Lane::ALL`]; taken out when dropped.
     runtimes: Vec<Runtime>,
@@ -64,8 +66,8 @@ fn runtime(lane: Lane, threads: usize) -> Result<Runtime, Failure> {
         .worker_threads(threads)
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_stack_size(STACK_BYTES)
-        .global_queue_interval(POLLS_PER_LOOK_OUTSIDE)
-        .event_interval(POLLS_PER_EVENTS)
+        .global_queue_interval(POLLS_PER_GLOBAL_QUEUE_CHECK)
+        .event_interval(POLLS_PER_EVENT_CHECK)
         .thread_name(thread_name(lane))
         .on_thread_start(move || niceness::raise(steps(lane)))
         .enable_all()
@@ -78,7 +80,7 @@ fn runtime(lane: Lane, threads: usize) -> Result<Runtime, Failure> {
         })
 }
 
-/// Systems show 15 characters of it.
+/// At most 15 characters, which is what systems show.
 fn thread_name(lane: Lane) -> &'static str {
     match lane {
         Lane::Short => "squadron-short",

@@ -13,7 +13,7 @@
 //! `squadron worker`. Both run the same control loop over the same message types; only the transport differs.
 //!
 //! Control messages and Flight run on the caller's runtime, plans on the engine's own threads, so that a long sort is
-//! never taken for a dead worker. Those threads stand in lanes, so that a long query never holds back a short one.
+//! never taken for a dead worker. Each lane has threads of its own, so that a long query never holds back a short one.
 
 mod address;
 mod attempts;

@@ -1,4 +1,4 @@
-//! The process's memory pool as one attempt sees it: the same pool, and the attempt's own share counted.
+//! The process's memory pool as one attempt sees it: the same pool, with the attempt's own share counted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_from_the_pool_and_only_what_it_gave_is_counted() {
+    fn attempt_pool_counts_granted_bytes_only() {
         let shared: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100));
         let other = MemoryConsumer::new("other").register(&shared);
         other.grow(50);

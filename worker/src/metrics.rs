@@ -1,4 +1,4 @@
-//! What an attempt took, operator by operator.
+//! The metrics of an attempt, operator by operator.
 
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
@@ -9,10 +9,10 @@ use squadron_shuffle::FETCHED_BYTES;
 
 use crate::yielding::YieldExec;
 
-/// An operator's line never gets longer; IN lists and file lists may.
+/// Limit of an operator's line, in characters: IN lists and file lists would get longer.
 const LINE_LIMIT: usize = 1_000;
 
-/// No plan has more lines than this.
+/// Limit of the lines of a plan.
 const LINES_LIMIT: usize = 1_000;
 
 /// The metrics of a plan that has run.
@@ -24,7 +24,7 @@ pub(crate) struct PlanMetrics {
     pub(crate) spilled_bytes: u64,
     /// Bytes that scans read from files.
     pub(crate) scanned_bytes: u64,
-    /// Bytes that came from other workers.
+    /// Bytes fetched from other workers.
     pub(crate) fetched_bytes: u64,
 }
 
@@ -36,8 +36,8 @@ pub(crate) fn collect(plan: &dyn ExecutionPlan) -> PlanMetrics {
 }
 
 fn visit(plan: &dyn ExecutionPlan, depth: usize, metrics: &mut PlanMetrics) {
-    if let Some(between) = plan.downcast_ref::<YieldExec>() {
-        return visit(between.input().as_ref(), depth, metrics);
+    if let Some(yielding) = plan.downcast_ref::<YieldExec>() {
+        return visit(yielding.input().as_ref(), depth, metrics);
     }
     if metrics.operators.len() < LINES_LIMIT {
         metrics.operators.push(line(plan, depth));
@@ -51,7 +51,7 @@ fn visit(plan: &dyn ExecutionPlan, depth: usize, metrics: &mut PlanMetrics) {
     }
 }
 
-/// What a Parquet scan has counted itself; of other files, those that the scan was to read.
+/// The bytes that a Parquet scan has counted itself; for other formats, the sizes of the scan's files.
 fn scanned_bytes(plan: &dyn ExecutionPlan, set: &MetricsSet) -> u64 {
     let files = || {
         let source = plan.downcast_ref::<DataSourceExec>()?.data_source();
@@ -62,7 +62,7 @@ fn scanned_bytes(plan: &dyn ExecutionPlan, set: &MetricsSet) -> u64 {
     count(set, "bytes_scanned").or_else(files).unwrap_or(0)
 }
 
-/// A count of that name, summed over all partitions.
+/// The metric called `name`, summed over all partitions.
 fn count(set: &MetricsSet, name: &str) -> Option<u64> {
     set.sum_by_name(name).map(|sum| sum.as_usize() as u64)
 }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operator_is_one_bounded_line_indented_by_its_depth() {
+    fn operator_prints_one_bounded_line() {
         let schema = Arc::new(Schema::new(vec![Field::new("name", DataType::Utf8, true)]));
         let long = format!("two\nlines {}", "x".repeat(2 * LINE_LIMIT));
         let predicate = BinaryExpr::new(

@@ -1,14 +1,14 @@
 //! How much of the processor a thread leaves to others (`nice`), where the operating system counts it per thread.
 
-/// Makes the calling thread `steps` nicer than the process was when it started. A thread that cannot be made so runs as it
-/// is, and one line of the log says why.
+/// Makes the calling thread `steps` nicer than the process was when it started. If the system refuses, the thread runs
+/// with the niceness it has, and one line of the log says why.
 pub(crate) fn raise(steps: u8) {
     if steps == 0 {
         return;
     }
     if let Err(reason) = system::raise(steps) {
-        static TOLD: std::sync::Once = std::sync::Once::new();
-        TOLD.call_once(|| {
+        static WARNED: std::sync::Once = std::sync::Once::new();
+        WARNED.call_once(|| {
             tracing::warn!(
                 reason,
                 "long queries cannot be made to give way to short ones by the operating system"
@@ -26,21 +26,21 @@ mod system {
     };
 
     pub(super) fn raise(steps: u8) -> Result<(), String> {
-        let niceness = of_process()?.saturating_add_unsigned(steps);
+        let niceness = process_niceness()?.saturating_add_unsigned(steps);
         let priority = priority(niceness.min(NICENESS_MIN));
         let value = ThreadPriorityValue::try_from(priority)?;
         set_current_thread_priority(ThreadPriority::Crossplatform(value))
             .map_err(|error| format!("niceness {niceness} was refused: {error:?}"))
     }
 
-    /// That of the first thread that asks before it raises its own; threads inherit it.
-    fn of_process() -> Result<i8, String> {
+    /// The niceness of the process: that of the first thread that calls this, before it raises its own.
+    fn process_niceness() -> Result<i8, String> {
         static PROCESS: OnceLock<Result<i8, String>> = OnceLock::new();
-        PROCESS.get_or_init(of_thread).clone()
+        PROCESS.get_or_init(thread_niceness).clone()
     }
 
     /// The niceness of the calling thread.
-    pub(super) fn of_thread() -> Result<i8, String> {
+    pub(super) fn thread_niceness() -> Result<i8, String> {
         let path = "/proc/thread-self/stat";
         let stat = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
         // The second field is the thread's name in parentheses and may hold anything; niceness is the 19th.
@@ -73,20 +73,24 @@ mod system {
 mod tests {
     use super::*;
 
-    fn after(steps: u8) -> i8 {
+    fn niceness_after(steps: u8) -> i8 {
         let thread = std::thread::spawn(move || {
             raise(steps);
-            system::of_thread().unwrap()
+            system::thread_niceness().unwrap()
         });
         thread.join().unwrap()
     }
 
     #[test]
-    fn a_thread_becomes_exactly_so_much_nicer_and_others_do_not() {
-        let before = system::of_thread().unwrap();
+    fn raise_changes_calling_thread_only() {
+        let before = system::thread_niceness().unwrap();
         for steps in 0..40 {
-            assert_eq!(after(steps), before.saturating_add_unsigned(steps).min(19), "{steps}");
+            assert_eq!(
+                niceness_after(steps),
+                before.saturating_add_unsigned(steps).min(19),
+                "{steps}"
+            );
         }
-        assert_eq!(system::of_thread().unwrap(), before);
+        assert_eq!(system::thread_niceness().unwrap(), before);
     }
 }

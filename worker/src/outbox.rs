@@ -1,4 +1,4 @@
-//! Reports on their way to the server.
+//! Reports on their way from a worker to the server.
 //!
 //! ```text
 //! push ──> unsent ── next ──> sent ── acknowledge ──> forgotten
@@ -6,7 +6,7 @@
 //!             └──── rewind ─────┘   after a reconnect: same reports, same sequence numbers, same order
 //! ```
 //!
-//! Inside one process nothing is lost on the way, so an embedded worker's outbox keeps nothing once sent.
+//! Inside one process no report is lost on the way, so an embedded worker's outbox forgets a report once it is sent.
 
 use std::collections::VecDeque;
 
@@ -22,12 +22,12 @@ pub(crate) struct Outbox {
     delivery: Delivery,
 }
 
-/// Whether what was sent may be lost.
+/// Whether a sent report may be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// A channel inside the process: sent is delivered.
+    /// A channel inside the process: every sent report is delivered.
     Certain,
-    /// A connection: kept until acknowledged.
+    /// A connection: reports are kept until the server acknowledges them.
     Acknowledged,
 }
 
@@ -64,14 +64,14 @@ impl Outbox {
         Some(report)
     }
 
-    /// Forgets what has arrived: all reports up to and including `sequence`.
+    /// Forgets the reports that have arrived: all up to and including `sequence`.
     pub(crate) fn acknowledge(&mut self, sequence: u64) {
         while self.sent.front().is_some_and(|report| report.sequence <= sequence) {
             self.sent.pop_front();
         }
     }
 
-    /// Everything not acknowledged shall be sent again.
+    /// Queues all reports that are not acknowledged to be sent again.
     pub(crate) fn rewind(&mut self) {
         while let Some(report) = self.sent.pop_back() {
             self.unsent.push_front(report);
@@ -83,18 +83,18 @@ impl Outbox {
         self.sent.len()
     }
 
-    /// Whether the server knows everything.
+    /// Whether the server has acknowledged every report.
     pub(crate) fn is_empty(&self) -> bool {
         self.unsent.is_empty() && self.sent.is_empty()
     }
 
-    /// Whether a report about `attempt` waits.
+    /// Whether a report about `attempt` is not acknowledged yet.
     pub(crate) fn mentions(&self, attempt: AttemptKey) -> bool {
         let mut reports = self.unsent.iter().chain(&self.sent);
         reports.any(|report| report.attempt == attempt)
     }
 
-    /// Drops all reports; nobody waits for them any more.
+    /// Drops all reports.
     pub(crate) fn clear(&mut self) {
         self.unsent.clear();
         self.sent.clear();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_acknowledged_is_sent_again_in_order() {
+    fn rewind_resends_unacknowledged_reports_in_order() {
         let mut outbox = Outbox::new(Delivery::Acknowledged);
         for task in 0..4 {
             outbox.push(key(task), AttemptStatus::Running);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn certain_delivery_keeps_nothing() {
+    fn certain_delivery_keeps_no_report() {
         let mut outbox = Outbox::new(Delivery::Certain);
         outbox.push(key(0), AttemptStatus::Running);
         assert_eq!(drain(&mut outbox), [1]);

@@ -1,13 +1,13 @@
 //! `squadron worker`: a worker process of its own, through all its connections to the server.
 //!
 //! ```text
-//! bind ─> dial ─> member ─> serve ──────────────────────────┐
+//! bind ─> dial ─> register ─> serve ────────────────────────┐
 //!          ^ ^               │ left (SIGTERM, drained): end  │
 //!          │ └ back-off      └ lost ─> offline beside dial ──┘
 //! ```
 //!
-//! A member keeps its attempts and their output while it is offline, for a bounded time. A server that hands out
-//! another ticket key is another server: the member starts anew, since nobody there knows what it holds.
+//! A registered worker keeps its attempts and their output while it is offline, for a bounded time. A server that hands
+//! out another ticket key is another server, which knows nothing of those attempts: the worker starts anew.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,36 +20,36 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
-use crate::address::{self, Bound, NotBound};
+use crate::address::{self, BindError, Bound};
 use crate::backoff::Backoff;
-use crate::control::{Connection, Control, Over};
+use crate::control::{Connection, Control, Disconnected};
 use crate::data::DataServer;
-use crate::dial::{Caller, NoSession, Session};
+use crate::dial::{DialError, Dialer, Session};
 use crate::engine::{Engine, WorkerOptions};
 use crate::outbox::Delivery;
 
-/// A session this long was a success; a shorter one counts as a failed try.
+/// A session of at least this length resets the back-off; a shorter one counts as a failed try.
 const STABLE: Duration = Duration::from_secs(5);
 
-/// What a server may ask for as the time between two heartbeats, in milliseconds.
+/// The bounds of the heartbeat interval that a server may ask for, in milliseconds.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 10..=10_000;
 
-/// A worker process.
+/// Options of a worker process.
 #[derive(Clone)]
 pub struct RemoteOptions {
     /// The server's cluster port, `http` or `https`.
     pub server: Url,
     /// Where the Flight service listens; none: a free port of the address from which the server is reached.
     pub listen: Option<SocketAddr>,
-    /// `HOST` or `HOST:PORT` under which others reach it, where that is not its own address.
+    /// `HOST` or `HOST:PORT` under which the server and other workers reach it, where that is not its own address.
     pub advertise: Option<String>,
     /// The certificate of the Flight service; none: it is not encrypted.
     pub tls: Option<ServerTls>,
-    /// What the server wants a worker to know.
+    /// The secret that proves to the server that this worker belongs to its cluster.
     pub cluster_secret: Option<String>,
     /// How long running attempts may go on after `shutdown`.
     pub drain_timeout: Duration,
-    /// How long attempts and output are kept while the server is away.
+    /// How long attempts and output are kept while the server is unreachable.
     pub lost_timeout: Duration,
     /// Its limits.
     pub worker: WorkerOptions,
@@ -71,7 +71,7 @@ impl RemoteOptions {
     }
 }
 
-/// Runs a worker until `shutdown`, then until what it holds is done with or the drain timeout is over. `on_ready` is
+/// Runs a worker until `shutdown`, then until it holds no attempts or the drain timeout is over. `on_ready` is
 /// called once, with `host:port` of the Flight service, when the server has acknowledged the registration.
 ///
 /// A server that does not answer is dialled again and again, with pauses of up to three seconds.
@@ -90,32 +90,32 @@ pub async fn serve(
     let mut remote = Remote::new(options, bound?, shutdown);
     let mut on_ready = Some(on_ready);
     while let Some(session) = remote.connect().await? {
-        let heartbeat = remote.enrol(&session.registered).await?;
+        let heartbeat = remote.register(&session.registered).await?;
         if let Some(on_ready) = on_ready.take() {
             on_ready(&remote.bound.advertised);
         }
-        if remote.converse(session, heartbeat).await? {
+        if remote.serve_session(session, heartbeat).await? {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Tries until there is a way to the server.
+/// Tries until there is a route to the server.
 async fn bind(options: &RemoteOptions) -> Result<Bound, Failure> {
     let mut backoff = Backoff::new();
     loop {
         let advertise = options.advertise.as_deref();
         match address::bind(options.listen, advertise, &options.server).await {
             Ok(bound) => return Ok(bound),
-            Err(NotBound::Never(failure)) => return Err(failure),
-            Err(NotBound::Later(reason)) => wait(&mut backoff, &options.server, &reason).await,
+            Err(BindError::Invalid(failure)) => return Err(failure),
+            Err(BindError::Unreachable(reason)) => wait(&mut backoff, &options.server, &reason).await,
         }
     }
 }
 
 async fn wait(backoff: &mut Backoff, server: &Url, reason: &str) {
-    let pause = backoff.pause();
+    let pause = backoff.next_pause();
     warn!(%server, ?pause, "server not reached, trying again: {reason}");
     tokio::time::sleep(pause).await;
 }
@@ -123,14 +123,14 @@ async fn wait(backoff: &mut Backoff, server: &Url, reason: &str) {
 struct Remote {
     options: RemoteOptions,
     bound: Bound,
-    caller: Caller,
+    dialer: Dialer,
     shutdown: CancellationToken,
     backoff: Backoff,
-    member: Option<Member>,
+    worker: Option<RegisteredWorker>,
 }
 
-/// What exists from the first registration on.
-struct Member {
+/// The parts of a worker that exist from its first registration on.
+struct RegisteredWorker {
     /// The key that the server handed out; empty when it derives from the secret.
     ticket_key: Vec<u8>,
     control: Control,
@@ -140,7 +140,7 @@ struct Member {
 impl Remote {
     fn new(options: RemoteOptions, bound: Bound, shutdown: CancellationToken) -> Self {
         let scheme = if options.tls.is_some() { "https" } else { "http" };
-        let caller = Caller {
+        let dialer = Dialer {
             trust: options.worker.trust.clone(),
             server: address::origin(&options.server),
             worker: WorkerId::new(),
@@ -153,20 +153,20 @@ impl Remote {
         Self {
             options,
             bound,
-            caller,
+            dialer,
             shutdown,
             backoff: Backoff::new(),
-            member: None,
+            worker: None,
         }
     }
 
-    /// Dials until a session stands, or until the shutdown: then there is none. Meanwhile the member's attempts go on.
+    /// Dials until a session stands; none after a shutdown. Meanwhile the attempts of a registered worker go on.
     async fn connect(&mut self) -> Result<Option<Session>, Failure> {
-        let is_member = self.member.is_some();
-        let dial = dial(&self.caller, &self.options.server, &mut self.backoff, is_member);
+        let was_registered = self.worker.is_some();
+        let dial = dial(&self.dialer, &self.options.server, &mut self.backoff, was_registered);
         let offline = async {
-            match &mut self.member {
-                Some(member) => member.control.offline(self.options.lost_timeout).await,
+            match &mut self.worker {
+                Some(worker) => worker.control.offline(self.options.lost_timeout).await,
                 None => std::future::pending().await,
             }
         };
@@ -177,26 +177,26 @@ impl Remote {
             session = dial => Some(session?),
         };
         if session.is_none()
-            && let Some(member) = &mut self.member
+            && let Some(worker) = &mut self.worker
         {
-            member.control.stop().await;
+            worker.control.stop().await;
         }
         Ok(session)
     }
 
-    /// Makes a member of whoever is none, or of another server. Returns how often to send a heartbeat.
-    async fn enrol(&mut self, registered: &Registered) -> Result<Duration, Failure> {
-        match &mut self.member {
-            Some(member) if member.ticket_key == registered.ticket_key => {
+    /// Reconnects the worker to its former server, or starts it anew for another one. Returns the heartbeat interval.
+    async fn register(&mut self, registered: &Registered) -> Result<Duration, Failure> {
+        match &mut self.worker {
+            Some(worker) if worker.ticket_key == registered.ticket_key => {
                 info!(server = %self.options.server, "joined again");
-                member.control.reconnect();
+                worker.control.reconnect();
             }
             _ => {
-                if let Some(mut former) = self.member.take() {
+                if let Some(mut former) = self.worker.take() {
                     former.control.stop().await;
                 }
-                info!(server = %self.options.server, worker = %self.caller.worker, "joined");
-                self.member = Some(self.new_member(registered)?);
+                info!(server = %self.options.server, worker = %self.dialer.worker, "joined");
+                self.worker = Some(self.new_worker(registered)?);
             }
         }
         let interval_ms = registered.heartbeat_interval_ms;
@@ -204,13 +204,13 @@ impl Remote {
         Ok(Duration::from_millis(interval_ms))
     }
 
-    fn new_member(&self, registered: &Registered) -> Result<Member, Failure> {
-        let caller = &self.caller;
-        let key = match (registered.ticket_key.is_empty(), &caller.key) {
+    fn new_worker(&self, registered: &Registered) -> Result<RegisteredWorker, Failure> {
+        let dialer = &self.dialer;
+        let key = match (registered.ticket_key.is_empty(), &dialer.key) {
             (false, _) => ClusterKey::from_shared(registered.ticket_key.clone()),
             (true, Some(key)) => key.clone(),
             (true, None) => {
-                let server = &caller.server;
+                let server = &dialer.server;
                 return Err(Failure::new(
                     FailureKind::Unauthenticated,
                     format!("the server at {server} has a cluster secret; give this worker the same --cluster-secret"),
@@ -218,19 +218,19 @@ impl Remote {
             }
         };
         let worker = &self.options.worker;
-        let engine = Engine::new(worker, key.clone(), Some(caller.server.clone()))?;
+        let engine = Engine::new(worker, key.clone(), Some(dialer.server.clone()))?;
         let service = DataService::new(engine.store.clone(), key);
-        Ok(Member {
+        Ok(RegisteredWorker {
             ticket_key: registered.ticket_key.to_vec(),
             data: DataServer::start(&self.bound.listener, self.options.tls.as_ref(), service)?,
-            control: Control::new(engine, caller.worker, caller.slots, Delivery::Acknowledged),
+            control: Control::new(engine, dialer.worker, dialer.slots, Delivery::Acknowledged),
         })
     }
 
-    /// Serves one session. True when the worker has left and all is done.
-    async fn converse(&mut self, session: Session, heartbeat: Duration) -> Result<bool, Failure> {
-        let Some(Member { control, data, .. }) = &mut self.member else {
-            return Err(Failure::internal("a session without a member"));
+    /// Serves one session. True when the worker has left the server and has stopped.
+    async fn serve_session(&mut self, session: Session, heartbeat: Duration) -> Result<bool, Failure> {
+        let Some(RegisteredWorker { control, data, .. }) = &mut self.worker else {
+            return Err(Failure::internal("a session without a registered worker"));
         };
         let started = Instant::now();
         let mut connection = Connection {
@@ -244,42 +244,43 @@ impl Remote {
             self.shutdown.cancelled().await;
             tokio::time::sleep(drain_timeout).await;
         };
-        let over = tokio::select! {
-            over = control.serve(&mut connection) => over,
-            failure = data.failed() => return Err(failure),
+        let disconnected = tokio::select! {
+            disconnected = control.serve(&mut connection) => disconnected,
+            failure = data.wait_for_failure() => return Err(failure),
             () = drained => {
                 warn!(?drain_timeout, "drain timeout over, stopping what still runs");
-                Over::Left
+                Disconnected::Left
             }
         };
-        match over {
-            Over::Lost(reason) if !control.is_leaving() => {
+        match disconnected {
+            Disconnected::Lost(reason) if !control.is_leaving() => {
                 warn!(server = %self.options.server, "connection lost: {reason}");
                 if started.elapsed() >= STABLE {
                     self.backoff.reset();
                 }
                 return Ok(false);
             }
-            Over::Lost(reason) => info!("the server went while this worker was leaving: {reason}"),
-            Over::Left => connection.close().await,
+            Disconnected::Lost(reason) => info!("the server went while this worker was leaving: {reason}"),
+            Disconnected::Left => connection.close().await,
         }
         control.stop().await;
         Ok(true)
     }
 }
 
-/// Dials with pauses until a session stands or can never stand. A former member does not hurry either.
-async fn dial(caller: &Caller, server: &Url, backoff: &mut Backoff, was_member: bool) -> Result<Session, Failure> {
-    if was_member {
-        tokio::time::sleep(backoff.pause()).await;
+/// Dials with pauses until a session stands or can never stand. A worker that was registered pauses before the first
+/// try as well.
+async fn dial(dialer: &Dialer, server: &Url, backoff: &mut Backoff, was_registered: bool) -> Result<Session, Failure> {
+    if was_registered {
+        tokio::time::sleep(backoff.next_pause()).await;
     }
     loop {
-        match caller.dial().await {
+        match dialer.dial().await {
             Ok(session) => return Ok(session),
-            Err(NoSession::Refused(failure)) => return Err(failure),
-            Err(NoSession::WrongPort(failure)) if !was_member => return Err(failure),
-            Err(NoSession::WrongPort(failure)) => wait(backoff, server, &failure.message).await,
-            Err(NoSession::Unreachable(reason)) => wait(backoff, server, &reason).await,
+            Err(DialError::Refused(failure)) => return Err(failure),
+            Err(DialError::WrongPort(failure)) if !was_registered => return Err(failure),
+            Err(DialError::WrongPort(failure)) => wait(backoff, server, &failure.message).await,
+            Err(DialError::Unreachable(reason)) => wait(backoff, server, &reason).await,
         }
     }
 }

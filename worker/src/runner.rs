@@ -1,4 +1,4 @@
-//! Runs one attempt: decode, slice, execute all partitions together, sum up.
+//! Runs one attempt: decode, slice, execute all partitions together, summarize.
 //!
 //! ```text
 //! commit ─> prepare (decode, slice, create output) ─> Running ─> partitions end ─> finish output ─> Finished
@@ -6,7 +6,8 @@
 //!              └──────────────────> Failed <─────────────┘ told to stop: all are aborted ─> Cancelled
 //! ```
 //!
-//! The end is told when nothing of the attempt runs any more, so slots are free when they are said to be free.
+//! The end is reported once nothing of the attempt runs any more, so its slots are free when the server counts them as
+//! free.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -30,17 +31,17 @@ use crate::attempts::Phase;
 use crate::engine::Engine;
 use crate::metrics;
 use crate::stage::StagePlan;
-use crate::usage::{Usage, measured};
+use crate::usage::{Usage, measure};
 use crate::yielding::with_yields;
 
-/// A running attempt got further.
+/// Progress of a running attempt.
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) attempt: AttemptKey,
     pub(crate) progress: Progress,
 }
 
-/// How far it got.
+/// How far a running attempt has come.
 #[derive(Debug)]
 pub(crate) enum Progress {
     Entered(Phase),
@@ -54,21 +55,21 @@ pub(crate) struct Attempt {
     pub(crate) launch: Launch,
     /// When the server's commit was read.
     pub(crate) committed: Instant,
-    /// Where it is counted what the attempt uses.
+    /// Counts the CPU time and memory of the attempt.
     pub(crate) usage: Arc<Usage>,
     /// Tells the attempt to stop.
     pub(crate) stop: CancellationToken,
-    /// Where it says how far it got.
+    /// Where the attempt reports its progress.
     pub(crate) changes: mpsc::Sender<Change>,
 }
 
-/// How many partitions of a plan sort all their rows, in all its operators together.
-fn sorts(plan: &Arc<dyn ExecutionPlan>) -> usize {
+/// How many partitions sort all their rows, summed over all operators of a plan.
+fn count_sorts(plan: &Arc<dyn ExecutionPlan>) -> usize {
     let own = match plan.downcast_ref::<SortExec>() {
         Some(sort) if sort.fetch().is_none() => plan.output_partitioning().partition_count(),
         _ => 0,
     };
-    own + plan.children().into_iter().map(sorts).sum::<usize>()
+    own + plan.children().into_iter().map(count_sorts).sum::<usize>()
 }
 
 /// A plan instance with its own output.
@@ -80,10 +81,10 @@ struct Prepared {
 }
 
 impl Attempt {
-    /// Runs it to its end and tells how it ended, also after a panic. Must be spawned on the threads of its
-    /// lane; all that its plan spawns then runs there too.
+    /// Runs the attempt to its end and reports how it ended, also after a panic. Must be spawned on the threads of the
+    /// attempt's lane: tasks that its plan spawns run there too.
     pub(crate) fn run(self) -> impl Future<Output = ()> {
-        measured(Arc::clone(&self.usage), self.run_unmeasured())
+        measure(Arc::clone(&self.usage), self.run_unmeasured())
     }
 
     async fn run_unmeasured(self) {
@@ -92,7 +93,7 @@ impl Attempt {
         let outcome = AssertUnwindSafe(self.execute())
             .catch_unwind()
             .await
-            .unwrap_or_else(|panic| Err(panicked(attempt, panic.as_ref())));
+            .unwrap_or_else(|panic| Err(panic_failure(attempt, panic.as_ref())));
         let status = match outcome {
             Ok(output) => AttemptStatus::Finished(output),
             Err(failure) => AttemptStatus::Failed(failure),
@@ -107,11 +108,11 @@ impl Attempt {
         self.enter(Phase::Running).await;
         let outcome = tokio::select! {
             biased;
-            never = self.tell_parking(prepared.writer.waiting()) => match never {},
+            never = self.report_parking(prepared.writer.waiting()) => match never {},
             outcome = prepared.drive(self.launch.attempt, &self.stop) => outcome,
         };
         match outcome.and_then(|()| prepared.writer.finish()) {
-            Ok(written) => Ok(prepared.sum_up(written, self.committed)),
+            Ok(written) => Ok(prepared.summarize(written, self.committed)),
             Err(failure) => {
                 prepared.writer.fail(failure.clone());
                 Err(failure)
@@ -119,7 +120,7 @@ impl Attempt {
         }
     }
 
-    /// The attempt's own plan instance and its output, which can be read from here on.
+    /// Makes the attempt's own plan instance and its output, which can be read from here on.
     fn prepare(&self) -> Result<Prepared, Failure> {
         let key = self.launch.attempt;
         let partitions = &self.launch.partitions;
@@ -153,7 +154,7 @@ impl Attempt {
             writer: writer.clone(),
         };
         let config = stage.session_config().clone();
-        let config = self.engine.with_merge_reservation(config, sorts(&plan));
+        let config = self.engine.with_merge_reservation(config, count_sorts(&plan));
         let config = config.with_extension(Arc::new(attempt));
         let context = self.engine.attempt_context(config, Arc::clone(&self.usage));
         Ok(Prepared {
@@ -164,13 +165,13 @@ impl Attempt {
         })
     }
 
-    /// Tells whenever a streamed output starts or stops to wait for its reader.
-    async fn tell_parking(&self, mut waiting: watch::Receiver<bool>) -> Infallible {
-        let mut told = false;
+    /// Reports each time that a streamed output starts or stops waiting for its reader.
+    async fn report_parking(&self, mut waiting: watch::Receiver<bool>) -> Infallible {
+        let mut reported = false;
         loop {
             let waits = *waiting.borrow_and_update();
-            if waits != told && self.launch.output == OutputMode::Streamed {
-                told = waits;
+            if waits != reported && self.launch.output == OutputMode::Streamed {
+                reported = waits;
                 self.enter(if waits { Phase::Parked } else { Phase::Running }).await;
             }
             if waiting.changed().await.is_err() {
@@ -190,27 +191,27 @@ impl Attempt {
 }
 
 impl Prepared {
-    /// Executes all partitions until the last has ended, the first has failed or `stop` says so. None of them runs any
-    /// more when this returns.
+    /// Executes all partitions until the last has ended, the first has failed or `stop` is cancelled. None of them runs
+    /// any more when this returns.
     async fn drive(&self, key: AttemptKey, stop: &CancellationToken) -> Result<(), Failure> {
         let mut partitions = JoinSet::new();
-        // All are executed before any is polled: operators with shared state expect to know all their partitions.
+        // All are executed before any is polled: operators with shared state expect to see all their partitions first.
         for partition in 0..self.plan.output_partitioning().partition_count() {
             let rows = self.plan.execute(partition, Arc::clone(&self.context));
             let rows = rows.map_err(|error| failure::of(&error))?;
-            let rows = measured(Arc::clone(&self.usage), drain(rows));
+            let rows = measure(Arc::clone(&self.usage), drain(rows));
             partitions.spawn(rows.in_current_span());
         }
         let outcome = tokio::select! {
             biased;
-            () = stop.cancelled() => Err(stopped()),
-            outcome = all_ended(key, &mut partitions) => outcome,
+            () = stop.cancelled() => Err(stop_failure()),
+            outcome = join_all(key, &mut partitions) => outcome,
         };
         partitions.shutdown().await;
         outcome
     }
 
-    fn sum_up(&self, written: Written, committed: Instant) -> TaskOutput {
+    fn summarize(&self, written: Written, committed: Instant) -> TaskOutput {
         let plan = metrics::collect(self.plan.as_ref());
         let elapsed = committed.elapsed().as_micros();
         TaskOutput {
@@ -230,7 +231,7 @@ impl Prepared {
     }
 }
 
-/// Drives one partition to its end. Its rows go to the attempt's output inside the plan; none comes out here.
+/// Drives one partition to its end. The plan itself writes the rows to the attempt's output; none arrives here.
 async fn drain(mut rows: SendableRecordBatchStream) -> Result<(), Failure> {
     while let Some(batch) = rows.next().await {
         batch.map_err(|error| failure::of(&error))?;
@@ -239,9 +240,9 @@ async fn drain(mut rows: SendableRecordBatchStream) -> Result<(), Failure> {
 }
 
 /// Waits for all partitions, or for the first that fails.
-async fn all_ended(key: AttemptKey, partitions: &mut JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
+async fn join_all(key: AttemptKey, partitions: &mut JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
     while let Some(ended) = partitions.join_next().await {
-        ended.unwrap_or_else(|error| Err(not_joined(key, error)))?;
+        ended.unwrap_or_else(|error| Err(join_failure(key, error)))?;
     }
     Ok(())
 }
@@ -260,19 +261,19 @@ fn output_partitions(plan: &dyn ExecutionPlan, launched: &[u32]) -> Result<Vec<u
     Ok((0..count).collect())
 }
 
-fn stopped() -> Failure {
+fn stop_failure() -> Failure {
     Failure::new(FailureKind::Cancelled, "the attempt was told to stop")
 }
 
-fn not_joined(key: AttemptKey, error: JoinError) -> Failure {
+fn join_failure(key: AttemptKey, error: JoinError) -> Failure {
     match error.try_into_panic() {
-        Ok(panic) => panicked(key, panic.as_ref()),
-        Err(_) => stopped(),
+        Ok(panic) => panic_failure(key, panic.as_ref()),
+        Err(_) => stop_failure(),
     }
 }
 
-/// A panic in a plan is a bug, of ours or of DataFusion, that must not take other queries with it.
-fn panicked(key: AttemptKey, panic: &(dyn Any + Send)) -> Failure {
+/// A panic in a plan is a bug, of Squadron or of DataFusion, that must not fail other queries.
+fn panic_failure(key: AttemptKey, panic: &(dyn Any + Send)) -> Failure {
     let said = panic
         .downcast_ref::<&str>()
         .copied()

@@ -1,4 +1,4 @@
-//! A stage as the server announced it: what all its attempts on this worker share.
+//! A stage as the server announced it, shared by all its attempts on this worker.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -9,25 +9,26 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use squadron_proto::Failure;
 use squadron_proto::control::{ObjectStoreSpec, PlanRef, Stage};
+use squadron_shuffle::failure;
 use squadron_shuffle::fragment::{self, InProcessPlan};
-use squadron_shuffle::{failure, object_stores};
+use squadron_shuffle::net::object_stores;
 use tracing::debug;
 
 use crate::engine::Engine;
 
-/// The plan of a stage and what belongs to it. The bytes are kept, not an instance: plan nodes keep state, so every
-/// attempt decodes its own.
+/// The plan of a stage, with its settings and object stores. It keeps the encoded bytes, not an instance: plan nodes
+/// have state, so every attempt decodes its own.
 pub(crate) struct StagePlan {
     plan: Plan,
     settings: Vec<(String, String)>,
     stores: Vec<ObjectStoreSpec>,
-    /// What plans are decoded in; made by the first attempt for all.
+    /// The context in which plans are decoded; made by the first attempt for all.
     context: OnceLock<Result<Arc<TaskContext>, Failure>>,
 }
 
 enum Plan {
     Encoded(Bytes),
-    /// Good for one attempt, which takes it out.
+    /// Serves one attempt, which takes it out.
     InProcess(Mutex<Option<Arc<dyn Any + Send + Sync>>>),
 }
 
@@ -44,8 +45,8 @@ impl StagePlan {
         }
     }
 
-    /// Knows the settings of the stage and every function. The first call also makes the stage's object stores known,
-    /// without which no scan can be decoded.
+    /// The context in which plans are decoded, with the settings of the stage and every function. The first call also
+    /// registers the stage's object stores, without which no scan can be decoded.
     pub(crate) fn context(&self, engine: &Engine) -> Result<Arc<TaskContext>, Failure> {
         let context = self.context.get_or_init(|| {
             for store in &self.stores {
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_apply_as_sent_and_unknown_ones_are_ignored() {
+    fn settings_apply_except_unknown_ones() {
         let config = session_config(&[
             setting("no.such.setting", "1"),
             setting("datafusion.no_such_setting", "1"),

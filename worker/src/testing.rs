@@ -1,4 +1,4 @@
-//! Names, messages and plans for the tests of this crate.
+//! Keys, messages and plans for the tests of this crate.
 
 use std::any::Any;
 use std::fmt;
@@ -38,7 +38,7 @@ pub(crate) fn key(task: u32) -> AttemptKey {
     }
 }
 
-/// An attempt whose output is kept.
+/// A launch of an attempt whose output is retained.
 pub(crate) fn launch(task: u32, slots: u32) -> Launch {
     Launch {
         attempt: key(task),
@@ -51,8 +51,8 @@ pub(crate) fn launch(task: u32, slots: u32) -> Launch {
     }
 }
 
-/// An attempt whose output is read once.
-pub(crate) fn streamed(task: u32, slots: u32) -> Launch {
+/// A launch of an attempt whose output is read once.
+pub(crate) fn streamed_launch(task: u32, slots: u32) -> Launch {
     Launch {
         output: OutputMode::Streamed,
         ..launch(task, slots)
@@ -61,19 +61,19 @@ pub(crate) fn streamed(task: u32, slots: u32) -> Launch {
 
 /// Stage 0 with a plan that one attempt can run.
 pub(crate) fn stage(behaviours: Vec<Behaviour>) -> Stage {
-    in_process(Arc::new(TestExec::new(behaviours)))
+    in_process_stage(Arc::new(TestExec::new(behaviours)))
 }
 
-/// Stage 0 that writes the rows of `input`; one attempt can run it.
-pub(crate) fn in_process(input: Arc<dyn ExecutionPlan>) -> Stage {
+/// Stage 0 with a plan that writes the rows of `input`; one attempt can run it.
+pub(crate) fn in_process_stage(input: Arc<dyn ExecutionPlan>) -> Stage {
     let schema = input.schema();
     let plan = ShuffleWriteExec::new(input, WritePartitioning::Identity, schema);
     let plan: Arc<dyn Any + Send + Sync> = Arc::new(InProcessPlan(Arc::new(plan)));
-    announced(PlanRef::InProcess(plan))
+    stage_of(PlanRef::InProcess(plan))
 }
 
-/// Stage 0 with any plan.
-pub(crate) fn announced(plan: PlanRef) -> Stage {
+/// Stage 0 with `plan`.
+pub(crate) fn stage_of(plan: PlanRef) -> Stage {
     Stage {
         query: QUERY,
         stage: StageId(0),
@@ -83,7 +83,7 @@ pub(crate) fn announced(plan: PlanRef) -> Stage {
     }
 }
 
-/// Small limits, and a spill folder that goes with the first of the pair.
+/// Small limits, and a spill folder that is removed when the first of the pair is dropped.
 pub(crate) fn options() -> (TempDir, WorkerOptions) {
     let folder = tempfile::tempdir().unwrap();
     let options = WorkerOptions {
@@ -115,13 +115,13 @@ pub(crate) enum Behaviour {
     Fail,
     /// Panics when it is polled.
     Panic,
-    /// Keeps its thread busy until it is told to stop, then ends.
+    /// Keeps its thread busy until the flag is set, then ends.
     Spin(&'static AtomicBool),
 }
 
 pub(crate) const ROWS_PER_BATCH: usize = 1_000;
 
-/// A leaf that does what each partition is told.
+/// A leaf operator with a chosen behaviour for each partition.
 #[derive(Debug)]
 pub(crate) struct TestExec {
     behaviours: Vec<Behaviour>,

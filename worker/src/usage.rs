@@ -1,14 +1,15 @@
-//! What an attempt uses of the processor and of memory, counted where it is used.
+//! The processor time and memory that an attempt uses, counted where they are used.
 //!
 //! ```text
 //! Attempt::run ─┐
-//! partitions ───┼─> Measured: every poll of every task of the attempt counts its thread's CPU time to the attempt's Usage
-//! spawned by ───┘     └ while it polls, Usage is the thread's current one: what is spawned then is measured too
+//! partitions ───┼─> Measured: every poll of every task adds its thread's CPU time to the attempt's Usage
+//! spawned by ───┘     └ while it polls, Usage is the thread's current one: tasks spawned meanwhile are measured too
 //!   operators
 //! ```
 //!
-//! DataFusion spawns through one place that takes a tracer, so nothing that its operators spawn is missed. What is missed:
-//! local files are read by threads of the object store, and rows of other workers arrive on the runtime of connections.
+//! DataFusion spawns through one place that takes a tracer, so every task of its operators is measured. Not measured
+//! are reads of local files, by threads of the object store, and rows of other workers, received on the runtime of
+//! connections.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -22,7 +23,7 @@ use datafusion::common::runtime::{JoinSetTracer, set_join_set_tracer};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-/// What one attempt has used so far.
+/// The resources that one attempt has used so far.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     cpu_ns: AtomicU64,
@@ -36,7 +37,7 @@ impl Usage {
         self.cpu_ns.load(Ordering::Relaxed)
     }
 
-    /// The most bytes that its operators held of the memory pool at a time.
+    /// The most bytes of the memory pool that the attempt's operators held at a time.
     pub(crate) fn peak_memory_bytes(&self) -> u64 {
         self.peak_memory_bytes.load(Ordering::Relaxed) as u64
     }
@@ -58,11 +59,11 @@ pub(crate) struct Measured<T> {
     future: BoxFuture<'static, T>,
 }
 
-/// Counts what `future` uses to `usage`, and what it spawns inside plans as well.
-pub(crate) fn measured<T>(usage: Arc<Usage>, future: impl Future<Output = T> + Send + 'static) -> Measured<T> {
-    static FOLLOW: std::sync::Once = std::sync::Once::new();
-    // Of a process that traces already, what is spawned inside plans is not measured.
-    FOLLOW.call_once(|| _ = set_join_set_tracer(&Tracer));
+/// Counts the CPU time of `future`, and of tasks that it spawns inside plans, to `usage`.
+pub(crate) fn measure<T>(usage: Arc<Usage>, future: impl Future<Output = T> + Send + 'static) -> Measured<T> {
+    static SET_TRACER: std::sync::Once = std::sync::Once::new();
+    // In a process that has a tracer already, tasks spawned inside plans are not measured.
+    SET_TRACER.call_once(|| _ = set_join_set_tracer(&Tracer));
     Measured {
         usage,
         future: future.boxed(),
@@ -78,7 +79,7 @@ impl<T> Future for Measured<T> {
     }
 }
 
-/// What a thread is doing: a poll, or a blocking call, of a task of an attempt.
+/// The work of a thread for an attempt: a poll of a task or a blocking call.
 struct Current {
     usage: Arc<Usage>,
     started: Instant,
@@ -124,12 +125,12 @@ impl Drop for Entered {
     }
 }
 
-/// When the poll that this thread is in has started; none outside of an attempt's task.
-pub(crate) fn poll_started() -> Option<Instant> {
+/// When the thread's current poll started; none outside of an attempt's task.
+pub(crate) fn poll_start() -> Option<Instant> {
     CURRENT.with_borrow(|current| Some(current.as_ref()?.started))
 }
 
-/// Measures how much of its poll's processor time a piece of work takes; nothing of what other polls take meanwhile.
+/// Measures the CPU time of a piece of work within its poll, without that of other polls meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch {
     poll_started: Instant,
@@ -147,7 +148,7 @@ impl Stopwatch {
         })
     }
 
-    /// CPU time since the start, or since the start of the current poll if that is another.
+    /// CPU time since the start, or since the start of the current poll where that is another one.
     pub(crate) fn elapsed(&self) -> Duration {
         CURRENT.with_borrow(|current| match current {
             Some(current) if current.started == self.poll_started => thread_cpu_time().saturating_sub(self.cpu),
@@ -157,7 +158,7 @@ impl Stopwatch {
     }
 }
 
-/// Hands the current attempt on to what DataFusion's operators spawn.
+/// Hands the current attempt on to tasks that DataFusion's operators spawn.
 struct Tracer;
 
 impl JoinSetTracer for Tracer {
@@ -190,7 +191,7 @@ pub(crate) fn thread_cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Time on the wall: more than the thread's share of it, where threads wait for cores.
+/// Wall-clock time: more than the thread's CPU time, where threads wait for cores.
 #[cfg(not(unix))]
 pub(crate) fn thread_cpu_time() -> Duration {
     static FIRST: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
@@ -217,15 +218,15 @@ mod tests {
         Duration::from_nanos(usage.cpu_ns())
     }
 
-    /// Whether `used` is `expected` and no more than a little for everything around it.
+    /// Whether `used` is `expected`, give or take a little overhead.
     fn is_about(used: Duration, expected: Duration) -> bool {
         (expected..expected + WORK / 2).contains(&used)
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_a_task_and_all_that_it_spawns_work_is_counted_and_waiting_is_not() {
+    async fn usage_counts_spawned_work_not_waiting() {
         let usage = Arc::new(Usage::default());
-        let task = measured(Arc::clone(&usage), async {
+        let task = measure(Arc::clone(&usage), async {
             work(WORK);
             let spawned = SpawnedTask::spawn(async {
                 tokio::time::sleep(2 * WORK).await;
@@ -234,7 +235,7 @@ mod tests {
             });
             spawned.join().await.unwrap().unwrap();
         });
-        // Tasks of others do not count, also on the same threads.
+        // Other tasks on the same threads do not count.
         let other = tokio::task::unconstrained(async { work(3 * WORK) });
         tokio::join!(task, other);
         let used = used(&usage);
@@ -243,9 +244,9 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_ends_the_poll_and_its_work_counts() {
+    fn panicking_poll_counts_its_work() {
         let usage = Arc::new(Usage::default());
-        let task = measured(Arc::clone(&usage), async {
+        let task = measure(Arc::clone(&usage), async {
             work(WORK);
             panic!("told to panic");
         });
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_has_a_peak() {
+    fn memory_usage_records_its_peak() {
         let usage = Usage::default();
         usage.grow(5);
         usage.grow(7);
@@ -266,16 +267,16 @@ mod tests {
     }
 
     #[test]
-    fn a_stopwatch_counts_no_other_polls() {
+    fn stopwatch_excludes_other_polls() {
         let usage = Arc::new(Usage::default());
         assert!(Stopwatch::start().is_none());
-        assert_eq!(poll_started(), None);
+        assert_eq!(poll_start(), None);
         let first = Current::enter(&usage);
         let watch = Stopwatch::start().unwrap();
         work(WORK);
         let in_first = watch.elapsed();
         assert!(is_about(in_first, WORK), "{in_first:?}");
-        assert!(poll_started().unwrap().elapsed() >= WORK);
+        assert!(poll_start().unwrap().elapsed() >= WORK);
         drop(first);
         work(3 * WORK);
         let _second = Current::enter(&usage);

@@ -1,18 +1,18 @@
-//! Makes every operator of a plan give its thread back every few milliseconds, so that a cancel is heard.
+//! Makes every operator of a plan give its thread back every few milliseconds, so that a cancel takes effect.
 //!
 //! ```text
 //! operator ── YieldExec ── operator ── YieldExec ── leaf
-//!                 └ asked for rows in a poll that has taken long: not now, ask again
+//!                 └ polled after the task's poll has taken long: Pending, and a wake-up
 //! ```
 //!
-//! Operators run until a leaf makes them wait, and DataFusion's leaves count batches (128 of them), not time: a join that
-//! makes a million rows of each of them goes on for minutes. [`YieldExec`] stands between any two operators and ends a poll
-//! that has taken a quantum; a cancelled task then ends, and others get the thread.
+//! Operators run until a leaf makes them wait, and DataFusion's leaves count batches (128 of them), not time: a join
+//! that makes a million rows of each batch goes on for minutes. [`YieldExec`] stands between any two operators and ends
+//! a poll that has taken a quantum; a cancelled task then ends, and other tasks get the thread.
 //!
-//! Joins whose filter rejects most pairs look at all pairs of a probe batch without asking for anything. Their probe side
-//! is cut to slices: few rows first, then as many as the join takes a quantum for.
+//! A join whose filter rejects most pairs looks at all pairs of a probe batch without polling an input. Its probe side
+//! is cut to slices: few rows first, then as many as the join works on for a quantum.
 //!
-//! What remains is work inside one operator on rows that it has collected: see ARCHITECTURE.
+//! Work inside one operator on rows that it has collected is not interrupted: see ARCHITECTURE.
 
 use std::fmt;
 use std::pin::Pin;
@@ -31,13 +31,13 @@ use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{Stream, StreamExt};
 
-use crate::usage::{Stopwatch, poll_started};
+use crate::usage::{Stopwatch, poll_start};
 
 /// How long a poll may take before the next request for rows ends it. Long against the cost of a switch, short against
 /// what a person notices.
 const QUANTUM: Duration = Duration::from_millis(10);
 
-/// Slices grow by this factor while they take less than one part in so many of a quantum.
+/// Slices grow by this factor while the join takes less than a quantum divided by it for each.
 const GROWTH: usize = 4;
 
 /// `plan` with a [`YieldExec`] below each of its operators.
@@ -59,8 +59,8 @@ pub(crate) fn with_yields(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Execut
     plan.replace_children(children, options)
 }
 
-/// Which child's batches an operator may look at for long without asking for anything: the probe side of a join with a
-/// filter. Such a join makes new arrays of what it lets pass, so slices do not count whole batches to anybody's memory.
+/// The child on whose batches an operator may work for long without polling an input: the probe side of a join with a
+/// filter. Such a join makes new arrays of the rows that pass, so no operator counts a whole batch for a slice.
 fn cut_child(plan: &dyn ExecutionPlan) -> Option<usize> {
     let is_filtered_join = plan.is::<NestedLoopJoinExec>()
         || plan
@@ -69,7 +69,7 @@ fn cut_child(plan: &dyn ExecutionPlan) -> Option<usize> {
     is_filtered_join.then_some(1)
 }
 
-/// Passes the rows of its input, unless the poll that asks has taken too long.
+/// Passes the rows of its input on, but ends a poll that has taken too long.
 #[derive(Debug)]
 pub(crate) struct YieldExec {
     input: Arc<dyn ExecutionPlan>,
@@ -78,7 +78,7 @@ pub(crate) struct YieldExec {
 }
 
 impl YieldExec {
-    /// The operator whose rows it passes.
+    /// The operator whose rows it passes on.
     pub(crate) fn input(&self) -> &Arc<dyn ExecutionPlan> {
         &self.input
     }
@@ -143,14 +143,14 @@ impl ExecutionPlan for YieldExec {
 struct YieldStream {
     rows: SendableRecordBatchStream,
     slices: Option<Slices>,
-    /// The start of the poll that it ended last.
+    /// The start of the last poll that this stream ended.
     ended_poll: Option<Instant>,
 }
 
 impl YieldStream {
-    /// Whether to end the current poll. Not twice, for who asks again in the same poll waits for nothing else.
+    /// Whether to end the current poll. Never twice: a caller that polls again within it waits for nothing else.
     fn ends_poll(&mut self) -> bool {
-        let overlong = poll_started().filter(|started| started.elapsed() >= QUANTUM);
+        let overlong = poll_start().filter(|started| started.elapsed() >= QUANTUM);
         let ends = overlong.is_some() && overlong != self.ended_poll;
         if ends {
             self.ended_poll = overlong;
@@ -163,7 +163,7 @@ impl Stream for YieldStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // Before the poll ends, since the price of the last slice is counted within it.
+        // Before the poll ends: the cost of the last slice is measured within it.
         if let Some(slices) = &mut self.slices {
             slices.adapt();
         }
@@ -185,13 +185,13 @@ impl RecordBatchStream for YieldStream {
     }
 }
 
-/// Cuts batches to so many rows that whoever takes them has work for about a quantum.
+/// Cuts batches to so many rows that the consumer works on each slice for about a quantum.
 #[derive(Debug)]
 struct Slices {
     limit: usize,
-    /// What is left of a batch.
+    /// The rows of the current batch that have not been handed out.
     rest: Option<RecordBatch>,
-    /// The rows of the slice handed out last, and when.
+    /// How many rows the last slice had, and the time since it was handed out.
     handed_out: Option<(usize, Stopwatch)>,
 }
 
@@ -229,7 +229,7 @@ impl Slices {
         Poll::Ready(Some(Ok(batch.slice(0, count))))
     }
 
-    /// Whoever took the last slice asks for the next: what it cost tells how large that may be.
+    /// Chooses the size of the next slice by what the last one cost its consumer.
     fn adapt(&mut self) {
         let Some((rows, watch)) = self.handed_out.take() else {
             return;

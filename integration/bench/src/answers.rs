@@ -1,5 +1,4 @@
-//! What a client got, reduced to what can be compared at little cost: how many rows, and a sum over all of them that
-//! does not depend on their order.
+//! Results reduced to what is cheap to compare: the number of rows, and a checksum that does not depend on their order.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -11,16 +10,16 @@ use arrow::row::{RowConverter, SortField};
 use arrow_flight::FlightInfo;
 use arrow_flight::error::FlightError;
 use futures::TryStreamExt;
+use squadron_integration::client::status;
 use tokio::sync::Notify;
 use tonic::Status;
 
-use super::connection::Connection;
-use squadron_integration::client::status;
+use crate::connection::Connection;
 
-/// Bits of a float's mantissa that do not count: sums come out of parallel partitions in any order.
+/// Bits of a float's mantissa that the checksum ignores: partial sums of parallel partitions are added in any order.
 const LOOSE_BITS: u32 = 20;
 
-/// A result, as far as it is remembered.
+/// The size and the checksum of a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) rows: u64,
@@ -29,7 +28,7 @@ pub(super) struct Answer {
 
 impl Answer {
     fn take(&mut self, batch: &RecordBatch) -> Result<(), FlightError> {
-        let columns = batch.columns().iter().map(settled);
+        let columns = batch.columns().iter().map(round_floats);
         let columns = columns.collect::<Result<Vec<_>, _>>()?;
         self.rows += batch.num_rows() as u64;
         if columns.is_empty() {
@@ -46,8 +45,8 @@ impl Answer {
     }
 }
 
-/// Floats without the bits that may differ from run to run.
-fn settled(column: &ArrayRef) -> Result<ArrayRef, FlightError> {
+/// Rounds away the bits of floats that may differ from run to run.
+fn round_floats(column: &ArrayRef) -> Result<ArrayRef, FlightError> {
     if !column.data_type().is_floating() {
         return Ok(Arc::clone(column));
     }
@@ -66,13 +65,13 @@ pub(super) async fn ask(connection: &mut Connection, sql: &str) -> Result<Answer
     read(connection, info.map_err(status)?).await
 }
 
-/// Reads a started query to its end. Dropped before, it ends the transfer.
+/// Reads a started query to its end. Dropping the future ends the transfer.
 pub(super) async fn read(connection: &mut Connection, info: FlightInfo) -> Result<Answer, Status> {
-    read_telling(connection, info, &Notify::new()).await
+    read_and_notify(connection, info, &Notify::new()).await
 }
 
-/// The same, and tells when a stream has been opened.
-pub(super) async fn read_telling(
+/// Like [`read`], and notifies `opened` of each stream that was opened.
+pub(super) async fn read_and_notify(
     connection: &mut Connection,
     info: FlightInfo,
     opened: &Notify,
@@ -88,7 +87,7 @@ pub(super) async fn read_telling(
     Ok(answer)
 }
 
-/// An answer of so many rows, for tests that look at none.
+/// An answer of so many rows, for tests that compare no rows.
 #[cfg(test)]
 pub(super) fn sample(rows: u64) -> Answer {
     Answer { rows, checksum: 0 }
@@ -111,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn order_and_the_last_bits_of_floats_do_not_count() {
+    fn checksum_ignores_order_and_rounding() {
         let one = answer(&[("a", 0.1 + 0.2), ("b", 2.0)]);
         assert_eq!(one, answer(&[("b", 2.0), ("a", 0.3)]));
         assert_eq!(one.rows, 2);
     }
 
     #[test]
-    fn other_rows_are_another_answer() {
+    fn different_rows_give_different_answers() {
         let one = answer(&[("a", 1.0), ("b", 2.0)]);
         for other in [
             answer(&[("a", 2.0), ("b", 1.0)]),

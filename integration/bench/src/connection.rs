@@ -1,4 +1,4 @@
-//! The client side of a measurement: arrow-flight's own Flight SQL client, as a user's program holds it.
+//! The client side of a measurement: arrow-flight's own Flight SQL client.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use futures::StreamExt;
+use squadron_integration::client::{self, Rows};
 use tonic::Status;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use super::{Error, Result};
-use squadron_integration::client::{self, Rows};
+use crate::{Error, Result};
 
-/// One row may be as large.
+/// A single row may be this large.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// A connection that runs SQL.
@@ -38,9 +38,9 @@ pub(super) async fn connect(url: &str) -> Result<Connection> {
     Ok(FlightSqlServiceClient::new_from_inner(flight))
 }
 
-/// Starts `sql`; its rows are read with [`drain`] or [`streams`].
+/// Starts `sql`; its rows are read with [`for_each_batch`] or [`streams`].
 pub(super) async fn start(connection: &mut Connection, sql: &str) -> Result<FlightInfo> {
-    connection.execute(sql.to_owned(), None).await.map_err(said)
+    connection.execute(sql.to_owned(), None).await.map_err(to_error)
 }
 
 /// Runs `sql` and reads all of its rows.
@@ -50,48 +50,48 @@ pub(super) async fn query(connection: &mut Connection, sql: &str) -> Result<Rows
     let mut batches = Vec::new();
     for mut stream in streams(connection, info).await? {
         while let Some(batch) = stream.next().await {
-            batches.push(batch.map_err(said)?);
+            batches.push(batch.map_err(to_error)?);
         }
         schema = stream.schema().cloned().unwrap_or(schema);
     }
     Ok((schema, batches))
 }
 
-/// Reads a started query to its end, one batch at a time.
-pub(super) async fn drain(
+/// Reads a started query to its end and gives each batch to `take`.
+pub(super) async fn for_each_batch(
     connection: &mut Connection,
     info: FlightInfo,
     mut take: impl FnMut(RecordBatch),
 ) -> Result<()> {
     for mut stream in streams(connection, info).await? {
         while let Some(batch) = stream.next().await {
-            take(batch.map_err(said)?);
+            take(batch.map_err(to_error)?);
         }
     }
     Ok(())
 }
 
-/// The streams of a started query, one an endpoint.
+/// Opens the streams of a started query, one for each endpoint.
 pub(super) async fn streams(connection: &mut Connection, info: FlightInfo) -> Result<Vec<FlightRecordBatchStream>> {
     let mut streams = Vec::with_capacity(info.endpoint.len());
     for ticket in info.endpoint.into_iter().filter_map(|endpoint| endpoint.ticket) {
-        streams.push(connection.do_get(ticket).await.map_err(said)?);
+        streams.push(connection.do_get(ticket).await.map_err(to_error)?);
     }
     Ok(streams)
 }
 
-/// What the server said, without the client's words around it.
-pub(super) fn said(error: FlightError) -> Error {
-    words(&client::status(error)).into()
+/// The message of the server, without the text that the client adds.
+pub(super) fn to_error(error: FlightError) -> Error {
+    describe(&client::status(error)).into()
 }
 
-/// A status as a person reads it.
-pub(super) fn words(status: &Status) -> String {
+/// A status as text for the terminal.
+pub(super) fn describe(status: &Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }
 
-/// Makes a change, such as a setting of the connection's session.
+/// Runs a statement without rows, such as SET.
 pub(super) async fn update(connection: &mut Connection, sql: &str) -> Result<()> {
     let updated = connection.execute_update(sql.to_owned(), None).await;
-    updated.map(drop).map_err(said)
+    updated.map(drop).map_err(to_error)
 }

@@ -1,4 +1,4 @@
-//! `squadron-bench latency`: what the smallest query costs, for one client and for many.
+//! `squadron-bench latency`: how long the smallest query takes, for one client and for many.
 
 use std::time::{Duration, Instant};
 
@@ -10,18 +10,18 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use super::connection::{self, Connection};
-use super::machine::Machine;
-use super::stats::Times;
-use super::system::SystemArgs;
-use super::{JsonArgs, Result, Verdict};
+use crate::connection::{self, Connection};
+use crate::machine::Machine;
+use crate::stats::Times;
+use crate::system::SystemArgs;
+use crate::{JsonArgs, Result, Verdict};
 
 const STATEMENT: &str = "SELECT 1";
 
-/// How many clients ask at once, one measurement each.
+/// Numbers of concurrent clients, one measurement each.
 const CLIENTS: [usize; 2] = [1, 16];
 
-/// Asked before the clock starts: connections, caches and branch predictors are warm.
+/// Clients run before the clock starts, so that connections, caches and branch predictors are warm.
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// `squadron-bench latency`.
@@ -45,7 +45,7 @@ pub(super) struct LatencyFigures {
     measurements: Vec<Measurement>,
 }
 
-/// One way of asking.
+/// The figures of one statement kind and number of clients.
 #[derive(Debug, Serialize)]
 pub(super) struct Measurement {
     prepared: bool,
@@ -57,7 +57,7 @@ pub(super) struct Measurement {
 }
 
 pub(super) async fn run(args: &LatencyArgs) -> Result<Verdict> {
-    let machine = Machine::here();
+    let machine = Machine::detect();
     let system = args.system.start(&[]).await?;
     let mut measurements = Vec::new();
     println!(
@@ -81,7 +81,7 @@ pub(super) async fn run(args: &LatencyArgs) -> Result<Verdict> {
         }
     }
     let options = LatencyArgs {
-        system: args.system.resolved(),
+        system: args.system.with_defaults(),
         ..args.clone()
     };
     args.json.write(
@@ -96,17 +96,17 @@ pub(super) async fn run(args: &LatencyArgs) -> Result<Verdict> {
     Ok(Verdict::Good)
 }
 
-/// Lets `clients` clients ask, each as soon as it has its answer.
+/// Runs `clients` clients; each sends its next request as soon as it has the answer to the last.
 async fn measure(url: &str, prepared: bool, clients: usize, length: Duration) -> Result<Measurement> {
-    let mut askers = Vec::new();
+    let mut connected = Vec::new();
     for _ in 0..clients {
-        askers.push(Asker::connect(url, prepared).await?);
+        connected.push(Client::connect(url, prepared).await?);
     }
     let begin = Instant::now() + WARM_UP;
     let end = begin + length;
     let mut tasks = JoinSet::new();
-    for asker in askers {
-        tasks.spawn(ask_until(asker, begin, end));
+    for client in connected {
+        tasks.spawn(ask_until(client, begin, end));
     }
     let mut answers = Vec::new();
     while let Some(task) = tasks.join_next().await {
@@ -115,15 +115,15 @@ async fn measure(url: &str, prepared: bool, clients: usize, length: Duration) ->
     Ok(Measurement::new(prepared, clients, &answers, length))
 }
 
-/// Asks until `end`; gives the milliseconds of each answer that was asked for after `begin`.
-async fn ask_until(mut asker: Asker, begin: Instant, end: Instant) -> Result<Vec<f64>> {
+/// Sends requests until `end`; gives the milliseconds of each answer whose request was sent after `begin`.
+async fn ask_until(mut client: Client, begin: Instant, end: Instant) -> Result<Vec<f64>> {
     let mut answers = Vec::new();
     loop {
         let asked = Instant::now();
         if asked >= end {
             return Ok(answers);
         }
-        asker.ask().await?;
+        client.ask().await?;
         if asked >= begin {
             answers.push(asked.elapsed().as_secs_f64() * 1e3);
         }
@@ -131,12 +131,12 @@ async fn ask_until(mut asker: Asker, begin: Instant, end: Instant) -> Result<Vec
 }
 
 /// One client with one connection.
-struct Asker {
+struct Client {
     connection: Connection,
     statement: Option<PreparedStatement<Channel>>,
 }
 
-impl Asker {
+impl Client {
     async fn connect(url: &str, prepared: bool) -> Result<Self> {
         let mut connection = connection::connect(url).await?;
         let statement = match prepared {
@@ -144,21 +144,21 @@ impl Asker {
                 connection
                     .prepare(STATEMENT.to_owned(), None)
                     .await
-                    .map_err(connection::said)?,
+                    .map_err(connection::to_error)?,
             ),
             false => None,
         };
         Ok(Self { connection, statement })
     }
 
-    /// One question: from the statement to its last row.
+    /// One request: from the statement to its last row.
     async fn ask(&mut self) -> Result<()> {
         let info = match &mut self.statement {
-            Some(statement) => statement.execute().await.map_err(connection::said)?,
+            Some(statement) => statement.execute().await.map_err(connection::to_error)?,
             None => connection::start(&mut self.connection, STATEMENT).await?,
         };
         let mut answers = Vec::new();
-        connection::drain(&mut self.connection, info, |batch| answers.push(batch)).await?;
+        connection::for_each_batch(&mut self.connection, info, |batch| answers.push(batch)).await?;
         let is_one = |column: &dyn arrow::array::Array| {
             column
                 .as_primitive_opt::<Int64Type>()
@@ -188,7 +188,7 @@ pub(super) mod tests {
     use super::*;
 
     /// Figures with every key, also for the test of the documentation.
-    pub(in super::super) fn sample() -> LatencyFigures {
+    pub(crate) fn sample() -> LatencyFigures {
         let answers: Vec<f64> = (1..=100).map(f64::from).collect();
         let measured = Measurement::new(true, 16, &answers, Duration::from_secs(10));
         LatencyFigures {
@@ -198,7 +198,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_measurement_sums_up_its_answers() {
+    fn measurement_summarises_its_answers() {
         let measured = &sample().measurements[0];
         assert_eq!((measured.requests, measured.queries_per_second), (100, 10.0));
         assert_eq!(

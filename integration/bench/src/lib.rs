@@ -1,4 +1,4 @@
-//! The benchmark harness behind `squadron-bench`: what it measures and how is in `docs/benchmarks.md`.
+//! The benchmark harness behind `squadron-bench`; `docs/benchmarks.md` says what each command measures, and how.
 //!
 //! ```text
 //! tpch      22 queries, checked against single-process DataFusion and timed beside it
@@ -6,13 +6,13 @@
 //! stream    one large scan through DoGet, beside a plain Flight server
 //! mixed     short and long queries arrive at random, policies side by side: slowdowns
 //! burst     all queries at once, policies side by side, with and without priority
-//! cancel    thousands of queries stopped at random moments: time until nothing of them is left
-//! dispatch  empty tasks through real workers: what the scheduler itself costs
+//! cancel    thousands of queries stopped at random moments: time until the workers have released them
+//! dispatch  empty tasks through real workers: the cost of scheduling
 //! simulate  the scheduler under virtual time with up to thousands of workers, policies side by side
 //! memory    the server's peak memory while a client reads a large result slowly
 //! ```
 //!
-//! Whatever is compared runs in turns, A B A B, in one run of the harness on one machine, and the medians are compared.
+//! Contenders run in turns, A B A B, in one run of the harness on one machine, and their medians are compared.
 
 mod answers;
 mod burst;
@@ -47,7 +47,7 @@ use serde::Serialize;
 
 use self::machine::{Machine, Versions};
 
-/// Whatever ends a measurement early.
+/// An error that ends a measurement.
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -87,7 +87,7 @@ enum Command {
     Plain(plain::PlainArgs),
 }
 
-/// Where the figures go.
+/// The file for the figures.
 #[derive(Args, Debug, Clone)]
 struct JsonArgs {
     /// Write all figures to this file as JSON.
@@ -95,7 +95,7 @@ struct JsonArgs {
     json: Option<PathBuf>,
 }
 
-/// What every JSON file holds.
+/// The content of every JSON file.
 #[derive(Debug, Serialize)]
 struct Report<Options, Figures> {
     benchmark: &'static str,
@@ -106,10 +106,10 @@ struct Report<Options, Figures> {
     figures: Figures,
 }
 
-/// How a measurement ended.
+/// The outcome of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// Every result was what it had to be.
+    /// Every result was right.
     Good,
     /// Some result was wrong.
     Bad,
@@ -162,7 +162,7 @@ impl JsonArgs {
         let report = Report {
             benchmark,
             machine,
-            versions: Versions::here(),
+            versions: Versions::detect(),
             options,
             figures,
         };

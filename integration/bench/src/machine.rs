@@ -1,12 +1,12 @@
-//! Where and with what a measurement was taken; the head of every JSON file.
+//! The machine and the program versions of a measurement; the head of every JSON file.
 
 use std::fs;
 use std::process::Command;
 
 use serde::Serialize;
-
-use super::usage;
 use squadron_integration::process::squadron;
+
+use crate::usage;
 
 /// The machine.
 #[derive(Debug, Clone, Serialize)]
@@ -15,7 +15,7 @@ pub(super) struct Machine {
     cores: usize,
     memory_bytes: u64,
     system: String,
-    /// Processes that wanted to run in the minute before the start: near 0 on an idle machine.
+    /// Runnable processes in the minute before the start: near 0 on an idle machine.
     load_average: f64,
 }
 
@@ -30,13 +30,13 @@ pub(super) struct Versions {
 }
 
 impl Machine {
-    pub(super) fn here() -> Self {
+    pub(super) fn detect() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpu_info = read("/proc/cpuinfo");
         let cpu = cpu_info
             .lines()
             .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-        let memory = usage::kib_in(&read("/proc/meminfo"), "MemTotal:").unwrap_or_default();
+        let memory = usage::parse_kib(&read("/proc/meminfo"), "MemTotal:").unwrap_or_default();
         let load = read("/proc/loadavg");
         Self {
             cpu: cpu.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()),
@@ -53,13 +53,13 @@ impl Machine {
 }
 
 impl Versions {
-    pub(super) fn here() -> Self {
+    pub(super) fn detect() -> Self {
         let output = Command::new(squadron()).arg("--version").output();
         let squadron = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
         Self::with(squadron.unwrap_or_default())
     }
 
-    /// Those of this executable, and a `squadron` of the given version.
+    /// The versions in this executable, and a `squadron` of the given version.
     pub(super) fn with(squadron: String) -> Self {
         Self {
             squadron,

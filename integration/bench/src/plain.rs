@@ -1,5 +1,5 @@
-//! The plain Flight server that `stream` is measured beside: it sends batches from memory, encoded by arrow-flight's own
-//! encoder, and knows no SQL. It runs as a process of its own, as `squadron` does.
+//! The plain Flight server that `stream` compares Squadron with: it sends batches from memory, encoded by
+//! arrow-flight's own encoder, and knows no SQL. It runs as a separate process, as `squadron` does.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -23,9 +23,9 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Error, Result, Verdict};
+use crate::{Error, Result, Verdict};
 
-/// How the ready line begins; the address follows.
+/// The beginning of the ready line; the address follows.
 pub(super) const READY: &str = "plain flight on ";
 
 /// `squadron-bench plain`.
@@ -80,7 +80,7 @@ impl Plain {
 
 type Answers<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
 
-fn not_here<T>() -> std::result::Result<Response<T>, Status> {
+fn refuse<T>() -> std::result::Result<Response<T>, Status> {
     Err(Status::unimplemented("this server only answers DoGet"))
 }
 
@@ -108,47 +108,47 @@ impl FlightService for Plain {
         &self,
         _: Request<Streaming<HandshakeRequest>>,
     ) -> std::result::Result<Response<Self::HandshakeStream>, Status> {
-        not_here()
+        refuse()
     }
 
     async fn list_flights(
         &self,
         _: Request<Criteria>,
     ) -> std::result::Result<Response<Self::ListFlightsStream>, Status> {
-        not_here()
+        refuse()
     }
 
     async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> std::result::Result<Response<FlightInfo>, Status> {
-        not_here()
+        refuse()
     }
 
     async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> std::result::Result<Response<PollInfo>, Status> {
-        not_here()
+        refuse()
     }
 
     async fn get_schema(&self, _: Request<FlightDescriptor>) -> std::result::Result<Response<SchemaResult>, Status> {
-        not_here()
+        refuse()
     }
 
     async fn do_put(
         &self,
         _: Request<Streaming<FlightData>>,
     ) -> std::result::Result<Response<Self::DoPutStream>, Status> {
-        not_here()
+        refuse()
     }
 
     async fn do_exchange(
         &self,
         _: Request<Streaming<FlightData>>,
     ) -> std::result::Result<Response<Self::DoExchangeStream>, Status> {
-        not_here()
+        refuse()
     }
 
     async fn do_action(&self, _: Request<Action>) -> std::result::Result<Response<Self::DoActionStream>, Status> {
-        not_here()
+        refuse()
     }
 
     async fn list_actions(&self, _: Request<Empty>) -> std::result::Result<Response<Self::ListActionsStream>, Status> {
-        not_here()
+        refuse()
     }
 }

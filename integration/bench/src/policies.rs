@@ -1,27 +1,36 @@
-//! The policies that are compared: a flag, and one server for each.
+//! The scheduling policies to compare: the flag, and one server for each policy.
 
 use clap::Args;
 use serde::Serialize;
 use squadron_scheduler::Policy;
 
-use super::connection::{self, Connection};
-use super::system::{System, SystemArgs};
-use super::{Result, tables};
+use crate::connection::{self, Connection};
+use crate::system::{System, SystemArgs};
+use crate::{Result, tables};
 
-/// Which policies.
+/// The policies to compare.
 #[derive(Args, Debug, Clone, Serialize)]
 pub(super) struct PolicyArgs {
     /// The policies to compare, each with the same arrivals.
-    #[arg(long, value_name = "POLICY,..", value_delimiter = ',', default_value = "stride,fair,fifo", value_parser = policy)]
-    #[serde(serialize_with = "names")]
+    #[arg(
+        long,
+        value_name = "POLICY,..",
+        value_delimiter = ',',
+        default_value = "stride,fair,fifo",
+        value_parser = parse_policy
+    )]
+    #[serde(serialize_with = "serialize_policies")]
     pub(super) policies: Vec<Policy>,
 }
 
-fn policy(text: &str) -> std::result::Result<Policy, String> {
+fn parse_policy(text: &str) -> std::result::Result<Policy, String> {
     text.parse()
 }
 
-fn names<S: serde::Serializer>(policies: &[Policy], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+fn serialize_policies<S: serde::Serializer>(
+    policies: &[Policy],
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_seq(policies.iter().map(ToString::to_string))
 }
 
@@ -29,17 +38,18 @@ fn names<S: serde::Serializer>(policies: &[Policy], serializer: S) -> std::resul
 pub(super) struct Contender {
     pub(super) policy: Policy,
     pub(super) system: System,
-    /// To ask one question at a time.
+    /// For statements that run one at a time.
     pub(super) connection: Connection,
 }
 
 impl PolicyArgs {
-    /// A server with the TPC-H tables for each policy. All stay until the end; those whose turn it is not are idle.
+    /// Starts a server with the TPC-H tables for each policy. All servers run until the end; all but the measured one
+    /// are idle.
     pub(super) async fn start(&self, system: &SystemArgs, scale: f64) -> Result<Vec<Contender>> {
-        if system.is_given() {
+        if system.is_external() {
             return Err("a server is started for each policy; leave out --server".into());
         }
-        tables::tpch(scale, system.cache_dir.as_deref()).await?;
+        tables::ensure_tpch(scale, system.cache_dir.as_deref()).await?;
         let mut contenders = Vec::with_capacity(self.policies.len());
         for &policy in &self.policies {
             let tpch = ["--tpch".to_owned(), scale.to_string()];

@@ -1,22 +1,22 @@
-//! Single-process DataFusion, as a program that uses the library has it: default options, Parquet listing tables, one
-//! runtime with as many threads as the measured system has slots.
+//! Single-process DataFusion with default options, Parquet listing tables and one runtime with as many threads as the
+//! measured system has slots.
 //!
-//! Exactness and timing use different references: DataFusion 55.2 loses rows in rare plans through dynamic filters, so the
-//! exact one runs without them; the timed one keeps every default.
+//! Exactness and timing use different references: DataFusion 55.2 loses rows in rare plans through dynamic filters, so
+//! the exact reference runs without them; the timed reference keeps every default.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
-use tokio::runtime::Runtime;
-
-use super::Result;
-use super::tpch::figures::Timing;
-use super::usage;
 use squadron_integration::client::Rows;
 use squadron_integration::compare;
 use squadron_integration::tpch::TABLES;
+use tokio::runtime::Runtime;
+
+use crate::Result;
+use crate::tpch::figures::Timing;
+use crate::usage;
 
 /// The expected result of a query.
 pub(super) struct Expected {
@@ -32,7 +32,7 @@ pub(super) struct Reference {
     exact: SessionContext,
 }
 
-/// A runtime that may be dropped where tasks run, which tokio forbids for its own.
+/// A runtime that may be dropped inside async code, which tokio forbids for its own type.
 struct Threads(Option<Runtime>);
 
 impl Threads {
@@ -78,10 +78,10 @@ impl Reference {
 
     /// The expected result.
     pub(super) async fn expected(&self, sql: &str) -> Result<Expected> {
-        self.threads.run(expected(self.exact.clone(), sql.to_owned())).await
+        self.threads.run(run_expected(self.exact.clone(), sql.to_owned())).await
     }
 
-    /// How long the query takes, and its processor time.
+    /// Runs the query and gives its time and processor time.
     pub(super) async fn time(&self, sql: &str) -> Result<Timing> {
         let (context, sql) = (self.timed.clone(), sql.to_owned());
         let cpu = || usage::cpu_seconds(std::process::id());
@@ -115,7 +115,7 @@ fn table_path(folder: &Path, table: &str) -> String {
     path.display().to_string()
 }
 
-async fn expected(context: SessionContext, sql: String) -> Result<Expected> {
+async fn run_expected(context: SessionContext, sql: String) -> Result<Expected> {
     let frame = context.sql(&sql).await?;
     let order = compare::order_of(frame.logical_plan());
     let schema = Arc::new(frame.schema().as_arrow().clone());

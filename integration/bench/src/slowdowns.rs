@@ -1,11 +1,11 @@
-//! How much longer queries took than they would alone, and how evenly.
+//! Slowdowns: how much longer queries took than with a server to themselves, and how evenly.
 
 use serde::Serialize;
 
-use super::stats::percentile;
+use crate::stats::percentile;
 
-/// Slowdowns of some queries: how many times longer they took, from the intended arrival to the last row, than they would
-/// alone.
+/// Slowdowns of some queries: the time from the intended arrival to the last row, divided by the time of the query with
+/// a server to itself.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Slowdowns {
     pub(super) queries: usize,
@@ -13,7 +13,7 @@ pub(super) struct Slowdowns {
     pub(super) p50: f64,
     pub(super) p99: f64,
     pub(super) max: f64,
-    /// Jain's index: 1 when all are slowed down alike.
+    /// Jain's fairness index: 1 when all slowdowns are equal.
     pub(super) jain: f64,
 }
 
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slowdowns_of_known_values() {
+    fn slowdowns_match_known_values() {
         let even = Slowdowns::of(&[2.0, 2.0]);
         assert_eq!((even.mean, even.max, even.jain), (2.0, 2.0, 1.0));
         let uneven = Slowdowns::of(&[1.0, 3.0]);

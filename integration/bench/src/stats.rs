@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-/// The middle value, or the mean of the two in the middle. Not a number when there is none.
+/// The middle value, or the mean of the two in the middle. NaN without values.
 pub fn median(values: &[f64]) -> f64 {
-    let sorted = sorted(values);
+    let sorted = to_sorted(values);
     let middle = sorted.len() / 2;
     match sorted.len() {
         0 => f64::NAN,
@@ -13,9 +13,9 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The smallest value that at least `percent` of all values do not exceed (nearest rank). Not a number when there is none.
+/// The smallest value that at least `percent` of all values do not exceed (nearest rank). NaN without values.
 pub fn percentile(values: &[f64], percent: f64) -> f64 {
-    let sorted = sorted(values);
+    let sorted = to_sorted(values);
     let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
     sorted
         .get(rank.clamp(1, sorted.len().max(1)) - 1)
@@ -23,7 +23,7 @@ pub fn percentile(values: &[f64], percent: f64) -> f64 {
         .unwrap_or(f64::NAN)
 }
 
-/// How long something takes, from many measurements in milliseconds.
+/// Percentiles of many measured times, in milliseconds.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Times {
     pub(super) p50_ms: f64,
@@ -41,7 +41,7 @@ impl Times {
     }
 }
 
-fn sorted(values: &[f64]) -> Vec<f64> {
+fn to_sorted(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_median_is_the_middle() {
+    fn median_is_the_middle_value() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median(&[7.0]), 7.0);
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_percentile_is_a_measured_value() {
+    fn percentile_is_a_measured_value() {
         let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
         assert_eq!(percentile(&values, 50.0), 100.0);
         assert_eq!(percentile(&values, 99.0), 198.0);

@@ -1,4 +1,4 @@
-//! `squadron-bench stream`: how fast a large scan reaches its client, beside a server that has nothing to do but send.
+//! `squadron-bench stream`: how fast a large scan reaches its client, beside a plain Flight server that only sends.
 
 use std::collections::{BTreeMap, HashMap};
 use std::process::Command;
@@ -11,16 +11,16 @@ use clap::{Args, ValueEnum};
 use futures::TryStreamExt;
 use prost::Message;
 use serde::Serialize;
+use squadron_integration::process::Process;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::connection::{self, Connection, said};
-use super::machine::Machine;
-use super::stats::median;
-use super::system::{System, SystemArgs};
-use super::tables::{self, ARROW_TABLE, PARQUET_TABLE, Scan};
-use super::{JsonArgs, Result, Verdict, plain};
-use squadron_integration::process::Process;
+use crate::connection::{self, Connection, to_error};
+use crate::machine::Machine;
+use crate::stats::median;
+use crate::system::{System, SystemArgs};
+use crate::tables::{self, ARROW_TABLE, PARQUET_TABLE, Scan};
+use crate::{JsonArgs, Result, Verdict, plain};
 
 /// `squadron-bench stream`.
 #[derive(Args, Debug, Clone, Serialize)]
@@ -42,7 +42,7 @@ pub(super) struct StreamArgs {
     json: JsonArgs,
 }
 
-/// How Squadron offers what is read.
+/// How many endpoints the results of Squadron have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Endpoints {
@@ -54,7 +54,7 @@ enum Endpoints {
     Both,
 }
 
-/// What is read in each round.
+/// One stream of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Plain,
@@ -80,14 +80,14 @@ impl Source {
     fn label(self) -> String {
         match self {
             Self::Plain => "plain".into(),
-            Self::One(table) => bare(table).into(),
-            Self::Parallel(table) => format!("{}_parallel", bare(table)),
+            Self::One(table) => short_name(table).into(),
+            Self::Parallel(table) => format!("{}_parallel", short_name(table)),
         }
     }
 }
 
-/// A table's name without what all of them have in common.
-fn bare(table: &str) -> &str {
+/// A table's name without the common prefix.
+fn short_name(table: &str) -> &str {
     table.trim_start_matches("scan_")
 }
 
@@ -98,7 +98,7 @@ pub(super) struct StreamFigures {
     arrow_bytes: u64,
     #[serde(flatten)]
     streams: BTreeMap<String, Stream>,
-    /// Squadron's rates over the plain server's.
+    /// Squadron's rates divided by the plain server's.
     #[serde(flatten)]
     ratios: BTreeMap<String, f64>,
 }
@@ -112,9 +112,9 @@ pub(super) struct Stream {
 }
 
 pub(super) async fn run(args: &StreamArgs) -> Result<Verdict> {
-    let machine = Machine::here();
+    let machine = Machine::detect();
     let cache = tables::cache_folder(args.system.cache_dir.as_deref())?;
-    let scan = tables::scan(&cache, args.mebibytes << 20)?;
+    let scan = tables::ensure_scan(&cache, args.mebibytes << 20)?;
     let data = scan.folder.display().to_string();
     let system = args.system.start(&["--data".to_owned(), data]).await?;
     let mut streams = Streams::open(scan, &system).await?;
@@ -144,7 +144,7 @@ pub(super) async fn run(args: &StreamArgs) -> Result<Verdict> {
     });
     println!("ratio{}", columns(ratios));
     let options = StreamArgs {
-        system: args.system.resolved(),
+        system: args.system.with_defaults(),
         ..args.clone()
     };
     args.json.write("stream", machine, options, figures)?;
@@ -159,14 +159,14 @@ fn ratio_key(label: &str) -> String {
     format!("{label}_ratio")
 }
 
-/// The servers, each with its connections.
+/// The connections to both servers, and the process of the plain one.
 struct Streams {
     scan: Scan,
     squadron: Connection,
-    /// Its session asks for several endpoints.
+    /// A connection whose session asks for several endpoints.
     parallel: Connection,
-    /// To the places that endpoints named.
-    places: HashMap<String, Connection>,
+    /// Connections to the locations of endpoints.
+    locations: HashMap<String, Connection>,
     plain: Connection,
     _plain_process: Process,
     _logs: TempDir,
@@ -178,21 +178,21 @@ impl Streams {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("plain").arg(scan.folder.join(ARROW_TABLE));
         let mut process = Process::start("plain", command, logs.path().join("plain.log"));
-        let url = process.line(plain::READY).await;
+        let url = process.wait_for_line(plain::READY).await;
         let mut parallel = connection::connect(&system.url).await?;
         connection::update(&mut parallel, "SET squadron.endpoints = parallel").await?;
         Ok(Self {
             scan,
             squadron: connection::connect(&system.url).await?,
             parallel,
-            places: HashMap::new(),
+            locations: HashMap::new(),
             plain: connection::connect(&url).await?,
             _plain_process: process,
             _logs: logs,
         })
     }
 
-    /// Reads each stream once; gives the seconds from the question to the last row.
+    /// Reads each stream once; gives the seconds from the request to the last row.
     async fn round(&mut self, sources: &[Source]) -> Result<Vec<f64>> {
         let mut seconds = Vec::with_capacity(sources.len());
         for source in sources {
@@ -221,21 +221,21 @@ impl Streams {
         let mut received = Received::default();
         let began = Instant::now();
         let info = connection::start(&mut self.squadron, &format!("SELECT * FROM {table}")).await?;
-        connection::drain(&mut self.squadron, info, |batch| received.take(&batch)).await?;
+        connection::for_each_batch(&mut self.squadron, info, |batch| received.take(&batch)).await?;
         let seconds = began.elapsed().as_secs_f64();
         received.check(&self.scan)?;
         Ok(seconds)
     }
 
-    /// All endpoints at once, each from the first place that it names. The result is freed when the time is taken.
+    /// Reads all endpoints at once, each from its first location. The result is released after the time was taken.
     async fn read_in_parallel(&mut self, table: &str) -> Result<f64> {
         let mut received = Received::default();
         let began = Instant::now();
         let info = connection::start(&mut self.parallel, &format!("SELECT * FROM {table}")).await?;
         let mut readers = JoinSet::new();
         for endpoint in &info.endpoint {
-            let place = self.place(endpoint).await?;
-            readers.spawn(read_endpoint(place, endpoint.ticket.clone()));
+            let connection = self.connect_to_location(endpoint).await?;
+            readers.spawn(read_endpoint(connection, endpoint.ticket.clone()));
         }
         while let Some(read) = readers.join_next().await {
             received.add(&read??);
@@ -244,35 +244,35 @@ impl Streams {
         received.check(&self.scan)?;
         let request = CancelFlightInfoRequest::new(info).encode_to_vec();
         let action = Action::new("CancelFlightInfo", request);
-        let mut freed = self.parallel.inner_mut().do_action(action).await?.into_inner();
-        while freed.message().await?.is_some() {}
+        let mut results = self.parallel.inner_mut().do_action(action).await?.into_inner();
+        while results.message().await?.is_some() {}
         Ok(seconds)
     }
 
-    async fn place(&mut self, endpoint: &FlightEndpoint) -> Result<Connection> {
+    async fn connect_to_location(&mut self, endpoint: &FlightEndpoint) -> Result<Connection> {
         let Some(location) = endpoint.location.first() else {
             return Ok(self.parallel.clone());
         };
-        if let Some(known) = self.places.get(&location.uri) {
+        if let Some(known) = self.locations.get(&location.uri) {
             return Ok(known.clone());
         }
         let connection = connection::connect(&location.uri).await?;
-        self.places.insert(location.uri.clone(), connection.clone());
+        self.locations.insert(location.uri.clone(), connection.clone());
         Ok(connection)
     }
 }
 
-async fn read_endpoint(mut place: Connection, ticket: Option<Ticket>) -> Result<Received> {
+async fn read_endpoint(mut connection: Connection, ticket: Option<Ticket>) -> Result<Received> {
     let mut received = Received::default();
     let ticket = ticket.ok_or("an endpoint without a ticket")?;
-    let mut stream = place.do_get(ticket).await.map_err(said)?;
-    while let Some(batch) = stream.try_next().await.map_err(said)? {
+    let mut stream = connection.do_get(ticket).await.map_err(to_error)?;
+    while let Some(batch) = stream.try_next().await.map_err(to_error)? {
         received.take(&batch);
     }
     Ok(received)
 }
 
-/// What arrived.
+/// The rows that arrived.
 #[derive(Default)]
 struct Received {
     rows: u64,
@@ -330,7 +330,7 @@ pub(super) mod tests {
     use super::*;
 
     /// Figures with every key, also for the test of the documentation.
-    pub(in super::super) fn sample() -> StreamFigures {
+    pub(crate) fn sample() -> StreamFigures {
         let sources = Endpoints::Both.sources();
         let seconds = [vec![0.1, 0.2, 9.0], vec![0.25], vec![0.5, 0.3], vec![0.1], vec![0.2]];
         let labels = sources.iter().map(|source| source.label());
@@ -338,7 +338,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn rates_are_those_of_the_median_run() {
+    fn rates_come_from_median_run() {
         let figures = sample();
         assert_eq!(figures.arrow_bytes, 130_000_000);
         assert_eq!(figures.streams["plain"].megabytes_per_second, 650.0);
@@ -349,7 +349,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn each_way_is_read_beside_the_plain_server() {
+    fn every_mode_includes_plain_server() {
         for (endpoints, sources) in [(Endpoints::One, 3), (Endpoints::Parallel, 3), (Endpoints::Both, 5)] {
             assert_eq!(endpoints.sources().len(), sources);
             assert_eq!(endpoints.sources()[0], Source::Plain);
@@ -357,7 +357,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_arrived_is_checked() {
+    fn received_rows_must_match_scan() {
         let scan = Scan {
             folder: "".into(),
             rows: 2,

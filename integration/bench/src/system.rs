@@ -1,4 +1,4 @@
-//! What is measured: `squadron` processes started for the measurement, or a server that already runs.
+//! The measured system: `squadron` processes started for the measurement, or a server that already runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::process::Command;
 
 use clap::Args;
 use serde::Serialize;
+use squadron_integration::process::{Process, squadron};
 use tempfile::TempDir;
 
-use super::{Result, machine, tables, usage};
-use squadron_integration::process::{Process, squadron};
+use crate::{Result, machine, tables, usage};
 
-/// Log lines shown when a query fails.
-const SHOWN_LINES: usize = 20;
+/// Lines of each log that are printed when a query fails.
+const PRINTED_LOG_LINES: usize = 20;
 
 /// Which processes to measure.
 #[derive(Args, Debug, Clone, Serialize)]
@@ -41,18 +41,18 @@ impl SystemArgs {
             .map_or_else(|| (machine::cores() / self.workers.max(1)).max(1), usize::from)
     }
 
-    /// Slots of all workers together: the cores the reference gets.
+    /// Slots of all workers together, and threads of the reference.
     pub(super) fn total_slots(&self) -> usize {
         self.slots() * self.workers.max(1)
     }
 
-    /// Whether a running server is measured instead of one that is started.
-    pub(super) fn is_given(&self) -> bool {
+    /// Whether a running server is measured instead of a new one.
+    pub(super) fn is_external(&self) -> bool {
         self.server.is_some()
     }
 
-    /// The same with every default filled in, for the report.
-    pub(super) fn resolved(&self) -> Self {
+    /// These arguments with every default filled in, for the report.
+    pub(super) fn with_defaults(&self) -> Self {
         Self {
             slots: u16::try_from(self.slots()).ok(),
             ..self.clone()
@@ -70,16 +70,16 @@ impl SystemArgs {
         }
         let folder = TempDir::with_prefix("squadron-bench-")?;
         let start = |name: &str, mut command: Command| {
-            self.add_work(&mut command);
+            self.add_worker_arguments(&mut command);
             let spill = folder.path().join(format!("{name}-spill"));
             command.arg("--spill-dir").arg(spill);
             Process::start(name, command, folder.path().join(format!("{name}.log")))
         };
         let mut server = start("server", self.serve_command(arguments)?);
-        let url = server.line("squadron listening on ").await;
+        let url = server.wait_for_line("squadron listening on ").await;
         let cluster_url = match self.workers {
             0 => None,
-            _ => Some(server.line("squadron cluster on ").await),
+            _ => Some(server.wait_for_line("squadron cluster on ").await),
         };
         let mut processes = vec![server];
         if let Some(cluster_url) = cluster_url {
@@ -90,7 +90,7 @@ impl SystemArgs {
             }
         }
         for worker in &mut processes[1..] {
-            worker.line("squadron worker ready on ").await;
+            worker.wait_for_line("squadron worker ready on ").await;
         }
         Ok(System {
             url,
@@ -112,7 +112,7 @@ impl SystemArgs {
         Ok(command)
     }
 
-    fn add_work(&self, command: &mut Command) {
+    fn add_worker_arguments(&self, command: &mut Command) {
         command.args(["--slots", &self.slots().to_string()]);
         if let Some(memory) = &self.memory {
             command.args(["--memory", memory]);
@@ -122,11 +122,11 @@ impl SystemArgs {
 
 /// The running processes; they end when this is dropped.
 pub(super) struct System {
-    /// Where clients connect.
+    /// The address for clients.
     pub(super) url: String,
     /// The server first; empty when the server was not started here.
     processes: Vec<Process>,
-    /// Holds their logs and, a folder each, what does not fit into their memory.
+    /// Holds the logs and a spill folder for each process.
     folder: Option<TempDir>,
 }
 
@@ -136,7 +136,7 @@ impl System {
         self.processes.first().map(Process::id)
     }
 
-    /// Processor seconds that all processes and this one, their client, used so far.
+    /// Processor seconds that all processes and this process, the client, used so far.
     pub(super) fn cpu_seconds(&self) -> Option<f64> {
         let client = usage::cpu_seconds(std::process::id())?;
         self.server_cpu_seconds().map(|servers| servers + client)
@@ -151,7 +151,7 @@ impl System {
         usage::cpu_seconds_of(&pids)
     }
 
-    /// Files of rows that did not fit into memory; not known for a server that was not started here.
+    /// The number of files of spilled rows; not known for a server that was not started here.
     pub(super) fn spilled_files(&self) -> Option<usize> {
         let folder = self.folder.as_ref()?;
         let entries = fs::read_dir(folder.path()).ok()?;
@@ -159,27 +159,27 @@ impl System {
         Some(spills.filter(|path| path.is_dir()).map(|path| files_below(&path)).sum())
     }
 
-    /// The last lines of every log, for a person who wonders why a query failed.
+    /// The last lines of every log, to explain why a query failed.
     pub(super) fn last_log_lines(&self) -> String {
         let mut text = String::new();
         for process in &self.processes {
             let log = process.log();
             let lines: Vec<_> = log.lines().collect();
-            let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+            let last = &lines[lines.len().saturating_sub(PRINTED_LOG_LINES)..];
             text.push_str(&format!(
                 "---- end of the log of {} ----\n{}\n",
                 process.name(),
-                shown.join("\n")
+                last.join("\n")
             ));
         }
         text
     }
 }
 
-/// Files in a folder and all below it, but for those that a process keeps locked to say that the folder is its own.
+/// The number of files in and below a folder, without the lock files by which a process marks the folder as its own.
 fn files_below(folder: &Path) -> usize {
     let Ok(entries) = fs::read_dir(folder) else {
-        // Gone while we looked.
+        // The folder was removed meanwhile.
         return 0;
     };
     let count = |path: PathBuf| match path.is_dir() {

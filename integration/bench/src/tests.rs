@@ -20,7 +20,7 @@ fn keys(value: &Value, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Keys of a report as `--json` writes it, with the options of `arguments`.
+/// Keys of a report as `--json` writes it, with the default options of the command.
 fn report_keys(benchmark: &'static str, figures: impl Serialize) -> BTreeSet<String> {
     let options = match Cli::parse_from(["squadron-bench", benchmark]).command {
         Command::Tpch(args) => serde_json::to_value(args),
@@ -32,11 +32,11 @@ fn report_keys(benchmark: &'static str, figures: impl Serialize) -> BTreeSet<Str
         Command::Cancel(args) => serde_json::to_value(args),
         Command::Dispatch(args) => serde_json::to_value(args),
         Command::Simulate(args) => serde_json::to_value(args),
-        Command::Plain(_) => panic!("it writes no report"),
+        Command::Plain(_) => panic!("`plain` writes no report"),
     };
     let report = serde_json::json!({
         "benchmark": benchmark,
-        "machine": Machine::here(),
+        "machine": Machine::detect(),
         "versions": Versions::with(String::new()),
         "options": options.unwrap(),
         "figures": figures,
@@ -85,7 +85,7 @@ fn every_flag_is_documented() {
 }
 
 #[test]
-fn the_command_line_is_the_documented_one() {
+fn documented_command_lines_parse() {
     Cli::command().debug_assert();
     for line in DOCUMENT
         .lines()

@@ -1,4 +1,4 @@
-//! `squadron-bench tpch`: are the 22 results exact, and how long do they take beside DataFusion alone?
+//! `squadron-bench tpch`: checks that the 22 results are exact, and times each query beside single-process DataFusion.
 
 pub(super) mod figures;
 
@@ -8,15 +8,15 @@ use arrow::array::RecordBatch;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-
-use self::figures::{QueryFigures, Timing, TpchFigures};
-use super::connection::{self, Connection};
-use super::machine::Machine;
-use super::reference::{Expected, Reference};
-use super::system::{System, SystemArgs};
-use super::{JsonArgs, Result, Verdict, tables};
 use squadron_integration::compare::compare;
 use squadron_integration::tpch;
+
+use self::figures::{QueryFigures, Timing, TpchFigures};
+use crate::connection::{self, Connection};
+use crate::machine::Machine;
+use crate::reference::{Expected, Reference};
+use crate::system::{System, SystemArgs};
+use crate::{JsonArgs, Result, Verdict, tables};
 
 /// `squadron-bench tpch`.
 #[derive(Args, Debug, Clone, Serialize)]
@@ -41,7 +41,7 @@ pub(super) struct TpchArgs {
     json: JsonArgs,
 }
 
-/// What Squadron is timed beside.
+/// The engine that Squadron is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum Against {
@@ -50,12 +50,12 @@ enum Against {
 }
 
 pub(super) async fn run(args: &TpchArgs) -> Result<Verdict> {
-    let machine = Machine::here();
+    let machine = Machine::detect();
     let queries = match args.queries.is_empty() {
         true => (1..=tpch::QUERIES).collect(),
         false => args.queries.clone(),
     };
-    let folder = tables::tpch(args.sf, args.system.cache_dir.as_deref()).await?;
+    let folder = tables::ensure_tpch(args.sf, args.system.cache_dir.as_deref()).await?;
     let reference = Reference::open(&folder, args.system.total_slots()).await?;
     let system = args.system.start(&["--tpch".to_owned(), args.sf.to_string()]).await?;
     let mut harness = Harness {
@@ -69,18 +69,18 @@ pub(super) async fn run(args: &TpchArgs) -> Result<Verdict> {
     let mut measured = Vec::new();
     for query in &queries {
         let one = harness.measure(*query).await?;
-        harness.progress.suspend(|| println!("{}", figures::line(&one)));
+        harness.progress.suspend(|| println!("{}", figures::row(&one)));
         measured.push(one);
     }
     harness.progress.finish_and_clear();
     let figures = TpchFigures::of(measured);
-    println!("{}", figures::total_line(&figures));
+    println!("{}", figures::total_row(&figures));
     let verdict = if figures.is_exact() {
         Verdict::Good
     } else {
         Verdict::Bad
     };
-    let system = args.system.resolved();
+    let system = args.system.with_defaults();
     let options = TpchArgs {
         system,
         queries,
@@ -108,8 +108,8 @@ struct Harness<'a> {
 }
 
 impl Harness<'_> {
-    /// Checks and times one query. An error of the server is a result that is not exact; an error of the reference ends
-    /// the measurement.
+    /// Checks and times one query. An error of the server makes the result inexact; an error of the reference ends the
+    /// measurement.
     async fn measure(&mut self, query: u8) -> Result<QueryFigures> {
         let sql = tpch::query(query, self.args.sf);
         self.step(query, "expected result");
@@ -126,7 +126,7 @@ impl Harness<'_> {
                 }
                 Err(error) => {
                     difference = Some(error.to_string());
-                    self.explain(query, &error.to_string());
+                    self.print_failure(query, &error.to_string());
                 }
             }
             if self.args.against.is_some() {
@@ -142,7 +142,7 @@ impl Harness<'_> {
         Ok(QueryFigures::new(query, rows, difference, runs, reference_runs))
     }
 
-    /// One timed run and, outside the time, how its result differs from the expected one.
+    /// Times one run and, after the time was taken, compares its result with the expected one.
     async fn run_once(&mut self, sql: &str, expected: &Expected) -> Result<(Timing, Option<String>)> {
         let cpu_before = self.system.cpu_seconds();
         let began = Instant::now();
@@ -157,7 +157,7 @@ impl Harness<'_> {
         self.progress.inc(1);
     }
 
-    fn explain(&self, query: u8, error: &str) {
+    fn print_failure(&self, query: u8, error: &str) {
         self.progress
             .suspend(|| eprintln!("q{query:02} failed: {error}\n{}", self.system.last_log_lines()));
     }

@@ -1,4 +1,4 @@
-//! The benchmark harness, run as its users run it: small runs of each measurement, and what they report.
+//! The benchmark harness, run as its users run it: small runs of each measurement, and their reports.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -10,15 +10,16 @@ use squadron_integration::time_limit::{bounded, minutes};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-async fn finished(mut command: Command) -> Output {
+async fn run_to_end(mut command: Command) -> Output {
     command.output().await.expect("it starts")
 }
 
-fn texts(output: &Output) -> (String, String) {
+fn output_texts(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr))
 }
 
+/// Runs one command of the harness; gives its exit code, its report and what it printed.
 async fn bench(arguments: &[&str], json: &Path) -> (Option<i32>, Value, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_squadron-bench"));
     command
@@ -28,15 +29,15 @@ async fn bench(arguments: &[&str], json: &Path) -> (Option<i32>, Value, String) 
         .arg("--json")
         .arg(json);
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = finished(command).await;
-    let (shown, said) = texts(&output);
-    let report = std::fs::read_to_string(json).unwrap_or_else(|error| panic!("no report ({error}): {shown}{said}"));
+    let output = run_to_end(command).await;
+    let (stdout, stderr) = output_texts(&output);
+    let report = std::fs::read_to_string(json).unwrap_or_else(|error| panic!("no report ({error}): {stdout}{stderr}"));
     let report = serde_json::from_str(&report).expect("the report is JSON");
-    (output.status.code(), report, shown + &said)
+    (output.status.code(), report, stdout + &stderr)
 }
 
 #[test]
-fn the_harness_measures() {
+fn harness_measures_tpch_latency_stream_memory() {
     bounded(minutes(5), async {
         let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
         let json = folder.path().join("report.json");
@@ -99,12 +100,13 @@ fn words(line: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_harness_measures_how_queries_share() {
+fn harness_measures_mixed_and_burst() {
     bounded(minutes(5), async {
         let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
         let json = folder.path().join("report.json");
 
-        let mixed = "mixed --sf 0.01 --long-sf 0.02 --slots 1 --policies stride,fifo --loads 0.3 --seconds 2 --short-queries 6 --long-queries 1";
+        let mixed = "mixed --sf 0.01 --long-sf 0.02 --slots 1 --policies stride,fifo --loads 0.3 --seconds 2 \
+                     --short-queries 6 --long-queries 1";
         let (code, report, said) = bench(&words(mixed), &json).await;
         assert_eq!(code, Some(0), "{said}");
         let cells = report["cells"].as_array().expect("cells");
@@ -127,7 +129,7 @@ fn the_harness_measures_how_queries_share() {
 }
 
 #[test]
-fn the_harness_measures_cancels() {
+fn harness_measures_cancels() {
     bounded(minutes(5), async {
         let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
         let json = folder.path().join("report.json");
@@ -142,7 +144,7 @@ fn the_harness_measures_cancels() {
 }
 
 #[test]
-fn the_harness_measures_dispatch() {
+fn harness_measures_dispatch() {
     bounded(minutes(3), async {
         let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
         let json = folder.path().join("report.json");
@@ -150,9 +152,9 @@ fn the_harness_measures_dispatch() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_squadron-bench"));
         command.args(words(arguments)).arg(&json);
         command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = finished(command).await;
-        let (shown, said) = texts(&output);
-        assert_eq!(output.status.code(), Some(0), "{shown}{said}");
+        let output = run_to_end(command).await;
+        let (stdout, stderr) = output_texts(&output);
+        assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
         let report = std::fs::read_to_string(&json).expect("a report");
         let report: Value = serde_json::from_str(&report).expect("the report is JSON");
         let rate = report["tasks_per_second"].as_f64();
@@ -162,9 +164,9 @@ fn the_harness_measures_dispatch() {
 }
 
 #[test]
-fn the_harness_finds_a_wrong_result() {
+fn harness_reports_a_wrong_result() {
     bounded(minutes(5), async {
-        // Other tables than the harness expects: every answer is wrong.
+        // The server has tables of another scale than the harness expects, so that every answer is wrong.
         let cluster = cluster().slots(1).tpch(0.001).start().await;
         let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
         let json = folder.path().join("report.json");

@@ -8,7 +8,7 @@ import (
 	_ "github.com/apache/arrow-go/v18/arrow/flight/flightsql/driver"
 )
 
-// The driver of Go's own database package. It knows no unsigned integers, large texts or nested types, and reads
+// The driver of Go's own database package. The driver has no unsigned integers, large texts or nested types, and reads
 // decimals as floats.
 var databaseTests = []test{
 	{"database/sql: query", databaseQuery},

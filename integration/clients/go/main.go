@@ -45,7 +45,7 @@ func main() {
 	}
 }
 
-// Why a test failed; nothing when it passed. A failed check panics.
+// Runs a test; gives the reason of its failure, or an empty text. A failed check panics.
 func outcome(test test, address string) (why string) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -81,7 +81,7 @@ func succeeds(err error) {
 	}
 }
 
-// An error is due that says word.
+// Checks that there is an error that contains word.
 func refused(err error, word string) {
 	check(err != nil, "no error, where one was due about %q", word)
 	check(strings.Contains(err.Error(), word), "%q is not in: %v", word, err)

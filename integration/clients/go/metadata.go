@@ -30,7 +30,7 @@ func column(read result, index int) []string {
 	return values
 }
 
-// Metadata of fields is no part of what the specification lays down.
+// The specification does not define the metadata of fields.
 func metadataSchemas(ctx context.Context, address string) {
 	client := connect(ctx, address)
 	defer client.Close()
@@ -54,7 +54,7 @@ func metadataSchemas(ctx context.Context, address string) {
 		actual := fetch(ctx, client, command.info).schema
 		equal(command.expected.NumFields(), actual.NumFields())
 		for _, field := range command.expected.Fields() {
-			// By name: arrow-go has the last two columns of primary keys the other way round than FlightSql.proto.
+			// Fields are found by name, since arrow-go exchanges the last two columns of primary keys of FlightSql.proto.
 			found := actual.Field(actual.FieldIndices(field.Name)[0])
 			check(field.Nullable == found.Nullable, "%s: nullable is %v", field.Name, found.Nullable)
 			check(arrow.TypeEqual(field.Type, found.Type) || field.Type.ID() == found.Type.ID() && arrow.IsNested(field.Type.ID()),

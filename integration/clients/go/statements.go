@@ -41,7 +41,7 @@ func connect(ctx context.Context, address string, options ...grpc.DialOption) *f
 	return must(flightsql.NewClientCtx(ctx, address, nil, nil, options...))
 }
 
-// A result, read to its end.
+// A result that was read to its end.
 type result struct {
 	schema *arrow.Schema
 	rows   [][]string
@@ -146,7 +146,7 @@ func prepared(ctx context.Context, address string) {
 func manyParameters(ctx context.Context, address string) {
 	client := connect(ctx, address)
 	defer client.Close()
-	// A second and a twelfth that were taken for one another would find another nation.
+	// With the second and the twelfth parameter exchanged, the query would find another nation.
 	sql := "SELECT n_name FROM nation WHERE n_nationkey IN (" + strings.Repeat("?, ", 10) + "?) AND n_nationkey > ?"
 	statement := must(client.Prepare(ctx, sql))
 	defer statement.Close(ctx)
@@ -223,7 +223,7 @@ func types(ctx context.Context, address string) {
 	check(len(differing) == 0, "%s", strings.Join(differing, "; "))
 }
 
-// gRPC in Go takes 4 MiB unless told otherwise.
+// gRPC in Go takes messages of at most 4 MiB by default.
 func largeCell(ctx context.Context, address string) {
 	const sql = "SELECT repeat('x', 6000000) AS cell"
 	client := connect(ctx, address)
@@ -274,7 +274,7 @@ func poll(ctx context.Context, address string) {
 	const sql = "SELECT n_name FROM nation WHERE n_nationkey = 3"
 	answer, err := client.ExecutePoll(ctx, sql, nil)
 	if status.Code(err) == codes.Unimplemented {
-		// Then the refusal says what to use.
+		// The refusal names the alternative.
 		refused(err, "GetFlightInfo")
 		return
 	}
@@ -286,7 +286,7 @@ func poll(ctx context.Context, address string) {
 	equal("[[CANADA]]", fetch(ctx, client, answer.Info).rows)
 }
 
-// Sessions are known by cookie or token; the middleware keeps cookies.
+// Sessions are identified by cookie or token; the middleware keeps cookies.
 func sessionOptions(ctx context.Context, address string) {
 	middleware := []flight.ClientMiddleware{flight.NewClientCookieMiddleware()}
 	credentials := grpc.WithTransportCredentials(insecure.NewCredentials())

@@ -184,7 +184,7 @@ public final class AuthSuite {
         }
     }
 
-    /** Connecting or asking must fail, with `word` in some message of the chain. */
+    /** Connecting or querying must fail, with `word` in some message of the chain. */
     private static void refused(Properties properties, String word) {
         try {
             one(properties, "SELECT 1");

@@ -7,7 +7,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;
 
-/** What all tests share. */
+/** Helpers of all tests. */
 final class Checks {
     /** A test over a connection of its own. */
     interface Test {
@@ -33,7 +33,7 @@ final class Checks {
         }
     }
 
-    /** An error is due that says a word. */
+    /** Checks that `work` fails with an error that contains `word`. */
     static void raises(Work work, String word) {
         try {
             work.run();
@@ -63,7 +63,7 @@ final class Checks {
     }
 
     /**
-     * Pins what the driver itself cannot do: fails when it has learnt it, so that the suite can ask for it.
+     * Pins a limitation of the driver: fails when a newer driver has overcome it, so that the test can be tightened.
      */
     static void known(String lack, Work work) {
         try {

@@ -22,7 +22,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.TreeSet;
 
-/** DatabaseMetaData: what DBeaver and Tableau ask for before they show anything. */
+/** DatabaseMetaData, which DBeaver and Tableau read before they show anything. */
 final class JdbcMetadata {
     private JdbcMetadata() {
     }
@@ -49,9 +49,9 @@ final class JdbcMetadata {
         tests.put("foreign keys", JdbcMetadata::foreignKeys);
     }
 
-    /** A missing key of SqlInfo, or one of another type, is a null pointer or a failed cast in one of these. */
+    /** A missing key of SqlInfo, or one of another type, causes a null pointer or a failed cast in one of these. */
     private static void everyProperty(Connection connection) throws Exception {
-        // Nobody has logged in.
+        // The connection has no login.
         Set<String> unknown = Set.of("getUserName");
         DatabaseMetaData metadata = connection.getMetaData();
         Set<String> failed = new TreeSet<>();
@@ -147,7 +147,7 @@ final class JdbcMetadata {
         check(!metadata.supportsResultSetConcurrency(ResultSet.TYPE_FORWARD_ONLY, ResultSet.CONCUR_UPDATABLE), "only");
     }
 
-    /** Zero is none, or none that is known. */
+    /** Zero means no limit, or an unknown one. */
     private static void limits(Connection connection) throws SQLException {
         DatabaseMetaData metadata = connection.getMetaData();
         equal(0, metadata.getMaxColumnNameLength());
@@ -237,7 +237,7 @@ final class JdbcMetadata {
         }
     }
 
-    /** Each with the type of its values: what the table says and what a query says are one. */
+    /** The metadata of the table and the metadata of a query give each column the same type. */
     private static void getColumnsOfAllTypes(Connection connection) throws SQLException {
         List<String> differing = new ArrayList<>();
         try (Statement statement = connection.createStatement();

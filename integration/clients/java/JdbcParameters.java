@@ -132,7 +132,7 @@ final class JdbcParameters {
     }
 
     private static void moreThanTen(Connection connection) throws SQLException {
-        // A second and a twelfth that were taken for one another would find another nation.
+        // With the second and the twelfth parameter exchanged, the query would find another nation.
         String sql = "SELECT n_name FROM nation WHERE n_nationkey IN (" + "?, ".repeat(10) + "?) AND n_nationkey > ? "
                 + "AND n_name <> ?";
         try (PreparedStatement statement = connection.prepareStatement(sql)) {

@@ -155,7 +155,7 @@ final class JdbcStatements {
         }
     }
 
-    /** Plain statements of the driver are prepared ones: the schema is known before there are rows. */
+    /** The driver prepares plain statements too, so that the schema is known before there are rows. */
     static void resultSetMetaData(Connection connection) throws SQLException {
         String sql = "SELECT l_orderkey, l_extendedprice AS price, l_comment, count(*) OVER () AS n FROM lineitem LIMIT 1";
         try (Statement statement = connection.createStatement(); ResultSet rows = statement.executeQuery(sql)) {
@@ -194,7 +194,7 @@ final class JdbcStatements {
         }
     }
 
-    /** The driver waits no longer than this for the first batch; the query behind it is cancelled. */
+    /** The driver waits no longer than the timeout for the first batch, and cancels the query. */
     static void queryTimeout(Connection connection) throws SQLException {
         String slow = "SELECT count(*) AS n FROM lineitem a CROSS JOIN lineitem b CROSS JOIN nation c "
                 + "WHERE a.l_comment < b.l_comment";
@@ -251,7 +251,7 @@ final class JdbcStatements {
         }
     }
 
-    /** Nothing can be rolled back, and programs that only ever commit notice nothing. */
+    /** Every statement is committed at once; there is nothing to roll back. */
     static void autoCommit(Connection connection) throws SQLException {
         check(connection.getAutoCommit(), "every statement stands alone");
         try (Statement statement = connection.createStatement()) {

@@ -7,7 +7,7 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 
 /**
- * Flight SQL through JDBC against a running server: what DBeaver, Tableau and plain programs call.
+ * Flight SQL through JDBC against a running server: the calls of DBeaver, Tableau and plain programs.
  *
  * <pre>java -cp DRIVER.jar:CLASSES suite.JdbcSuite grpc://HOST:PORT</pre>
  *

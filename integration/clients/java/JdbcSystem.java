@@ -16,7 +16,7 @@ import java.util.Map;
 
 /** The tables of the schema system, and KILL. */
 final class JdbcSystem {
-    /** What a killed query was reading. */
+    /** The endless query that is killed. */
     private static final String ENDLESS = "SELECT a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
 
     private JdbcSystem() {
@@ -99,7 +99,7 @@ final class JdbcSystem {
             ResultSet rows = victim.executeQuery(ENDLESS);
             check(rows.next(), "it has rows");
             String find = "SELECT " + name + " FROM system.queries WHERE tag = '" + tag
-                    + "' AND state IN ('running', 'draining')";
+                    + "' AND state IN ('running', 'delivering')";
             String id;
             try (ResultSet found = killer.executeQuery(find)) {
                 check(found.next(), "the query is seen");
@@ -112,11 +112,11 @@ final class JdbcSystem {
         }
     }
 
-    /** What ends an endless result; the driver lets errors of the stream through as they are. */
+    /** The error that ends an endless result; the driver passes errors of the stream through unchanged. */
     private static String endOf(ResultSet rows) {
         try {
             while (rows.next()) {
-                // As long as it is not killed.
+                // Until the query is killed.
             }
             return "the rows ended";
         } catch (SQLException | RuntimeException error) {

@@ -20,8 +20,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Values of every type, from the table that has one column of each: two ends of the range, NULL, one between, and one
- * twice.
+ * Values of every type, from the table with one column of each type: the two ends of the range, NULL, a value between,
+ * and one value twice.
  */
 final class JdbcTypes {
     private JdbcTypes() {
@@ -178,7 +178,7 @@ final class JdbcTypes {
         equal("12:34:56.789", read(connection, "time64_ns", Types.TIME, ResultSet::getString).get(4));
     }
 
-    /** What the clock on the wall said, wherever it hangs. */
+    /** Timestamps without a zone: the driver gives the stored wall clock time. */
     private static void naiveTimestamps(Connection connection) throws SQLException {
         String[] fractions = {"", ".789", ".789012", ".789012345"};
         String[] units = {"s", "ms", "us", "ns"};
@@ -190,7 +190,7 @@ final class JdbcTypes {
         }
     }
 
-    /** A moment, which the driver shows on the clock of its own zone. */
+    /** Timestamps with a zone: the driver converts them to its own zone. */
     private static void zonedTimestamps(Connection connection) throws SQLException {
         for (String zone : List.of("utc", "berlin", "offset")) {
             String column = "timestamp_us_" + zone;

@@ -13,8 +13,8 @@ import java.util.Properties;
 import java.util.stream.Stream;
 
 /**
- * Writes through the Arrow Flight SQL JDBC driver: affected rows of statements, of prepared statements and of batches. Run with the
- * driver's jar on the class path; the server's grpc:// address is the only argument.
+ * Writes through the Arrow Flight SQL JDBC driver: affected rows of statements, of prepared statements and of batches.
+ * Run with the driver's jar on the class path; the server's grpc:// address is the only argument.
  */
 public final class JdbcWrites {
     private static int checks;

@@ -1,4 +1,4 @@
-"""Runs the functions named test_* of a module against a server and says which failed."""
+"""Runs the functions named test_* of a module against a server and reports the failed ones."""
 
 import sys
 import time

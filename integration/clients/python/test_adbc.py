@@ -45,7 +45,7 @@ def test_fetch_record_batch(url):
         assert sum(batch.num_rows for batch in reader) == LINEITEMS
 
 
-def test_empty_result_has_a_schema(url):
+def test_empty_result_has_schema(url):
     with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT l_orderkey, l_comment FROM lineitem WHERE false")
         table = cursor.fetch_arrow_table()
@@ -101,7 +101,7 @@ def test_statement_is_reused(url):
 def test_ddl_runs_exactly_once(url):
     with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE VIEW adbc_view AS SELECT r_name FROM region")
-        # It ran already, and once: a second run would have failed, a lazy one would leave no view.
+        # The DDL has run exactly once: without a run there would be no view, and a second run would have failed.
         cursor.execute("SELECT count(*) FROM adbc_view")
         assert cursor.fetchall() == [(5,)]
         suite.raises(
@@ -169,7 +169,7 @@ def test_schema_without_execution(url):
         assert schema.names == ["l_orderkey", "l_tax"]
 
 
-def test_prepared_statement_tells_its_parameters(url):
+def test_prepared_statement_describes_its_parameters(url):
     with connect(url) as connection, connection.cursor() as cursor:
         schema = cursor.adbc_prepare("SELECT n_name FROM nation WHERE n_nationkey = $1 AND n_name LIKE $2")
         assert len(schema) == 2, schema
@@ -186,7 +186,7 @@ def test_partitions_can_be_read(url):
         assert rows == 5
 
 
-def test_errors_say_what_is_wrong(url):
+def test_errors_name_the_mistake(url):
     with connect(url) as connection, connection.cursor() as cursor:
         suite.raises(adbc_driver_manager.Error, lambda: cursor.execute("SELEC 1"), "SELEC")
         suite.raises(adbc_driver_manager.Error, lambda: cursor.execute("SELECT * FROM lineitems"), "lineitem")
@@ -205,7 +205,7 @@ def test_many_cursors_on_one_connection(url):
         cursors = [connection.cursor() for _ in range(8)]
         for number, cursor in enumerate(cursors):
             cursor.execute(f"SELECT {number}, * FROM orders")
-        # The last opened is read first; the first are still open and unread.
+        # The last cursor is read first; the others are still open and unread.
         for number, cursor in reversed(list(enumerate(cursors))):
             row = cursor.fetchone()
             assert row[0] == number

@@ -1,5 +1,5 @@
-"""All that the ADBC driver offers beside running queries: objects by filters, ways to fetch, cancel, timeouts, session
-options, what is refused; and the low-level handles below the DB-API."""
+"""The ADBC driver beyond plain queries: objects by filters, fetch methods, cancel, timeouts, session options, refusals,
+and the low-level handles below the DB-API."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ import suite
 
 REGIONS = ["AFRICA", "AMERICA", "ASIA", "EUROPE", "MIDDLE EAST"]
 
-# Billions of rows: neither is over before the test is.
+# Billions of rows: both run longer than any test.
 ENDLESS_ROWS = "SELECT a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b"
 ENDLESS_WORK = "SELECT sum(length(a.l_comment) * length(b.l_comment)) FROM lineitem a CROSS JOIN lineitem b"
 
@@ -32,7 +32,7 @@ def answers(connection):
 
 
 def paths(connection, depth, **filters):
-    """What get_objects gives, as one tuple of names for each deepest object."""
+    """The result of get_objects, as one tuple of names for each deepest object."""
     found = []
     for catalog in connection.adbc_get_objects(depth=depth, **filters).read_all().to_pylist():
         schemas = catalog["catalog_db_schemas"]
@@ -88,7 +88,7 @@ def test_objects_by_column(url):
         assert [path[3] for path in keys] == ["n_nationkey", "n_regionkey"], keys
 
 
-def test_columns_tell_their_types(url):
+def test_columns_have_their_types(url):
     with connect(url) as connection:
         rows = connection.adbc_get_objects(depth="columns", table_name_filter="lineitem").read_all().to_pylist()
         tables = [
@@ -120,7 +120,7 @@ def test_info(url):
         assert info["driver_name"] == "ADBC Flight SQL Driver - Go", info
 
 
-def test_every_way_to_fetch(url):
+def test_every_fetch_method_returns_rows(url):
     with connect(url) as connection, connection.cursor() as cursor:
 
         def executed():
@@ -142,7 +142,7 @@ def test_every_way_to_fetch(url):
         assert [name for batch in batches for name in batch.column(0).to_pylist()] == REGIONS
 
 
-def test_a_cursor_left_in_the_middle(url):
+def test_half_read_cursor_can_be_reused(url):
     with connect(url) as connection, connection.cursor() as cursor:
         for _ in range(3):
             cursor.execute("SELECT * FROM lineitem")
@@ -151,7 +151,7 @@ def test_a_cursor_left_in_the_middle(url):
         assert cursor.fetchall() == [(7,)]
 
 
-def cancelled_by(url, work, cancel_after=0.3):
+def cancel_during(url, work, cancel_after=0.3):
     """Runs `work(cursor)` and cancels the cursor from another thread again and again, until the work has ended."""
     with connect(url) as connection:
         with connection.cursor() as cursor:
@@ -177,7 +177,7 @@ def test_cancel_while_rows_come(url):
         for _ in cursor.fetch_record_batch():
             pass
 
-    cancelled_by(url, work)
+    cancel_during(url, work)
 
 
 def test_cancel_before_the_first_row(url):
@@ -185,7 +185,7 @@ def test_cancel_before_the_first_row(url):
         cursor.execute(ENDLESS_WORK)
         cursor.fetchall()
 
-    cancelled_by(url, work)
+    cancel_during(url, work)
 
 
 def test_timeouts(url):
@@ -202,8 +202,8 @@ def test_timeouts(url):
             assert time.monotonic() - start < 60
         with connection.cursor() as cursor:
             cursor.adbc_statement.set_options(**{OPTIONS.TIMEOUT_QUERY.value: 0.5})
-            # EXPLAIN ANALYZE runs in GetFlightInfo, which this bounds. The deadline passes on both sides at once: either
-            # the driver says so or, a moment before, the server.
+            # EXPLAIN ANALYZE runs in GetFlightInfo, which this option limits. The deadline passes on both sides at once,
+            # so that the error is the driver's or the server's.
             error = suite.raises(
                 adbc_driver_manager.OperationalError, lambda: cursor.execute("EXPLAIN ANALYZE " + ENDLESS_WORK)
             )
@@ -211,8 +211,8 @@ def test_timeouts(url):
         answers(connection)
 
 
-def test_transactions_without_surprise(url):
-    # Autocommit cannot be turned off, and the driver says so; then everything works as with autocommit.
+def test_autocommit_stays_on(url):
+    # Autocommit cannot be turned off: the driver warns, and everything works as with autocommit.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         connection = adbc_driver_flightsql.dbapi.connect(url)
@@ -228,7 +228,7 @@ def test_transactions_without_surprise(url):
 
 
 def test_statistics_are_refused_by_the_driver(url):
-    # Flight SQL has no message for them; the driver says so itself.
+    # Flight SQL has no message for statistics; the driver itself refuses.
     with connect(url) as connection:
         refused = adbc_driver_manager.NotSupportedError
         suite.raises(refused, lambda: connection.adbc_get_statistics(table_name_filter="region"), "Statistics")
@@ -236,7 +236,7 @@ def test_statistics_are_refused_by_the_driver(url):
         answers(connection)
 
 
-def test_ingestion_says_what_works(url):
+def test_ingestion_names_an_alternative(url):
     with connect(url) as connection, connection.cursor() as cursor:
         table = pyarrow.table({"a": [1, 2, 3]})
         for mode in ("create", "append", "replace", "create_append"):
@@ -273,7 +273,7 @@ def test_session_options(url):
         )
 
 
-def test_headers_and_a_cookie(url):
+def test_headers_and_cookie_are_accepted(url):
     prefix = adbc_driver_flightsql.DatabaseOptions.RPC_CALL_HEADER_PREFIX.value
     cookies = adbc_driver_flightsql.DatabaseOptions.WITH_COOKIE_MIDDLEWARE.value
     options = {prefix + "x-request-source": "suite", cookies: "true"}
@@ -282,7 +282,7 @@ def test_headers_and_a_cookie(url):
             answers(connection)
 
 
-def test_clones_are_connections_of_their_own(url):
+def test_clones_are_separate_connections(url):
     with connect(url) as connection:
         with connection.adbc_clone() as clone:
             answers(clone)

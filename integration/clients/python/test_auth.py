@@ -61,7 +61,7 @@ def test_basic_header(url):
         assert one(connection, "SELECT 1") == 1
 
 
-def test_wrong_password_and_nobody(url):
+def test_wrong_or_missing_credentials_are_refused(url):
     for options, word in [
         ({"username": "ann", "password": "wrong"}, "password is wrong"),
         ({"authorization": "Bearer wrong-wrong-wrong-wrong"}, "token"),

@@ -10,7 +10,7 @@ import suite
 
 def client(url):
     address = urlparse(url)
-    # Plain text, and no metadata that only its makers' server knows.
+    # Without TLS, and without metadata that only its vendor's server knows.
     return FlightSQLClient(host=address.hostname, port=address.port, insecure=True)
 
 

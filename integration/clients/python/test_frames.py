@@ -17,7 +17,7 @@ def connect(url):
     return adbc_driver_flightsql.dbapi.connect(url, autocommit=True)
 
 
-def test_polars_over_a_connection(url):
+def test_polars_reads_over_connection(url):
     with connect(url) as connection:
         frame = polars.read_database("SELECT r_regionkey, r_name FROM region ORDER BY 1", connection)
         assert frame.schema == {"r_regionkey": polars.Int64, "r_name": polars.String}
@@ -82,7 +82,7 @@ def test_pandas_cannot_write(url):
         assert "CREATE EXTERNAL TABLE" in str(error.__cause__), error.__cause__
 
 
-def test_duckdb_reads_a_stream(url):
+def test_duckdb_reads_stream(url):
     with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT * FROM lineitem")
         rows = cursor.fetch_record_batch()
@@ -92,7 +92,7 @@ def test_duckdb_reads_a_stream(url):
         assert sum(count for _, count in found) == LINEITEMS
 
 
-def test_duckdb_joins_two_servers_results(url):
+def test_duckdb_joins_two_results(url):
     with connect(url) as connection:
         tables = {}
         for name in ("nation", "region"):

@@ -1,4 +1,4 @@
-"""Results of several endpoints: ADBC's partitions, at once and as they come, and pyarrow at the workers' locations."""
+"""Results with several endpoints: ADBC's partitions, at once and incrementally, and pyarrow at workers' locations."""
 
 import adbc_driver_flightsql
 import adbc_driver_flightsql.dbapi
@@ -31,7 +31,7 @@ def read(connection, partitions):
     return pyarrow.concat_tables(tables)
 
 
-def test_partitions_at_once(url):
+def test_all_partitions_are_read(url):
     with parallel(url) as connection, connection.cursor() as cursor:
         partitions, schema = cursor.adbc_execute_partitions("SELECT * FROM lineitem")
         assert len(partitions) > 1
@@ -48,7 +48,7 @@ def test_partitions_are_read_on_another_connection(url):
         assert read(other, partitions).num_rows == LINEITEMS
 
 
-def test_an_ordinary_fetch_reads_all_endpoints(url):
+def test_ordinary_fetch_reads_all_endpoints(url):
     with parallel(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT * FROM lineitem")
         assert cursor.fetch_arrow_table().num_rows == LINEITEMS
@@ -60,7 +60,7 @@ def test_an_ordinary_fetch_reads_all_endpoints(url):
         assert cursor.fetch_arrow_table().schema.names[0] == "l_orderkey"
 
 
-def incrementally(url, sql, several):
+def read_incrementally(url, sql, several):
     with parallel(url) if several else adbc_driver_flightsql.dbapi.connect(url, autocommit=True) as connection:
         with adbc_driver_manager.AdbcStatement(connection.adbc_connection) as running:
             running.set_options(**{INCREMENTAL: "true"})
@@ -77,31 +77,31 @@ def incrementally(url, sql, several):
             return read(connection, partitions), len(partitions)
 
 
-def test_partitions_as_they_come(url):
-    table, partitions = incrementally(url, SLOW, True)
+def test_partitions_are_read_incrementally(url):
+    table, partitions = read_incrementally(url, SLOW, True)
     assert (table.num_rows, partitions) == (LINEITEMS * 125, 2)
-    table, partitions = incrementally(url, "SELECT * FROM lineitem", True)
+    table, partitions = read_incrementally(url, "SELECT * FROM lineitem", True)
     assert table.num_rows == LINEITEMS and partitions > 1
-    table, partitions = incrementally(url, "SELECT * FROM lineitem", False)
+    table, partitions = read_incrementally(url, "SELECT * FROM lineitem", False)
     assert (table.num_rows, partitions) == (LINEITEMS, 1)
 
 
-def test_a_failure_reaches_who_reads_as_it_comes(url):
+def test_failure_reaches_incremental_reader(url):
     suite.raises(
         adbc_driver_manager.Error,
-        lambda: incrementally(url, "SELECT sum(1 / (60000 - l_orderkey)) FROM lineitem", True),
+        lambda: read_incrementally(url, "SELECT sum(1 / (60000 - l_orderkey)) FROM lineitem", True),
         "zero",
     )
 
 
-def endpoints(client, sql):
+def start_parallel(client, sql):
     client.do_get(client.get_flight_info(statement("SET squadron.endpoints = parallel")).endpoints[0].ticket).read_all()
     return client.get_flight_info(statement(sql))
 
 
 def test_pyarrow_reads_at_the_locations(url):
     with connect(url) as client:
-        info = endpoints(client, "SELECT * FROM lineitem")
+        info = start_parallel(client, "SELECT * FROM lineitem")
         assert len(info.endpoints) > 1 and not info.ordered
         rows, places = 0, set()
         for endpoint in info.endpoints:

@@ -1,4 +1,4 @@
-"""pyarrow.flight by hand: the messages of Flight SQL written field by field (FlightSql.proto)."""
+"""pyarrow.flight with the messages of Flight SQL encoded field by field (FlightSql.proto)."""
 
 import pyarrow
 from pyarrow import flight
@@ -95,7 +95,7 @@ def test_schema_is_the_same_everywhere(url):
         rows(client, info)
 
 
-def test_a_result_is_read_once(url):
+def test_result_is_read_once(url):
     with connect(url) as client:
         info = client.get_flight_info(statement("SELECT 1 AS one"))
         rows(client, info)
@@ -181,15 +181,16 @@ def test_actions_are_listed(url):
 
 def test_errors(url):
     with connect(url) as client:
-        suite.raises(pyarrow.lib.ArrowInvalid, lambda: client.get_flight_info(statement("SELEC 1")), "Line: 1", "Column: 1")
-        suite.raises(pyarrow.lib.ArrowKeyError, lambda: client.get_flight_info(statement("SELECT * FROM regoin")), "region")
+        wrong, missing = statement("SELEC 1"), statement("SELECT * FROM regoin")
+        suite.raises(pyarrow.lib.ArrowInvalid, lambda: client.get_flight_info(wrong), "Line: 1", "Column: 1")
+        suite.raises(pyarrow.lib.ArrowKeyError, lambda: client.get_flight_info(missing), "region")
         suite.raises(
             pyarrow.lib.ArrowKeyError,
             lambda: client.get_flight_info(flight.FlightDescriptor.for_path("no", "such")),
         )
 
 
-def test_a_client_that_goes_away(url):
+def test_disconnected_client_leaves_server_usable(url):
     sql = "SELECT a.o_comment, b.o_comment FROM orders a CROSS JOIN orders b"
     for _ in range(3):
         with connect(url) as client:

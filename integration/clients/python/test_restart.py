@@ -1,4 +1,4 @@
-"""Connections that outlive their server. Starts servers of its own, from the binary that SQUADRON names."""
+"""Connections that survive a restart of their server. The suite starts servers from the binary that SQUADRON names."""
 
 import os
 import subprocess
@@ -15,11 +15,11 @@ READY = "squadron listening on grpc://"
 
 
 class Server:
-    """`squadron serve` on a port of its own, or on the one of an earlier server."""
+    """`squadron serve` on a free port, or on the port of an earlier server."""
 
     def __init__(self, folder, address="127.0.0.1:0"):
         command = [os.environ["SQUADRON"], "serve", "--listen", address, "--slots", "1", "--spill-dir", folder]
-        # It ends when its standard input closes: no orphan outlives a killed test.
+        # The server ends when its standard input closes, so that no orphan outlives a killed test.
         variables = {**os.environ, "SQUADRON_EXIT_ON_STDIN_EOF": "1"}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
@@ -34,8 +34,8 @@ class Server:
         self.process.communicate()
 
 
-def until_it_answers(work, limit=60):
-    """A gRPC channel waits a while before it tries again, so this does too."""
+def retry(work, limit=60):
+    """Repeats `work` while it fails, since a gRPC channel waits before it reconnects."""
     end = time.monotonic() + limit
     while True:
         try:
@@ -61,8 +61,8 @@ def test_adbc_connection(_):
             server.kill()
             suite.raises(adbc_driver_manager.Error, answer, "Unavailable")
             server = Server(folder, server.address)
-            assert until_it_answers(answer) == (42,)
-            # Its prepared statement went with the old server: closing it is no error, and a new one works.
+            assert retry(answer) == (42,)
+            # The prepared statement is gone with the old server: closing it is no error, and a new one works.
             cursor.close()
             assert answer() == (42,)
         server.kill()
@@ -80,7 +80,7 @@ def test_pyarrow_client(_):
             server.kill()
             suite.raises(flight.FlightUnavailableError, actions)
             server = Server(folder, server.address)
-            assert until_it_answers(actions) == before > 0
+            assert retry(actions) == before > 0
         server.kill()
 
 

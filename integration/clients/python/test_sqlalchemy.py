@@ -47,7 +47,7 @@ def test_inspection(url):
     assert inspector.get_foreign_keys("region") == []
 
 
-def test_expressions_over_a_reflected_table(url):
+def test_expressions_over_reflected_table(url):
     server = engine(url)
     nation = sqlalchemy.Table("nation", sqlalchemy.MetaData(), schema="public", autoload_with=server)
     with server.connect() as connection:
@@ -64,7 +64,7 @@ def test_ddl(url):
         connection.execute(text("DROP VIEW sqlalchemy_view").execution_options(autocommit=True))
 
 
-def test_a_pool_of_adbc_connections(url):
+def test_pool_reuses_adbc_connections(url):
     source = adbc_driver_flightsql.dbapi.connect(url, autocommit=True)
     pool = sqlalchemy.pool.QueuePool(source.adbc_clone, pool_size=2, max_overflow=0)
     for number in range(6):

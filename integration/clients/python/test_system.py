@@ -16,8 +16,9 @@ METRICS = ["rows", "cpu_ms", "read_bytes", "shuffled_bytes", "fetched_bytes", "s
 TABLES = {
     "queries": [
         "query_id", "state", "user", "session_id", "statement", "tag", "priority", "resource_group", "created_at",
-        "queued_at", "started_at", "draining_at", "ended_at", "freed_at", "planning_ms", "queued_ms", "elapsed_ms",
-        "progress", "held_slots", "stages", "tasks", "finished_tasks", *METRICS, "reserved_memory_bytes", "failure_kind", "failure",
+        "queued_at", "started_at", "delivering_at", "ended_at", "released_at", "planning_ms", "queued_ms", "elapsed_ms",
+        "progress", "held_slots", "stages", "tasks", "finished_tasks", *METRICS, "reserved_memory_bytes",
+        "failure_kind", "failure",
     ],
     "stages": [
         "query_id", "stage", "state", "tasks", "finished_tasks", "started_at", "elapsed_ms", *METRICS,
@@ -36,8 +37,8 @@ TABLES = {
 }
 
 TEXTS = {
-    "query_id", "state", "user", "session_id", "statement", "tag", "resource_group", "failure_kind", "failure", "worker_id",
-    "kind", "address", "version", "name", "value", "default_value", "description",
+    "query_id", "state", "user", "session_id", "statement", "tag", "resource_group", "failure_kind", "failure",
+    "worker_id", "kind", "address", "version", "name", "value", "default_value", "description",
 }
 
 ENDLESS = "SELECT a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b"
@@ -72,7 +73,7 @@ def test_every_table_has_its_columns_and_types(url):
                 assert found.num_rows > 0, table
 
 
-def test_the_tables_are_listed(url):
+def test_system_tables_are_listed(url):
     with connect(url) as connection:
         (catalog,) = (
             row
@@ -83,7 +84,7 @@ def test_the_tables_are_listed(url):
         assert {table["table_name"] for table in schema["db_schema_tables"]} == set(TABLES)
 
 
-def test_a_statement_sees_itself_and_what_ended(url):
+def test_statement_sees_itself_and_ended_ones(url):
     with connect(url) as connection, connection.cursor() as cursor:
         rows(cursor, "SET squadron.tag = 'adbc-sees'")
         assert rows(cursor, "SELECT count(*) FROM lineitem, region") == [(5 * 60_175,)]
@@ -99,13 +100,14 @@ def test_a_statement_sees_itself_and_what_ended(url):
         assert (seen[0][3], seen[1][3]) == (1.0, 0.0), seen
         (tasks,) = rows(
             cursor,
-            "SELECT count(*), count(t.ended_at), sum(t.rows) FROM system.tasks t JOIN system.queries q USING (query_id) "
+            "SELECT count(*), count(t.ended_at), sum(t.rows) "
+            "FROM system.tasks t JOIN system.queries q USING (query_id) "
             "WHERE q.tag = 'adbc-sees' AND q.statement LIKE '%lineitem, region'",
         )
         assert tasks[0] >= 1 and tasks[0] == tasks[1] and tasks[2] >= 1, tasks
 
 
-def victim(connection, tag):
+def start_victim(connection, tag):
     """An endless query whose first row was read."""
     cursor = connection.cursor()
     rows(cursor, f"SET squadron.tag = '{tag}'")
@@ -114,7 +116,7 @@ def victim(connection, tag):
     return cursor
 
 
-def is_stopped(cursor):
+def assert_stopped(cursor):
     def read_on():
         while cursor.fetchone() is not None:
             pass
@@ -123,20 +125,20 @@ def is_stopped(cursor):
     assert error.status_code == adbc_driver_manager.AdbcStatusCode.CANCELLED, error
 
 
-def running(cursor, tag):
+def find_running(cursor, tag):
     (found,) = rows(
         cursor,
-        f"SELECT query_id, session_id FROM system.queries WHERE tag = '{tag}' AND state IN ('running', 'draining')",
+        f"SELECT query_id, session_id FROM system.queries WHERE tag = '{tag}' AND state IN ('running', 'delivering')",
     )
     return found
 
 
 def test_kill_query(url):
     with connect(url) as connection, connect(url) as other, other.cursor() as killer:
-        cursor = victim(connection, "adbc-query")
-        query, _ = running(killer, "adbc-query")
+        cursor = start_victim(connection, "adbc-query")
+        query, _ = find_running(killer, "adbc-query")
         killer.execute(f"KILL QUERY '{query}'")
-        is_stopped(cursor)
+        assert_stopped(cursor)
         cursor.close()
         with connection.cursor() as next:
             assert rows(next, "SELECT 1") == [(1,)]
@@ -149,12 +151,12 @@ def test_kill_query(url):
 
 def test_kill_session(url):
     with connect(url) as connection, connect(url) as other, other.cursor() as killer:
-        cursor = victim(connection, "adbc-session")
-        _, session = running(killer, "adbc-session")
+        cursor = start_victim(connection, "adbc-session")
+        _, session = find_running(killer, "adbc-session")
         killer.execute(f"KILL SESSION '{session}'")
-        is_stopped(cursor)
+        assert_stopped(cursor)
         cursor.close()
-        # What comes next on the connection is a new session.
+        # The next statement of the connection starts a new session.
         with connection.cursor() as next:
             assert rows(next, "SHOW squadron.tag") != [("squadron.tag", "adbc-session")]
 

@@ -1,4 +1,7 @@
-"""Every Arrow type through ADBC, held to the file that the server reads: test_types.py grpc://HOST:PORT TYPES.arrow"""
+"""Every Arrow type through ADBC, compared with the file that the server reads.
+
+Usage: test_types.py grpc://HOST:PORT TYPES.arrow
+"""
 
 import sys
 
@@ -23,7 +26,7 @@ def expected():
 
 
 def comparable(column):
-    """What two columns that say the same have in common, whatever their encoding."""
+    """The values of a column in a form that does not depend on its encoding."""
     column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     kind = column.type
     if pyarrow.types.is_run_end_encoded(kind):
@@ -33,7 +36,7 @@ def comparable(column):
         return column.cast(pyarrow.int64()).to_pylist()
     if pyarrow.types.is_time64(kind) or pyarrow.types.is_date64(kind):
         return column.cast(pyarrow.int64()).to_pylist()
-    # NaN is no value that equals itself.
+    # NaN does not equal itself.
     return repr(column.to_pylist())
 
 
@@ -59,7 +62,8 @@ def test_types_that_clients_know_keep_their_names(url):
     with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT * FROM types")
         schema = cursor.fetch_arrow_table().schema
-    for name in ["int8", "uint64", "float64", "decimal256", "utf8", "large_utf8", "timestamp_ns_berlin", "interval_mdn"]:
+    kept = ["int8", "uint64", "float64", "decimal256", "utf8", "large_utf8", "timestamp_ns_berlin", "interval_mdn"]
+    for name in kept:
         assert schema.field(name).type == expected().schema.field(name).type, name
     for name, kind in [
         ("utf8_view", pyarrow.string()),
@@ -82,7 +86,7 @@ def test_schemas_are_the_same_everywhere(url):
     assert table.types == told.types
 
 
-def test_a_large_cell(url):
+def test_large_cell_needs_driver_option(url):
     sql = "SELECT repeat('x', 20000000) AS cell"
     with connect(url) as connection, connection.cursor() as cursor:
         try:

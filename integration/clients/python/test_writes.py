@@ -1,4 +1,4 @@
-"""Writes and parameters through the ADBC Flight SQL driver: counts, batches, and what is read afterwards."""
+"""Writes and parameters through the ADBC Flight SQL driver: counts, batches, and the rows that are read back."""
 
 import datetime
 import decimal
@@ -17,8 +17,8 @@ def connect(url):
     return adbc_driver_flightsql.dbapi.connect(url, autocommit=True)
 
 
-def table(cursor, name, columns):
-    """An empty folder table, and its folder."""
+def create_table(cursor, name, columns):
+    """Creates an empty folder table; gives its folder."""
     folder = tempfile.TemporaryDirectory(prefix="squadron-")
     cursor.execute(f"CREATE OR REPLACE EXTERNAL TABLE {name} ({columns}) STORED AS PARQUET LOCATION '{folder.name}/'")
     return folder
@@ -29,9 +29,9 @@ def rows(cursor, sql):
     return cursor.fetchall()
 
 
-def test_rowcount_of_an_insert(url):
+def test_insert_reports_rowcount(url):
     with connect(url) as connection, connection.cursor() as cursor:
-        with table(cursor, "py_counts", "id BIGINT, name VARCHAR"):
+        with create_table(cursor, "py_counts", "id BIGINT, name VARCHAR"):
             cursor.execute("INSERT INTO py_counts VALUES (1, 'a'), (2, 'b'), (3, NULL)")
             assert cursor.rowcount == 3, cursor.rowcount
             cursor.execute("INSERT INTO py_counts VALUES (?, ?)", (4, "d"))
@@ -43,17 +43,20 @@ def test_rowcount_of_an_insert(url):
 
 def test_executemany_is_one_statement(url):
     with connect(url) as connection, connection.cursor() as cursor:
-        with table(cursor, "py_many", "id BIGINT, name VARCHAR, price DECIMAL(10, 2), day DATE") as folder:
-            many = [(n, f"name {n}" if n % 3 else None, decimal.Decimal(n) / 4, datetime.date(2024, 1, 1 + n % 28)) for n in range(5000)]
+        with create_table(cursor, "py_many", "id BIGINT, name VARCHAR, price DECIMAL(10, 2), day DATE") as folder:
+            many = [
+                (n, f"name {n}" if n % 3 else None, decimal.Decimal(n) / 4, datetime.date(2024, 1, 1 + n % 28))
+                for n in range(5000)
+            ]
             cursor.executemany("INSERT INTO py_many VALUES (?, ?, ?, ?)", many)
             assert cursor.rowcount == 5000, cursor.rowcount
             assert len(list(pathlib.Path(folder).rglob("*.parquet"))) == 1
             assert sorted(rows(cursor, "SELECT * FROM py_many")) == sorted(many, key=lambda row: row[0])
 
 
-def test_executemany_with_a_bad_row_writes_nothing(url):
+def test_executemany_with_bad_row_writes_nothing(url):
     with connect(url) as connection, connection.cursor() as cursor:
-        with table(cursor, "py_bad", "id BIGINT") as folder:
+        with create_table(cursor, "py_bad", "id BIGINT") as folder:
             many = pyarrow.record_batch({"1": pyarrow.array(["1", "2", "three"])})
             suite.raises(
                 adbc_driver_manager.Error,
@@ -65,9 +68,9 @@ def test_executemany_with_a_bad_row_writes_nothing(url):
 
 
 def test_executemany_of_no_rows_inserts_nothing(url):
-    """The driver sends no parameters at all then, which is not the same as no rows of them, and the server says so."""
+    """Without rows the driver sends no parameters at all, which the server refuses."""
     with connect(url) as connection, connection.cursor() as cursor:
-        with table(cursor, "py_none", "id BIGINT"):
+        with create_table(cursor, "py_none", "id BIGINT"):
             none = pyarrow.record_batch({"1": pyarrow.array([], pyarrow.int64())})
             suite.raises(
                 adbc_driver_manager.Error,
@@ -79,12 +82,14 @@ def test_executemany_of_no_rows_inserts_nothing(url):
 
 def test_dictionaries_views_and_nested_values_are_bound(url):
     with connect(url) as connection, connection.cursor() as cursor:
-        with table(cursor, "py_types", "word VARCHAR, view VARCHAR, at TIMESTAMP, flag BOOLEAN, blob BYTEA"):
+        with create_table(cursor, "py_types", "word VARCHAR, view VARCHAR, at TIMESTAMP, flag BOOLEAN, blob BYTEA"):
             at = datetime.datetime(2024, 2, 29, 12, 30)
             values = pyarrow.record_batch(
                 {
                     "1": pyarrow.array(["x", "y", "x", None]).dictionary_encode(),
-                    "2": pyarrow.array(["a", "b", "a view that is too long to be inlined", None], pyarrow.string_view()),
+                    "2": pyarrow.array(
+                        ["a", "b", "a view that is too long to be inlined", None], pyarrow.string_view()
+                    ),
                     "3": pyarrow.array([at, None, at, at], pyarrow.timestamp("us")),
                     "4": pyarrow.array([True, None, False, True]),
                     "5": pyarrow.array([b"\0", None, b"", b"z"]),
@@ -96,13 +101,14 @@ def test_dictionaries_views_and_nested_values_are_bound(url):
                 ("y", 1),
                 (None, 1),
             ]
-            assert rows(cursor, "SELECT count(*) FROM py_types WHERE at = TIMESTAMP '2024-02-29 12:30:00' AND view IS NULL") == [(1,)]
+            late = "SELECT count(*) FROM py_types WHERE at = TIMESTAMP '2024-02-29 12:30:00' AND view IS NULL"
+            assert rows(cursor, late) == [(1,)]
         lists = pyarrow.record_batch({"1": pyarrow.array([[1, 2, 3]], pyarrow.list_(pyarrow.int64()))})
         cursor.execute("SELECT array_length(?)", lists)
         assert cursor.fetchall() == [(3,)]
 
 
-def test_a_query_runs_once_for_each_row(url):
+def test_query_runs_once_for_each_row(url):
     with connect(url) as connection, connection.cursor() as cursor:
         keys = pyarrow.record_batch({"1": pyarrow.array([3, 0, 3], pyarrow.int64())})
         cursor.execute("SELECT r_name FROM region WHERE r_regionkey = ?", keys)
@@ -116,7 +122,10 @@ def test_executescript_and_copy(url):
             read = pyarrow.parquet.read_table(f"{folder}/nation.parquet")
             assert read.num_rows == 25
             assert read.schema.field("n_name").type == pyarrow.string()
-            cursor.execute(f"COPY (SELECT * FROM lineitem) TO '{folder}/lineitem/' STORED AS PARQUET OPTIONS ('compression' 'zstd(3)')")
+            cursor.execute(
+                f"COPY (SELECT * FROM lineitem) TO '{folder}/lineitem/' STORED AS PARQUET "
+                "OPTIONS ('compression' 'zstd(3)')"
+            )
             assert cursor.rowcount == 60_175
             assert pyarrow.parquet.read_table(f"{folder}/lineitem").num_rows == 60_175
             assert sorted(path.name for path in pathlib.Path(folder).iterdir()) == ["lineitem", "nation.parquet"]

@@ -1,4 +1,4 @@
-"""Makers of Substrait plans that nobody here wrote, over the tables of a running server."""
+"""Third-party producers of Substrait plans, over the tables of a running server."""
 
 import glob
 import os
@@ -25,7 +25,7 @@ def tables(cursor):
 
 
 class DataFusion:
-    """datafusion-python, which is of the same family as the server but has a producer, not a consumer, of its own."""
+    """datafusion-python: the server's engine, with its own producer of Substrait plans."""
 
     def __init__(self, cursor):
         import datafusion
@@ -41,18 +41,19 @@ class DataFusion:
 
 
 class DuckDB:
-    """DuckDB's extension, as the package of its last release for Python has it."""
+    """DuckDB's extension, from the package of its last release for Python."""
 
     def __init__(self, cursor):
         import duckdb
 
         site = os.path.dirname(os.path.dirname(duckdb.__file__))
-        [extension] = glob.glob(os.path.join(site, "duckdb_extension_substrait", "**", "*.duckdb_extension"), recursive=True)
+        pattern = os.path.join(site, "duckdb_extension_substrait", "**", "*.duckdb_extension")
+        [extension] = glob.glob(pattern, recursive=True)
         self.connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
         self.connection.execute(f"LOAD '{extension}'")
         with open(os.path.join(FOLDER, "tpch.sql")) as file:
             self.connection.execute(file.read())
-        # With rows, or its optimizer finds that everything is empty.
+        # With rows, since the optimizer folds scans of empty tables away.
         for name, rows in tables(cursor):
             self.connection.register("rows_of_table", rows)
             self.connection.execute(f"INSERT INTO {name} SELECT * FROM rows_of_table")

@@ -4,8 +4,8 @@ import decimal
 
 
 def assert_same(plan, sql):
-    """The same rows in any order; fractions may differ in their last digits, since each producer divides and averages with its
-    own number of digits."""
+    """The same rows in any order; fractions may differ in their last digits, since each producer divides and averages
+    with its own number of digits."""
     assert len(plan) == len(sql), f"{len(plan)} rows instead of {len(sql)}"
     for left, right in zip(sorted(plan, key=key), sorted(sql, key=key)):
         assert len(left) == len(right), f"{len(left)} columns instead of {len(right)}"
@@ -25,6 +25,6 @@ def number(value):
 
 
 def key(row):
-    """Texts and dates first: rows that differ in fractions alone stay together."""
+    """Sorts by texts and dates first, so that rows that differ only in fractions stay together."""
     words = tuple(str(value) for value in row if not number(value))
     return words, tuple(round(float(value), 2) for value in row if number(value))

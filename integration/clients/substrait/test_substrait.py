@@ -18,7 +18,7 @@ import producers
 import suite
 from rows import assert_same
 
-# The queries that a producer cannot make a plan of, with the word of its own that says why.
+# Queries for which a producer makes no plan, with a word of its error.
 CANNOT = {
     "DataFusion": {},
     "DuckDB": {
@@ -32,7 +32,7 @@ CANNOT = {
     },
 }
 
-# Plans that say something else than their query does, with the words that they have exchanged.
+# Plans that differ from their query, with the words that the producer exchanges.
 SAYS = {"DuckDB": {13: ("not like", "<>")}}
 
 
@@ -46,7 +46,7 @@ def rows_of(cursor, statement):
 
 
 def check_tpch(url, producer):
-    """Each query is a plan that gives what SQL gives, or one that the producer itself refuses."""
+    """Each query becomes a plan that gives the rows of its SQL, or the producer itself refuses it."""
     cannot = CANNOT[producer.__name__]
     says = SAYS.get(producer.__name__, {})
     with connect(url) as connection, connection.cursor() as cursor:
@@ -169,7 +169,8 @@ def test_builder_join_sort_and_limit(url):
         builder.call(COMPARISON, "equal", column("n_regionkey"), column("r_regionkey")),
         builder_join_type("JOIN_TYPE_INNER"),
     )
-    counted = builder.plans.aggregate(joined, [column("r_name")], [builder.measure(COUNTS, "count", column("n_name"), alias="n")])
+    count = builder.measure(COUNTS, "count", column("n_name"), alias="n")
+    counted = builder.plans.aggregate(joined, [column("r_name")], [count])
     sorted_ = builder.plans.sort(counted, [column("r_name")])
     plan = builder.bytes(builder.plans.fetch(sorted_, literal(1, whole), literal(2, whole)))
     sql = (
@@ -233,7 +234,7 @@ def test_info(url):
     assert oldest <= [0, 53, 0] <= newest, info
 
 
-def test_errors_name_what_is_wrong(url):
+def test_errors_name_the_mistake(url):
     builder = Builder()
     whole = builder.types.i64(nullable=False)
     table = builder.table("natoin", [("n_nationkey", whole)])

@@ -1,4 +1,4 @@
-//! A difference, in words.
+//! The description of a difference.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::Table;
 
-/// Rows of each kind that are shown.
-pub(super) const MAX_SHOWN: usize = 5;
+/// Rows of each kind that a difference lists.
+pub(super) const MAX_LISTED_ROWS: usize = 5;
 
-/// Characters of one value that are shown.
-const MAX_VALUE: usize = 60;
+/// Characters of one value that a difference shows.
+const MAX_VALUE_CHARS: usize = 60;
 
 /// How a result differs from the expected one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,10 +49,10 @@ impl Difference {
     pub(super) fn rows(expected: &Table, missing: &[usize], actual: &Table, unexpected: &[usize]) -> Self {
         let mut text = format!("the rows differ: {} rows, expected {}", actual.rows, expected.rows);
         for (kind, table, rows) in [("missing", expected, missing), ("unexpected", actual, unexpected)] {
-            for row in rows.iter().take(MAX_SHOWN) {
-                text.push_str(&format!("\n  {kind}: {}", shown_row(table, *row)));
+            for row in rows.iter().take(MAX_LISTED_ROWS) {
+                text.push_str(&format!("\n  {kind}: {}", format_row(table, *row)));
             }
-            if rows.len() > MAX_SHOWN {
+            if rows.len() > MAX_LISTED_ROWS {
                 text.push_str(&format!("\n  and more {kind} rows"));
             }
         }
@@ -64,27 +64,27 @@ impl Difference {
             "the rows are in another order: {} of row {} is {}, expected {}",
             expected.schema.field(column).name(),
             row + 1,
-            shown(actual, column, row),
-            shown(expected, column, row),
+            format_cell(actual, column, row),
+            format_cell(expected, column, row),
         ))
     }
 }
 
-fn shown_row(table: &Table, row: usize) -> String {
+fn format_row(table: &Table, row: usize) -> String {
     let cells = (0..table.columns.len()).map(|column| {
         let name = table.schema.field(column).name();
-        format!("{name}={}", shown(table, column, row))
+        format!("{name}={}", format_cell(table, column, row))
     });
     cells.collect::<Vec<_>>().join(", ")
 }
 
-fn shown(table: &Table, column: usize, row: usize) -> String {
+fn format_cell(table: &Table, column: usize, row: usize) -> String {
     let options = FormatOptions::new().with_null("NULL").with_display_error(true);
     let text = match ArrayFormatter::try_new(&table.columns[column], &options) {
         Ok(formatter) => formatter.value(row).to_string(),
         Err(error) => format!("({error})"),
     };
-    match text.char_indices().nth(MAX_VALUE) {
+    match text.char_indices().nth(MAX_VALUE_CHARS) {
         Some((end, _)) => format!("{}.. ({} bytes)", &text[..end], text.len()),
         None => text,
     }

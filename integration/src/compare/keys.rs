@@ -1,4 +1,4 @@
-//! Rows as byte strings that sort: one for the columns that must agree exactly, one for those with floats in them.
+//! Sort keys of rows: one byte string for the columns that must agree exactly, one for the columns with floats.
 
 use arrow::array::ArrayRef;
 use arrow::error::ArrowError;
@@ -10,7 +10,7 @@ use super::{Table, value};
 /// The keys of one side.
 pub(super) struct Keys {
     rows: usize,
-    /// `None` when there is no such column.
+    /// `None` when there is no exact column; likewise below.
     exact: Option<Rows>,
     inexact: Option<Rows>,
 }
@@ -34,8 +34,8 @@ impl Keys {
         key(self.exact.as_ref(), row)
     }
 
-    /// The rows sorted by their exact columns, then by the others.
-    pub(super) fn sorted(&self) -> Vec<usize> {
+    /// Row numbers, sorted by the exact columns, then by the others.
+    pub(super) fn sort_rows(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.rows).collect();
         order.sort_by_key(|row| (self.exact(*row), key(self.inexact.as_ref(), *row)));
         order

@@ -31,7 +31,7 @@ fn difference(expected: &Rows, actual: &Rows, order: &[usize]) -> String {
 }
 
 #[test]
-fn rows_are_multisets_where_the_query_does_not_order() {
+fn unordered_rows_compare_as_multisets() {
     let a = rows(vec![
         ("a", ints(&[Some(1), Some(2), Some(2), None])),
         ("b", texts(&["x", "y", "y", "z"])),
@@ -44,7 +44,7 @@ fn rows_are_multisets_where_the_query_does_not_order() {
 }
 
 #[test]
-fn how_often_a_row_comes_counts() {
+fn duplicate_row_counts_must_match() {
     let a = rows(vec![("a", ints(&[Some(1), Some(1), Some(2)]))]);
     let b = rows(vec![("a", ints(&[Some(1), Some(2), Some(2)]))]);
     let text = difference(&a, &b, &[]);
@@ -55,7 +55,7 @@ fn how_often_a_row_comes_counts() {
 }
 
 #[test]
-fn lost_and_repeated_rows_are_shown() {
+fn missing_and_repeated_rows_are_reported() {
     let a = rows(vec![("a", ints(&[Some(1), Some(2)])), ("b", texts(&["x", "y"]))]);
     let b = rows(vec![
         ("a", ints(&[Some(1), Some(1), Some(2)])),
@@ -75,14 +75,14 @@ fn lost_and_repeated_rows_are_shown() {
 }
 
 #[test]
-fn null_is_no_value() {
+fn null_differs_from_any_value() {
     let a = rows(vec![("a", ints(&[None]))]);
     let b = rows(vec![("a", ints(&[Some(0)]))]);
     assert!(difference(&a, &b, &[]).contains("missing: a=NULL"));
 }
 
 #[test]
-fn batches_may_be_cut_anywhere() {
+fn batch_boundaries_do_not_matter() {
     let whole = rows(vec![("a", ints(&[Some(1), Some(2), Some(3)]))]);
     let batch = &whole.1[0];
     let cut = (
@@ -93,7 +93,7 @@ fn batches_may_be_cut_anywhere() {
 }
 
 #[test]
-fn ties_may_permute_where_the_query_orders() {
+fn ordered_rows_allow_permuted_ties() {
     let a = rows(vec![
         ("k", ints(&[Some(1), Some(1), Some(2)])),
         ("v", texts(&["x", "y", "z"])),
@@ -116,7 +116,7 @@ fn ties_may_permute_where_the_query_orders() {
 }
 
 #[test]
-fn floats_have_a_tolerance() {
+fn floats_compare_within_a_tolerance() {
     let a = rows(vec![
         ("k", ints(&[Some(1), Some(2)])),
         ("f", floats(&[0.1 + 0.2, f64::NAN])),
@@ -131,7 +131,7 @@ fn floats_have_a_tolerance() {
 }
 
 #[test]
-fn floats_that_sort_differently_still_find_their_partner() {
+fn close_floats_pair_across_sort_order() {
     let a = rows(vec![("f", floats(&[1.0, 1.0])), ("g", floats(&[5.0, 7.0]))]);
     let b = rows(vec![("f", floats(&[1.0 + 1e-12, 1.0])), ("g", floats(&[5.0, 7.0]))]);
     assert_eq!(compare(&a, &b, &[]), Ok(()));
@@ -140,7 +140,7 @@ fn floats_that_sort_differently_still_find_their_partner() {
 }
 
 #[test]
-fn floats_inside_lists_have_a_tolerance_too() {
+fn nested_floats_compare_within_tolerance() {
     let list = |value: f64| -> ArrayRef {
         Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>([Some(vec![
             Some(value),
@@ -153,7 +153,7 @@ fn floats_inside_lists_have_a_tolerance_too() {
 }
 
 #[test]
-fn decimals_are_exact() {
+fn decimals_must_match_exactly() {
     let decimal = |value: i128| -> ArrayRef {
         Arc::new(
             Decimal128Array::from(vec![value])
@@ -166,7 +166,7 @@ fn decimals_are_exact() {
 }
 
 #[test]
-fn views_and_dictionaries_are_what_they_stand_for() {
+fn views_and_dictionaries_compare_by_value() {
     let views = rows(vec![
         (
             "v",
@@ -189,7 +189,7 @@ fn views_and_dictionaries_are_what_they_stand_for() {
 }
 
 #[test]
-fn schemas_differ_in_names_types_and_number() {
+fn schemas_differ_by_name_type_count() {
     let a = rows(vec![("a", ints(&[Some(1)]))]);
     assert_eq!(
         difference(&a, &rows(vec![("b", ints(&[Some(1)]))]), &[]),
@@ -202,7 +202,7 @@ fn schemas_differ_in_names_types_and_number() {
 }
 
 #[test]
-fn a_batch_that_breaks_its_announced_schema_is_found() {
+fn batch_breaking_its_schema_is_detected() {
     let announced = rows(vec![("a", ints(&[Some(1)]))]);
     let sent = rows(vec![("a", floats(&[1.0]))]);
     assert!(compare(&announced, &(Arc::clone(&announced.0), sent.1), &[]).is_err());
@@ -221,7 +221,7 @@ fn rows_without_columns_are_counted() {
 }
 
 #[tokio::test]
-async fn the_order_of_a_query_is_read_from_its_plan() {
+async fn query_order_is_read_from_plan() {
     let context = SessionContext::new();
     context.sql("CREATE TABLE t (a INT, b INT, c INT)").await.unwrap();
     for (sql, expected) in [

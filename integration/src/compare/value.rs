@@ -1,9 +1,9 @@
-//! When two values are the same.
+//! Equality of two values.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
 
-/// How far two floats may be apart, relative to the larger: sums over differently cut data round differently.
+/// How much two floats may differ, relative to the larger: sums over differently cut data round differently.
 const TOLERANCE: f64 = 1e-9;
 
 /// The same for single precision, whose own rounding is coarser than [`TOLERANCE`].
@@ -12,7 +12,7 @@ const SINGLE_TOLERANCE: f64 = 1e-6;
 /// Below this, floats are rounding noise around zero (the variance of equal values), where no relative bound holds.
 const NOISE: f64 = 1e-12;
 
-/// Whether values of a type are compared within a tolerance.
+/// Whether values of a type are compared within a tolerance, since there are floats in them.
 pub(super) fn holds_floats(data_type: &DataType) -> bool {
     match data_type {
         DataType::List(item)
@@ -24,12 +24,12 @@ pub(super) fn holds_floats(data_type: &DataType) -> bool {
     }
 }
 
-/// Whether row `i` of `left` is row `j` of `right`.
+/// Whether row `i` of `left` equals row `j` of `right`.
 pub(super) fn rows_equal(left: &[ArrayRef], i: usize, right: &[ArrayRef], j: usize) -> bool {
     left.iter().zip(right).all(|(left, right)| equal(left, i, right, j))
 }
 
-/// Whether value `i` of `left` is value `j` of `right`, both of one type.
+/// Whether value `i` of `left` equals value `j` of `right`, both of one type.
 pub(super) fn equal(left: &ArrayRef, i: usize, right: &ArrayRef, j: usize) -> bool {
     match (left.is_null(i), right.is_null(j)) {
         (true, true) => return true,
@@ -64,7 +64,7 @@ pub(super) fn equal(left: &ArrayRef, i: usize, right: &ArrayRef, j: usize) -> bo
 
 fn close(a: f64, b: f64, tolerance: f64) -> bool {
     let bound = (tolerance * a.abs().max(b.abs())).max(NOISE);
-    // An infinity is near nothing but itself.
+    // An infinity is close to itself only.
     a == b || (a.is_nan() && b.is_nan()) || (bound.is_finite() && (a - b).abs() <= bound)
 }
 
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floats_agree_within_the_tolerance() {
+    fn floats_agree_within_tolerance() {
         for (a, b) in [
             (1.0, 1.0 + 1e-10),
             (1e300, 1e300 * (1.0 + 5e-10)),

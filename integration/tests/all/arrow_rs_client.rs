@@ -1,7 +1,6 @@
-//! arrow-rs's own Flight SQL client, `FlightSqlServiceClient`: each of its methods.
+//! Every method of arrow-rs's own Flight SQL client, `FlightSqlServiceClient`.
 //!
-//! It decodes at most 4 MiB a message and ignores what it does not know, as a program that was written without a
-//! thought of Squadron would.
+//! The client keeps its defaults: it decodes at most 4 MiB a message, and ignores fields that it does not know.
 
 use std::sync::Arc;
 
@@ -34,7 +33,7 @@ async fn start() -> (Cluster, Client) {
     (cluster, FlightSqlServiceClient::new(channel))
 }
 
-/// All rows of a FlightInfo, by all of its endpoints.
+/// Reads the rows of all endpoints of a FlightInfo.
 async fn rows(client: &mut Client, info: FlightInfo) -> Vec<RecordBatch> {
     let schema = info.clone().try_decode_schema().expect("a schema");
     let mut batches = Vec::new();
@@ -60,7 +59,7 @@ async fn number(client: &mut Client, info: FlightInfo) -> i64 {
     batch.column(0).as_primitive::<Int64Type>().value(0)
 }
 
-fn refused<T>(outcome: Result<T, FlightError>, code: Code, words: &str) {
+fn assert_refused<T>(outcome: Result<T, FlightError>, code: Code, words: &str) {
     let Err(error) = outcome else {
         panic!("answered, not refused with {words:?}");
     };
@@ -76,7 +75,7 @@ fn parameters(values: &[i64]) -> RecordBatch {
 }
 
 #[test]
-fn statements_and_updates() {
+fn statements_and_updates_run() {
     bounded(minutes(5), async {
         let (_cluster, mut client) = start().await;
         let info = client.execute("SELECT count(*) FROM lineitem".into(), None).await;
@@ -93,19 +92,19 @@ fn statements_and_updates() {
         assert!(again.is_err(), "it had run once");
         let dropped = client.execute_update("DROP VIEW arrow_rs".into(), None).await;
         assert_eq!(dropped.expect("DDL runs"), 0);
-        refused(
+        assert_refused(
             client.execute("SELEC 1".into(), None).await,
             Code::InvalidArgument,
             "SELEC",
         );
         let missing = client.execute("SELECT * FROM regoin".into(), None).await;
-        refused(missing, Code::NotFound, "region");
+        assert_refused(missing, Code::NotFound, "region");
         client.close().await.expect("closing does nothing");
     });
 }
 
 #[test]
-fn prepared_statements() {
+fn prepared_statements_bind_and_run() {
     bounded(minutes(5), async {
         let (_cluster, mut client) = start().await;
         let sql = "SELECT count(*) AS n FROM nation WHERE n_regionkey = $1";
@@ -132,7 +131,7 @@ fn prepared_statements() {
 }
 
 #[test]
-fn metadata() {
+fn metadata_methods_return_their_rows() {
     bounded(minutes(5), async {
         let (_cluster, mut client) = start().await;
         let info = client.get_catalogs().await.expect("catalogs");
@@ -185,7 +184,7 @@ fn metadata() {
 }
 
 #[test]
-fn login_token_and_headers() {
+fn client_sends_token_and_headers() {
     bounded(minutes(5), async {
         let (_cluster, mut client) = start().await;
         assert_eq!(client.token(), None);
@@ -206,7 +205,7 @@ fn login_token_and_headers() {
 }
 
 #[test]
-fn raw_calls_below_it() {
+fn raw_flight_calls_are_served() {
     bounded(minutes(5), async {
         let (_cluster, client) = start().await;
         let mut client = FlightSqlServiceClient::new_from_inner(client.into_inner());
@@ -253,25 +252,25 @@ fn raw_calls_below_it() {
 }
 
 #[test]
-fn what_is_refused() {
+fn transactions_and_ingestion_are_refused() {
     bounded(minutes(5), async {
         let (_cluster, mut client) = start().await;
-        refused(client.begin_transaction().await, Code::Unimplemented, "autocommit");
+        assert_refused(client.begin_transaction().await, Code::Unimplemented, "autocommit");
         let end = client
             .end_transaction(Bytes::from_static(b"t1"), EndTransaction::Commit)
             .await;
-        refused(end, Code::Unimplemented, "autocommit");
+        assert_refused(end, Code::Unimplemented, "autocommit");
         let transaction = Some(Bytes::from_static(b"t1"));
         let query = client.execute("SELECT 1".into(), transaction.clone()).await;
-        refused(query, Code::Unimplemented, "autocommit");
+        assert_refused(query, Code::Unimplemented, "autocommit");
         let prepared = client.prepare("SELECT 1".into(), transaction).await;
-        refused(prepared.map(drop), Code::Unimplemented, "autocommit");
+        assert_refused(prepared.map(drop), Code::Unimplemented, "autocommit");
         let ingest = CommandStatementIngest {
             table: "arrow_rs_table".into(),
             ..Default::default()
         };
         let rows = stream::iter([Ok(parameters(&[1, 2]))]);
         let ingested = client.execute_ingest(ingest, rows).await;
-        refused(ingested, Code::Unimplemented, "CREATE EXTERNAL TABLE");
+        assert_refused(ingested, Code::Unimplemented, "CREATE EXTERNAL TABLE");
     });
 }

@@ -1,4 +1,4 @@
-//! Who may connect, and what is whose.
+//! Authentication, and the objects of each principal.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,14 @@ use arrow_flight::{BasicAuth, CancelFlightInfoRequest, Criteria, Empty, FlightDa
 use futures::stream;
 use prost::Message;
 use squadron_integration::client::ticket;
-use squadron_integration::cluster::{Cluster, cluster, until};
+use squadron_integration::cluster::{Cluster, cluster, wait_until};
 use tonic::{Code, Status};
 
 use crate::callers::{Caller, Files, PASSWORD, TOKEN, run, statement, text};
 use crate::support::{bounded, minutes, seconds};
 
-async fn guarded(files: &Files) -> Cluster {
+/// Starts a server that asks for credentials.
+async fn start_guarded(files: &Files) -> Cluster {
     cluster()
         .slots(1)
         .serve_arg("--users")
@@ -24,7 +25,7 @@ async fn guarded(files: &Files) -> Cluster {
         .await
 }
 
-fn is_unauthenticated<T>(rpc: &str, outcome: Result<T, Status>) {
+fn assert_unauthenticated<T>(rpc: &str, outcome: Result<T, Status>) {
     match outcome {
         Err(status) => {
             assert_eq!(status.code(), Code::Unauthenticated, "{rpc}: {status}");
@@ -35,34 +36,34 @@ fn is_unauthenticated<T>(rpc: &str, outcome: Result<T, Status>) {
 }
 
 #[test]
-fn without_credentials_no_rpc_answers_but_health_does() {
+fn only_health_answers_without_credentials() {
     bounded(minutes(3), async {
         let files = Files::new();
-        let cluster = guarded(&files).await;
+        let cluster = start_guarded(&files).await;
         let nobody = Caller::connect(cluster.url()).await;
         let liar = nobody.bearer("a-token-of-nobody-at-all");
         for caller in [nobody.clone(), liar] {
             let mut flight = caller.flight();
             let select = || statement("SELECT 1");
             let request = caller.request(select());
-            is_unauthenticated("GetFlightInfo", flight.get_flight_info(request).await);
+            assert_unauthenticated("GetFlightInfo", flight.get_flight_info(request).await);
             let request = caller.request(select());
-            is_unauthenticated("GetSchema", flight.get_schema(request).await);
+            assert_unauthenticated("GetSchema", flight.get_schema(request).await);
             let request = caller.request(select());
-            is_unauthenticated("PollFlightInfo", flight.poll_flight_info(request).await);
+            assert_unauthenticated("PollFlightInfo", flight.poll_flight_info(request).await);
             let request = caller.request(Ticket::new("x"));
-            is_unauthenticated("DoGet", flight.do_get(request).await);
+            assert_unauthenticated("DoGet", flight.do_get(request).await);
             let request = caller.request(stream::iter([FlightData::default()]));
-            is_unauthenticated("DoPut", flight.do_put(request).await);
+            assert_unauthenticated("DoPut", flight.do_put(request).await);
             let request = caller.request(stream::iter([FlightData::default()]));
-            is_unauthenticated("DoExchange", flight.do_exchange(request).await);
+            assert_unauthenticated("DoExchange", flight.do_exchange(request).await);
             let request = caller.request(Criteria::default());
-            is_unauthenticated("ListFlights", flight.list_flights(request).await);
+            assert_unauthenticated("ListFlights", flight.list_flights(request).await);
             let request = caller.request(Empty {});
-            is_unauthenticated("ListActions", flight.list_actions(request).await);
+            assert_unauthenticated("ListActions", flight.list_actions(request).await);
             let closed = caller.act("CloseSession", Vec::new()).await;
-            is_unauthenticated("DoAction", closed);
-            is_unauthenticated("Handshake", caller.handshake(Vec::new()).await);
+            assert_unauthenticated("DoAction", closed);
+            assert_unauthenticated("Handshake", caller.handshake(Vec::new()).await);
         }
         let channel = cluster.client().await.channel();
         let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
@@ -72,10 +73,10 @@ fn without_credentials_no_rpc_answers_but_health_does() {
 }
 
 #[test]
-fn every_way_to_log_in_leads_to_rows() {
+fn every_login_method_grants_access() {
     bounded(minutes(3), async {
         let files = Files::new();
-        let cluster = guarded(&files).await;
+        let cluster = start_guarded(&files).await;
         let nobody = Caller::connect(cluster.url()).await;
         let ann = nobody.basic("ann", PASSWORD);
         let issued = ann.log_in().await.expect("name and password are right");
@@ -99,22 +100,22 @@ fn every_way_to_log_in_leads_to_rows() {
             assert_eq!(value.as_deref().ok(), Some("42"), "{way}: {value:?}");
         }
         let own = nobody.bearer(TOKEN).log_in().await.unwrap();
-        assert_eq!(own, TOKEN, "who has a token keeps it");
+        assert_eq!(own, TOKEN, "a login with a token gives the same token");
         let elsewhere = Caller::connect(cluster.url()).await.bearer(&issued);
         assert_eq!(elsewhere.value("SELECT 1").await.unwrap(), "1");
         for (user, password) in [("ann", "wrong"), ("eve", PASSWORD), ("ann", TOKEN), ("ann", "")] {
             let caller = nobody.basic(user, password);
-            is_unauthenticated(user, caller.log_in().await);
-            is_unauthenticated(user, caller.value("SELECT 1").await);
+            assert_unauthenticated(user, caller.log_in().await);
+            assert_unauthenticated(user, caller.value("SELECT 1").await);
         }
     });
 }
 
 #[test]
-fn what_is_of_one_principal_is_not_there_for_another() {
+fn principals_cannot_reach_foreign_objects() {
     bounded(minutes(3), async {
         let files = Files::new();
-        let cluster = guarded(&files).await;
+        let cluster = start_guarded(&files).await;
         let nobody = Caller::connect(cluster.url()).await;
         let ann = nobody.bearer(&nobody.basic("ann", PASSWORD).log_in().await.unwrap());
         let bob = nobody.bearer(&nobody.basic("bob", PASSWORD).log_in().await.unwrap());
@@ -131,13 +132,13 @@ fn what_is_of_one_principal_is_not_there_for_another() {
         assert_eq!(foreign_cancel.code(), Code::NotFound);
         assert!(ann.get(ticket(&info)).await.is_ok(), "ann still has her rows");
         let gone = ann.get(ticket(&info)).await.unwrap_err();
-        // A query's id is in each message; the rest tells nothing of whose it is.
+        // Each message has the query's id; nothing else in it says whose query that is.
         assert_eq!(foreign.message(), gone.message());
         let info = ann.info("SELECT 2").await.unwrap();
         cancel(&ann, &info).await.expect("ann may cancel");
         assert_eq!(ann.get(ticket(&info)).await.unwrap_err().code(), Code::NotFound);
 
-        // Prepared statements, in every session of their principal.
+        // Prepared statements, which every session of their principal can use.
         let handle = ann.prepare("SELECT 7").await.unwrap();
         let execute = async |caller: &Caller, handle: &bytes::Bytes| {
             let command = CommandPreparedStatementQuery {
@@ -171,25 +172,25 @@ fn what_is_of_one_principal_is_not_there_for_another() {
 }
 
 #[test]
-fn failed_logins_are_slowed_and_logged_without_their_secrets() {
+fn failed_logins_are_throttled_and_logged() {
     bounded(minutes(3), async {
         let files = Files::new();
-        let mut cluster = guarded(&files).await;
+        let mut cluster = start_guarded(&files).await;
         let nobody = Caller::connect(cluster.url()).await;
         let token = nobody.basic("ann", PASSWORD).log_in().await.unwrap();
         let wrong = nobody.basic("ann", "hush-wrong-hush");
         for _ in 0..8 {
-            is_unauthenticated("Handshake", wrong.log_in().await);
+            assert_unauthenticated("Handshake", wrong.log_in().await);
         }
         let start = Instant::now();
-        is_unauthenticated("Handshake", wrong.log_in().await);
+        assert_unauthenticated("Handshake", wrong.log_in().await);
         // Eight failures for one name: the next attempt waits for 1.6 seconds.
         assert!(start.elapsed() >= Duration::from_millis(1500), "{:?}", start.elapsed());
         let start = Instant::now();
         assert_eq!(nobody.bearer(&token).value("SELECT 1").await.unwrap(), "1");
         assert!(
             start.elapsed() < Duration::from_millis(1500),
-            "who is logged in does not wait"
+            "a valid token does not wait"
         );
         for guess in 0..40 {
             let outcome = nobody.bearer(&format!("hush-token-{guess}")).log_in().await;
@@ -197,9 +198,9 @@ fn failed_logins_are_slowed_and_logged_without_their_secrets() {
             if status.code() == Code::ResourceExhausted {
                 break;
             }
-            assert!(guess < 39, "an address may guess for ever");
+            assert!(guess < 39, "an address may guess without limit");
             if guess >= 2 {
-                // Several at once from one address queue up; a long queue is refused.
+                // Concurrent attempts of one address wait in a queue; a long queue is refused.
                 let guesses = (0..8).map(|n| {
                     let caller = nobody.bearer(&format!("hush-token-{guess}-{n}"));
                     async move { caller.log_in().await.unwrap_err().code() }
@@ -210,7 +211,7 @@ fn failed_logins_are_slowed_and_logged_without_their_secrets() {
                 }
             }
         }
-        until("failures are logged", seconds(10), || {
+        wait_until("failures are logged", seconds(10), || {
             let log = cluster.server().log();
             log.contains("login failed") && log.contains("ann") && log.contains("127.0.0.1")
         })
@@ -221,7 +222,7 @@ fn failed_logins_are_slowed_and_logged_without_their_secrets() {
 }
 
 #[test]
-fn secrets_are_nowhere_to_be_read() {
+fn secrets_never_appear_in_output() {
     bounded(minutes(3), async {
         let files = Files::new();
         let secret = files.write("secret", "hush-cluster-secret");
@@ -271,7 +272,7 @@ fn secrets_are_nowhere_to_be_read() {
 }
 
 #[test]
-fn files_that_say_nothing_clear_are_refused_at_the_start() {
+fn malformed_files_are_refused_at_start() {
     let files = Files::new();
     for (flag, file, text_of_file, words) in [
         ("--users", "u1", "ann:hush", "line 1"),
@@ -295,7 +296,7 @@ fn files_that_say_nothing_clear_are_refused_at_the_start() {
 }
 
 #[test]
-fn with_users_the_network_may_come_and_is_warned_of_eavesdroppers() {
+fn unencrypted_public_listener_logs_warning() {
     bounded(minutes(3), async {
         let files = Files::new();
         let mut command = std::process::Command::new(squadron_integration::process::squadron());
@@ -303,17 +304,17 @@ fn with_users_the_network_may_come_and_is_warned_of_eavesdroppers() {
         command.arg(files.users());
         let log = files.write("log", "");
         let mut server = squadron_integration::process::Process::start("server", command, log);
-        let url = server.line("squadron listening on ").await;
+        let url = server.wait_for_line("squadron listening on ").await;
         assert!(url.starts_with("grpc://0.0.0.0:"), "{url}");
-        until("it warns", seconds(10), || server.log().contains("unencrypted")).await;
+        wait_until("it warns", seconds(10), || server.log().contains("unencrypted")).await;
     });
 }
 
 #[test]
-fn the_shell_logs_in() {
+fn shell_logs_in_with_credentials() {
     bounded(minutes(3), async {
         let files = Files::new();
-        let cluster = guarded(&files).await;
+        let cluster = start_guarded(&files).await;
         let password = text(&files.write("pw", PASSWORD));
         let password = format!("@{password}");
         let shell = |login: &[&str]| {

@@ -1,4 +1,4 @@
-//! Whatever comes in, an error of the caller's goes out, and the server goes on.
+//! Bad input of every kind: the server answers with a client error and goes on.
 
 mod garbage;
 mod sql;
@@ -8,8 +8,8 @@ mod workers;
 use squadron_integration::client::Client;
 use tonic::{Code, Status};
 
-/// The server still answers.
-pub(crate) async fn goes_on(client: &Client) {
+/// Checks that the server still answers.
+pub(crate) async fn assert_still_answers(client: &Client) {
     let answer = client
         .query("SELECT count(*) AS n FROM (VALUES (1), (2)) AS t(x)")
         .await;
@@ -17,8 +17,8 @@ pub(crate) async fn goes_on(client: &Client) {
     assert_eq!(batches[0].num_rows(), 1);
 }
 
-/// Whether a status blames the caller, in words, and neither the server nor nobody.
-pub(crate) fn blames_the_caller(status: &Status) -> bool {
+/// Whether a status has a code that blames the caller, and a message.
+pub(crate) fn blames_caller(status: &Status) -> bool {
     let code = matches!(
         status.code(),
         Code::InvalidArgument | Code::NotFound | Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied

@@ -1,4 +1,5 @@
-//! Clients that say who they are, at the level of single calls, and the files that say who may.
+//! Clients with credentials, at the level of single calls, and the files of users, tokens and certificates for the
+//! server.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -21,7 +22,7 @@ pub(crate) const PASSWORD: &str = "correct horse: battery";
 /// The token of `bot`.
 pub(crate) const TOKEN: &str = "a-static-token-of-bot";
 
-/// Files for `serve`, gone with this value.
+/// Files for `serve`; dropping this value removes them.
 pub(crate) struct Files {
     folder: TempDir,
 }
@@ -48,7 +49,7 @@ impl Files {
         self.write("users", &format!("# people\nann:{}bob:{}", hash(), hash()))
     }
 
-    /// `bot`.
+    /// The token of `bot`.
     pub(crate) fn tokens(&self) -> PathBuf {
         self.write("tokens", &format!("bot:{TOKEN}\n"))
     }
@@ -58,7 +59,7 @@ impl Files {
         let authority_key = KeyPair::generate().expect("a key can be made");
         let mut authority = CertificateParams::new(Vec::new()).expect("no names are fine");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Another name than its certificates have, which OpenSSL would take for their own authorities.
+        // The authority needs another name than its certificates, which OpenSSL would take for self-signed otherwise.
         let name = &mut authority.distinguished_name;
         name.push(DnType::CommonName, "authority of the tests");
         let authority_pem = authority.self_signed(&authority_key).expect("it signs").pem();
@@ -94,7 +95,7 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     command.output().expect("it starts")
 }
 
-/// A connection whose every call has the same headers.
+/// A connection whose calls all have the same headers.
 #[derive(Clone)]
 pub(crate) struct Caller {
     flight: FlightServiceClient<Channel>,
@@ -102,7 +103,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// On a connection of its own.
+    /// Opens a connection without headers.
     pub(crate) async fn connect(url: &str) -> Self {
         Self {
             flight: Client::connect(url).await.flight(),
@@ -141,7 +142,7 @@ impl Caller {
         request
     }
 
-    /// The answer's headers and payload.
+    /// Runs a handshake; gives the answer's headers and payload.
     pub(crate) async fn handshake(&self, payload: Vec<u8>) -> Result<(MetadataMap, Vec<u8>), Status> {
         let hello = HandshakeRequest {
             protocol_version: 0,
@@ -154,7 +155,7 @@ impl Caller {
         Ok((headers, payload.unwrap_or_default().payload.to_vec()))
     }
 
-    /// The bearer token that a handshake answers.
+    /// Runs a handshake; gives the bearer token of the answer.
     pub(crate) async fn log_in(&self) -> Result<String, Status> {
         let (headers, payload) = self.handshake(Vec::new()).await?;
         let bearer = headers.get("authorization").expect("a token is answered");
@@ -169,13 +170,13 @@ impl Caller {
         Ok(self.flight().get_flight_info(request).await?.into_inner())
     }
 
-    /// All messages of the rows behind a ticket.
+    /// Fetches all messages of the rows of a ticket.
     pub(crate) async fn get(&self, ticket: Ticket) -> Result<Vec<FlightData>, Status> {
         let frames = self.flight().do_get(self.request(ticket)).await?;
         frames.into_inner().try_collect().await
     }
 
-    /// Runs a statement and reads its rows; gives the first column of the first row as text.
+    /// Runs a statement; gives the last column of the first row as text.
     pub(crate) async fn value(&self, sql: &str) -> Result<String, Status> {
         let info = self.info(sql).await?;
         let ticket = squadron_integration::client::ticket(&info);
@@ -192,7 +193,7 @@ impl Caller {
         }))
     }
 
-    /// The first result of an action.
+    /// Runs an action; gives its first result.
     pub(crate) async fn act(&self, name: &str, body: Vec<u8>) -> Result<Vec<u8>, Status> {
         let request = self.request(Action::new(name, body));
         let mut results = self.flight().do_action(request).await?.into_inner();
@@ -200,7 +201,7 @@ impl Caller {
         Ok(result.unwrap_or_default().body.to_vec())
     }
 
-    /// A prepared statement's handle.
+    /// Prepares a statement; gives its handle.
     pub(crate) async fn prepare(&self, sql: &str) -> Result<bytes::Bytes, Status> {
         let request = arrow_flight::sql::ActionCreatePreparedStatementRequest {
             query: sql.into(),
@@ -224,7 +225,7 @@ pub(crate) fn statement(sql: &str) -> FlightDescriptor {
     FlightDescriptor::new_cmd(command.as_any().encode_to_vec())
 }
 
-/// RFC 7617.
+/// The header of basic authentication (RFC 7617).
 pub(crate) fn basic(user: &str, password: &str) -> String {
     use base64::Engine;
     let encoded = base64::prelude::BASE64_STANDARD.encode(format!("{user}:{password}"));

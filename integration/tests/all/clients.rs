@@ -1,7 +1,7 @@
 //! Stock clients in their own languages; the suites are in `integration/clients`.
 //!
-//! Without Python, Java or Go on the machine their tests are ignored, and the reason is shown; in CI the first two must be
-//! there. Debian's own Go is too old for arrow-go, and no newer one can be fetched everywhere.
+//! Without Python, Java or Go on the machine, their tests are ignored and the reason is shown. CI must have Python and
+//! Java; Debian's own Go is too old for arrow-go, and a newer one cannot be installed everywhere.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,8 +26,8 @@ async fn start_with(data: &Path) -> Cluster {
     two_workers().data(data).start().await
 }
 
-/// Runs a suite, which is told the server's address and exits with 0 when everything was right.
-pub(crate) async fn passes(suite: Command) {
+/// Runs a suite, which must exit with 0.
+pub(crate) async fn run_suite(suite: Command) {
     let mut suite = tokio::process::Command::from(suite);
     let output = timeout(SUITE_LIMIT, suite.kill_on_drop(true).output()).await;
     let output = output.expect("the suite ends in time").expect("the suite starts");
@@ -40,7 +40,7 @@ pub(crate) async fn passes(suite: Command) {
     println!("{text}");
 }
 
-fn python_suite(file: &'static str) {
+fn run_python_suite(file: &'static str) {
     let environment = python_environment();
     bounded(minutes(6), async move {
         let cluster = start().await;
@@ -49,102 +49,116 @@ fn python_suite(file: &'static str) {
         suite.env("PYTHONDONTWRITEBYTECODE", "1");
         // For suites that start servers of their own.
         suite.env("SQUADRON", squadron());
-        passes(suite).await;
+        run_suite(suite).await;
     });
 }
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_adbc() {
-    python_suite("test_adbc.py");
+fn python_adbc_suite_passes() {
+    run_python_suite("test_adbc.py");
 }
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_system() {
-    python_suite("test_system.py");
+fn python_system_suite_passes() {
+    run_python_suite("test_system.py");
 }
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_writes() {
-    python_suite("test_writes.py");
+fn python_writes_suite_passes() {
+    run_python_suite("test_writes.py");
 }
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_pyarrow_flight() {
-    python_suite("test_pyarrow.py");
+fn python_pyarrow_flight_suite_passes() {
+    run_python_suite("test_pyarrow.py");
 }
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_partitions() {
-    python_suite("test_partitions.py");
+fn python_partitions_suite_passes() {
+    run_python_suite("test_partitions.py");
 }
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_flightsql_dbapi() {
-    python_suite("test_flightsql_dbapi.py");
+fn python_flightsql_dbapi_suite_passes() {
+    run_python_suite("test_flightsql_dbapi.py");
 }
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_adbc_surface() {
-    python_suite("test_adbc_surface.py");
+fn python_adbc_surface_suite_passes() {
+    run_python_suite("test_adbc_surface.py");
 }
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_data_frames() {
-    python_suite("test_frames.py");
+fn python_data_frames_suite_passes() {
+    run_python_suite("test_frames.py");
 }
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_sqlalchemy() {
-    python_suite("test_sqlalchemy.py");
+fn python_sqlalchemy_suite_passes() {
+    run_python_suite("test_sqlalchemy.py");
 }
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_clients_outlive_a_server() {
-    python_suite("test_restart.py");
+fn python_clients_survive_server_restart() {
+    run_python_suite("test_restart.py");
+}
+
+#[test]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
+fn python_example_runs_to_its_end() {
+    let environment = python_environment();
+    bounded(minutes(6), async move {
+        let cluster = start().await;
+        let mut example = Command::new(environment.join("bin/python"));
+        example.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/python_client.py"));
+        example.arg(cluster.url());
+        example.env("PYTHONDONTWRITEBYTECODE", "1");
+        run_suite(example).await;
+    });
 }
 
 #[test]
 #[cfg_attr(not(has_java), ignore = "skipped: there is no JDK with Maven on this machine")]
-fn java_jdbc() {
+fn java_jdbc_suite_passes() {
     let classes = jdbc_suite();
     bounded(minutes(6), async move {
         let types = TypesTable::write();
         let cluster = start_with(types.folder()).await;
         let mut suite = Command::new("java");
-        // Arrow reaches into buffers of the JDK.
+        // Arrow accesses internal buffers of the JDK.
         suite.arg("--add-opens=java.base/java.nio=ALL-UNNAMED");
         suite.args(["-cp", &classes, "suite.JdbcSuite", cluster.url()]);
-        passes(suite).await;
+        run_suite(suite).await;
     });
 }
 
 #[test]
 #[cfg_attr(not(has_java), ignore = "skipped: there is no JDK with Maven on this machine")]
-fn java_jdbc_writes() {
+fn java_jdbc_writes_suite_passes() {
     let classes = jdbc_suite();
     bounded(minutes(6), async move {
         let cluster = start().await;
         let mut suite = Command::new("java");
-        // Arrow reaches into buffers of the JDK.
+        // Arrow accesses internal buffers of the JDK.
         suite.arg("--add-opens=java.base/java.nio=ALL-UNNAMED");
         suite.args(["-cp", &classes, "suite.JdbcWrites", cluster.url()]);
-        passes(suite).await;
+        run_suite(suite).await;
     });
 }
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_types() {
+fn python_types_suite_passes() {
     let environment = python_environment();
     bounded(minutes(6), async move {
         let types = TypesTable::write();
@@ -153,7 +167,7 @@ fn python_types() {
         suite.arg(suites().join("python/test_types.py"));
         suite.arg(cluster.url()).arg(types.file());
         suite.env("PYTHONDONTWRITEBYTECODE", "1");
-        passes(suite).await;
+        run_suite(suite).await;
     });
 }
 
@@ -162,18 +176,18 @@ fn python_types() {
     not(has_go),
     ignore = "skipped: there is no Go on this machine that is new enough for the suite's go.mod"
 )]
-fn go_flightsql() {
+fn go_flightsql_suite_passes() {
     let program = go_suite();
     bounded(minutes(6), async move {
         let cluster = start().await;
         let mut suite = Command::new(program);
         suite.arg(cluster.url());
-        passes(suite).await;
+        run_suite(suite).await;
     });
 }
 
 #[test]
-fn in_ci_no_driver_is_missing() {
+fn ci_has_all_required_drivers() {
     if std::env::var("CI").is_ok_and(|ci| ci == "true") {
         let found = [
             ("python3 with venv", cfg!(has_python)),

@@ -1,4 +1,4 @@
-//! Two hundred clients at once on two small workers: every answer is exact, or says when to come again.
+//! Two hundred clients at once on two small workers: every answer is exact, or a refusal that says when to try again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,23 +12,23 @@ use tonic::{Code, Status};
 
 use crate::stops::watcher::Watcher;
 use crate::support::{Expected, Mismatches, Reference, bounded, minutes, two_workers};
-use crate::tpch::{SCALE_FACTOR, answers, register};
+use crate::tpch::{SCALE_FACTOR, expected_results, register};
 
 const CLIENTS: usize = 200;
 
-/// How long new queries are sent; what was sent is answered.
+/// How long clients send new queries; queries that were sent are answered.
 const SENDING: Duration = Duration::from_secs(60);
 
-/// Fewer than there are clients run or wait, so that some are sent away.
+/// Fewer queries run and wait than there are clients, so that some are refused.
 const LIMITS: [&str; 2] = ["--max-running=24", "--max-queued=100"];
 
-/// How long a client that was sent away waits before it comes again.
+/// How long a refused client waits before it tries again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What a process may have resident beside the memory it promised: its code, its caches and what the allocator keeps.
+/// Resident memory that a process may have beside `--memory`: code, caches and what the allocator keeps.
 const OVERHEAD_BYTES: u64 = 256 << 20;
 
-/// Queries that take no time, of which there are three to one of TPC-H.
+/// Short queries; clients run three of them for each TPC-H query.
 const SHORT: [&str; 5] = [
     "SELECT count(*) AS n FROM nation",
     "SELECT * FROM region ORDER BY r_regionkey",
@@ -37,21 +37,21 @@ const SHORT: [&str; 5] = [
     "SELECT o_orderpriority, count(*) AS n FROM orders GROUP BY o_orderpriority",
 ];
 
-/// A statement and its answer.
+/// A statement and its expected result.
 struct Question {
     sql: String,
     expected: &'static Expected,
 }
 
-/// What became of one client's queries.
+/// The outcomes of one client's queries.
 #[derive(Default)]
 struct Visit {
     exact: usize,
-    sent_away: usize,
+    refused: usize,
 }
 
 #[test]
-fn every_answer_is_exact_or_says_when_to_come_again() {
+fn crowded_server_answers_exactly_or_refuses() {
     bounded(minutes(15), async {
         let questions = Arc::new(questions().await);
         let mut builder = two_workers();
@@ -59,7 +59,7 @@ fn every_answer_is_exact_or_says_when_to_come_again() {
             builder = builder.serve_arg(limit);
         }
         let cluster = builder.start().await;
-        let watcher = Watcher::of(&cluster).await;
+        let watcher = Watcher::connect(&cluster).await;
         let before = watcher.memory().await;
 
         let mut visits = JoinSet::new();
@@ -69,20 +69,20 @@ fn every_answer_is_exact_or_says_when_to_come_again() {
             let questions = Arc::clone(&questions);
             visits.spawn(async move { visit(&client, &questions, number, end).await });
         }
-        let (mut exact, mut sent_away) = (0, 0);
+        let (mut exact, mut refused) = (0, 0);
         let mut mismatches = Mismatches::default();
         while let Some(visit) = visits.join_next().await {
             let visit = visit.expect("no panic").map(|visit| {
                 exact += visit.exact;
-                sent_away += visit.sent_away;
+                refused += visit.refused;
             });
             mismatches.note("a client", visit);
         }
         mismatches.assert_none();
-        assert!(sent_away > 0, "the server was never full");
-        println!("{exact} exact answers, {sent_away} times sent away");
+        assert!(refused > 0, "the server was never full");
+        println!("{exact} exact answers, {refused} refusals");
 
-        let left = watcher.finds_nothing(&cluster, &before, Instant::now());
+        let left = watcher.check_nothing_left(&cluster, &before, Instant::now());
         left.await.unwrap_or_else(|left| panic!("{left}"));
         for (process, peak) in cluster.peak_memory_bytes() {
             println!("{process} had {} MiB resident", peak >> 20);
@@ -92,19 +92,19 @@ fn every_answer_is_exact_or_says_when_to_come_again() {
     });
 }
 
-/// Asks one thing after the other until `end`, and on until the first answer: nobody is shut out for good.
+/// Runs one query after the other until `end`, and on until the first answer: no client is refused for ever.
 async fn visit(client: &Client, questions: &[Question], number: usize, end: Instant) -> Result<Visit, String> {
     let mut visit = Visit::default();
     while Instant::now() < end || visit.exact == 0 {
-        let question = &questions[turn(number, visit.exact, questions.len())];
+        let question = &questions[question_index(number, visit.exact, questions.len())];
         match client.query(&question.sql).await {
             Ok(rows) => {
                 let Expected { rows: expected, order } = question.expected;
                 compare(expected, &rows, order).map_err(|difference| format!("{}: {difference}", question.sql))?;
                 visit.exact += 1;
             }
-            Err(status) if is_clear(&status) => {
-                visit.sent_away += 1;
+            Err(status) if is_refusal(&status) => {
+                visit.refused += 1;
                 sleep(PAUSE).await;
             }
             Err(status) => return Err(format!("{}: {status}", question.sql)),
@@ -113,8 +113,8 @@ async fn visit(client: &Client, questions: &[Question], number: usize, end: Inst
     Ok(visit)
 }
 
-/// Which question a client asks next: each begins elsewhere, and one in four is of TPC-H.
-fn turn(number: usize, step: usize, questions: usize) -> usize {
+/// The next question of a client: each client begins with another one, and one in four is of TPC-H.
+fn question_index(number: usize, step: usize, questions: usize) -> usize {
     let at = number + step;
     match at.is_multiple_of(4) {
         true => SHORT.len() + (number + step / 4) % (questions - SHORT.len()),
@@ -122,8 +122,8 @@ fn turn(number: usize, step: usize, questions: usize) -> usize {
     }
 }
 
-/// Whether it says that the server is full, and what to do about it.
-fn is_clear(status: &Status) -> bool {
+/// Whether the server refuses because it is full, and says when to try again.
+fn is_refusal(status: &Status) -> bool {
     status.code() == Code::Unavailable && status.message().contains("again")
 }
 
@@ -138,7 +138,7 @@ async fn questions() -> Vec<Question> {
             expected: Box::leak(Box::new(expected.expect("the reference answers"))),
         });
     }
-    for (number, expected) in (1..=QUERIES).zip(answers().await) {
+    for (number, expected) in (1..=QUERIES).zip(expected_results().await) {
         questions.push(Question {
             sql: query(number, SCALE_FACTOR),
             expected,

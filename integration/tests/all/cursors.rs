@@ -1,4 +1,4 @@
-//! Several results open at once, and several clients that change the catalog at once.
+//! Several open results on one connection, and several clients that change the catalog at once.
 
 use futures::{StreamExt, TryStreamExt};
 use squadron_integration::cluster::cluster;
@@ -9,13 +9,13 @@ use tonic::Code;
 use crate::support::{ENDLESS, bounded, minutes, seconds, two_workers};
 
 #[test]
-fn an_unread_cursor_does_not_block_the_next() {
+fn unread_cursor_blocks_no_other() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
-        // Started, never fetched.
+        // A result that is never fetched.
         client.info(ENDLESS).await.expect("it starts");
-        // Opened, its first rows read, then no more.
+        // A result whose first rows are read, and no more.
         let mut unread = client.open(ENDLESS).await.expect("it starts");
         unread.next().await.expect("it has rows").expect("it has no error");
         let answer = timeout(seconds(30), client.query("SELECT count(*) FROM nation")).await;
@@ -23,13 +23,13 @@ fn an_unread_cursor_does_not_block_the_next() {
             .expect("the second cursor answers while the first is open")
             .expect("rows");
         assert_eq!(batches[0].num_rows(), 1);
-        // The first goes on where it was left.
+        // The first result can be read on.
         unread.next().await.expect("it has more rows").expect("it has no error");
     });
 }
 
 #[test]
-fn an_unread_cursor_does_not_block_the_next_on_remote_workers() {
+fn unread_remote_cursor_blocks_no_other() {
     bounded(minutes(5), async {
         let cluster = cluster().workers(1).slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
@@ -45,7 +45,7 @@ fn an_unread_cursor_does_not_block_the_next_on_remote_workers() {
 }
 
 #[test]
-fn two_cursors_are_read_in_turns() {
+fn two_cursors_can_be_interleaved() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;
@@ -67,7 +67,7 @@ fn two_cursors_are_read_in_turns() {
 }
 
 #[test]
-fn ddl_from_two_clients_at_once() {
+fn concurrent_ddl_has_one_winner() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).start().await;
         for round in 0..20 {
@@ -90,7 +90,7 @@ fn ddl_from_two_clients_at_once() {
                 refused[0]
             );
         }
-        // Both see all of it, and what one drops the other misses.
+        // Both clients see all views, and a view that one drops is gone for the other.
         let (one, two) = (cluster.client().await, cluster.client().await);
         for round in 0..20 {
             one.query(&format!("SELECT x FROM shared_{round}"))
@@ -104,7 +104,7 @@ fn ddl_from_two_clients_at_once() {
 }
 
 #[test]
-fn ddl_runs_once_when_it_is_asked_for_through_flight_info() {
+fn ddl_in_flight_info_runs_once() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).start().await;
         let client = cluster.client().await;

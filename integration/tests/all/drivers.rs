@@ -1,4 +1,4 @@
-//! Drivers and servers of others, fetched once into the target folder, outside any test's time limit.
+//! Third-party drivers and servers, fetched once into the target folder, outside any test's time limit.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -35,20 +35,20 @@ pub(crate) fn python_environment() -> PathBuf {
     environment("python")
 }
 
-/// The virtual environment with the producers of Substrait plans, whose versions are theirs alone.
+/// The virtual environment with the producers of Substrait plans, which need versions of their own.
 pub(crate) fn substrait_environment() -> PathBuf {
     environment("substrait")
 }
 
-/// The environment of one suite: one folder for each content of its requirements, so that checkouts that share a target
-/// folder do not take each other's away.
+/// The environment of one suite. The hash of the requirements is part of the folder's name, so that checkouts that
+/// share a target folder do not remove each other's environments.
 fn environment(suite: &str) -> PathBuf {
     let requirements = suites().join(suite).join("requirements.txt");
     let wanted = fs::read_to_string(&requirements).expect("the requirements are in the repository");
     let mut content = DefaultHasher::new();
     wanted.hash(&mut content);
     let name = format!("{suite}-{:016x}", content.finish());
-    prepared(&name, &wanted, |folder| {
+    prepare_once(&name, &wanted, |folder| {
         run(Command::new("python3").args([OsStr::new("-m"), OsStr::new("venv"), folder.as_os_str()]));
         let mut install = Command::new(folder.join("bin/python"));
         install.args([
@@ -67,7 +67,7 @@ fn environment(suite: &str) -> PathBuf {
 pub(crate) fn isthmus() -> PathBuf {
     let pom = suites().join("substrait/pom.xml");
     let wanted = fs::read_to_string(&pom).expect("the pom is in the repository");
-    prepared("isthmus", &wanted, |folder| {
+    prepare_once("isthmus", &wanted, |folder| {
         let mut copy = Command::new("mvn");
         copy.args(["--batch-mode", "--quiet", "--file"]).arg(&pom);
         copy.arg(MAVEN_COPY_ALL);
@@ -77,7 +77,7 @@ pub(crate) fn isthmus() -> PathBuf {
 
 /// The jar of the JDBC driver.
 pub(crate) fn jdbc_driver() -> PathBuf {
-    let folder = prepared("jdbc", JDBC_DRIVER, |folder| {
+    let folder = prepare_once("jdbc", JDBC_DRIVER, |folder| {
         let mut copy = Command::new("mvn");
         copy.args(["--batch-mode", "--quiet", MAVEN_COPY]);
         copy.arg(format!("-Dartifact={JDBC_DRIVER}"));
@@ -94,7 +94,7 @@ pub(crate) fn jdbc_suite() -> String {
     let driver = jdbc_driver();
     let sources = JDBC_SUITE.map(|name| suites().join("java").join(name));
     let wanted = contents(&sources);
-    let classes = prepared("jdbc-suite", &wanted, |folder| {
+    let classes = prepare_once("jdbc-suite", &wanted, |folder| {
         let mut compile = Command::new("javac");
         compile
             .args(["-Xlint:all", "-Werror", "-proc:none", "-cp"])
@@ -104,13 +104,13 @@ pub(crate) fn jdbc_suite() -> String {
     format!("{}:{}", driver.display(), classes.display())
 }
 
-/// The program of the Go suite. Its modules are fetched, and it is built, when one of its files changed.
+/// The program of the Go suite; it is built, and its modules are fetched, when one of its files changed.
 pub(crate) fn go_suite() -> PathBuf {
     let folder = suites().join("go");
     let entries = fs::read_dir(&folder).expect("the suite is in the repository");
     let mut sources: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     sources.sort();
-    let built = prepared("go", &contents(&sources), |target| {
+    let built = prepare_once("go", &contents(&sources), |target| {
         let mut build = Command::new("go");
         build
             .current_dir(&folder)
@@ -121,27 +121,28 @@ pub(crate) fn go_suite() -> PathBuf {
     built.join("suite")
 }
 
-/// All of the files, which change whenever one of them does.
+/// The concatenated files, to detect a change of any of them.
 fn contents(files: &[PathBuf]) -> String {
     let read = |file: &PathBuf| fs::read_to_string(file).expect("the suite is in the repository");
     files.iter().map(read).collect()
 }
 
-/// A folder of the target folder that `prepare` fills, once for each `content`; other processes wait for it.
-fn prepared(name: &str, content: &str, prepare: impl FnOnce(&Path)) -> PathBuf {
+/// A folder of the target folder that `fill` writes once for each `content`, under a lock, so that other processes
+/// wait.
+fn prepare_once(name: &str, content: &str, fill: impl FnOnce(&Path)) -> PathBuf {
     let clients = target_folder().join("clients");
     fs::create_dir_all(&clients).expect("the target folder takes folders");
-    let lock = File::create(clients.join(format!("{name}.lock"))).expect("and files");
-    lock.lock().expect("which can be locked");
+    let lock = File::create(clients.join(format!("{name}.lock"))).expect("the target folder takes files");
+    lock.lock().expect("a file can be locked");
     let folder = clients.join(name);
     let done = clients.join(format!("{name}.done"));
-    if fs::read_to_string(&done).is_ok_and(|prepared| prepared == content) {
+    if fs::read_to_string(&done).is_ok_and(|filled| filled == content) {
         return folder;
     }
     drop(fs::remove_file(&done));
     drop(fs::remove_dir_all(&folder));
     fs::create_dir_all(&folder).expect("it was removed before");
-    prepare(&folder);
+    fill(&folder);
     fs::write(&done, content).expect("the target folder takes files");
     folder
 }

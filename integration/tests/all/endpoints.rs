@@ -1,5 +1,5 @@
-//! Results of several endpoints: read from the workers that hold them and through the server, again and again, until
-//! their time is over.
+//! Results with several endpoints: read from the workers that hold the rows and through the server, repeatedly, until
+//! they expire.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,7 +24,7 @@ const SCALE_FACTOR: f64 = 0.01;
 const SECRET: &str = "tests know this";
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a client takes for the connection that it has.
+/// The location by which the client's own connection is meant.
 const SAME_CONNECTION: &str = "arrow-flight-reuse-connection://?";
 
 /// All rows of a table, on both workers.
@@ -34,7 +34,7 @@ const SCAN: &str = "SELECT * FROM lineitem";
 const FAILS_LATE: &str =
     "SELECT l_orderkey, 1 / (60000 - l_orderkey) FROM lineitem CROSS JOIN nation CROSS JOIN region";
 
-/// Shapes beside TPC-H: plain scans, limits, orders, unions, no rows, one row, more partitions than tasks.
+/// Queries beside TPC-H: plain scans, limits, orders, unions, no rows, one row, more partitions than tasks.
 const SHAPES: [&str; 9] = [
     SCAN,
     "SELECT * FROM lineitem LIMIT 7",
@@ -51,21 +51,21 @@ fn two_wide_workers() -> ClusterBuilder {
     cluster().workers(2).slots(2).tpch(SCALE_FACTOR).tiny_splits()
 }
 
-/// A connection whose session wants several endpoints.
-pub(crate) async fn parallel(cluster: &Cluster) -> Client {
+/// Opens a connection whose session asks for several endpoints.
+pub(crate) async fn connect_parallel(cluster: &Cluster) -> Client {
     let client = cluster.client().await;
     let set = client.update("SET squadron.endpoints = parallel").await;
     set.expect("the option can be set");
     client
 }
 
-/// A connection to where an endpoint is.
-async fn at_location(endpoint: &FlightEndpoint) -> Client {
+/// Connects to the first location of an endpoint.
+async fn connect_to_location(endpoint: &FlightEndpoint) -> Client {
     let location = endpoint.location.first().expect("a worker's rows have a location");
     Client::connect(&location.uri).await
 }
 
-fn rows_of((_, batches): &Rows) -> usize {
+fn row_count((_, batches): &Rows) -> usize {
     batches.iter().map(|batch| batch.num_rows()).sum()
 }
 
@@ -74,7 +74,7 @@ fn unix_seconds() -> i64 {
     i64::try_from(since.expect("after 1970").as_secs()).expect("before the end of time")
 }
 
-/// Why DoGet refuses a ticket.
+/// Fetches a ticket that must be refused, and gives the status.
 async fn refusal(client: &Client, ticket: Option<Ticket>) -> Status {
     let ticket = ticket.expect("an endpoint has a ticket");
     client
@@ -84,16 +84,16 @@ async fn refusal(client: &Client, ticket: Option<Ticket>) -> Status {
         .expect_err("the ticket must be refused")
 }
 
-/// Waits until the rows of every endpoint are gone from its worker.
-async fn freed(info: &FlightInfo, limit: Duration) {
+/// Waits until the worker of every endpoint has released its rows.
+async fn wait_until_released(info: &FlightInfo, limit: Duration) {
     let end = Instant::now() + limit;
     for endpoint in &info.endpoint {
-        let worker = at_location(endpoint).await;
+        let worker = connect_to_location(endpoint).await;
         loop {
             match worker.get(endpoint.ticket.clone().expect("a ticket")).await {
                 Err(status) if status.code() == Code::NotFound => break,
                 Err(status) => panic!("another refusal: {status}"),
-                Ok(_) => assert!(Instant::now() < end, "not freed within {limit:?}"),
+                Ok(_) => assert!(Instant::now() < end, "not released within {limit:?}"),
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -101,10 +101,10 @@ async fn freed(info: &FlightInfo, limit: Duration) {
 }
 
 #[test]
-fn every_row_once_from_workers_and_through_the_server() {
+fn every_row_arrives_once_either_way() {
     bounded(minutes(15), async {
         let cluster = two_wide_workers().start().await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let reference = Reference::new();
         register(&reference).await;
         let mut queries: Vec<_> = SHAPES.map(String::from).into();
@@ -112,26 +112,27 @@ fn every_row_once_from_workers_and_through_the_server() {
         let mut mismatches = Mismatches::default();
         for sql in queries {
             let expected = reference.run(&sql).await.expect("the reference runs it");
-            let outcome = both_ways(&client, &sql, &expected).await;
+            let outcome = check_both_ways(&client, &sql, &expected).await;
             mismatches.note(&sql, outcome);
         }
         mismatches.assert_none();
     });
 }
 
-async fn both_ways(client: &Client, sql: &str, expected: &Expected) -> Result<(), String> {
-    let told = |status: Status| status.to_string();
-    let info = client.info(sql).await.map_err(told)?;
+/// Compares the rows from the workers, and through the server, with the expected ones.
+async fn check_both_ways(client: &Client, sql: &str, expected: &Expected) -> Result<(), String> {
+    let to_text = |status: Status| status.to_string();
+    let info = client.info(sql).await.map_err(to_text)?;
     if info.endpoint.is_empty() || info.endpoint.len() > 64 {
         return Err(format!("{} endpoints", info.endpoint.len()));
     }
     if !expected.order.is_empty() && !info.ordered {
         return Err("a query that orders its rows is not marked as ordered".into());
     }
-    let direct = client.fetch_from_locations(&info).await.map_err(told)?;
-    let proxied = client.fetch_all(&info).await.map_err(told)?;
+    let direct = client.fetch_from_locations(&info).await.map_err(to_text)?;
+    let proxied = client.fetch_all(&info).await.map_err(to_text)?;
     for (way, rows) in [("from workers", direct), ("through the server", proxied)] {
-        let count = rows_of(&rows);
+        let count = row_count(&rows);
         if info.total_records >= 0 && info.total_records != i64::try_from(count).unwrap() {
             return Err(format!("{count} rows instead of {}", info.total_records));
         }
@@ -144,14 +145,14 @@ async fn both_ways(client: &Client, sql: &str, expected: &Expected) -> Result<()
         }
         compare(&expected.rows, &rows, &expected.order).map_err(|difference| format!("{way}: {difference}"))?;
     }
-    client.cancel(&info).await.map_err(told)
+    client.cancel(&info).await.map_err(to_text)
 }
 
 #[test]
-fn a_scan_has_an_endpoint_for_each_partition_at_its_worker() {
+fn scan_partitions_have_worker_endpoints() {
     bounded(minutes(5), async {
         let cluster = two_wide_workers().start().await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let before = unix_seconds();
         let info = client.info(SCAN).await.expect("it starts");
         assert!(info.endpoint.len() >= 4, "two workers of two slots");
@@ -168,7 +169,7 @@ fn a_scan_has_an_endpoint_for_each_partition_at_its_worker() {
         }
         let urls = BTreeSet::from([cluster.worker_url(0).into(), cluster.worker_url(1).into()]);
         assert_eq!(workers, urls);
-        // The default of another session is as ever.
+        // Another session keeps the default.
         let other = cluster.client().await.info(SCAN).await.expect("it starts");
         let [endpoint] = other.endpoint.as_slice() else {
             panic!("{} endpoints", other.endpoint.len());
@@ -178,66 +179,66 @@ fn a_scan_has_an_endpoint_for_each_partition_at_its_worker() {
 }
 
 #[test]
-fn embedded_rows_and_a_server_that_hides_its_workers_have_no_locations() {
+fn hidden_workers_have_no_locations() {
     bounded(minutes(5), async {
         let hidden = two_wide_workers().serve_arg("--endpoint-locations").serve_arg("server");
         let embedded = cluster().slots(3).tpch(SCALE_FACTOR);
         for builder in [hidden, embedded] {
             let cluster = builder.start().await;
-            let client = parallel(&cluster).await;
+            let client = connect_parallel(&cluster).await;
             let info = client.info(SCAN).await.expect("it starts");
             assert!(info.endpoint.len() > 1);
             assert!(info.endpoint.iter().all(|endpoint| endpoint.location.is_empty()));
             let rows = client.fetch_all(&info).await.expect("rows");
-            assert_eq!(rows_of(&rows), 60_175);
+            assert_eq!(row_count(&rows), 60_175);
         }
     });
 }
 
 #[test]
-fn an_endpoint_is_read_again_and_by_many_at_once() {
+fn endpoint_serves_repeated_concurrent_reads() {
     bounded(minutes(5), async {
         let cluster = two_wide_workers().start().await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let info = client.info(SCAN).await.expect("it starts");
-        let everyone = (0..3).flat_map(|_| {
+        let readers = (0..3).flat_map(|_| {
             [
                 Box::pin(async { client.fetch_all(&info).await }) as futures::future::BoxFuture<_>,
                 Box::pin(async { client.fetch_from_locations(&info).await }),
             ]
         });
-        for rows in join_all(everyone).await {
-            assert_eq!(rows_of(&rows.expect("rows")), 60_175);
+        for rows in join_all(readers).await {
+            assert_eq!(row_count(&rows.expect("rows")), 60_175);
         }
-        // A reader that leaves half-way takes nothing from the others.
+        // A reader that stops half-way takes no rows from the others.
         let ticket = info.endpoint[0].ticket.clone().expect("a ticket");
         drop(client.get(ticket).await.expect("a stream"));
         let again = client.fetch_all(&info).await.expect("rows");
-        assert_eq!(rows_of(&again), 60_175);
+        assert_eq!(row_count(&again), 60_175);
     });
 }
 
 #[test]
-fn what_nobody_renews_is_gone_when_its_time_is_over() {
+fn unrenewed_result_expires_after_ttl() {
     bounded(minutes(5), async {
         let cluster = two_wide_workers()
             .serve_arg("--result-ttl")
             .serve_arg("1s")
             .start()
             .await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let info = client.info(SCAN).await.expect("it starts");
-        freed(&info, seconds(10)).await;
+        wait_until_released(&info, seconds(10)).await;
         let status = refusal(&client, info.endpoint[0].ticket.clone()).await;
         assert_eq!(status.code(), Code::NotFound, "{status}");
         assert!(status.message().contains("expiration time"), "{status}");
-        // Reading does not keep it, renewing does.
-        let gone = renewed(&client, &info.endpoint[0]).await;
+        // Reading does not extend the time of a result, and an expired result cannot be renewed.
+        let gone = renew(&client, &info.endpoint[0]).await;
         assert_eq!(gone.expect_err("too late").code(), Code::NotFound);
     });
 }
 
-async fn renewed(client: &Client, endpoint: &FlightEndpoint) -> Result<FlightEndpoint, Status> {
+async fn renew(client: &Client, endpoint: &FlightEndpoint) -> Result<FlightEndpoint, Status> {
     let request = RenewFlightEndpointRequest::new(endpoint.clone());
     let body = client.act("RenewFlightEndpoint", request.encode_to_vec()).await?;
     let body = body.expect("a renewed endpoint");
@@ -245,7 +246,7 @@ async fn renewed(client: &Client, endpoint: &FlightEndpoint) -> Result<FlightEnd
 }
 
 #[test]
-fn a_renewed_result_lives_on_and_its_ticket_is_good() {
+fn renewed_result_stays_readable() {
     bounded(minutes(5), async {
         let time_to_live = seconds(2);
         let cluster = two_wide_workers()
@@ -253,36 +254,36 @@ fn a_renewed_result_lives_on_and_its_ticket_is_good() {
             .serve_arg("2s")
             .start()
             .await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let info = client.info(SCAN).await.expect("it starts");
         let mut endpoint = info.endpoint[0].clone();
         let start = Instant::now();
         let first = endpoint.expiration_time.expect("it expires");
         while start.elapsed() < 3 * time_to_live {
-            endpoint = renewed(&client, &endpoint).await.expect("it can be renewed");
+            endpoint = renew(&client, &endpoint).await.expect("it can be renewed");
             sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(endpoint.location, info.endpoint[0].location);
         let last = endpoint.expiration_time.expect("it expires");
         assert!(last.seconds > first.seconds);
-        // One renewed endpoint keeps all of the result; the old tickets are good as well.
+        // Renewing one endpoint keeps the whole result; the old tickets stay valid as well.
         let rows = client.fetch_from_locations(&info).await.expect("rows");
-        assert_eq!(rows_of(&rows), 60_175);
+        assert_eq!(row_count(&rows), 60_175);
         let ticket = endpoint.ticket.clone().expect("a ticket");
-        let worker = at_location(&endpoint).await;
+        let worker = connect_to_location(&endpoint).await;
         worker.get(ticket.clone()).await.expect("good at the worker");
         client.get(ticket).await.expect("good at the server");
-        freed(&info, seconds(10)).await;
+        wait_until_released(&info, seconds(10)).await;
     });
 }
 
 #[test]
-fn an_endpoint_that_is_read_once_cannot_be_renewed() {
+fn single_read_endpoint_cannot_be_renewed() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).tpch(SCALE_FACTOR).start().await;
         let client = cluster.client().await;
         let info = client.info(SCAN).await.expect("it starts");
-        let refused = renewed(&client, &info.endpoint[0]).await;
+        let refused = renew(&client, &info.endpoint[0]).await;
         let status = refused.expect_err("there is nothing to renew");
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
         assert!(status.message().contains("expiration time"), "{status}");
@@ -291,14 +292,14 @@ fn an_endpoint_that_is_read_once_cannot_be_renewed() {
 }
 
 #[test]
-fn a_cancel_frees_the_rows_at_once() {
+fn cancel_releases_rows_at_once() {
     bounded(minutes(5), async {
         let cluster = two_wide_workers().start().await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let info = client.info(SCAN).await.expect("it starts");
         client.fetch_all(&info).await.expect("rows");
         client.cancel(&info).await.expect("it can be cancelled");
-        freed(&info, seconds(5)).await;
+        wait_until_released(&info, seconds(5)).await;
         let status = refusal(&client, info.endpoint[0].ticket.clone()).await;
         assert_eq!(status.code(), Code::NotFound, "{status}");
         client.cancel(&info).await.expect("once more does no harm");
@@ -306,18 +307,18 @@ fn a_cancel_frees_the_rows_at_once() {
 }
 
 #[test]
-fn open_results_are_counted_and_freed() {
+fn open_results_are_counted_and_released() {
     bounded(minutes(5), async {
         let cluster = two_wide_workers()
             .serve_arg("--max-open-results")
             .serve_arg("2")
             .start()
             .await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let mut open = Vec::new();
         for _ in 0..2 {
             let info = client.info(SCAN).await.expect("it starts");
-            // Read to the end, so that it is complete, and kept.
+            // A result that was read to its end is complete, and retained.
             client.fetch_all(&info).await.expect("rows");
             open.push(info);
         }
@@ -332,10 +333,10 @@ fn open_results_are_counted_and_freed() {
 }
 
 #[test]
-fn a_lost_worker_is_the_reason_that_readers_get() {
+fn lost_worker_is_named_to_readers() {
     bounded(minutes(5), async {
         let mut cluster = two_wide_workers().start().await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let info = client.info(SCAN).await.expect("it starts");
         client.fetch_all(&info).await.expect("rows");
         cluster.worker(0).kill();
@@ -351,27 +352,27 @@ fn a_lost_worker_is_the_reason_that_readers_get() {
         assert!(status.message().contains("worker"), "{status}");
         cluster.forget_worker(0);
         let rows = client.info(SCAN).await.expect("the next query runs");
-        assert_eq!(rows_of(&client.fetch_all(&rows).await.expect("rows")), 60_175);
+        assert_eq!(row_count(&client.fetch_all(&rows).await.expect("rows")), 60_175);
     });
 }
 
 #[test]
-fn readers_get_the_cause_of_a_failure_and_never_a_short_result() {
+fn readers_get_failure_not_short_result() {
     bounded(minutes(5), async {
         let cluster = two_wide_workers().start().await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let reference = "SELECT count(*) FROM lineitem CROSS JOIN nation CROSS JOIN region";
         let (_, counted) = client.query(reference).await.expect("a count");
         let all = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(counted[0].column(0)).value(0);
         for from_workers in [false, true] {
-            // Tasks start long before the rows that fail come.
+            // Endpoints are known long before the failing rows come.
             let info = client.info(FAILS_LATE).await.expect("it starts");
             let schema = info.clone().try_decode_schema().expect("a schema");
             let reads = info.endpoint.iter().map(|endpoint| {
                 let (client, schema) = (client.clone(), schema.clone());
                 async move {
                     let client = match from_workers {
-                        true => at_location(endpoint).await,
+                        true => connect_to_location(endpoint).await,
                         false => client,
                     };
                     client.fetch_endpoint(endpoint, &schema).await
@@ -391,7 +392,7 @@ fn readers_get_the_cause_of_a_failure_and_never_a_short_result() {
 }
 
 #[test]
-fn a_worker_trusts_tickets_alone() {
+fn worker_trusts_only_valid_tickets() {
     bounded(minutes(5), async {
         let cluster = two_wide_workers()
             .serve_arg("--cluster-secret")
@@ -400,10 +401,10 @@ fn a_worker_trusts_tickets_alone() {
             .worker_arg(SECRET)
             .start()
             .await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let info = client.info(SCAN).await.expect("it starts");
         let endpoint = &info.endpoint[0];
-        let worker = at_location(endpoint).await;
+        let worker = connect_to_location(endpoint).await;
         let genuine = endpoint.ticket.clone().expect("a ticket").ticket;
         for position in 0..genuine.len() {
             let mut forged = genuine.to_vec();
@@ -421,15 +422,15 @@ fn a_worker_trusts_tickets_alone() {
         let foreign = ClusterKey::from_secret("another").seal(&subject, now, HOUR);
         let status = refusal(&worker, Some(Ticket::new(foreign))).await;
         assert_eq!(status.code(), Code::Unauthenticated, "{status}");
-        // What is for the server alone.
+        // Tickets that only the server accepts.
         let result = key.seal(&Subject::Result(QueryId::new()), now, HOUR);
-        let packed = TicketStatementQuery {
+        let wrapped = TicketStatementQuery {
             statement_handle: result.clone(),
         };
-        for ticket in [result.to_vec(), packed.as_any().encode_to_vec()] {
+        for ticket in [result.to_vec(), wrapped.as_any().encode_to_vec()] {
             refusal(&worker, Some(Ticket::new(ticket))).await;
         }
-        // Nothing of this cost the genuine one its rows, and what a client says of itself does not matter.
+        // The genuine ticket still gives its rows, whatever credentials the client sends.
         let mut flight = worker.flight();
         let mut request = tonic::Request::new(endpoint.ticket.clone().expect("a ticket"));
         let bearer = "Bearer whatever".parse().expect("a header");

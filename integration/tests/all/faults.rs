@@ -1,10 +1,10 @@
-//! What fails in the middle: workers, clients, and results that nobody fetches.
+//! Faults in the middle of a query: lost workers, disconnected clients, and results that no client fetches.
 //!
-//! A fault only counts when it fired: each test first makes sure that its query runs where it is about to be hit.
+//! Each test first makes sure that its query runs where the fault will hit it.
 
 use futures::StreamExt;
 use squadron_integration::client::{status, ticket};
-use squadron_integration::cluster::{Cluster, cluster, until};
+use squadron_integration::cluster::{Cluster, cluster, wait_until};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
@@ -15,21 +15,21 @@ use crate::support::{ENDLESS, bounded, minutes, seconds, two_workers};
 const LONG: &str = "SELECT a.l_linenumber, count(*), sum(a.l_orderkey % (b.l_orderkey + 1)) \
     FROM lineitem a CROSS JOIN lineitem b GROUP BY a.l_linenumber";
 
-/// The next query runs on those that are left, and nothing of the last one is.
-async fn recovers(cluster: &Cluster) {
+/// Checks that the next query runs on the remaining workers, and that nothing of the last query is left.
+async fn assert_recovered(cluster: &Cluster) {
     let client = cluster.client().await;
     let answer = timeout(seconds(60), client.query("SELECT count(*) FROM lineitem, region")).await;
     let (_, batches) = answer.expect("the next query ends").expect("the next query has rows");
     assert_eq!(batches[0].num_rows(), 1);
-    cluster.idle(seconds(60)).await;
-    until("no overflown rows are left", seconds(10), || {
+    cluster.wait_until_idle(seconds(60)).await;
+    wait_until("no spilled rows are left", seconds(10), || {
         cluster.spilled_files().is_empty()
     })
     .await;
 }
 
-/// Reads until the stream ends, in rows or in an error.
-async fn end_of(mut stream: arrow_flight::decode::FlightRecordBatchStream) -> Option<Status> {
+/// Reads until the stream ends; gives its error, if there is one.
+async fn read_to_end(mut stream: arrow_flight::decode::FlightRecordBatchStream) -> Option<Status> {
     loop {
         match stream.next().await {
             None => return None,
@@ -40,7 +40,7 @@ async fn end_of(mut stream: arrow_flight::decode::FlightRecordBatchStream) -> Op
 }
 
 #[test]
-fn a_worker_dies_while_its_rows_are_read() {
+fn worker_death_fails_open_stream() {
     bounded(minutes(5), async {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
@@ -48,7 +48,7 @@ fn a_worker_dies_while_its_rows_are_read() {
         stream.next().await.expect("it has rows").expect("no fault yet");
         cluster.worker(0).kill();
         let killed = Instant::now();
-        let end = timeout(seconds(10), end_of(stream)).await;
+        let end = timeout(seconds(10), read_to_end(stream)).await;
         let status = end.expect("the query ends within 10 seconds of the fault");
         let status = status.expect("all rows of an endless query cannot have come: this result is short");
         assert_eq!(
@@ -58,12 +58,12 @@ fn a_worker_dies_while_its_rows_are_read() {
             killed.elapsed()
         );
         cluster.forget_worker(0);
-        recovers(&cluster).await;
+        assert_recovered(&cluster).await;
     });
 }
 
 #[test]
-fn a_worker_dies_while_it_computes() {
+fn worker_death_fails_computing_query() {
     bounded(minutes(5), async {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
@@ -73,7 +73,7 @@ fn a_worker_dies_while_it_computes() {
         for worker in 0..2 {
             let before = cluster.worker(worker).cpu_ticks();
             let process = cluster.worker(worker);
-            until("both workers compute", seconds(60), || {
+            wait_until("both workers compute", seconds(60), || {
                 process.cpu_ticks() > before + 50
             })
             .await;
@@ -90,52 +90,52 @@ fn a_worker_dies_while_it_computes() {
         assert_eq!(status.code(), Code::Unavailable, "{status}");
         assert!(status.message().contains("worker"), "it says what was lost: {status}");
         cluster.forget_worker(1);
-        recovers(&cluster).await;
-        // A new worker takes the place of the dead one.
+        assert_recovered(&cluster).await;
+        // A new worker replaces the dead one.
         cluster.add_worker().await;
-        recovers(&cluster).await;
+        assert_recovered(&cluster).await;
     });
 }
 
 #[test]
-fn a_worker_that_freezes_is_taken_for_dead() {
+fn frozen_worker_is_declared_lost() {
     bounded(minutes(5), async {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
         let mut stream = client.open(ENDLESS).await.expect("it starts");
         stream.next().await.expect("it has rows").expect("no fault yet");
-        // Its sockets stay open: only missing signs of life tell.
+        // The sockets of the worker stay open: only missing heartbeats show the fault.
         cluster.worker(0).signal("STOP");
-        let end = timeout(seconds(15), end_of(stream)).await;
+        let end = timeout(seconds(15), read_to_end(stream)).await;
         let status = end
             .expect("the query ends within seconds of the fault")
             .expect("it cannot be complete");
         assert_eq!(status.code(), Code::Unavailable, "{status}");
         cluster.worker(0).kill();
         cluster.forget_worker(0);
-        recovers(&cluster).await;
+        assert_recovered(&cluster).await;
     });
 }
 
 #[test]
-fn a_worker_that_is_asked_to_leave_finishes_first() {
+fn terminated_worker_leaves_in_order() {
     bounded(minutes(5), async {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
         cluster.worker(0).terminate();
-        let ended = cluster.worker(0).ended(seconds(60)).await;
+        let ended = cluster.worker(0).wait_for_exit(seconds(60)).await;
         assert_eq!(ended.code(), Some(0));
         cluster.forget_worker(0);
         client
             .query("SELECT count(*) FROM lineitem")
             .await
             .expect("the other worker answers");
-        recovers(&cluster).await;
+        assert_recovered(&cluster).await;
     });
 }
 
 #[test]
-fn a_client_that_disconnects_stops_its_query() {
+fn disconnect_stops_a_streaming_query() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;
@@ -143,48 +143,48 @@ fn a_client_that_disconnects_stops_its_query() {
         stream.next().await.expect("it has rows").expect("no error");
         drop(stream);
         drop(client);
-        cluster.idle(seconds(30)).await;
-        recovers(&cluster).await;
+        cluster.wait_until_idle(seconds(30)).await;
+        assert_recovered(&cluster).await;
     });
 }
 
 #[test]
-fn a_client_that_disconnects_stops_a_query_without_rows() {
+fn disconnect_stops_query_without_rows() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let info = client.info(LONG).await.expect("it starts");
         let mut query = JoinSet::new();
         query.spawn(async move { client.fetch(info).await });
-        cluster.busy(100, seconds(60)).await;
+        cluster.wait_until_busy(100, seconds(60)).await;
         query.shutdown().await;
-        cluster.idle(seconds(30)).await;
-        recovers(&cluster).await;
+        cluster.wait_until_idle(seconds(30)).await;
+        assert_recovered(&cluster).await;
     });
 }
 
 #[test]
-fn a_result_that_nobody_fetches_is_cancelled() {
+fn unfetched_result_is_cancelled_after_ttl() {
     bounded(minutes(5), async {
         let cluster = two_workers();
         let cluster = cluster.serve_arg("--result-ttl=5s").start().await;
         let client = cluster.client().await;
         let info = client.info(LONG).await.expect("it starts");
-        cluster.busy(50, seconds(60)).await;
-        cluster.idle(seconds(60)).await;
+        cluster.wait_until_busy(50, seconds(60)).await;
+        cluster.wait_until_idle(seconds(60)).await;
         let gone = client.get(ticket(&info)).await;
         let gone = match gone {
             Err(status) => status,
-            Ok(stream) => end_of(stream).await.expect("an error, not an empty result"),
+            Ok(stream) => read_to_end(stream).await.expect("an error, not an empty result"),
         };
         assert_eq!(gone.code(), Code::NotFound, "{gone}");
         assert!(gone.message().contains("again"), "it says what to do: {gone}");
-        recovers(&cluster).await;
+        assert_recovered(&cluster).await;
     });
 }
 
 #[test]
-fn a_result_is_read_once() {
+fn result_is_read_only_once() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
@@ -195,15 +195,15 @@ fn a_result_is_read_once() {
     });
 }
 
-/// JDBC takes its time between GetFlightInfo and DoGet; the reason must not be lost meanwhile.
+/// JDBC waits between GetFlightInfo and DoGet; the failure must not be lost meanwhile.
 #[test]
-fn a_failure_before_the_first_fetch_is_told() {
+fn failure_before_fetch_is_reported() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let failing = "SELECT 1 / (r_regionkey - r_regionkey) FROM region";
         let info = client.info(failing).await.expect("it starts");
-        cluster.idle(seconds(30)).await;
+        cluster.wait_until_idle(seconds(30)).await;
         let status = client.fetch(info).await.expect_err("division by zero");
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
         assert!(status.message().contains("zero"), "{status}");
@@ -211,7 +211,7 @@ fn a_failure_before_the_first_fetch_is_told() {
 }
 
 #[test]
-fn without_a_worker_a_query_says_how_to_get_one() {
+fn query_without_workers_names_remedies() {
     bounded(minutes(5), async {
         let cluster = cluster()
             .serve_arg("--embedded-workers=0")
@@ -226,7 +226,7 @@ fn without_a_worker_a_query_says_how_to_get_one() {
         for hint in ["--embedded-workers", "squadron worker"] {
             assert!(status.message().contains(hint), "it names {hint}: {status}");
         }
-        // The server's own local worker still answers what needs no other.
+        // The server's local worker still answers queries over the catalog.
         client
             .query("SELECT table_name FROM information_schema.tables")
             .await
@@ -235,7 +235,7 @@ fn without_a_worker_a_query_says_how_to_get_one() {
 }
 
 #[test]
-fn a_server_that_drains_finishes_what_runs() {
+fn draining_server_finishes_running_queries() {
     bounded(minutes(5), async {
         let mut cluster = cluster().slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
@@ -246,7 +246,7 @@ fn a_server_that_drains_finishes_what_runs() {
             rows += batch.expect("a running query is finished").num_rows();
         }
         assert_eq!(rows, 60_175, "the result is complete");
-        let ended = cluster.server().ended(seconds(60)).await;
+        let ended = cluster.server().wait_for_exit(seconds(60)).await;
         assert_eq!(ended.code(), Some(0));
     });
 }

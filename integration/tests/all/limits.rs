@@ -1,4 +1,4 @@
-//! Time limits, full queues and resource groups, as clients meet them.
+//! Time limits, full queues and resource groups, as clients see them.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::support::{ENDLESS, bounded, failure_of, minutes};
 
 #[test]
-fn a_query_ends_when_its_time_is_over() {
+fn query_ends_at_its_timeout() {
     bounded(minutes(5), async {
         let cluster = cluster()
             .slots(1)
@@ -27,7 +27,7 @@ fn a_query_ends_when_its_time_is_over() {
 }
 
 #[test]
-fn a_full_server_says_when_to_come_again() {
+fn full_server_names_retry_time() {
     bounded(minutes(5), async {
         let cluster = cluster()
             .slots(1)
@@ -45,12 +45,12 @@ fn a_full_server_says_when_to_come_again() {
             assert!(refused.message().contains(part), "{refused:?}");
         }
         drop(first);
-        until_it_runs(&client).await;
+        wait_until_it_runs(&client).await;
     });
 }
 
-/// Room comes when the server has seen that the other query is over.
-async fn until_it_runs(client: &Client) {
+/// Repeats a query until it runs, which it does when the server has seen the end of the other query.
+async fn wait_until_it_runs(client: &Client) {
     loop {
         match client.query("SELECT count(*) FROM nation").await {
             Ok(_) => return,
@@ -60,7 +60,7 @@ async fn until_it_runs(client: &Client) {
 }
 
 #[test]
-fn groups_are_read_again_while_the_server_runs() {
+fn groups_file_is_reloaded_at_runtime() {
     bounded(minutes(5), async {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("groups.toml");
@@ -81,12 +81,12 @@ fn groups_are_read_again_while_the_server_runs() {
         let refused = failure_of(&client, "SELECT count(*) FROM nation").await;
         assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
         assert!(refused.message().contains("group etl"), "{refused:?}");
-        // A file with a mistake changes nothing, a good one does; what runs goes on.
+        // An invalid file changes nothing, a valid one takes effect, and running queries go on.
         fs::write(&file, "[[group]]\nname = 3\n").expect("written");
         let refused = failure_of(&client, "SELECT count(*) FROM nation").await;
         assert!(refused.message().contains("group etl"), "{refused:?}");
         fs::write(&file, format!("{group}max_running = 5\n")).expect("written");
-        until_it_runs(&client).await;
+        wait_until_it_runs(&client).await;
         first.next().await.expect("a row").expect("no error");
     });
 }

@@ -1,7 +1,8 @@
-//! End to end: real processes over real sockets, held to single-process DataFusion and to stock clients.
+//! End-to-end tests: real processes over real sockets, compared with single-process DataFusion and used by stock
+//! clients.
 //!
-//! One binary, since each links DataFusion. Every test starts what it needs, waits for conditions and never for a
-//! duration, and ends within a limit of its own with a message that says what it waited for.
+//! There is one test binary, since each binary links DataFusion. Every test starts the cluster it needs, waits for
+//! conditions and never for a duration, and ends within its time limit with a message that names the missed condition.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

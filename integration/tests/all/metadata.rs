@@ -1,4 +1,4 @@
-//! Metadata over many tables, broken ones, and tables that come and go.
+//! Metadata of many tables, of broken tables, and of tables that appear and disappear.
 
 use std::fs;
 use std::path::Path;
@@ -31,7 +31,8 @@ fn column(batch: &RecordBatch, index: usize) -> Vec<String> {
     values.iter().flatten().map(str::to_owned).collect()
 }
 
-fn of_public(pattern: &str, include_schema: bool) -> CommandGetTables {
+/// GetTables for the schema `public`.
+fn public_tables(pattern: &str, include_schema: bool) -> CommandGetTables {
     CommandGetTables {
         db_schema_filter_pattern: Some("public".into()),
         table_name_filter_pattern: Some(pattern.into()),
@@ -40,7 +41,7 @@ fn of_public(pattern: &str, include_schema: bool) -> CommandGetTables {
     }
 }
 
-fn csv(folder: &Path, name: &str, text: &str) {
+fn write_csv(folder: &Path, name: &str, text: &str) {
     fs::write(folder.join(format!("{name}.csv")), text).unwrap();
 }
 
@@ -49,43 +50,47 @@ fn ten_thousand_tables_are_listed() {
     bounded(minutes(4), async {
         let folder = TempDir::with_prefix("squadron-many-").unwrap();
         for number in 0..MANY {
-            csv(folder.path(), &format!("t{number:05}"), "a,b\n1,x\n");
+            write_csv(folder.path(), &format!("t{number:05}"), "a,b\n1,x\n");
         }
         let cluster = cluster().data(folder.path()).start().await;
         let client = cluster.client().await;
         let start = std::time::Instant::now();
-        let names = tables(&client, of_public("t%", false)).await;
+        let names = tables(&client, public_tables("t%", false)).await;
         assert_eq!(names.num_rows(), MANY);
         assert!(column(&names, 2).is_sorted());
-        let described = tables(&client, of_public("t%", true)).await;
+        let described = tables(&client, public_tables("t%", true)).await;
         assert_eq!(described.num_rows(), MANY);
         assert_eq!(column(&described, 2), column(&names, 2));
-        // A listing that looked at all others for each would take minutes.
+        // A listing whose cost is quadratic would take minutes.
         assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
-        assert_eq!(column(&tables(&client, of_public("t00017", true)).await, 2), ["t00017"]);
+        assert_eq!(
+            column(&tables(&client, public_tables("t00017", true)).await, 2),
+            ["t00017"]
+        );
     });
 }
 
 #[test]
-fn a_broken_or_dropped_table_hides_no_other() {
+fn broken_or_dropped_table_hides_no_other() {
     bounded(minutes(2), async {
         let folder = TempDir::with_prefix("squadron-broken-").unwrap();
-        csv(folder.path(), "whole", "a,b\n1,x\n");
-        csv(folder.path(), "other", "a\n1\n");
+        write_csv(folder.path(), "whole", "a,b\n1,x\n");
+        write_csv(folder.path(), "other", "a\n1\n");
         fs::write(folder.path().join("broken.parquet"), "this is no Parquet file").unwrap();
         let cluster = cluster().data(folder.path()).start().await;
         let client = cluster.client().await;
         assert_eq!(
-            column(&tables(&client, of_public("%", true)).await, 2),
+            column(&tables(&client, public_tables("%", true)).await, 2),
             ["other", "whole"]
         );
         client.update("DROP TABLE other").await.unwrap();
-        assert_eq!(column(&tables(&client, of_public("%", true)).await, 2), ["whole"]);
-        // What breaks while the server runs is listed until the folder is looked at again, and spoils nothing meanwhile.
-        csv(folder.path(), "late", "c\n1\n");
+        assert_eq!(column(&tables(&client, public_tables("%", true)).await, 2), ["whole"]);
+        // A table that breaks while the server runs is listed until the next scan of the folder, and hides no other
+        // table meanwhile.
+        write_csv(folder.path(), "late", "c\n1\n");
         let mut listed = Vec::new();
         for _ in 0..600 {
-            listed = column(&tables(&client, of_public("%", true)).await, 2);
+            listed = column(&tables(&client, public_tables("%", true)).await, 2);
             if listed.len() == 2 {
                 break;
             }
@@ -93,16 +98,16 @@ fn a_broken_or_dropped_table_hides_no_other() {
         }
         assert_eq!(listed, ["late", "whole"]);
         fs::remove_file(folder.path().join("late.csv")).unwrap();
-        let names = column(&tables(&client, of_public("%", true)).await, 2);
+        let names = column(&tables(&client, public_tables("%", true)).await, 2);
         assert!(names.contains(&"whole".to_owned()), "{names:?}");
     });
 }
 
 #[test]
-fn declared_keys_are_told() {
+fn declared_primary_keys_are_listed() {
     bounded(minutes(2), async {
         let folder = TempDir::with_prefix("squadron-keys-").unwrap();
-        csv(folder.path(), "rows", "1,2,3\n");
+        write_csv(folder.path(), "rows", "1,2,3\n");
         let cluster = cluster().start().await;
         let client = cluster.client().await;
         let file = folder.path().join("rows.csv");
@@ -124,35 +129,41 @@ fn declared_keys_are_told() {
     });
 }
 
-/// The schema of a table as it is listed, and of the rows of a query over it, tell drivers the same.
+/// The listed schema of a table, and the schema of a query over it, have the same metadata for drivers.
 #[test]
-fn columns_are_described_in_tables_and_in_results() {
+fn tables_and_results_describe_columns_alike() {
     bounded(minutes(2), async {
         let cluster = cluster().tpch(0.01).start().await;
         let client = cluster.client().await;
-        let listed = tables(&client, of_public("lineitem", true)).await;
+        let listed = tables(&client, public_tables("lineitem", true)).await;
         let bytes = listed.column(4).as_binary::<i32>().value(0).to_vec();
         let table = Schema::try_from(IpcMessage(bytes.into())).unwrap();
         let sql = "SELECT l_extendedprice, l_extendedprice * 2 AS twice, x.l_comment FROM lineitem x LIMIT 1";
         let result = client.schema(sql).await.unwrap();
-        let told = |schema: &Schema, column: &str, key: &str| {
+        let metadata = |schema: &Schema, column: &str, key: &str| {
             let field = schema.field_with_name(column).unwrap();
             field.metadata().get(&format!("ARROW:FLIGHT:SQL:{key}")).cloned()
         };
         for schema in [&table, &result] {
-            assert_eq!(told(schema, "l_extendedprice", "PRECISION").as_deref(), Some("15"));
-            assert_eq!(told(schema, "l_extendedprice", "SCALE").as_deref(), Some("2"));
-            assert_eq!(told(schema, "l_extendedprice", "TYPE_NAME").as_deref(), Some("DECIMAL"));
-            assert_eq!(told(schema, "l_comment", "IS_CASE_SENSITIVE").as_deref(), Some("1"));
+            assert_eq!(metadata(schema, "l_extendedprice", "PRECISION").as_deref(), Some("15"));
+            assert_eq!(metadata(schema, "l_extendedprice", "SCALE").as_deref(), Some("2"));
+            assert_eq!(
+                metadata(schema, "l_extendedprice", "TYPE_NAME").as_deref(),
+                Some("DECIMAL")
+            );
+            assert_eq!(metadata(schema, "l_comment", "IS_CASE_SENSITIVE").as_deref(), Some("1"));
         }
-        assert_eq!(told(&table, "l_comment", "TABLE_NAME").as_deref(), Some("lineitem"));
-        assert_eq!(told(&table, "l_comment", "CATALOG_NAME").as_deref(), Some("datafusion"));
+        assert_eq!(metadata(&table, "l_comment", "TABLE_NAME").as_deref(), Some("lineitem"));
         assert_eq!(
-            told(&result, "l_comment", "TABLE_NAME").as_deref(),
+            metadata(&table, "l_comment", "CATALOG_NAME").as_deref(),
+            Some("datafusion")
+        );
+        assert_eq!(
+            metadata(&result, "l_comment", "TABLE_NAME").as_deref(),
             Some("x"),
             "as the statement calls it"
         );
-        assert_eq!(told(&result, "twice", "TABLE_NAME"), None);
-        assert_eq!(told(&result, "twice", "TYPE_NAME").as_deref(), Some("DECIMAL"));
+        assert_eq!(metadata(&result, "twice", "TABLE_NAME"), None);
+        assert_eq!(metadata(&result, "twice", "TYPE_NAME").as_deref(), Some("DECIMAL"));
     });
 }

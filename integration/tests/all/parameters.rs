@@ -17,7 +17,7 @@ async fn prepare(client: &Client, sql: &str) -> Result<PreparedStatement<Channel
     prepared.map_err(|error| format!("{sql}: {error}"))
 }
 
-/// Binds one batch and reads all rows, as text.
+/// Binds one batch and reads all rows as text.
 async fn run(client: &Client, sql: &str, values: RecordBatch) -> Result<Vec<String>, String> {
     let failed = |error: arrow_flight::error::FlightError| format!("{sql}: {error}");
     let mut statement = prepare(client, sql).await?;
@@ -29,6 +29,7 @@ async fn run(client: &Client, sql: &str, values: RecordBatch) -> Result<Vec<Stri
     Ok(texts(&batches))
 }
 
+/// The first column as text.
 fn texts(batches: &[RecordBatch]) -> Vec<String> {
     let mut rows = Vec::new();
     for batch in batches {
@@ -54,7 +55,7 @@ fn integers(rows: &[&[i64]]) -> RecordBatch {
 }
 
 #[test]
-fn types_are_told_where_the_statement_tells_them() {
+fn parameter_types_follow_the_statement() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;
@@ -106,7 +107,7 @@ fn types_are_told_where_the_statement_tells_them() {
 }
 
 #[test]
-fn values_stand_where_the_placeholders_stood() {
+fn bound_values_replace_their_placeholders() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;
@@ -130,7 +131,7 @@ fn values_stand_where_the_placeholders_stood() {
                 vec!["11,2,10,1"],
             ),
             ("SELECT ?", integers(&[&[5]]), vec!["5"]),
-            // Rows of values, in their order, also where a row of values has several rows or none.
+            // One execution for each row of values, in their order, even when it gives several rows or none.
             (
                 "SELECT r_name FROM region WHERE r_regionkey >= ? ORDER BY r_name DESC",
                 integers(&[&[4], &[9], &[3]]),
@@ -168,7 +169,7 @@ fn values_stand_where_the_placeholders_stood() {
 }
 
 #[test]
-fn many_rows_are_one_insert() {
+fn bound_rows_become_one_insert() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;

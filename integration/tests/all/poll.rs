@@ -1,4 +1,5 @@
-//! PollFlightInfo: answers soon, then when there is news, and tells everything in the end.
+//! PollFlightInfo: the first poll answers at once, later ones when the query has progressed, the last with the whole
+//! result.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +14,18 @@ use squadron_integration::cluster::cluster;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use crate::endpoints::parallel;
+use crate::endpoints::connect_parallel;
 use crate::support::{bounded, minutes, seconds, two_workers};
 
 /// Computes for hours before its first row.
 const LONG: &str = "SELECT a.l_linenumber, count(*), sum(a.l_orderkey % (b.l_orderkey + 1)) \
     FROM lineitem a CROSS JOIN lineitem b GROUP BY a.l_linenumber";
 
-/// Millions of rows, which take their time.
+/// A result of millions of rows, which takes a while.
 const SLOW: &str = "SELECT l_orderkey, l_orderkey * n_nationkey FROM lineitem CROSS JOIN nation CROSS JOIN region";
 const SLOW_ROWS: usize = 60_175 * 125;
 
-/// Fails after it has run for a while.
+/// A query that fails after it has run for a while.
 const FAILS: &str = "SELECT sum(1 / (60000 - l_orderkey)) FROM lineitem CROSS JOIN nation CROSS JOIN region";
 
 fn statement(sql: &str) -> FlightDescriptor {
@@ -51,8 +52,8 @@ fn tickets(poll: &PollInfo) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Polls until the query is done; holds each answer to the protocol.
-async fn polled(client: &Client, first: FlightDescriptor) -> Result<Vec<PollInfo>, Status> {
+/// Polls until the query has ended; checks each answer against the protocol.
+async fn poll_to_end(client: &Client, first: FlightDescriptor) -> Result<Vec<PollInfo>, Status> {
     let mut answers = vec![poll(client, first).await?];
     while let Some(next) = answers[answers.len() - 1].flight_descriptor.clone() {
         let before = &answers[answers.len() - 1];
@@ -68,18 +69,18 @@ async fn polled(client: &Client, first: FlightDescriptor) -> Result<Vec<PollInfo
     Ok(answers)
 }
 
-fn rows(batches: &[arrow::array::RecordBatch]) -> usize {
+fn row_count(batches: &[arrow::array::RecordBatch]) -> usize {
     batches.iter().map(arrow::array::RecordBatch::num_rows).sum()
 }
 
 #[test]
-fn a_slow_result_of_several_endpoints_is_read_early_and_told_to_the_end() {
+fn slow_parallel_result_is_readable_early() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let first = poll(&client, statement(SLOW)).await.expect("it starts");
         let stale = first.flight_descriptor.clone().expect("millions of rows take time");
-        // Endpoints come while the query runs, and can be read then.
+        // Endpoints appear while the query runs, and can be read at once.
         let mut early = first;
         while info(&early).endpoint.is_empty() {
             let next = early.flight_descriptor.expect("endpoints before the end");
@@ -88,45 +89,45 @@ fn a_slow_result_of_several_endpoints_is_read_early_and_told_to_the_end() {
         assert!(early.flight_descriptor.is_some(), "it still runs");
         assert!(early.progress.expect("known") < 1.0);
         let early_rows = client.fetch_all(info(&early)).await.expect("rows");
-        assert!(rows(&early_rows.1) > 0);
+        assert!(row_count(&early_rows.1) > 0);
 
-        let answers = polled(&client, stale.clone()).await.expect("it ends");
+        let answers = poll_to_end(&client, stale.clone()).await.expect("it ends");
         let last = &answers[answers.len() - 1];
         assert!(tickets(last).starts_with(&tickets(&early)));
         assert_eq!(info(last).total_records, i64::try_from(SLOW_ROWS).unwrap());
         assert_eq!(info(last).endpoint.len(), 2, "two workers of one slot");
         let (_, all) = client.fetch_all(info(last)).await.expect("rows");
-        assert_eq!(rows(&all), SLOW_ROWS);
-        // An old descriptor is as good as the newest.
+        assert_eq!(row_count(&all), SLOW_ROWS);
+        // An old descriptor works like the newest.
         let again = poll(&client, stale).await.expect("stale but known");
         assert_eq!(tickets(&again), tickets(last));
         assert!(again.flight_descriptor.is_none());
-        client.cancel(info(last)).await.expect("its rows are freed");
+        client.cancel(info(last)).await.expect("its rows are released");
     });
 }
 
 #[test]
-fn a_result_of_one_endpoint_is_polled_and_read_once() {
+fn polled_single_endpoint_reads_once() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;
         for sql in [SLOW, "SELECT * FROM nation", "SELECT 1 AS one WHERE false"] {
-            let answers = polled(&client, statement(sql)).await.expect("it ends");
+            let answers = poll_to_end(&client, statement(sql)).await.expect("it ends");
             let last = info(&answers[answers.len() - 1]).clone();
             let expected = client.query(sql).await.expect("rows");
             let (schema, batches) = client.fetch(last).await.expect("rows");
             assert_eq!(schema, expected.0);
-            assert_eq!(rows(&batches), rows(&expected.1), "{sql}");
+            assert_eq!(row_count(&batches), row_count(&expected.1), "{sql}");
         }
     });
 }
 
 #[test]
-fn the_first_answer_does_not_wait_and_a_cancel_ends_the_query() {
+fn first_poll_is_immediate_and_cancellable() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
-        for client in [cluster.client().await, parallel(&cluster).await] {
-            // Plans once, so that what a first statement costs is not measured.
+        for client in [cluster.client().await, connect_parallel(&cluster).await] {
+            // The first statement of a server takes longer; it is not measured.
             client.query("SELECT count(*) FROM nation").await.ok();
             let start = Instant::now();
             let first = poll(&client, statement(LONG)).await.expect("it starts");
@@ -135,7 +136,7 @@ fn the_first_answer_does_not_wait_and_a_cancel_ends_the_query() {
             assert!(info(&first).endpoint.is_empty());
             let schema = info(&first).clone().try_decode_schema().expect("a schema");
             assert_eq!(schema.fields().len(), 3);
-            // The next one waits: nothing is new.
+            // The next poll waits, since there is no progress.
             let waits = timeout(Duration::from_millis(200), async {
                 let mut descriptor = next.clone();
                 loop {
@@ -148,22 +149,22 @@ fn the_first_answer_does_not_wait_and_a_cancel_ends_the_query() {
                 .cancel(info(&first))
                 .await
                 .expect("it can be cancelled without an endpoint");
-            let ended = timeout(seconds(10), polled(&client, next)).await;
+            let ended = timeout(seconds(10), poll_to_end(&client, next)).await;
             let status = ended.expect("soon").expect_err("it was cancelled");
             assert_eq!(status.code(), Code::Cancelled, "{status}");
-            cluster.idle(seconds(60)).await;
+            cluster.wait_until_idle(seconds(60)).await;
         }
     });
 }
 
 #[test]
-fn a_query_that_fails_says_why_through_its_poll() {
+fn poll_reports_the_query_failure() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
-        for client in [cluster.client().await, parallel(&cluster).await] {
-            let status = match polled(&client, statement(FAILS)).await {
+        for client in [cluster.client().await, connect_parallel(&cluster).await] {
+            let status = match poll_to_end(&client, statement(FAILS)).await {
                 Err(status) => status,
-                // Read once: what is told in the end is where the rows are, and there the failure is.
+                // A single-read result reports its failure to DoGet.
                 Ok(answers) => {
                     let last = info(&answers[answers.len() - 1]).clone();
                     client.fetch(last).await.expect_err("it fails")
@@ -171,7 +172,7 @@ fn a_query_that_fails_says_why_through_its_poll() {
             };
             assert_eq!(status.code(), Code::InvalidArgument, "{status}");
             assert!(status.message().contains("zero"), "{status}");
-            // What is wrong with the statement is said at once.
+            // An invalid statement fails at the first poll.
             let status = poll(&client, statement("SELECT * FROM nowhere")).await;
             let status = status.expect_err("there is no such table");
             assert_eq!(status.code(), Code::NotFound, "{status}");
@@ -180,7 +181,7 @@ fn a_query_that_fails_says_why_through_its_poll() {
 }
 
 #[test]
-fn what_is_known_at_once_is_complete_in_the_first_answer() {
+fn immediate_results_complete_on_first_poll() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
@@ -192,12 +193,12 @@ fn what_is_known_at_once_is_complete_in_the_first_answer() {
 
         // A table by its path, and a prepared statement.
         let path = FlightDescriptor::new_path(vec!["region".into()]);
-        let answers = polled(&client, path).await.expect("it ends");
+        let answers = poll_to_end(&client, path).await.expect("it ends");
         let (_, region) = client
             .fetch(info(&answers[answers.len() - 1]).clone())
             .await
             .expect("rows");
-        assert_eq!(rows(&region), 5);
+        assert_eq!(row_count(&region), 5);
         let request = ActionCreatePreparedStatementRequest {
             query: "SELECT 1 UNION ALL SELECT 2".into(),
             transaction_id: None,
@@ -212,16 +213,16 @@ fn what_is_known_at_once_is_complete_in_the_first_answer() {
             prepared_statement_handle: prepared.prepared_statement_handle,
         };
         let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-        let answers = polled(&client, descriptor).await.expect("it ends");
+        let answers = poll_to_end(&client, descriptor).await.expect("it ends");
         let (_, two) = client
             .fetch(info(&answers[answers.len() - 1]).clone())
             .await
             .expect("rows");
-        assert_eq!(rows(&two), 2);
+        assert_eq!(row_count(&two), 2);
 
-        // A change is made once, however often its poll is repeated.
+        // DDL runs once, however often its poll is repeated.
         let create = statement("CREATE VIEW polled AS SELECT 1 AS x");
-        let answers = polled(&client, create).await.expect("the view is made");
+        let answers = poll_to_end(&client, create).await.expect("the view is made");
         for answer in &answers {
             if let Some(stale) = answer.flight_descriptor.clone() {
                 poll(&client, stale).await.expect("the view is not made again");
@@ -232,19 +233,19 @@ fn what_is_known_at_once_is_complete_in_the_first_answer() {
 }
 
 #[test]
-fn what_nobody_polls_is_dropped() {
+fn unpolled_query_is_dropped_after_ttl() {
     bounded(minutes(5), async {
         let cluster = two_workers().serve_arg("--result-ttl").serve_arg("1s").start().await;
-        for client in [cluster.client().await, parallel(&cluster).await] {
+        for client in [cluster.client().await, connect_parallel(&cluster).await] {
             let first = poll(&client, statement(LONG)).await.expect("it starts");
             let mut next = first.flight_descriptor.expect("it runs for hours");
-            // As long as somebody polls it goes on.
+            // The query runs on as long as it is polled.
             let start = Instant::now();
             while start.elapsed() < seconds(3) {
                 let answer = poll(&client, next).await.expect("it runs on");
                 next = answer.flight_descriptor.expect("it runs for hours");
             }
-            cluster.idle(seconds(60)).await;
+            cluster.wait_until_idle(seconds(60)).await;
             let status = poll(&client, next).await.expect_err("it is forgotten");
             assert!(matches!(status.code(), Code::NotFound | Code::Cancelled), "{status}");
         }
@@ -252,10 +253,10 @@ fn what_nobody_polls_is_dropped() {
 }
 
 #[test]
-fn a_handle_of_nobody_is_refused() {
+fn forged_poll_handle_is_refused() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
-        let client = parallel(&cluster).await;
+        let client = connect_parallel(&cluster).await;
         let first = poll(&client, statement(LONG)).await.expect("it starts");
         let handle = first.flight_descriptor.clone().expect("it runs").cmd;
         for position in [0, 7, handle.len() - 1] {
@@ -268,7 +269,7 @@ fn a_handle_of_nobody_is_refused() {
                 "{status}"
             );
         }
-        // The handle opens no rows, and the ticket of rows is no handle.
+        // A poll handle is no ticket.
         let rows = client.get(arrow_flight::Ticket::new(handle)).await;
         assert_eq!(rows.map(drop).expect_err("no ticket").code(), Code::InvalidArgument);
         client.cancel(info(&first)).await.expect("it can be cancelled");
@@ -276,13 +277,13 @@ fn a_handle_of_nobody_is_refused() {
 }
 
 #[test]
-fn tables_are_flights() {
+fn tables_are_listed_as_flights() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
-        let all = flights(&client, "").await;
+        let all = list_flights(&client, "").await;
         assert_eq!(all.len(), 8, "the tables of TPC-H");
-        let some = flights(&client, "%region").await;
+        let some = list_flights(&client, "%region").await;
         assert_eq!(some.len(), 1);
         let region = some[0].flight_descriptor.clone().expect("a descriptor");
         assert_eq!(region.path.len(), 3);
@@ -295,16 +296,16 @@ fn tables_are_flights() {
         let info = info.expect("it starts").into_inner();
         let (schema, batches) = client.fetch(info).await.expect("rows");
         assert_eq!(*schema, listed);
-        assert_eq!(rows(&batches), 5);
-        // Names are taken as they are.
+        assert_eq!(row_count(&batches), 5);
+        // Names in a path are not parsed as SQL.
         let odd = FlightDescriptor::new_path(vec!["region\" WHERE 1 = 0 --".into()]);
         let status = client.flight().get_flight_info(odd).await;
         assert_eq!(status.expect_err("no such table").code(), Code::NotFound);
-        assert!(flights(&client, "no such table").await.is_empty());
+        assert!(list_flights(&client, "no such table").await.is_empty());
     });
 }
 
-async fn flights(client: &Client, pattern: &str) -> Vec<FlightInfo> {
+async fn list_flights(client: &Client, pattern: &str) -> Vec<FlightInfo> {
     let criteria = arrow_flight::Criteria {
         expression: pattern.to_owned().into(),
     };
@@ -322,7 +323,7 @@ async fn flights(client: &Client, pattern: &str) -> Vec<FlightInfo> {
 }
 
 #[test]
-fn a_failure_that_was_told_is_no_result_that_waits() {
+fn reported_failure_does_not_delay_shutdown() {
     bounded(minutes(5), async {
         let mut cluster = two_workers()
             .serve_arg("--result-ttl=600s")
@@ -330,10 +331,10 @@ fn a_failure_that_was_told_is_no_result_that_waits() {
             .start()
             .await;
         let client = cluster.client().await;
-        let told = polled(&client, statement(FAILS)).await;
+        let told = poll_to_end(&client, statement(FAILS)).await;
         told.expect_err("it divides by zero");
         cluster.server().terminate();
-        let ended = cluster.server().ended(seconds(60)).await;
+        let ended = cluster.server().wait_for_exit(seconds(60)).await;
         assert_eq!(ended.code(), Some(0));
     });
 }

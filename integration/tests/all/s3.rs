@@ -1,4 +1,4 @@
-//! Tables on a real S3 server, read by remote workers.
+//! Tables on a real S3 server, read and written by remote workers.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -35,11 +35,11 @@ struct S3 {
 }
 
 impl S3 {
-    /// Starts it; its ports are free when chosen, and another choice is made when they are not any more.
+    /// Starts the server on ports that were free a moment before; tries other ports when one was taken meanwhile.
     async fn start(weed: &Path) -> Self {
         for _ in 0..5 {
             let mut s3 = Self::launch(weed);
-            if s3.answers().await {
+            if s3.wait_until_ready().await {
                 return s3;
             }
         }
@@ -49,7 +49,8 @@ impl S3 {
     fn launch(weed: &Path) -> Self {
         let folder = TempDir::with_prefix("squadron-s3-").unwrap();
         let ports = free_ports(8);
-        // Ends when its standard input closes, like the other children, so that no orphan outlives a killed test.
+        // The server ends when its standard input closes, like the other children, so that no orphan outlives a killed
+        // test.
         let mut command = Command::new("sh");
         command.args(["-c", "\"$@\" & cat > /dev/null; kill -9 $!", "sh"]);
         command.arg(weed);
@@ -76,8 +77,8 @@ impl S3 {
         }
     }
 
-    /// Waits until it takes an object, which also makes the bucket.
-    async fn answers(&mut self) -> bool {
+    /// Waits until the server takes an object, which also makes the bucket.
+    async fn wait_until_ready(&mut self) -> bool {
         let store = self.store();
         for _ in 0..300 {
             let put = store
@@ -145,7 +146,7 @@ fn free_ports(count: usize) -> Vec<u16> {
     not(has_python),
     ignore = "skipped: the S3 server is a Python wheel, and there is no python3 with venv"
 )]
-fn tables_on_s3_are_read_by_remote_workers() {
+fn remote_workers_read_s3_tables() {
     let weed = python_environment().join("bin/weed");
     bounded(minutes(6), async move {
         let s3 = S3::start(&weed).await;
@@ -180,13 +181,13 @@ fn tables_on_s3_are_read_by_remote_workers() {
             )
             .await;
         }
-        same(
+        assert_same(
             &client,
             &reference,
             "SELECT l_returnflag, count(*), sum(l_quantity) FROM lineitem GROUP BY l_returnflag",
         )
         .await;
-        same(
+        assert_same(
             &client,
             &reference,
             "SELECT o_orderpriority, count(*) FROM orders JOIN lineitem ON o_orderkey = l_orderkey WHERE l_tax > 0.05 \
@@ -210,13 +211,13 @@ fn tables_on_s3_are_read_by_remote_workers() {
     });
 }
 
-/// Options of a table reach the workers, whose own environment says nothing, and are shown nowhere.
+/// Options of a table reach the workers, whose environment has no credentials, and are printed nowhere.
 #[test]
 #[cfg_attr(
     not(has_python),
     ignore = "skipped: the S3 server is a Python wheel, and there is no python3 with venv"
 )]
-fn secrets_of_a_table_travel_to_the_workers_and_nowhere_else() {
+fn table_secrets_reach_only_workers() {
     let weed = python_environment().join("bin/weed");
     bounded(minutes(6), async move {
         let s3 = S3::start(&weed).await;
@@ -251,13 +252,13 @@ fn secrets_of_a_table_travel_to_the_workers_and_nowhere_else() {
     });
 }
 
-/// Objects are written by the workers and appear under their names alone; a write that fails leaves none.
+/// Workers write objects, which appear only under their final names; a failed write leaves none.
 #[test]
 #[cfg_attr(
     not(has_python),
     ignore = "skipped: the S3 server is a Python wheel, and there is no python3 with venv"
 )]
-fn workers_write_to_s3() {
+fn remote_workers_write_to_s3() {
     let weed = python_environment().join("bin/weed");
     bounded(minutes(6), async move {
         let s3 = S3::start(&weed).await;
@@ -269,8 +270,8 @@ fn workers_write_to_s3() {
             s3.endpoint
         );
         let copy = format!(
-            "COPY (SELECT DISTINCT o_orderkey, o_orderstatus FROM orders) TO 's3://{BUCKET}/written/' STORED AS PARQUET \
-             PARTITIONED BY (o_orderstatus) {options}"
+            "COPY (SELECT DISTINCT o_orderkey, o_orderstatus FROM orders) TO 's3://{BUCKET}/written/' \
+             STORED AS PARQUET PARTITIONED BY (o_orderstatus) {options}"
         );
         assert_eq!(client.update(&copy).await.expect("it is written"), 15_000);
         define(
@@ -319,7 +320,8 @@ async fn define(client: &Client, sql: &str) {
         .unwrap_or_else(|status| panic!("{sql}: {status}"));
 }
 
-async fn same(client: &Client, reference: &Reference, sql: &str) {
+/// Compares the rows of `sql` with those of the reference.
+async fn assert_same(client: &Client, reference: &Reference, sql: &str) {
     let expected = reference.run(sql).await.expect("the reference answers");
     let rows = client
         .query(sql)

@@ -1,6 +1,6 @@
-//! One logical schema, frozen: the same from prepare, GetSchema, FlightInfo and the stream, nullability and metadata included.
+//! Every statement has one schema, nullability and metadata included: in prepare, GetSchema, FlightInfo and the stream.
 //!
-//! The queries of [`traps`](crate::traps) are held to it too, where they run.
+//! [`traps`](crate::traps) checks the same for its queries.
 
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::sql::{
@@ -24,7 +24,7 @@ const SCALE_FACTOR: f64 = 0.01;
 
 /// Results that are not computed, and results without rows.
 const SPECIAL: [&str; 12] = [
-    // Folded to literals that are never NULL, where the logical schema says they may be.
+    // Aggregates that are folded to literals which are never NULL, although their logical type may be.
     "SELECT count(*), min(l_orderkey), max(l_shipdate), min(l_comment) FROM lineitem",
     "SELECT count(l_comment) AS n, max(l_extendedprice) AS most FROM lineitem",
     "SELECT max(n_name) || '!' AS last, count(*) > 3 AS many FROM nation",
@@ -34,7 +34,7 @@ const SPECIAL: [&str; 12] = [
     "SELECT l_returnflag, count(*), avg(l_tax) FROM lineitem WHERE false GROUP BY l_returnflag",
     "SELECT n_name FROM nation ORDER BY n_name LIMIT 0",
     "SELECT n.n_name, r.r_name FROM nation n LEFT JOIN region r ON false WHERE n.n_nationkey = -1",
-    // Types that clients do not see.
+    // Types that are replaced for clients.
     "SELECT arrow_cast(l_shipmode, 'Dictionary(Int32, Utf8)') AS mode FROM lineitem LIMIT 5",
     "SELECT make_array(n_name) AS names, named_struct('a', n_name, 'b', 1) AS pair FROM nation",
     // Without tables.
@@ -42,22 +42,22 @@ const SPECIAL: [&str; 12] = [
     "VALUES (1, 'a'), (NULL, 'b')",
 ];
 
-/// A statement in one of its two languages.
+/// A statement as SQL or as a Substrait plan.
 #[derive(Clone, Copy)]
-pub(crate) enum Asked<'a> {
+pub(crate) enum Source<'a> {
     Sql(&'a str),
     Plan(&'a [u8]),
 }
 
-/// Which of the two ways to its rows a statement goes; all schemas are asked for either way.
+/// How the rows of a statement are requested: by the statement itself, or by the handle of the prepared statement.
 #[derive(Clone, Copy)]
-pub(crate) enum By {
+pub(crate) enum Route {
     Statement,
     Handle,
 }
 
-impl Asked<'_> {
-    fn command(self) -> Any {
+impl Source<'_> {
+    fn to_command(self) -> Any {
         match self {
             Self::Sql(sql) => CommandStatementQuery {
                 query: sql.into(),
@@ -72,7 +72,7 @@ impl Asked<'_> {
         }
     }
 
-    fn creation(self) -> Action {
+    fn to_prepare_action(self) -> Action {
         let (name, body) = match self {
             Self::Sql(sql) => {
                 let request = ActionCreatePreparedStatementRequest {
@@ -101,8 +101,11 @@ fn substrait(plan: &[u8]) -> SubstraitPlan {
 }
 
 /// Prepares a statement and gives what the server answers.
-pub(crate) async fn prepare(client: &Client, asked: Asked<'_>) -> Result<ActionCreatePreparedStatementResult, Status> {
-    let answer = client.flight().do_action(asked.creation()).await?;
+pub(crate) async fn prepare(
+    client: &Client,
+    source: Source<'_>,
+) -> Result<ActionCreatePreparedStatementResult, Status> {
+    let answer = client.flight().do_action(source.to_prepare_action()).await?;
     let answer = answer.into_inner().message().await?;
     let answer = answer.expect("preparing has one result");
     let answer = Any::decode(answer.body).expect("it is wrapped");
@@ -114,28 +117,28 @@ fn descriptor(command: &Any) -> FlightDescriptor {
     FlightDescriptor::new_cmd(command.encode_to_vec())
 }
 
-/// Runs `asked` and gives its rows, once its schema was the same in all places.
+/// Runs a statement and gives its rows, after checking that its schema is the same in all answers.
 ///
 /// # Errors
-/// What the server answers, or which places tell different schemas.
-pub(crate) async fn same_everywhere(client: &Client, asked: Asked<'_>, by: By) -> Result<Rows, Status> {
+/// The status of the server, or the answers whose schemas differ.
+pub(crate) async fn query_checking_schemas(client: &Client, source: Source<'_>, route: Route) -> Result<Rows, Status> {
     let mut flight = client.flight();
-    let statement = asked.command();
-    let told = flight.get_schema(descriptor(&statement)).await?;
-    let told = Schema::try_from(&told.into_inner()).expect("GetSchema answers a schema");
-    let prepared = prepare(client, asked).await?;
+    let statement = source.to_command();
+    let of_statement = flight.get_schema(descriptor(&statement)).await?;
+    let of_statement = Schema::try_from(&of_statement.into_inner()).expect("GetSchema answers a schema");
+    let prepared = prepare(client, source).await?;
     let dataset = Schema::try_from(IpcMessage(prepared.dataset_schema)).expect("it is a schema");
     let handle = CommandPreparedStatementQuery {
         prepared_statement_handle: prepared.prepared_statement_handle.clone(),
     };
     let of_handle = flight.get_schema(descriptor(&handle.as_any())).await?;
     let of_handle = Schema::try_from(&of_handle.into_inner()).expect("GetSchema answers a schema");
-    let command = match by {
-        By::Statement => statement,
-        By::Handle => handle.as_any(),
+    let command = match route {
+        Route::Statement => statement,
+        Route::Handle => handle.as_any(),
     };
     let info = flight.get_flight_info(descriptor(&command)).await?;
-    // It holds the stream to its FlightInfo.
+    // `fetch` compares the stream with its FlightInfo.
     let (streamed, batches) = client.fetch(info.into_inner()).await?;
     let close = ActionClosePreparedStatementRequest {
         prepared_statement_handle: prepared.prepared_statement_handle,
@@ -143,7 +146,7 @@ pub(crate) async fn same_everywhere(client: &Client, asked: Asked<'_>, by: By) -
     let close = Action::new("ClosePreparedStatement", close.as_any().encode_to_vec());
     flight.do_action(close).await?;
     for (place, schema) in [
-        ("GetSchema", &told),
+        ("GetSchema", &of_statement),
         ("the prepared statement", &dataset),
         ("GetSchema of the prepared statement", &of_handle),
     ] {
@@ -153,12 +156,12 @@ pub(crate) async fn same_everywhere(client: &Client, asked: Asked<'_>, by: By) -
         }
     }
     let rows = (streamed, batches);
-    fits(&rows).map_err(Status::data_loss)?;
+    check_batches(&rows).map_err(Status::data_loss)?;
     Ok(rows)
 }
 
-/// Batches have the schema of their stream, and no NULL where it says that there is none.
-fn fits((schema, batches): &Rows) -> Result<(), String> {
+/// Checks that batches have the schema of their stream, and no NULL in columns that are not nullable.
+fn check_batches((schema, batches): &Rows) -> Result<(), String> {
     for batch in batches {
         if batch.schema_ref() != schema {
             return Err(format!("a batch has a schema of its own: {:#?}", batch.schema()));
@@ -173,16 +176,16 @@ fn fits((schema, batches): &Rows) -> Result<(), String> {
 }
 
 #[test]
-fn one_embedded_worker() {
-    bounded(minutes(10), identical(cluster().slots(2)));
+fn schemas_agree_on_embedded_worker() {
+    bounded(minutes(10), assert_schemas_agree(cluster().slots(2)));
 }
 
 #[test]
-fn two_workers() {
-    bounded(minutes(10), identical(cluster().workers(2).slots(2)));
+fn schemas_agree_on_two_workers() {
+    bounded(minutes(10), assert_schemas_agree(cluster().workers(2).slots(2)));
 }
 
-async fn identical(builder: ClusterBuilder) {
+async fn assert_schemas_agree(builder: ClusterBuilder) {
     let cluster = builder.tpch(SCALE_FACTOR).tiny_splits().start().await;
     let client = cluster.client().await;
     let reference = Reference::new();
@@ -191,23 +194,22 @@ async fn identical(builder: ClusterBuilder) {
     queries.extend((1..=QUERIES).map(|number| query(number, SCALE_FACTOR)));
     let mut mismatches = Mismatches::default();
     for sql in &queries {
-        for by in [By::Statement, By::Handle] {
-            let outcome = same_everywhere(&client, Asked::Sql(sql), by).await;
+        for route in [Route::Statement, Route::Handle] {
+            let outcome = query_checking_schemas(&client, Source::Sql(sql), route).await;
             mismatches.note(sql, outcome.map(drop).map_err(|status| status.to_string()));
         }
     }
     for sql in &queries[SPECIAL.len()..] {
-        let outcome = same_as_sql(&client, &reference, sql).await;
+        let outcome = compare_plan_with_sql(&client, &reference, sql).await;
         mismatches.note(&format!("as a plan: {sql}"), outcome);
     }
     mismatches.assert_none();
 }
 
-/// As a Substrait plan: one schema in all places, with the rows of the reference.
-async fn same_as_sql(client: &Client, reference: &Reference, sql: &str) -> Result<(), String> {
+/// Runs `sql` as a Substrait plan: it has one schema everywhere, and the rows of the reference.
+async fn compare_plan_with_sql(client: &Client, reference: &Reference, sql: &str) -> Result<(), String> {
     let plan = plan_of(reference, sql).await;
-    let asked = Asked::Plan(&plan);
-    let rows = same_everywhere(client, asked, By::Statement).await;
+    let rows = query_checking_schemas(client, Source::Plan(&plan), Route::Statement).await;
     let rows = rows.map_err(|status| status.to_string())?;
     let expected = reference.run(sql).await.map_err(|error| error.to_string())?;
     let names = |schema: &SchemaRef| -> Vec<String> { schema.fields().iter().map(|it| it.name().clone()).collect() };

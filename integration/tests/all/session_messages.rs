@@ -1,4 +1,4 @@
-//! The session messages of `Flight.proto`, which arrow-flight 59 does not have, field by field.
+//! The session messages of `Flight.proto`, field by field, since arrow-flight 59 does not have them.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Sessions: whose settings are whose, how they are set, and when they end.
+//! Sessions: to which connections settings apply, how they are set, and when sessions end.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ async fn start() -> Cluster {
     cluster().slots(1).start().await
 }
 
-/// SetSessionOptions with one option; the error, if there is one.
+/// Sets one option with SetSessionOptions; gives its error, if there is one.
 async fn set(caller: &Caller, name: &str, value: Option<Value>) -> Option<i32> {
     let request = SetOptions {
         session_options: HashMap::from([(name.to_owned(), OptionValue { value })]),
@@ -30,7 +30,7 @@ async fn set(caller: &Caller, name: &str, value: Option<Value>) -> Option<i32> {
     result.errors.get(name).map(|error| error.value)
 }
 
-/// The option as GetSessionOptions tells it.
+/// Reads an option with GetSessionOptions.
 async fn get(caller: &Caller, name: &str) -> String {
     let body = caller.act("GetSessionOptions", Vec::new()).await.unwrap();
     match Options::decode(body.as_slice()).unwrap().session_options.remove(name) {
@@ -45,7 +45,7 @@ async fn show(caller: &Caller, name: &str) -> String {
     caller.value(&format!("SHOW {name}")).await.unwrap()
 }
 
-/// Whether the handle's statement is there, found out without running it.
+/// Whether the server knows the prepared statement of a handle; does not run it.
 async fn is_known(caller: &Caller, handle: &bytes::Bytes) -> bool {
     let command = CommandPreparedStatementQuery {
         prepared_statement_handle: handle.clone(),
@@ -62,7 +62,7 @@ async fn is_known(caller: &Caller, handle: &bytes::Bytes) -> bool {
 }
 
 #[test]
-fn every_way_to_set_an_option_means_the_same() {
+fn all_ways_set_the_same_option() {
     bounded(minutes(3), async {
         let cluster = start().await;
         let caller = Caller::connect(cluster.url()).await;
@@ -124,7 +124,7 @@ fn every_way_to_set_an_option_means_the_same() {
 }
 
 #[test]
-fn a_connection_without_cookies_has_a_session_of_its_own() {
+fn connection_without_cookies_has_own_session() {
     bounded(minutes(3), async {
         let cluster = start().await;
         let (first, second) = (
@@ -146,7 +146,7 @@ fn a_connection_without_cookies_has_a_session_of_its_own() {
 }
 
 #[test]
-fn properties_of_a_connection_string_become_options() {
+fn connection_properties_become_session_options() {
     bounded(minutes(3), async {
         let cluster = start().await;
         let plain = Caller::connect(cluster.url()).await;
@@ -183,7 +183,7 @@ fn properties_of_a_connection_string_become_options() {
 }
 
 #[test]
-fn idle_sessions_and_surplus_statements_are_forgotten() {
+fn idle_sessions_and_surplus_statements_expire() {
     bounded(minutes(3), async {
         let cluster = cluster()
             .slots(1)
@@ -198,7 +198,7 @@ fn idle_sessions_and_surplus_statements_are_forgotten() {
         assert_eq!(show(&caller, "squadron.priority").await, "5");
         let mut idle = Duration::from_secs(2);
         loop {
-            // Looking at a session keeps it, so that each look comes later than the one before.
+            // Using a session keeps it alive, so that each pause is longer than the last.
             tokio::time::sleep(idle).await;
             if show(&caller, "squadron.priority").await == "0" {
                 break;
@@ -210,7 +210,7 @@ fn idle_sessions_and_surplus_statements_are_forgotten() {
         for number in 0..30 {
             handles.push(caller.prepare(&format!("SELECT {number}")).await.unwrap());
         }
-        // The least recently used go soon after, not at once.
+        // The least recently used statements are evicted soon, not at once.
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let mut known = 0;
@@ -226,7 +226,7 @@ fn idle_sessions_and_surplus_statements_are_forgotten() {
 }
 
 #[test]
-fn transactions_are_refused_with_what_to_do_instead() {
+fn refused_transactions_point_to_autocommit() {
     bounded(minutes(3), async {
         let cluster = start().await;
         let caller = Caller::connect(cluster.url()).await;

@@ -1,4 +1,4 @@
-//! The shell, run as its users run it.
+//! The shell `squadron sql`, run as its users run it.
 
 use std::process::{Output, Stdio};
 
@@ -23,23 +23,23 @@ fn shell(cluster: &Cluster, arguments: &[&str]) -> Command {
     command
 }
 
-async fn finished(mut command: Command) -> Output {
+async fn run_to_end(mut command: Command) -> Output {
     command.output().await.expect("it starts")
 }
 
-fn texts(output: &Output) -> (String, String) {
+fn output_texts(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr))
 }
 
 #[test]
-fn the_shell_runs_scripts() {
+fn shell_runs_scripts_and_commands() {
     bounded(minutes(3), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
 
         let script = "SELECT ';' AS a; SELECT n_nationkey FROM nation ORDER BY 1 LIMIT 2;\n\\d region\n";
-        let output = finished(shell(&cluster, &["--format", "csv", "-c", script])).await;
-        let (rows, said) = texts(&output);
+        let output = run_to_end(shell(&cluster, &["--format", "csv", "-c", script])).await;
+        let (rows, said) = output_texts(&output);
         assert!(
             rows.starts_with("a\n;\nn_nationkey\n0\n1\ncolumn_name,"),
             "{rows}{said}"
@@ -50,12 +50,12 @@ fn the_shell_runs_scripts() {
         let file = folder.path().join("script.sql");
         std::fs::write(&file, "SELECT 1 AS one;\n\nSELECT\n  nosuch FROM nation;\nSELECT 2;\n")
             .expect("it takes files");
-        let output = finished(shell(
+        let output = run_to_end(shell(
             &cluster,
             &["--format", "json", "-f", &file.display().to_string()],
         ))
         .await;
-        let (rows, said) = texts(&output);
+        let (rows, said) = output_texts(&output);
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(rows, "{\"one\":1}\n", "nothing after the failed statement runs");
         assert!(said.contains("script.sql:3: ") && said.contains("nosuch"), "{said}");
@@ -68,22 +68,23 @@ fn the_shell_runs_scripts() {
         input.write_all(b"SELECT 7 AS x").await.expect("it reads");
         drop(input);
         let output = typed.wait_with_output().await.expect("it ends");
-        assert_eq!(texts(&output).0, "x\n7\n");
+        assert_eq!(output_texts(&output).0, "x\n7\n");
 
-        let (rows, said) = texts(&finished(shell(&cluster, &["-c", "CREATE VIEW v AS SELECT 1; DROP VIEW v"])).await);
+        let (rows, said) =
+            output_texts(&run_to_end(shell(&cluster, &["-c", "CREATE VIEW v AS SELECT 1; DROP VIEW v"])).await);
         assert_eq!((rows.as_str(), said.as_str()), ("OK\nOK\n", ""));
     });
 }
 
 #[test]
-fn interrupting_the_shell_cancels_its_query() {
+fn interrupt_cancels_the_shell_query() {
     bounded(minutes(3), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
         let child = shell(&cluster, &["--format", "csv", "-c", ENDLESS])
             .stdout(Stdio::null())
             .spawn()
             .expect("it starts");
-        cluster.busy(30, seconds(60)).await;
+        cluster.wait_until_busy(30, seconds(60)).await;
         let id = child.id().expect("it runs").to_string();
         let sent = Command::new("kill")
             .args(["-INT", &id])
@@ -93,13 +94,13 @@ fn interrupting_the_shell_cancels_its_query() {
         assert!(sent.success());
         let output = child.wait_with_output().await.expect("it ends");
         assert_eq!(output.status.code(), Some(1));
-        assert!(texts(&output).1.contains("error: cancelled"));
-        cluster.idle(seconds(30)).await;
+        assert!(output_texts(&output).1.contains("error: cancelled"));
+        cluster.wait_until_idle(seconds(30)).await;
     });
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_ends_the_query() {
+fn closed_pipe_ends_the_query() {
     bounded(minutes(3), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
         let mut child = shell(&cluster, &["--format", "csv", "-c", ENDLESS])
@@ -110,7 +111,7 @@ fn a_reader_that_has_seen_enough_ends_the_query() {
         rows.read_exact(&mut head).await.expect("there are rows");
         drop(rows);
         let output = child.wait_with_output().await.expect("it ends");
-        assert_eq!((output.status.code(), texts(&output).1.as_str()), (Some(0), ""));
-        cluster.idle(seconds(30)).await;
+        assert_eq!((output.status.code(), output_texts(&output).1.as_str()), (Some(0), ""));
+        cluster.wait_until_idle(seconds(30)).await;
     });
 }

@@ -1,4 +1,4 @@
-//! Messages of any size: large cells, skewed rows, large statements and plans, and what is above a limit.
+//! Message sizes: large cells, skewed rows, large statements and plans, and messages above a limit.
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow_flight::flight_service_client::FlightServiceClient;
@@ -13,7 +13,7 @@ use crate::support::{bounded, minutes};
 
 const MIB: usize = 1024 * 1024;
 
-/// What gRPC clients take unless told otherwise.
+/// The default message limit of gRPC clients.
 const COMMON_LIMIT: usize = 4 * MIB;
 
 async fn start(workers: usize) -> Cluster {
@@ -24,7 +24,8 @@ async fn start(workers: usize) -> Cluster {
 /// One embedded worker, and two remote ones.
 const TOPOLOGIES: [usize; 2] = [0, 2];
 
-fn only(batches: &[RecordBatch]) -> &RecordBatch {
+/// The only batch with rows.
+fn only_batch(batches: &[RecordBatch]) -> &RecordBatch {
     let mut rows = batches.iter().filter(|batch| batch.num_rows() > 0);
     let batch = rows.next().unwrap();
     assert!(rows.next().is_none(), "one batch");
@@ -32,15 +33,15 @@ fn only(batches: &[RecordBatch]) -> &RecordBatch {
 }
 
 #[test]
-fn a_large_cell_arrives_where_it_may() {
+fn large_cell_arrives_within_limits() {
     bounded(minutes(3), async {
         for workers in TOPOLOGIES {
             let cluster = start(workers).await;
             let client = cluster.client().await;
-            // Through a shuffle too: the rows are grouped by the large value.
+            // The rows are grouped by the large value, so that it also passes a shuffle.
             let sql = "SELECT repeat(n_name, 3333333) AS cell, count(*) FROM nation WHERE n_nationkey = 3 GROUP BY 1";
             let (_, batches) = client.query(sql).await.unwrap();
-            let cell = only(&batches).column(0).as_string::<i32>().value(0);
+            let cell = only_batch(&batches).column(0).as_string::<i32>().value(0);
             assert_eq!(cell.len(), 6 * 3_333_333);
             let careful = FlightServiceClient::new(client.channel());
             let mut careful = FlightSqlServiceClient::new_from_inner(careful);
@@ -57,7 +58,8 @@ fn skewed_rows_arrive_in_small_messages() {
         for workers in TOPOLOGIES {
             let cluster = start(workers).await;
             let client = cluster.client().await;
-            let sql = "SELECT c_custkey, CASE WHEN c_custkey % 500 = 0 THEN repeat('x', 3000000) ELSE c_comment END FROM customer";
+            let sql = "SELECT c_custkey, CASE WHEN c_custkey % 500 = 0 THEN repeat('x', 3000000) ELSE c_comment END \
+                       FROM customer";
             let info = client.info(sql).await.unwrap();
             let frames = client.flight().do_get(ticket(&info)).await.unwrap().into_inner();
             let sizes: Vec<_> = frames.map_ok(|frame| frame.encoded_len()).try_collect().await.unwrap();
@@ -74,7 +76,7 @@ fn skewed_rows_arrive_in_small_messages() {
 }
 
 #[test]
-fn a_row_above_the_limit_is_refused_by_name() {
+fn row_above_message_limit_is_refused() {
     bounded(minutes(4), async {
         for workers in TOPOLOGIES {
             let limited = cluster()
@@ -93,9 +95,10 @@ fn a_row_above_the_limit_is_refused_by_name() {
     });
 }
 
-/// Beyond this not even the workers send it to the server. Of a column, since a constant would stand in the plan.
+/// Workers refuse to send such a row to the server. The value is computed from a column, since a constant would be part
+/// of the plan.
 #[test]
-fn a_row_above_the_limit_of_workers_is_refused_by_name() {
+fn row_above_worker_limit_is_refused() {
     bounded(minutes(4), async {
         for workers in TOPOLOGIES {
             let large = cluster().workers(workers).slots(1).tpch(0.01);
@@ -110,9 +113,9 @@ fn a_row_above_the_limit_of_workers_is_refused_by_name() {
     });
 }
 
-/// A statement of 20 MB, whose plan goes to the workers, while others run.
+/// A statement of 20 MB, whose plan goes to the workers, while other queries run.
 #[test]
-fn a_large_statement_and_its_plan_arrive() {
+fn large_statement_and_plan_run() {
     bounded(minutes(4), async {
         for workers in TOPOLOGIES {
             let cluster = start(workers).await;
@@ -135,14 +138,14 @@ fn a_large_statement_and_its_plan_arrive() {
 }
 
 #[test]
-fn a_long_list_arrives() {
+fn long_in_list_runs_correctly() {
     bounded(minutes(4), async {
         let cluster = start(2).await;
         let client = cluster.client().await;
         let keys: Vec<_> = (0..=LIST).map(|key| (key * 3).to_string()).collect();
         let sql = format!("SELECT count(*) FROM orders WHERE o_orderkey IN ({})", keys.join(","));
         let (_, batches) = client.query(&sql).await.unwrap();
-        let found = only(&batches)
+        let found = only_batch(&batches)
             .column(0)
             .as_primitive::<arrow::datatypes::Int64Type>()
             .value(0);
@@ -150,7 +153,7 @@ fn a_long_list_arrives() {
             .query("SELECT count(*) FROM orders WHERE o_orderkey % 3 = 0")
             .await
             .unwrap();
-        let expected = only(&batches)
+        let expected = only_batch(&batches)
             .column(0)
             .as_primitive::<arrow::datatypes::Int64Type>()
             .value(0);
@@ -159,12 +162,12 @@ fn a_long_list_arrives() {
     });
 }
 
-/// Of numbers in the list of [`a_long_list_arrives`]; more is only slower.
+/// Numbers in the list of [`long_in_list_runs_correctly`]; a longer list is only slower.
 const LIST: usize = 20_000;
 
-/// Refused before it is decoded, in words, for the unary calls and for streams of messages.
+/// The message is refused before it is decoded, in unary calls and in streams, and the status names the setting.
 #[test]
-fn a_message_above_the_limit_is_refused_by_name() {
+fn message_above_limit_names_setting() {
     bounded(minutes(2), async {
         let limited = cluster()
             .serve_arg("--max-message-bytes")
@@ -190,9 +193,9 @@ async fn prepare(client: &Client, sql: &str) -> Result<(), Status> {
     prepared.map(drop).map_err(status)
 }
 
-/// A long text is not repeated in FlightInfo, which every client must be able to read.
+/// FlightInfo does not repeat a long statement, so that every client can read it.
 #[test]
-fn a_long_prepared_statement_is_answered_in_small() {
+fn long_statement_keeps_flight_info_small() {
     bounded(minutes(2), async {
         let cluster = cluster().start().await;
         let client = cluster.client().await;
@@ -202,6 +205,6 @@ fn a_long_prepared_statement_is_answered_in_small() {
         let mut prepared = client.sql().prepare(sql, None).await.unwrap();
         let info = prepared.execute().await.unwrap();
         let (_, batches) = client.fetch(info).await.unwrap();
-        assert_eq!(only(&batches).num_rows(), 1);
+        assert_eq!(only_batch(&batches).num_rows(), 1);
     });
 }

@@ -1,4 +1,4 @@
-//! Substrait plans of producers that nobody here wrote, and plans that are wrong in every way.
+//! Substrait plans of third-party producers, and invalid plans.
 
 use std::fs;
 use std::process::Command;
@@ -14,10 +14,10 @@ use squadron_integration::tpch::{QUERIES, query};
 use tempfile::TempDir;
 use tonic::{Code, Status};
 
-use crate::bad_input::{blames_the_caller, goes_on};
-use crate::clients::passes;
+use crate::bad_input::{assert_still_answers, blames_caller};
+use crate::clients::run_suite;
 use crate::drivers::{isthmus, run, substrait_environment, suites};
-use crate::schemas::{Asked, prepare};
+use crate::schemas::{Source, prepare};
 use crate::support::{Reference, bounded, minutes};
 use crate::tpch::register;
 
@@ -34,7 +34,7 @@ pub(crate) async fn plan_of(reference: &Reference, sql: &str) -> Vec<u8> {
 /// datafusion-python, DuckDB, the package `substrait` and, where there is Java, Isthmus: TPC-H through ADBC.
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn plans_of_other_producers() {
+fn plans_of_other_producers_run() {
     let environment = substrait_environment();
     let plans = cfg!(has_java).then(plans_of_isthmus);
     bounded(minutes(8), async move {
@@ -44,7 +44,7 @@ fn plans_of_other_producers() {
         suite.arg(cluster.url());
         suite.args(plans.as_ref().map(TempDir::path));
         suite.env("PYTHONDONTWRITEBYTECODE", "1");
-        passes(suite).await;
+        run_suite(suite).await;
     });
 }
 
@@ -84,23 +84,23 @@ fn descriptor(plan: &[u8], version: &str) -> FlightDescriptor {
     FlightDescriptor::new_cmd(command.as_any().encode_to_vec())
 }
 
-/// The status of a plan that is refused; wherever it is sent, it is the same.
+/// The status of a refused plan, which must be the same in all RPCs.
 async fn refusal(client: &Client, plan: &[u8]) -> Status {
     let mut flight = client.flight();
     let info = flight.get_flight_info(descriptor(plan, "")).await.unwrap_err();
     let schema = flight.get_schema(descriptor(plan, "")).await.unwrap_err();
-    let prepared = prepare(client, Asked::Plan(plan)).await.unwrap_err();
+    let prepared = prepare(client, Source::Plan(plan)).await.unwrap_err();
     let update = FlightData::new().with_descriptor(descriptor(plan, ""));
     let update = flight.do_put(stream::iter([update])).await.unwrap_err();
     for (place, other) in [("GetSchema", schema), ("prepare", prepared), ("DoPut", update)] {
-        let told = (other.code(), other.message());
-        assert_eq!(told, (info.code(), info.message()), "{place}");
+        let found = (other.code(), other.message());
+        assert_eq!(found, (info.code(), info.message()), "{place}");
     }
     info
 }
 
 #[test]
-fn a_plan_that_is_wrong_is_the_callers_error() {
+fn wrong_plan_blames_the_caller() {
     bounded(minutes(8), async {
         let cluster = start(0).await;
         let client = cluster.client().await;
@@ -109,7 +109,7 @@ fn a_plan_that_is_wrong_is_the_callers_error() {
         let sql = "SELECT n_name, count(*) AS n FROM nation JOIN region ON n_regionkey = r_regionkey GROUP BY n_name";
         let plan = plan_of(&reference, sql).await;
 
-        // Other names for the same things, of the same length.
+        // Replaces a name in the plan by another of the same length.
         let with = |from: &str, to: &str| {
             assert_eq!(from.len(), to.len());
             let mut bytes = plan.clone();
@@ -137,8 +137,8 @@ fn a_plan_that_is_wrong_is_the_callers_error() {
             assert!(status.message().contains(says), "{says}: {status}");
         }
         for version in ["99.0.0", "banana"] {
-            let asked = client.flight().get_schema(descriptor(&plan, version)).await;
-            let status = asked.unwrap_err();
+            let answer = client.flight().get_schema(descriptor(&plan, version)).await;
+            let status = answer.unwrap_err();
             assert_eq!(status.code(), Code::Unimplemented);
             assert!(status.message().contains(version), "{status}");
         }
@@ -148,16 +148,16 @@ fn a_plan_that_is_wrong_is_the_callers_error() {
         let mut flight = client.flight();
         for end in 0..plan.len() {
             if let Err(status) = flight.get_schema(descriptor(&plan[..end], "")).await {
-                assert!(blames_the_caller(&status), "cut at {end}: {status}");
+                assert!(blames_caller(&status), "cut at {end}: {status}");
             }
         }
-        goes_on(&client).await;
+        assert_still_answers(&client).await;
     });
 }
 
-/// A query that comes as an update is run to its end.
+/// A query that is sent as an update is run to its end.
 #[test]
-fn a_plan_as_an_update_runs() {
+fn plan_sent_as_update_runs() {
     bounded(minutes(5), async {
         let cluster = start(0).await;
         let client = cluster.client().await;

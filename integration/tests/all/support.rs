@@ -1,4 +1,4 @@
-//! What all tests share: a list of mismatches, and the single-process reference.
+//! Shared by all tests: a list of mismatches, and the single-process reference.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ use tonic::Status;
 
 pub(crate) use squadron_integration::time_limit::{bounded, minutes, seconds};
 
-/// Two worker processes of one slot over TPC-H tables that are cut as small as they get: what is distributed at all shows
-/// there.
+/// Two worker processes of one slot over TPC-H tables that are cut as small as possible, so that every query that can
+/// be distributed is.
 pub(crate) fn two_workers() -> ClusterBuilder {
     cluster().workers(2).slots(1).tpch(0.01).tiny_splits()
 }
 
-/// Far more rows than any buffer on the way holds, from every worker.
+/// More rows than all buffers on the way hold, from every worker.
 pub(crate) const ENDLESS: &str = "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
 
-/// Reads until there is an error.
+/// Runs `sql`, which must fail, and gives its error.
 pub(crate) async fn failure_of(client: &Client, sql: &str) -> Status {
     let mut rows = match client.open(sql).await {
         Ok(rows) => rows,
@@ -34,10 +34,10 @@ pub(crate) async fn failure_of(client: &Client, sql: &str) -> Status {
             return status(error);
         }
     }
-    panic!("it ended well");
+    panic!("{sql:.200} succeeded");
 }
 
-/// What went wrong in a loop, so that one run shows all of it.
+/// Collects the mismatches of a loop, so that one run shows all of them.
 #[derive(Default)]
 pub(crate) struct Mismatches {
     checked: usize,
@@ -45,7 +45,7 @@ pub(crate) struct Mismatches {
 }
 
 impl Mismatches {
-    /// Notes one outcome of the loop.
+    /// Records one outcome of the loop.
     pub(crate) fn note(&mut self, what: &str, outcome: Result<(), String>) {
         self.checked += 1;
         if let Err(why) = outcome {
@@ -53,7 +53,7 @@ impl Mismatches {
         }
     }
 
-    /// Fails unless everything was right.
+    /// Fails when there was a mismatch.
     pub(crate) fn assert_none(self) {
         assert!(
             self.found.is_empty(),
@@ -65,7 +65,7 @@ impl Mismatches {
     }
 }
 
-/// What the reference gives.
+/// A result of the reference.
 pub(crate) struct Expected {
     /// The rows.
     pub(crate) rows: Rows,
@@ -74,7 +74,7 @@ pub(crate) struct Expected {
 }
 
 /// Single-process DataFusion over the same files, in one partition and without dynamic filters (their column mapping
-/// by name loses rows in 55.2), so that nothing that makes distribution hard is in it.
+/// by name loses rows in 55.2), so that it has none of the difficulties of distribution.
 #[derive(Clone)]
 pub(crate) struct Reference {
     context: SessionContext,
@@ -92,12 +92,12 @@ impl Reference {
         }
     }
 
-    /// Runs `sql`; the schema is that of the logical plan, once types are settled.
+    /// Runs `sql`; the schema is that of the optimised logical plan, whose types are final.
     pub(crate) async fn run(&self, sql: &str) -> Result<Expected, DataFusionError> {
         let frame = self.context.sql(sql).await?;
         let order = order_of(frame.logical_plan());
-        let settled = frame.clone().into_optimized_plan()?;
-        let schema = Arc::clone(settled.schema().inner());
+        let optimised = frame.clone().into_optimized_plan()?;
+        let schema = Arc::clone(optimised.schema().inner());
         let batches = frame.collect().await?;
         Ok(Expected {
             rows: (schema, batches),
@@ -105,7 +105,7 @@ impl Reference {
         })
     }
 
-    /// The optimised logical plan of `sql`, with the state it was made by.
+    /// The optimised logical plan of `sql`, with the session state that made it.
     pub(crate) async fn plan(&self, sql: &str) -> (LogicalPlan, SessionState) {
         let state = self.context.state();
         let plan = state.create_logical_plan(sql).await;

@@ -11,7 +11,7 @@ use tonic::Code;
 use crate::callers::{Caller, Files, PASSWORD, text};
 use crate::support::{ENDLESS, bounded, failure_of, minutes, two_workers};
 
-/// Runs for ever without a row.
+/// A query that runs for ever without a row.
 const SILENT: &str =
     "SELECT count(*) FROM lineitem a, lineitem b, lineitem c WHERE a.l_comment || b.l_comment LIKE c.l_comment || '%x'";
 
@@ -38,8 +38,8 @@ async fn value(client: &Client, sql: &str) -> String {
     rows[0][0].clone()
 }
 
-/// The id of a query that is there, once it is in this state.
-async fn id_of(client: &Client, marker: &str, state: &str) -> String {
+/// Waits until a query is in this state, and gives its id.
+async fn wait_for_query_id(client: &Client, marker: &str, state: &str) -> String {
     let sql = format!(
         "SELECT query_id FROM system.queries WHERE statement LIKE '%{marker}%' AND state = '{state}' \
          AND statement NOT LIKE '%system.queries%'"
@@ -52,21 +52,21 @@ async fn id_of(client: &Client, marker: &str, state: &str) -> String {
 }
 
 #[test]
-fn a_finished_query_says_what_it_took() {
+fn finished_query_reports_its_resources() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;
         let sql = "SELECT l_returnflag, count(*) FROM lineitem GROUP BY l_returnflag /* finished */";
         let (_, batches) = client.query(sql).await.expect("rows");
         let answered: usize = batches.iter().map(|batch| batch.num_rows()).sum();
-        let id = id_of(&client, "/* finished */", "finished").await;
+        let id = wait_for_query_id(&client, "/* finished */", "finished").await;
 
         let query = format!("FROM system.queries WHERE query_id = '{id}'");
         let checks = format!(
             "SELECT progress = 1.0 AND rows = {answered} AND tasks = finished_tasks AND tasks > 2 AND stages > 1 \
              AND cpu_ms > 0 AND read_bytes > 0 AND shuffled_bytes > 0 AND fetched_bytes > 0 AND peak_memory_bytes > 0 \
-             AND created_at <= queued_at AND queued_at <= started_at AND started_at <= draining_at \
-             AND draining_at <= ended_at AND failure IS NULL AND held_slots = 0 AND resource_group = 'server' {query}"
+             AND created_at <= queued_at AND queued_at <= started_at AND started_at <= delivering_at \
+             AND delivering_at <= ended_at AND failure IS NULL AND held_slots = 0 AND resource_group = 'server' {query}"
         );
         if value(&client, &checks).await != "true" {
             panic!("{:?}", rows(&client, &format!("SELECT * {query}")).await);
@@ -91,7 +91,7 @@ fn a_finished_query_says_what_it_took() {
 }
 
 #[test]
-fn what_never_runs_is_written_down_too() {
+fn statements_without_tasks_are_recorded() {
     bounded(minutes(3), async {
         let cluster = cluster().slots(1).start().await;
         let client = cluster.client().await;
@@ -110,7 +110,8 @@ fn what_never_runs_is_written_down_too() {
             .expect_err("there is no such table");
         let seen = rows(
             &client,
-            "SELECT state, tag, failure_kind, statement FROM system.queries WHERE ended_at IS NOT NULL ORDER BY created_at",
+            "SELECT state, tag, failure_kind, statement FROM system.queries WHERE ended_at IS NOT NULL \
+             ORDER BY created_at",
         )
         .await;
         let expected = [
@@ -123,7 +124,7 @@ fn what_never_runs_is_written_down_too() {
 }
 
 #[test]
-fn credentials_in_options_are_not_shown() {
+fn statement_options_are_redacted() {
     bounded(minutes(3), async {
         let cluster = cluster().slots(1).start().await;
         let client = cluster.client().await;
@@ -138,7 +139,7 @@ fn credentials_in_options_are_not_shown() {
 }
 
 #[test]
-fn the_history_is_bounded() {
+fn history_keeps_a_bounded_number() {
     bounded(minutes(3), async {
         let cluster = cluster().slots(1).serve_arg("--history-queries=3").start().await;
         let client = cluster.client().await;
@@ -151,16 +152,18 @@ fn the_history_is_bounded() {
 }
 
 #[test]
-fn the_history_outlives_the_server_that_wrote_it() {
+fn history_survives_a_server_restart() {
     bounded(minutes(3), async {
         let folder = TempDir::with_prefix("squadron-state-").expect("a folder");
         let serve = || {
             let folder = format!("--state-dir={}", folder.path().display());
             cluster().slots(1).tpch(0.01).serve_arg(folder).start()
         };
-        let columns = "query_id, state, created_at, queued_at, started_at, ended_at, statement, stages, tasks, rows, cpu_ms, failure_kind, failure";
+        let columns = "query_id, state, created_at, queued_at, started_at, ended_at, statement, stages, tasks, rows, \
+                       cpu_ms, failure_kind, failure";
         let marked = format!(
-            "SELECT {columns} FROM system.queries WHERE statement LIKE '%/* kept */' AND ended_at IS NOT NULL ORDER BY created_at"
+            "SELECT {columns} FROM system.queries WHERE statement LIKE '%/* kept */' AND ended_at IS NOT NULL \
+             ORDER BY created_at"
         );
         let first = serve().await;
         let client = first.client().await;
@@ -195,7 +198,7 @@ fn the_history_outlives_the_server_that_wrote_it() {
     });
 }
 
-/// History gives way first, then results that nobody has fetched; a plan alone may be as large as it likes.
+/// The history is evicted first, then unfetched results; a single plan may exceed the limit.
 #[test]
 fn scheduler_memory_is_a_soft_limit() {
     bounded(minutes(3), async {
@@ -219,9 +222,9 @@ fn scheduler_memory_is_a_soft_limit() {
         let text = "x".repeat(256 * 1024);
         let large = format!("SELECT count(*) FROM lineitem WHERE l_comment <> '{text}'");
         client.query(&large).await.expect("one plan may be large");
-        assert_eq!(value(&client, &remembered).await, "0", "the history gives way");
+        assert_eq!(value(&client, &remembered).await, "0", "the history is evicted");
         let gone = match client.fetch(held).await {
-            Ok(_) => panic!("a result that nobody fetched gives way"),
+            Ok(_) => panic!("an unfetched result is evicted"),
             Err(status) => status,
         };
         assert_eq!(gone.code(), Code::NotFound, "{gone:?}");
@@ -230,19 +233,19 @@ fn scheduler_memory_is_a_soft_limit() {
             let endless = format!("{SILENT} AND a.l_comment <> '{text}'");
             async move { failure_of(&other, &endless).await }
         });
-        let id = id_of(&client, "lineitem c ", "running").await;
+        let id = wait_for_query_id(&client, "lineitem c ", "running").await;
         let status = failure_of(&client, &large).await;
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
         assert!(status.message().contains("--scheduler-memory"), "{status:?}");
         let killed = client.update(&format!("KILL QUERY '{id}'")).await;
         killed.expect("killed");
         running.await.expect("it ended");
-        client.query(&large).await.expect("there is room again");
+        client.query(&large).await.expect("memory is free again");
     });
 }
 
 #[test]
-fn a_full_server_still_shows_what_it_does_and_kills_it() {
+fn full_server_still_shows_and_kills() {
     bounded(minutes(5), async {
         let cluster = cluster()
             .workers(1)
@@ -258,9 +261,9 @@ fn a_full_server_still_shows_what_it_does_and_kills_it() {
             let other = other.clone();
             async move { failure_of(&other, &format!("{ENDLESS} /* running */")).await }
         });
-        let running_id = id_of(&client, "/* running */", "running").await;
+        let running_id = wait_for_query_id(&client, "/* running */", "running").await;
         let queued = SpawnedTask::spawn(async move { failure_of(&other, &format!("{SILENT} /* waiting */")).await });
-        let queued_id = id_of(&client, "/* waiting */", "queued").await;
+        let queued_id = wait_for_query_id(&client, "/* waiting */", "queued").await;
         for (id, query) in [(queued_id, queued), (running_id, running)] {
             client.update(&format!("KILL QUERY '{id}'")).await.expect("killed");
             let status = query.await.expect("it ended");
@@ -268,11 +271,11 @@ fn a_full_server_still_shows_what_it_does_and_kills_it() {
             assert!(status.message().contains("killed"), "{status:?}");
             let state = format!("SELECT state FROM system.queries WHERE query_id = '{id}'");
             assert_eq!(value(&client, &state).await, "cancelled");
-            // Once more, as often as one likes.
+            // A repeated KILL succeeds.
             client
                 .update(&format!("KILL QUERY '{id}'"))
                 .await
-                .expect("as good as killed");
+                .expect("it was killed before");
         }
         let live = "SELECT count(*) FROM system.tasks WHERE launched_at IS NOT NULL AND ended_at IS NULL";
         while value(&client, live).await != "0" {}
@@ -280,7 +283,7 @@ fn a_full_server_still_shows_what_it_does_and_kills_it() {
 }
 
 #[test]
-fn a_killed_session_ends_with_what_it_runs() {
+fn killed_session_ends_its_queries() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
@@ -290,7 +293,7 @@ fn a_killed_session_ends_with_what_it_runs() {
             let other = other.clone();
             async move { failure_of(&other, &format!("{ENDLESS} /* mine */")).await }
         });
-        let id = id_of(&client, "/* mine */", "running").await;
+        let id = wait_for_query_id(&client, "/* mine */", "running").await;
         let session = value(
             &client,
             &format!("SELECT session_id FROM system.queries WHERE query_id = '{id}'"),
@@ -305,14 +308,14 @@ fn a_killed_session_ends_with_what_it_runs() {
         assert!(rows(&client, &open).await.is_empty());
         let status = client.update(&kill).await.expect_err("it is gone");
         assert_eq!(status.code(), Code::NotFound, "{status:?}");
-        // Its client goes on with a new session.
+        // The client goes on with a new session.
         let priority = "SELECT value FROM system.settings WHERE name = 'squadron.priority'";
         assert_eq!(value(&other, priority).await, "0");
     });
 }
 
 #[test]
-fn settings_tell_their_default_and_what_they_mean() {
+fn settings_list_defaults_and_descriptions() {
     bounded(minutes(3), async {
         let cluster = cluster().slots(1).start().await;
         let client = cluster.client().await;
@@ -326,7 +329,7 @@ fn settings_tell_their_default_and_what_they_mean() {
 }
 
 #[test]
-fn everybody_sees_and_kills_his_own() {
+fn users_see_only_their_queries() {
     bounded(minutes(5), async {
         let files = Files::new();
         let cluster = cluster()
@@ -355,7 +358,7 @@ fn everybody_sees_and_kills_his_own() {
 }
 
 #[test]
-fn the_schema_cannot_be_changed() {
+fn system_schema_is_read_only() {
     bounded(minutes(3), async {
         let cluster = cluster().slots(1).start().await;
         let client = cluster.client().await;

@@ -7,11 +7,12 @@ use squadron_integration::cluster::{Cluster, ClusterBuilder, cluster};
 use squadron_integration::process::{Process, squadron};
 
 use crate::callers::{Caller, Certificates, Files, PASSWORD, TOKEN, run, text};
-use crate::clients::passes;
+use crate::clients::run_suite;
 use crate::drivers::{jdbc_driver, python_environment, suites};
 use crate::support::{bounded, minutes, seconds};
 
-fn encrypted(pem: &Certificates) -> ClusterBuilder {
+/// A cluster that encrypts all connections.
+fn encrypted_cluster(pem: &Certificates) -> ClusterBuilder {
     let mut builder = cluster().slots(1);
     for (flag, file) in [
         ("--tls-cert", &pem.certificate),
@@ -29,11 +30,11 @@ fn authority(pem: &Certificates) -> String {
 }
 
 #[test]
-fn a_distributed_query_runs_with_everything_encrypted() {
+fn encrypted_cluster_runs_distributed_query() {
     bounded(minutes(4), async {
         let files = Files::new();
         let pem = files.certificates();
-        let cluster = encrypted(&pem).workers(2).tpch(0.01).tiny_splits();
+        let cluster = encrypted_cluster(&pem).workers(2).tpch(0.01).tiny_splits();
         let cluster = cluster.start().await;
         assert!(cluster.url().starts_with("grpc+tls://"), "{}", cluster.url());
         assert!(cluster.cluster_url().starts_with("https://"));
@@ -68,11 +69,11 @@ fn a_distributed_query_runs_with_everything_encrypted() {
 }
 
 #[test]
-fn who_does_not_encrypt_is_told_so() {
+fn unencrypted_peers_get_clear_errors() {
     bounded(minutes(3), async {
         let files = Files::new();
         let pem = files.certificates();
-        let cluster = encrypted(&pem).workers(1).start().await;
+        let cluster = encrypted_cluster(&pem).workers(1).start().await;
         let plain = cluster.url().replace("grpc+tls", "grpc");
         let status = Caller::connect(&plain).await.value("SELECT 1").await.unwrap_err();
         assert!(status.message().contains("grpc+tls://"), "{status}");
@@ -84,13 +85,13 @@ fn who_does_not_encrypt_is_told_so() {
         let plain = cluster.cluster_url().replace("https", "http");
         command.args(["worker", "--server", &plain, "--memory", "64MiB"]);
         let mut worker = Process::start("worker", command, files.write("worker.log", ""));
-        assert_eq!(worker.ended(seconds(60)).await.code(), Some(2));
+        assert_eq!(worker.wait_for_exit(seconds(60)).await.code(), Some(2));
         assert!(worker.log().contains("TLS"), "{}", worker.log());
     });
 }
 
 #[test]
-fn a_certificate_and_the_key_of_another_are_refused_at_the_start() {
+fn mismatched_certificate_and_key_are_refused() {
     let files = Files::new();
     let first = files.certificates();
     let certificate = text(&files.write("first.pem", &std::fs::read_to_string(&first.certificate).unwrap()));
@@ -112,9 +113,9 @@ fn a_certificate_and_the_key_of_another_are_refused_at_the_start() {
     assert!(said.contains("--tls-key"), "{said}");
 }
 
-/// A server that asks who you are, over TLS.
-async fn asking(files: &Files, pem: &Certificates) -> Cluster {
-    encrypted(pem)
+/// Starts a server with TLS that asks for credentials.
+async fn start_guarded(files: &Files, pem: &Certificates) -> Cluster {
+    encrypted_cluster(pem)
         .tpch(0.01)
         .serve_arg("--users")
         .serve_arg(text(&files.users()))
@@ -126,12 +127,12 @@ async fn asking(files: &Files, pem: &Certificates) -> Cluster {
 
 #[test]
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
-fn python_logs_in() {
+fn python_logs_in_over_tls() {
     let environment = python_environment();
     bounded(minutes(6), async move {
         let files = Files::new();
         let pem = files.certificates();
-        let cluster = asking(&files, &pem).await;
+        let cluster = start_guarded(&files, &pem).await;
         let mut suite = Command::new(environment.join("bin/python"));
         suite
             .arg(suites().join("python/test_auth.py"))
@@ -140,20 +141,20 @@ fn python_logs_in() {
             .env("SQUADRON_PASSWORD", PASSWORD)
             .env("SQUADRON_TOKEN", TOKEN)
             .env("PYTHONDONTWRITEBYTECODE", "1");
-        passes(suite).await;
+        run_suite(suite).await;
     });
 }
 
 #[test]
 #[cfg_attr(not(has_java), ignore = "skipped: there is no JDK with Maven on this machine")]
-fn java_logs_in() {
+fn java_logs_in_over_tls() {
     let driver = jdbc_driver();
     bounded(minutes(6), async move {
         let files = Files::new();
         let pem = files.certificates();
-        let cluster = asking(&files, &pem).await;
+        let cluster = start_guarded(&files, &pem).await;
         let mut suite = Command::new("java");
-        // Arrow reaches into buffers of the JDK.
+        // Arrow accesses internal buffers of the JDK.
         suite
             .arg("--add-opens=java.base/java.nio=ALL-UNNAMED")
             .arg("-cp")
@@ -162,6 +163,6 @@ fn java_logs_in() {
             .arg(cluster.url())
             .arg(&pem.authority)
             .args([PASSWORD, TOKEN]);
-        passes(suite).await;
+        run_suite(suite).await;
     });
 }

@@ -1,4 +1,4 @@
-//! The 22 TPC-H queries, distribution forced, on every topology.
+//! The 22 TPC-H queries with forced distribution, on every topology.
 
 use std::path::PathBuf;
 
@@ -13,28 +13,28 @@ use crate::support::{Expected, Mismatches, Reference, bounded, minutes};
 
 pub(crate) const SCALE_FACTOR: f64 = 0.01;
 
-/// What the reference gives for each query; computed once for all topologies.
+/// The result of the reference for each query; computed once for all topologies.
 static EXPECTED: OnceCell<Vec<Expected>> = OnceCell::const_new();
 
 #[test]
-fn embedded() {
-    bounded(minutes(15), exact(cluster().slots(2)));
+fn tpch_is_exact_on_embedded_worker() {
+    bounded(minutes(15), assert_exact(cluster().slots(2)));
 }
 
 #[test]
-fn two_workers_of_two_slots() {
-    bounded(minutes(15), exact(cluster().workers(2).slots(2)));
+fn tpch_is_exact_on_two_workers() {
+    bounded(minutes(15), assert_exact(cluster().workers(2).slots(2)));
 }
 
 #[test]
-fn four_workers_of_one_slot() {
-    bounded(minutes(15), exact(cluster().workers(4).slots(1)));
+fn tpch_is_exact_on_four_workers() {
+    bounded(minutes(15), assert_exact(cluster().workers(4).slots(1)));
 }
 
-async fn exact(builder: ClusterBuilder) {
+async fn assert_exact(builder: ClusterBuilder) {
     let cluster = builder.tpch(SCALE_FACTOR).tiny_splits().start().await;
     let client = cluster.client().await;
-    let expected = answers().await;
+    let expected = expected_results().await;
     let mut mismatches = Mismatches::default();
     for (number, expected) in (1..).zip(expected) {
         let outcome = check(&client, &query(number, SCALE_FACTOR), expected).await;
@@ -48,12 +48,12 @@ async fn check(client: &Client, sql: &str, expected: &Expected) -> Result<(), St
     compare(&expected.rows, &rows, &expected.order).map_err(|difference| difference.to_string())
 }
 
-/// What the reference gives for each query.
-pub(crate) async fn answers() -> &'static [Expected] {
-    EXPECTED.get_or_init(expected).await
+/// The result of the reference for each query.
+pub(crate) async fn expected_results() -> &'static [Expected] {
+    EXPECTED.get_or_init(compute_expected).await
 }
 
-async fn expected() -> Vec<Expected> {
+async fn compute_expected() -> Vec<Expected> {
     let reference = Reference::new();
     register(&reference).await;
     let mut expected = Vec::new();
@@ -64,7 +64,7 @@ async fn expected() -> Vec<Expected> {
     expected
 }
 
-/// Tells the reference of the files that the servers serve.
+/// Registers the files of the TPC-H tables with the reference.
 pub(crate) async fn register(reference: &Reference) {
     for table in TABLES {
         let path = tpch_path(table).display().to_string();
@@ -76,7 +76,7 @@ pub(crate) async fn register(reference: &Reference) {
     }
 }
 
-/// The file of one TPC-H table in the cache that all servers of the tests share; written now unless it is there.
+/// The file of one TPC-H table in the cache that all servers of the tests share; generated when it is missing.
 pub(crate) fn tpch_path(table: &str) -> PathBuf {
     let folder = generate(SCALE_FACTOR, &cache_folder());
     folder
@@ -84,9 +84,9 @@ pub(crate) fn tpch_path(table: &str) -> PathBuf {
         .join(format!("{table}.parquet"))
 }
 
-/// Without this, all other tests might compare one process with itself.
+/// Checks that the other tests of this module really compare distributed plans.
 #[test]
-fn distribution_is_forced() {
+fn tiny_splits_force_distribution() {
     bounded(minutes(5), async {
         let cluster = cluster()
             .workers(2)
@@ -96,7 +96,8 @@ fn distribution_is_forced() {
             .start()
             .await;
         let client = cluster.client().await;
-        let sql = "EXPLAIN SELECT l_returnflag, count(*) FROM lineitem JOIN orders ON l_orderkey = o_orderkey GROUP BY l_returnflag";
+        let sql = "EXPLAIN SELECT l_returnflag, count(*) FROM lineitem JOIN orders ON l_orderkey = o_orderkey \
+                   GROUP BY l_returnflag";
         let (schema, batches) = client.query(sql).await.expect("EXPLAIN answers");
         let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         assert_eq!(names, ["plan_type", "plan"], "EXPLAIN keeps DataFusion's two columns");

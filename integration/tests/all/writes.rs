@@ -1,4 +1,4 @@
-//! INSERT and COPY: what was written is what is read, and what did not succeed is nowhere.
+//! INSERT and COPY: written rows are read back, and a failed write leaves nothing.
 
 mod atomic;
 mod faults;
@@ -13,7 +13,7 @@ use arrow::datatypes::Int64Type;
 use squadron_integration::client::Client;
 use squadron_integration::cluster::{Cluster, cluster};
 
-/// Three remote workers, and every row of every table in another task.
+/// Three remote workers, over tables that are cut as small as possible.
 async fn three_workers() -> Cluster {
     cluster().workers(3).slots(1).tpch(0.01).tiny_splits().start().await
 }
@@ -40,7 +40,7 @@ fn single(batches: &[RecordBatch]) -> i64 {
     column.expect("it is a number").as_primitive::<Int64Type>().value(0)
 }
 
-/// Every file at or below `folder`, hidden ones too.
+/// All files in and below `folder`, hidden ones too.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
@@ -57,12 +57,12 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether a staging folder is left.
-fn is_staged(folder: &Path) -> bool {
+fn has_staging_folder(folder: &Path) -> bool {
     folder.join("_squadron").exists()
 }
 
-/// A folder table of two columns with one row in it.
-async fn folder_table(client: &Client, name: &str, folder: &Path) {
+/// Creates an empty folder table of two columns.
+async fn create_folder_table(client: &Client, name: &str, folder: &Path) {
     let shown = folder.display();
     fs::create_dir_all(folder).expect("a folder can be made");
     let sql = format!("CREATE EXTERNAL TABLE {name} (id BIGINT, name VARCHAR) STORED AS PARQUET LOCATION '{shown}/'");

@@ -1,4 +1,4 @@
-//! Stands in for the crate `protobuf-src`, so that building Squadron needs no protoc, no cmake and no C++ compiler.
+//! Replaces the crate `protobuf-src`, so that building Squadron needs no protoc, no cmake and no C++ compiler.
 //!
 //! The build script of `substrait` asks `protobuf-src` for the path of a protoc and runs it. The real crate compiles
 //! Google's protoc from C++ sources. This one answers with the path of the running build script itself: when
@@ -12,7 +12,7 @@
 //!              └─ build script ── protoc() ──> compiles, writes FILE, exit 0
 //! ```
 //!
-//! This crate can go when DataFusion stands on substrait 0.65 or newer, whose feature `protox` does the same.
+//! Remove this crate when DataFusion depends on substrait 0.65 or newer, whose feature `protox` does the same.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ use std::path::PathBuf;
 ///
 /// # Panics
 ///
-/// When the operating system does not tell the path of the running executable.
+/// When the operating system does not know the path of the running executable.
 pub fn protoc() -> PathBuf {
     if let Some(command) = Command::parse(std::env::args_os().skip(1)) {
         match command.run() {
@@ -38,7 +38,7 @@ pub fn protoc() -> PathBuf {
     std::env::current_exe().expect("the path of the running build script")
 }
 
-/// What prost-build asks of protoc.
+/// The arguments that prost-build gives to protoc.
 #[derive(Debug, Default, PartialEq)]
 struct Command {
     include_imports: bool,
@@ -65,15 +65,22 @@ impl Command {
         (!command.output.as_os_str().is_empty()).then_some(command)
     }
 
-    /// Compiles the files and writes their descriptor set.
-    fn run(&self) -> Result<(), Box<dyn std::error::Error>> {
+    /// Compiles the files and writes their descriptor set. An error is the message for standard error.
+    fn run(&self) -> Result<(), String> {
+        let descriptors = self.compile().map_err(|error| {
+            // The other form lacks file and line.
+            format!("{error:?}")
+        })?;
+        std::fs::write(&self.output, descriptors).map_err(|error| format!("{}: {error}", self.output.display()))
+    }
+
+    fn compile(&self) -> Result<Vec<u8>, protox::Error> {
         let mut compiler = protox::Compiler::new(&self.includes)?;
         compiler
             .include_imports(self.include_imports)
             .include_source_info(self.include_source_info)
             .open_files(&self.files)?;
-        std::fs::write(&self.output, compiler.encode_file_descriptor_set())?;
-        Ok(())
+        Ok(compiler.encode_file_descriptor_set())
     }
 }
 
@@ -87,12 +94,12 @@ mod tests {
     }
 
     #[test]
-    fn no_arguments_are_not_protoc() {
+    fn empty_arguments_are_not_protoc() {
         assert_eq!(parse(&[]), None);
     }
 
     #[test]
-    fn prost_build_arguments_compile_with_well_known_types() {
+    fn prost_build_arguments_compile_known_types() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
         let source = "syntax = \"proto3\";\npackage plan;\nimport \"google/protobuf/any.proto\";\n\
@@ -125,7 +132,7 @@ mod tests {
         let (include, file) = (folder.path().to_str().unwrap(), file.to_str().unwrap());
         let error = parse(&["-o", output.to_str().unwrap(), "-I", include, file]);
         let error = error.unwrap().run().unwrap_err();
-        assert!(error.to_string().contains("broken.proto"), "{error}");
+        assert!(error.contains("broken.proto:1:"), "{error}");
         assert!(!output.exists());
     }
 }

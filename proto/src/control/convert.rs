@@ -1,5 +1,5 @@
-//! Between the domain types of [`super`] and their wire form: total on the way out but for plan references, fallible on
-//! the way in.
+//! Conversions between the domain types of [`super`] and their wire form. Outbound ones fail for in-process plans only;
+//! inbound ones fail for every message that lacks a field.
 
 use super::{
     AttemptStatus, Challenge, Heartbeat, Lane, Launch, ObjectStoreSpec, OutputMode, PartitionOutput, PlanRef, Producer,
@@ -10,7 +10,7 @@ use crate::{AttemptKey, AttemptNumber, Malformed, QueryId, StageId, TaskId, Work
 
 type Outcome<T> = Result<T, Malformed>;
 
-fn key(key: Option<wire::AttemptKey>) -> Outcome<AttemptKey> {
+fn require_key(key: Option<wire::AttemptKey>) -> Outcome<AttemptKey> {
     key.ok_or(Malformed::new("message without an attempt key"))?.try_into()
 }
 
@@ -85,8 +85,8 @@ impl TryFrom<wire::ServerMessage> for ServerMessage {
             }),
             Message::Stage(stage) => Self::Stage(stage.try_into()?),
             Message::Launch(launch) => Self::Launch(launch.try_into()?),
-            Message::Commit(commit) => Self::Commit(key(commit.attempt)?),
-            Message::Cancel(cancel) => Self::Cancel(key(cancel.attempt)?),
+            Message::Commit(commit) => Self::Commit(require_key(commit.attempt)?),
+            Message::Cancel(cancel) => Self::Cancel(require_key(cancel.attempt)?),
             Message::Release(release) => Self::Release(Release {
                 query: QueryId::from_bytes(&release.query)?,
                 stages: release.stages.into_iter().map(StageId).collect(),
@@ -186,9 +186,9 @@ impl TryFrom<wire::Launch> for Launch {
             }
         };
         Ok(Self {
-            attempt: key(launch.attempt)?,
+            attempt: require_key(launch.attempt)?,
             slots: launch.slots,
-            lane: Lane::of_number(launch.lane),
+            lane: Lane::from_number(launch.lane),
             partitions: launch.partitions,
             scans: launch
                 .scans
@@ -330,7 +330,7 @@ impl TryFrom<wire::Report> for Report {
         };
         Ok(Self {
             sequence: report.sequence,
-            attempt: key(report.attempt)?,
+            attempt: require_key(report.attempt)?,
             status,
         })
     }

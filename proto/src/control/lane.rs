@@ -1,26 +1,26 @@
 //! How urgent an attempt is on its worker.
 
-/// Which of a worker's lanes an attempt runs in. Attempts of one lane share the processor as equals; a lane gives way to
-/// the lanes before it, and needs no slot of theirs.
+/// Which of a worker's lanes an attempt runs in. Attempts of one lane share the processor equally; a lane yields the
+/// processor to the lanes before it, and needs none of their slots.
 ///
 /// | lane | number | meant for |
 /// |---|---|---|
-/// | `Short` | 0 | what is done in well under a second; also planning |
-/// | `Medium` | 1 | what takes seconds |
-/// | `Long` | 2 | what takes longer, or that nobody waits for |
+/// | `Short` | 0 | attempts of well under a second; also planning |
+/// | `Medium` | 1 | attempts of seconds |
+/// | `Long` | 2 | longer attempts, and those that no client waits for |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     /// Never held back by attempts of other lanes.
     #[default]
     Short,
-    /// Gives way to short ones.
+    /// Yields to `Short`.
     Medium,
-    /// Gives way to all others.
+    /// Yields to both others.
     Long,
 }
 
 impl Lane {
-    /// From the first to the last.
+    /// In order of urgency.
     pub const ALL: [Self; 3] = [Self::Short, Self::Medium, Self::Long];
 
     /// The lane's number on the wire, also its index in [`Lane::ALL`].
@@ -32,8 +32,9 @@ impl Lane {
         }
     }
 
-    /// The lane of that number. One that this release does not have is the last: it was meant to come after those.
-    pub fn of_number(number: u32) -> Self {
+    /// The lane of that number. A number that this release does not know means the last lane: a newer release added it
+    /// behind the others.
+    pub fn from_number(number: u32) -> Self {
         match number {
             0 => Self::Short,
             1 => Self::Medium,
@@ -47,14 +48,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_name_lanes_and_those_beyond_the_last_are_the_last() {
+    fn unknown_lane_numbers_mean_last_lane() {
         for (number, lane) in (0..).zip(Lane::ALL) {
             assert_eq!(lane.number(), number);
-            assert_eq!(Lane::of_number(number), lane);
+            assert_eq!(Lane::from_number(number), lane);
         }
         assert!(Lane::ALL.is_sorted());
-        assert_eq!(Lane::of_number(3), Lane::Long);
-        assert_eq!(Lane::of_number(u32::MAX), Lane::Long);
+        assert_eq!(Lane::from_number(3), Lane::Long);
+        assert_eq!(Lane::from_number(u32::MAX), Lane::Long);
         assert_eq!(Lane::default(), Lane::Short);
     }
 }

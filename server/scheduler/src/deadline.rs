@@ -1,21 +1,21 @@
-//! What the scheduler looks at later.
+//! What the scheduler checks at a later time.
 
 use squadron_proto::{QueryId, StageId, TaskId};
 
 use crate::graph::Placement;
 
-/// Something to look at when its time has come, if it still holds then.
+/// A check at a certain time. It changes nothing if its question no longer applies then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Deadline {
     /// Does the query still wait for a worker?
     Worker(QueryId, Placement),
-    /// Does the first in the queue still wait for room?
+    /// Does the first query of a run queue still wait for free slots?
     Room(Placement),
-    /// The query has had most of the time it was given.
+    /// Half of the query's time limit is over.
     Urgent(QueryId),
-    /// The query has had all the time it was given.
+    /// The query's time limit is over.
     TimeLimit(QueryId),
-    /// The pause after a refusal is over.
+    /// The task's pause after a refusal is over.
     Retry(QueryId, StageId, TaskId),
     /// Does the query still wait for the cause of its failure?
     RootCause(QueryId),

@@ -11,51 +11,51 @@ use crate::graph::StageGraph;
 use crate::groups::Groups;
 use crate::info::{QueryInfo, QuerySummary, ResultPart};
 
-/// Something happened.
+/// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A client's query is planned and wants to run.
+    /// A query is planned and is to run.
     Submit(StageGraph),
-    /// Other resource groups count from now on; what runs goes on.
+    /// The resource groups are replaced; running queries go on.
     Regroup(Groups),
-    /// Somebody wants the query to stop.
+    /// A query is to stop.
     Cancel {
         /// Which query.
         query: QueryId,
-        /// What its client shall see.
+        /// The failure for its client.
         failure: Failure,
     },
-    /// The client has read every row.
+    /// The client has read every row of a query.
     ResultDone {
-        /// Of which query.
+        /// Which query.
         query: QueryId,
     },
-    /// A worker is ready for attempts. A worker that was there already has lost everything.
+    /// A worker is ready for attempts. If the scheduler knows it already, the worker has lost everything it held.
     WorkerJoined {
         /// Its id.
         worker: WorkerId,
         /// How many slots it offers.
         slots: u32,
-        /// `http://host:port` of its output; empty: the server itself.
+        /// `http://host:port` where its output is fetched; empty: the server's own process.
         address: String,
         /// Its memory pool, in bytes.
         memory_bytes: u64,
         /// Which placements it serves.
         kind: WorkerKind,
     },
-    /// A worker died or was cut off, with all it held.
+    /// A worker died or cannot be reached; all it held is lost.
     WorkerLost {
         /// Its id.
         worker: WorkerId,
-        /// How that was seen, as half a sentence.
+        /// How the loss was noticed, as half a sentence.
         reason: String,
     },
-    /// A worker leaves when its attempts have ended; it gets no new ones.
+    /// A worker gets no new attempts and leaves when its attempts have ended.
     WorkerDraining {
         /// Its id.
         worker: WorkerId,
     },
-    /// A worker says how an attempt is doing.
+    /// A worker reports the state of an attempt.
     Report {
         /// Which worker.
         worker: WorkerId,
@@ -64,14 +64,14 @@ pub enum Event {
         /// Its new state.
         status: AttemptStatus,
     },
-    /// Time has passed; see `Scheduler::next_deadline`.
+    /// Time has passed; see [`Scheduler::next_deadline`](crate::Scheduler::next_deadline).
     Tick,
 }
 
-/// Something is to be done.
+/// Something to carry out.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Send what all attempts of a stage share; before its first launch on that worker.
+    /// Send what all attempts of a stage share. Comes before the stage's first launch on that worker.
     SendStage {
         /// To which worker.
         worker: WorkerId,
@@ -82,7 +82,7 @@ pub enum Effect {
     Launch {
         /// On which worker.
         worker: WorkerId,
-        /// Which attempt, and all it needs.
+        /// The attempt, with all it needs.
         launch: Launch,
     },
     /// Run a reserved attempt.
@@ -99,47 +99,47 @@ pub enum Effect {
         /// Which attempt.
         attempt: AttemptKey,
     },
-    /// Drop output.
+    /// Drop output of a query, or all that the worker holds of it.
     Release {
         /// On which worker.
         worker: WorkerId,
         /// Which output.
         release: Release,
     },
-    /// The rows of the query can be read from now on.
+    /// The result of the query can be read from now on.
     ResultReady {
         /// Which query.
         query: QueryId,
-        /// Where they are, in the order of the root's tasks.
+        /// Where the result is, in the order of the root stage's tasks.
         parts: Vec<ResultPart>,
     },
-    /// The query is over, and nothing of it is left in the scheduler. Comes exactly once for each submitted query.
+    /// The query has ended, and nothing of it is left in the scheduler. Comes exactly once for each submitted query.
     Ended {
         /// Which query.
         query: QueryId,
-        /// How.
+        /// How it ended.
         outcome: Result<QuerySummary, Failure>,
-        /// What it was at its end; none where it was refused at once.
+        /// The query's state at its end; none if it was refused at submission.
         info: Option<Box<QueryInfo>>,
     },
-    /// No worker runs anything of a query any more that has ended. Comes once, with its end or later.
+    /// No worker runs an attempt of this ended query any more. Comes once for each query, with its end or later.
     Released {
         /// Which query.
         query: QueryId,
     },
-    /// A worker said what cannot be; it was taken as the progress it claims. For the log.
+    /// A worker sent a report that a correct worker cannot send; it was applied as the progress it claims. For the log.
     Unexpected {
         /// Which worker.
         worker: WorkerId,
         /// About which attempt.
         attempt: AttemptKey,
-        /// What it said and when.
+        /// What was impossible about the report.
         what: &'static str,
     },
 }
 
 impl Effect {
-    /// Everything that the worker holds of the query is to be dropped.
+    /// Drops everything that the worker holds of the query.
     pub(crate) fn release_all(worker: WorkerId, query: QueryId) -> Self {
         let stages = Vec::new();
         Self::Release {

@@ -1,8 +1,8 @@
-//! What a query looks like to the scheduler: stages, their tasks, and what flows between them. Plans stay opaque.
+//! A query as the planner submits it: stages, their tasks, and which stage reads which. Plans stay opaque.
 //!
 //! ```text
 //! StageGraph ── StageSpec ── TaskSpec
-//!                   └ inputs: stages with smaller numbers; the root is the one whose rows go to the client
+//!                   └ inputs: stages with smaller numbers; the rows of the root stage go to the client
 //! ```
 
 use std::collections::BTreeSet;
@@ -19,39 +19,39 @@ pub struct StageGraph {
     pub query: QueryId,
     /// In ascending order of their numbers, producers before consumers.
     pub stages: Vec<StageSpec>,
-    /// The stage whose rows go to the client; nobody else reads it.
+    /// The stage whose rows go to the client; no other stage reads it.
     pub root: StageId,
-    /// Whose it is and what was asked for it.
+    /// Its owner and what its session set for it.
     pub options: QueryOptions,
 }
 
-/// Whose a query is, and what its session asked for it.
+/// The owner of a query, and what its session set for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueryOptions {
-    /// The user, where one had to log in.
+    /// The user, where authentication is required.
     pub user: Option<Arc<str>>,
     /// The session's id.
     pub session: Arc<str>,
     /// `squadron.tag`.
     pub tag: Option<Arc<str>>,
-    /// `squadron.priority`; 10 more are twice the share.
+    /// `squadron.priority`; 10 more double the share.
     pub priority: i32,
-    /// How long it may still take.
+    /// When it ends at the latest.
     pub time_limit: Option<TimeLimit>,
-    /// How much of the workers' memory it wants to itself, in bytes.
+    /// How much of the workers' memory it reserves, in bytes.
     pub memory_bytes: u64,
-    /// It only looks at the server itself, and never waits for others: admission does not count it.
+    /// It reads only the schema `system`, so it never waits for other queries: admission does not count it.
     pub is_exempt: bool,
-    /// The same for the same plan over the same tables.
+    /// Equal for equal plans over the same tables.
     pub fingerprint: Option<u64>,
 }
 
-/// When a query ends at the latest, and what its client is told then.
+/// When a query ends at the latest, and with which failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeLimit {
-    /// The time from its submission.
+    /// The time that is left from its submission.
     pub left: Duration,
-    /// What the client sees.
+    /// The failure for the client.
     pub failure: Failure,
 }
 
@@ -62,7 +62,7 @@ pub struct StageSpec {
     pub id: StageId,
     /// The stages it reads.
     pub inputs: Vec<StageId>,
-    /// How it is cut into tasks; at least one.
+    /// Its tasks; at least one.
     pub tasks: Vec<TaskSpec>,
     /// What to run.
     pub plan: PlanRef,
@@ -72,7 +72,8 @@ pub struct StageSpec {
     pub stores: Vec<ObjectStoreSpec>,
     /// Where its tasks may run.
     pub placement: Placement,
-    /// Whether the output is read once while it is written; for the root. All tasks of such a stage start together.
+    /// Whether the output is read once, while it is written; only for the root. All tasks of a streamed stage start
+    /// together.
     pub streamed: bool,
     /// How the output is partitioned.
     pub output_partitions: OutputPartitions,
@@ -81,11 +82,11 @@ pub struct StageSpec {
 /// One task: some partitions of a stage that run together on one worker.
 #[derive(Clone, Debug, Default)]
 pub struct TaskSpec {
-    /// Their global numbers; empty: the plan whole, as it is.
+    /// Their numbers within the stage; empty: the whole plan.
     pub partitions: Vec<u32>,
-    /// The files of each scan, where they were taken out of the plan.
+    /// The files of each scan, if they were taken out of the plan.
     pub scans: Vec<ScanSplits>,
-    /// How many slots it would like; capped by the slots of the worker it gets, and at least one.
+    /// How many slots it asks for: at least one, capped by the slots of its worker.
     pub slots: u32,
     /// Estimated bytes to read, to spread tasks evenly; 0 when unknown.
     pub bytes: u64,
@@ -122,7 +123,7 @@ impl StageSpec {
     }
 
     /// The partitions that `task` writes, in order.
-    pub fn written_by(&self, task: &TaskSpec) -> Vec<u32> {
+    pub fn written_partitions(&self, task: &TaskSpec) -> Vec<u32> {
         match self.output_partitions {
             OutputPartitions::Identity(_) if !task.partitions.is_empty() => task.partitions.clone(),
             OutputPartitions::Identity(count) | OutputPartitions::Hash(count) => (0..count).collect(),
@@ -131,19 +132,19 @@ impl StageSpec {
 }
 
 impl StageGraph {
-    /// Whether the result stays where it is until it is released, for any number of readers.
-    pub fn keeps_result(&self) -> bool {
+    /// Whether the result is retained until it is released, for any number of readers, instead of streamed once.
+    pub fn retains_result(&self) -> bool {
         let mut stages = self.stages.iter();
         stages.any(|stage| stage.id == self.root && !stage.streamed)
     }
 
-    /// What it takes of the server's memory while the query is there, about.
+    /// About how much of the server's memory the graph takes while the query has not ended.
     pub fn bytes(&self) -> u64 {
         self.stages.iter().map(StageSpec::bytes).sum()
     }
 
-    /// All of it runs on the server's local worker, whatever the others do.
-    pub fn run_here(&mut self) {
+    /// Places all stages on the server's local worker.
+    pub fn pin_to_local_worker(&mut self) {
         for stage in &mut self.stages {
             stage.placement = Placement::Local;
         }
@@ -160,10 +161,10 @@ impl StageGraph {
         })
     }
 
-    /// Checks what the state machines rely on.
+    /// Checks what the state machines assume of a graph.
     ///
     /// # Errors
-    /// An internal failure: the planner made a graph that could never end.
+    /// An internal failure: the planner made a graph that could never finish.
     pub fn validate(&self) -> Result<(), Failure> {
         let wrong = |what: String| {
             Err(Failure::internal(format!(

@@ -1,4 +1,4 @@
-//! Resource groups: a tree of shares and limits, and which query belongs where.
+//! Resource groups: a tree of shares and limits, and which query belongs to which group.
 //!
 //! ```text
 //! server ─┬─ etl ─┬─ etl.nightly      weight, max_running, max_queued, memory, cpu_share of each;
@@ -6,8 +6,8 @@
 //!         └─ people
 //! ```
 //!
-//! The first group whose selector matches takes a query, in the order of their definition; where none does, the query
-//! belongs to the server as a whole.
+//! A query belongs to the first group, in the order of their definition, whose selector matches; if none does, to the
+//! server as a whole.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub const MAX_DEPTH: usize = 8;
 pub struct GroupSpec {
     /// Its name; the part before the last dot is the group above it.
     pub name: String,
-    /// Its share beside its siblings' when both have work; at least 1.
+    /// Its share relative to its siblings when they have work too; at least 1.
     pub weight: u32,
     /// How many of its queries may run at once.
     pub max_running: Option<usize>,
@@ -33,24 +33,24 @@ pub struct GroupSpec {
     pub memory_bytes: Option<u64>,
     /// How many percent of all slots its queries may hold at once.
     pub cpu_share_percent: Option<u32>,
-    /// Which queries belong to it; none: only those of the groups below it.
+    /// Which queries belong to it; none: only the queries of the groups below it.
     pub selector: Option<Selector>,
 }
 
-/// Conditions that must all hold; one without values always does.
+/// Conditions that must all hold; a condition without values always holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
     /// The user's name is one of these; `*` stands for any text.
     pub users: Vec<String>,
     /// `squadron.tag` is one of these; `*` stands for any text.
     pub tags: Vec<String>,
-    /// These options of the session have these values; only options that differ from their defaults are seen.
+    /// These options of the session have these values; options with their default values never match.
     pub settings: BTreeMap<String, String>,
 }
 
 impl GroupSpec {
-    /// A group with this name, without limits and queries.
-    pub fn named(name: &str) -> Self {
+    /// A group without limits and without a selector.
+    pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             weight: 1,
@@ -70,7 +70,8 @@ impl GroupSpec {
 impl Selector {
     fn matches(&self, options: &QueryOptions, settings: &[(String, String)]) -> bool {
         let named = |patterns: &[String], name: Option<&str>| {
-            patterns.is_empty() || name.is_some_and(|name| patterns.iter().any(|pattern| is_like(name, pattern)))
+            patterns.is_empty()
+                || name.is_some_and(|name| patterns.iter().any(|pattern| matches_pattern(name, pattern)))
         };
         let is_set = |(key, value): (&String, &String)| {
             settings
@@ -84,7 +85,7 @@ impl Selector {
 }
 
 /// Whether `text` is `pattern`, in which `*` stands for any text.
-fn is_like(text: &str, pattern: &str) -> bool {
+fn matches_pattern(text: &str, pattern: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = text.strip_prefix(first) else {
@@ -106,21 +107,21 @@ fn is_like(text: &str, pattern: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Groups {
     specs: Vec<GroupSpec>,
-    /// Of each group the one above it; smaller than itself.
+    /// The number of each group's parent; smaller than the group's own.
     parents: Vec<Option<usize>>,
 }
 
 impl Default for Groups {
     fn default() -> Self {
         Self {
-            specs: vec![GroupSpec::named("server")],
+            specs: vec![GroupSpec::new("server")],
             parents: vec![None],
         }
     }
 }
 
 impl Groups {
-    /// Checks the groups and puts them into order.
+    /// Checks the groups and builds the tree.
     ///
     /// # Errors
     /// What is wrong with them, as a sentence.
@@ -139,7 +140,7 @@ impl Groups {
                     "group '{name}' has no proper name; write name = \"etl\", or \"etl.nightly\" for a group below it"
                 ));
             }
-            if groups.number(name).is_some() {
+            if groups.find(name).is_some() {
                 return Err(format!("group {name} is there twice; give one another name"));
             }
             if name.split('.').count() > MAX_DEPTH {
@@ -161,7 +162,7 @@ impl Groups {
             }
             let parent = match spec.parent_name() {
                 None => 0,
-                Some(parent) => groups.number(parent).ok_or_else(|| {
+                Some(parent) => groups.find(parent).ok_or_else(|| {
                     format!("group {name} is below {parent}, which does not come before it; define {parent} first")
                 })?,
             };
@@ -171,7 +172,7 @@ impl Groups {
         Ok(groups)
     }
 
-    /// How many there are, with the server as a whole.
+    /// How many groups there are, including the server as a whole.
     pub fn count(&self) -> usize {
         self.specs.len()
     }
@@ -181,12 +182,12 @@ impl Groups {
         &self.specs[group]
     }
 
-    /// The group above.
+    /// The group above this one.
     pub(crate) fn parent(&self, group: usize) -> Option<usize> {
         self.parents[group]
     }
 
-    /// Whether there is a group below.
+    /// Whether there is a group below this one.
     pub(crate) fn has_children(&self, group: usize) -> bool {
         self.parents.contains(&Some(group))
     }
@@ -196,8 +197,8 @@ impl Groups {
         std::iter::successors(Some(group), |&group| self.parent(group))
     }
 
-    /// Where a query belongs. `settings`: what its session changed.
-    pub fn of(&self, options: &QueryOptions, settings: &[(String, String)]) -> usize {
+    /// The group of a query. `settings`: the options that its session changed.
+    pub fn select(&self, options: &QueryOptions, settings: &[(String, String)]) -> usize {
         let matches = |spec: &GroupSpec| {
             spec.selector
                 .as_ref()
@@ -206,7 +207,7 @@ impl Groups {
         self.specs.iter().position(matches).unwrap_or(0)
     }
 
-    fn number(&self, name: &str) -> Option<usize> {
+    fn find(&self, name: &str) -> Option<usize> {
         let numbered = self.specs.iter().zip(0..).skip(1);
         numbered
             .filter(|(spec, _)| spec.name == name)
@@ -227,7 +228,7 @@ mod tests {
                 tags: texts(tags),
                 settings: BTreeMap::new(),
             }),
-            ..GroupSpec::named(name)
+            ..GroupSpec::new(name)
         }
     }
 
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns() {
+    fn pattern_star_matches_any_text() {
         for (text, pattern, expected) in [
             ("ada", "ada", true),
             ("ada", "ad", false),
@@ -253,13 +254,13 @@ mod tests {
             ("a1b2c", "a*b*c", true),
             ("a1b2", "a*b*c", false),
         ] {
-            assert_eq!(is_like(text, pattern), expected, "{text} {pattern}");
+            assert_eq!(matches_pattern(text, pattern), expected, "{text} {pattern}");
         }
     }
 
     #[test]
-    fn the_first_group_that_matches_takes_the_query() {
-        let mut by_option = GroupSpec::named("wide");
+    fn first_matching_group_takes_query() {
+        let mut by_option = GroupSpec::new("wide");
         by_option.selector = Some(Selector {
             settings: BTreeMap::from([("datafusion.execution.batch_size".into(), "1".into())]),
             ..Selector::default()
@@ -272,7 +273,7 @@ mod tests {
         ])
         .unwrap();
         let name = |user, tag, settings: &[(String, String)]| {
-            let number = groups.of(&options(user, tag), settings);
+            let number = groups.select(&options(user, tag), settings);
             groups.spec(number).name.clone()
         };
         assert_eq!(name(Some("etl_7"), Some("night"), &[]), "etl");
@@ -286,14 +287,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_tree_is_refused_with_the_mend() {
-        let mut weightless = GroupSpec::named("a");
+    fn invalid_tree_is_refused_with_remedy() {
+        let mut weightless = GroupSpec::new("a");
         weightless.weight = 0;
-        let mut idle = GroupSpec::named("a");
+        let mut idle = GroupSpec::new("a");
         idle.max_running = Some(0);
-        let mut greedy = GroupSpec::named("a");
+        let mut greedy = GroupSpec::new("a");
         greedy.cpu_share_percent = Some(101);
-        let named = |names: &[&str]| names.iter().map(|name| GroupSpec::named(name)).collect();
+        let named = |names: &[&str]| names.iter().map(|name| GroupSpec::new(name)).collect();
         for (specs, says) in [
             (named(&["a", "a"]), "twice"),
             (named(&["b.c"]), "define b first"),

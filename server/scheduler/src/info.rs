@@ -1,4 +1,4 @@
-//! Queries, stages and tasks as they are at one moment, for those who look, and as they were when their query ended.
+//! What the server and its clients may see: queries, stages, tasks and workers at one moment, and queries at their end.
 //!
 //! All times count from the scheduler's start.
 
@@ -14,7 +14,7 @@ use squadron_proto::{AttemptKey, AttemptNumber, Failure, QueryId, StageId, TaskI
 pub struct QueryInfo {
     /// Its id.
     pub id: QueryId,
-    /// Its user, where one had to log in.
+    /// Its user, where authentication is required.
     pub user: Option<Arc<str>>,
     /// Its session.
     pub session: Arc<str>,
@@ -30,9 +30,9 @@ pub struct QueryInfo {
     pub submitted: Duration,
     /// When it was admitted.
     pub started: Option<Duration>,
-    /// When its last task finished.
+    /// When its last task finished, so that from then on its result is only delivered.
     pub delivering_since: Option<Duration>,
-    /// Processor time of its attempts that have said it, slot time of others that gave their slots back.
+    /// Processor time of the attempts that reported it, slot time of other attempts that have given their slots back.
     pub spent: Duration,
     /// The slots it holds.
     pub held_slots: u64,
@@ -53,7 +53,7 @@ pub enum QueryPhase {
     Running,
     /// All of its tasks are finished, and its client has not read all rows.
     Delivering,
-    /// It has failed, and the cause is being waited for.
+    /// It has failed, and the root cause may still be reported.
     Failing,
 }
 
@@ -64,7 +64,7 @@ pub struct StageInfo {
     pub id: StageId,
     /// What it is doing.
     pub phase: StagePhase,
-    /// When all its inputs were there.
+    /// When all its inputs were finished.
     pub started: Option<Duration>,
     /// When its last task finished.
     pub finished: Option<Duration>,
@@ -79,9 +79,9 @@ pub enum StagePhase {
     Waiting,
     /// Its tasks run, or wait for places.
     Running,
-    /// Its output is there.
+    /// Its output is complete.
     Finished,
-    /// Its output has been read and dropped.
+    /// Its output has been read and released.
     Released,
 }
 
@@ -92,17 +92,17 @@ pub struct TaskInfo {
     pub id: TaskId,
     /// What it is doing.
     pub phase: TaskPhase,
-    /// Which try, and where; none before there is a place for it.
+    /// The attempt and its worker; none before the first launch.
     pub attempt: Option<(AttemptNumber, WorkerId)>,
-    /// The slots that the attempt takes, or the task would like.
+    /// The slots that the attempt takes, or that the task asks for.
     pub slots: u32,
-    /// When the attempt got its place.
+    /// When the attempt was launched.
     pub launched: Option<Duration>,
-    /// When the attempt was known to run.
+    /// When the attempt was reported to run.
     pub started: Option<Duration>,
-    /// When the attempt was known to have ended.
+    /// When the attempt was reported to have ended.
     pub ended: Option<Duration>,
-    /// What it took, once it is finished.
+    /// What it used, once it is finished.
     pub resources: Option<Resources>,
 }
 
@@ -111,7 +111,7 @@ pub struct TaskInfo {
 pub enum TaskPhase {
     /// It waits for the inputs of its stage, or for the end of a pause after a refusal.
     Waiting,
-    /// It waits for a place.
+    /// It waits for a worker with free slots.
     Pending,
     /// Its worker was asked to reserve slots for it.
     Launched,
@@ -121,13 +121,13 @@ pub enum TaskPhase {
     Running,
     /// It waits for its reader, without slots.
     Parked,
-    /// Its output is there, or was.
+    /// Its output is complete, and possibly released since.
     Finished,
     /// Its attempt failed.
     Failed,
 }
 
-/// What a task took, or several together.
+/// What one task used, or several together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     /// Rows written.
@@ -142,13 +142,13 @@ pub struct Resources {
     pub fetched_bytes: u64,
     /// Bytes that overflowed to disk.
     pub spilled_bytes: u64,
-    /// The most memory of its operators at a time; of several tasks the sum, as if all had it at once.
+    /// Peak memory of its operators; of several tasks the sum of their peaks, as if they coincided.
     pub peak_memory_bytes: u64,
 }
 
-/// An attempt of a query that has ended, whose worker has not said yet that it stopped.
+/// An attempt of an ended query whose worker has not yet reported that it stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stopping {
+pub struct StoppingAttempt {
     /// Which attempt.
     pub attempt: AttemptKey,
     /// On which worker.
@@ -156,7 +156,7 @@ pub struct Stopping {
 }
 
 impl Resources {
-    pub(crate) fn of(metrics: &TaskMetrics) -> Self {
+    pub(crate) fn from_metrics(metrics: &TaskMetrics) -> Self {
         Self {
             rows: metrics.rows,
             cpu: Duration::from_nanos(metrics.cpu_ns),
@@ -168,8 +168,8 @@ impl Resources {
         }
     }
 
-    /// Of both together.
-    pub fn and(self, other: Self) -> Self {
+    /// The sum of both.
+    pub fn merge(self, other: Self) -> Self {
         Self {
             rows: self.rows + other.rows,
             cpu: self.cpu + other.cpu,
@@ -183,7 +183,7 @@ impl Resources {
 }
 
 impl QueryInfo {
-    /// How many tasks it has.
+    /// How many tasks the query has.
     pub fn tasks(&self) -> usize {
         self.stages.iter().map(|stage| stage.tasks.len()).sum()
     }
@@ -193,17 +193,18 @@ impl QueryInfo {
         self.stages.iter().map(StageInfo::finished_tasks).sum()
     }
 
-    /// What its finished tasks took. Its stages mostly run one after the other, so its memory is that of the one with the most.
+    /// What its finished tasks used. Stages mostly run one after the other, so the query's peak memory is that of the
+    /// stage with the highest.
     pub fn resources(&self) -> Resources {
         let stages = || self.stages.iter().map(StageInfo::resources);
         Resources {
             rows: self.stages.last().map_or(0, |root| root.resources().rows),
             peak_memory_bytes: stages().map(|stage| stage.peak_memory_bytes).max().unwrap_or_default(),
-            ..stages().fold(Resources::default(), Resources::and)
+            ..stages().fold(Resources::default(), Resources::merge)
         }
     }
 
-    /// Bytes that its stages wrote for each other; the last one writes for the client.
+    /// Bytes that its stages wrote for each other: of all stages but the last, which writes for the client.
     pub fn shuffled_bytes(&self) -> u64 {
         let (_, producers) = self.stages.split_last().unzip();
         let producers: &[StageInfo] = producers.unwrap_or_default();
@@ -218,10 +219,10 @@ impl StageInfo {
         self.tasks.iter().filter(finished).count()
     }
 
-    /// What its finished tasks took together.
+    /// What its finished tasks used together.
     pub fn resources(&self) -> Resources {
         let tasks = self.tasks.iter().filter_map(|task| task.resources);
-        tasks.fold(Resources::default(), Resources::and)
+        tasks.fold(Resources::default(), Resources::merge)
     }
 }
 
@@ -230,23 +231,23 @@ impl StageInfo {
 pub struct WorkerLoad {
     /// Its id.
     pub id: WorkerId,
-    /// What kind it is.
+    /// Which kind of worker.
     pub kind: WorkerKind,
-    /// `http://host:port` of its output; empty: the server itself.
+    /// `http://host:port` where its output is fetched; empty: the server's own process.
     pub address: String,
     /// How many slots it offers.
     pub slots: u32,
-    /// How many of them are taken; may be more, when parked attempts resumed.
+    /// How many slots are taken; may exceed `slots` when parked attempts have resumed or lanes overlap.
     pub used_slots: u32,
-    /// How many attempts it has that are not parked.
+    /// How many of its attempts are not parked.
     pub running: u32,
-    /// Attempts of ended queries that it was told to stop and has not said to have stopped.
+    /// Attempts of ended queries that it was told to stop and has not reported as stopped.
     pub stopping: usize,
-    /// Whether it is on its way out.
+    /// Whether it gets no new attempts and leaves when its attempts have ended.
     pub draining: bool,
 }
 
-/// What the workers offer together.
+/// What all workers offer together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     /// How many workers there are.
@@ -260,44 +261,44 @@ pub struct Capacity {
 /// How full a group is, with the groups below it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GroupLoad {
-    /// Queries that run.
+    /// Running queries.
     pub running: usize,
-    /// Queries that wait to run.
+    /// Queries that wait for admission.
     pub queued: usize,
-    /// Bytes reserved by those that run.
+    /// Bytes reserved by the running queries.
     pub memory_bytes: u64,
 }
 
 /// Where some partitions of a query's result are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResultPart {
-    /// Who writes them.
+    /// The attempt that writes them.
     pub attempt: AttemptKey,
-    /// Where.
+    /// On which worker.
     pub worker: WorkerId,
-    /// `http://host:port`; empty: in the server's own store.
+    /// `http://host:port` of the worker; empty: the server's own store.
     pub address: String,
     /// Which partitions, in order.
     pub partitions: Vec<u32>,
 }
 
-/// How far a query is.
+/// The progress of a query.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QueryProgress {
     /// Finished tasks over all tasks, weighted by the bytes they read; from 0 to 1.
     pub fraction: f64,
-    /// The parts of a kept result that can be read by now, in the order of the root's tasks.
+    /// The parts of a retained result that can be read by now, in the order of the root stage's tasks.
     pub parts: Vec<ResultPart>,
     /// Rows of the result, once it is complete.
     pub rows: Option<u64>,
-    /// Whether all of the result can be read: a streamed one while it is written, another one when it is complete.
+    /// Whether the result can be read: a streamed result while it is written, a retained one when it is complete.
     pub is_ready: bool,
     /// How the query ended, if it has.
     pub ended: Option<Result<(), Failure>>,
 }
 
 impl ResultPart {
-    /// Asks for some of its partitions.
+    /// The request for some of its partitions.
     pub fn fetch(&self, partitions: &[u32]) -> Fetch {
         let AttemptKey {
             query,
@@ -317,7 +318,7 @@ impl ResultPart {
     }
 }
 
-/// What a finished query took.
+/// How long a finished query took, with what each task wrote.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QuerySummary {
     /// From submission to end.
@@ -326,25 +327,25 @@ pub struct QuerySummary {
     pub stages: Vec<StageSummary>,
 }
 
-/// What a stage took.
+/// How long a stage took, with what each task wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StageSummary {
     /// Which stage.
     pub stage: StageId,
-    /// From the moment its inputs were there to the end of its last task.
+    /// From the end of its last input to the end of its last task.
     pub elapsed: Duration,
     /// In ascending order of their numbers.
     pub tasks: Vec<TaskSummary>,
 }
 
-/// What a task took.
+/// A finished task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskSummary {
     /// Which task.
     pub task: TaskId,
-    /// Which try at it succeeded.
+    /// Which attempt succeeded.
     pub attempt: AttemptNumber,
-    /// Where.
+    /// On which worker.
     pub worker: WorkerId,
     /// What it wrote, with its metrics.
     pub output: TaskOutput,

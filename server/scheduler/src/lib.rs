@@ -1,32 +1,37 @@
 //! The scheduler: decides which task runs where and when, and how each query ends.
 //!
-//! A pure function of its events: [`Scheduler::apply`] takes what happened and answers what is to be done. No clock, no
-//! randomness, no I/O: the same events give the same effects. [`driver`] is the one async part.
+//! A pure function of its events: [`Scheduler::apply`] takes an [`Event`] with its time and returns the [`Effect`]s to
+//! carry out. No clock, no randomness, no I/O: the same events give the same effects. The server's driver owns the
+//! mailbox and the clock and carries out the effects; [`simulate`] does so in virtual time. The crate depends on
+//! `squadron-proto` alone, and plans stay opaque to it.
 //!
 //! ```text
-//! event ──> admission: may it run? ──> query ── stage ── task     state machines, a transition table in each file
+//! event ──> admission: may it run? ──> lifecycle: query ── stage ── task     a transition table in each file
 //!                                        │ stages with tasks to place
 //!                                        v
-//!                line, policy: who is next ──> placement: where ──> Launch, Commit, ...
+//!         queue: which query is next ──> workers: which worker has free slots ──> Launch, Commit, ...
 //! ```
 //!
-//! What holds always:
-//! - each submitted query ends exactly once, and then nothing of it is left here or, once the workers have been told, there;
-//! - slots are taken from launch to end, except while parked, and given back exactly once;
-//! - a stage starts when all its inputs are finished; output is dropped when all its readers are;
-//! - the cost of an event does not grow with the number of queries or tasks that wait.
+//! | module | holds |
+//! |---|---|
+//! | [`event`] | events and effects |
+//! | [`limits`] | how much the scheduler takes on, and its timeouts |
+//! | [`info`] | queries, stages, tasks and workers as the server and its clients may see them |
+//! | [`graph`] | a query as the planner submits it: stages, tasks, options |
+//! | [`groups`] | the tree of resource groups |
+//! | [`admission`] | which queries run, wait or are refused |
+//! | `lifecycle` | the state machines of queries, stages and tasks; reports, ends, views |
+//! | `queue` | run queues, the policy that orders them, predicted costs, dispatch |
+//! | `workers` | the worker pool, and places for tasks on it |
+//! | [`simulate`] | a virtual cluster around the scheduler |
+//! | [`testing`] | small queries for tests, also of other crates |
 //!
-//! | event | query | effects |
-//! |---|---|---|
-//! | Submit | appears in phase Queued; runs when its turn has come | launches as places are free, Ended when refused |
-//! | Regroup | changes its group | launches |
-//! | Report | see query.rs, stage.rs, task.rs | Commit, Release, ResultReady, Ended |
-//! | ResultDone | ends, once its root has | Release, Ended |
-//! | Cancel | ends | CancelAttempt, Release, Ended |
-//! | WorkerJoined | | Release of what it was never told about, launches |
-//! | WorkerLost | those that depend on it end | CancelAttempt, Release elsewhere, Ended |
-//! | WorkerDraining | | |
-//! | Tick | what has waited too long is retried, placed or ended | |
+//! What holds always:
+//! - each submitted query ends exactly once; then nothing of it is left in the scheduler, nor, once the workers have
+//!   handled the effects, on a worker;
+//! - an attempt holds its slots from launch to end, except while it is parked, and gives them back exactly once;
+//! - a stage starts when all its inputs are finished; its output is released when all its consumers are finished;
+//! - the cost of an event does not grow with the number of queries or tasks that wait.
 
 pub mod admission;
 mod deadline;
@@ -50,7 +55,7 @@ pub use graph::{OutputPartitions, Placement, QueryOptions, StageGraph, StageSpec
 pub use groups::{GroupSpec, Groups, Selector};
 pub use info::{
     Capacity, GroupLoad, QueryInfo, QueryPhase, QueryProgress, QuerySummary, Resources, ResultPart, StageInfo,
-    StagePhase, StageSummary, Stopping, TaskInfo, TaskPhase, TaskSummary, WorkerLoad,
+    StagePhase, StageSummary, StoppingAttempt, TaskInfo, TaskPhase, TaskSummary, WorkerLoad,
 };
 pub use limits::Limits;
 pub use queue::policy::Policy;

@@ -1,4 +1,4 @@
-//! How much the scheduler takes on, and how long it waits for what.
+//! How much the scheduler takes on, and its timeouts.
 
 use std::time::Duration;
 
@@ -10,31 +10,32 @@ use crate::queue::policy::{Order, Policy};
 pub struct Limits {
     /// How running queries share the workers.
     pub policy: Policy,
-    /// The power of a query's size with which its weight falls under [`Policy::Stride`].
+    /// The power of a query's size by which its weight falls under [`Policy::Stride`].
     pub priority_decay: u32,
-    /// How many queries there may be.
+    /// How many queries may run and wait.
     pub admission: AdmissionLimits,
-    /// How many results may be open, read or not.
+    /// How many results may be open, whether they are being read or not.
     pub max_open_results: usize,
-    /// How long a query waits for a first worker.
+    /// How long a query waits while there is no worker for it.
     pub no_worker_timeout: Duration,
-    /// How often a task may be refused while nothing else runs that could explain it.
+    /// How often a task may be refused while its lane finds no slot taken, so that no other attempt explains the
+    /// refusal.
     pub max_idle_refusals: u32,
     /// How often a task may be refused at all.
     pub max_refusals: u32,
-    /// How long a task pauses after its first refusal; doubled with each further one.
+    /// How long a task pauses after its first refusal; doubled with each further refusal.
     pub refusal_pause: Duration,
-    /// How long the first in the queue waits for a place with room for all its partitions.
+    /// How long the first query of a run queue waits for free slots for all its next tasks; then they share slots.
     pub room_timeout: Duration,
-    /// After how long without being served a query is served out of its turn.
+    /// A query that waits and was not scheduled for this long is scheduled out of its turn (the starvation guard).
     pub starvation_timeout: Duration,
-    /// How many plans to keep in mind with what they cost.
+    /// How many plans to remember with their costs.
     pub remembered_plans: usize,
-    /// How long a query that failed for no reason of its own waits for the cause.
+    /// How long a query whose attempt stopped without a cause waits for the root cause.
     pub root_cause_timeout: Duration,
     /// How long a query whose result has been read waits for the last reports.
     pub last_report_timeout: Duration,
-    /// How many lost workers to keep in mind, to tell them what has ended when they come back.
+    /// How many lost workers to remember, so that they release ended queries when they come back.
     pub remembered_workers: usize,
 }
 

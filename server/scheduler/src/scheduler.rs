@@ -1,4 +1,20 @@
-//! All queries and workers of a server, and the one way in: [`Scheduler::apply`].
+//! All queries and workers of a server, and the one way to change them: [`Scheduler::apply`].
+//!
+//! | event | query | effects |
+//! |---|---|---|
+//! | Submit | enters phase Queued; runs once admitted | launches while slots are free; Ended when it is refused |
+//! | Regroup | changes its group | launches |
+//! | Report | see [`query`], [`stage`] and [`task`] | Commit, Release, ResultReady, Ended |
+//! | ResultDone | ends, once its root stage is finished | Release, Ended |
+//! | Cancel | ends | CancelAttempt, Release, Ended |
+//! | WorkerJoined | as WorkerLost, if the worker was there | Release of queries it knew when it was lost; launches |
+//! | WorkerLost | ends, if it depends on the worker | CancelAttempt and Release on other workers, Ended |
+//! | WorkerDraining | | |
+//! | Tick | what has waited too long is retried, placed or ended | as above |
+//!
+//! [`query`]: crate::lifecycle::query
+//! [`stage`]: crate::lifecycle::stage
+//! [`task`]: crate::lifecycle::task
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -21,12 +37,12 @@ use crate::workers::pool::WorkerPool;
 #[derive(Debug)]
 pub struct Scheduler {
     pub(crate) limits: Limits,
-    /// Of the event that is being taken in.
+    /// The time of the event that is being applied.
     pub(crate) now: Duration,
     pub(crate) queries: HashMap<QueryId, Query>,
     pub(crate) workers: WorkerPool,
     pub(crate) admission: Admission,
-    /// Whether somebody who waits for admission may have got room.
+    /// Whether a query that waits for admission may be admissible now.
     pub(crate) may_admit: bool,
     pub(crate) queues: RunQueues,
     pub(crate) costs: Costs,
@@ -54,7 +70,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes in what happened at `now`, a time since some fixed start that never goes back.
+    /// Applies what happened at `now`, a time since some fixed start that never goes back.
     pub fn apply(&mut self, now: Duration, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.now = now;
@@ -62,7 +78,7 @@ impl Scheduler {
             Event::Submit(graph) => self.submit(now, graph, &mut effects),
             Event::Regroup(groups) => self.regroup(groups),
             Event::Cancel { query, failure } => self.end(query, Err(failure), &mut effects),
-            Event::ResultDone { query } => self.result_done(now, query, &mut effects),
+            Event::ResultDone { query } => self.mark_result_read(now, query, &mut effects),
             Event::WorkerJoined {
                 worker,
                 slots,
@@ -74,18 +90,18 @@ impl Scheduler {
                 for query in self.workers.join(worker, slots, address, memory_bytes, kind) {
                     effects.push(Effect::release_all(worker, query));
                 }
-                self.workers_changed(now);
+                self.update_capacity(now);
             }
             Event::WorkerLost { worker, reason } => self.lose_worker(now, worker, &reason, &mut effects),
             Event::WorkerDraining { worker } => {
                 self.workers.drain(worker);
-                self.workers_changed(now);
+                self.update_capacity(now);
             }
             Event::Report {
                 worker,
                 attempt,
                 status,
-            } => self.report(now, worker, attempt, status, &mut effects),
+            } => self.apply_report(now, worker, attempt, status, &mut effects),
             Event::Tick => self.tick(now, &mut effects),
         }
         self.admit_waiting(now);
@@ -93,7 +109,7 @@ impl Scheduler {
         effects
     }
 
-    /// When the next [`Event::Tick`] is due, if nothing else happens before.
+    /// When the next [`Event::Tick`] is due, if no other event comes before.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.deadlines.first().map(|&(at, _)| at)
     }
@@ -108,7 +124,7 @@ impl Scheduler {
             && self.workers.stopping().is_empty()
     }
 
-    /// A graph whose id is there already changes nothing; the driver does not let it through.
+    /// A graph with the id of a query that has not ended changes nothing; the driver does not submit one.
     fn submit(&mut self, now: Duration, graph: StageGraph, effects: &mut Vec<Effect>) {
         let id = graph.query;
         if self.queries.contains_key(&id) {
@@ -142,8 +158,8 @@ impl Scheduler {
         }
         self.submitted += 1;
         if let Some((urgent, over)) = query.time_limits() {
-            self.remind(urgent, Deadline::Urgent(query.id));
-            self.remind(over, Deadline::TimeLimit(query.id));
+            self.set_deadline(urgent, Deadline::Urgent(query.id));
+            self.set_deadline(over, Deadline::TimeLimit(query.id));
         }
         self.queries.insert(id, query);
         if is_exempt {
@@ -154,7 +170,9 @@ impl Scheduler {
 
     fn group_of(&self, graph: &StageGraph) -> usize {
         let settings = graph.stages.last().map(|stage| stage.settings.as_slice());
-        self.admission.groups().of(&graph.options, settings.unwrap_or_default())
+        self.admission
+            .groups()
+            .select(&graph.options, settings.unwrap_or_default())
     }
 
     fn check_open_results(&self) -> Result<(), Failure> {
@@ -164,14 +182,14 @@ impl Scheduler {
         Err(Failure::new(
             FailureKind::Busy,
             format!(
-                "{} results are open already, which is as many as --max-open-results allows; read or close some of them, \
-                 then run the statement again",
+                "{} results are open already, which is as many as --max-open-results allows; read or close some of \
+                 them, then run the statement again",
                 self.open_results
             ),
         ))
     }
 
-    /// Those whose turn has come run from now on.
+    /// Starts the queries that admission lets run.
     fn admit_waiting(&mut self, now: Duration) {
         if !std::mem::take(&mut self.may_admit) {
             return;
@@ -192,12 +210,13 @@ impl Scheduler {
         };
         query.phase = Phase::Running;
         query.started = Some(now);
-        for stage in query.sources() {
+        for stage in query.source_stages() {
             self.start_stage(now, id, stage);
         }
     }
 
-    /// Everybody finds his place anew; limits that are exceeded now stay so until queries have ended.
+    /// Assigns every query to one of the new groups; limits that are exceeded now stay exceeded until queries have
+    /// ended.
     fn regroup(&mut self, groups: Groups) {
         let before = std::mem::replace(&mut self.queues, RunQueues::new(&groups));
         for placement in [Placement::Any, Placement::Local] {
@@ -206,7 +225,7 @@ impl Scheduler {
             queues.resize(slots);
             queues.empty_since = before.of(placement).empty_since;
         }
-        self.admission = self.admission.regrouped(groups);
+        self.admission = self.admission.with_groups(groups);
         self.may_admit = true;
         let mut ids: Vec<_> = self.queries.values().map(|query| (query.number, query.id)).collect();
         ids.sort_unstable();
@@ -214,10 +233,10 @@ impl Scheduler {
             let Some(query) = self.queries.get_mut(&id) else {
                 continue;
             };
-            query.group = self.admission.groups().of(&query.options, query.settings());
+            query.group = self.admission.groups().select(&query.options, query.settings());
             if !query.options.is_exempt {
                 let candidate = query.candidate();
-                self.admission.wait(&candidate);
+                self.admission.enqueue(&candidate);
                 if !matches!(query.phase, Phase::Queued) {
                     self.admission.start(&candidate);
                 }
@@ -230,7 +249,7 @@ impl Scheduler {
                 queues.settle(ready.lane, group, ready.held_slots, 0, Correction::More(0));
             }
             for placement in [Placement::Any, Placement::Local] {
-                self.stand(id, placement);
+                self.update_queue_entry(id, placement);
             }
         }
     }
@@ -242,29 +261,29 @@ impl Scheduler {
             }
             self.deadlines.pop_first();
             match deadline {
-                Deadline::Worker(query, placement) => self.give_up_waiting(now, query, placement, effects),
-                Deadline::Urgent(query) => self.time_is_short(query),
-                Deadline::TimeLimit(query) => self.time_is_over(query, effects),
-                // The dispatch at the end of the event sees that the time has come.
+                Deadline::Worker(query, placement) => self.end_without_worker(now, query, placement, effects),
+                Deadline::Urgent(query) => self.raise_urgency(query),
+                Deadline::TimeLimit(query) => self.end_at_time_limit(query, effects),
+                // The dispatch at the end of the event compares the times itself.
                 Deadline::Room(_) => {}
                 Deadline::Retry(query, stage, task) => self.retry(now, query, stage, task),
                 Deadline::RootCause(query) => self.end_without_cause(query, effects),
-                Deadline::LastReport(query) => self.end_well(now, query, effects),
+                Deadline::LastReport(query) => self.end_successfully(now, query, effects),
             }
         }
     }
 
-    /// It counts more from now on.
-    fn time_is_short(&mut self, id: QueryId) {
+    /// Most of the query's time limit is over: its weight grows.
+    fn raise_urgency(&mut self, id: QueryId) {
         if let Some(query) = self.queries.get_mut(&id) {
             query.is_urgent = true;
             for placement in [Placement::Any, Placement::Local] {
-                self.stand(id, placement);
+                self.update_queue_entry(id, placement);
             }
         }
     }
 
-    pub(crate) fn remind(&mut self, at: Duration, deadline: Deadline) {
+    pub(crate) fn set_deadline(&mut self, at: Duration, deadline: Deadline) {
         self.deadlines.insert((at, deadline));
     }
 }

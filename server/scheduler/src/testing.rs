@@ -1,4 +1,4 @@
-//! Small queries for tests, also those of crates that stand on this one.
+//! Small queries for tests, also for crates that use this one.
 
 use squadron_proto::control::{PartitionOutput, PlanRef, TaskOutput};
 use squadron_proto::{QueryId, StageId, WorkerId};
@@ -25,7 +25,7 @@ pub fn stage(id: u32, inputs: &[u32], tasks: u32) -> StageSpec {
     }
 }
 
-/// The stages as a query; the last is the root, and streamed.
+/// A query of these stages; the last is the root, and streamed.
 ///
 /// # Panics
 /// When there is no stage.
@@ -46,7 +46,7 @@ pub fn worker(number: u128) -> WorkerId {
     WorkerId::from_u128(number)
 }
 
-/// Three partitions with rows, so that consumers read something.
+/// Three partitions with rows, so that consumers have something to read.
 pub fn some_output() -> TaskOutput {
     let partitions = (0..3)
         .map(|partition| PartitionOutput {

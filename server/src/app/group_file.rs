@@ -89,7 +89,7 @@ impl Table {
                 .collect(),
         };
         let memory_bytes = self.memory.map(|memory| {
-            config::size(&memory).map_err(|why| format!("memory = \"{memory}\" of group {} {why}", self.name))
+            config::parse_size(&memory).map_err(|why| format!("memory = \"{memory}\" of group {} {why}", self.name))
         });
         Ok(GroupSpec {
             weight: self.weight,
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_has_what_the_file_says() {
+    fn group_has_the_limits_of_its_file() {
         let groups = parse(
             r#"
             [[group]]
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_says_what_is_wrong_and_where() {
+    fn wrong_group_file_names_its_mistake() {
         for (text, says) in [
             ("[[group]]\nnam = \"a\"", "line 2"),
             ("[[group]]\nname = \"a\"\nmemory = \"lots\"", "is not a size"),

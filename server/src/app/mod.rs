@@ -20,7 +20,7 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::Stream;
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::{Failure, FailureKind, WorkerId};
-use squadron_shuffle::listen::{self, Connection};
+use squadron_shuffle::net::listen::{self, Connection};
 use squadron_shuffle::{DataService, ServerTls, Trust};
 use squadron_worker::{Engine, RemoteOptions, WorkerOptions};
 use tokio::net::TcpListener;
@@ -36,10 +36,10 @@ use crate::driver::workers::{ControlService, Registry, RegistryOptions};
 use crate::driver::{Driver, SchedulerHandle};
 use crate::flight::{self, FlightOptions, Gate, SizeLimited};
 use crate::planner::{Planner, SizeOptions};
-use crate::query::history::{History, HistoryLimits};
-use crate::query::results::{OpenResults, ResultReader};
-use crate::query::retained::KeptResults;
-use crate::query::{Locations, OpenSessions, Planning, Polls, Queries, QueryParts};
+use crate::query::history::HistoryLimits;
+use crate::query::records::QueryRecords;
+use crate::query::results::ResultReader;
+use crate::query::{Locations, OpenSessions, Planning, Queries, QueryParts};
 use crate::system;
 use crate::writes::Writes;
 use squadron_proto::WorkerKind;
@@ -47,7 +47,7 @@ use squadron_scheduler::{AdmissionLimits, Limits, Policy};
 
 /// How long a ticket is good for; the result behind it is usually gone long before.
 const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// The history takes at most this part of the scheduler's memory, also when nobody else wants it.
+/// The history takes at most this part of the scheduler's memory, also when the rest is free.
 const HISTORY_PART: u64 = 4;
 /// How often a draining server looks whether everything has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -74,9 +74,11 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     let stop = CancellationToken::new();
     let mut owned = JoinSet::new();
     let (registry, worker_events) = Registry::new(RegistryOptions::default());
-    let history = History::open(history_limits(args))?;
-    let (driver, scheduler) = Driver::new(limits(args), history, registry.clone(), worker_events);
+    let records = QueryRecords::open(history_limits(args), args.result_ttl)?;
+    let directory = Arc::new(records.clone());
+    let (driver, scheduler) = Driver::new(limits(args), directory, registry.clone(), worker_events);
     owned.spawn(driver.run(stop.clone()));
+    owned.spawn(until(&stop, records.clone().sweep()));
     if let Some(file) = &args.groups {
         groups::load(file, &scheduler).await?;
         owned.spawn(groups::watch(file.clone(), scheduler.clone(), stop.clone()));
@@ -88,9 +90,15 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
         warn!("passwords and tokens travel unencrypted over the network; give --tls-cert and --tls-key");
     }
     let sessions = OpenSessions::default();
-    system::register(&catalog, &scheduler, &sessions)?;
-    let parts = (&*engine, &catalog, scheduler, sessions, key.clone());
-    let queries = queries(args, parts, &stop, &mut owned)?;
+    system::register(&catalog, &scheduler, &records, &sessions)?;
+    let shared = SharedParts {
+        catalog: catalog.clone(),
+        scheduler,
+        records,
+        sessions,
+        key: key.clone(),
+    };
+    let queries = queries(args, &engine, shared)?;
     let cluster_address = match cluster_listener {
         Some(listener) => {
             let address = local_address(&listener)?;
@@ -200,7 +208,7 @@ fn server_tls(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<ServerTl
 }
 
 fn trust(authority: Option<&Path>) -> Result<Trust, Failure> {
-    authority.map_or_else(|| Ok(Trust::public()), Trust::of_file)
+    authority.map_or_else(|| Ok(Trust::public()), Trust::from_file)
 }
 
 fn limits(args: &ServeArgs) -> Limits {
@@ -216,7 +224,7 @@ fn limits(args: &ServeArgs) -> Limits {
         admission: AdmissionLimits {
             max_running: args.max_running,
             max_queued: args.max_queued,
-            max_of_session: args.max_session_queries,
+            max_per_session: args.max_session_queries,
         },
         ..Limits::default()
     }
@@ -254,20 +262,18 @@ async fn start_workers(args: &ServeArgs, engine: &Arc<Engine>, registry: &Regist
     }
 }
 
-fn queries(
-    args: &ServeArgs,
-    (engine, catalog, scheduler, sessions, key): (&Engine, &Catalog, SchedulerHandle, OpenSessions, ClusterKey),
-    stop: &CancellationToken,
-    owned: &mut JoinSet<()>,
-) -> Result<Queries, Failure> {
-    let results = OpenResults::new(args.result_ttl);
-    owned.spawn(until(stop, results.clone().sweep()));
-    let kept = KeptResults::new(args.result_ttl, scheduler.clone());
-    owned.spawn(until(stop, kept.clone().sweep()));
-    let polls = Polls::new(args.result_ttl);
-    owned.spawn(until(stop, polls.clone().sweep()));
+/// Parts of the server that others than its queries use too.
+struct SharedParts {
+    catalog: Catalog,
+    scheduler: SchedulerHandle,
+    records: QueryRecords,
+    sessions: OpenSessions,
+    key: ClusterKey,
+}
+
+fn queries(args: &ServeArgs, engine: &Engine, shared: SharedParts) -> Result<Queries, Failure> {
     Ok(Queries::new(QueryParts {
-        catalog: catalog.clone(),
+        catalog: shared.catalog,
         planner: Planner::new(SizeOptions {
             min_task_bytes: args.min_task_bytes,
             partition_bytes: args.partition_bytes,
@@ -276,26 +282,23 @@ fn queries(
         reader: ResultReader {
             store: engine.store.clone(),
             fetcher: engine.fetcher.clone(),
-            scheduler: scheduler.clone(),
         },
-        scheduler,
-        results,
-        kept,
-        polls,
+        scheduler: shared.scheduler,
+        records: shared.records,
         locations: locations(args),
         writes: Writes::new(Handle::current()),
-        key,
+        key: shared.key,
         ticket_lifetime: TICKET_LIFETIME,
         in_process: args.cluster_listen.is_none(),
         query_timeout: args.query_timeout,
         scheduler_memory: args.scheduler_memory,
         // The server's own work, whatever its workers may use.
         planning: Planning::start(config::cores())?,
-        sessions,
+        sessions: shared.sessions,
     }))
 }
 
-/// What goes on for ever ends when the server does, which does not wait for it then.
+/// Runs a task that never ends until the server stops, which does not wait for it.
 fn until(
     stop: &CancellationToken,
     work: impl Future<Output = ()> + Send + 'static,
@@ -387,7 +390,7 @@ fn announce(clients: SocketAddr, cluster: Option<SocketAddr>, encrypted: bool) {
     }
 }
 
-/// Whoever started this process may have closed standard output; that is no reason to stop.
+/// The parent process may have closed standard output; that is no reason to stop.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

@@ -1,11 +1,11 @@
-//! What a client shows.
+//! The credentials of a request.
 
 use std::fmt;
 
-/// What a client shows to say who it is. `Debug` hides the secret.
+/// What a client sends to authenticate itself. `Debug` hides the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
-    /// A name and a password; in the place of the password also a token.
+    /// A name and a password, or a token in the place of the password.
     Password {
         /// The name.
         user: String,
@@ -17,7 +17,7 @@ pub enum Credentials {
 }
 
 impl Credentials {
-    /// The name that is shown.
+    /// The name that the client sends.
     pub(super) fn user(&self) -> Option<&str> {
         match self {
             Self::Password { user, .. } => Some(user),

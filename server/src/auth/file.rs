@@ -8,14 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 use squadron_proto::{Failure, FailureKind};
 use tracing::{info, warn};
 
-/// How often the file is looked at, at most.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// The shortest time between two checks whether the file has changed.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Understands the text of a file; an error is the number of the line and the half sentence after it.
+/// Parses the text of a file; an error is the number of the line and the second half of the message.
 type Parse<T> = fn(&str) -> Result<T, (usize, String)>;
 
-/// What a file says now. When it is changed to something that cannot be understood, what it said before goes on.
-pub(super) struct Watched<T> {
+/// The parsed contents of a file. When the file changes to something that cannot be parsed, the former contents stay.
+pub(super) struct WatchedFile<T> {
     flag: &'static str,
     path: PathBuf,
     parse: Parse<T>,
@@ -25,13 +25,13 @@ pub(super) struct Watched<T> {
 struct State<T> {
     value: Arc<T>,
     stamp: Option<Stamp>,
-    looked: Instant,
+    checked: Instant,
 }
 
 /// Tells one version of the file from another.
 type Stamp = (SystemTime, u64);
 
-impl<T> Watched<T> {
+impl<T> WatchedFile<T> {
     /// # Errors
     /// `Invalid`, naming flag, file and line.
     pub(super) fn open(flag: &'static str, path: &Path, parse: Parse<T>) -> Result<Self, Failure> {
@@ -44,16 +44,16 @@ impl<T> Watched<T> {
             state: Mutex::new(State {
                 value,
                 stamp,
-                looked: Instant::now(),
+                checked: Instant::now(),
             }),
         })
     }
 
-    /// What the file says, not older than half a second.
+    /// The contents of the file, at most [`CHECK_INTERVAL`] old.
     pub(super) fn current(&self) -> Arc<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.elapsed() >= LOOK_INTERVAL {
-            state.looked = Instant::now();
+        if state.checked.elapsed() >= CHECK_INTERVAL {
+            state.checked = Instant::now();
             let stamp = stamp(&self.path);
             if stamp != state.stamp {
                 state.stamp = stamp;
@@ -82,7 +82,7 @@ fn read<T>(flag: &str, path: &Path, parse: Parse<T>) -> Result<T, Failure> {
     parse(&text).map_err(|(line, why)| invalid(format!(", line {line}: {why}")))
 }
 
-/// Name, value and number of each line `name:value`; empty lines and those that begin with `#` say nothing.
+/// Number, name and value of each line `name:value`; skips empty lines and those that begin with `#`.
 pub(super) fn lines<'a>(
     text: &'a str,
     value: &'a str,
@@ -118,37 +118,37 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_again_when_it_changes_and_never_believed_blindly() {
+    fn changed_file_is_read_unless_invalid() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "1\n2").unwrap();
-        let watched = Watched::open("--numbers", file.path(), numbers).unwrap();
-        let changed = |text: &str| {
+        let watched = WatchedFile::open("--numbers", file.path(), numbers).unwrap();
+        let change = |text: &str| {
             fs::write(file.path(), text).unwrap();
-            // As if the last look were long ago.
-            watched.state.lock().unwrap().looked = Instant::now() - LOOK_INTERVAL;
+            // As if the last check were long ago.
+            watched.state.lock().unwrap().checked = Instant::now() - CHECK_INTERVAL;
             watched.current()
         };
         assert_eq!(*watched.current(), [1, 2]);
-        assert_eq!(*changed("1\n2\n3"), [1, 2, 3]);
-        assert_eq!(*changed("one"), [1, 2, 3]);
-        assert_eq!(*changed("77"), [77]);
+        assert_eq!(*change("1\n2\n3"), [1, 2, 3]);
+        assert_eq!(*change("one"), [1, 2, 3]);
+        assert_eq!(*change("77"), [77]);
     }
 
     #[test]
-    fn a_refusal_names_flag_file_and_line() {
+    fn open_error_names_flag_and_line() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "1\ntwo").unwrap();
         let name = file.path().display().to_string();
-        let refused = |path: &Path| Watched::open("--numbers", path, numbers).err().unwrap().message;
+        let refusal = |path: &Path| WatchedFile::open("--numbers", path, numbers).err().unwrap().message;
         assert_eq!(
-            refused(file.path()),
+            refusal(file.path()),
             format!("--numbers {name}, line 2: is no number; write one")
         );
-        assert!(refused(Path::new("/no/such")).contains("--numbers /no/such cannot be read"));
+        assert!(refusal(Path::new("/no/such")).contains("--numbers /no/such cannot be read"));
     }
 
     #[test]
-    fn lines_have_names_and_comments_have_none() {
+    fn lines_skip_comments_and_reject_invalid() {
         let text = "# people\n\nann:a:b\n  bob: c\n:x\nno colon\na b:c";
         let found: Vec<_> = lines(text, "VALUE").collect();
         assert_eq!(found[0], Ok((3, "ann", "a:b")));

@@ -1,17 +1,17 @@
-//! Who may connect, and as whom.
+//! Authentication: the credentials of a request, and the principal that they stand for.
 //!
 //! ```text
 //! name + password --users (argon2)--.
-//!                                    >--> principal --log in--> bearer token, good until it is idle for long
+//!                                    >--> principal --log in--> bearer token, valid until it is idle for long
 //! bearer token -----tokens, issued--'
 //! ```
 //!
-//! Without files of users or tokens everyone is let in, and all are the same anonymous principal. The files are read
-//! again when they change: a user who is gone, or whose password is another now, has lost all tokens too.
+//! Without files of users or tokens every client is admitted, as the same anonymous principal. The files are read again
+//! when they change: removing a user or changing a password also revokes the tokens issued for it.
 //!
-//! Tokens are kept as their SHA-256 and found by it, so that neither memory nor the time of a comparison tells anything
-//! about them. A password that was right is remembered under a key of this process alone, since argon2 is slow by
-//! design and some drivers send name and password with every call.
+//! Tokens are kept and looked up as their SHA-256, so that neither memory nor the time of a comparison reveals them. A
+//! correct password is remembered under a key that only this process has, since argon2 is slow by design and some
+//! drivers send name and password with every call.
 
 mod credentials;
 mod file;
@@ -36,48 +36,48 @@ pub use passwords::hash;
 pub use principal::Principal;
 pub use tokens::Digest;
 
-use self::file::Watched;
+use self::file::WatchedFile;
 use self::passwords::PasswordHashes;
 use self::throttle::Throttle;
 use self::tokens::Tokens;
 use self::users::Users;
 
-/// Right passwords remembered at once.
+/// How many correct passwords are remembered at once.
 const MAX_REMEMBERED: u64 = 10_000;
-/// How much of a name that somebody typed is written to the log.
+/// How many characters of a user name are written to the log.
 const MAX_LOGGED_NAME: usize = 64;
 
-/// Where users and tokens are written, and how long a login lasts.
+/// The files of users and tokens, and how long a login lasts.
 #[derive(Clone, Debug)]
 pub struct AuthOptions {
     /// Lines `name:argon2-hash`.
     pub users: Option<PathBuf>,
     /// Lines `name:token`.
     pub tokens: Option<PathBuf>,
-    /// A login that nobody has used for this long is forgotten.
+    /// A login that was not used for this long is forgotten.
     pub idle_timeout: Duration,
     /// Logins kept at once; beyond it the least recently used is forgotten.
     pub max_logins: u64,
 }
 
-/// Knows who is let in. Clones share what they know.
+/// Checks credentials. Clones share their state.
 #[derive(Clone)]
 pub struct Authenticator(Option<Arc<Inner>>);
 
-/// Somebody who has logged in.
+/// A client that has logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
-    /// Who it is.
+    /// The principal that the client is known as.
     pub principal: Principal,
-    /// What to show from now on.
+    /// The token that the client sends from now on.
     pub token: String,
     /// Whether the token was made for this login; else it is the client's own.
     pub is_new: bool,
 }
 
 struct Inner {
-    users: Option<Watched<Users>>,
-    tokens: Option<Watched<Tokens>>,
+    users: Option<WatchedFile<Users>>,
+    tokens: Option<WatchedFile<Tokens>>,
     passwords: PasswordHashes,
     issued: Cache<Digest, Issued>,
     remembered: Cache<Digest, ()>,
@@ -88,20 +88,20 @@ struct Inner {
 #[derive(Clone)]
 struct Issued {
     user: Arc<str>,
-    /// The hash of the password by then; with another one the token is worth nothing.
+    /// The hash of the password at the login; once the user has another one, the token is invalid.
     hash: Arc<str>,
 }
 
 impl Authenticator {
-    /// Lets everyone in.
+    /// Admits every client.
     pub fn open_to_all() -> Self {
         Self(None)
     }
 
-    /// Lets in whom the files name; everyone, where there is no file.
+    /// Admits the users and tokens that the files name; every client, where there is no file.
     ///
     /// # Errors
-    /// `Invalid`, naming file and line, for files that cannot be read or understood.
+    /// `Invalid`, naming file and line, for files that cannot be read or parsed.
     pub fn new(options: &AuthOptions) -> Result<Self, Failure> {
         if options.users.is_none() && options.tokens.is_none() {
             return Ok(Self::open_to_all());
@@ -110,10 +110,10 @@ impl Authenticator {
         let tokens = options.tokens.as_deref();
         Ok(Self(Some(Arc::new(Inner {
             users: users
-                .map(|path| Watched::open("--users", path, Users::parse))
+                .map(|path| WatchedFile::open("--users", path, Users::parse))
                 .transpose()?,
             tokens: tokens
-                .map(|path| Watched::open("--tokens", path, Tokens::parse))
+                .map(|path| WatchedFile::open("--tokens", path, Tokens::parse))
                 .transpose()?,
             passwords: PasswordHashes::default(),
             issued: idle_cache(options.max_logins, options.idle_timeout),
@@ -122,12 +122,12 @@ impl Authenticator {
         }))))
     }
 
-    /// Whether requests must say who they come from.
+    /// Whether requests need credentials.
     pub fn is_required(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Who sends a request with these credentials.
+    /// Returns the principal of a request with these credentials.
     ///
     /// # Errors
     /// `Unauthenticated` without credentials or with wrong ones, `Exhausted` after too many wrong ones.
@@ -138,7 +138,7 @@ impl Authenticator {
         inner.admit(credentials, peer).await.map(Admitted::principal)
     }
 
-    /// Logs a client in: who it is, and the token it is known by from now on. A client that shows a token keeps it.
+    /// Logs a client in: returns its principal and the token to send from now on. A client that sends a token keeps it.
     ///
     /// # Errors
     /// As [`Authenticator::admit`].
@@ -150,7 +150,7 @@ impl Authenticator {
         };
         let new = |principal| Login {
             principal,
-            token: tokens::random(),
+            token: tokens::random_token(),
             is_new: true,
         };
         let Some(inner) = &self.0 else {
@@ -176,7 +176,7 @@ impl Authenticator {
     }
 }
 
-/// Who was let in, and by what.
+/// An admitted principal, and the kind of credentials that admitted it.
 enum Admitted {
     ByPassword { user: Arc<str>, hash: Arc<str> },
     ByToken(Principal),
@@ -194,46 +194,46 @@ impl Admitted {
 impl Inner {
     async fn admit(&self, credentials: Option<&Credentials>, peer: Option<IpAddr>) -> Result<Admitted, Failure> {
         let Some(credentials) = credentials else {
-            return Err(self.how_to_log_in());
+            return Err(self.missing_credentials());
         };
-        // What is known costs nothing to check and is never slowed by the failures of others.
-        if let Some(admitted) = self.known(credentials) {
+        // Known credentials cost nothing to check and are never slowed by failures of other clients.
+        if let Some(admitted) = self.find_known(credentials) {
             return Ok(admitted);
         }
         let user = credentials.user();
-        let wait = self.throttle.before(peer, user, Instant::now());
-        tokio::time::sleep(wait.map_err(too_many)?).await;
+        let wait = self.throttle.schedule(peer, user, Instant::now());
+        tokio::time::sleep(wait.map_err(too_many_failures)?).await;
         match self.check_password(credentials).await? {
             Some(admitted) => {
-                self.throttle.succeeded(user);
+                self.throttle.record_success(user);
                 Ok(admitted)
             }
             None => {
-                self.throttle.failed(peer, user, Instant::now());
-                let user = user.map(logged);
+                self.throttle.record_failure(peer, user, Instant::now());
+                let user = user.map(escape_for_log);
                 warn!(user, peer = peer.map(tracing::field::display), "login failed");
-                Err(refused(credentials))
+                Err(wrong_credentials(credentials))
             }
         }
     }
 
-    /// A token, also in the place of a password, or a password that was right before.
-    fn known(&self, credentials: &Credentials) -> Option<Admitted> {
+    /// Looks up a token, also one in the place of a password, or a password that was correct before.
+    fn find_known(&self, credentials: &Credentials) -> Option<Admitted> {
         let (user, secret) = match credentials {
-            Credentials::Token(token) => return self.by_token(token).map(Admitted::ByToken),
+            Credentials::Token(token) => return self.find_by_token(token).map(Admitted::ByToken),
             Credentials::Password { user, password } => (user, password),
         };
-        let by_token = self.by_token(secret);
-        let by_token = by_token.filter(|principal| Tokens::may_call_itself(user, principal));
+        let by_token = self.find_by_token(secret);
+        let by_token = by_token.filter(|principal| Tokens::accepts_name(user, principal));
         by_token.map(Admitted::ByToken).or_else(|| {
             let (user, hash) = self.users()?.get(user)?;
-            let key = self.passwords.key(&user, secret, &hash);
+            let key = self.passwords.cache_key(&user, secret, &hash);
             self.remembered.get(&key)?;
             Some(Admitted::ByPassword { user, hash })
         })
     }
 
-    fn by_token(&self, token: &str) -> Option<Principal> {
+    fn find_by_token(&self, token: &str) -> Option<Principal> {
         let digest = Digest::of(token);
         let named = self.tokens.as_ref();
         let named = named.and_then(|tokens| tokens.current().get(&digest));
@@ -249,7 +249,7 @@ impl Inner {
             return Ok(None);
         };
         let Some((name, hash)) = users.get(user) else {
-            // As slow as for a user that is there, so that time does not tell names.
+            // As slow as for an existing user, so that the time of the answer does not reveal names.
             if let Some(other) = users.any_hash() {
                 self.passwords.verify(password, &other).await?;
             }
@@ -258,16 +258,16 @@ impl Inner {
         if !self.passwords.verify(password, &hash).await? {
             return Ok(None);
         }
-        let key = self.passwords.key(&name, password, &hash);
+        let key = self.passwords.cache_key(&name, password, &hash);
         self.remembered.insert(key, ());
         Ok(Some(Admitted::ByPassword { user: name, hash }))
     }
 
     fn users(&self) -> Option<Arc<Users>> {
-        self.users.as_ref().map(Watched::current)
+        self.users.as_ref().map(WatchedFile::current)
     }
 
-    fn how_to_log_in(&self) -> Failure {
+    fn missing_credentials(&self) -> Failure {
         unauthenticated(match self.users {
             Some(_) => {
                 "this server asks who you are; log in with user name and password, or send a token as a bearer token"
@@ -285,7 +285,7 @@ fn idle_cache<V: Clone + Send + Sync + 'static>(capacity: u64, idle_timeout: Dur
         .build()
 }
 
-fn refused(credentials: &Credentials) -> Failure {
+fn wrong_credentials(credentials: &Credentials) -> Failure {
     unauthenticated(match credentials {
         Credentials::Password { .. } => "user name or password is wrong; correct them and log in again",
         Credentials::Token(_) => "the token is not known: it is wrong, or was not used for too long; log in again",
@@ -296,7 +296,7 @@ fn unauthenticated(why: &str) -> Failure {
     Failure::new(FailureKind::Unauthenticated, why)
 }
 
-fn too_many(wait: Duration) -> Failure {
+fn too_many_failures(wait: Duration) -> Failure {
     let seconds = wait.as_secs().max(1);
     Failure::new(
         FailureKind::Exhausted,
@@ -304,7 +304,7 @@ fn too_many(wait: Duration) -> Failure {
     )
 }
 
-fn logged(name: &str) -> String {
+fn escape_for_log(name: &str) -> String {
     name.chars()
         .take(MAX_LOGGED_NAME)
         .flat_map(char::escape_debug)

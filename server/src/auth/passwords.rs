@@ -9,13 +9,13 @@ use ring::rand::{SecureRandom, SystemRandom};
 use squadron_proto::{Failure, FailureKind};
 use tokio::sync::Semaphore;
 
-use super::Digest;
+use super::tokens::Digest;
 
-/// How many passwords are checked at once: each takes tens of milliseconds of a core, and the memory its hash asks for.
-const AT_ONCE: usize = 2;
+/// How many passwords are checked at once: each takes tens of milliseconds of a core, and the memory of its hash.
+const MAX_RUNNING: usize = 2;
 /// How many logins may wait for their check.
 const MAX_WAITING: usize = 256;
-/// The most memory that a hash may ask for, in KiB.
+/// The most memory that a hash may need, in KiB.
 const MAX_MEMORY_KIB: u32 = 1024 * 1024;
 const SALT_BYTES: usize = 16;
 
@@ -23,8 +23,8 @@ const SALT_BYTES: usize = 16;
 pub(super) struct PasswordHashes {
     running: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    /// Of this process alone.
-    memory: hmac::Key,
+    /// Signs the keys of the cache; known to this process alone.
+    cache: hmac::Key,
 }
 
 impl Default for PasswordHashes {
@@ -32,9 +32,9 @@ impl Default for PasswordHashes {
     /// When the operating system has no randomness to give.
     fn default() -> Self {
         Self {
-            running: Arc::new(Semaphore::new(AT_ONCE)),
+            running: Arc::new(Semaphore::new(MAX_RUNNING)),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-            memory: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+            cache: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
                 .expect("the operating system gives random bytes"),
         }
     }
@@ -56,7 +56,7 @@ impl PasswordHashes {
         let running = running.map_err(Failure::internal)?;
         let (password, hash) = (password.to_owned(), hash.to_owned());
         let checked = tokio::task::spawn_blocking(move || {
-            // Held until the work is done, also when nobody waits for it any more.
+            // Held until the work is done, even when the login was cancelled meanwhile.
             let _running = running;
             let hash = PasswordHash::new(&hash).ok()?;
             Argon2::default().verify_password(password.as_bytes(), &hash).ok()
@@ -64,9 +64,9 @@ impl PasswordHashes {
         Ok(checked.await.map_err(Failure::internal)?.is_some())
     }
 
-    /// Under which a right password is remembered. With another hash it is another key.
-    pub(super) fn key(&self, user: &str, password: &str, hash: &str) -> Digest {
-        let mut context = hmac::Context::with_key(&self.memory);
+    /// The key under which a correct password is remembered; another hash makes another key.
+    pub(super) fn cache_key(&self, user: &str, password: &str, hash: &str) -> Digest {
+        let mut context = hmac::Context::with_key(&self.cache);
         for part in [user, hash, password] {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part.as_bytes());
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_hash_knows_its_password_and_no_other() {
+    async fn hash_verifies_its_password_only() {
         let made = hash("open sesame").unwrap();
         assert!(is_usable(&made), "{made}");
         assert_ne!(made, hash("open sesame").unwrap(), "the salt is new");
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_that_asks_for_too_much_memory_is_not_usable() {
+    fn memory_hungry_hash_is_unusable() {
         let hash = |kib: u64| {
             is_usable(&format!(
                 "$argon2id$v=19$m={kib},t=1,p=1$c29tZXNhbHQ$TBK8UVPjhiUHgY2rzyPVcg"
@@ -125,15 +125,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_depends_on_every_part() {
+    fn cache_key_depends_on_every_part() {
         let hashes = PasswordHashes::default();
-        let key = hashes.key("ann", "pw", "h");
-        assert_eq!(key, hashes.key("ann", "pw", "h"));
+        let key = hashes.cache_key("ann", "pw", "h");
+        assert_eq!(key, hashes.cache_key("ann", "pw", "h"));
         for other in [
-            hashes.key("an", "npw", "h"),
-            hashes.key("ann", "pw", "i"),
-            hashes.key("bob", "pw", "h"),
-            PasswordHashes::default().key("ann", "pw", "h"),
+            hashes.cache_key("an", "npw", "h"),
+            hashes.cache_key("ann", "pw", "i"),
+            hashes.cache_key("bob", "pw", "h"),
+            PasswordHashes::default().cache_key("ann", "pw", "h"),
         ] {
             assert_ne!(key, other);
         }

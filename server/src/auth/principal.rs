@@ -1,11 +1,11 @@
-//! Whose a session, a query or a prepared statement is.
+//! The owner of a session, a query or a prepared statement.
 
 use std::sync::Arc;
 
-/// Who a request comes from, as the server found out; never what a message says of itself. Without authentication
-/// everyone is the same.
+/// The user that the server has authenticated for a request; never a name that a message claims. Without authentication
+/// all requests have the same principal.
 ///
-/// What belongs to one principal does not exist for another.
+/// Queries, sessions and statements of one principal do not exist for another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Principal(Option<Arc<str>>);
 
@@ -15,7 +15,7 @@ impl Principal {
         Self(Some(name.into()))
     }
 
-    /// The user's name; none where nobody has to log in.
+    /// The user's name; none without authentication.
     pub fn name(&self) -> Option<&str> {
         self.0.as_deref()
     }

@@ -1,4 +1,4 @@
-//! Files, passwords and tokens together.
+//! The authenticator with files of users and tokens.
 
 use super::*;
 
@@ -10,7 +10,7 @@ struct Files {
     tokens: PathBuf,
 }
 
-fn files() -> Files {
+fn write_files() -> Files {
     let folder = tempfile::tempdir().unwrap();
     let (users, tokens) = (folder.path().join("users"), folder.path().join("tokens"));
     let hash = hash("ann's").unwrap();
@@ -44,14 +44,14 @@ fn bearer(token: &str) -> Credentials {
     Credentials::Token(token.into())
 }
 
-async fn who(authenticator: &Authenticator, credentials: &Credentials) -> Option<String> {
+async fn admitted_name(authenticator: &Authenticator, credentials: &Credentials) -> Option<String> {
     let principal = authenticator.admit(Some(credentials), None).await.ok()?;
     Some(principal.name()?.to_owned())
 }
 
 #[tokio::test]
-async fn everyone_is_who_their_secret_says() {
-    let files = files();
+async fn credentials_decide_the_principal() {
+    let files = write_files();
     let authenticator = authenticator(&files, Duration::from_secs(60));
     for (credentials, name) in [
         (basic("ann", "ann's"), Some("ann")),
@@ -66,23 +66,26 @@ async fn everyone_is_who_their_secret_says() {
         (basic("", TOKEN), Some("bot")),
         (basic("ann", TOKEN), None),
     ] {
-        let found = who(&authenticator, &credentials).await;
+        let found = admitted_name(&authenticator, &credentials).await;
         assert_eq!(found.as_deref(), name, "{credentials:?}");
     }
-    let nobody = authenticator.admit(None, None).await.unwrap_err();
-    assert_eq!(nobody.kind, FailureKind::Unauthenticated);
-    assert!(nobody.message.contains("log in"), "{nobody}");
+    let missing = authenticator.admit(None, None).await.unwrap_err();
+    assert_eq!(missing.kind, FailureKind::Unauthenticated);
+    assert!(missing.message.contains("log in"), "{missing}");
 }
 
 #[tokio::test]
-async fn a_login_gives_a_token_and_a_token_stays_what_it_is() {
-    let files = files();
+async fn password_login_issues_new_token() {
+    let files = write_files();
     let authenticator = authenticator(&files, Duration::from_secs(60));
     let log_in = async |credentials: Credentials| authenticator.log_in(Some(&credentials), None).await.unwrap();
     let login = log_in(basic("ann", "ann's")).await;
     assert!(login.is_new);
     assert_ne!(login.token, log_in(basic("ann", "ann's")).await.token);
-    assert_eq!(who(&authenticator, &bearer(&login.token)).await.unwrap(), "ann");
+    assert_eq!(
+        admitted_name(&authenticator, &bearer(&login.token)).await.unwrap(),
+        "ann"
+    );
     for own in [bearer(&login.token), basic("ann", &login.token)] {
         let again = log_in(own).await;
         assert_eq!((again.token, again.is_new), (login.token.clone(), false));
@@ -91,26 +94,29 @@ async fn a_login_gives_a_token_and_a_token_stays_what_it_is() {
 }
 
 #[tokio::test]
-async fn with_another_password_everything_of_the_old_one_is_over() {
-    let files = files();
+async fn changed_password_revokes_old_logins() {
+    let files = write_files();
     let authenticator = authenticator(&files, Duration::from_secs(60));
     let old = basic("ann", "ann's");
     let token = authenticator.log_in(Some(&old), None).await.unwrap().token;
     let hash = hash("new").unwrap();
     std::fs::write(&files.users, format!("# changed\nann:{hash}\n")).unwrap();
     let mut looks = 0;
-    while who(&authenticator, &old).await.is_some() {
+    while admitted_name(&authenticator, &old).await.is_some() {
         looks += 1;
         assert!(looks < 500, "the file is never read again");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(who(&authenticator, &bearer(&token)).await, None);
-    assert_eq!(who(&authenticator, &basic("ann", "new")).await.unwrap(), "ann");
+    assert_eq!(admitted_name(&authenticator, &bearer(&token)).await, None);
+    assert_eq!(
+        admitted_name(&authenticator, &basic("ann", "new")).await.unwrap(),
+        "ann"
+    );
 }
 
 #[tokio::test]
-async fn logins_are_bounded_and_end_when_idle() {
-    let files = files();
+async fn logins_are_bounded_and_expire() {
+    let files = write_files();
     let idle_timeout = Duration::from_millis(300);
     let authenticator = authenticator(&files, idle_timeout);
     let credentials = basic("ann", "ann's");
@@ -124,11 +130,11 @@ async fn logins_are_bounded_and_end_when_idle() {
     let idle = Instant::now();
     tokio::time::sleep(idle_timeout + Duration::from_millis(50)).await;
     assert!(idle.elapsed() > idle_timeout);
-    assert_eq!(who(&authenticator, &bearer(&token)).await, None);
+    assert_eq!(admitted_name(&authenticator, &bearer(&token)).await, None);
 }
 
 #[tokio::test]
-async fn without_files_everyone_is_the_same() {
+async fn open_server_admits_everyone_as_anonymous() {
     let authenticator = Authenticator::open_to_all();
     assert!(!authenticator.is_required());
     for credentials in [None, Some(basic("ann", "x")), Some(bearer("t"))] {
@@ -140,10 +146,10 @@ async fn without_files_everyone_is_the_same() {
 }
 
 #[test]
-fn a_secret_does_not_show() {
+fn debug_and_logs_hide_secrets() {
     for credentials in [basic("ann", "hush"), bearer("hush")] {
         assert!(!format!("{credentials:?}").contains("hush"));
     }
-    assert_eq!(logged("a\nb"), "a\\nb");
-    assert_eq!(logged(&"x".repeat(1000)).len(), MAX_LOGGED_NAME);
+    assert_eq!(escape_for_log("a\nb"), "a\\nb");
+    assert_eq!(escape_for_log(&"x".repeat(1000)).len(), MAX_LOGGED_NAME);
 }

@@ -1,12 +1,12 @@
-//! Failed logins are slowed: who guesses gets one guess each few seconds.
+//! Failed logins are slowed, so that an attacker can try one password every few seconds.
 //!
 //! | counted for | free | then |
 //! |---|---|---|
-//! | a peer's address | 10 failures | its guesses queue up behind each other; a long queue is refused |
-//! | a user name | 3 failures | each guess waits, but not for others: nobody can lock a user out |
+//! | a peer's address | 10 failures | its logins wait for each other; a long queue is refused |
+//! | a user name | 3 failures | each login waits, but not for other logins: an attacker cannot lock a user out |
 //!
-//! Waits double from 100 ms to 5 s. A count is forgotten when nothing failed for ten minutes; the user's also after a
-//! login that succeeded.
+//! Waits double from 100 ms to 5 s. A count is forgotten when no login failed for ten minutes; the count of a user also
+//! after a login that succeeded.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,12 +18,12 @@ const FREE_FOR_PEER: u32 = 10;
 const FREE_FOR_USER: u32 = 3;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// The longest wait of a peer that is waited out; beyond it the login is refused at once.
+/// The longest wait of a peer's login; a login that would wait longer is refused at once.
 const MAX_QUEUE: Duration = Duration::from_secs(15);
 const FORGET_AFTER: Duration = Duration::from_secs(600);
-/// Peers and user names that are counted at once.
+/// How many peers and user names are counted at once.
 const MAX_COUNTED: u64 = 20_000;
-/// How much of a name is counted by.
+/// How many characters of a name make its key.
 const MAX_NAME: usize = 64;
 
 /// Counts failed logins.
@@ -38,7 +38,7 @@ enum Key {
 #[derive(Default)]
 struct Failures {
     count: u32,
-    /// When the next guess of a peer is looked at.
+    /// When the next login of a peer is checked.
     free_at: Option<Instant>,
 }
 
@@ -51,8 +51,13 @@ impl Throttle {
         Self(counted)
     }
 
-    /// How long to wait before a guess is looked at; `Err` is how long it would be, when that is too long.
-    pub(super) fn before(&self, peer: Option<IpAddr>, user: Option<&str>, now: Instant) -> Result<Duration, Duration> {
+    /// Returns how long to wait before a login is checked; `Err` with that time when it is too long.
+    pub(super) fn schedule(
+        &self,
+        peer: Option<IpAddr>,
+        user: Option<&str>,
+        now: Instant,
+    ) -> Result<Duration, Duration> {
         let of_user = match user.and_then(|user| self.0.get(&Key::user(user))) {
             Some(failures) => wait(lock(&failures).count, FREE_FOR_USER),
             None => Duration::ZERO,
@@ -70,8 +75,8 @@ impl Throttle {
         Ok(of_peer.max(of_user))
     }
 
-    /// A login failed.
-    pub(super) fn failed(&self, peer: Option<IpAddr>, user: Option<&str>, now: Instant) {
+    /// Counts a failed login.
+    pub(super) fn record_failure(&self, peer: Option<IpAddr>, user: Option<&str>, now: Instant) {
         if let Some(user) = user {
             let failures = self.0.get_with(Key::user(user), Arc::default);
             lock(&failures).add();
@@ -85,8 +90,8 @@ impl Throttle {
         }
     }
 
-    /// A login succeeded.
-    pub(super) fn succeeded(&self, user: Option<&str>) {
+    /// Forgets the failures of a user after a login that succeeded.
+    pub(super) fn record_success(&self, user: Option<&str>) {
         if let Some(user) = user {
             self.0.invalidate(&Key::user(user));
         }
@@ -126,7 +131,7 @@ mod tests {
     const PEER: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
 
     #[test]
-    fn waits_double_up_to_a_limit() {
+    fn waits_double_up_to_limit() {
         let millis: Vec<_> = [0, 3, 4, 5, 6, 9, 10, 40, u32::MAX]
             .map(|failures| wait(failures, 3).as_millis())
             .into();
@@ -134,38 +139,38 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_slowed_from_everywhere_and_never_locked_out() {
+    fn user_is_slowed_but_never_locked() {
         let (throttle, now) = (Throttle::new(), Instant::now());
         for _ in 0..50 {
-            throttle.failed(None, Some("ann"), now);
+            throttle.record_failure(None, Some("ann"), now);
         }
         for _ in 0..1000 {
-            assert_eq!(throttle.before(PEER, Some("ann"), now), Ok(MAX_WAIT));
+            assert_eq!(throttle.schedule(PEER, Some("ann"), now), Ok(MAX_WAIT));
         }
-        assert_eq!(throttle.before(PEER, Some("bob"), now), Ok(Duration::ZERO));
-        throttle.succeeded(Some("ann"));
-        assert_eq!(throttle.before(PEER, Some("ann"), now), Ok(Duration::ZERO));
+        assert_eq!(throttle.schedule(PEER, Some("bob"), now), Ok(Duration::ZERO));
+        throttle.record_success(Some("ann"));
+        assert_eq!(throttle.schedule(PEER, Some("ann"), now), Ok(Duration::ZERO));
     }
 
     #[test]
-    fn guesses_of_one_peer_queue_up_whatever_the_name() {
+    fn guesses_of_peer_queue_across_names() {
         let (throttle, now) = (Throttle::new(), Instant::now());
         for guess in 0..30 {
-            throttle.failed(PEER, Some(&format!("user{guess}")), now);
+            throttle.record_failure(PEER, Some(&format!("user{guess}")), now);
         }
-        let waits: Vec<_> = (0..5).map(|_| throttle.before(PEER, Some("x"), now)).collect();
+        let waits: Vec<_> = (0..5).map(|_| throttle.schedule(PEER, Some("x"), now)).collect();
         let seconds = |seconds| Ok(Duration::from_secs(seconds));
         assert_eq!(waits[..3], [seconds(5), seconds(10), seconds(15)]);
         assert_eq!(waits[3..], [Err(Duration::from_secs(20)); 2]);
         let later = now + Duration::from_secs(60);
-        assert_eq!(throttle.before(PEER, Some("x"), later), seconds(0));
+        assert_eq!(throttle.schedule(PEER, Some("x"), later), seconds(0));
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn throttle_memory_is_bounded() {
         let (throttle, now) = (Throttle::new(), Instant::now());
         for guess in 0..2 * MAX_COUNTED {
-            throttle.failed(None, Some(&guess.to_string()), now);
+            throttle.record_failure(None, Some(&guess.to_string()), now);
         }
         throttle.0.run_pending_tasks();
         assert!(throttle.0.entry_count() <= MAX_COUNTED);

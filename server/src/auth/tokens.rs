@@ -1,4 +1,4 @@
-//! `--tokens FILE`: lines `name:token`, or `name:sha256:DIGEST` for who does not want to write tokens down.
+//! `--tokens FILE`: lines `name:token`, or `name:sha256:DIGEST` so that the file holds no secret.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -6,19 +6,19 @@ use std::fmt::Write;
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::Principal;
 use super::file;
+use super::principal::Principal;
 
-/// The shortest token that is taken, in characters; shorter ones could be guessed.
+/// The shortest token that is accepted, in characters; shorter ones could be guessed.
 const MIN_TOKEN: usize = 16;
 const DIGEST_PREFIX: &str = "sha256:";
 
-/// SHA-256 of a token, by which it is found.
+/// SHA-256 of a token, by which it is looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; digest::SHA256_OUTPUT_LEN]);
 
 impl Digest {
-    /// Of a token.
+    /// The digest of a token.
     pub fn of(token: &str) -> Self {
         Self::from_tag(digest::digest(&digest::SHA256, token.as_bytes()).as_ref())
     }
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Digest {
 ///
 /// # Panics
 /// When the operating system has no randomness to give.
-pub(super) fn random() -> String {
+pub(super) fn random_token() -> String {
     let mut bytes = [0; digest::SHA256_OUTPUT_LEN];
     SystemRandom::new()
         .fill(&mut bytes)
@@ -67,7 +67,7 @@ pub(super) fn random() -> String {
     Digest(bytes).to_hex()
 }
 
-/// Tokens with the names of those who show them. One name may have several.
+/// Tokens with the names of their users. One user may have several.
 pub(super) struct Tokens(HashMap<Digest, Principal>);
 
 impl Tokens {
@@ -75,7 +75,7 @@ impl Tokens {
         let mut tokens = HashMap::new();
         for line in file::lines(text, "TOKEN") {
             let (number, name, token) = line?;
-            let digest = digest_of(token.trim()).map_err(|why| (number, format!("the token of {name} {why}")))?;
+            let digest = parse_digest(token.trim()).map_err(|why| (number, format!("the token of {name} {why}")))?;
             if tokens.insert(digest, Principal::user(name)).is_some() {
                 let why = format!("the token of {name} is used twice; give each line one of its own");
                 return Err((number, why));
@@ -88,14 +88,14 @@ impl Tokens {
         self.0.get(digest).cloned()
     }
 
-    /// Whether a client that sends a token as its password may send this user name with it: that of the token, or one
-    /// that says nothing, since some drivers insist on a name.
-    pub(super) fn may_call_itself(user: &str, principal: &Principal) -> bool {
+    /// Whether a client that sends a token as its password may send this user name with it: that of the token, none, or
+    /// `token`, since some drivers insist on a name.
+    pub(super) fn accepts_name(user: &str, principal: &Principal) -> bool {
         user.is_empty() || user == "token" || principal.name() == Some(user)
     }
 }
 
-fn digest_of(token: &str) -> Result<Digest, &'static str> {
+fn parse_digest(token: &str) -> Result<Digest, &'static str> {
     if let Some(hex) = token.strip_prefix(DIGEST_PREFIX) {
         return Digest::from_hex(hex).ok_or("has no SHA-256 after sha256:; write its 64 hexadecimal digits");
     }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_found_as_it_is_and_by_its_digest() {
+    fn tokens_match_plain_and_digest_lines() {
         let digest = Digest::of("another-long-token").to_hex();
         let text = format!("ann:a-long-enough-token\nbot:sha256:{digest}\nann:and-a-second-one\n");
         let tokens = Tokens::parse(&text).unwrap();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_line_and_without_the_token() {
+    fn parse_error_names_line_not_token() {
         for (text, line, says) in [
             ("ann:secret", 1, "could be guessed"),
             ("#\nann:secret secret secret", 2, "visible ASCII"),
@@ -145,12 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_those_of_everyone_else() {
+    fn digest_equals_published_sha256() {
         assert_eq!(
             Digest::of("abc").to_hex(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
-        assert_eq!(random().len(), 64);
-        assert_ne!(random(), random());
+        assert_eq!(random_token().len(), 64);
+        assert_ne!(random_token(), random_token());
     }
 }

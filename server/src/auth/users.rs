@@ -1,4 +1,4 @@
-//! `--users FILE`: lines `name:argon2-hash`, as `squadron hash-password` makes the hashes.
+//! `--users FILE`: lines `name:argon2-hash`, with hashes as `squadron hash-password` makes them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Users {
         Some((Arc::clone(name), Arc::clone(hash)))
     }
 
-    /// The hash of some user.
+    /// The hash of any user.
     pub(super) fn any_hash(&self) -> Option<Arc<str>> {
         self.0.values().next().cloned()
     }
@@ -46,14 +46,14 @@ mod tests {
     const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$TBK8UVPjhiUHgY2rzyPVcg";
 
     #[test]
-    fn a_line_is_a_name_and_a_hash() {
+    fn parse_reads_names_and_hashes() {
         let users = Users::parse(&format!("ann:{HASH}\nbob: {HASH} \n")).unwrap();
         assert_eq!(users.get("bob").unwrap().1.as_ref(), HASH);
         assert!(users.get("eve").is_none());
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_line_and_without_the_secret() {
+    fn parse_error_names_line_not_secret() {
         for (text, line, says) in [
             ("ann:secret".to_owned(), 1, "squadron hash-password"),
             (format!("ann:{HASH}\nann:{HASH}"), 2, "ann is used twice"),

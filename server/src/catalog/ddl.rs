@@ -1,8 +1,8 @@
-//! Statements that change the catalog, each as one step.
+//! Statements that change the catalog, each in one step.
 //!
-//! DataFusion's own DDL looks, removes and adds in separate steps, so that two statements at once may both succeed, and
-//! a replacement that fails takes the old table with it. Here the new table is made first and then put in its place
-//! under one lock. What only touches the session (functions, `CREATE TABLE AS`, schemas) stays DataFusion's.
+//! DataFusion's own DDL checks, removes and adds in separate steps, so that two concurrent statements may both succeed,
+//! and a replacement that fails loses the old table. Here the new table is made first and then put in place under one
+//! lock. Statements that only touch the session (functions, `CREATE TABLE AS`, schemas) stay DataFusion's.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure::into_datafusion;
 
-use super::SYSTEM_SCHEMA;
-use super::external::{ExternalTableFactory, exists};
+use super::external::{ExternalTableFactory, already_exists};
+use super::names::SYSTEM_SCHEMA;
 use super::schema::{OnConflict, SharedSchema};
 
 pub(super) async fn execute(
@@ -65,7 +65,7 @@ async fn create_external(
     if schema.table_exist(create.name.table()) {
         match on_conflict {
             OnConflict::Keep => return Ok(()),
-            OnConflict::Refuse => return Err(exists(create.name.table())),
+            OnConflict::Refuse => return Err(already_exists(create.name.table())),
             OnConflict::Replace => {}
         }
     }
@@ -108,7 +108,7 @@ fn put(schema: &dyn SchemaProvider, name: &str, table: Arc<dyn TableProvider>, o
     if let Some(shared) = schema.downcast_ref::<SharedSchema>() {
         return shared.put(name, table, on_conflict);
     }
-    // A schema made by CREATE SCHEMA knows no single step for this.
+    // A schema made by CREATE SCHEMA cannot do this in a single step.
     match on_conflict {
         OnConflict::Keep if schema.table_exist(name) => return Ok(()),
         OnConflict::Replace => drop(schema.deregister_table(name)?),
@@ -141,7 +141,7 @@ async fn remove(context: &SessionContext, name: &TableReference, kind: TableType
     forget_statistics(context, name)
 }
 
-/// Statistics are cached under the table's name; a later table of that name has its own.
+/// Drops cached statistics: they are kept by the table's name, and a later table of that name has its own.
 fn forget_statistics(context: &SessionContext, name: &TableReference) -> Result<()> {
     let runtime = context.runtime_env();
     match runtime.cache_manager.get_file_statistic_cache() {

@@ -1,4 +1,4 @@
-//! `CREATE EXTERNAL TABLE`: DataFusion's own, with object stores and without secrets.
+//! `CREATE EXTERNAL TABLE`: DataFusion's own, plus object stores, and without secrets in the table.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,7 +12,8 @@ use datafusion::datasource::listing_table_factory::ListingTableFactory;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::CreateExternalTable;
 use squadron_proto::Failure;
-use squadron_shuffle::{failure, object_stores};
+use squadron_shuffle::failure;
+use squadron_shuffle::net::object_stores;
 use url::Url;
 
 use super::stores::Stores;
@@ -38,7 +39,7 @@ impl ExternalTableFactory {
         }
     }
 
-    /// Replaces the locations of `statement` by those that plans know. Returns the ones that have an object store, also
+    /// Replaces the locations of `statement` by the URLs that plans use. Returns those that have an object store, even
     /// when a later one is refused.
     fn locate(
         &self,
@@ -68,7 +69,7 @@ impl ExternalTableFactory {
         }
         self.listing.create(state, statement).await.map_err(|error| {
             let failure = failure::of(&error);
-            let reason = self.stores.as_written(&failure.message).replace('\n', " ");
+            let reason = self.stores.to_user_urls(&failure.message).replace('\n', " ");
             let message = format!("table {}: {reason}", statement.name);
             failure::into_datafusion(Failure::new(failure.kind, message))
         })
@@ -91,7 +92,7 @@ impl TableProviderFactory for ExternalTableFactory {
         };
         if table.is_err() {
             for url in &located {
-                self.stores.forget(url);
+                self.stores.release(url);
             }
         }
         table
@@ -106,7 +107,7 @@ fn split_options(options: &HashMap<String, String>) -> (Vec<(String, String)>, H
     (store.into_iter().collect(), format)
 }
 
-/// A local path without a glob that is not there.
+/// Whether a location is a local path without a glob that does not exist.
 fn is_missing(location: &str) -> bool {
     let path = match Url::parse(location) {
         Ok(url) if url.scheme() == "file" => url.to_file_path().ok(),
@@ -116,8 +117,8 @@ fn is_missing(location: &str) -> bool {
     path.is_some_and(|path| !location.contains(['*', '?', '[']) && !path.exists())
 }
 
-/// A `DataFusionError` for a table that is there already.
-pub(super) fn exists(name: &str) -> DataFusionError {
+/// The error of a statement that creates a table which exists already.
+pub(super) fn already_exists(name: &str) -> DataFusionError {
     DataFusionError::Plan(format!(
         "the table {name} already exists; drop it first, or say OR REPLACE"
     ))

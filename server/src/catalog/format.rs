@@ -1,4 +1,4 @@
-//! What a file is, by its name.
+//! The format of a file, by its name.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::execution::context::SessionState;
 
-/// What the user may call the formats by.
+/// The names of the formats, for messages.
 pub(super) const FORMATS: &str = "Parquet, CSV, JSON lines, Arrow or Avro";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,20 +25,20 @@ pub(super) enum FormatKind {
     Avro,
 }
 
-/// Format, compression, and the suffix that says so, as it is written.
+/// A format, its compression, and the suffix of the file's name that tells both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Format {
     pub(super) kind: FormatKind,
     pub(super) compression: FileCompressionType,
-    /// With the dot, such as `.csv.gz`; listing by it finds the files of one format.
+    /// As written, with the dot, such as `.csv.gz`. A listing by suffix finds the files of one format.
     pub(super) suffix: String,
 }
 
 impl Format {
-    /// The format of a file of this name; none if it is not one of tables.
+    /// The format of a file of this name; none if tables cannot have it.
     pub(super) fn of(file_name: &str) -> Option<Self> {
         let (rest, compression) = match file_name.rsplit_once('.') {
-            Some((rest, extension)) => match compression(extension) {
+            Some((rest, extension)) => match parse_compression(extension) {
                 Some(compression) => (rest, compression),
                 None => (file_name, FileCompressionType::UNCOMPRESSED),
             },
@@ -64,7 +64,7 @@ impl Format {
         })
     }
 
-    /// The file's name without what says its format.
+    /// The file's name without the suffix of its format.
     pub(super) fn stem(file_name: &str) -> &str {
         Self::of(file_name).map_or(file_name, |format| {
             file_name.strip_suffix(format.suffix.as_str()).unwrap_or(file_name)
@@ -91,7 +91,7 @@ impl Format {
     }
 }
 
-fn compression(extension: &str) -> Option<FileCompressionType> {
+fn parse_compression(extension: &str) -> Option<FileCompressionType> {
     let variant = match extension.to_ascii_lowercase().as_str() {
         "gz" | "gzip" => CompressionTypeVariant::GZIP,
         "bz2" => CompressionTypeVariant::BZIP2,
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_says_format_and_compression() {
+    fn file_name_tells_format_and_compression() {
         for (name, kind, suffix, stem) in [
             ("a.parquet", FormatKind::Parquet, ".parquet", "a"),
             ("a.b.csv", FormatKind::Csv, ".csv", "a.b"),

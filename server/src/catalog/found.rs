@@ -1,4 +1,4 @@
-//! A table that a scan found: its place, what it was when last opened, and whether that still holds.
+//! A table that a scan found: its location, its content when last opened, and whether that is still current.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure::into_datafusion;
 use url::Url;
 
-use super::shown;
+use super::names::display_url;
 use super::source::Stamp;
 
 #[derive(Clone)]
-pub(super) struct Found {
+pub(super) struct FoundTable {
     pub(super) url: Url,
     pub(super) stamp: Option<Stamp>,
     pub(super) content: Content,
@@ -21,17 +21,17 @@ pub(super) struct Found {
 #[derive(Clone)]
 pub(super) enum Content {
     Readable(Arc<dyn TableProvider>),
-    /// A folder into which no data file came yet.
+    /// A folder without data files yet.
     Empty,
     Unreadable(Failure),
 }
 
-impl Found {
-    pub(super) fn failed_with(&self, failure: &Failure) -> bool {
+impl FoundTable {
+    pub(super) fn has_failed_with(&self, failure: &Failure) -> bool {
         matches!(&self.content, Content::Unreadable(known) if known == failure)
     }
 
-    /// Whether a query may use it as it is. A remote table that could not be read is tried again.
+    /// Whether a query may use the table as it was opened. A remote table that could not be read is opened again.
     pub(super) fn is_current(&self) -> bool {
         match self.url.scheme() {
             "file" => self.stamp == stamp_of(&self.url) && !self.is_fresh(),
@@ -39,12 +39,12 @@ impl Found {
         }
     }
 
-    /// Whether a scan may leave it alone. Remote tables are tried again by queries only.
-    pub(super) fn is_settled(&self) -> bool {
+    /// Whether a scan need not open the table again. Only queries open remote tables again.
+    pub(super) fn is_up_to_date(&self) -> bool {
         self.url.scheme() != "file" || self.is_current()
     }
 
-    /// A file that is still being written may keep its stamp; one that could be read is read again only when it changed.
+    /// Whether the file may change without a new stamp. Readable tables are opened again only for a new stamp.
     fn is_fresh(&self) -> bool {
         match self.content {
             Content::Readable(_) => false,
@@ -59,7 +59,7 @@ impl Found {
                 FailureKind::Invalid,
                 format!(
                     "the folder {} has no data files yet; put some into it",
-                    shown(&self.url)
+                    display_url(&self.url)
                 ),
             ))),
             Content::Unreadable(failure) => Err(into_datafusion(failure)),

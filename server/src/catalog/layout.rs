@@ -1,4 +1,4 @@
-//! How the files of one table lie in its folder: one format, and perhaps `k=v` folders that make columns.
+//! The layout of a table's files in its folder: one format, and perhaps `k=v` folders that make columns.
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::object_store::ObjectMeta;
@@ -8,7 +8,7 @@ use squadron_proto::{Failure, FailureKind};
 use super::format::{FORMATS, Format};
 use super::source::is_hidden;
 
-/// What a table consists of.
+/// The files of a table, with their format and partition columns.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) format: Format,
@@ -19,7 +19,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Of a single file.
+    /// The layout of a single file.
     pub(super) fn of_file(file: ObjectMeta) -> Result<Self, Failure> {
         let name = file.location.filename().unwrap_or_default();
         let format =
@@ -31,23 +31,23 @@ impl Layout {
         })
     }
 
-    /// Of everything below `folder`. None if there is no data file in it.
+    /// The layout of all files below `folder`. None if no data file is among them.
     ///
     /// # Errors
-    /// When the files do not make one table; names two that do not go together.
+    /// When the files do not make one table; names two that do not fit together.
     pub(super) fn of_folder(folder: &Path, mut objects: Vec<ObjectMeta>) -> Result<Option<Self>, Failure> {
         objects.sort_by(|left, right| left.location.cmp(&right.location));
-        let mut first: Option<Placed> = None;
+        let mut first: Option<DataFile> = None;
         let mut files = Vec::new();
         let mut values: Vec<Vec<String>> = Vec::new();
         for object in objects {
-            let Some(placed) = Placed::of(folder, &object.location)? else {
+            let Some(file) = DataFile::of(folder, &object.location)? else {
                 continue;
             };
-            let first = first.get_or_insert_with(|| placed.clone());
-            first.must_fit(&placed)?;
-            values.resize_with(placed.partitions.len(), Vec::new);
-            for (column, (_, value)) in values.iter_mut().zip(&placed.partitions) {
+            let first = first.get_or_insert_with(|| file.clone());
+            first.check_fits(&file)?;
+            values.resize_with(file.partitions.len(), Vec::new);
+            for (column, (_, value)) in values.iter_mut().zip(&file.partitions) {
                 if column.last() != Some(value) {
                     column.push(value.clone());
                 }
@@ -67,16 +67,16 @@ impl Layout {
     }
 }
 
-/// A data file and its place.
+/// A data file, with its format and the partitions of its path.
 #[derive(Clone, Debug)]
-struct Placed {
+struct DataFile {
     path: String,
     format: Format,
     partitions: Vec<(String, String)>,
 }
 
-impl Placed {
-    /// None for what is not data of this table: hidden files, other formats, folders that are no partitions.
+impl DataFile {
+    /// None for files that are no data of this table: hidden ones, other formats, other folders than partitions.
     fn of(folder: &Path, location: &Path) -> Result<Option<Self>, Failure> {
         let Some(parts) = location.prefix_match(folder) else {
             return Ok(None);
@@ -114,14 +114,8 @@ impl Placed {
         }))
     }
 
-    fn must_fit(&self, other: &Self) -> Result<(), Failure> {
-        let keys = |placed: &Self| {
-            placed
-                .partitions
-                .iter()
-                .map(|(name, _)| name.clone())
-                .collect::<Vec<_>>()
-        };
+    fn check_fits(&self, other: &Self) -> Result<(), Failure> {
+        let keys = |file: &Self| file.partitions.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         if self.format != other.format {
             return Err(refusal(format!(
                 "{} and {} are of different formats; give each format a folder of its own",
@@ -138,7 +132,7 @@ impl Placed {
     }
 }
 
-/// The type that all values of a partition column are written in canonically.
+/// The type in whose canonical form all values of a partition column are written.
 ///
 /// DataFusion turns `year = 1` into the folder `year=1`, so a folder `year=01` makes the column text.
 fn partition_type(values: &[String]) -> DataType {
@@ -186,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_and_foreign_files_are_left_out() {
+    fn layout_skips_hidden_and_foreign_files() {
         let layout = layout(&[
             "t/b.csv",
             "t/a.csv",
@@ -202,12 +196,12 @@ mod tests {
     }
 
     #[test]
-    fn no_data_file_is_no_table() {
+    fn folder_without_data_has_no_layout() {
         assert!(layout(&["t/README.md", "t/x/y/z.csv"]).unwrap().is_none());
     }
 
     #[test]
-    fn partition_columns_have_the_type_of_all_their_values() {
+    fn partition_type_fits_all_values() {
         for (values, expected) in [
             (&["1", "-20", "300"][..], DataType::Int64),
             (&["1", "02"], DataType::Utf8),
@@ -229,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_make_no_table_together_are_named() {
+    fn mismatched_files_make_no_table() {
         for (paths, part) in [
             (["t/a.csv", "t/b.parquet"], "different formats"),
             (["t/a.csv", "t/b.csv.gz"], "different formats"),

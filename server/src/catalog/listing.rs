@@ -1,4 +1,4 @@
-//! Opens what lies at a URL as a table: layout, schema, and a sentence that names the file when it cannot be read.
+//! Opens the file or folder at a URL as a table: layout, schema, and an error that names the file that cannot be read.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use url::Url;
 
 use super::format::{FORMATS, FormatKind};
 use super::layout::Layout;
+use super::names::{DEFAULT_CATALOG, DEFAULT_SCHEMA, display_url};
 use super::stores::Stores;
-use super::{DEFAULT_CATALOG, DEFAULT_SCHEMA, shown};
 
-/// How many files one table may have; a listing of more is more likely the wrong folder.
+/// How many files one table may have; a longer listing is probably that of a wrong folder.
 const MAX_FILES: usize = 1_000_000;
 
-/// How many files are read one by one to find the broken one.
-const MAX_FILES_TO_BLAME: usize = 10_000;
+/// How many files are read one by one to find a broken one.
+const MAX_FILES_TO_CHECK: usize = 10_000;
 
 /// Opens the table `name` at `url`. None for a folder without data files.
 ///
@@ -38,32 +38,32 @@ pub(super) async fn open(
 ) -> Result<Option<Arc<dyn TableProvider>>, Failure> {
     let about = |failure: Failure| {
         let reason = failure.message.replace('\n', " ");
-        let message = format!("table {name} cannot be read: {}: {reason}", shown(url));
+        let message = format!("table {name} cannot be read: {}: {reason}", display_url(url));
         Failure::new(failure.kind, message)
     };
-    let opening = Opening {
+    let opener = TableOpener {
         name,
         state,
         url: stores.locate(url, &[]).map_err(about)?,
     };
-    opening.open().await.map_err(about)
+    opener.open().await.map_err(about)
 }
 
-struct Opening<'a> {
+struct TableOpener<'a> {
     name: &'a str,
     state: &'a SessionState,
-    /// As the object store registry knows it.
+    /// The URL in the object store registry.
     url: Url,
 }
 
-impl Opening<'_> {
+impl TableOpener<'_> {
     async fn open(&self) -> Result<Option<Arc<dyn TableProvider>>, Failure> {
         let store = self
             .state
             .runtime_env()
             .object_store_registry
             .get_store(&self.url)
-            .map_err(failed)?;
+            .map_err(to_failure)?;
         let Some((location, layout)) = self.layout(store.as_ref()).await? else {
             return Ok(None);
         };
@@ -76,7 +76,7 @@ impl Opening<'_> {
             options = options.with_file_extension(&layout.format.suffix);
             location = location
                 .with_glob(&format!("[!._]*{}", layout.format.suffix))
-                .map_err(failed)?;
+                .map_err(to_failure)?;
         } else {
             options = options.with_file_extension("");
         }
@@ -84,28 +84,30 @@ impl Opening<'_> {
             .with_listing_options(options)
             .with_schema(schema);
         let statistics = self.state.runtime_env().cache_manager.get_file_statistic_cache();
-        let table = ListingTable::try_new(config).map_err(failed)?.with_cache(statistics);
+        let table = ListingTable::try_new(config)
+            .map_err(to_failure)?
+            .with_cache(statistics);
         Ok(Some(Arc::new(table)))
     }
 
     /// Lists the table's files. A remote URL without a trailing slash is a file if there is one, else a folder.
     async fn layout(&self, store: &dyn ObjectStore) -> Result<Option<(ListingTableUrl, Layout)>, Failure> {
-        let location = ListingTableUrl::try_new(self.url.clone(), None).map_err(failed)?;
+        let location = ListingTableUrl::try_new(self.url.clone(), None).map_err(to_failure)?;
         if !location.is_collection() {
             match store.head(location.prefix()).await {
                 Ok(file) => return Ok(Some((location, Layout::of_file(file)?))),
                 Err(object_store::Error::NotFound { .. }) if !self.url.scheme().starts_with("http") => {}
-                Err(error) => return Err(failed(error.into())),
+                Err(error) => return Err(to_failure(error.into())),
             }
         }
         let mut folder = self.url.clone();
         if !location.is_collection() {
             folder.set_path(&format!("{}/", self.url.path()));
         }
-        let location = ListingTableUrl::try_new(folder, None).map_err(failed)?;
+        let location = ListingTableUrl::try_new(folder, None).map_err(to_failure)?;
         let mut objects = Vec::new();
         let mut listing = store.list(Some(location.prefix()));
-        while let Some(object) = listing.try_next().await.map_err(|error| failed(error.into()))? {
+        while let Some(object) = listing.try_next().await.map_err(|error| to_failure(error.into()))? {
             if objects.len() == MAX_FILES {
                 return Err(invalid(format!(
                     "it has more than {MAX_FILES} files; name a folder below it"
@@ -123,7 +125,7 @@ impl Opening<'_> {
         }
     }
 
-    /// The columns in the files; those of partition folders are not among them.
+    /// The columns of the files, without those of partition folders.
     async fn schema(
         &self,
         store: &Arc<dyn ObjectStore>,
@@ -138,7 +140,7 @@ impl Opening<'_> {
         }
         let schema = match reader.infer_schema(self.state, store, &files).await {
             Ok(schema) => schema,
-            Err(error) => return Err(self.blame(store, &files, reader, error).await),
+            Err(error) => return Err(self.find_broken_file(store, &files, reader, error).await),
         };
         let schema = without_partition_columns(schema, layout)?;
         if schema.fields().is_empty() {
@@ -152,13 +154,13 @@ impl Opening<'_> {
             )));
         }
         Ok(match layout.format.kind {
-            FormatKind::Csv | FormatKind::Json => readable_nulls(&schema),
+            FormatKind::Csv | FormatKind::Json => nulls_to_text(&schema),
             FormatKind::Parquet | FormatKind::Arrow | FormatKind::Avro => schema,
         })
     }
 
-    /// Finds the file that `error` is about.
-    async fn blame(
+    /// Finds the file that caused `error`.
+    async fn find_broken_file(
         &self,
         store: &Arc<dyn ObjectStore>,
         files: &[ObjectMeta],
@@ -166,16 +168,16 @@ impl Opening<'_> {
         error: DataFusionError,
     ) -> Failure {
         if files.len() == 1 {
-            return failed(error);
+            return to_failure(error);
         }
-        for file in files.iter().take(MAX_FILES_TO_BLAME) {
+        for file in files.iter().take(MAX_FILES_TO_CHECK) {
             if let Err(error) = reader.infer_schema(self.state, store, std::slice::from_ref(file)).await {
-                let failure = failed(error);
+                let failure = to_failure(error);
                 let name = file.location.filename().unwrap_or_default();
                 return Failure::new(failure.kind, format!("{name}: {}", failure.message));
             }
         }
-        let failure = failed(error);
+        let failure = to_failure(error);
         Failure::new(
             failure.kind,
             format!("its files have columns that do not fit together: {}", failure.message),
@@ -183,7 +185,7 @@ impl Opening<'_> {
     }
 }
 
-/// Some writers repeat a partition's value in the files. The folder's name counts, as everywhere else.
+/// Leaves out columns of partition values that some writers repeat in the files: the folder's name counts.
 fn without_partition_columns(schema: SchemaRef, layout: &Layout) -> Result<SchemaRef, Failure> {
     let is_partition = |field: &Field| layout.partitions.iter().any(|(name, _)| name == field.name());
     let Some(field) = schema.fields().iter().find(|field| is_partition(field)) else {
@@ -205,8 +207,8 @@ fn without_partition_columns(schema: SchemaRef, layout: &Layout) -> Result<Schem
     Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())))
 }
 
-/// A column of which the sample holds nulls alone: as text, so that values further down are not lost.
-fn readable_nulls(schema: &SchemaRef) -> SchemaRef {
+/// Makes a column text if the sample has only nulls of it, so that values further down are not lost.
+fn nulls_to_text(schema: &SchemaRef) -> SchemaRef {
     let fields: Vec<_> = schema
         .fields()
         .iter()
@@ -218,7 +220,7 @@ fn readable_nulls(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
-fn failed(error: DataFusionError) -> Failure {
+fn to_failure(error: DataFusionError) -> Failure {
     squadron_shuffle::failure::of(&error)
 }
 

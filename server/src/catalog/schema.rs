@@ -1,4 +1,4 @@
-//! The shared schema: every session's tables.
+//! The shared schema: the tables of all sessions.
 //!
 //! ```text
 //!   scan of --data --> open --> Found(Readable) | Found(Empty) | Found(Unreadable)
@@ -8,7 +8,7 @@
 //!   CREATE --> Created                          DROP of what a scan found --> hidden from later scans
 //! ```
 //!
-//! A found table is opened again when its path changed since: a rewritten file has its new columns with the next query.
+//! A found table is opened again when its path has changed: the next query sees the new columns of a rewritten file.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -25,19 +25,19 @@ use squadron_proto::Failure;
 use squadron_shuffle::failure::into_datafusion;
 use url::Url;
 
-use super::external::exists;
-use super::found::{Content, Found, is_gone, stamp_of};
+use super::external::already_exists;
+use super::found::{Content, FoundTable, is_gone, stamp_of};
 use super::listing;
 use super::source::{self, Source};
 use super::stores::Stores;
 
-/// How soon a new file shows in `SHOW TABLES`. A query that names it does not wait for this.
+/// How soon `SHOW TABLES` lists a new file. A query that names the new table does not wait for this.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many tables are opened at once.
 const OPEN_CONCURRENCY: usize = 16;
 
-/// What to do with a table of the same name.
+/// What to do when a table of the same name exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnConflict {
     Refuse,
@@ -51,24 +51,24 @@ pub(super) struct SharedSchema {
     opener: SessionState,
     stores: Arc<Stores>,
     tables: Mutex<Tables>,
-    /// One scan at a time.
+    /// Held by a scan, so that one runs at a time.
     scanning: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct Tables {
     by_name: BTreeMap<String, Entry>,
-    /// Found tables that were dropped; they stay away until the server restarts.
+    /// Found tables that were dropped; scans skip them until the server restarts.
     hidden: HashSet<String>,
 }
 
 #[derive(Clone)]
 enum Entry {
-    /// By a statement.
+    /// Created by a statement.
     Created(Arc<dyn TableProvider>),
-    /// By a scan.
-    Found(Found),
-    /// By a scan, twice.
+    /// Found by a scan.
+    Found(FoundTable),
+    /// Found by a scan at two paths.
     Conflict(Failure),
 }
 
@@ -91,7 +91,7 @@ impl SharedSchema {
         }
     }
 
-    /// Brings the found tables up to date with what lies in the sources. Returns what newly cannot be read.
+    /// Updates the found tables from the sources. Returns the failures that are new since the last scan.
     pub(super) async fn rescan(&self) -> Vec<Failure> {
         let _one_at_a_time = self.scanning.lock().await;
         let sources = self.sources.clone();
@@ -103,7 +103,7 @@ impl SharedSchema {
         let mut to_open = Vec::new();
         {
             let mut tables = self.lock();
-            // When a folder could not be listed, its tables are not known to be gone.
+            // When a folder could not be listed, its tables may still exist.
             if failures.is_empty() {
                 tables.by_name.retain(|name, entry| match entry {
                     Entry::Created(_) => true,
@@ -116,7 +116,7 @@ impl SharedSchema {
                 }
                 match (tables.by_name.get(&name), candidate) {
                     (Some(Entry::Created(_)), _) => {}
-                    (Some(Entry::Found(found)), Ok(url)) if found.url == url && found.is_settled() => {}
+                    (Some(Entry::Found(found)), Ok(url)) if found.url == url && found.is_up_to_date() => {}
                     (_, Ok(url)) => to_open.push((name, url)),
                     (Some(Entry::Conflict(known)), Err(failure)) if *known == failure => {}
                     (_, Err(failure)) => {
@@ -135,13 +135,13 @@ impl SharedSchema {
             .collect()
             .await;
         for (name, found) in opened {
-            failures.extend(self.settle(name, found));
+            failures.extend(self.insert_found(name, found));
         }
         failures
     }
 
-    /// Keeps what was opened, unless a statement was faster. Returns a failure that was not known before.
-    fn settle(&self, name: String, found: Found) -> Option<Failure> {
+    /// Inserts an opened table, unless a statement was faster. Returns its failure if that is new.
+    fn insert_found(&self, name: String, found: FoundTable) -> Option<Failure> {
         let mut tables = self.lock();
         let before = match tables.by_name.get(&name) {
             Some(Entry::Created(_)) => return None,
@@ -149,14 +149,14 @@ impl SharedSchema {
             None if tables.hidden.contains(&name) => return None,
             Some(Entry::Conflict(_)) | None => None,
         };
-        let news = match &found.content {
-            Content::Unreadable(failure) if !before.is_some_and(|before| before.failed_with(failure)) => {
+        let new_failure = match &found.content {
+            Content::Unreadable(failure) if !before.is_some_and(|before| before.has_failed_with(failure)) => {
                 Some(failure.clone())
             }
             Content::Unreadable(_) | Content::Readable(_) | Content::Empty => None,
         };
         tables.by_name.insert(name, Entry::Found(found));
-        news
+        new_failure
     }
 
     fn has_local_sources(&self) -> bool {
@@ -166,15 +166,15 @@ impl SharedSchema {
         })
     }
 
-    async fn open(&self, name: &str, url: &Url) -> Found {
-        // Before reading: what changes meanwhile makes the stamp stale, never the table.
+    async fn open(&self, name: &str, url: &Url) -> FoundTable {
+        // Before reading: a change meanwhile makes the stamp stale, and the table is opened again.
         let stamp = stamp_of(url);
         let content = match listing::open(name, url, &self.opener, &self.stores).await {
             Ok(Some(table)) => Content::Readable(table),
             Ok(None) => Content::Empty,
             Err(failure) => Content::Unreadable(failure),
         };
-        Found {
+        FoundTable {
             url: url.clone(),
             stamp,
             content,
@@ -184,11 +184,11 @@ impl SharedSchema {
     /// Puts a table in place in one step.
     ///
     /// # Errors
-    /// With [`OnConflict::Refuse`], when there is one of that name.
+    /// With [`OnConflict::Refuse`], when a table of that name exists.
     pub(super) fn put(&self, name: &str, table: Arc<dyn TableProvider>, on_conflict: OnConflict) -> Result<()> {
         let mut tables = self.lock();
         match (tables.by_name.contains_key(name), on_conflict) {
-            (true, OnConflict::Refuse) => return Err(exists(name)),
+            (true, OnConflict::Refuse) => return Err(already_exists(name)),
             (true, OnConflict::Keep) => return Ok(()),
             (true, OnConflict::Replace) | (false, _) => {}
         }
@@ -196,10 +196,10 @@ impl SharedSchema {
         Ok(())
     }
 
-    /// Removes a table of this kind; whether there was one.
+    /// Removes a table of this kind. Returns whether it existed.
     ///
     /// # Errors
-    /// When the name is of the other kind.
+    /// When the table of that name is of the other kind.
     pub(super) fn remove(&self, name: &str, kind: TableType) -> Result<bool> {
         let mut tables = self.lock();
         let Some(name) = tables.resolve(name) else {
@@ -217,12 +217,12 @@ impl SharedSchema {
         Ok(true)
     }
 
-    /// The names of all tables, also of those that cannot be read.
+    /// The names of all tables, including those that cannot be read.
     pub(super) fn all_names(&self) -> Vec<String> {
         self.lock().by_name.keys().cloned().collect()
     }
 
-    /// The table as it was when last opened; opened again if its path changed since.
+    /// The table as last opened; opened again if its path has changed.
     async fn current(&self, name: &str) -> Option<Result<Arc<dyn TableProvider>>> {
         let entry = {
             let tables = self.lock();
@@ -238,7 +238,7 @@ impl SharedSchema {
             Entry::Found(found) if is_gone(&found.url) => None,
             Entry::Found(found) => {
                 let found = self.open(&name, &found.url).await;
-                self.settle(name, found.clone());
+                self.insert_found(name, found.clone());
                 Some(found.table())
             }
         }
@@ -250,14 +250,14 @@ impl SharedSchema {
 }
 
 impl Tables {
-    /// The exact name, or else the only one that differs in case alone: SQL folds what is not quoted.
+    /// The exact name, or else the only name that differs in case alone: SQL folds unquoted names.
     fn resolve(&self, name: &str) -> Option<String> {
         if self.by_name.contains_key(name) {
             return Some(name.to_string());
         }
         let folded = name.to_lowercase();
-        let mut alike = self.by_name.keys().filter(|known| known.to_lowercase() == folded);
-        match (alike.next(), alike.next()) {
+        let mut matching = self.by_name.keys().filter(|known| known.to_lowercase() == folded);
+        match (matching.next(), matching.next()) {
             (Some(only), None) => Some(only.clone()),
             _ => None,
         }
@@ -292,12 +292,12 @@ impl SchemaProvider for SharedSchema {
         if self.sources.is_empty() {
             return Ok(None);
         }
-        // Perhaps its file is newer than the last scan.
+        // The table's file may be newer than the last scan.
         log_failures(&self.rescan().await);
         self.current(name).await.transpose()
     }
 
-    /// A table that broke since the last scan is left out of listings, not an error of theirs.
+    /// None for a table that became unreadable since the last scan, so that listings leave it out and do not fail.
     async fn table_type(&self, name: &str) -> Result<Option<TableType>> {
         Ok(match self.current(name).await {
             Some(Ok(table)) => Some(table.table_type()),

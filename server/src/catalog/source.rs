@@ -1,4 +1,4 @@
-//! Which tables lie where: the rules from paths to table names.
+//! Finds tables in `--data`: the rules from paths to table names.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,13 +9,13 @@ use squadron_proto::{Failure, FailureKind};
 use url::Url;
 
 use super::format::Format;
-use super::shown;
+use super::names::display_url;
 use crate::config::{DataSource, path_url};
 
 /// Where to look for tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Each file and folder in it is a table.
+    /// Each file and folder in this folder is a table.
     Folder(PathBuf),
     /// One table.
     Single { name: String, url: Url },
@@ -33,7 +33,7 @@ impl From<&DataSource> for Source {
     }
 }
 
-/// Changes when what lies at a local path changes. Remote tables have none.
+/// Changes when the file or folder at a local path changes. Remote tables have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     modified: SystemTime,
@@ -41,7 +41,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// Of the file or folder itself: a folder's changes when an entry comes or goes.
+    /// The stamp of the file or folder itself: a folder's changes when an entry is added or removed.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Self {
@@ -50,7 +50,7 @@ impl Stamp {
         })
     }
 
-    /// Whether a change right after this stamp was taken might not show in it, since clocks of file systems tick
+    /// Whether a change right after this stamp was taken might leave it the same, since clocks of file systems tick
     /// slowly.
     pub(super) fn is_fresh(&self) -> bool {
         const SLOWEST_TICK_S: u64 = 2;
@@ -58,20 +58,20 @@ impl Stamp {
     }
 }
 
-/// What stands behind each table name.
+/// The location of each table name, or why it has none.
 pub(super) type Candidates = BTreeMap<String, Result<Url, Failure>>;
 
-/// Looks into every source. Reads directories, never files; blocks.
+/// Lists the tables of all sources. Reads directories, never files; blocks.
 ///
 /// # Errors
-/// Those of a folder that cannot be listed; tables elsewhere are found all the same.
+/// One for each folder that cannot be listed; tables of other sources are found all the same.
 pub(super) fn scan(sources: &[Source]) -> (Candidates, Vec<Failure>) {
     let mut found: BTreeMap<String, Vec<Url>> = BTreeMap::new();
     let mut failures = Vec::new();
     for source in sources {
         match source {
             Source::Single { name, url } => found.entry(table_name(name)).or_default().push(url.clone()),
-            Source::Folder(path) => match entries(path) {
+            Source::Folder(path) => match list_tables(path) {
                 Ok(tables) => {
                     for (name, url) in tables {
                         found.entry(name).or_default().push(url);
@@ -85,7 +85,7 @@ pub(super) fn scan(sources: &[Source]) -> (Candidates, Vec<Failure>) {
         urls.dedup();
         let candidate = match urls.as_slice() {
             [url] => Ok(url.clone()),
-            [first, second, ..] => Err(two_for_one(&name, first, second)),
+            [first, second, ..] => Err(conflict(&name, first, second)),
             [] => Err(Failure::internal("a table without a place")),
         };
         (name, candidate)
@@ -93,19 +93,19 @@ pub(super) fn scan(sources: &[Source]) -> (Candidates, Vec<Failure>) {
     (candidates.collect(), failures)
 }
 
-fn two_for_one(name: &str, first: &Url, second: &Url) -> Failure {
+fn conflict(name: &str, first: &Url, second: &Url) -> Failure {
     Failure::new(
         FailureKind::Invalid,
         format!(
             "the table name {name} is claimed by both {} and {}; rename one of them, or serve it as NAME=URL",
-            shown(first),
-            shown(second)
+            display_url(first),
+            display_url(second)
         ),
     )
 }
 
 /// The tables of one `--data` path, sorted by name.
-fn entries(path: &Path) -> Result<Vec<(String, Url)>, Failure> {
+fn list_tables(path: &Path) -> Result<Vec<(String, Url)>, Failure> {
     let unreadable = |error: std::io::Error| {
         Failure::new(
             FailureKind::Storage,
@@ -131,7 +131,7 @@ fn entries(path: &Path) -> Result<Vec<(String, Url)>, Failure> {
             continue;
         }
         if entry.is_dir() && name.contains('=') {
-            // Partitions right here: the folder as a whole is the table.
+            // Partition folders: the folder as a whole is the table.
             return Ok(itself());
         }
         if entry.is_dir() || Format::of(&name).is_some() {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_partitions_is_one_table() {
+    fn partitioned_folder_is_one_table() {
         let outer = folder(&["events/day=1/x.csv", "events/day=2/x.csv"]);
         let (candidates, _) = scan(&[Source::Folder(outer.path().join("events"))]);
         let names: Vec<_> = candidates.keys().map(String::as_str).collect();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn two_files_for_one_name_are_named_both() {
+    fn conflict_names_both_files() {
         let folder = folder(&["a.csv", "a.parquet", "b-c.csv", "b.c.csv", "d.csv"]);
         let (candidates, _) = scan(&[Source::Folder(folder.path().to_path_buf())]);
         let failure = candidates["a"].as_ref().unwrap_err();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_path_given_twice_is_one_table() {
+    fn repeated_path_is_one_table() {
         let folder = folder(&["a.csv"]);
         let source = Source::Folder(folder.path().to_path_buf());
         let (candidates, _) = scan(&[source.clone(), source]);

@@ -1,25 +1,25 @@
-//! The object stores that tables read from, and how they are told apart.
+//! The object stores that tables read from, and the URLs that distinguish them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::execution::runtime_env::RuntimeEnv;
 use squadron_proto::control::ObjectStoreSpec;
 use squadron_proto::{Failure, FailureKind};
-use squadron_shuffle::object_stores;
+use squadron_shuffle::net::object_stores;
 use url::{Position, Url};
 
-use super::shown;
+use super::names::display_url;
 
 /// How many stores, each a bucket with one set of options, a server keeps.
 const MAX_STORES: usize = 1024;
 
-/// Every store that a table was opened with. Stores stay: a plan may still read from one whose table was dropped.
+/// Every store that a table was opened with. Stores stay: a plan may still read from the store of a dropped table.
 pub(super) struct Stores {
     runtime: Arc<RuntimeEnv>,
-    known: Mutex<Vec<Known>>,
+    known: Mutex<Vec<KnownStore>>,
 }
 
-struct Known {
+struct KnownStore {
     /// Scheme and authority as the user wrote them.
     base: String,
     spec: ObjectStoreSpec,
@@ -35,18 +35,18 @@ impl Stores {
         }
     }
 
-    /// The URL under which plans find what the user calls `url`, its store registered.
+    /// Registers the store of the user's `url` and returns the URL that plans use for it.
     ///
     /// # Errors
     /// `Invalid` for a URL that no table can have, and where the options do not make a store.
     pub(super) fn locate(&self, url: &Url, options: &[(String, String)]) -> Result<Url, Failure> {
-        check(url)?;
+        check_url(url)?;
         if url.scheme() == "file" {
             return match options.first() {
                 None => Ok(url.clone()),
                 Some((key, _)) => Err(invalid(format!(
                     "the option {key} has no meaning for the local path {}; leave it out",
-                    shown(url)
+                    display_url(url)
                 ))),
             };
         }
@@ -65,14 +65,15 @@ impl Stores {
             return Err(Failure::new(
                 FailureKind::Exhausted,
                 format!(
-                    "there are {MAX_STORES} object stores already, and each set of options makes one; restart the server to forget those of dropped tables"
+                    "there are {MAX_STORES} object stores already, and each set of options makes one; restart the \
+                     server to forget those of dropped tables"
                 ),
             ));
         }
-        // DataFusion tells stores apart by scheme and host alone, so what else there is goes into the scheme.
+        // DataFusion distinguishes stores by scheme and host alone, so a tag for options and user goes into the scheme.
         let needs_tag = !options.is_empty() || !url.username().is_empty();
         let registered = match needs_tag {
-            true => object_stores::tagged(url, &format!("{:08x}", rand::random::<u32>()))?,
+            true => object_stores::tag_url(url, &format!("{:08x}", rand::random::<u32>()))?,
             false => url.clone(),
         };
         let spec = ObjectStoreSpec {
@@ -80,7 +81,7 @@ impl Stores {
             options,
         };
         object_stores::register(&self.runtime, &spec)?;
-        known.push(Known {
+        known.push(KnownStore {
             base: base.to_string(),
             spec,
             tables: 1,
@@ -88,9 +89,9 @@ impl Stores {
         Ok(registered)
     }
 
-    /// Takes back one [`Self::locate`] whose table did not come about; a store with no other table is forgotten, so
-    /// that failed attempts do not add up.
-    pub(super) fn forget(&self, registered: &Url) {
+    /// Takes back one [`Self::locate`] whose table was not made. A store with no other table is removed, so that failed
+    /// statements do not add up.
+    pub(super) fn release(&self, registered: &Url) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let url = &registered[..Position::BeforePath];
         let Some(at) = known.iter().position(|known| known.spec.url == url) else {
@@ -99,7 +100,7 @@ impl Stores {
         known[at].tables -= 1;
         if known[at].tables == 0 {
             known.remove(at);
-            // Registries that keep their stores forever are harmless: the URL is not given out again.
+            // A registry that keeps the store does no harm: the URL is not used again.
             let _ = self.runtime.deregister_object_store(registered);
         }
     }
@@ -118,8 +119,8 @@ impl Stores {
             .map(|known| known.spec.clone())
     }
 
-    /// `text` with the URLs that users wrote for those that plans know.
-    pub(super) fn as_written(&self, text: &str) -> String {
+    /// `text` with the URLs that plans use replaced by those that users wrote.
+    pub(super) fn to_user_urls(&self, text: &str) -> String {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .iter()
@@ -130,7 +131,7 @@ impl Stores {
     }
 }
 
-/// Keeps a store known that no table reads from.
+/// Keeps a store registered that no table reads from.
 #[derive(Default)]
 pub struct StoreLease(Option<(Arc<Stores>, Url)>);
 
@@ -149,7 +150,7 @@ impl std::fmt::Debug for StoreLease {
 impl Drop for StoreLease {
     fn drop(&mut self) {
         if let Some((stores, url)) = self.0.take() {
-            stores.forget(&url);
+            stores.release(&url);
         }
     }
 }
@@ -160,7 +161,7 @@ fn relocate(url: &Url, base: &str) -> Result<Url, Failure> {
     Url::parse(&text).map_err(|error| Failure::internal(format!("{} cannot be relocated: {error}", url.path())))
 }
 
-fn check(url: &Url) -> Result<(), Failure> {
+fn check_url(url: &Url) -> Result<(), Failure> {
     if url.password().is_some() {
         return Err(invalid(format!(
             "the URL of {} holds a password, which would show in logs; put it into OPTIONS or the environment",
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_without_options_keeps_its_url() {
+    fn bucket_without_options_keeps_url() {
         let stores = stores();
         let plain = stores.locate(&url("s3://bucket/a/"), &[]).unwrap();
         assert_eq!(plain.as_str(), "s3://bucket/a/");
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn each_set_of_options_is_a_store_of_its_own() {
+    fn options_make_a_separate_store() {
         let stores = stores();
         let first = stores.locate(&url("s3://bucket/x/"), &options("a")).unwrap();
         let again = stores.locate(&url("s3://bucket/x/"), &options("a")).unwrap();
@@ -231,26 +232,26 @@ mod tests {
         let base = &first[..Position::BeforePath];
         assert_eq!(stores.spec(base).unwrap().options, options("a"));
         assert_eq!(
-            stores.as_written(&format!("no files at {first}!")),
+            stores.to_user_urls(&format!("no files at {first}!")),
             "no files at s3://bucket/x/!"
         );
     }
 
     #[test]
-    fn a_store_without_a_table_is_forgotten() {
+    fn store_is_released_with_last_table() {
         let stores = stores();
         let kept = stores.locate(&url("s3://bucket/x/"), &options("a")).unwrap();
         let again = stores.locate(&url("s3://bucket/y/"), &options("a")).unwrap();
-        stores.forget(&again);
+        stores.release(&again);
         assert_eq!(stores.specs().len(), 1, "the first table still reads from it");
         assert!(stores.runtime.object_store_registry.get_store(&kept).is_ok());
-        stores.forget(&kept);
+        stores.release(&kept);
         assert!(stores.specs().is_empty());
         assert!(stores.runtime.object_store_registry.get_store(&kept).is_err());
     }
 
     #[test]
-    fn two_containers_of_one_account_are_two_stores() {
+    fn containers_of_account_are_separate_stores() {
         let stores = stores();
         let one = stores
             .locate(&url("abfss://one@account.dfs.core.windows.net/x/"), &[])
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_that_no_table_can_have_are_refused() {
+    fn locate_refuses_unusable_urls() {
         for (text, part) in [
             ("http://h/folder/", "single file"),
             ("https://h/x.csv?token=1", "? or #"),

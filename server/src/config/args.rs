@@ -1,6 +1,6 @@
-//! The flags, as the user meets them: the comment on a field is its help text.
+//! The definition of all flags: the comment on a field is its help text.
 //!
-//! Environment variables and keys of the configuration file are not declared here, they follow from the names of the
+//! Environment variables and keys of the configuration file are not declared here: they follow from the names of the
 //! flags (see `layers`).
 
 use std::net::SocketAddr;
@@ -45,24 +45,24 @@ pub enum Command {
 #[derive(Args, Debug)]
 pub struct ServeArgs {
     /// Where Flight SQL clients connect; port 0 picks a free one and the ready line names it.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051", value_parser = values::address)]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051", value_parser = values::parse_address)]
     pub listen: SocketAddr,
     /// Where workers connect. Without it this server runs alone, with its embedded workers.
-    #[arg(long, value_name = "HOST:PORT", value_parser = values::address)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::parse_address)]
     pub cluster_listen: Option<SocketAddr>,
-    /// What a worker must know to join; @FILE reads it from a file. Required as soon as other machines can reach
+    /// The secret that workers need to join; @FILE reads it from a file. Required as soon as other machines can reach
     /// --cluster-listen.
-    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret)]
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::parse_secret)]
     pub cluster_secret: Option<Secret>,
-    /// Who may connect: a file of lines NAME:HASH, the hashes made by `squadron hash-password`. With it, or with
-    /// --tokens, every client must log in. Read again when it changes.
+    /// The users that may connect: a file of lines NAME:HASH, the hashes made by `squadron hash-password`. With it, or
+    /// with --tokens, every client must log in. Read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub users: Option<PathBuf>,
-    /// Who may connect without a password: a file of lines NAME:TOKEN, or NAME:sha256:DIGEST with the token's SHA-256.
-    /// Read again when it changes.
+    /// The tokens that may connect without a password: a file of lines NAME:TOKEN, or NAME:sha256:DIGEST with the
+    /// token's SHA-256. Read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
-    /// Encrypt both ports with this certificate, a PEM file with those that lead to its authority.
+    /// Encrypt both ports with this certificate, a PEM file that also holds the chain to its authority.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// The private key of --tls-cert, a PEM file.
@@ -78,17 +78,17 @@ pub struct ServeArgs {
     #[arg(long)]
     pub strict: bool,
     /// Workers inside this process; 0 leaves all work to remote ones.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = values::workers)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = values::parse_workers)]
     pub embedded_workers: usize,
     /// What each embedded worker may use.
     #[command(flatten)]
     pub work: WorkArgs,
     /// A folder: each file and each folder of files in it is a table. Or NAME=URL: one table from s3://, gs://, az://,
     /// http(s):// or file://. May be given several times; in a variable, separate with commas.
-    #[arg(long, value_name = "DIR|NAME=URL", action = ArgAction::Append, value_parser = values::data_source)]
+    #[arg(long, value_name = "DIR|NAME=URL", action = ArgAction::Append, value_parser = values::parse_data_source)]
     pub data: Vec<DataSource>,
     /// Serve the eight TPC-H tables of this scale (1 is 1 GB of raw data), generated on first use and then cached.
-    #[arg(long, value_name = "SCALE", value_parser = values::scale)]
+    #[arg(long, value_name = "SCALE", value_parser = values::parse_scale)]
     pub tpch: Option<f64>,
     /// Where generated tables are kept [default: the user's cache folder].
     #[arg(long, value_name = "DIR")]
@@ -98,82 +98,82 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
     /// How long a result waits for its client, before it is dropped and its query cancelled.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::parse_duration)]
     pub result_ttl: Duration,
-    /// How long a session, a login and a prepared statement are kept while nobody uses them.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::duration)]
+    /// How long a session, a login and a prepared statement are kept after their last use.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::parse_duration)]
     pub session_idle_timeout: Duration,
     /// How many sessions, and how many logins, are kept at once; beyond it the least recently used are forgotten.
-    #[arg(long, value_name = "N", default_value = "10000", value_parser = values::at_least_one)]
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = values::parse_at_least_one)]
     pub max_sessions: usize,
     /// How many prepared statements are kept at once; beyond it the least recently used are forgotten.
-    #[arg(long, value_name = "N", default_value = "10000", value_parser = values::at_least_one)]
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = values::parse_at_least_one)]
     pub max_prepared_statements: usize,
     /// Where clients are sent for results of several endpoints (SET squadron.endpoints = parallel): to the workers that
-    /// hold them, with the way through this server as a fallback, or to this server alone, for clients that cannot reach
-    /// workers.
+    /// hold them, with the way through this server as a fallback, or to this server alone, for clients that cannot
+    /// reach workers.
     #[arg(long, value_name = "WHERE", default_value = "workers")]
     pub endpoint_locations: EndpointLocations,
     /// How long a query waits for a first worker before it fails.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::parse_duration)]
     pub no_worker_timeout: Duration,
     /// How long any query may take, from its start to its last row; a session may ask for less with
     /// squadron.query_timeout [default: no limit].
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = values::parse_duration)]
     pub query_timeout: Option<Duration>,
     /// How long running queries may go on after SIGTERM or Ctrl-C.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::parse_duration)]
     pub drain_timeout: Duration,
     /// How many results may wait for their clients at once; more queries are refused until some are read.
-    #[arg(long, value_name = "N", default_value = "256", value_parser = values::at_least_one)]
+    #[arg(long, value_name = "N", default_value = "256", value_parser = values::parse_at_least_one)]
     pub max_open_results: usize,
-    /// The largest message a client may send, such as a batch of rows to bind or write, and the largest it is sent: a single
-    /// row, which workers limit to 256 MiB besides.
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::message_size)]
+    /// The largest message a client may send, such as a batch of rows to bind or write, and the largest it is sent: a
+    /// single row, which workers limit to 256 MiB besides.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::parse_message_size)]
     pub max_message_bytes: usize,
     /// How running queries share the workers: stride (by the time they have used, short queries first), fair (equal
     /// shares) or fifo (in their order).
     #[arg(long, value_name = "POLICY", default_value = "stride")]
     pub policy: PolicyName,
-    /// How fast the share of a query falls with its size under --policy stride: with this power of it, from 0 (not at all)
-    /// to 4.
-    #[arg(long, value_name = "N", default_value = "2", value_parser = values::priority_decay)]
+    /// How fast the share of a query falls with its size under --policy stride: with this power of it, from 0 (not at
+    /// all) to 4.
+    #[arg(long, value_name = "N", default_value = "2", value_parser = values::parse_priority_decay)]
     pub priority_decay: u32,
     /// How many queries may run at once; more wait in a queue. A result that waits for its client counts as running.
-    #[arg(long, value_name = "N", default_value = "256", value_parser = values::at_least_one)]
+    #[arg(long, value_name = "N", default_value = "256", value_parser = values::parse_at_least_one)]
     pub max_running: usize,
     /// How many queries may wait to run; more are refused as Unavailable, with a hint when to try again.
-    #[arg(long, value_name = "N", default_value = "4096", value_parser = values::whole_number)]
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = values::parse_whole_number)]
     pub max_queued: usize,
     /// How many queries of one session may run or wait.
-    #[arg(long, value_name = "N", default_value = "1024", value_parser = values::at_least_one)]
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = values::parse_at_least_one)]
     pub max_session_queries: usize,
     /// Resource groups: shares and limits of users, tags and sessions. The file is read again when it changes and on
     /// SIGHUP.
     #[arg(long, value_name = "FILE.toml")]
     pub groups: Option<PathBuf>,
     /// How many queries that have ended are kept for system.queries, system.stages and system.tasks.
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = values::whole_number)]
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = values::parse_whole_number)]
     pub history_queries: usize,
-    /// Where they are kept on disk as well, so that a server which starts anew still shows them [default: nowhere].
+    /// Where ended queries are kept on disk as well, so that a restarted server still shows them [default: nowhere].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// How many bytes may lie in --state-dir; the oldest are removed.
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::parse_size)]
     pub state_disk: u64,
-    /// How much the server itself keeps in memory for its clients: plans of queries that wait or run, results that it holds
-    /// until they are fetched, the history. When it is short, the history gives way first, then results that nobody has
-    /// fetched; queries are refused as Unavailable only when plans alone take all of it.
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = values::size)]
+    /// How much the server itself keeps in memory for its clients: plans of queries that wait or run, results that it
+    /// holds until they are fetched, the history. When it is short, the history gives way first, then unfetched
+    /// results; queries are refused as Unavailable only when plans alone take all of it.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = values::parse_size)]
     pub scheduler_memory: u64,
     /// How many bytes of a scan are worth a task of their own. Smaller tables are read in fewer tasks.
-    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = values::parse_size)]
     pub min_task_bytes: u64,
     /// How many bytes one partition of an exchange should hold, by the planner's estimate.
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::parse_size)]
     pub partition_bytes: u64,
     /// How many partitions an exchange may have at most.
-    #[arg(long, value_name = "N", default_value = "512", value_parser = values::at_least_one)]
+    #[arg(long, value_name = "N", default_value = "512", value_parser = values::parse_at_least_one)]
     pub max_partitions: usize,
 }
 
@@ -192,17 +192,17 @@ pub enum PolicyName {
 #[derive(Args, Debug)]
 pub struct WorkerArgs {
     /// The server's cluster port, as `serve --cluster-listen` opened it.
-    #[arg(long, value_name = "http://HOST:PORT", required = true, value_parser = values::server_url)]
+    #[arg(long, value_name = "http://HOST:PORT", required = true, value_parser = values::parse_server_url)]
     pub server: Url,
     /// Where other workers fetch shuffle output from this one [default: a free port of the address that reaches the
     /// server].
-    #[arg(long, value_name = "HOST:PORT", value_parser = values::address)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::parse_address)]
     pub listen: Option<SocketAddr>,
     /// The host, or host and port, under which the others reach this worker, where that is not its own address.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub advertise: Option<String>,
     /// The server's --cluster-secret; @FILE reads it from a file.
-    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret)]
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::parse_secret)]
     pub cluster_secret: Option<Secret>,
     /// Encrypt the port where others fetch from this worker with this certificate, a PEM file.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -218,7 +218,7 @@ pub struct WorkerArgs {
     #[command(flatten)]
     pub work: WorkArgs,
     /// How long running attempts may go on after SIGTERM or Ctrl-C.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::parse_duration)]
     pub drain_timeout: Duration,
     /// Read flags from this file: its table `worker` has keys such as cluster_secret.
     #[arg(long, value_name = "FILE.toml")]
@@ -229,23 +229,23 @@ pub struct WorkerArgs {
 #[derive(Args, Debug, Clone)]
 pub struct WorkArgs {
     /// How many partitions a worker runs at once [default: cores divided by embedded workers].
-    #[arg(long, value_name = "N", value_parser = values::slots)]
+    #[arg(long, value_name = "N", value_parser = values::parse_slots)]
     pub slots: Option<usize>,
     /// Memory of a worker's operators, shuffle and results, such as 4GB or 4GiB [default: 70 % of the machine's or
     /// container's, divided by embedded workers].
-    #[arg(long, value_name = "SIZE", value_parser = values::memory)]
+    #[arg(long, value_name = "SIZE", value_parser = values::parse_memory)]
     pub memory: Option<u64>,
     /// Where rows go that do not fit into memory [default: the system's temporary folder].
     #[arg(long, value_name = "DIR")]
     pub spill_dir: Option<PathBuf>,
     /// How many bytes may lie in --spill-dir at once; more fails the query that asks for them.
-    #[arg(long, value_name = "SIZE", default_value = "100GiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "100GiB", value_parser = values::parse_size)]
     pub max_spill_bytes: u64,
     /// How far a result may run ahead of its reader, per task.
-    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::parse_size)]
     pub stream_bytes: u64,
     /// How many fetched bytes may wait for an operator, per task and input.
-    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = values::parse_size)]
     pub fetch_bytes: u64,
 }
 
@@ -266,7 +266,7 @@ impl WorkArgs {
 #[derive(Args, Debug)]
 pub struct SqlArgs {
     /// The server.
-    #[arg(long, value_name = "grpc://HOST:PORT", default_value = "grpc://127.0.0.1:50051", value_parser = values::server_url)]
+    #[arg(long, value_name = "grpc://HOST:PORT", default_value = "grpc://127.0.0.1:50051", value_parser = values::parse_server_url)]
     pub server: Url,
     /// Run this SQL and exit.
     #[arg(long, short = 'c', value_name = "SQL", conflicts_with = "file")]
@@ -284,10 +284,10 @@ pub struct SqlArgs {
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// The user's password; @FILE reads it from a file.
-    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret, requires = "user")]
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::parse_secret, requires = "user")]
     pub password: Option<Secret>,
     /// A bearer token; @FILE reads it from a file.
-    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret, conflicts_with_all = ["user", "password"])]
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::parse_secret, conflicts_with_all = ["user", "password"])]
     pub token: Option<Secret>,
     /// Read flags from this file: its table `sql` has keys such as server.
     #[arg(long, value_name = "FILE.toml")]
@@ -321,7 +321,7 @@ pub enum OutputFormat {
 pub struct HashPasswordArgs {
     /// The password; @FILE reads it from a file [default: you are asked for it, or it is the first line of standard
     /// input].
-    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::secret)]
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = values::parse_secret)]
     pub password: Option<Secret>,
 }
 
@@ -329,7 +329,7 @@ pub struct HashPasswordArgs {
 #[derive(Args, Debug)]
 pub struct GenerateTpchArgs {
     /// The scale.
-    #[arg(long, value_parser = values::scale)]
+    #[arg(long, value_parser = values::parse_scale)]
     pub scale: f64,
     /// The cache folder.
     #[arg(long)]

@@ -1,11 +1,11 @@
-//! Clap's errors as one sentence: flag, value, mend.
+//! Clap's errors as one sentence: flag, value, remedy.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::layers::Origins;
+use super::origins::Origins;
 
-/// The sentence for `error`.
-pub(super) fn of(error: &clap::Error, origins: &Origins) -> String {
+/// Describes `error` in one sentence.
+pub(super) fn describe(error: &clap::Error, origins: &Origins) -> String {
     let text = |kind| error.get(kind).map(first_text).unwrap_or_default();
     let argument = flag_name(&text(ContextKind::InvalidArg));
     let value = text(ContextKind::InvalidValue);
@@ -13,7 +13,7 @@ pub(super) fn of(error: &clap::Error, origins: &Origins) -> String {
         ErrorKind::ValueValidation => {
             let reason = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
             let subject = subject(&argument, &value, origins);
-            // The standard library's own parsers describe the value without a mend.
+            // The standard library's own parsers describe the value without a remedy.
             match reason.contains(';') {
                 true => format!("{subject} {reason}"),
                 false => format!("{subject} does not fit ({reason}); correct the value"),
@@ -24,21 +24,26 @@ pub(super) fn of(error: &clap::Error, origins: &Origins) -> String {
         }
         ErrorKind::InvalidValue => {
             let valid = error.get(ContextKind::ValidValue).map(all_texts).unwrap_or_default();
-            format!("{} is not known; use one of {valid}", subject(&argument, &value, origins))
+            format!(
+                "{} is not known; use one of {valid}",
+                subject(&argument, &value, origins)
+            )
         }
         ErrorKind::UnknownArgument => {
-            let mend = match text(ContextKind::SuggestedArg) {
+            let remedy = match text(ContextKind::SuggestedArg) {
                 near if near.is_empty() => "`squadron --help` and `squadron serve --help` list them".to_string(),
                 near => format!("did you mean {}?", flag_name(&near)),
             };
-            format!("{argument} is not a flag here; {mend}")
+            format!("{argument} is not a flag here; {remedy}")
         }
         ErrorKind::InvalidSubcommand => {
             let name = text(ContextKind::InvalidSubcommand);
             format!("{name} is not a command of squadron; use serve, worker, sql or hash-password")
         }
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            "a command is missing; use squadron serve, squadron worker, squadron sql or squadron hash-password (--help tells more)".into()
+            "a command is missing; use squadron serve, squadron worker, squadron sql or squadron hash-password (--help \
+             tells more)"
+                .into()
         }
         ErrorKind::MissingRequiredArgument => {
             let missing = error.get(ContextKind::InvalidArg).map(all_texts).unwrap_or_default();
@@ -55,7 +60,7 @@ pub(super) fn of(error: &clap::Error, origins: &Origins) -> String {
     }
 }
 
-/// What the user wrote: the flag and its value, or the variable or key it came from.
+/// The flag, variable or key as the user wrote it, with its value.
 fn subject(argument: &str, value: &str, origins: &Origins) -> String {
     let origin = origins.get(argument.trim_start_matches('-'));
     format!("{} {value}", origin.map_or(argument, String::as_str))
@@ -81,7 +86,7 @@ fn all_texts(value: &ContextValue) -> String {
     }
 }
 
-/// Clap's own first line, for kinds that these flags hardly reach.
+/// Clap's own first line, for kinds of errors that these flags hardly cause.
 fn fallback(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let line = text.lines().next().unwrap_or_default();
@@ -91,7 +96,7 @@ fn fallback(error: &clap::Error) -> String {
     )
 }
 
-/// The candidate that `name` was probably meant to be.
+/// The candidate that the user probably meant by `name`.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     let limit = (name.chars().count() / 3).max(1);

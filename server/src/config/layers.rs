@@ -1,6 +1,6 @@
-//! Variables and the configuration file, laid under the flags.
+//! Variables and the configuration file, as layers below the flags.
 //!
-//! What a lower layer says is put in front of the user's own flags as if it had been typed, unless the user typed that
+//! A value of a lower layer is put in front of the user's own flags as if it had been typed, unless the user typed that
 //! flag (or one that excludes it). So all layers share clap's parsing, and this file knows no flag by name but
 //! `--config`.
 
@@ -12,24 +12,22 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
-use super::Stop;
 use super::args::{Cli, Command};
 use super::clap_errors;
-
-/// Where a value came from, for messages: flag (without dashes) to `SQUADRON_SLOTS=0` or the like.
-pub(super) type Origins = BTreeMap<String, String>;
+use super::origins::Origins;
+use super::stop::Stop;
 
 pub(super) fn parse(mut argv: Vec<OsString>, variable: &dyn Fn(&str) -> Option<String>) -> Result<Command, Stop> {
     let cli = command();
     let mut origins = Origins::new();
-    // A first look that forgives everything: which subcommand, which flags? What is wrong shows in the second.
-    let look = cli.clone().ignore_errors(true).try_get_matches_from(&argv);
-    if let Ok(matches) = &look
+    // The first pass ignores errors: it finds the subcommand and its flags. The second pass reports what is wrong.
+    let first_pass = cli.clone().ignore_errors(true).try_get_matches_from(&argv);
+    if let Ok(matches) = &first_pass
         && let Some((name, typed)) = matches.subcommand()
         && let Some(subcommand) = cli.find_subcommand(name)
     {
-        let file = file_table(name, subcommand, typed, variable).map_err(Stop::Refuse)?;
-        let lower = Lower {
+        let file = read_file(name, subcommand, typed, variable).map_err(Stop::Refuse)?;
+        let lower = LowerLayers {
             subcommand,
             typed,
             variable,
@@ -45,13 +43,13 @@ pub(super) fn parse(mut argv: Vec<OsString>, variable: &dyn Fn(&str) -> Option<S
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     match matches {
         Ok(cli) => Ok(cli.command),
-        Err(error) if !error.use_stderr() => Err(Stop::Show(shown(&error))),
-        Err(error) => Err(Stop::Refuse(clap_errors::of(&error, &origins))),
+        Err(error) if !error.use_stderr() => Err(Stop::Show(render(&error))),
+        Err(error) => Err(Stop::Refuse(clap_errors::describe(&error, &origins))),
     }
 }
 
 /// Help or version, with colours for a terminal.
-fn shown(error: &clap::Error) -> String {
+fn render(error: &clap::Error) -> String {
     let text = error.render();
     match std::io::stdout().is_terminal() {
         true => text.ansi().to_string(),
@@ -59,7 +57,7 @@ fn shown(error: &clap::Error) -> String {
     }
 }
 
-/// The command line with the name of its variable in each flag's help.
+/// The command line, with the name of its variable in the help of each flag.
 pub(super) fn command() -> clap::Command {
     Cli::command().mut_subcommands(|subcommand| {
         let name = subcommand.get_name().to_string();
@@ -95,16 +93,16 @@ pub(super) fn key_name(arg: &Arg) -> Option<String> {
     arg.get_long().map(|flag| flag.replace('-', "_"))
 }
 
-/// What lies under the flags that were typed.
-struct Lower<'a> {
+/// The layers below the flags that were typed.
+struct LowerLayers<'a> {
     subcommand: &'a clap::Command,
     typed: &'a ArgMatches,
     variable: &'a dyn Fn(&str) -> Option<String>,
     file: &'a FileTable,
 }
 
-impl Lower<'_> {
-    /// The flags that nobody typed but a variable or the file gives.
+impl LowerLayers<'_> {
+    /// The flags that were not typed but that a variable or the file gives.
     fn flags(&self, origins: &mut Origins) -> Result<Vec<OsString>, String> {
         let mut flags = Vec::new();
         for arg in self.subcommand.get_arguments() {
@@ -115,15 +113,15 @@ impl Lower<'_> {
                 continue;
             }
             let variable = variable_name(self.subcommand.get_name(), arg)
-                .and_then(|name| Some((name.clone(), value_of(self.variable, &name)?)));
+                .and_then(|name| Some((name.clone(), read_variable(self.variable, &name)?)));
             let (values, origin) = match (variable, self.file.values.get(&key)) {
-                (Some((name, value)), _) => (split(arg, &value), name),
+                (Some((name, value)), _) => (split_values(arg, &value), name),
                 (None, Some(values)) => (values.clone(), format!("{key} in {}", self.file.path.display())),
                 (None, None) => continue,
             };
             for value in values {
                 if matches!(arg.get_action(), ArgAction::SetTrue) {
-                    match boolean(&value) {
+                    match parse_boolean(&value) {
                         Some(true) => flags.push(format!("--{flag}").into()),
                         Some(false) => {}
                         None => {
@@ -141,7 +139,7 @@ impl Lower<'_> {
         Ok(flags)
     }
 
-    /// Whether a flag that was typed decides about `arg`.
+    /// Whether `arg`, or a flag that excludes it, was typed.
     fn is_settled(&self, arg: &Arg) -> bool {
         let typed = |arg: &Arg| self.typed.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
         let excluded_by = |other: &&Arg| {
@@ -156,19 +154,19 @@ impl Lower<'_> {
     }
 }
 
-/// A variable that is set to nothing counts as not set, as compose files leave them.
-fn value_of(variable: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+/// The value of a variable; none if it is empty, since compose files set unused variables to nothing.
+fn read_variable(variable: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<String> {
     variable(name).filter(|value| !value.is_empty())
 }
 
-fn split(arg: &Arg, value: &str) -> Vec<String> {
+fn split_values(arg: &Arg, value: &str) -> Vec<String> {
     match arg.get_action() {
         ArgAction::Append => value.split(',').map(|part| part.trim().to_string()).collect(),
         _ => vec![value.to_string()],
     }
 }
 
-fn boolean(text: &str) -> Option<bool> {
+fn parse_boolean(text: &str) -> Option<bool> {
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Some(true),
         "false" | "no" | "off" | "0" => Some(false),
@@ -183,7 +181,7 @@ struct FileTable {
     values: BTreeMap<String, Vec<String>>,
 }
 
-fn file_table(
+fn read_file(
     name: &str,
     subcommand: &clap::Command,
     typed: &ArgMatches,
@@ -195,7 +193,7 @@ fn file_table(
     let typed_path = typed.try_get_one::<PathBuf>("config").ok().flatten().cloned();
     let (path, origin) = match (typed_path, variable_name(name, arg)) {
         (Some(path), _) => (path, "--config".to_string()),
-        (None, Some(variable_name)) => match value_of(variable, &variable_name) {
+        (None, Some(variable_name)) => match read_variable(variable, &variable_name) {
             Some(path) => (PathBuf::from(path), variable_name),
             None => return Ok(FileTable::default()),
         },
@@ -208,12 +206,12 @@ fn file_table(
         )
     })?;
     let values =
-        read_table(&text, name, subcommand).map_err(|reason| format!("{origin} {}: {reason}", path.display()))?;
+        parse_table(&text, name, subcommand).map_err(|reason| format!("{origin} {}: {reason}", path.display()))?;
     Ok(FileTable { path, values })
 }
 
-/// The values of table `[name]`; `Err` is the half sentence after the file's name.
-fn read_table(text: &str, name: &str, subcommand: &clap::Command) -> Result<BTreeMap<String, Vec<String>>, String> {
+/// The values of table `[name]`; `Err` is the second half of the message, after the file's name.
+fn parse_table(text: &str, name: &str, subcommand: &clap::Command) -> Result<BTreeMap<String, Vec<String>>, String> {
     let root: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error
             .span()
@@ -224,9 +222,9 @@ fn read_table(text: &str, name: &str, subcommand: &clap::Command) -> Result<BTre
         )
     })?;
     let tables = ["serve", "worker", "sql"];
-    if let Some(stranger) = root.keys().find(|key| !tables.contains(&key.as_str())) {
+    if let Some(unknown) = root.keys().find(|key| !tables.contains(&key.as_str())) {
         return Err(format!(
-            "{stranger} is not a table of Squadron; put keys under [serve], [worker] or [sql]"
+            "{unknown} is not a table of Squadron; put keys under [serve], [worker] or [sql]"
         ));
     }
     let table = match root.get(name) {
@@ -246,7 +244,7 @@ fn read_table(text: &str, name: &str, subcommand: &clap::Command) -> Result<BTre
                 None => format!("[{name}] has no key {key}; `squadron {name} --help` lists the flags"),
             });
         }
-        let texts = value_texts(value).ok_or_else(|| {
+        let texts = to_texts(value).ok_or_else(|| {
             format!("{key} in [{name}] is neither text, number, boolean nor a list of them; write one")
         })?;
         values.insert(key.clone(), texts);
@@ -254,14 +252,14 @@ fn read_table(text: &str, name: &str, subcommand: &clap::Command) -> Result<BTre
     Ok(values)
 }
 
-fn value_texts(value: &toml::Value) -> Option<Vec<String>> {
+fn to_texts(value: &toml::Value) -> Option<Vec<String>> {
     match value {
         toml::Value::String(text) => Some(vec![text.clone()]),
         toml::Value::Integer(number) => Some(vec![number.to_string()]),
         toml::Value::Float(number) => Some(vec![number.to_string()]),
         toml::Value::Boolean(boolean) => Some(vec![boolean.to_string()]),
         toml::Value::Array(items) => {
-            let texts: Option<Vec<_>> = items.iter().map(value_texts).collect();
+            let texts: Option<Vec<_>> = items.iter().map(to_texts).collect();
             texts.map(|texts| texts.concat())
         }
         toml::Value::Datetime(_) | toml::Value::Table(_) => None,
@@ -270,8 +268,9 @@ fn value_texts(value: &toml::Value) -> Option<Vec<String>> {
 
 /// Squadron's part of the user's cache folder.
 pub(super) fn cache_dir(variable: &dyn Fn(&str) -> Option<String>) -> PathBuf {
-    let folder =
-        |name: &str, below: &str| value_of(variable, name).map(|value| Path::new(&value).join(below).join("squadron"));
+    let folder = |name: &str, below: &str| {
+        read_variable(variable, name).map(|value| Path::new(&value).join(below).join("squadron"))
+    };
     let home = if cfg!(target_os = "macos") {
         "Library/Caches"
     } else {

@@ -1,17 +1,17 @@
-//! What this machine, or the container around this process, has to give.
+//! The cores and the memory of this machine, or of the container around this process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Assumed where the system does not say how much memory there is.
+/// Assumed where the system does not tell its memory.
 const UNKNOWN_MEMORY_BYTES: u64 = 4 << 30;
 
-/// Cores that this process may use; the standard library knows affinity and cgroup quotas.
+/// Cores that this process may use; the standard library respects affinity and cgroup quotas.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Memory that this process may use: the machine's, or less where a cgroup says so.
+/// Memory that this process may use: the machine's, or less where a cgroup limits it.
 pub(super) fn memory_bytes() -> u64 {
     memory_under(Path::new("/"))
         .or_else(sysctl_memory)
@@ -26,7 +26,7 @@ fn memory_under(root: &Path) -> Option<u64> {
         Some(kib * 1024)
     });
     let limits = cgroup_files(root).into_iter().filter_map(|file| {
-        // cgroup v2 says "max" where there is no limit, v1 a number near 2^63.
+        // Without a limit, cgroup v2 has "max" and v1 a number near 2^63.
         fs::read_to_string(file).ok()?.trim().parse().ok()
     });
     machine.into_iter().chain(limits).min()
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_limit_counts() {
+    fn smallest_memory_limit_applies() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         assert_eq!(memory_under(root), None);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_older_cgroups_count_too() {
+    fn cgroup_v1_limits_apply_too() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         write(root, "proc/meminfo", "MemTotal: 8388608 kB\n");

@@ -1,17 +1,19 @@
-//! The command line: what the user asked for, checked.
+//! The command line, with variables and configuration file: parsed and checked.
 //!
 //! ```text
 //! flag  >  variable SQUADRON_*  >  key in --config FILE.toml  >  default
 //! ```
 //!
-//! A refusal is one sentence that names the flag (or variable, or key), its value and the mend; the process then exits
-//! with [`USAGE_EXIT_CODE`].
+//! A refusal is one sentence that names the flag (or variable, or key), its value and the remedy; the process then
+//! exits with [`USAGE_EXIT_CODE`].
 
 mod args;
 mod clap_errors;
 mod layers;
 mod machine;
+mod origins;
 mod reference;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -25,48 +27,21 @@ pub use args::{
 pub(crate) use clap_errors::nearest;
 pub use machine::cores;
 pub use reference::reference;
+pub use stop::{Stop, USAGE_EXIT_CODE};
 pub use values::{DataSource, SCHEMES, Secret};
-pub(crate) use values::{duration, path_url, size};
+pub(crate) use values::{parse_duration, parse_size, path_url};
 
-/// Where generated tables are kept unless the user says otherwise.
+/// Where generated tables are kept without `--cache-dir`.
 pub fn default_cache_dir() -> std::path::PathBuf {
     layers::cache_dir(&|name| std::env::var(name).ok())
 }
 
-/// The exit code of a command line that cannot be obeyed.
-pub const USAGE_EXIT_CODE: u8 = 2;
-
-/// Why there is nothing to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Help or version, for standard output; exit code 0.
-    Show(String),
-    /// A sentence for standard error; exit code [`USAGE_EXIT_CODE`].
-    Refuse(String),
-}
-
-impl Stop {
-    /// Tells the user and returns the exit code of the process.
-    pub fn tell(&self) -> std::process::ExitCode {
-        match self {
-            Self::Show(text) => {
-                print!("{text}");
-                std::process::ExitCode::SUCCESS
-            }
-            Self::Refuse(sentence) => {
-                eprintln!("squadron: {sentence}");
-                std::process::ExitCode::from(USAGE_EXIT_CODE)
-            }
-        }
-    }
-}
-
-/// What this process was asked to run.
+/// Parses the arguments and variables of this process.
 pub fn from_process() -> Result<Command, Stop> {
     parse(std::env::args_os(), |name| std::env::var(name).ok())
 }
 
-/// What `argv`, with the variables that `variable` knows, asks to run.
+/// Parses the command line `argv`, with the variables that `variable` returns.
 pub fn parse(
     argv: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<String>,
@@ -79,13 +54,13 @@ pub fn parse(
     Ok(command)
 }
 
-/// What no single flag can see.
+/// Checks what depends on several flags.
 fn check_serve(serve: &ServeArgs) -> Result<(), String> {
-    let asks_who = serve.users.is_some() || serve.tokens.is_some();
-    if !serve.listen.ip().is_loopback() && !asks_who && !serve.insecure {
+    let has_authentication = serve.users.is_some() || serve.tokens.is_some();
+    if !serve.listen.ip().is_loopback() && !has_authentication && !serve.insecure {
         return Err(format!(
-            "--listen {} would let anyone on the network read every table; add --users FILE or --tokens FILE to say who \
-             may, listen on 127.0.0.1, or add --insecure if you trust the network",
+            "--listen {} would let anyone on the network read every table; add --users FILE or --tokens FILE to say \
+             who may, listen on 127.0.0.1, or add --insecure if you trust the network",
             serve.listen
         ));
     }

@@ -1,10 +1,10 @@
-//! The reference page of all flags, made from their one definition.
+//! The reference page of all flags, generated from their one definition.
 
 use std::fmt::Write;
 
 use super::layers;
 
-/// Markdown for `docs/configuration.md`; a test holds the page equal to this.
+/// Markdown for `docs/configuration.md`; a test keeps that page equal.
 pub fn reference() -> String {
     let mut page = String::from(
         "# Configuration\n\n\
@@ -37,7 +37,7 @@ pub fn reference() -> String {
                 false => String::new(),
             };
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-            let (help, default) = meaning(&help, arg.get_default_values());
+            let (help, default) = split_help(&help, arg.get_default_values());
             let _ = writeln!(
                 page,
                 "| `--{flag}{}` | `{variable}` | {default} | {} |",
@@ -49,8 +49,8 @@ pub fn reference() -> String {
     page
 }
 
-/// Splits `[default: ..]` and `[env: ..]` off a help text.
-fn meaning(help: &str, defaults: &[clap::builder::OsStr]) -> (String, String) {
+/// The meaning and the default of a flag: splits `[default: ..]` and `[env: ..]` off a help text.
+fn split_help(help: &str, defaults: &[clap::builder::OsStr]) -> (String, String) {
     let help = help.split(" [env: ").next().unwrap_or_default();
     let (text, written) = match help.split_once(" [default: ") {
         Some((text, rest)) => (text, rest.split(']').next().unwrap_or_default().to_string()),

@@ -1,10 +1,12 @@
+//! Layers, defaults, refusals and the reference page.
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
 
-fn with(argv: &[&str], variables: &[(&str, &str)]) -> Result<Command, Stop> {
+fn parse_args(argv: &[&str], variables: &[(&str, &str)]) -> Result<Command, Stop> {
     let variables: HashMap<String, String> = variables
         .iter()
         .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
@@ -13,16 +15,16 @@ fn with(argv: &[&str], variables: &[(&str, &str)]) -> Result<Command, Stop> {
     parse(argv.map(OsString::from), move |name| variables.get(name).cloned())
 }
 
-fn serve(argv: &[&str], variables: &[(&str, &str)]) -> ServeArgs {
+fn parse_serve(argv: &[&str], variables: &[(&str, &str)]) -> ServeArgs {
     let argv: Vec<_> = std::iter::once("serve").chain(argv.iter().copied()).collect();
-    match with(&argv, variables) {
+    match parse_args(&argv, variables) {
         Ok(Command::Serve(serve)) => *serve,
         other => panic!("{other:?}"),
     }
 }
 
 fn refusal(argv: &[&str], variables: &[(&str, &str)]) -> String {
-    match with(argv, variables) {
+    match parse_args(argv, variables) {
         Err(Stop::Refuse(sentence)) => sentence,
         other => panic!("{argv:?} was not refused: {other:?}"),
     }
@@ -37,8 +39,8 @@ fn toml_file(text: &str) -> (tempfile::TempDir, String) {
 }
 
 #[test]
-fn the_defaults_are_those_of_the_contract() {
-    let args = serve(&[], &[]);
+fn defaults_match_the_contract() {
+    let args = parse_serve(&[], &[]);
     assert_eq!(args.listen.to_string(), "127.0.0.1:50051");
     assert_eq!(args.embedded_workers, 1);
     assert_eq!(args.result_ttl, Duration::from_secs(60));
@@ -51,46 +53,46 @@ fn the_defaults_are_those_of_the_contract() {
 }
 
 #[test]
-fn cores_and_memory_are_shared_by_the_embedded_workers() {
-    let args = serve(&[], &[]);
+fn embedded_workers_share_cores_and_memory() {
+    let args = parse_serve(&[], &[]);
     let cores = machine::cores();
     assert_eq!(args.work.slots(1), cores);
     assert_eq!(args.work.slots(cores * 2), 1, "never none");
     assert_eq!(args.work.memory_bytes(2), args.work.memory_bytes(1) / 2);
     assert!(args.work.memory_bytes(1) < machine::memory_bytes());
-    let args = serve(&["--slots", "3", "--memory", "1GiB"], &[]);
+    let args = parse_serve(&["--slots", "3", "--memory", "1GiB"], &[]);
     assert_eq!((args.work.slots(2), args.work.memory_bytes(2)), (3, 1 << 30));
 }
 
 #[test]
-fn flag_beats_variable_beats_file_beats_default() {
+fn flag_beats_variable_beats_file() {
     let (_folder, file) = toml_file("[serve]\nslots = 2\nresult_ttl = \"7s\"\nmax_open_results = 9\nstrict = true\n");
     let variables = [
         ("SQUADRON_SLOTS", "3"),
         ("SQUADRON_RESULT_TTL", "8s"),
         ("SQUADRON_CONFIG", file.as_str()),
     ];
-    let args = serve(&["--slots", "4"], &variables);
+    let args = parse_serve(&["--slots", "4"], &variables);
     assert_eq!(args.work.slots, Some(4), "the flag");
     assert_eq!(args.result_ttl, Duration::from_secs(8), "the variable");
     assert_eq!(args.max_open_results, 9, "the file");
     assert!(args.strict, "the file");
     assert_eq!(args.drain_timeout, Duration::from_secs(30), "the default");
-    let args = serve(&["--config", &file], &[]);
+    let args = parse_serve(&["--config", &file], &[]);
     assert_eq!(args.work.slots, Some(2));
 }
 
 #[test]
-fn lists_and_switches_come_from_every_layer() {
+fn every_layer_gives_lists_and_switches() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     let (_folder, file) = toml_file(&format!(
         "[serve]\ndata = [\"{path}\", \"t=s3://b/x/\"]\ninsecure = true\n"
     ));
-    let args = serve(&["--config", &file], &[]);
+    let args = parse_serve(&["--config", &file], &[]);
     assert_eq!(args.data.len(), 2);
     assert!(args.insecure);
-    let args = serve(
+    let args = parse_serve(
         &["--config", &file],
         &[("SQUADRON_DATA", path), ("SQUADRON_INSECURE", "false")],
     );
@@ -100,9 +102,9 @@ fn lists_and_switches_come_from_every_layer() {
         "a variable replaces the file's list"
     );
     assert!(!args.insecure);
-    let args = serve(&["--data", "u=s3://b/u/"], &[("SQUADRON_DATA", path)]);
+    let args = parse_serve(&["--data", "u=s3://b/u/"], &[("SQUADRON_DATA", path)]);
     assert!(matches!(&args.data[..], [DataSource::Named { name, .. }] if name == "u"));
-    let args = serve(
+    let args = parse_serve(
         &["--listen", "0.0.0.0:0"],
         &[("SQUADRON_INSECURE", "1"), ("SQUADRON_SLOTS", "")],
     );
@@ -110,9 +112,9 @@ fn lists_and_switches_come_from_every_layer() {
 }
 
 #[test]
-fn each_command_has_its_own_variables_and_table() {
+fn command_has_own_variables_and_table() {
     let (_folder, file) = toml_file("[serve]\nslots = 2\n[worker]\nslots = 5\n[sql]\nformat = \"csv\"\n");
-    let command = with(
+    let command = parse_args(
         &["worker", "--config", &file],
         &[
             ("SQUADRON_SLOTS", "9"),
@@ -128,7 +130,7 @@ fn each_command_has_its_own_variables_and_table() {
         Some(7),
         "a required flag may come from a variable"
     );
-    let command = with(
+    let command = parse_args(
         &["sql", "--config", &file, "-c", "SELECT 1"],
         &[("SQUADRON_SQL_TOKEN", "t")],
     );
@@ -141,88 +143,81 @@ fn each_command_has_its_own_variables_and_table() {
 }
 
 #[test]
-fn a_typed_flag_silences_what_it_excludes() {
+fn typed_flag_overrides_excluded_variables() {
     let variables = [("SQUADRON_SQL_TOKEN", "t"), ("SQUADRON_SQL_COMMAND", "SELECT 1")];
-    let command = with(&["sql", "--user", "u", "--password", "p", "-f", "x.sql"], &variables);
+    let command = parse_args(&["sql", "--user", "u", "--password", "p", "-f", "x.sql"], &variables);
     let Ok(Command::Sql(sql)) = command else {
         panic!("{command:?}");
     };
     assert!(sql.token.is_none() && sql.command.is_none());
 }
 
-#[test]
-fn every_refusal_names_flag_value_and_mend() {
-    let (_folder, bad_key) = toml_file("[serve]\nslotz = 1\n");
-    let (_folder, bad_table) = toml_file("[server]\nslots = 1\n");
-    let (_folder, bad_toml) = toml_file("[serve]\nslots = \n");
-    let (_folder, bad_value) = toml_file("[serve]\nslots = 0\n");
-    let cases: &[(&[&str], &[&str])] = &[
-        (&["serve", "--slots", "0"], &["--slots 0 ", "at least 1"]),
-        (&["serve", "--slots", "two"], &["--slots two ", "whole number"]),
-        (
-            &["serve", "--embedded-workers", "-1"],
-            &["--embedded-workers -1 ", "give 0 to"],
-        ),
-        (
-            &["serve", "--max-open-results", "0"],
-            &["--max-open-results 0 ", "from 1 on"],
-        ),
-        (&["serve", "--memory", "4XB"], &["--memory 4XB ", "4GiB"]),
-        (&["serve", "--memory", "1KB"], &["--memory 1KB ", "1MiB"]),
-        (&["serve", "--result-ttl", "0"], &["--result-ttl 0 ", "at least 1ms"]),
-        (
-            &["serve", "--listen", "nowhere"],
-            &["--listen nowhere ", "127.0.0.1:50051"],
-        ),
-        (
-            &["serve", "--listen", "0.0.0.0:1"],
-            &["--listen 0.0.0.0:1 ", "--users", "--insecure"],
-        ),
-        (
-            &["serve", "--cluster-listen", "0.0.0.0:1"],
-            &["--cluster-listen 0.0.0.0:1 ", "--cluster-secret"],
-        ),
-        (
-            &["serve", "--cluster-secret", "@/no/file"],
-            &["--cluster-secret @/no/file ", "readable"],
-        ),
-        (
-            &["serve", "--data", "/no/such"],
-            &["--data /no/such ", "does not exist"],
-        ),
-        (
-            &["serve", "--data", "t=ftp://h/x"],
-            &["--data t=ftp://h/x ", "use file, s3"],
-        ),
-        (&["serve", "--tpch", "0"], &["--tpch 0 ", "above 0"]),
-        (&["serve", "--slost", "1"], &["--slost ", "--slots"]),
-        (&["serve", "--listen"], &["--listen ", "value"]),
-        (&["serve", "--strict", "--strict"], &["--strict ", "once"]),
-        (&["serve", "--config", "/no/file"], &["--config /no/file ", "readable"]),
-        (&["serve", "--config", &bad_key], &["slotz", "slots"]),
-        (&["serve", "--config", &bad_table], &["server", "[serve]"]),
-        (&["serve", "--config", &bad_toml], &["line 2", "correct"]),
-        (&["serve", "--config", &bad_value], &["slots in ", " 0 ", "at least 1"]),
-        (&["worker"], &["--server", "add it"]),
-        (&["worker", "--server", "h"], &["--server h ", "port"]),
-        (
-            &["sql", "--format", "xml"],
-            &["--format xml ", "table, csv, json, arrow"],
-        ),
-        (
-            &["sql", "-c", "a", "-f", "b"],
-            &["--command", "--file", "leave one out"],
-        ),
-        (&["sql", "--password", "p"], &["--user", "missing"]),
-        (&["swerve"], &["swerve ", "serve, worker, sql or hash-password"]),
-        (&["serve", "--tls-cert", "c"], &["--tls-key", "missing"]),
-        (
-            &["worker", "--server", "h:1", "--tls-key", "k"],
-            &["--tls-cert", "missing"],
-        ),
-        (&[], &["squadron serve"]),
-        (&["serve", "stray"], &["stray "]),
-    ];
+/// Command lines that are refused, each with parts of its message.
+const REFUSED: &[(&[&str], &[&str])] = &[
+    (&["serve", "--slots", "0"], &["--slots 0 ", "at least 1"]),
+    (&["serve", "--slots", "two"], &["--slots two ", "whole number"]),
+    (
+        &["serve", "--embedded-workers", "-1"],
+        &["--embedded-workers -1 ", "give 0 to"],
+    ),
+    (
+        &["serve", "--max-open-results", "0"],
+        &["--max-open-results 0 ", "from 1 on"],
+    ),
+    (&["serve", "--memory", "4XB"], &["--memory 4XB ", "4GiB"]),
+    (&["serve", "--memory", "1KB"], &["--memory 1KB ", "1MiB"]),
+    (&["serve", "--result-ttl", "0"], &["--result-ttl 0 ", "at least 1ms"]),
+    (
+        &["serve", "--listen", "nowhere"],
+        &["--listen nowhere ", "127.0.0.1:50051"],
+    ),
+    (
+        &["serve", "--listen", "0.0.0.0:1"],
+        &["--listen 0.0.0.0:1 ", "--users", "--insecure"],
+    ),
+    (
+        &["serve", "--cluster-listen", "0.0.0.0:1"],
+        &["--cluster-listen 0.0.0.0:1 ", "--cluster-secret"],
+    ),
+    (
+        &["serve", "--cluster-secret", "@/no/file"],
+        &["--cluster-secret @/no/file ", "readable"],
+    ),
+    (
+        &["serve", "--data", "/no/such"],
+        &["--data /no/such ", "does not exist"],
+    ),
+    (
+        &["serve", "--data", "t=ftp://h/x"],
+        &["--data t=ftp://h/x ", "use file, s3"],
+    ),
+    (&["serve", "--tpch", "0"], &["--tpch 0 ", "above 0"]),
+    (&["serve", "--slost", "1"], &["--slost ", "--slots"]),
+    (&["serve", "--listen"], &["--listen ", "value"]),
+    (&["serve", "--strict", "--strict"], &["--strict ", "once"]),
+    (&["serve", "--config", "/no/file"], &["--config /no/file ", "readable"]),
+    (&["worker"], &["--server", "add it"]),
+    (&["worker", "--server", "h"], &["--server h ", "port"]),
+    (
+        &["sql", "--format", "xml"],
+        &["--format xml ", "table, csv, json, arrow"],
+    ),
+    (
+        &["sql", "-c", "a", "-f", "b"],
+        &["--command", "--file", "leave one out"],
+    ),
+    (&["sql", "--password", "p"], &["--user", "missing"]),
+    (&["swerve"], &["swerve ", "serve, worker, sql or hash-password"]),
+    (&["serve", "--tls-cert", "c"], &["--tls-key", "missing"]),
+    (
+        &["worker", "--server", "h:1", "--tls-key", "k"],
+        &["--tls-cert", "missing"],
+    ),
+    (&[], &["squadron serve"]),
+    (&["serve", "stray"], &["stray "]),
+];
+
+fn assert_refused(cases: &[(&[&str], &[&str])]) {
     for (argv, parts) in cases {
         let sentence = refusal(argv, &[]);
         assert!(!sentence.contains('\n'), "{argv:?}: {sentence}");
@@ -233,7 +228,22 @@ fn every_refusal_names_flag_value_and_mend() {
 }
 
 #[test]
-fn a_refused_variable_is_named() {
+fn refusal_names_flag_value_and_remedy() {
+    assert_refused(REFUSED);
+    let (_folder, bad_key) = toml_file("[serve]\nslotz = 1\n");
+    let (_folder, bad_table) = toml_file("[server]\nslots = 1\n");
+    let (_folder, bad_toml) = toml_file("[serve]\nslots = \n");
+    let (_folder, bad_value) = toml_file("[serve]\nslots = 0\n");
+    assert_refused(&[
+        (&["serve", "--config", &bad_key], &["slotz", "slots"]),
+        (&["serve", "--config", &bad_table], &["server", "[serve]"]),
+        (&["serve", "--config", &bad_toml], &["line 2", "correct"]),
+        (&["serve", "--config", &bad_value], &["slots in ", " 0 ", "at least 1"]),
+    ]);
+}
+
+#[test]
+fn refusal_names_the_variable() {
     let sentence = refusal(&["serve"], &[("SQUADRON_SLOTS", "0")]);
     assert!(sentence.starts_with("SQUADRON_SLOTS 0 "), "{sentence}");
     let sentence = refusal(&["serve"], &[("SQUADRON_STRICT", "perhaps")]);
@@ -244,35 +254,35 @@ fn a_refused_variable_is_named() {
 }
 
 #[test]
-fn users_tokens_insecure_or_a_secret_open_the_ports() {
+fn authentication_or_insecure_opens_ports() {
     for opening in [&["--insecure"][..], &["--users", "u"], &["--tokens", "t"]] {
         let argv = [&["serve", "--listen", "0.0.0.0:1"], opening].concat();
-        assert!(with(&argv, &[]).is_ok(), "{opening:?}");
+        assert!(parse_args(&argv, &[]).is_ok(), "{opening:?}");
     }
     assert!(
-        with(
+        parse_args(
             &["serve", "--cluster-listen", "0.0.0.0:1", "--cluster-secret", "s"],
             &[]
         )
         .is_ok()
     );
-    assert!(with(&["serve", "--cluster-listen", "127.0.0.1:1"], &[]).is_ok());
+    assert!(parse_args(&["serve", "--cluster-listen", "127.0.0.1:1"], &[]).is_ok());
 }
 
 #[test]
-fn help_and_version_are_shown() {
-    let Err(Stop::Show(version)) = with(&["--version"], &[]) else {
+fn help_and_version_are_printed() {
+    let Err(Stop::Show(version)) = parse_args(&["--version"], &[]) else {
         panic!();
     };
     assert_eq!(version.trim(), concat!("squadron ", env!("CARGO_PKG_VERSION")));
-    let Err(Stop::Show(help)) = with(&["serve", "--help"], &[("SQUADRON_SLOTS", "0")]) else {
+    let Err(Stop::Show(help)) = parse_args(&["serve", "--help"], &[("SQUADRON_SLOTS", "0")]) else {
         panic!("help is shown whatever else is wrong");
     };
     assert!(help.contains("SQUADRON_CLUSTER_LISTEN") && help.contains("--max-open-results"));
 }
 
 #[test]
-fn the_reference_page_is_current() {
+fn reference_page_is_current() {
     let page = reference();
     for part in [
         "`--slots N`",

@@ -1,5 +1,5 @@
-//! Values of flags: sizes, times, addresses, secrets, data sources. An `Err` is the half sentence that follows the flag
-//! and its value in the message to the user: what is wrong, and the mend.
+//! Parsers of flags' values: sizes, times, addresses, secrets, data sources. An `Err` is the second half of the message
+//! to the user, after the flag and its value: what is wrong, and the remedy.
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use url::Url;
 
-/// A text that must not show up in logs: `Debug` hides it.
+/// A text that must not appear in logs: `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -25,7 +25,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where tables come from.
+/// A value of `--data`: where tables come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataSource {
     /// A folder whose files and folders are tables, or a single file.
@@ -44,8 +44,8 @@ pub const SCHEMES: [&str; 11] = [
     "file", "s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https",
 ];
 
-/// Bytes, from `4GB`, `4GiB`, `1.5g` or a plain number.
-pub(crate) fn size(text: &str) -> Result<u64, String> {
+/// Parses bytes: `4GB`, `4GiB`, `1.5g` or a plain number.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || "is not a size; write it like 512MB, 4GB or 4GiB".to_string();
     let trimmed = text.trim();
     let unit_at = trimmed
@@ -76,28 +76,28 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
-/// A worker's memory.
-pub(super) fn memory(text: &str) -> Result<u64, String> {
+/// Parses the memory of a worker.
+pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
     const LEAST: u64 = 1 << 20;
-    match size(text)? {
+    match parse_size(text)? {
         bytes if bytes < LEAST => Err("is too little to run a query; give at least 1MiB".into()),
         bytes => Ok(bytes),
     }
 }
 
-/// The size of a message, up to what Arrow's offsets and gRPC's lengths can tell.
-pub(super) fn message_size(text: &str) -> Result<usize, String> {
+/// Parses the size of a message, up to the limit of Arrow's offsets and gRPC's lengths.
+pub(super) fn parse_message_size(text: &str) -> Result<usize, String> {
     const LEAST: u64 = 4 << 20;
     const MOST: u64 = 1 << 30;
-    match size(text)? {
+    match parse_size(text)? {
         bytes if bytes < LEAST => Err("is less than clients send; give at least 4MiB".into()),
         bytes if bytes > MOST => Err("is more than one message can be; give at most 1GiB".into()),
         bytes => usize::try_from(bytes).map_err(|_| "is more than this machine can address".into()),
     }
 }
 
-/// A time, from `500ms`, `10s`, `2m`, `1h` or plain seconds.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+/// Parses a time: `500ms`, `10s`, `2m`, `1h` or plain seconds.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "is not a time; write it like 500ms, 10s, 2m or 1h".to_string();
     let trimmed = text.trim();
     let unit_at = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
@@ -118,21 +118,21 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A number from 0 on.
-pub(super) fn whole_number(text: &str) -> Result<usize, String> {
+/// Parses a number from 0 on.
+pub(super) fn parse_whole_number(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "is not a whole number; give one".into())
 }
 
-/// A number from 1 on.
-pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+/// Parses a number from 1 on.
+pub(super) fn parse_at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("is not a whole number from 1 on; give one".into()),
         Ok(number) => Ok(number),
     }
 }
 
-/// The power with which weights fall.
-pub(super) fn priority_decay(text: &str) -> Result<u32, String> {
+/// Parses the power with which weights fall.
+pub(super) fn parse_priority_decay(text: &str) -> Result<u32, String> {
     const MOST: u32 = 4;
     match text.parse() {
         Ok(power) if power <= MOST => Ok(power),
@@ -140,8 +140,8 @@ pub(super) fn priority_decay(text: &str) -> Result<u32, String> {
     }
 }
 
-/// How many embedded workers.
-pub(super) fn workers(text: &str) -> Result<usize, String> {
+/// Parses the number of embedded workers.
+pub(super) fn parse_workers(text: &str) -> Result<usize, String> {
     const MOST: usize = 1024;
     match text.parse() {
         Ok(workers) if workers <= MOST => Ok(workers),
@@ -149,8 +149,8 @@ pub(super) fn workers(text: &str) -> Result<usize, String> {
     }
 }
 
-/// How many slots.
-pub(super) fn slots(text: &str) -> Result<usize, String> {
+/// Parses the number of slots.
+pub(super) fn parse_slots(text: &str) -> Result<usize, String> {
     const MOST: usize = 4096;
     match text.parse() {
         Ok(0) => Err("leaves no slot to run anything; give at least 1, or leave the flag out for one per core".into()),
@@ -160,8 +160,8 @@ pub(super) fn slots(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A TPC-H scale.
-pub(super) fn scale(text: &str) -> Result<f64, String> {
+/// Parses a TPC-H scale.
+pub(super) fn parse_scale(text: &str) -> Result<f64, String> {
     const LARGEST: f64 = 100_000.0;
     match text.parse::<f64>() {
         Ok(scale) if scale > 0.0 && scale <= LARGEST => Ok(scale),
@@ -169,8 +169,8 @@ pub(super) fn scale(text: &str) -> Result<f64, String> {
     }
 }
 
-/// An address to listen on; a name such as `localhost` is looked up.
-pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+/// Parses an address to listen on; a name such as `localhost` is resolved.
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
@@ -184,8 +184,8 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     v4.or(found.first()).copied().ok_or_else(wrong)
 }
 
-/// Where a server is: `grpc://`, `grpc+tls://`, `http://`, `https://` or no scheme at all, as an http(s) URL.
-pub(super) fn server_url(text: &str) -> Result<Url, String> {
+/// Parses the URL of a server, with `grpc://`, `grpc+tls://`, `http://`, `https://` or no scheme, to an http(s) URL.
+pub(super) fn parse_server_url(text: &str) -> Result<Url, String> {
     let wrong = || "is not the address of a server; write it like grpc://HOST:PORT".to_string();
     let (scheme, rest) = text.split_once("://").unwrap_or(("grpc", text));
     let scheme = match scheme {
@@ -201,7 +201,7 @@ pub(super) fn server_url(text: &str) -> Result<Url, String> {
     if url.host_str().is_none() || !bare {
         return Err(wrong());
     }
-    // A port that is the scheme's own vanishes from a parsed URL, so the text is asked.
+    // A parsed URL drops the scheme's own port, so the port is read from the text.
     let has_port = rest
         .rsplit_once(':')
         .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -211,8 +211,8 @@ pub(super) fn server_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// A secret, or `@FILE` for the contents of a file.
-pub(super) fn secret(text: &str) -> Result<Secret, String> {
+/// Parses a secret, or reads it from the file of `@FILE`.
+pub(super) fn parse_secret(text: &str) -> Result<Secret, String> {
     let secret = match text.strip_prefix('@') {
         Some(file) => std::fs::read_to_string(file)
             .map_err(|error| format!("cannot be read ({error}); name a readable file after the @"))?
@@ -226,8 +226,8 @@ pub(super) fn secret(text: &str) -> Result<Secret, String> {
     Ok(Secret(secret))
 }
 
-/// `DIR`, a file, or `NAME=URL` where NAME is an identifier and no path of that whole text exists.
-pub(super) fn data_source(text: &str) -> Result<DataSource, String> {
+/// Parses `DIR`, a file, or `NAME=URL` where NAME is an identifier and no path of that whole text exists.
+pub(super) fn parse_data_source(text: &str) -> Result<DataSource, String> {
     let path = Path::new(text);
     if path.exists() {
         return absolute(path).map(DataSource::Path);
@@ -235,14 +235,14 @@ pub(super) fn data_source(text: &str) -> Result<DataSource, String> {
     match text.split_once('=') {
         Some((name, location)) if is_identifier(name) => Ok(DataSource::Named {
             name: name.to_string(),
-            url: location_url(location)?,
+            url: parse_location(location)?,
         }),
         _ if text.contains("://") => Err("is a table without a name; write NAME=URL".into()),
         _ => Err("does not exist; name a folder, a file, or a table as NAME=URL".into()),
     }
 }
 
-fn location_url(location: &str) -> Result<Url, String> {
+fn parse_location(location: &str) -> Result<Url, String> {
     if !location.contains("://") {
         let path = absolute(Path::new(location))?;
         if !path.exists() {
@@ -280,7 +280,7 @@ pub(crate) fn path_url(path: &Path) -> Result<Url, String> {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, String> {
-    // Not `canonicalize`: the user's own spelling names the tables and appears in messages.
+    // Not `canonicalize`: tables and messages keep the user's own spelling.
     std::path::absolute(path).map_err(|error| format!("is not a path ({error}); correct it"))
 }
 
@@ -308,15 +308,15 @@ mod tests {
             ("17B", 17),
             ("1TB", 1_000_000_000_000),
         ] {
-            assert_eq!(size(text), Ok(bytes), "{text}");
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
         for text in ["", "GB", "4XB", "-1", "0", "1e99", "4GBs", "9999999TB"] {
-            assert!(size(text).is_err(), "{text}");
+            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn times_have_units_and_are_never_nothing() {
+    fn durations_have_units_and_exceed_zero() {
         for (text, millis) in [
             ("500ms", 500),
             ("10s", 10_000),
@@ -324,7 +324,7 @@ mod tests {
             ("2m", 120_000),
             ("1h", 3_600_000),
         ] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in [
             "",
@@ -337,22 +337,22 @@ mod tests {
             "99999999999999999999h",
             "9000000h",
         ] {
-            assert!(duration(text).is_err(), "{text}");
+            assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn addresses_may_be_names() {
-        assert_eq!(address("0.0.0.0:0").unwrap().port(), 0);
-        assert_eq!(address("[::1]:5").unwrap().port(), 5);
-        assert!(address("localhost:7").unwrap().ip().is_loopback());
+        assert_eq!(parse_address("0.0.0.0:0").unwrap().port(), 0);
+        assert_eq!(parse_address("[::1]:5").unwrap().port(), 5);
+        assert!(parse_address("localhost:7").unwrap().ip().is_loopback());
         for text in ["", "localhost", ":5", "1.2.3.4", "1.2.3.4:99999", "x:y"] {
-            assert!(address(text).is_err(), "{text}");
+            assert!(parse_address(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn servers_are_named_in_every_usual_way() {
+    fn server_url_accepts_usual_schemes() {
         for (text, url) in [
             ("grpc://h:1", "http://h:1/"),
             ("grpc+tls://h:1", "https://h:1/"),
@@ -361,7 +361,7 @@ mod tests {
             ("h:1", "http://h:1/"),
             ("127.0.0.1:50051", "http://127.0.0.1:50051/"),
         ] {
-            assert_eq!(server_url(text).unwrap().as_str(), url, "{text}");
+            assert_eq!(parse_server_url(text).unwrap().as_str(), url, "{text}");
         }
         for text in [
             "",
@@ -372,34 +372,34 @@ mod tests {
             "grpc://:1",
             "http://u@h:1",
         ] {
-            assert!(server_url(text).is_err(), "{text}");
+            assert!(parse_server_url(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn a_secret_comes_from_a_file_and_never_shows() {
+    fn secret_reads_file_and_hides_itself() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "hush\n").unwrap();
-        let read = secret(&format!("@{}", file.path().display())).unwrap();
+        let read = parse_secret(&format!("@{}", file.path().display())).unwrap();
         assert_eq!(read.reveal(), "hush");
         assert!(!format!("{read:?}").contains("hush"));
-        assert!(secret("@/no/such/file").unwrap_err().contains("cannot be read"));
-        assert!(secret("").is_err());
+        assert!(parse_secret("@/no/such/file").unwrap_err().contains("cannot be read"));
+        assert!(parse_secret("").is_err());
     }
 
     #[test]
-    fn a_data_source_is_an_existing_path_or_a_named_url() {
+    fn data_source_is_path_or_url() {
         let folder = tempfile::tempdir().unwrap();
         let odd = folder.path().join("a=b");
         std::fs::create_dir(&odd).unwrap();
         assert_eq!(
-            data_source(odd.to_str().unwrap()),
+            parse_data_source(odd.to_str().unwrap()),
             Ok(DataSource::Path(odd.clone())),
             "an existing path wins over NAME=URL"
         );
-        let named = data_source("t=s3://bucket/prefix/").unwrap();
+        let named = parse_data_source("t=s3://bucket/prefix/").unwrap();
         assert!(matches!(named, DataSource::Named { name, url } if name == "t" && url.scheme() == "s3"));
-        let local = data_source(&format!("t={}", folder.path().display())).unwrap();
+        let local = parse_data_source(&format!("t={}", folder.path().display())).unwrap();
         assert!(matches!(local, DataSource::Named { url, .. } if url.as_str().ends_with('/')));
         for (text, part) in [
             ("/no/such/folder", "does not exist"),
@@ -408,7 +408,7 @@ mod tests {
             ("t=ftp://h/x", "not supported"),
             ("1t=s3://b/x", "without a name"),
         ] {
-            let refusal = data_source(text).unwrap_err();
+            let refusal = parse_data_source(text).unwrap_err();
             assert!(refusal.contains(part), "{text}: {refusal}");
         }
     }

@@ -10,25 +10,30 @@
 //! It never waits for a worker or a client: a worker that cannot take a message is lost, and a query has at most two
 //! updates, for which there is always room.
 
+pub mod directory;
 mod handle;
+mod signals;
+pub(crate) mod subscriber;
 pub mod workers;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use squadron_proto::control::{PlanRef, ServerMessage, Stage};
 use squadron_proto::{Failure, QueryId, WorkerId};
+use squadron_scheduler::{Capacity, Effect, Event, Limits, Scheduler};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::handle::{Command, Owner, Signals, stopping};
-pub use self::handle::{QueryEvents, QueryUpdate, SchedulerHandle, Snapshot};
-use crate::driver::workers::{Registry, WorkerEvent, WorkerEventKind, WorkerInfo};
-use crate::query::history::History;
-use squadron_scheduler::{Capacity, Limits, Scheduler};
-use squadron_scheduler::{Effect, Event};
+use self::directory::QueryDirectory;
+use self::handle::Command;
+pub use self::handle::{SchedulerHandle, Snapshot};
+use self::signals::Signals;
+use self::subscriber::stopping;
+pub use self::subscriber::{QueryEvents, QueryUpdate, Subscriber};
+use self::workers::{Registry, WorkerEvent, WorkerEventKind, WorkerInfo};
 
 /// How many commands may wait for the driver before their senders wait.
 const MAILBOX_COMMANDS: usize = 1024;
@@ -43,9 +48,9 @@ pub struct Driver {
     worker_events: mpsc::Receiver<WorkerEvent>,
     commands: mpsc::Receiver<Command>,
     signals: Arc<Signals>,
-    owners: HashMap<QueryId, Owner>,
-    history: History,
-    /// For those who plan.
+    /// Has the subscriber of each query.
+    directory: Arc<dyn QueryDirectory>,
+    /// For planning, which must not wait for the driver.
     capacity: Arc<Mutex<Capacity>>,
     /// Which connection of a worker counts; what older ones still say does not.
     joined: HashMap<WorkerId, u64>,
@@ -53,10 +58,10 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A scheduler for the workers of `registry`, whose events arrive in `worker_events`. Its time begins with `history`.
+    /// A scheduler for the workers of `registry`, whose events arrive in `worker_events`. Its time begins now.
     pub fn new(
         limits: Limits,
-        history: History,
+        directory: Arc<dyn QueryDirectory>,
         registry: Registry,
         worker_events: mpsc::Receiver<WorkerEvent>,
     ) -> (Self, SchedulerHandle) {
@@ -67,7 +72,7 @@ impl Driver {
             commands: sender,
             signals: Arc::clone(&signals),
             capacity: Arc::clone(&capacity),
-            history: history.clone(),
+            directory: Arc::clone(&directory),
             plan_bytes: Arc::default(),
         };
         let driver = Self {
@@ -76,8 +81,7 @@ impl Driver {
             worker_events,
             commands,
             signals,
-            owners: HashMap::new(),
-            history,
+            directory,
             capacity,
             joined: HashMap::new(),
             start: Instant::now(),
@@ -85,8 +89,9 @@ impl Driver {
         (driver, handle)
     }
 
-    /// Runs until `stop`; queries that are there then end with [`FailureKind::Draining`](squadron_proto::FailureKind::Draining), and the connections to the
-    /// workers end when these have been told.
+    /// Runs until `stop`; queries that are there then end with
+    /// [`FailureKind::Draining`](squadron_proto::FailureKind::Draining), and the connections to the workers end when
+    /// these have been told.
     pub async fn run(mut self, stop: CancellationToken) {
         let signals = Arc::clone(&self.signals);
         let mut batch = Vec::with_capacity(WORKER_EVENTS_AT_ONCE);
@@ -105,28 +110,23 @@ impl Driver {
             }
         }
         self.commands.close();
-        while let Ok(command) = self.commands.try_recv() {
+        // Waits for commands whose place in the mailbox was taken before it was closed.
+        while let Some(command) = self.commands.recv().await {
             self.handle_command(command);
         }
-        let left: BTreeSet<QueryId> = self.owners.keys().copied().collect();
-        for query in left {
+        for query in self.scheduler.queries() {
             let failure = stopping();
-            self.apply(Event::Cancel { query, failure });
+            self.apply(Event::Cancel {
+                query: query.id,
+                failure,
+            });
         }
         self.registry.shutdown();
     }
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Submit(graph, owner) => {
-                if self.owners.contains_key(&graph.query) {
-                    let failure = Failure::internal(format!("query {} was submitted twice", graph.query));
-                    owner.deliver(QueryUpdate::Ended(Err(failure)));
-                    return;
-                }
-                self.owners.insert(graph.query, owner);
-                self.apply(Event::Submit(*graph));
-            }
+            Command::Submit(graph) => self.apply(Event::Submit(*graph)),
             Command::Regroup(groups) => self.apply(Event::Regroup(groups)),
             Command::Snapshot(answer) => {
                 let snapshot = Snapshot {
@@ -243,17 +243,22 @@ impl Driver {
 
     /// The queries that end in failure now and whose results clients may be reading at workers.
     fn failed_with_readers(&self, effects: &[Effect]) -> HashMap<QueryId, Failure> {
-        let failed = effects.iter().filter_map(|effect| match effect {
-            Effect::Ended {
+        let mut failed = HashMap::new();
+        for effect in effects {
+            if let Effect::Ended {
                 query,
                 outcome: Err(failure),
                 ..
-            } => Some((*query, failure.clone())),
-            _ => None,
-        });
+            } = effect
+            {
+                self.directory.with_subscriber(*query, &mut |subscriber| {
+                    if subscriber.has_retained_result {
+                        failed.insert(*query, failure.clone());
+                    }
+                });
+            }
+        }
         failed
-            .filter(|(query, _)| self.owners.get(query).is_some_and(|owner| owner.is_kept))
-            .collect()
     }
 
     /// Readers hear why before the output goes.
@@ -263,18 +268,19 @@ impl Driver {
             && let Some(connection) = self.joined.get(worker)
         {
             let message = ServerMessage::QueryFailed(release.query, failure.clone());
-            // Who cannot be reached is found out by the release that follows.
+            // The release that follows finds out that a worker cannot be reached.
             let _ = self.registry.send(*worker, *connection, message);
         }
     }
 
-    /// Only where somebody looks beside the owner: it takes a walk over the query's tasks.
     fn show_progress(&self, query: QueryId) {
-        if let Some(owner) = self.owners.get(&query)
-            && (owner.is_kept || owner.progress.receiver_count() > 1)
-            && let Some(progress) = self.scheduler.progress(query)
-        {
-            owner.show(progress);
+        let mut is_wanted = false;
+        self.directory
+            .with_subscriber(query, &mut |subscriber| is_wanted = subscriber.wants_progress());
+        // The walk over the query's tasks holds up nothing else.
+        if let Some(progress) = is_wanted.then(|| self.scheduler.progress(query)).flatten() {
+            self.directory
+                .with_subscriber(query, &mut |subscriber| subscriber.show(progress.clone()));
         }
     }
 
@@ -287,30 +293,27 @@ impl Driver {
             Effect::CancelAttempt { worker, attempt } => self.send(worker, ServerMessage::Cancel(attempt)),
             Effect::Release { worker, release } => self.send(worker, ServerMessage::Release(release)),
             Effect::ResultReady { query, parts } => {
-                if let Some(owner) = self.owners.get(&query) {
-                    owner.progress.send_modify(|shown| shown.is_ready = true);
-                    owner.deliver(QueryUpdate::ResultReady { parts });
-                }
+                let mut parts = Some(parts);
+                self.directory.with_subscriber(query, &mut |subscriber| {
+                    if let Some(parts) = parts.take() {
+                        subscriber.result_ready(parts);
+                    }
+                });
                 None
             }
             Effect::Ended { query, outcome, info } => {
                 match &outcome {
-                    Ok(summary) => {
-                        debug!(query_id = %query, elapsed = ?summary.elapsed, "query finished")
-                    }
-                    Err(failure) => {
-                        info!(query_id = %query, kind = ?failure.kind, "query failed: {failure}")
-                    }
+                    Ok(summary) => debug!(query_id = %query, elapsed = ?summary.elapsed, "query finished"),
+                    Err(failure) => info!(query_id = %query, kind = ?failure.kind, "query failed: {failure}"),
                 }
                 let ended = outcome.as_ref().map(|_| ()).map_err(Failure::clone);
-                self.history.ended(query, ended, info);
-                if let Some(owner) = self.owners.remove(&query) {
-                    owner.end(outcome);
+                if let Some(subscriber) = self.directory.ended(query, ended, info) {
+                    subscriber.end(outcome);
                 }
                 None
             }
             Effect::Released { query } => {
-                self.history.freed(query);
+                self.directory.released(query);
                 None
             }
             Effect::Unexpected { worker, attempt, what } => {
@@ -362,6 +365,15 @@ impl Driver {
                 }
             })
             .collect()
+    }
+}
+
+impl Drop for Driver {
+    /// Also when the driver panics, clients must hear that their queries are over.
+    fn drop(&mut self) {
+        for subscriber in self.directory.abandon(&stopping()) {
+            subscriber.end(Err(stopping()));
+        }
     }
 }
 

@@ -7,9 +7,9 @@ use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::directory::Subscribers;
+use super::workers::RegistryOptions;
 use super::*;
-use crate::driver::workers::RegistryOptions;
-use crate::query::history::HistoryLimits;
 use squadron_proto::WorkerKind;
 use squadron_scheduler::QuerySummary;
 use squadron_scheduler::testing::{graph, some_output, stage};
@@ -27,7 +27,7 @@ fn server(options: RegistryOptions) -> Server {
     let (registry, events) = Registry::new(options);
     let (driver, handle) = Driver::new(
         Limits::default(),
-        History::open(HistoryLimits::default()).unwrap(),
+        Arc::new(Subscribers::default()),
         registry.clone(),
         events,
     );
@@ -132,13 +132,12 @@ async fn queries_run_one_after_another() {
     let mut told = attach_obedient(&mut server).await;
     for query in 1..50 {
         let graph = graph(query, vec![stage(0, &[], 3), stage(1, &[0], 2)]);
-        let id = graph.query;
         let mut events = server.handle.submit(graph).await.unwrap();
         let QueryUpdate::ResultReady { parts } = events.next().await.unwrap() else {
             panic!("no result");
         };
         assert_eq!(parts.len(), 2);
-        server.handle.result_done(id);
+        events.result_done();
         assert_eq!(ended(&mut events).await.unwrap().stages.len(), 2);
         assert_eq!(events.next().await, None);
     }
@@ -151,7 +150,7 @@ async fn queries_run_one_after_another() {
 }
 
 #[tokio::test]
-async fn a_query_nobody_waits_for_is_cancelled() {
+async fn query_without_client_is_cancelled() {
     let server = server(RegistryOptions::default());
     let (mut orders, _reports) = attach_silent(&server, 16).await;
     let graph = graph(1, vec![stage(0, &[], 1)]);
@@ -177,7 +176,7 @@ async fn a_query_nobody_waits_for_is_cancelled() {
 }
 
 #[tokio::test]
-async fn a_cancel_reaches_a_query_that_still_waits_in_the_mailbox() {
+async fn cancel_reaches_query_in_the_mailbox() {
     let server = server(RegistryOptions::default());
     for query in 0..200 {
         let graph = graph(query, vec![stage(0, &[], 1)]);
@@ -190,7 +189,7 @@ async fn a_cancel_reaches_a_query_that_still_waits_in_the_mailbox() {
 }
 
 #[tokio::test]
-async fn a_worker_that_takes_nothing_is_lost() {
+async fn worker_that_takes_nothing_is_lost() {
     let options = RegistryOptions {
         stall_timeout: Duration::from_millis(50),
         ..RegistryOptions::default()
@@ -206,7 +205,7 @@ async fn a_worker_that_takes_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_worker_with_too_many_messages_is_lost_at_once() {
+async fn worker_with_full_backlog_is_lost() {
     let options = RegistryOptions {
         backlog_messages: 1,
         ..RegistryOptions::default()
@@ -220,7 +219,7 @@ async fn a_worker_with_too_many_messages_is_lost_at_once() {
 }
 
 #[tokio::test]
-async fn a_worker_that_drops_its_channel_is_lost() {
+async fn worker_that_drops_its_channel_is_lost() {
     let server = server(RegistryOptions::default());
     let (mut orders, reports) = attach_silent(&server, 16).await;
     let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
@@ -230,7 +229,7 @@ async fn a_worker_that_drops_its_channel_is_lost() {
 }
 
 #[tokio::test]
-async fn a_worker_that_joins_again_starts_anew() {
+async fn rejoining_worker_starts_anew() {
     let mut server = server(RegistryOptions::default());
     let (mut orders, _reports) = attach_silent(&server, 16).await;
     let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
@@ -238,16 +237,15 @@ async fn a_worker_that_joins_again_starts_anew() {
     let _told = attach_obedient(&mut server).await;
     assert_eq!(ended(&mut events).await.unwrap_err().kind, FailureKind::WorkerLost);
     let graph = graph(2, vec![stage(0, &[], 1)]);
-    let id = graph.query;
     let mut events = server.handle.submit(graph).await.unwrap();
     assert!(matches!(events.next().await, Some(QueryUpdate::ResultReady { .. })));
-    server.handle.result_done(id);
+    events.result_done();
     assert!(ended(&mut events).await.is_ok());
     assert_eq!(server.handle.snapshot().await.workers.len(), 1);
 }
 
 #[tokio::test]
-async fn queries_end_when_the_server_stops() {
+async fn queries_end_when_server_stops() {
     let mut server = server(RegistryOptions::default());
     let (mut orders, _reports) = attach_silent(&server, 16).await;
     let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
@@ -257,4 +255,14 @@ async fn queries_end_when_the_server_stops() {
     server.tasks.join_next().await.unwrap().unwrap();
     let refused = server.handle.submit(graph(2, vec![stage(0, &[], 1)])).await;
     assert_eq!(refused.unwrap_err().kind, FailureKind::Draining);
+}
+
+#[tokio::test]
+async fn second_submission_of_query_fails() {
+    let server = server(RegistryOptions::default());
+    let twice = || graph(1, vec![stage(0, &[], 1)]);
+    let _events = server.handle.submit(twice()).await.unwrap();
+    let refused = server.handle.submit(twice()).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Internal);
+    assert_eq!(server.handle.snapshot().await.queries.len(), 1);
 }

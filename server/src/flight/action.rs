@@ -21,8 +21,9 @@ use super::prepared::Statements;
 use super::session::Sessions;
 use super::statement;
 use super::status::{invalid, unsupported};
-use super::{endpoints, options, substrait};
-use crate::query::{NO_TRANSACTIONS, Queries, Session};
+use super::{command, endpoints, options, substrait};
+use crate::query::{Queries, Session};
+use crate::sql::statement::NO_TRANSACTIONS;
 
 const CREATE_PREPARED_STATEMENT: &str = "CreatePreparedStatement";
 const CREATE_PREPARED_SUBSTRAIT_PLAN: &str = "CreatePreparedSubstraitPlan";
@@ -34,7 +35,7 @@ const SET_SESSION_OPTIONS: &str = "SetSessionOptions";
 const GET_SESSION_OPTIONS: &str = "GetSessionOptions";
 const CLOSE_SESSION: &str = "CloseSession";
 
-/// Every action with a word on it.
+/// Every action with its description.
 const ACTIONS: [(&str, &str); 9] = [
     (
         CREATE_PREPARED_STATEMENT,
@@ -65,7 +66,7 @@ const ACTIONS: [(&str, &str); 9] = [
     ),
 ];
 
-/// What an action works on.
+/// The parts of the service that actions use.
 pub(super) struct Parts<'a> {
     pub(super) queries: &'a Queries,
     pub(super) sessions: &'a Sessions,
@@ -80,31 +81,31 @@ pub(super) fn list() -> impl Iterator<Item = ActionType> {
     })
 }
 
-/// Runs one action; None when it has no result.
+/// Runs one action; `None` for an action without a result.
 pub(super) async fn run(parts: Parts<'_>, session: &Session, action: Action) -> Result<Option<Bytes>, Failure> {
     let body = action.body;
     match action.r#type.as_str() {
-        CREATE_PREPARED_STATEMENT => create(&parts, session, unpacked(&body)?).await.map(Some),
+        CREATE_PREPARED_STATEMENT => create(&parts, session, unpack(&body)?).await.map(Some),
         CREATE_PREPARED_SUBSTRAIT_PLAN => {
-            let request: ActionCreatePreparedSubstraitPlanRequest = unpacked(&body)?;
+            let request: ActionCreatePreparedSubstraitPlanRequest = unpack(&body)?;
             create_from_plan(&parts, session, request).await.map(Some)
         }
         CLOSE_PREPARED_STATEMENT => {
-            let request: ActionClosePreparedStatementRequest = unpacked(&body)?;
+            let request: ActionClosePreparedStatementRequest = unpack(&body)?;
             let handle = &request.prepared_statement_handle;
             parts.statements.close(&session.principal, handle).await?;
             Ok(None)
         }
         CANCEL_QUERY => {
-            let request: ActionCancelQueryRequest = unpacked(&body)?;
-            cancel(parts.queries, session, &decoded(&request.info)?)?;
+            let request: ActionCancelQueryRequest = unpack(&body)?;
+            cancel(parts.queries, session, &decode(&request.info)?)?;
             let result = ActionCancelQueryResult {
                 result: CancelStatus::Cancelled.into(),
             };
-            Ok(Some(statement::packed(&result)))
+            Ok(Some(command::pack(&result)))
         }
         CANCEL_FLIGHT_INFO => {
-            let request: CancelFlightInfoRequest = decoded(&body)?;
+            let request: CancelFlightInfoRequest = decode(&body)?;
             let info = request
                 .info
                 .ok_or_else(|| invalid("CancelFlightInfo without a FlightInfo"))?;
@@ -115,24 +116,24 @@ pub(super) async fn run(parts: Parts<'_>, session: &Session, action: Action) -> 
             Ok(Some(result.encode_to_vec().into()))
         }
         RENEW_FLIGHT_ENDPOINT => {
-            let request: RenewFlightEndpointRequest = decoded(&body)?;
+            let request: RenewFlightEndpointRequest = decode(&body)?;
             let renewed = endpoints::renew(parts.queries, &session.principal, request)?;
             Ok(Some(renewed.encode_to_vec().into()))
         }
         SET_SESSION_OPTIONS => {
-            let request: SetSessionOptionsRequest = decoded(&body)?;
+            let request: SetSessionOptionsRequest = decode(&body)?;
             let result = options::set(parts.queries, session, request);
             Ok(Some(result.encode_to_vec().into()))
         }
         GET_SESSION_OPTIONS => {
-            let _: GetSessionOptionsRequest = decoded(&body)?;
+            let _: GetSessionOptionsRequest = decode(&body)?;
             Ok(Some(options::get(session).encode_to_vec().into()))
         }
         CLOSE_SESSION => {
-            let _: CloseSessionRequest = decoded(&body)?;
+            let _: CloseSessionRequest = decode(&body)?;
             close_session(&parts, session).await.map(Some)
         }
-        name => Err(not_an_action(name)),
+        name => Err(unknown_action(name)),
     }
 }
 
@@ -142,7 +143,8 @@ async fn create(
     request: ActionCreatePreparedStatementRequest,
 ) -> Result<Bytes, Failure> {
     let transaction = request.transaction_id.as_ref();
-    let planned = statement::plan(parts.queries, session, &request.query, transaction).await?;
+    let source = statement::source(session, &request.query, transaction)?;
+    let planned = parts.queries.prepare(session, source).await?;
     let result = parts.statements.create(session, planned).await?;
     Ok(result.into_any().encode_to_vec().into())
 }
@@ -153,7 +155,8 @@ async fn create_from_plan(
     request: ActionCreatePreparedSubstraitPlanRequest,
 ) -> Result<Bytes, Failure> {
     let transaction = request.transaction_id.as_ref();
-    let planned = substrait::plan(parts.queries, session, request.plan, transaction).await?;
+    let source = substrait::source(request.plan, transaction)?;
+    let planned = parts.queries.prepare(session, source).await?;
     let result = parts.statements.create(session, planned).await?;
     Ok(result.into_any().encode_to_vec().into())
 }
@@ -168,15 +171,15 @@ async fn close_session(parts: &Parts<'_>, session: &Session) -> Result<Bytes, Fa
     Ok(result.encode_to_vec().into())
 }
 
-/// Stops the query of a FlightInfo. The signed ticket, or handle of a poll, says which query that is.
+/// Cancels the query of a FlightInfo, which the signed ticket or handle of a poll names.
 fn cancel(queries: &Queries, session: &Session, info: &FlightInfo) -> Result<(), Failure> {
     let id = endpoints::query_of(queries, info)?;
     queries.cancel(&session.principal, id)
 }
 
 /// Reads a message that is wrapped in `Any`.
-fn unpacked<M: ProstMessageExt>(body: &[u8]) -> Result<M, Failure> {
-    let any: Any = decoded(body)?;
+fn unpack<M: ProstMessageExt>(body: &[u8]) -> Result<M, Failure> {
+    let any: Any = decode(body)?;
     any.unpack()
         .map_err(|error| invalid(format!("the body of the action cannot be read: {error}")))?
         .ok_or_else(|| {
@@ -185,11 +188,11 @@ fn unpacked<M: ProstMessageExt>(body: &[u8]) -> Result<M, Failure> {
         })
 }
 
-fn decoded<M: Message + Default>(body: &[u8]) -> Result<M, Failure> {
+fn decode<M: Message + Default>(body: &[u8]) -> Result<M, Failure> {
     M::decode(body).map_err(|error| invalid(format!("the body of the action cannot be read: {error}")))
 }
 
-fn not_an_action(name: &str) -> Failure {
+fn unknown_action(name: &str) -> Failure {
     let why = match name {
         "BeginTransaction" | "EndTransaction" | "BeginSavepoint" | "EndSavepoint" => NO_TRANSACTIONS,
         _ => "ListActions answers those that are served",
@@ -205,19 +208,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_that_are_something_else_are_invalid() {
-        let garbage = unpacked::<ActionCancelQueryRequest>(&[0xff; 9]).unwrap_err();
+    fn foreign_action_bodies_are_invalid() {
+        let garbage = unpack::<ActionCancelQueryRequest>(&[0xff; 9]).unwrap_err();
         assert_eq!(garbage.kind, FailureKind::Invalid);
-        let other = statement::packed(&ActionCancelQueryResult { result: 1 });
-        let failure = unpacked::<ActionCancelQueryRequest>(&other).unwrap_err();
+        let other = command::pack(&ActionCancelQueryResult { result: 1 });
+        let failure = unpack::<ActionCancelQueryRequest>(&other).unwrap_err();
         assert!(failure.message.contains("ActionCancelQueryRequest"));
     }
 
     #[test]
-    fn an_unknown_action_is_named_and_cut() {
-        let failure = not_an_action(&"x".repeat(1000));
+    fn unknown_action_is_named_shortened() {
+        let failure = unknown_action(&"x".repeat(1000));
         assert_eq!(failure.kind, FailureKind::Unsupported);
         assert!(failure.message.len() < 300);
-        assert!(not_an_action("BeginTransaction").message.contains("autocommit"));
+        assert!(unknown_action("BeginTransaction").message.contains("autocommit"));
     }
 }

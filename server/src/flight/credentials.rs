@@ -1,4 +1,4 @@
-//! What a request shows of its sender, in the forms that clients use.
+//! Reads credentials of a request, in the forms that clients use.
 //!
 //! | form | sent by |
 //! |---|---|
@@ -17,38 +17,39 @@ use tonic::metadata::MetadataMap;
 
 use crate::auth::Credentials;
 
-/// Not every client pads.
+/// Some clients send base64 without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What the headers show; none: nothing.
+/// The credentials in the headers; `None` without any.
 ///
 /// # Errors
-/// `Unauthenticated` for an authorization of another form.
-pub(super) fn in_headers(headers: &MetadataMap) -> Result<Option<Credentials>, Failure> {
+/// `Unauthenticated` for an authorization header of another form.
+pub(super) fn from_headers(headers: &MetadataMap) -> Result<Option<Credentials>, Failure> {
     let Some(value) = headers.get("authorization") else {
-        return Ok(first_scheme(headers));
+        return Ok(from_token_header(headers));
     };
     let value = value.to_str().ok().and_then(|value| value.split_once(' '));
     let credentials = match value {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim())
             .filter(|token| !token.is_empty())
             .map(|token| Credentials::Token(token.to_owned())),
-        Some((scheme, encoded)) if scheme.eq_ignore_ascii_case("basic") => basic(encoded.trim()),
+        Some((scheme, encoded)) if scheme.eq_ignore_ascii_case("basic") => parse_basic(encoded.trim()),
         _ => None,
     };
     credentials.map(Some).ok_or_else(|| {
         Failure::new(
             FailureKind::Unauthenticated,
-            "the authorization header cannot be read; send `Basic` with base64 of name:password, or `Bearer` with a token",
+            "the authorization header cannot be read; send `Basic` with base64 of name:password, or \
+             `Bearer` with a token",
         )
     })
 }
 
-/// What the payload of a handshake shows, in Flight's first authentication scheme.
-pub(super) fn in_payload(request: &HandshakeRequest) -> Option<Credentials> {
+/// The credentials in the payload of a handshake, in Flight's first authentication scheme.
+pub(super) fn from_payload(request: &HandshakeRequest) -> Option<Credentials> {
     let BasicAuth { username, password } = BasicAuth::decode(request.payload.as_ref()).ok()?;
     (!username.is_empty()).then_some(Credentials::Password {
         user: username,
@@ -56,7 +57,7 @@ pub(super) fn in_payload(request: &HandshakeRequest) -> Option<Credentials> {
     })
 }
 
-fn basic(encoded: &str) -> Option<Credentials> {
+fn parse_basic(encoded: &str) -> Option<Credentials> {
     let text = String::from_utf8(BASE64.decode(encoded).ok()?).ok()?;
     let (user, password) = text.split_once(':')?;
     Some(Credentials::Password {
@@ -65,7 +66,8 @@ fn basic(encoded: &str) -> Option<Credentials> {
     })
 }
 
-fn first_scheme(headers: &MetadataMap) -> Option<Credentials> {
+/// The token of Flight's first authentication scheme.
+fn from_token_header(headers: &MetadataMap) -> Option<Credentials> {
     let token = headers.get_bin("auth-token-bin")?.to_bytes().ok()?;
     let token = String::from_utf8(token.to_vec()).ok()?;
     (!token.is_empty()).then_some(Credentials::Token(token))
@@ -80,7 +82,7 @@ mod tests {
     fn read(authorization: &str) -> Result<Option<Credentials>, Failure> {
         let mut headers = MetadataMap::new();
         headers.insert("authorization", authorization.parse().unwrap());
-        in_headers(&headers)
+        from_headers(&headers)
     }
 
     fn password(user: &str, password: &str) -> Option<Credentials> {
@@ -102,11 +104,11 @@ mod tests {
         ] {
             assert_eq!(read(header), Ok(credentials), "{header}");
         }
-        assert_eq!(in_headers(&MetadataMap::new()), Ok(None));
+        assert_eq!(from_headers(&MetadataMap::new()), Ok(None));
     }
 
     #[test]
-    fn what_cannot_be_read_lets_nobody_in() {
+    fn unreadable_authorization_is_unauthenticated() {
         for header in ["Bearer", "Bearer  ", "Basic ?", "Basic dXNlcg==", "Digest x", "abc"] {
             let failure = read(header).unwrap_err();
             assert_eq!(failure.kind, FailureKind::Unauthenticated, "{header}");
@@ -114,11 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_scheme_is_known_too() {
+    fn first_scheme_credentials_are_read() {
         let mut headers = MetadataMap::new();
         headers.insert_bin("auth-token-bin", MetadataValue::from_bytes(b"abc"));
         let token = Some(Credentials::Token("abc".into()));
-        assert_eq!(in_headers(&headers), Ok(token));
+        assert_eq!(from_headers(&headers), Ok(token));
         let login = BasicAuth {
             username: "ann".into(),
             password: "pw".into(),
@@ -128,11 +130,11 @@ mod tests {
             payload,
         };
         assert_eq!(
-            in_payload(&request(login.encode_to_vec().into())),
+            from_payload(&request(login.encode_to_vec().into())),
             password("ann", "pw")
         );
         for garbage in [&b""[..], b"\xff\xff"] {
-            assert_eq!(in_payload(&request(garbage.into())), None);
+            assert_eq!(from_payload(&request(garbage.into())), None);
         }
     }
 }

@@ -1,35 +1,34 @@
-//! The deadline that a client gives a call, held until the answer begins and while rows flow.
+//! Enforces the deadline that a client sets for a call, until the answer begins and while rows are sent.
 //!
-//! Most clients end their call themselves when its time is over, and tonic's server ends those whose answer has not begun, but as
-//! `Cancelled`, which tells nobody that it was the time. So a call is ended here, a moment before that.
+//! Most clients end their call themselves at its deadline, and tonic's server ends a call whose answer has not begun,
+//! but with `Cancelled`, which does not name the cause. So the call is ended here with `DeadlineExceeded`, a moment
+//! earlier.
 
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use squadron_proto::{Failure, FailureKind};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use super::status;
-
-type Stream<T> = BoxStream<'static, Result<T, Status>>;
+use super::status::{self, Stream};
 
 /// gRPC over HTTP/2, "Requests": `grpc-timeout` is at most eight digits and a unit.
 const HEADER: &str = "grpc-timeout";
 const MAX_DIGITS: usize = 8;
 
-/// So much earlier than the client's time is over a call is ended, which is more than timers are late.
+/// How much earlier than the client's deadline a call is ended: more than timers are late.
 const MARGIN: Duration = Duration::from_millis(3);
 
-/// When the call is to be over; none where the client does not say so in the protocol's form.
-pub(super) fn of(headers: &MetadataMap) -> Option<Instant> {
-    let timeout = timeout(headers.get(HEADER)?.to_str().ok()?)?;
+/// The deadline of a call; `None` without a timeout in the protocol's form.
+pub(super) fn from_headers(headers: &MetadataMap) -> Option<Instant> {
+    let timeout = parse_timeout(headers.get(HEADER)?.to_str().ok()?)?;
     Instant::now().checked_add(timeout.saturating_sub(MARGIN))
 }
 
-fn timeout(text: &str) -> Option<Duration> {
+fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > MAX_DIGITS || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
@@ -46,8 +45,8 @@ fn timeout(text: &str) -> Option<Duration> {
     })
 }
 
-/// The answer, unless its work takes longer than `deadline`; it is dropped then.
-pub(super) async fn met<T>(
+/// Runs `work`; at `deadline` it is dropped and the call fails.
+pub(super) async fn enforce<T>(
     work: impl Future<Output = Result<T, Status>>,
     deadline: Option<Instant>,
 ) -> Result<T, Status> {
@@ -55,12 +54,12 @@ pub(super) async fn met<T>(
         None => work.await,
         Some(deadline) => timeout_at(deadline, work)
             .await
-            .unwrap_or_else(|_| Err(status::of(&late(), None))),
+            .unwrap_or_else(|_| Err(status::from_failure(&exceeded(), None))),
     }
 }
 
-/// The same items up to `deadline`, where an error ends them. What makes them is dropped with it.
-pub(super) fn held<T: Send + 'static>(items: Stream<T>, deadline: Option<Instant>) -> Stream<T> {
+/// The same items up to `deadline`, at which an error ends the stream and `items` is dropped.
+pub(super) fn limit_stream<T: Send + 'static>(items: Stream<T>, deadline: Option<Instant>) -> Stream<T> {
     let Some(deadline) = deadline else {
         return items;
     };
@@ -69,13 +68,13 @@ pub(super) fn held<T: Send + 'static>(items: Stream<T>, deadline: Option<Instant
         let (mut items, mut time) = timed?;
         tokio::select! {
             item = items.next() => item.map(|item| (item, Some((items, time)))),
-            () = &mut time => Some((Err(status::of(&late(), None)), None)),
+            () = &mut time => Some((Err(status::from_failure(&exceeded(), None)), None)),
         }
     })
     .boxed()
 }
 
-fn late() -> Failure {
+fn exceeded() -> Failure {
     let message =
         "the call took longer than its client gave it (grpc-timeout); give it more time, or ask for fewer rows";
     Failure::new(FailureKind::Deadline, message)
@@ -88,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timeout_is_digits_and_a_unit() {
+    fn timeout_is_parsed_with_unit() {
         for (text, expected) in [
             ("1H", Some(Duration::from_secs(3600))),
             ("2M", Some(Duration::from_secs(120))),
@@ -104,33 +103,35 @@ mod tests {
             ("100000000S", None),
             ("1é", None),
         ] {
-            assert_eq!(timeout(text), expected, "{text}");
+            assert_eq!(parse_timeout(text), expected, "{text}");
         }
     }
 
     #[tokio::test]
-    async fn an_answer_that_does_not_come_is_late() {
+    async fn pending_answer_exceeds_its_deadline() {
         let soon = Instant::now() + Duration::from_millis(20);
         let never = std::future::pending::<Result<(), Status>>();
-        let status = met(never, Some(soon)).await.unwrap_err();
+        let status = enforce(never, Some(soon)).await.unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded);
         for deadline in [None, Some(soon)] {
-            assert_eq!(met(async { Ok(1) }, deadline).await.unwrap(), 1);
+            assert_eq!(enforce(async { Ok(1) }, deadline).await.unwrap(), 1);
         }
     }
 
     #[tokio::test]
-    async fn rows_end_at_the_deadline_with_a_reason() {
+    async fn stream_ends_at_its_deadline() {
         let endless = stream::iter([Ok(1)]).chain(stream::pending()).boxed();
         let soon = Instant::now() + Duration::from_millis(20);
-        let items: Vec<_> = held(endless, Some(soon)).collect().await;
+        let items: Vec<_> = limit_stream(endless, Some(soon)).collect().await;
         assert_eq!(items.len(), 2);
         assert_eq!(items[0].as_ref().ok(), Some(&1));
         let status = items[1].as_ref().unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded);
-        // What ends in time ends as it would.
+        // A stream that ends before its deadline is complete.
         let later = Instant::now() + Duration::from_secs(600);
-        let whole: Vec<_> = held(stream::iter([Ok(1), Ok(2)]).boxed(), Some(later)).collect().await;
+        let whole: Vec<_> = limit_stream(stream::iter([Ok(1), Ok(2)]).boxed(), Some(later))
+            .collect()
+            .await;
         assert_eq!(whole.len(), 2);
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! | result | endpoints | locations | `expiration_time` |
 //! |---|---|---|---|
-//! | read once | one: several clients read the first one alone | none, which means this connection: one that a client cannot reach is worse | unset |
-//! | kept (`squadron.endpoints = parallel`) | one for each partition | the worker's, then this connection; none for rows that are here | set |
+//! | streamed | one | none, which means this connection | unset |
+//! | retained (`squadron.endpoints = parallel`) | one for each partition | the worker's, then this connection | set |
+//!
+//! A streamed result has one endpoint, since many clients read only the first, and no location, since one that the
+//! client cannot reach would be worse. A partition whose rows are in this process has no location either.
 
 use arrow::datatypes::Schema;
 use arrow_flight::sql::{Any, TicketStatementQuery};
@@ -12,24 +15,25 @@ use bytes::Bytes;
 use prost::Message;
 use squadron_proto::{Failure, QueryId};
 
-use super::statement::{echo, encapsulated, packed};
+use super::command::pack;
+use super::info::{echo, encapsulate};
 use super::status::invalid;
-use crate::query::{Endpoint, Offered, Polled, Principal, Queries};
+use crate::query::{Endpoint, Polled, Principal, Queries, ResultEndpoints};
 
 /// The FlightInfo of a query.
 pub(super) fn info(
     id: QueryId,
     schema: &Schema,
-    offered: Offered,
+    endpoints: ResultEndpoints,
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo, Failure> {
     let mut info = FlightInfo::new()
         .with_app_metadata(id.to_string())
-        .with_ordered(offered.is_ordered)
-        .with_total_records(offered.total_records)
-        .with_endpoints(offered.endpoints.into_iter().map(endpoint).collect());
+        .with_ordered(endpoints.is_ordered)
+        .with_total_records(endpoints.total_records)
+        .with_endpoints(endpoints.endpoints.into_iter().map(endpoint).collect());
     info.flight_descriptor = echo(descriptor);
-    info.schema = encapsulated(schema)?;
+    info.schema = encapsulate(schema)?;
     Ok(info)
 }
 
@@ -37,7 +41,7 @@ pub(super) fn info(
 /// endpoint.
 pub(super) fn poll_info(polled: Polled) -> Result<PollInfo, Failure> {
     let handle = FlightDescriptor::new_cmd(polled.handle);
-    let info = info(polled.id, &polled.schema, polled.offered, handle.clone())?;
+    let info = info(polled.id, &polled.schema, polled.endpoints, handle.clone())?;
     Ok(PollInfo {
         info: Some(info),
         flight_descriptor: Some(handle).filter(|_| !polled.is_done),
@@ -46,7 +50,7 @@ pub(super) fn poll_info(polled: Polled) -> Result<PollInfo, Failure> {
     })
 }
 
-/// The PollInfo of what is complete at once.
+/// The PollInfo of a request that needs no polling, such as metadata.
 pub(super) fn complete(info: FlightInfo) -> PollInfo {
     PollInfo {
         info: Some(info),
@@ -56,7 +60,7 @@ pub(super) fn complete(info: FlightInfo) -> PollInfo {
     }
 }
 
-/// Answers RenewFlightEndpoint: the same rows under a ticket that is good for longer, until the new time.
+/// Answers RenewFlightEndpoint: the same rows under a new ticket, with its expiration time.
 pub(super) fn renew(
     queries: &Queries,
     principal: &Principal,
@@ -68,16 +72,16 @@ pub(super) fn renew(
     let ticket = endpoint
         .ticket
         .ok_or_else(|| invalid("the endpoint has no ticket; send one of the FlightInfo as it came"))?;
-    let (ticket, expires) = queries.renew(principal, &handle_in(&ticket.ticket))?;
+    let (ticket, expires) = queries.renew(principal, &unwrap_handle(&ticket.ticket))?;
     endpoint.ticket = Some(Ticket::new(ticket));
     endpoint.expiration_time = Some(expires.into());
     Ok(endpoint)
 }
 
-/// The query of a FlightInfo, by what is signed in it: the ticket of an endpoint, or the handle of a poll.
+/// The query of a FlightInfo, by a signed handle in it: the ticket of an endpoint, or the handle of a poll.
 pub(super) fn query_of(queries: &Queries, info: &FlightInfo) -> Result<QueryId, Failure> {
     let tickets = info.endpoint.iter().filter_map(|it| it.ticket.as_ref());
-    let tickets = tickets.map(|ticket| handle_in(&ticket.ticket));
+    let tickets = tickets.map(|ticket| unwrap_handle(&ticket.ticket));
     let descriptor = info.flight_descriptor.iter().map(|it| it.cmd.clone());
     let signed: Vec<Bytes> = tickets.chain(descriptor).collect();
     signed
@@ -91,8 +95,9 @@ pub(super) fn query_of(queries: &Queries, info: &FlightInfo) -> Result<QueryId, 
         })
 }
 
-/// What is signed in a ticket: those that workers take are bare, those for the server alone are commands of Flight SQL.
-fn handle_in(ticket: &Bytes) -> Bytes {
+/// The signed handle of a ticket. Tickets that workers accept are the bare handle; those that only the server accepts
+/// are Flight SQL commands.
+fn unwrap_handle(ticket: &Bytes) -> Bytes {
     let wrapped = Any::decode(ticket.as_ref())
         .ok()
         .and_then(|any| any.unpack::<TicketStatementQuery>().ok().flatten());
@@ -102,14 +107,14 @@ fn handle_in(ticket: &Bytes) -> Bytes {
 fn endpoint(endpoint: Endpoint) -> FlightEndpoint {
     let ticket = match endpoint.expires {
         Some(_) => endpoint.ticket,
-        None => packed(&TicketStatementQuery {
+        None => pack(&TicketStatementQuery {
             statement_handle: endpoint.ticket,
         }),
     };
-    let mut told = FlightEndpoint::new().with_ticket(Ticket::new(ticket));
+    let mut flight_endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket));
     for location in endpoint.locations {
-        told = told.with_location(location);
+        flight_endpoint = flight_endpoint.with_location(location);
     }
-    told.expiration_time = endpoint.expires.map(Into::into);
-    told
+    flight_endpoint.expiration_time = endpoint.expires.map(Into::into);
+    flight_endpoint
 }

@@ -1,4 +1,4 @@
-//! The gate before the Flight service: no request reaches it without a principal, whatever it asks for.
+//! The gate before the Flight service: every request but Handshake needs a principal to pass, whatever its method.
 //!
 //! ```text
 //! request ──> credentials ──> principal ──> service, the principal among the request's extensions
@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use squadron_proto::Failure;
-use squadron_shuffle::listen::ConnectionInfo;
+use squadron_shuffle::net::listen::ConnectionInfo;
 use tonic::body::Body;
 use tonic::codegen::http::{Extensions, Request, Response};
 use tonic::metadata::MetadataMap;
@@ -56,7 +56,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // The one that is ready serves; its copy takes its place.
+        // `poll_ready` was called on this one, so it serves; its copy takes its place.
         let copy = self.service.clone();
         let mut service = std::mem::replace(&mut self.service, copy);
         if request.uri().path() == HANDSHAKE {
@@ -75,14 +75,14 @@ where
                     request.extensions_mut().insert(principal);
                     service.call(request).await
                 }
-                Err(failure) => Ok(status::of(&failure, None).into_http()),
+                Err(failure) => Ok(status::from_failure(&failure, None).into_http()),
             }
         }
         .boxed()
     }
 }
 
-/// Headers are looked at only where somebody has to log in.
+/// The principal of a request; headers are read only where the server requires authentication.
 async fn principal(
     authenticator: &Authenticator,
     headers: Option<&MetadataMap>,
@@ -91,11 +91,11 @@ async fn principal(
     let Some(headers) = headers else {
         return Ok(Principal::default());
     };
-    let credentials = credentials::in_headers(headers)?;
+    let credentials = credentials::from_headers(headers)?;
     authenticator.admit(credentials.as_ref(), peer).await
 }
 
-/// Who opened the connection.
+/// The address of the client that opened the connection.
 pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
     let connection = extensions.get::<ConnectionInfo>()?;
     Some(connection.peer.ip().to_canonical())

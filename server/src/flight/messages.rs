@@ -7,13 +7,13 @@ use arrow_flight::sql::Any;
 use bytes::Bytes;
 use prost::Message;
 
-/// `arrow.flight.protocol.sql.ActionCreatePreparedStatementResult`, with the field that says whether the statement is
-/// to be run by DoPut.
+/// `arrow.flight.protocol.sql.ActionCreatePreparedStatementResult`, with the field that tells whether the client runs
+/// the statement with DoPut.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct CreatePreparedStatementResult {
     #[prost(bytes = "bytes", tag = "1")]
     pub(super) prepared_statement_handle: Bytes,
-    /// Encapsulated IPC; empty for a statement without rows, which older JDBC drivers take for an update.
+    /// Encapsulated IPC; empty for a statement without rows, which older JDBC drivers treat as an update.
     #[prost(bytes = "bytes", tag = "2")]
     pub(super) dataset_schema: Bytes,
     #[prost(bytes = "bytes", tag = "3")]
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_without_is_update_reads_the_rest() {
+    fn older_client_ignores_is_update() {
         let ours = CreatePreparedStatementResult {
             prepared_statement_handle: Bytes::from_static(b"h"),
             dataset_schema: Bytes::from_static(b"d"),
@@ -148,7 +148,7 @@ mod tests {
 
     /// The bytes as protoc's encoder writes them: a map entry with key "n" and the fixed 64-bit integer 5.
     #[test]
-    fn an_integer_option_has_the_wire_form_of_the_proto_file() {
+    fn integer_option_matches_proto_encoding() {
         let wire = [0x0a, 14, 0x0a, 1, b'n', 0x12, 9, 0x19, 5, 0, 0, 0, 0, 0, 0, 0];
         let request = SetSessionOptionsRequest::decode(wire.as_slice()).unwrap();
         assert_eq!(request.session_options["n"].value, Some(OptionValue::Integer(5)));

@@ -1,13 +1,13 @@
-//! Session options over Flight: the same options that SQL reaches with SET, under the names drivers use.
+//! Session options over Flight: the same options that SQL sets with SET, under the names that drivers use.
 
 use super::messages::{
     GetSessionOptionsResult, OptionValue, SessionOptionValue, SetSessionOptionError, SetSessionOptionErrorKind,
     SetSessionOptionsRequest, SetSessionOptionsResult,
 };
 use crate::query::{Queries, Session};
-use crate::settings::session::{self, CATALOG, Wrong};
+use crate::settings::session::{self, CATALOG, OptionError};
 
-/// Sets each option that can be set, and names those that cannot.
+/// Sets the options of a request, and answers those that could not be set.
 pub(super) fn set(queries: &Queries, session: &Session, request: SetSessionOptionsRequest) -> SetSessionOptionsResult {
     // The catalog first, since a schema is looked up in it.
     let mut options: Vec<_> = request.session_options.into_iter().collect();
@@ -25,7 +25,7 @@ pub(super) fn set(queries: &Queries, session: &Session, request: SetSessionOptio
 /// All options of a session that have a value.
 pub(super) fn get(session: &Session) -> GetSessionOptionsResult {
     let options = session::all(&session.context).into_iter();
-    let session_options = options.filter_map(|(name, value)| Some((name, text(value?))));
+    let session_options = options.filter_map(|(name, value)| Some((name, to_option_value(value?))));
     GetSessionOptionsResult {
         session_options: session_options.collect(),
     }
@@ -37,17 +37,17 @@ fn set_one(
     name: &str,
     value: Option<OptionValue>,
 ) -> Result<(), SetSessionOptionErrorKind> {
-    let value = value.map(as_text).transpose()?;
+    let value = value.map(into_text).transpose()?;
     queries.set_option(session, name, value.as_deref()).map_err(|wrong| {
         tracing::debug!("an option was not set: {wrong}");
         match wrong {
-            Wrong::Name(_) => SetSessionOptionErrorKind::InvalidName,
-            Wrong::Value(_) => SetSessionOptionErrorKind::InvalidValue,
+            OptionError::Name(_) => SetSessionOptionErrorKind::InvalidName,
+            OptionError::Value(_) => SetSessionOptionErrorKind::InvalidValue,
         }
     })
 }
 
-fn as_text(value: OptionValue) -> Result<String, SetSessionOptionErrorKind> {
+fn into_text(value: OptionValue) -> Result<String, SetSessionOptionErrorKind> {
     match value {
         OptionValue::Text(text) => Ok(text),
         OptionValue::Flag(flag) => Ok(flag.to_string()),
@@ -57,7 +57,7 @@ fn as_text(value: OptionValue) -> Result<String, SetSessionOptionErrorKind> {
     }
 }
 
-fn text(value: String) -> SessionOptionValue {
+fn to_option_value(value: String) -> SessionOptionValue {
     SessionOptionValue {
         value: Some(OptionValue::Text(value)),
     }
@@ -70,10 +70,6 @@ mod tests {
     use super::*;
     use crate::flight::tests::queries_and_session;
     use crate::settings::session::SCHEMA;
-
-    async fn session() -> (Queries, Session) {
-        queries_and_session().await
-    }
 
     fn set_to((queries, session): &(Queries, Session), name: &str, value: Option<OptionValue>) -> Option<i32> {
         let request = SetSessionOptionsRequest {
@@ -91,8 +87,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_setting_is_set_read_and_unset() {
-        let session = session().await;
+    async fn unset_setting_gets_its_default() {
+        let session = queries_and_session().await;
         let name = "datafusion.execution.batch_size";
         let before = option(&session, name);
         assert_eq!(set_to(&session, name, Some(OptionValue::Integer(17))), None);
@@ -103,7 +99,7 @@ mod tests {
 
     #[tokio::test]
     async fn catalog_and_schema_must_exist() {
-        let session = session().await;
+        let session = queries_and_session().await;
         let text = |text: &str| Some(OptionValue::Text(text.into()));
         let invalid = Some(SetSessionOptionErrorKind::InvalidValue.into());
         assert_eq!(set_to(&session, CATALOG, text("datafusion")), None);
@@ -114,8 +110,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_set_is_named() {
-        let session = session().await;
+    async fn unsettable_options_are_named() {
+        let session = queries_and_session().await;
         let list = OptionValue::List(Default::default());
         let batch_size = "datafusion.execution.batch_size";
         for (name, value, kind) in [

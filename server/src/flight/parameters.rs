@@ -1,7 +1,7 @@
-//! Parameters as a client sends them: an Arrow stream inside DoPut, read with limits.
+//! Reads bound parameters: an Arrow stream inside DoPut, within limits.
 //!
-//! Arrow's IPC reader panics on some malformed messages and believes the uncompressed sizes it is told, so both are
-//! taken care of here: a panic is an InvalidArgument, and sizes are added up before anything is allocated.
+//! Arrow's IPC reader panics on some malformed messages and trusts the uncompressed sizes in them. Here a panic becomes
+//! InvalidArgument, and the sizes are added up before anything is allocated.
 
 use std::panic::AssertUnwindSafe;
 
@@ -28,8 +28,8 @@ const MAX_PARAMETER_ROWS: usize = 1_000_000;
 
 /// Reads the stream that begins with `first`.
 ///
-/// None when the client sent no columns, which is how drivers say "run it once, without parameters". A schema with
-/// columns and no rows is a batch of no rows: nothing is to be executed.
+/// `None` when the client sent no columns, by which drivers request one execution without parameters. A schema with
+/// columns and no rows is a batch of no rows: nothing is executed.
 pub(super) async fn read(
     first: FlightData,
     rest: impl Stream<Item = Result<FlightData, Status>> + Unpin,
@@ -95,7 +95,7 @@ async fn decode(messages: Vec<FlightData>) -> Result<Option<RecordBatch>, Failur
     Ok(Some(batch))
 }
 
-/// How many bytes decoding this message may take, from what it says about itself.
+/// How many bytes decoding this message may take, by the sizes in its header.
 fn claimed_bytes(message: &FlightData) -> Result<u64, Failure> {
     let body = &message.data_body;
     let sent = (body.len() + message.data_header.len()) as u64;
@@ -192,14 +192,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn batches_are_put_together() {
+    async fn batches_become_one_batch() {
         let messages = encode(batch(0).schema(), vec![batch(3), batch(2)]).await;
         let read = read_all(messages).await.unwrap().unwrap();
         assert_eq!(read.num_rows(), 5);
     }
 
     #[tokio::test]
-    async fn no_columns_is_no_parameters_and_no_rows_is_a_batch() {
+    async fn missing_columns_mean_no_parameters() {
         assert_eq!(read_all(vec![FlightData::default()]).await, Ok(None));
         let empty = Arc::new(Schema::empty());
         assert_eq!(read_all(encode(empty, Vec::new()).await).await, Ok(None));
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_changed_byte_is_an_error_or_a_batch() {
+    async fn corrupted_stream_never_panics() {
         let messages = encode(batch(0).schema(), vec![batch(3)]).await;
         for message in 0..messages.len() {
             for at in 0..messages[message].data_header.len() {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_claimed_size_is_checked_before_it_is_allocated() {
+    async fn claimed_size_is_checked_before_allocation() {
         let mut messages = encode(batch(0).schema(), vec![batch(3)]).await;
         let body = &mut messages[1].data_body;
         let mut forged = body.to_vec();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn garbage_is_invalid() {
+    async fn garbage_stream_is_invalid() {
         let garbage = FlightData {
             data_header: vec![7; 50].into(),
             ..Default::default()

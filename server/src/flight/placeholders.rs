@@ -1,7 +1,7 @@
-//! `?` placeholders become `$1`, `$2`, ... before planning, because DataFusion takes every `?` for the same parameter.
+//! `?` placeholders become `$1`, `$2`, ... before planning, because DataFusion treats every `?` as the same parameter.
 //!
-//! The tokenizer of DataFusion's own parser says what a placeholder is, so strings, quoted identifiers, comments and
-//! the operators of other dialects stay as they are.
+//! The tokenizer of DataFusion's own parser finds the placeholders, so strings, quoted identifiers, comments and the
+//! operators of other dialects stay unchanged.
 
 use std::borrow::Cow;
 
@@ -11,39 +11,39 @@ use squadron_proto::Failure;
 
 use super::status::invalid;
 
-/// The statement with every `?` numbered from the left.
+/// Numbers every `?` of a statement from the left.
 ///
 /// # Errors
-/// When the statement has both `?` and `$1`: which values they share would be a guess.
-pub(super) fn numbered<'a>(sql: &'a str, dialect: &dyn Dialect) -> Result<Cow<'a, str>, Failure> {
+/// `Invalid` when the statement has both `?` and `$1`: which values they share would be a guess.
+pub(super) fn number<'a>(sql: &'a str, dialect: &dyn Dialect) -> Result<Cow<'a, str>, Failure> {
     if !sql.contains('?') {
         return Ok(Cow::Borrowed(sql));
     }
-    // A text that is no sequence of tokens is left to the parser, whose error says where.
+    // A text that cannot be tokenized is left to the parser, whose error has the position.
     let Ok(tokens) = Tokenizer::new(dialect, sql).tokenize_with_location() else {
         return Ok(Cow::Borrowed(sql));
     };
     let mut places = Vec::new();
-    let mut named = false;
+    let mut has_numbered = false;
     for token in &tokens {
         match &token.token {
             Token::Placeholder(name) if name == "?" => {
                 places.push((token.span.start.line, token.span.start.column));
             }
-            Token::Placeholder(_) => named = true,
+            Token::Placeholder(_) => has_numbered = true,
             _ => (),
         }
     }
-    if named && !places.is_empty() {
+    if has_numbered && !places.is_empty() {
         return Err(invalid(
             "the statement mixes ? with numbered placeholders; use one of the two forms",
         ));
     }
-    Ok(rewritten(sql, &places))
+    Ok(rewrite(sql, &places))
 }
 
-/// `places` are lines and columns of `?` characters, in the order of the text.
-fn rewritten<'a>(sql: &'a str, places: &[(u64, u64)]) -> Cow<'a, str> {
+/// Replaces the `?` characters at `places`, which are lines and columns in the order of the text.
+fn rewrite<'a>(sql: &'a str, places: &[(u64, u64)]) -> Cow<'a, str> {
     if places.is_empty() {
         return Cow::Borrowed(sql);
     }
@@ -71,12 +71,12 @@ mod tests {
     use datafusion::sql::sqlparser::dialect::{GenericDialect, PostgreSqlDialect};
     use proptest::prelude::*;
 
-    fn numbered(sql: &str) -> String {
-        super::numbered(sql, &GenericDialect {}).unwrap().into_owned()
+    fn number(sql: &str) -> String {
+        super::number(sql, &GenericDialect {}).unwrap().into_owned()
     }
 
     #[test]
-    fn placeholders_are_numbered_from_the_left() {
+    fn placeholders_are_numbered_from_left() {
         for (sql, expected) in [
             ("SELECT 1", "SELECT 1"),
             ("SELECT ?", "SELECT $1"),
@@ -86,12 +86,12 @@ mod tests {
             ("SELECT 'é', ?", "SELECT 'é', $1"),
             ("INSERT INTO t VALUES (?,?)", "INSERT INTO t VALUES ($1,$2)"),
         ] {
-            assert_eq!(numbered(sql), expected);
+            assert_eq!(number(sql), expected);
         }
     }
 
     #[test]
-    fn what_is_no_placeholder_is_untouched() {
+    fn quoted_question_marks_stay_unchanged() {
         for (sql, expected) in [
             ("SELECT '?', ?", "SELECT '?', $1"),
             ("SELECT 'it''s ?', ?", "SELECT 'it''s ?', $1"),
@@ -101,31 +101,31 @@ mod tests {
             ("SELECT /* ? /* ? */ ? */ ?", "SELECT /* ? /* ? */ ? */ $1"),
             ("SELECT $$ ? $$, ?", "SELECT $$ ? $$, $1"),
         ] {
-            assert_eq!(numbered(sql), expected);
+            assert_eq!(number(sql), expected);
         }
     }
 
     #[test]
-    fn the_operators_of_postgres_stay() {
+    fn postgres_operators_stay_unchanged() {
         let sql = "SELECT a ?| b";
-        assert_eq!(super::numbered(sql, &PostgreSqlDialect {}).unwrap().as_ref(), sql);
+        assert_eq!(super::number(sql, &PostgreSqlDialect {}).unwrap().as_ref(), sql);
     }
 
     #[test]
-    fn an_unfinished_string_is_left_to_the_parser() {
-        assert_eq!(numbered("SELECT ? 'open"), "SELECT ? 'open");
+    fn unfinished_string_stays_unchanged() {
+        assert_eq!(number("SELECT ? 'open"), "SELECT ? 'open");
     }
 
     #[test]
-    fn two_forms_in_one_statement_are_refused() {
-        let error = super::numbered("SELECT ?, $1", &GenericDialect {}).unwrap_err();
+    fn mixed_placeholder_forms_are_refused() {
+        let error = super::number("SELECT ?, $1", &GenericDialect {}).unwrap_err();
         assert!(error.message.contains("mixes"));
     }
 
     proptest! {
         #[test]
         fn only_question_marks_change(sql in "[?'\"`$a1 \n/*é-]{0,40}") {
-            if let Ok(output) = super::numbered(&sql, &GenericDialect {}) {
+            if let Ok(output) = super::number(&sql, &GenericDialect {}) {
                 let outside = |text: &str| text.matches('?').count();
                 prop_assert!(outside(&output) <= outside(&sql));
                 if !sql.contains('?') {

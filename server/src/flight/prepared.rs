@@ -1,10 +1,11 @@
 //! Prepared statements and the parameters bound to them.
 //!
-//! A handle is the statement's name, or `statement.binding` as the answer to a bind. Drivers that use the answered
-//! handle can bind and run one statement from several threads; for those that ignore it, the statement's own handle
-//! means the last parameters bound.
+//! A handle is the statement's name, or `statement.binding`, which answers a bind. Drivers that use the answered handle
+//! can bind and run one statement from several threads; for drivers that ignore it, the statement's own handle means
+//! the parameters that were bound last.
 //!
-//! A statement belongs to its principal, for whom it is good in every session; for others its handle is unknown.
+//! A statement belongs to its principal and can be used in every session of the principal; for other principals its
+//! handle is unknown.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,17 +16,17 @@ use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use squadron_proto::{Failure, FailureKind};
 
-use super::FlightOptions;
+use super::info::encapsulate;
+use super::limits::FlightOptions;
 use super::messages::CreatePreparedStatementResult;
 use super::session::random_name;
-use super::statement::encapsulated;
 use crate::query::{Principal, Session};
 use crate::sql::{PlannedStatement, StatementKind};
 
 /// All prepared statements of the server.
 pub(super) struct Statements {
     statements: Cache<String, Arc<Statement>>,
-    /// By the whole handle, so that the binding of one statement is of no use to another.
+    /// By the whole handle, so that a statement finds only its own bindings.
     bindings: Cache<String, Arc<RecordBatch>>,
 }
 
@@ -37,7 +38,7 @@ struct Statement {
     last_binding: Mutex<Option<String>>,
 }
 
-/// A statement with the parameters its handle stands for.
+/// A statement with the parameters of its handle.
 pub(super) struct Prepared {
     pub(super) planned: PlannedStatement,
     pub(super) parameters: Option<RecordBatch>,
@@ -60,7 +61,7 @@ impl Statements {
         Self { statements, bindings }
     }
 
-    /// Keeps a planned statement and answers what a client learns about it.
+    /// Stores a planned statement and answers its handle and schemas.
     pub(super) async fn create(
         &self,
         session: &Session,
@@ -70,13 +71,14 @@ impl Statements {
             StatementKind::Query => false,
             StatementKind::Update => true,
         };
-        // JDBC drivers without is_update take an empty dataset schema for an update, so DML must not show its count.
+        // JDBC drivers without is_update treat a statement with an empty dataset schema as an update, so that of DML
+        // must not have its count.
         let dataset_schema = if is_update {
             Bytes::new()
         } else {
-            encapsulated(&planned.schema)?
+            encapsulate(&planned.schema)?
         };
-        let parameter_schema = encapsulated(&planned.parameters)?;
+        let parameter_schema = encapsulate(&planned.parameters)?;
         let handle = random_name();
         let statement = Statement {
             session: session.id.clone(),
@@ -95,7 +97,7 @@ impl Statements {
 
     /// The statement of a handle.
     pub(super) async fn get(&self, principal: &Principal, handle: &[u8]) -> Result<Prepared, Failure> {
-        let (name, binding) = parts(handle)?;
+        let (name, binding) = parse_handle(handle)?;
         let statement = self.statement(principal, name).await?;
         let binding = binding.map(Into::into).or_else(|| statement.last_binding());
         let parameters = match binding {
@@ -108,20 +110,24 @@ impl Statements {
         })
     }
 
-    /// What the rows of a handle's statement look like, without its parameters.
-    pub(super) async fn planned(&self, principal: &Principal, handle: &[u8]) -> Result<PlannedStatement, Failure> {
-        let (name, _) = parts(handle)?;
+    /// The planned statement of a handle, without its parameters.
+    pub(super) async fn planned_statement(
+        &self,
+        principal: &Principal,
+        handle: &[u8],
+    ) -> Result<PlannedStatement, Failure> {
+        let (name, _) = parse_handle(handle)?;
         Ok(self.statement(principal, name).await?.planned.clone())
     }
 
-    /// Binds parameters and answers the handle of the statement with them; without columns it unbinds.
+    /// Binds parameters and answers the handle of the statement with them; without parameters it unbinds.
     pub(super) async fn bind(
         &self,
         principal: &Principal,
         handle: &[u8],
         parameters: Option<RecordBatch>,
     ) -> Result<Bytes, Failure> {
-        let (name, _) = parts(handle)?;
+        let (name, _) = parse_handle(handle)?;
         let statement = self.statement(principal, name).await?;
         let Some(parameters) = parameters else {
             statement.set_last_binding(None);
@@ -135,9 +141,9 @@ impl Statements {
         Ok(handle.into())
     }
 
-    /// Forgets a statement; a handle that is already forgotten is closed.
+    /// Drops a statement; closing an unknown handle succeeds.
     pub(super) async fn close(&self, principal: &Principal, handle: &[u8]) -> Result<(), Failure> {
-        let (name, binding) = parts(handle)?;
+        let (name, binding) = parse_handle(handle)?;
         let Ok(statement) = self.statement(principal, name).await else {
             return Ok(());
         };
@@ -149,7 +155,7 @@ impl Statements {
         Ok(())
     }
 
-    /// Forgets all statements of a session.
+    /// Drops all statements of a session.
     pub(super) fn close_session(&self, session: &Session) -> Result<(), Failure> {
         let id = session.id.clone();
         self.statements
@@ -192,7 +198,7 @@ impl Statement {
     }
 }
 
-/// Refuses another number of parameters than the statement has.
+/// Refuses a wrong number of parameters.
 pub(super) fn check_count(expected: &Schema, parameters: &RecordBatch) -> Result<(), Failure> {
     let (expected, bound) = (expected.fields().len(), parameters.num_columns());
     if expected != bound {
@@ -205,7 +211,7 @@ pub(super) fn check_count(expected: &Schema, parameters: &RecordBatch) -> Result
 }
 
 /// Statement and binding of a handle.
-fn parts(handle: &[u8]) -> Result<(&str, Option<&str>), Failure> {
+fn parse_handle(handle: &[u8]) -> Result<(&str, Option<&str>), Failure> {
     let handle = str::from_utf8(handle).map_err(|_| {
         Failure::new(
             FailureKind::NotFound,
@@ -223,17 +229,17 @@ mod tests {
     use super::*;
     use crate::flight::tests::planned;
 
-    /// What the statement of `handle` is for `principal`: whether it is there to run, to describe and to bind to.
-    async fn known(statements: &Statements, principal: &Principal, handle: &[u8]) -> [bool; 3] {
+    /// Whether `principal` can run, describe and bind the statement of `handle`.
+    async fn access(statements: &Statements, principal: &Principal, handle: &[u8]) -> [bool; 3] {
         [
             statements.get(principal, handle).await.is_ok(),
-            statements.planned(principal, handle).await.is_ok(),
+            statements.planned_statement(principal, handle).await.is_ok(),
             statements.bind(principal, handle, None).await.is_ok(),
         ]
     }
 
     #[tokio::test]
-    async fn a_statement_is_there_for_its_principal_alone() {
+    async fn statement_serves_its_owner_alone() {
         let (mut session, planned) = planned("SELECT 1").await;
         let (ann, bob) = (Principal::user("ann"), Principal::user("bob"));
         session.principal = ann.clone();
@@ -243,15 +249,15 @@ mod tests {
             .await
             .unwrap()
             .prepared_statement_handle;
-        assert_eq!(known(&statements, &ann, &handle).await, [true; 3]);
-        assert_eq!(known(&statements, &bob, &handle).await, [false; 3]);
+        assert_eq!(access(&statements, &ann, &handle).await, [true; 3]);
+        assert_eq!(access(&statements, &bob, &handle).await, [false; 3]);
         let foreign = statements.get(&bob, &handle).await.err();
         let unknown = statements.get(&bob, b"0123").await.err();
         assert_eq!(foreign, unknown);
-        // Closing what is not there is fine, and does nothing.
+        // Closing an unknown statement succeeds, and does nothing.
         statements.close(&bob, &handle).await.unwrap();
-        assert_eq!(known(&statements, &ann, &handle).await, [true; 3]);
+        assert_eq!(access(&statements, &ann, &handle).await, [true; 3]);
         statements.close(&ann, &handle).await.unwrap();
-        assert_eq!(known(&statements, &ann, &handle).await, [false; 3]);
+        assert_eq!(access(&statements, &ann, &handle).await, [false; 3]);
     }
 }

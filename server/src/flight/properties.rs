@@ -1,11 +1,11 @@
-//! Properties of a connection string that a driver does not know: JDBC and ODBC send them as lower-case headers with
+//! Properties of a connection string that a driver does not know: JDBC and ODBC send them as lower-case headers of
 //! every call.
 //!
 //! | header | meaning |
 //! |---|---|
 //! | `squadron.*`, `datafusion.*`, `catalog`, `schema` | an option of the session, set when the header first appears |
 //! | an option without its prefix, such as `query_timeout` | refused, with the name it should have |
-//! | anything else | not ours: proxies add headers as they please |
+//! | anything else | ignored: proxies add headers of their own |
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,18 @@ use squadron_proto::Failure;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 
 use super::status::invalid;
-use crate::settings::session::{CATALOG, SCHEMA, Wrong, meant_by};
+use crate::settings::session::{CATALOG, OptionError, SCHEMA, suggest_option};
 
 /// Properties by name; the catalog comes before the schema, which is looked up in it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Properties(BTreeMap<String, String>);
 
 impl Properties {
-    /// Those among the headers of a request.
+    /// Reads the properties among the headers of a request.
     ///
     /// # Errors
-    /// `Invalid` for one that is an option without its prefix.
-    pub(super) fn of(headers: &MetadataMap) -> Result<Self, Failure> {
+    /// `Invalid` for an option without its prefix.
+    pub(super) fn from_headers(headers: &MetadataMap) -> Result<Self, Failure> {
         let mut properties = BTreeMap::new();
         for header in headers.iter() {
             let KeyAndValueRef::Ascii(name, value) = header else {
@@ -34,7 +34,7 @@ impl Properties {
             let value = String::from_utf8_lossy(value.as_encoded_bytes());
             if is_option(name) {
                 properties.insert(name.to_owned(), value.trim().to_owned());
-            } else if let Some(option) = meant_by(name)
+            } else if let Some(option) = suggest_option(name)
                 && !is_http_priority(name, &value)
             {
                 return Err(invalid(format!(
@@ -49,11 +49,15 @@ impl Properties {
         self.0.is_empty()
     }
 
-    /// Gives `set` each property of `newer` that is not the same here, and keeps those that were set.
+    /// Calls `set` with each property of `newer` that differs from this one, and remembers those that were set.
     ///
     /// # Errors
-    /// `Invalid` with the name of the property and what `set` said.
-    pub(super) fn merge(&mut self, newer: &Self, set: impl Fn(&str, &str) -> Result<(), Wrong>) -> Result<(), Failure> {
+    /// `Invalid` with the name of the property and the error of `set`.
+    pub(super) fn merge(
+        &mut self,
+        newer: &Self,
+        set: impl Fn(&str, &str) -> Result<(), OptionError>,
+    ) -> Result<(), Failure> {
         for (name, value) in &newer.0 {
             if self.0.get(name) != Some(value) {
                 set(name, value)
@@ -90,18 +94,18 @@ mod tests {
 
     use super::*;
 
-    fn of(headers: &[(&str, &str)]) -> Result<Properties, Failure> {
+    fn read(headers: &[(&str, &str)]) -> Result<Properties, Failure> {
         let mut map = MetadataMap::new();
         for (name, value) in headers {
             let name: AsciiMetadataKey = name.parse().unwrap();
             map.append(name, value.parse().unwrap());
         }
-        Properties::of(&map)
+        Properties::from_headers(&map)
     }
 
     #[test]
-    fn options_are_taken_and_headers_of_others_are_not() {
-        let properties = of(&[
+    fn options_are_read_from_headers() {
+        let properties = read(&[
             ("squadron.priority", "5"),
             ("datafusion.execution.batch_size", " 7 "),
             ("catalog", "c"),
@@ -115,29 +119,29 @@ mod tests {
             ("catalog", "c"),
         ];
         assert_eq!(properties, Ok(Properties::from(expected)));
-        assert!(of(&[("accept", "x")]).unwrap().is_empty());
+        assert!(read(&[("accept", "x")]).unwrap().is_empty());
     }
 
     #[test]
-    fn an_option_without_its_prefix_is_refused_with_a_hint() {
+    fn option_without_prefix_gets_hint() {
         for (name, value, option) in [
             ("query_timeout", "5s", "squadron.query_timeout"),
             ("priority", "5", "squadron.priority"),
             ("batch_size", "5", "datafusion.execution.batch_size"),
         ] {
-            let failure = of(&[(name, value)]).unwrap_err();
+            let failure = read(&[(name, value)]).unwrap_err();
             assert!(failure.message.contains(name), "{failure}");
             assert!(failure.message.contains(option), "{failure}");
         }
     }
 
     #[test]
-    fn only_what_is_new_is_set_and_what_was_refused_is_tried_again() {
+    fn merge_sets_new_and_retries_refused() {
         let asked = RefCell::new(Vec::new());
         let set = |name: &str, value: &str| {
             asked.borrow_mut().push(format!("{name}={value}"));
             match value {
-                "wrong" => Err(Wrong::Value("no".into())),
+                "wrong" => Err(OptionError::Value("no".into())),
                 _ => Ok(()),
             }
         };

@@ -14,14 +14,13 @@ use prost::Message;
 use squadron_proto::Failure;
 use tonic::Status;
 
+use super::command::{self, not_served};
 use super::parameters::{self, broken_stream};
 use super::prepared::{Statements, check_count};
-use super::service::{command_of, not_served};
 use super::statement;
 use super::status::invalid;
 use super::substrait;
-use crate::query::{Queries, Session};
-use crate::sql::PlannedStatement;
+use crate::query::{Execution, Queries, Session};
 
 /// Answers one DoPut.
 pub(super) async fn put(
@@ -39,12 +38,11 @@ pub(super) async fn put(
         .flight_descriptor
         .as_ref()
         .ok_or_else(|| invalid("DoPut without a descriptor; send the command in the first message"))?;
-    match command_of(descriptor)? {
+    match command::read(descriptor)? {
         Command::CommandStatementUpdate(command) => update(queries, session, command).await,
         Command::CommandStatementSubstraitPlan(command) => {
-            let transaction = command.transaction_id.as_ref();
-            let planned = substrait::plan(queries, session, command.plan, transaction).await?;
-            run(queries, session, &planned, None).await
+            let source = substrait::source(command.plan, command.transaction_id.as_ref())?;
+            run(queries, session, Execution::Source(source)).await
         }
         Command::CommandPreparedStatementUpdate(command) => {
             let parameters = parameters::read(first, messages).await?;
@@ -59,12 +57,11 @@ pub(super) async fn put(
 }
 
 async fn update(queries: &Queries, session: &Session, command: CommandStatementUpdate) -> Result<PutResult, Failure> {
-    let transaction = command.transaction_id.as_ref();
-    let planned = statement::plan(queries, session, &command.query, transaction).await?;
-    run(queries, session, &planned, None).await
+    let source = statement::source(session, &command.query, command.transaction_id.as_ref())?;
+    run(queries, session, Execution::Source(source)).await
 }
 
-/// Runs a prepared update with the parameters that came along, else with those bound before.
+/// Runs a prepared update with the parameters of the request, else with those bound before.
 async fn prepared_update(
     queries: &Queries,
     statements: &Statements,
@@ -73,17 +70,22 @@ async fn prepared_update(
     parameters: Option<RecordBatch>,
 ) -> Result<PutResult, Failure> {
     let handle = &command.prepared_statement_handle;
-    match parameters {
+    let (planned, parameters) = match parameters {
         Some(parameters) => {
-            let planned = statements.planned(&session.principal, handle).await?;
+            let planned = statements.planned_statement(&session.principal, handle).await?;
             check_count(&planned.parameters, &parameters)?;
-            run(queries, session, &planned, Some(parameters)).await
+            (planned, Some(parameters))
         }
         None => {
             let prepared = statements.get(&session.principal, handle).await?;
-            run(queries, session, &prepared.planned, prepared.parameters).await
+            (prepared.planned, prepared.parameters)
         }
+    };
+    // Each row of parameters is one execution: without rows nothing runs.
+    if parameters.as_ref().is_some_and(|batch| batch.num_rows() == 0) {
+        return Ok(result(&DoPutUpdateResult { record_count: 0 }));
     }
+    run(queries, session, Execution::Prepared(Box::new(planned), parameters)).await
 }
 
 async fn bind(
@@ -100,19 +102,8 @@ async fn bind(
     }))
 }
 
-/// One execution a row of parameters; none for no rows.
-async fn run(
-    queries: &Queries,
-    session: &Session,
-    planned: &PlannedStatement,
-    parameters: Option<RecordBatch>,
-) -> Result<PutResult, Failure> {
-    let no_rows = parameters.as_ref().is_some_and(|batch| batch.num_rows() == 0);
-    let record_count = if no_rows {
-        0
-    } else {
-        queries.update(session, planned, parameters).await?
-    };
+async fn run(queries: &Queries, session: &Session, execution: Execution) -> Result<PutResult, Failure> {
+    let record_count = queries.update(session, execution).await?;
     Ok(result(&DoPutUpdateResult { record_count }))
 }
 

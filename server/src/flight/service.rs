@@ -4,38 +4,35 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
-use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::flight_service_server::FlightService;
-use arrow_flight::sql::{Any, Command};
+use arrow_flight::sql::Command;
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
     PollInfo, PutResult, SchemaResult, Ticket,
 };
-use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream};
 use prost::Message;
 use squadron_proto::{Failure, FailureKind};
 use tonic::metadata::AsciiMetadataValue;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Streaming};
 use tracing::{Instrument, Span, field, info_span};
 
 use super::action::{self, Parts};
+use super::command::{self, not_served};
+use super::limits::FlightOptions;
 use super::metadata::Metadata;
 use super::metadata::flights;
-use super::prepared::Statements;
-use super::session::{Caller, Found, Sessions};
-use super::sizes;
-use super::statement;
-use super::status::{self, Refusal, guarded, invalid, unsupported};
-use super::{FlightOptions, credentials, deadline, endpoints, gate, put, substrait};
+use super::prepared::{Prepared, Statements};
+use super::session::{Caller, CallerSession, Sessions};
+use super::status::{self, Answer, Refusal, Stream, catch_panic, invalid, unsupported};
+use super::{credentials, deadline, endpoints, gate, info, put, sizes, statement, substrait};
 use crate::auth::{Authenticator, Credentials, Login};
 use crate::catalog::Catalog;
-use crate::query::{Queries, Session};
-use crate::sql::PlannedStatement;
+use crate::query::{Execution, Queries, Session};
+use crate::sql::Source;
 
-/// How long a client that logs in may take to say who it is.
+/// How long a client may take to send its credentials in Handshake.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Squadron's Flight service.
@@ -48,16 +45,16 @@ pub struct Service {
     max_message_bytes: usize,
 }
 
-/// What a descriptor asks for.
-enum Asked {
-    /// A statement, with the parameters bound to it.
-    Statement(PlannedStatement, Option<RecordBatch>),
-    /// Metadata, by this command.
-    Metadata(Metadata, Command),
+/// What a descriptor refers to.
+enum Target {
+    /// A statement.
+    Source(Source),
+    /// The prepared statement with this handle.
+    Prepared(Bytes),
+    /// Metadata, with the ticket under which its rows are served: the command itself, which gives no more than the caller
+    /// may read anyway.
+    Metadata(Metadata, Ticket),
 }
-
-type Answer<T> = Result<Response<T>, Status>;
-type Stream<T> = BoxStream<'static, Result<T, Status>>;
 
 impl Service {
     pub(super) fn new(
@@ -85,8 +82,8 @@ impl Service {
     where
         F: Future<Output = Result<T, Refusal>>,
     {
-        let deadline = deadline::of(request.metadata());
-        let caller = Caller::of(request.metadata(), request.extensions());
+        let deadline = deadline::from_headers(request.metadata());
+        let caller = Caller::from_request(request.metadata(), request.extensions());
         let message = request.into_inner();
         let work = async {
             let found = self.sessions.find(&caller.map_err(Refusal::from)?).await;
@@ -94,25 +91,25 @@ impl Service {
             Span::current().record("session", &found.session.id);
             let session = Arc::clone(&found.session);
             let answer = work(session, message).await?;
-            Ok(greeted(answer, found))
+            Ok(respond(answer, found))
         };
-        deadline::met(guarded(work), deadline)
+        deadline::enforce(catch_panic(work), deadline)
             .instrument(request_span(rpc))
             .await
     }
 
-    async fn log_in(&self, request: Request<Streaming<HandshakeRequest>>) -> Result<(Login, Found), Refusal> {
+    async fn log_in(&self, request: Request<Streaming<HandshakeRequest>>) -> Result<(Login, CallerSession), Refusal> {
         let (headers, extensions, messages) = request.into_parts();
-        let credentials = match credentials::in_headers(&headers) {
-            // A client whose credentials stand in the headers may send no message at all.
-            Ok(None) if self.authenticator.is_required() => in_first_message(messages).await?,
+        let credentials = match credentials::from_headers(&headers) {
+            // A client with its credentials in the headers may send no message at all.
+            Ok(None) if self.authenticator.is_required() => read_first_message(messages).await?,
             Err(_) if !self.authenticator.is_required() => None,
             credentials => credentials?,
         };
         let peer = gate::peer(&extensions);
         let login = self.authenticator.log_in(credentials.as_ref(), peer);
         let login = login.await?;
-        let caller = Caller::logged_in(&login, &headers, &extensions)?;
+        let caller = Caller::from_login(&login, &headers, &extensions)?;
         let found = match login.is_new {
             true => self.sessions.log_in(&caller).await?,
             false => self.sessions.find(&caller).await?,
@@ -120,40 +117,16 @@ impl Service {
         Ok((login, found))
     }
 
-    /// What a descriptor asks to be run or looked up.
-    async fn asked(&self, session: &Session, descriptor: &FlightDescriptor, rpc: &str) -> Result<Asked, Failure> {
-        if is_path(descriptor) {
-            let sql = statement::of_path(session, &descriptor.path)?;
-            let planned = statement::plan(&self.queries, session, &sql, None).await?;
-            return Ok(Asked::Statement(planned, None));
-        }
-        Ok(match command_of(descriptor)? {
-            Command::CommandStatementQuery(command) => {
-                let transaction = command.transaction_id.as_ref();
-                let planned = statement::plan(&self.queries, session, &command.query, transaction).await?;
-                Asked::Statement(planned, None)
-            }
-            Command::CommandStatementSubstraitPlan(command) => {
-                let transaction = command.transaction_id.as_ref();
-                let planned = substrait::plan(&self.queries, session, command.plan, transaction).await?;
-                Asked::Statement(planned, None)
-            }
-            Command::CommandPreparedStatementQuery(command) => {
-                let handle = &command.prepared_statement_handle;
-                let prepared = self.statements.get(&session.principal, handle).await?;
-                Asked::Statement(prepared.planned, prepared.parameters)
-            }
-            other => Asked::Metadata(Metadata::of(&other).ok_or_else(|| not_served(rpc, &other))?, other),
-        })
-    }
-
     async fn flight_info(&self, session: &Session, descriptor: FlightDescriptor) -> Result<FlightInfo, Failure> {
-        match self.asked(session, &descriptor, "GetFlightInfo").await? {
-            Asked::Statement(planned, parameters) => {
-                statement::start(&self.queries, session, &planned, parameters, descriptor).await
+        let execution = match resolve(session, &descriptor, "GetFlightInfo")? {
+            Target::Source(source) => Execution::Source(source),
+            Target::Prepared(handle) => {
+                let Prepared { planned, parameters } = self.statements.get(&session.principal, &handle).await?;
+                Execution::Prepared(Box::new(planned), parameters)
             }
-            Asked::Metadata(metadata, command) => metadata_info(&metadata, command, descriptor),
-        }
+            Target::Metadata(metadata, ticket) => return info::with_ticket(&metadata.schema(), ticket, descriptor),
+        };
+        statement::start(&self.queries, session, execution, descriptor).await
     }
 
     async fn poll_info(&self, session: &Session, descriptor: FlightDescriptor) -> Result<PollInfo, Failure> {
@@ -162,18 +135,21 @@ impl Service {
             let polled = queries.poll(&session.principal, &descriptor.cmd).await?;
             return endpoints::poll_info(polled);
         }
-        match self.asked(session, &descriptor, "PollFlightInfo").await? {
-            Asked::Statement(planned, parameters) => {
-                let polled = queries.start_polled(session, &planned, parameters).await?;
-                endpoints::poll_info(polled)
+        let (statement, parameters) = match resolve(session, &descriptor, "PollFlightInfo")? {
+            Target::Source(source) => (queries.prepare(session, source).await?, None),
+            Target::Prepared(handle) => {
+                let Prepared { planned, parameters } = self.statements.get(&session.principal, &handle).await?;
+                (planned, parameters)
             }
-            Asked::Metadata(metadata, command) => {
-                Ok(endpoints::complete(metadata_info(&metadata, command, descriptor)?))
+            Target::Metadata(metadata, ticket) => {
+                let info = info::with_ticket(&metadata.schema(), ticket, descriptor)?;
+                return Ok(endpoints::complete(info));
             }
-        }
+        };
+        endpoints::poll_info(queries.start_polled(session, &statement, parameters).await?)
     }
 
-    /// The tables that match, each under its path, with the schema that reading it has.
+    /// The tables that match, each under its path, with the schema of its rows.
     async fn flights(&self, session: Arc<Session>, criteria: Criteria) -> Result<Stream<FlightInfo>, Failure> {
         let paths = flights::paths(&session.context, &criteria.expression)?;
         let queries = self.queries.clone();
@@ -185,46 +161,28 @@ impl Service {
     }
 
     async fn schema(&self, session: &Session, descriptor: FlightDescriptor) -> Result<SchemaResult, Failure> {
-        if is_path(&descriptor) {
-            let sql = statement::of_path(session, &descriptor.path)?;
-            let planned = statement::plan(&self.queries, session, &sql, None).await?;
-            return Ok(SchemaResult {
-                schema: statement::encapsulated(&planned.schema)?,
-            });
-        }
-        let schema: SchemaRef = match command_of(&descriptor)? {
-            Command::CommandStatementQuery(command) => {
-                let transaction = command.transaction_id.as_ref();
-                statement::plan(&self.queries, session, &command.query, transaction)
+        let schema = match resolve(session, &descriptor, "GetSchema")? {
+            Target::Source(source) => self.queries.prepare(session, source).await?.schema,
+            Target::Prepared(handle) => {
+                self.statements
+                    .planned_statement(&session.principal, &handle)
                     .await?
                     .schema
             }
-            Command::CommandStatementSubstraitPlan(command) => {
-                let transaction = command.transaction_id.as_ref();
-                substrait::plan(&self.queries, session, command.plan, transaction)
-                    .await?
-                    .schema
-            }
-            Command::CommandPreparedStatementQuery(command) => {
-                let handle = &command.prepared_statement_handle;
-                self.statements.planned(&session.principal, handle).await?.schema
-            }
-            other => Metadata::of(&other)
-                .ok_or_else(|| not_served("GetSchema", &other))?
-                .schema(),
+            Target::Metadata(metadata, _) => metadata.schema(),
         };
         Ok(SchemaResult {
-            schema: statement::encapsulated(&schema)?,
+            schema: info::encapsulate(&schema)?,
         })
     }
 
     async fn rows(&self, session: &Session, ticket: Ticket) -> Result<Stream<FlightData>, Refusal> {
-        // Bytes that are no command are a forged or foreign ticket; the judge of tickets says so.
-        let handle = match command_in(&ticket.ticket) {
+        // Bytes that are no command are a forged or foreign ticket, which `query_of` and `stream` refuse.
+        let handle = match command::decode(&ticket.ticket) {
             Ok(Command::TicketStatementQuery(ticket)) => ticket.statement_handle,
             Ok(Command::Unknown(_)) | Err(_) => ticket.ticket,
             Ok(other) => {
-                let metadata = Metadata::of(&other).ok_or_else(|| not_served("DoGet", &other))?;
+                let metadata = Metadata::from_command(&other).ok_or_else(|| not_served("DoGet", &other))?;
                 return Ok(metadata.frames(&session.context).await?);
             }
         };
@@ -234,10 +192,32 @@ impl Service {
         let frames = frames.map_err(|failure| Refusal { failure, query: id })?;
         let limit = self.max_message_bytes;
         Ok(frames
-            .map(move |frame| frame.and_then(|frame| sizes::fits(frame, limit)))
-            .map(move |frame| frame.map_err(|failure| status::of(&failure, id)))
+            .map(move |frame| frame.and_then(|frame| sizes::check_frame(frame, limit)))
+            .map(move |frame| frame.map_err(|failure| status::from_failure(&failure, id)))
             .boxed())
     }
+}
+
+/// Resolves a descriptor of method `rpc`.
+fn resolve(session: &Session, descriptor: &FlightDescriptor, rpc: &str) -> Result<Target, Failure> {
+    if command::is_path(descriptor) {
+        let sql = statement::select_table(session, &descriptor.path)?;
+        return Ok(Target::Source(statement::source(session, &sql, None)?));
+    }
+    Ok(match command::read(descriptor)? {
+        Command::CommandStatementQuery(command) => {
+            let transaction = command.transaction_id.as_ref();
+            Target::Source(statement::source(session, &command.query, transaction)?)
+        }
+        Command::CommandStatementSubstraitPlan(command) => {
+            Target::Source(substrait::source(command.plan, command.transaction_id.as_ref())?)
+        }
+        Command::CommandPreparedStatementQuery(command) => Target::Prepared(command.prepared_statement_handle),
+        other => {
+            let metadata = Metadata::from_command(&other).ok_or_else(|| not_served(rpc, &other))?;
+            Target::Metadata(metadata, Ticket::new(other.into_any().encode_to_vec()))
+        }
+    })
 }
 
 #[tonic::async_trait]
@@ -250,7 +230,7 @@ impl FlightService for Service {
     type ListActionsStream = Stream<ActionType>;
     type DoExchangeStream = Stream<FlightData>;
 
-    /// Without authentication everyone is let in; the token only names the session.
+    /// Without authentication every client is let in; the token only names the session.
     async fn handshake(&self, request: Request<Streaming<HandshakeRequest>>) -> Answer<Self::HandshakeStream> {
         let work = async {
             let (login, found) = self.log_in(request).await?;
@@ -261,11 +241,11 @@ impl FlightService for Service {
                 protocol_version: 0,
                 payload: login.token.into(),
             };
-            let mut response = greeted(one(answer), found);
+            let mut response = respond(once(answer), found);
             response.metadata_mut().insert("authorization", bearer);
             Ok(response)
         };
-        guarded(work).instrument(request_span("Handshake")).await
+        catch_panic(work).instrument(request_span("Handshake")).await
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
@@ -283,9 +263,9 @@ impl FlightService for Service {
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Answer<Self::DoGetStream> {
-        let deadline = deadline::of(request.metadata());
+        let deadline = deadline::from_headers(request.metadata());
         self.answer("DoGet", request, async |session, ticket| {
-            Ok(deadline::held(self.rows(&session, ticket).await?, deadline))
+            Ok(deadline::limit_stream(self.rows(&session, ticket).await?, deadline))
         })
         .await
     }
@@ -293,7 +273,7 @@ impl FlightService for Service {
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
         self.answer("DoPut", request, async |session, messages| {
             let result = put::put(&self.queries, &self.statements, &session, messages).await?;
-            Ok(one(result))
+            Ok(once(result))
         })
         .await
     }
@@ -332,12 +312,12 @@ impl FlightService for Service {
     }
 
     async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Answer<Self::DoExchangeStream> {
-        refused("DoExchange is not served; use GetFlightInfo and DoGet")
+        refuse("DoExchange is not served; use GetFlightInfo and DoGet")
     }
 }
 
-/// The credentials of Flight's first authentication scheme.
-async fn in_first_message(mut messages: Streaming<HandshakeRequest>) -> Result<Option<Credentials>, Failure> {
+/// The credentials in the first message of a handshake, for Flight's first authentication scheme.
+async fn read_first_message(mut messages: Streaming<HandshakeRequest>) -> Result<Option<Credentials>, Failure> {
     let first = tokio::time::timeout(LOGIN_TIMEOUT, messages.message()).await;
     let late = |_| {
         Failure::new(
@@ -347,65 +327,24 @@ async fn in_first_message(mut messages: Streaming<HandshakeRequest>) -> Result<O
     };
     let first = first.map_err(late)?;
     let first = first.map_err(|status| invalid(status.message()))?;
-    Ok(first.as_ref().and_then(credentials::in_payload))
+    Ok(first.as_ref().and_then(credentials::from_payload))
 }
 
 fn request_span(rpc: &'static str) -> Span {
     info_span!("request", rpc, session = field::Empty, query_id = field::Empty)
 }
 
-fn is_path(descriptor: &FlightDescriptor) -> bool {
-    descriptor.r#type() == DescriptorType::Path
+fn refuse<T>(why: &str) -> Answer<T> {
+    Err(status::from_failure(&unsupported(why), None))
 }
 
-/// The ticket is the command itself: it says no more than the caller may ask anyway.
-fn metadata_info(metadata: &Metadata, command: Command, descriptor: FlightDescriptor) -> Result<FlightInfo, Failure> {
-    let ticket = Ticket::new(command.into_any().encode_to_vec());
-    statement::info(&metadata.schema(), ticket, descriptor)
-}
-
-/// The Flight SQL command of a descriptor.
-pub(super) fn command_of(descriptor: &FlightDescriptor) -> Result<Command, Failure> {
-    if descriptor.cmd.is_empty() {
-        return Err(invalid(
-            "the descriptor has neither a command nor a path; send a Flight SQL command, or the path of a table",
-        ));
-    }
-    command_in(&descriptor.cmd)
-}
-
-/// A failure for a command that this method does not answer.
-pub(super) fn not_served(rpc: &str, command: &Command) -> Failure {
-    let name = command.type_url().rsplit(['.', '/']).next();
-    let name: String = name.unwrap_or_default().chars().take(100).collect();
-    let why = match command {
-        Command::CommandStatementIngest(_) => {
-            "bulk ingestion is not supported yet; CREATE EXTERNAL TABLE makes a table of files"
-        }
-        Command::CommandStatementUpdate(_) | Command::CommandPreparedStatementUpdate(_) => {
-            "updates are sent with DoPut"
-        }
-        _ => "it is not a command for this method",
-    };
-    unsupported(&format!("{name} is not served by {rpc}: {why}"))
-}
-
-fn command_in(bytes: &[u8]) -> Result<Command, Failure> {
-    let any =
-        Any::decode(bytes).map_err(|error| invalid(format!("the command is not a Flight SQL message: {error}")))?;
-    Command::try_from(any).map_err(|error| invalid(format!("the command cannot be read: {error}")))
-}
-
-fn refused<T>(why: &str) -> Answer<T> {
-    Err(status::of(&unsupported(why), None))
-}
-
-fn greeted<T>(answer: T, found: Found) -> Response<T> {
+/// The response with an answer, and with the session's cookie where the request did not have it.
+fn respond<T>(answer: T, found: CallerSession) -> Response<T> {
     let mut response = Response::new(answer);
-    found.greet(response.metadata_mut());
+    found.add_cookie(response.metadata_mut());
     response
 }
 
-fn one<T: Send + 'static>(item: T) -> Stream<T> {
+fn once<T: Send + 'static>(item: T) -> Stream<T> {
     stream::once(async { Ok(item) }.boxed()).boxed()
 }

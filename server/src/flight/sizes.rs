@@ -1,7 +1,7 @@
-//! Messages above the limit: refused with a sentence that names it, whichever way they go.
+//! Refuses messages above the limit, of clients and to clients, with an error that names the limit.
 //!
 //! ```text
-//! client --message--> tonic: "length too large" (OutOfRange) --SizeLimited--> ResourceExhausted, in words
+//! client --message--> tonic: "length too large" (OutOfRange) --SizeLimited--> ResourceExhausted with the limit
 //! client <--row------ checked here, before tonic would break the stream
 //! ```
 
@@ -19,15 +19,15 @@ use tonic::{Code, Status};
 
 use super::status;
 
-/// The frame, if its client may be sent it.
-pub(super) fn fits(frame: FlightData, limit: usize) -> Result<FlightData, Failure> {
+/// The frame, unless it is larger than `limit` bytes.
+pub(super) fn check_frame(frame: FlightData, limit: usize) -> Result<FlightData, Failure> {
     match frame.encoded_len() {
         bytes if bytes > limit => Err(encode::too_large(bytes, limit)),
         _ => Ok(frame),
     }
 }
 
-/// The failure behind what tonic says of a message that it does not decode for its size.
+/// The failure for tonic's status of a message that is too large to decode; `None` for another status.
 pub(super) fn too_large(status: &Status) -> Option<Failure> {
     if status.code() != Code::OutOfRange {
         return None;
@@ -44,7 +44,7 @@ pub(super) fn too_large(status: &Status) -> Option<Failure> {
     ))
 }
 
-/// A gRPC service whose refusals of large requests are sentences.
+/// A gRPC service that answers a request above the limit with an error that names the limit.
 #[derive(Clone, Debug)]
 pub struct SizeLimited<S>(pub(super) S);
 
@@ -69,10 +69,10 @@ where
         let answer = self.0.call(request);
         Box::pin(async move {
             let answer = answer.await?;
-            // A request that was not even decoded is answered by its headers alone.
+            // tonic answers a request that it did not decode with headers alone.
             let refused = Status::from_header_map(answer.headers());
             Ok(match refused.as_ref().and_then(too_large) {
-                Some(failure) => status::of(&failure, None).into_http(),
+                Some(failure) => status::from_failure(&failure, None).into_http(),
                 None => answer,
             })
         })
@@ -84,18 +84,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_above_the_limit_is_refused_in_words() {
+    fn frame_above_limit_is_refused() {
         let frame = FlightData {
             data_body: vec![0; 3 * 1024 * 1024].into(),
             ..FlightData::default()
         };
-        assert_eq!(fits(frame.clone(), 4 * 1024 * 1024), Ok(frame.clone()));
-        let refused = fits(frame, 2 * 1024 * 1024).unwrap_err();
+        assert_eq!(check_frame(frame.clone(), 4 * 1024 * 1024), Ok(frame.clone()));
+        let refused = check_frame(frame, 2 * 1024 * 1024).unwrap_err();
         assert!(refused.message.contains("above the limit of 2 MiB"), "{refused}");
     }
 
     #[test]
-    fn what_tonic_says_is_understood() {
+    fn tonic_size_error_is_parsed() {
         let said = "Error, decoded message length too large: found 300000000 bytes, the limit is: 268435456 bytes";
         let failure = too_large(&Status::out_of_range(said)).unwrap();
         assert_eq!(failure.kind, FailureKind::Exhausted);

@@ -1,56 +1,43 @@
-//! SQL statements: from text to a plan, and from a running query to the FlightInfo that leads to its rows.
+//! SQL statements as clients send them: their source text, and the FlightInfo that leads to their rows.
 
 use std::borrow::Cow;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
-use arrow::ipc::writer::IpcWriteOptions;
-use arrow_flight::sql::ProstMessageExt;
-use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
+use arrow_flight::{FlightDescriptor, FlightInfo};
 use bytes::Bytes;
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, dialect_from_str};
-use prost::Message;
 use squadron_proto::Failure;
 
 use super::status::{invalid, unsupported};
 use super::{endpoints, placeholders};
-use crate::query::{NO_TRANSACTIONS, Queries, Session};
-use crate::sql::PlannedStatement;
+use crate::query::{Execution, Queries, Session};
+use crate::sql::Source;
+use crate::sql::statement::NO_TRANSACTIONS;
 
-/// The longest command that FlightInfo repeats: with a longer one it may be more than the 4 MiB that many clients read.
-const MAX_ECHO_BYTES: usize = 64 * 1024;
-
-/// Plans a statement; nothing runs yet.
-pub(super) async fn plan(
-    queries: &Queries,
-    session: &Session,
-    sql: &str,
-    transaction: Option<&Bytes>,
-) -> Result<PlannedStatement, Failure> {
-    no_transaction(transaction)?;
-    let sql = numbered(session, sql)?;
-    queries.plan(session, &sql).await
+/// A statement as its client sent it, with numbered placeholders.
+pub(super) fn source(session: &Session, sql: &str, transaction: Option<&Bytes>) -> Result<Source, Failure> {
+    refuse_transaction(transaction)?;
+    Ok(Source::Sql(number_placeholders(session, sql)?.into_owned()))
 }
 
-/// Starts a statement and says where its rows are to be fetched. DDL and DML have run when this returns.
+/// Starts a statement and answers the endpoints of its rows. DDL and DML have run when this returns.
 pub(super) async fn start(
     queries: &Queries,
     session: &Session,
-    planned: &PlannedStatement,
-    parameters: Option<RecordBatch>,
+    execution: Execution,
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo, Failure> {
-    let started = queries.start(session, planned, parameters).await?;
-    let offered = queries.offered(&started)?;
-    endpoints::info(started.id, &started.schema, offered, descriptor)
+    let started = queries.start(session, execution).await?;
+    let endpoints = queries.endpoints(&started)?;
+    endpoints::info(started.id, &started.schema, endpoints, descriptor)
 }
 
-/// The statement that reads all of a table, given as the path of a descriptor: `[catalog, schema, table]`, or its end.
-pub(super) fn of_path(session: &Session, path: &[String]) -> Result<String, Failure> {
+/// The statement that reads all of a table, which the path of a descriptor names: `[catalog, schema, table]`, or the
+/// last of these.
+pub(super) fn select_table(session: &Session, path: &[String]) -> Result<String, Failure> {
     if path.is_empty() || path.len() > 3 || path.iter().any(String::is_empty) {
         return Err(invalid(
-            "the path of a descriptor names a table: catalog, schema and table, or the last of these; ListFlights lists \
-             them",
+            "the path of a descriptor names a table: catalog, schema and table, or the last of these; ListFlights \
+             lists them",
         ));
     }
     let quote = dialect(session).identifier_quote_style("").unwrap_or('"');
@@ -61,44 +48,17 @@ pub(super) fn of_path(session: &Session, path: &[String]) -> Result<String, Fail
     Ok(format!("SELECT * FROM {}", quoted.collect::<Vec<_>>().join(".")))
 }
 
-/// A FlightInfo with one endpoint on this connection, for metadata: its ticket is good as often as it is presented.
-pub(super) fn info(schema: &Schema, ticket: Ticket, descriptor: FlightDescriptor) -> Result<FlightInfo, Failure> {
-    let mut info = FlightInfo::new().with_endpoint(FlightEndpoint::new().with_ticket(ticket));
-    info.flight_descriptor = echo(descriptor);
-    info.schema = encapsulated(schema)?;
-    Ok(info)
-}
-
-/// The descriptor, where it is not too long to be repeated.
-pub(super) fn echo(descriptor: FlightDescriptor) -> Option<FlightDescriptor> {
-    Some(descriptor).filter(|it| it.encoded_len() <= MAX_ECHO_BYTES)
-}
-
-/// A schema as an encapsulated IPC message.
-pub(super) fn encapsulated(schema: &Schema) -> Result<Bytes, Failure> {
-    let options = IpcWriteOptions::default();
-    let IpcMessage(bytes) = SchemaAsIpc::new(schema, &options)
-        .try_into()
-        .map_err(|error| Failure::internal(format!("schema {schema}: {error}")))?;
-    Ok(bytes)
-}
-
-/// A Flight SQL message in the envelope that descriptors and tickets carry.
-pub(super) fn packed(message: &impl ProstMessageExt) -> Bytes {
-    message.as_any().encode_to_vec().into()
-}
-
-/// Refuses a statement that says it belongs to a transaction.
-pub(super) fn no_transaction(id: Option<&Bytes>) -> Result<(), Failure> {
+/// Refuses a statement that has the id of a transaction.
+pub(super) fn refuse_transaction(id: Option<&Bytes>) -> Result<(), Failure> {
     if id.is_some_and(|id| !id.is_empty()) {
         return Err(unsupported(NO_TRANSACTIONS));
     }
     Ok(())
 }
 
-/// The statement with numbered placeholders, by the dialect of the session.
-fn numbered<'a>(session: &Session, sql: &'a str) -> Result<Cow<'a, str>, Failure> {
-    placeholders::numbered(sql, &*dialect(session))
+/// Numbers the placeholders of a statement, by the dialect of the session.
+fn number_placeholders<'a>(session: &Session, sql: &'a str) -> Result<Cow<'a, str>, Failure> {
+    placeholders::number(sql, &*dialect(session))
 }
 
 fn dialect(session: &Session) -> Box<dyn Dialect> {

@@ -1,48 +1,46 @@
-//! Substrait plans in place of SQL: in GetFlightInfo, GetSchema, DoPut and as prepared statements.
+//! Substrait plans instead of SQL: in GetFlightInfo, GetSchema, DoPut and prepared statements.
 
 use arrow_flight::sql::SubstraitPlan;
 use bytes::Bytes;
 use squadron_proto::Failure;
 
-use super::statement::no_transaction;
+use super::statement::refuse_transaction;
 use super::status::{invalid, unsupported};
 use crate::planner::substrait::{OLDEST_VERSION, newest_version};
-use crate::query::{Queries, Session};
-use crate::sql::PlannedStatement;
+use crate::sql::Source;
 
-/// Plans the plan that a client sent; nothing runs yet.
-pub(super) async fn plan(
-    queries: &Queries,
-    session: &Session,
-    plan: Option<SubstraitPlan>,
-    transaction: Option<&Bytes>,
-) -> Result<PlannedStatement, Failure> {
-    no_transaction(transaction)?;
+/// The plan that a client sent.
+pub(super) fn source(plan: Option<SubstraitPlan>, transaction: Option<&Bytes>) -> Result<Source, Failure> {
+    refuse_transaction(transaction)?;
     let plan = plan.ok_or_else(|| invalid("the message has no Substrait plan"))?;
     check_version(&plan.version)?;
-    queries.plan_substrait(session, plan.plan).await
+    Ok(Source::Substrait(plan.plan))
 }
 
-/// Most drivers tell no version; one that is told has to be one that is understood.
+/// Refuses a version of Substrait that is not supported. Most drivers send none.
 fn check_version(version: &str) -> Result<(), Failure> {
     let newest = newest_version();
-    let known = match (numbers(version), numbers(OLDEST_VERSION), numbers(&newest)) {
+    let is_supported = match (
+        parse_version(version),
+        parse_version(OLDEST_VERSION),
+        parse_version(&newest),
+    ) {
         _ if version.trim().is_empty() => true,
         (Some(version), Some(oldest), Some(newest)) => oldest <= version && version <= newest,
         _ => false,
     };
-    if known {
+    if is_supported {
         return Ok(());
     }
     let version: String = version.chars().take(100).collect();
     Err(unsupported(&format!(
-        "version '{version}' of Substrait is not supported; from {OLDEST_VERSION} to {newest} are, and a plan may be sent \
-         without its version"
+        "version '{version}' of Substrait is not supported; from {OLDEST_VERSION} to {newest} are, and a plan may be \
+         sent without its version"
     )))
 }
 
 /// Major, minor and patch of a version such as `v0.53.0`.
-fn numbers(version: &str) -> Option<[u32; 3]> {
+fn parse_version(version: &str) -> Option<[u32; 3]> {
     let version = version.trim();
     let mut parts = version.strip_prefix('v').unwrap_or(version).splitn(3, '.');
     let mut next = || parts.next()?.parse().ok();
@@ -56,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_known_absent_or_refused_by_name() {
+    fn unknown_version_is_refused_by_name() {
         for known in ["", " ", "0.20.0", "v0.53.0", &newest_version()] {
             assert_eq!(check_version(known), Ok(()), "{known}");
         }

@@ -1,39 +1,39 @@
-//! What drivers read about a column, in the metadata of its field.
+//! The metadata that drivers read about a column, in its field.
 //!
-//! `format/FlightSql.proto` lays down the keys, for the schema of a statement's rows as for that of a table. JDBC and ODBC
-//! know precision, scale and origin of a column from here alone.
+//! `format/FlightSql.proto` defines the keys, for the schema of a statement's rows as for the schema of a table. JDBC
+//! and ODBC have no other source for precision, scale and origin of a column.
 
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use datafusion::common::TableReference;
 
-/// What stands before each key.
+/// The prefix of each key.
 const PREFIX: &str = "ARROW:FLIGHT:SQL:";
 
-/// Columns of wider schemas are not described: the schema of ten thousand columns would be more than the 4 MiB that many
-/// clients read.
+/// Columns of wider schemas are not described: the schema of ten thousand columns would be more than the 4 MiB that
+/// many clients read.
 const MAX_DESCRIBED_COLUMNS: usize = 1_000;
 
-/// Where formats and their writers keep a column's comment.
+/// The metadata keys under which file formats and their writers store a column's comment.
 const COMMENT_KEYS: [&str; 4] = ["comment", "description", "avro.doc", "ARROW:FLIGHT:SQL:REMARKS"];
 
-/// `schema`, each column described; `origin` tells the table that a column is of.
-pub fn described<'a>(schema: &Schema, origin: impl Fn(usize) -> Option<&'a TableReference>) -> Schema {
+/// Describes each column of `schema`; `origin` gives the table of the column with an index.
+pub fn describe<'a>(schema: &Schema, origin: impl Fn(usize) -> Option<&'a TableReference>) -> Schema {
     if schema.fields().len() > MAX_DESCRIBED_COLUMNS {
         return schema.clone();
     }
     let fields = schema.fields().iter().enumerate();
     let fields: Vec<FieldRef> = fields
-        .map(|(index, field)| Arc::new(described_field(field, origin(index))))
+        .map(|(index, field)| Arc::new(describe_field(field, origin(index))))
         .collect();
     Schema::new_with_metadata(fields, schema.metadata().clone())
 }
 
-fn described_field(field: &Field, origin: Option<&TableReference>) -> Field {
+fn describe_field(field: &Field, origin: Option<&TableReference>) -> Field {
     let mut metadata = field.metadata().clone();
     let comment = COMMENT_KEYS.iter().find_map(|key| metadata.get(*key).cloned());
-    // What a file says of the table that it was once written from does not hold here.
+    // Metadata in a file describes the table that the file was written from, not this one.
     metadata.retain(|key, _| !key.starts_with(PREFIX));
     let data_type = field.data_type();
     let digits = digits(data_type);
@@ -109,13 +109,13 @@ pub fn type_name(data_type: &DataType) -> &'static str {
 /// How many digits the values of a type have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digits {
-    /// Decimal digits of a number, characters of a date or time, bytes of a fixed number of them.
+    /// Decimal digits of a number, characters of a date or time, bytes of a value of fixed size.
     pub precision: Option<i32>,
     /// Digits behind the point.
     pub scale: Option<i32>,
 }
 
-/// The digits of a type; none where values have any number of them.
+/// The digits of a type; none where the number of digits is not fixed.
 pub fn digits(data_type: &DataType) -> Digits {
     let of = |precision: i32, scale: i32| Digits {
         precision: Some(precision),
@@ -141,8 +141,8 @@ pub fn digits(data_type: &DataType) -> Digits {
         | DataType::Decimal256(precision, scale) => of((*precision).into(), (*scale).into()),
         DataType::FixedSizeBinary(bytes) => approximate(*bytes),
         DataType::Date32 | DataType::Date64 => of(10, 0),
-        DataType::Time32(unit) | DataType::Time64(unit) => timed(8, *unit),
-        DataType::Timestamp(unit, _) => timed(19, *unit),
+        DataType::Time32(unit) | DataType::Time64(unit) => time_digits(8, *unit),
+        DataType::Timestamp(unit, _) => time_digits(19, *unit),
         DataType::Dictionary(_, values) => digits(values),
         DataType::RunEndEncoded(_, values) => digits(values.data_type()),
         DataType::Null
@@ -165,8 +165,8 @@ pub fn digits(data_type: &DataType) -> Digits {
     }
 }
 
-/// A time of `characters`, and a point with the digits of `unit` behind them.
-fn timed(characters: i32, unit: TimeUnit) -> Digits {
+/// The digits of a time of `characters`, followed by a point and the fraction of `unit`.
+fn time_digits(characters: i32, unit: TimeUnit) -> Digits {
     let fraction = match unit {
         TimeUnit::Second => 0,
         TimeUnit::Millisecond => 3,
@@ -184,15 +184,15 @@ fn timed(characters: i32, unit: TimeUnit) -> Digits {
 mod tests {
     use super::*;
 
-    fn described_as(field: Field, origin: Option<TableReference>) -> Vec<(String, String)> {
-        let schema = described(&Schema::new(vec![field]), |_| origin.as_ref());
+    fn describe_column(field: Field, origin: Option<TableReference>) -> Vec<(String, String)> {
+        let schema = describe(&Schema::new(vec![field]), |_| origin.as_ref());
         let mut metadata: Vec<_> = schema.field(0).metadata().clone().into_iter().collect();
         metadata.sort();
         metadata
     }
 
     #[test]
-    fn a_column_tells_its_origin_type_and_digits() {
+    fn column_metadata_has_origin_and_digits() {
         let field = Field::new("total", DataType::Decimal128(15, 2), false)
             .with_metadata([("comment".to_owned(), "in euros".to_owned())].into());
         let origin = TableReference::full("c", "s", "t");
@@ -211,14 +211,14 @@ mod tests {
             ("comment", "in euros"),
         ];
         let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        assert_eq!(described_as(field, Some(origin)), expected);
+        assert_eq!(describe_column(field, Some(origin)), expected);
     }
 
     #[test]
-    fn what_a_file_says_of_another_table_is_forgotten() {
+    fn origin_in_file_metadata_is_dropped() {
         let field = Field::new("name", DataType::Utf8, true)
             .with_metadata([("ARROW:FLIGHT:SQL:TABLE_NAME".to_owned(), "elsewhere".to_owned())].into());
-        let metadata = described_as(field, None);
+        let metadata = describe_column(field, None);
         assert!(
             !metadata.iter().any(|(key, _)| key.ends_with("TABLE_NAME")),
             "{metadata:?}"
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_the_digits_of_their_unit() {
+    fn time_digits_follow_the_unit() {
         for (data_type, precision, scale) in [
             (DataType::Time32(TimeUnit::Second), 8, 0),
             (DataType::Time64(TimeUnit::Nanosecond), 18, 9),
@@ -242,9 +242,9 @@ mod tests {
     }
 
     #[test]
-    fn very_wide_schemas_stay_small() {
+    fn wide_schema_is_not_described() {
         let fields = (0..=MAX_DESCRIBED_COLUMNS).map(|n| Field::new(format!("c{n}"), DataType::Int64, true));
         let wide = Schema::new(fields.collect::<Vec<_>>());
-        assert_eq!(described(&wide, |_| None), wide);
+        assert_eq!(describe(&wide, |_| None), wide);
     }
 }

@@ -9,9 +9,10 @@
 //!                                                          Scan
 //! ```
 //!
-//! What is cut: hash repartitions, what merges or coalesces several partitions, and the side of a join that every task
-//! needs whole. Round-robin repartitions are dropped: the partitions of a fragment already run in different places.
-//! Nodes that are not known to be safe keep everything below them in one fragment (see [`apart`]).
+//! The cuts are at hash repartitions, at nodes that merge or coalesce several partitions, and at the side of a join
+//! that every task needs whole. Round-robin repartitions are dropped: the partitions of a fragment already run in
+//! different tasks. Nodes that are not known to be safe keep everything below them in one fragment (see
+//! [`partition_safety`]).
 
 use std::sync::Arc;
 
@@ -31,11 +32,11 @@ use datafusion::physical_plan::{
 };
 use squadron_proto::StageId;
 use squadron_shuffle::ShuffleReadExec;
-use squadron_shuffle::fragment::apart::{Apart, ChildShare, apart, child_shares};
+use squadron_shuffle::fragment::partition_safety::{ChildShare, PartitionSafety, child_shares, partition_safety};
 
 use super::estimate::Estimator;
 
-/// Plans above this many fragments are not worth their cuts.
+/// Beyond this many fragments the rest of a plan is not cut.
 const MAX_FRAGMENTS: usize = 1000;
 
 /// A piece of a plan that runs without moving rows between workers.
@@ -43,11 +44,11 @@ const MAX_FRAGMENTS: usize = 1000;
 pub(crate) struct Fragment {
     /// Its leaves are scans, or `ShuffleReadExec` nodes whose stage is the index of the fragment they read.
     pub(crate) plan: Arc<dyn ExecutionPlan>,
-    /// Whether several tasks may share it.
-    pub(crate) apart: Apart,
-    /// How its rows leave it.
+    /// Whether several tasks may run it, each with some of its partitions.
+    pub(crate) partition_safety: PartitionSafety,
+    /// How its rows are laid out for the reader.
     pub(crate) output: Output,
-    /// A guess at the bytes that leave it.
+    /// Estimated bytes of its output.
     pub(crate) output_bytes: u64,
 }
 
@@ -72,20 +73,20 @@ pub(crate) fn cut(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Fragment>> {
     Ok(cutter.fragments)
 }
 
-/// The whole of `plan` as one fragment.
-pub(crate) fn whole(plan: &Arc<dyn ExecutionPlan>) -> Vec<Fragment> {
+/// All of `plan` as one fragment, which runs as one task.
+pub(crate) fn one_fragment(plan: &Arc<dyn ExecutionPlan>) -> Vec<Fragment> {
     vec![Fragment {
         plan: Arc::clone(plan),
-        apart: Apart::OneTask,
+        partition_safety: PartitionSafety::OneTask,
         output: Output::Identity,
         output_bytes: Estimator::new().bytes(plan),
     }]
 }
 
-/// A fragment that still grows towards its root.
-struct Open {
+/// A fragment whose root is not reached yet.
+struct OpenFragment {
     plan: Arc<dyn ExecutionPlan>,
-    apart: Apart,
+    partition_safety: PartitionSafety,
 }
 
 /// The scalar subqueries that expressions of the current plan level may refer to.
@@ -102,14 +103,14 @@ struct Cutter {
 }
 
 impl Cutter {
-    fn cut(&mut self, node: &Arc<dyn ExecutionPlan>) -> Result<Open> {
+    fn cut(&mut self, node: &Arc<dyn ExecutionPlan>) -> Result<OpenFragment> {
         if let Some(repartition) = node.downcast_ref::<RepartitionExec>() {
             return self.cut_repartition(node, repartition);
         }
-        if apart(node.as_ref()) == Apart::Opaque || self.fragments.len() > MAX_FRAGMENTS {
-            return Ok(Open {
+        if partition_safety(node.as_ref()) == PartitionSafety::Opaque || self.fragments.len() > MAX_FRAGMENTS {
+            return Ok(OpenFragment {
                 plan: Arc::clone(node),
-                apart: Apart::Opaque,
+                partition_safety: PartitionSafety::Opaque,
             });
         }
         if node.is::<CoalescePartitionsExec>() || node.is::<SortPreservingMergeExec>() {
@@ -121,7 +122,11 @@ impl Cutter {
         self.cut_children(node)
     }
 
-    fn cut_repartition(&mut self, node: &Arc<dyn ExecutionPlan>, repartition: &RepartitionExec) -> Result<Open> {
+    fn cut_repartition(
+        &mut self,
+        node: &Arc<dyn ExecutionPlan>,
+        repartition: &RepartitionExec,
+    ) -> Result<OpenFragment> {
         let input = repartition.input();
         match repartition.partitioning() {
             Partitioning::RoundRobinBatch(_) => self.cut(input),
@@ -131,12 +136,12 @@ impl Cutter {
                 let stage = self.close(child, Output::Hash(exprs.clone()), node)?;
                 let ordering = node.output_ordering().cloned();
                 // A single producer partition keeps its order through the shuffle, several do not.
-                let kept = ordering.clone().filter(|_| one_stream);
+                let kept_ordering = ordering.clone().filter(|_| one_stream);
                 let read: Arc<dyn ExecutionPlan> = Arc::new(ShuffleReadExec::new(
                     stage,
                     node.schema(),
                     repartition.partitioning().clone(),
-                    kept,
+                    kept_ordering,
                 ));
                 let plan = match ordering {
                     Some(ordering) if !one_stream => {
@@ -144,61 +149,61 @@ impl Cutter {
                     }
                     Some(_) | None => read,
                 };
-                Ok(Open {
+                Ok(OpenFragment {
                     plan,
-                    apart: Apart::Free,
+                    partition_safety: PartitionSafety::Independent,
                 })
             }
-            Partitioning::Range(_) | Partitioning::UnknownPartitioning(_) => Ok(Open {
+            Partitioning::Range(_) | Partitioning::UnknownPartitioning(_) => Ok(OpenFragment {
                 plan: Arc::clone(node),
-                apart: Apart::Opaque,
+                partition_safety: PartitionSafety::Opaque,
             }),
         }
     }
 
-    /// A node that brings several partitions together, and so runs in one task, above what may run in many.
-    fn cut_gather(&mut self, node: &Arc<dyn ExecutionPlan>) -> Result<Open> {
+    /// Cuts below a node that gathers all partitions, and so runs in one task, while its input may run in many.
+    fn cut_gather(&mut self, node: &Arc<dyn ExecutionPlan>) -> Result<OpenFragment> {
         let child = Arc::clone(node.children()[0]);
         let open = self.cut(&child)?;
-        if open.apart == Apart::Opaque {
-            return Ok(Open {
+        if open.partition_safety == PartitionSafety::Opaque {
+            return Ok(OpenFragment {
                 plan: rebuild(node, vec![open.plan])?,
-                apart: Apart::Opaque,
+                partition_safety: PartitionSafety::Opaque,
             });
         }
         let read = self.close_and_read(open, &child)?;
-        Ok(Open {
+        Ok(OpenFragment {
             plan: rebuild(node, vec![read])?,
-            apart: Apart::OneTask,
+            partition_safety: PartitionSafety::OneTask,
         })
     }
 
-    fn cut_children(&mut self, node: &Arc<dyn ExecutionPlan>) -> Result<Open> {
-        let own = apart(node.as_ref());
+    fn cut_children(&mut self, node: &Arc<dyn ExecutionPlan>) -> Result<OpenFragment> {
+        let own = partition_safety(node.as_ref());
         let mut verdict = own;
         let mut children = Vec::new();
         let shares = child_shares(node.as_ref());
         for (child, share) in node.children().into_iter().zip(shares) {
             let open = self.cut(child)?;
-            let whole_for_each = own == Apart::Free && share == ChildShare::Whole;
-            let lone_branch = node.is::<UnionExec>() && open.apart != Apart::Free;
+            let whole_for_each = own == PartitionSafety::Independent && share == ChildShare::Whole;
+            let lone_branch = node.is::<UnionExec>() && open.partition_safety != PartitionSafety::Independent;
             if whole_for_each && is_broadcast(open.plan.as_ref()) {
                 children.push(open.plan);
             } else if whole_for_each || lone_branch {
                 children.push(self.close_and_read(open, child)?);
             } else {
-                verdict = verdict.max(open.apart);
+                verdict = verdict.max(open.partition_safety);
                 children.push(open.plan);
             }
         }
-        Ok(Open {
+        Ok(OpenFragment {
             plan: rebuild(node, children)?,
-            apart: verdict,
+            partition_safety: verdict,
         })
     }
 
-    /// Each subquery becomes a stage; every fragment of the input that refers to one gets its own reader of it.
-    fn cut_subquery(&mut self, node: &ScalarSubqueryExec) -> Result<Open> {
+    /// Makes each subquery a stage; every fragment of the input that refers to one gets its own reader of that stage.
+    fn cut_subquery(&mut self, node: &ScalarSubqueryExec) -> Result<OpenFragment> {
         let outer = self.subqueries.take();
         let mut links = Vec::new();
         for link in node.subqueries() {
@@ -213,15 +218,15 @@ impl Cutter {
             results: node.results().clone(),
         });
         let open = self.cut(node.input())?;
-        let plan = self.with_subqueries(open.plan)?;
+        let plan = self.attach_subqueries(open.plan)?;
         self.subqueries = outer;
-        Ok(Open {
+        Ok(OpenFragment {
             plan,
-            apart: open.apart,
+            partition_safety: open.partition_safety,
         })
     }
 
-    fn with_subqueries(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    fn attach_subqueries(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         match &self.subqueries {
             Some(subqueries) if refers_to_subquery(&plan)? => Ok(Arc::new(ScalarSubqueryExec::new(
                 plan,
@@ -232,20 +237,24 @@ impl Cutter {
         }
     }
 
-    /// Ends a fragment. `original` is the uncut plan, which still has its statistics.
-    fn close(&mut self, open: Open, output: Output, original: &Arc<dyn ExecutionPlan>) -> Result<StageId> {
-        let plan = self.with_subqueries(open.plan)?;
+    /// Completes a fragment. `original` is the uncut plan, which still has its statistics.
+    fn close(&mut self, open: OpenFragment, output: Output, original: &Arc<dyn ExecutionPlan>) -> Result<StageId> {
+        let plan = self.attach_subqueries(open.plan)?;
         let id = StageId(u32::try_from(self.fragments.len()).unwrap_or(u32::MAX));
         self.fragments.push(Fragment {
             plan,
-            apart: open.apart,
+            partition_safety: open.partition_safety,
             output,
             output_bytes: self.estimator.bytes(original),
         });
         Ok(id)
     }
 
-    fn close_and_read(&mut self, open: Open, original: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    fn close_and_read(
+        &mut self,
+        open: OpenFragment,
+        original: &Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = open.plan.schema();
         let ordering = open.plan.output_ordering().cloned();
         let partitions = open.plan.output_partitioning().partition_count();
@@ -269,7 +278,8 @@ pub(crate) fn rebuild(
     Arc::clone(node).replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
 }
 
-/// Rows of another stage, at most brought together: every task may do that for itself. Anything more is computed once.
+/// Whether `plan` only reads another stage and at most coalesces it. Every task may repeat that; anything more is
+/// computed once, in a stage.
 fn is_broadcast(plan: &dyn ExecutionPlan) -> bool {
     if plan.is::<CoalescePartitionsExec>() && plan.fetch().is_none() {
         return plan.children().into_iter().all(|child| child.is::<ShuffleReadExec>());

@@ -1,9 +1,9 @@
 //! When a plan may use DataFusion's dynamic filters.
 //!
-//! DataFusion 55.2 pushes a filter down by column *name* (apache/datafusion#25244, #25296): where the name stands for
-//! another column further down, the filter hits that one and drops rows. A plan in which any name could is planned again
-//! without dynamic filters. Those that survive work within a stage; a filter whose producer and consumer were cut apart
-//! is never filled, which costs pruning alone.
+//! DataFusion 55.2 pushes a filter down by column *name* (apache/datafusion#25244, #25296): where the name means
+//! another column further down, the filter is applied to that column and drops rows. A plan in which any name is
+//! ambiguous is planned again without dynamic filters. The remaining filters work within a stage; a filter whose
+//! producer and consumer are in different stages is never filled, which costs pruning alone.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,25 +20,31 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 
-use super::physical_plan;
-
 /// Plans with dynamic filters where they are safe, else without.
 pub(super) async fn plan_with_safe_filters(
     state: &SessionState,
     optimized: &LogicalPlan,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let plan = physical_plan(state, optimized).await?;
+    let plan = create_physical_plan(state, optimized).await?;
     if produces_filters(plan.as_ref()) && has_ambiguous_columns(plan.as_ref()) {
-        return physical_plan(&without(state), optimized).await;
+        return create_physical_plan(&disable_dynamic_filters(state), optimized).await;
     }
     Ok(plan)
 }
 
+/// DataFusion's physical plan, with dynamic filters as the session sets them.
+pub(super) async fn create_physical_plan(
+    state: &SessionState,
+    optimized: &LogicalPlan,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    state.query_planner().create_physical_plan(optimized, state).await
+}
+
 /// The same session without dynamic filters.
-fn without(state: &SessionState) -> SessionState {
+fn disable_dynamic_filters(state: &SessionState) -> SessionState {
     let mut state = state.clone();
     let optimizer = &mut state.config_mut().options_mut().optimizer;
-    // Operators read the keys of their own; the common key only sets these three.
+    // Each operator reads its own key; the common key only sets the other three.
     optimizer.enable_dynamic_filter_pushdown = false;
     optimizer.enable_join_dynamic_filter_pushdown = false;
     optimizer.enable_topk_dynamic_filter_pushdown = false;
@@ -56,7 +62,7 @@ fn produces_filters(plan: &dyn ExecutionPlan) -> bool {
 
 /// Whether, anywhere in the plan, the name of an output column could find another column of an input.
 fn has_ambiguous_columns(plan: &dyn ExecutionPlan) -> bool {
-    repeats_a_name(&plan.schema())
+    has_duplicate_names(&plan.schema())
         || plan.downcast_ref::<HashJoinExec>().is_some_and(semi_join_is_ambiguous)
         || plan.downcast_ref::<AggregateExec>().is_some_and(aggregate_is_ambiguous)
         || (plan.is::<UnionExec>() || plan.is::<InterleaveExec>()) && union_is_ambiguous(plan)
@@ -66,12 +72,12 @@ fn has_ambiguous_columns(plan: &dyn ExecutionPlan) -> bool {
             .any(|child| has_ambiguous_columns(child.as_ref()))
 }
 
-fn repeats_a_name(schema: &Schema) -> bool {
+fn has_duplicate_names(schema: &Schema) -> bool {
     let mut seen = HashSet::new();
     schema.fields().iter().any(|field| !seen.insert(field.name()))
 }
 
-/// A semi join hands filters on its keys to the other side as well, under the names of this side.
+/// A semi join pushes filters on the keys of one side to the other side too, under the names of the first.
 fn semi_join_is_ambiguous(join: &HashJoinExec) -> bool {
     join.on().iter().any(|(left, right)| match join.join_type() {
         JoinType::LeftSemi => finds_another(left, &join.right().schema(), right),

@@ -1,4 +1,4 @@
-//! Guesses at how many bytes a plan puts out, from DataFusion's statistics.
+//! Estimates how many bytes a plan outputs, from DataFusion's statistics.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
-/// What a value of variable width is taken for.
+/// The assumed bytes of a value of variable width.
 const VARIABLE_WIDTH_BYTES: usize = 24;
 
-/// Keeps what it computed for the nodes below, so that a walk up a plan asks for each node once.
+/// Caches the statistics of nodes, so that a walk up a plan computes those of each node once.
 pub(crate) struct Estimator {
     context: StatisticsContext,
 }
@@ -23,7 +23,7 @@ impl Estimator {
         }
     }
 
-    /// Estimated bytes that `plan` puts out: its rows, where statistics know them, times the width of a row; else the
+    /// Estimated bytes that `plan` outputs: its rows, where statistics know them, times the width of a row; else the
     /// bytes of the files below it.
     pub(crate) fn bytes(&self, plan: &Arc<dyn ExecutionPlan>) -> u64 {
         self.rows(plan).map_or_else(

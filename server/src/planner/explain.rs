@@ -20,9 +20,8 @@ use datafusion::physical_plan::ExecutionPlanProperties;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use squadron_proto::control::TaskMetrics;
 
-use super::StagedPlan;
 use super::cut::Output;
-use super::stages::PlannedStage;
+use super::stages::{PlannedStage, StagedPlan};
 use squadron_scheduler::{QuerySummary, StageSummary};
 
 /// The rows of `EXPLAIN`: the logical plan and the stages.
@@ -53,8 +52,8 @@ pub fn analyze(staged: &StagedPlan, summary: &QuerySummary, schema: &SchemaRef) 
         summary
             .stages
             .iter()
-            .find(|taken| taken.stage == stage.id)
-            .map_or_else(String::new, describe_taken)
+            .find(|summary| summary.stage == stage.id)
+            .map_or_else(String::new, describe_summary)
     });
     let text = format!("elapsed={}\n{text}", millis(summary.elapsed));
     rows(schema, vec!["Distributed Plan with Metrics"], vec![text])
@@ -65,7 +64,7 @@ fn rows(schema: &SchemaRef, kinds: Vec<&str>, plans: Vec<String>) -> Result<Reco
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
 
-/// The root first: it is what the user asked for.
+/// Describes the stages, the root first: it holds what the user asked for.
 fn describe(staged: &StagedPlan, body: impl Fn(&PlannedStage) -> String) -> String {
     let mut text = String::new();
     let root = staged.stages.last().map(|stage| stage.id);
@@ -88,8 +87,8 @@ fn heading(stage: &PlannedStage, is_root: bool) -> String {
     let _ = write!(
         text,
         ": {}, {}",
-        counted(stage.tasks.len(), "task"),
-        counted(partitions, "partition")
+        format_count(stage.tasks.len(), "task"),
+        format_count(partitions, "partition")
     );
     if !stage.inputs.is_empty() {
         let inputs: Vec<String> = stage.inputs.iter().map(ToString::to_string).collect();
@@ -101,13 +100,13 @@ fn heading(stage: &PlannedStage, is_root: bool) -> String {
             text,
             ", writes hash([{}]) into {}",
             exprs.join(", "),
-            counted(stage.output_partitions, "partition")
+            format_count(stage.output_partitions, "partition")
         );
     }
     text
 }
 
-fn counted(number: usize, what: &str) -> String {
+fn format_count(number: usize, what: &str) -> String {
     if number == 1 {
         format!("1 {what}")
     } else {
@@ -116,8 +115,8 @@ fn counted(number: usize, what: &str) -> String {
 }
 
 /// Time, rows and bytes of a stage, then its slowest task, operator by operator.
-fn describe_taken(taken: &StageSummary) -> String {
-    let mut metrics: Vec<&TaskMetrics> = taken.tasks.iter().map(|task| &task.output.metrics).collect();
+fn describe_summary(summary: &StageSummary) -> String {
+    let mut metrics: Vec<&TaskMetrics> = summary.tasks.iter().map(|task| &task.output.metrics).collect();
     metrics.sort_by_key(|metrics| metrics.elapsed_us);
     let (Some(slowest), Some(median)) = (metrics.last(), metrics.get(metrics.len() / 2)) else {
         return String::new();
@@ -127,7 +126,7 @@ fn describe_taken(taken: &StageSummary) -> String {
     let spilled: u64 = metrics.iter().map(|metrics| metrics.spilled_bytes).sum();
     let mut text = format!(
         "elapsed={}, rows={rows}, bytes={bytes}, spilled_bytes={spilled}, slowest_task={}, median_task={}\n",
-        millis(taken.elapsed),
+        millis(summary.elapsed),
         millis(Duration::from_micros(slowest.elapsed_us)),
         millis(Duration::from_micros(median.elapsed_us)),
     );

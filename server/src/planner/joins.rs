@@ -1,5 +1,6 @@
-//! Joins that must emit unmatched build rows cannot hold the build side whole in every task. Where DataFusion chose
-//! that, both sides are hashed instead, which every task can do for its own keys.
+//! Joins that emit unmatched build rows cannot have a copy of the build side in every task: each task would emit them.
+//! Where DataFusion chose a collected build side for such a join, both sides are hashed instead, so that each task
+//! joins its own keys.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
-use squadron_shuffle::fragment::apart::build_side_is_read_only;
+use squadron_shuffle::fragment::partition_safety::build_side_is_read_only;
 
 /// Rewrites the joins of `plan` that would otherwise tie all their partitions to one task.
 pub(crate) fn spread_joins(plan: Arc<dyn ExecutionPlan>, partitions: usize) -> Result<Arc<dyn ExecutionPlan>> {
@@ -33,7 +34,7 @@ fn should_spread(join: &HashJoinExec) -> Result<bool> {
         && keys_have_equal_types(join)?)
 }
 
-/// The hash of a value depends on its type: rows that match must be of one type on both sides.
+/// The hash of a value depends on its type, so both sides of a key must have the same type.
 fn keys_have_equal_types(join: &HashJoinExec) -> Result<bool> {
     let (left, right) = (join.left().schema(), join.right().schema());
     for (left_key, right_key) in join.on() {
@@ -46,8 +47,8 @@ fn keys_have_equal_types(join: &HashJoinExec) -> Result<bool> {
 
 fn hash_both_sides(join: &HashJoinExec, partitions: usize) -> Result<Arc<dyn ExecutionPlan>> {
     let (left_keys, right_keys): (Vec<_>, Vec<_>) = join.on().iter().cloned().unzip();
-    let left = hashed(without_coalesce(join.left()), left_keys, partitions)?;
-    let right = hashed(Arc::clone(join.right()), right_keys, partitions)?;
+    let left = repartition_by_hash(strip_coalesce(join.left()), left_keys, partitions)?;
+    let right = repartition_by_hash(Arc::clone(join.right()), right_keys, partitions)?;
     join.builder()
         .with_partition_mode(PartitionMode::Partitioned)
         .with_new_children(vec![left, right])?
@@ -56,14 +57,14 @@ fn hash_both_sides(join: &HashJoinExec, partitions: usize) -> Result<Arc<dyn Exe
         .build_exec()
 }
 
-fn without_coalesce(plan: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+fn strip_coalesce(plan: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     match plan.downcast_ref::<CoalescePartitionsExec>() {
         Some(coalesce) if coalesce.fetch().is_none() => Arc::clone(coalesce.input()),
         Some(_) | None => Arc::clone(plan),
     }
 }
 
-fn hashed(
+fn repartition_by_hash(
     plan: Arc<dyn ExecutionPlan>,
     keys: Vec<PhysicalExprRef>,
     partitions: usize,

@@ -3,12 +3,12 @@
 //! ```text
 //! logical plan --DataFusion--> physical plan --cut--> fragments --size--> stages --encode--> StageGraph
 //!                                   |                                        ^
-//!                                   `---- one worker: the plan, whole -------'
+//!                                   `------ one worker: one fragment --------'
 //! ```
 //!
-//! For one worker the physical plan is DataFusion's own. For several it is cut at its exchanges (`cut`), each
-//! fragment gets as many partitions and tasks as its bytes are worth (`size`), and boundaries whose two
-//! sides would run as one task disappear.
+//! For one worker the physical plan is DataFusion's own. For several it is cut at its exchanges (`cut`), each fragment
+//! gets as many partitions and tasks as its bytes justify (`size`), and two fragments that would run as one task
+//! are merged.
 
 mod check;
 pub mod columns;
@@ -37,8 +37,8 @@ pub use size::{ClusterShape, SizeOptions};
 pub use stages::StagedPlan;
 pub use write::FileWrite;
 
-/// Up to this many bytes of build side, where statistics tell bytes, and up to this many rows, where they tell rows, are
-/// broadcast to all workers together; each worker more means one more copy.
+/// A build side is broadcast up to this many bytes where statistics know its bytes, and up to this many rows where they
+/// know its rows. The limits are for the copies on all workers together.
 const BROADCAST_BYTES: usize = 256 * 1024 * 1024;
 const BROADCAST_ROWS: usize = 8 * 1024 * 1024;
 
@@ -54,10 +54,10 @@ impl Planner {
         Self { options }
     }
 
-    /// Plans `logical`, which need not be optimised yet. With `write` its rows become files, and the result tells which.
+    /// Plans `logical`, which need not be optimised yet. With `write` its rows become files, and the result lists them.
     ///
     /// # Errors
-    /// What DataFusion says of the plan.
+    /// DataFusion's errors of optimising and planning.
     pub async fn plan(
         &self,
         state: &SessionState,
@@ -72,32 +72,33 @@ impl Planner {
         }
         let mut physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
         if let Some(write) = write {
-            physical = write.over(physical)?;
+            physical = write.apply(physical)?;
         }
         if shape.workers <= 1 {
-            return self.whole(&physical, shape);
+            return self.plan_one_task(&physical, shape);
         }
         let spread = joins::spread_joins(Arc::clone(&physical), shape.slots)?;
         let sized = size::size(cut::cut(&spread)?, shape, &self.options)?;
         if size::is_one_task(&sized) {
             // Cutting dropped exchanges that one worker can use to keep all its slots busy.
-            return self.whole(&physical, shape);
+            return self.plan_one_task(&physical, shape);
         }
         let staged = stages::assemble(sized)?;
-        if let Err(lack) = check::check(&staged, &physical, &logical, state.config_options()) {
-            tracing::info!(%lack, "the plan cannot be cut and runs whole");
-            return self.whole(&physical, shape);
+        if let Err(reason) = check::check(&staged, &physical, &logical, state.config_options()) {
+            tracing::info!(%reason, "the plan cannot be cut and runs as one task");
+            return self.plan_one_task(&physical, shape);
         }
         Ok(staged)
     }
 
-    fn whole(&self, physical: &Arc<dyn ExecutionPlan>, shape: ClusterShape) -> Result<StagedPlan> {
-        stages::assemble(size::size(cut::whole(physical), shape, &self.options)?)
+    fn plan_one_task(&self, physical: &Arc<dyn ExecutionPlan>, shape: ClusterShape) -> Result<StagedPlan> {
+        stages::assemble(size::size(cut::one_fragment(physical), shape, &self.options)?)
     }
 }
 
-/// Broadcasting a build side spares the shuffle of its probe side, and keeps a join's dynamic filter beside the scan
-/// that it prunes: that is worth more bytes than inside one process. What the user set stays.
+/// Raises DataFusion's limits for broadcasts, unless the user set them. Broadcasting a build side saves the shuffle of
+/// the probe side and keeps a join's dynamic filter in the stage of the scan that it prunes, which justifies more bytes
+/// than inside one process.
 fn with_broadcast(mut state: SessionState, workers: usize) -> SessionState {
     let defaults = OptimizerOptions::default();
     let copies = workers.saturating_sub(1).max(1);
@@ -118,10 +119,6 @@ fn with_broadcast(mut state: SessionState, workers: usize) -> SessionState {
         BROADCAST_ROWS,
     );
     state
-}
-
-async fn physical_plan(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-    state.query_planner().create_physical_plan(optimized, state).await
 }
 
 fn with_partitions(state: &SessionState, partitions: usize) -> SessionState {

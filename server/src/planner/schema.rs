@@ -1,4 +1,4 @@
-//! The schema that clients see: the logical one, without what they cannot read.
+//! The schema that clients see: the logical schema, without the types that they cannot read.
 //!
 //! ```text
 //! Utf8View, BinaryView        -> Utf8, Binary            many clients know no views
@@ -9,7 +9,7 @@
 //! the columns of a Map        -> named key and value     JDBC finds them by these names
 //! ```
 //!
-//! Every value stays exactly what it is.
+//! Every value stays exactly the same.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::columns;
 pub fn result_schema(logical: &DFSchema) -> SchemaRef {
     let origins: Vec<_> = logical.iter().map(|(origin, _)| origin).collect();
     let plain = client_schema(logical.as_arrow());
-    Arc::new(columns::described(&plain, |index| origins[index]))
+    Arc::new(columns::describe(&plain, |index| origins[index]))
 }
 
 /// A schema as clients read it: names, nullability and metadata of the logical schema; views, dictionaries and run-ends
@@ -32,7 +32,7 @@ pub fn client_schema(logical: &Schema) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, logical.metadata().clone()))
 }
 
-/// `schema` with plain types for views at the top, as most programs write them to files; all else stays.
+/// `schema` with plain types for views at the top level, as most programs write them to files; nested types stay.
 pub fn without_views(schema: &Schema) -> SchemaRef {
     let fields: Vec<FieldRef> = schema
         .fields()
@@ -55,7 +55,7 @@ fn client_field(field: &FieldRef) -> FieldRef {
     Arc::new(field)
 }
 
-/// The nulls of run-ends stand in their values.
+/// Run-end encoded arrays hold their nulls in their values.
 fn is_nullable(field: &Field) -> bool {
     match field.data_type() {
         DataType::RunEndEncoded(_, values) => field.is_nullable() || is_nullable(values),
@@ -87,7 +87,7 @@ pub fn client_type(data_type: &DataType) -> DataType {
     }
 }
 
-/// JDBC finds the two columns of a map by the names that Arrow recommends; under others it reads nothing but nulls.
+/// JDBC finds the two columns of a map by the names that Arrow recommends; under other names it reads only nulls.
 fn client_entries(entries: &FieldRef) -> FieldRef {
     let DataType::Struct(columns) = entries.data_type() else {
         return client_field(entries);
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn views_and_dictionaries_are_hidden_at_any_depth() {
+    fn views_become_plain_at_any_depth() {
         let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8View));
         let nested = DataType::Struct(vec![Field::new("inner", DataType::Utf8View, false)].into());
         let logical = Schema::new(vec![
@@ -120,13 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_can_read_stays_as_it_is() {
+    fn readable_types_stay_unchanged() {
         let logical = Schema::new(vec![Field::new("n", DataType::Decimal128(15, 2), false)]);
         assert_eq!(client_schema(&logical).as_ref(), &logical);
     }
 
     #[test]
-    fn the_columns_of_maps_have_the_names_that_clients_look_for() {
+    fn map_columns_are_named_for_jdbc() {
         let entries = |key: &str, value: &str, text| {
             let columns = vec![Field::new(key, DataType::Int32, false), Field::new(value, text, true)];
             let entries = DataType::Struct(columns.into());

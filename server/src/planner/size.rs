@@ -1,5 +1,5 @@
-//! How many partitions an exchange gets and how many tasks a stage is worth; and the merging of fragments whose two
-//! sides would run as one task.
+//! Decides how many partitions an exchange and how many tasks a stage gets, and merges two fragments that would run as
+//! one task.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
 use squadron_shuffle::ShuffleReadExec;
-use squadron_shuffle::fragment::apart::Apart;
+use squadron_shuffle::fragment::partition_safety::PartitionSafety;
 
 use super::cut::{Fragment, Output, rebuild};
 use super::estimate::scan_bytes;
 
-/// What a task and a partition are worth.
+/// The bytes that justify a task and a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SizeOptions {
     /// Bytes to read that justify one more task.
@@ -39,21 +39,21 @@ impl ClusterShape {
     }
 }
 
-/// A fragment with its final partition counts.
+/// A fragment with its partitions and tasks.
 #[derive(Clone, Debug)]
-pub(crate) struct Sized {
+pub(crate) struct SizedFragment {
     pub(crate) plan: Arc<dyn ExecutionPlan>,
     pub(crate) output: Output,
-    /// Partitions of the output: those of the plan, or those that its reader wants.
+    /// Partitions of the output: those of the plan, or those that its reader needs.
     pub(crate) output_partitions: usize,
-    /// The partitions of each task; a task without any runs the plan whole.
+    /// The partitions of each task; a task with an empty list runs all partitions.
     pub(crate) tasks: Vec<Vec<u32>>,
     /// Estimated bytes that go in.
     pub(crate) bytes: u64,
 }
 
-/// The one decision on the number of partitions of an exchange that carries `bytes`: enough to keep every slot busy and
-/// each partition small, but one alone where it is not worth a second task.
+/// The number of partitions of an exchange that carries `bytes`: enough to keep every slot busy and each partition
+/// small, but one where the bytes do not justify a second task.
 pub(crate) fn exchange_partitions(bytes: u64, shape: ClusterShape, options: &SizeOptions) -> usize {
     if bytes < options.min_task_bytes {
         return 1;
@@ -65,9 +65,13 @@ pub(crate) fn exchange_partitions(bytes: u64, shape: ClusterShape, options: &Siz
     shape.slots.max(1) * rounds.clamp(1, most_rounds)
 }
 
-/// Gives every fragment its partitions and tasks. The result has the same order; a fragment that was merged into its
-/// reader is `None`.
-pub(crate) fn size(fragments: Vec<Fragment>, shape: ClusterShape, options: &SizeOptions) -> Result<Vec<Option<Sized>>> {
+/// Gives every fragment its partitions and tasks. The result has the same order, with `None` for a fragment that was
+/// merged into its reader.
+pub(crate) fn size(
+    fragments: Vec<Fragment>,
+    shape: ClusterShape,
+    options: &SizeOptions,
+) -> Result<Vec<Option<SizedFragment>>> {
     let readers = count_readers(&fragments);
     let output_bytes: Vec<u64> = fragments.iter().map(|f| f.output_bytes).collect();
     let mut sizer = Sizer {
@@ -85,7 +89,7 @@ pub(crate) fn size(fragments: Vec<Fragment>, shape: ClusterShape, options: &Size
 }
 
 /// Whether everything runs as a single task of a single stage.
-pub(crate) fn is_one_task(sized: &[Option<Sized>]) -> bool {
+pub(crate) fn is_one_task(sized: &[Option<SizedFragment>]) -> bool {
     let mut stages = sized.iter().flatten();
     matches!((stages.next(), stages.next()), (Some(stage), None) if stage.tasks.len() == 1)
 }
@@ -95,33 +99,34 @@ struct Sizer<'a> {
     options: &'a SizeOptions,
     readers: HashMap<usize, usize>,
     output_bytes: Vec<u64>,
-    done: Vec<Option<Sized>>,
+    done: Vec<Option<SizedFragment>>,
 }
 
 impl Sizer<'_> {
-    fn size(&mut self, fragment: Fragment) -> Result<Sized> {
+    fn size(&mut self, fragment: Fragment) -> Result<SizedFragment> {
         let bytes = self.input_bytes(fragment.plan.as_ref());
         let partitions = if reads_hash(fragment.plan.as_ref()) {
             exchange_partitions(bytes, self.shape, self.options)
         } else {
             fragment.plan.output_partitioning().partition_count()
         };
-        let worth = usize::try_from(bytes / self.options.min_task_bytes.max(1)).unwrap_or(usize::MAX);
-        let alone = fragment.apart != Apart::Free || partitions == 1 || worth < 2;
-        let exchange = match (fragment.apart, alone) {
-            // What is below an unknown node was not looked at, and may hold exchanges that must agree with these.
-            (Apart::Opaque, _) => None,
+        let justified_tasks = usize::try_from(bytes / self.options.min_task_bytes.max(1)).unwrap_or(usize::MAX);
+        let is_single_task =
+            fragment.partition_safety != PartitionSafety::Independent || partitions == 1 || justified_tasks < 2;
+        let exchange = match (fragment.partition_safety, is_single_task) {
+            // The input of an opaque node was not cut, and may hold exchanges that must have as many partitions.
+            (PartitionSafety::Opaque, _) => None,
             (_, true) => Some(self.shape.slots_per_worker()),
             (_, false) => Some(partitions),
         };
-        let plan = self.resolve_reads(&fragment.plan, alone, exchange)?;
+        let plan = self.resolve_reads(&fragment.plan, is_single_task, exchange)?;
         let partitions = plan.output_partitioning().partition_count();
-        let tasks = if alone || partitions < 2 {
+        let tasks = if is_single_task || partitions < 2 {
             vec![Vec::new()]
         } else {
-            share_out(partitions, self.shape.workers.min(worth))
+            assign_partitions(partitions, self.shape.workers.min(justified_tasks))
         };
-        Ok(Sized {
+        Ok(SizedFragment {
             plan,
             output: fragment.output,
             output_partitions: partitions,
@@ -130,12 +135,12 @@ impl Sizer<'_> {
         })
     }
 
-    /// Replaces each read by what it is to be: the fragment itself where both sides run as one task, else a read of as
-    /// many partitions as there are.
+    /// Replaces each read: by the fragment itself where both sides run as one task, else by a read with the final
+    /// number of partitions.
     fn resolve_reads(
         &mut self,
         plan: &Arc<dyn ExecutionPlan>,
-        alone: bool,
+        is_single_task: bool,
         exchange: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         map_reads(plan, &mut |read| {
@@ -146,7 +151,7 @@ impl Sizer<'_> {
             let input = self.done[index]
                 .as_mut()
                 .ok_or_else(|| DataFusionError::Internal(format!("fragment {index} was merged into another reader")))?;
-            if alone && only_reader && input.tasks.len() == 1 {
+            if is_single_task && only_reader && input.tasks.len() == 1 {
                 let merged = merge(input, exchange)?;
                 self.done[index] = None;
                 return Ok(merged);
@@ -184,8 +189,8 @@ fn reads_hash(plan: &dyn ExecutionPlan) -> bool {
         .any(|read| matches!(read.properties().output_partitioning(), Partitioning::Hash(..)))
 }
 
-/// The exchange as DataFusion runs it inside one process.
-fn merge(input: &Sized, exchange: usize) -> Result<Arc<dyn ExecutionPlan>> {
+/// The fragment with its exchange as DataFusion runs it inside one process.
+fn merge(input: &SizedFragment, exchange: usize) -> Result<Arc<dyn ExecutionPlan>> {
     let plan = Arc::clone(&input.plan);
     match &input.output {
         Output::Identity => Ok(plan),
@@ -205,9 +210,9 @@ fn repartition_to(partitioning: &Partitioning, count: usize) -> Partitioning {
     }
 }
 
-/// Neighbouring partitions go together: they are of equal size where a hash made them, and balanced by DataFusion
-/// where they are file groups.
-fn share_out(partitions: usize, tasks: usize) -> Vec<Vec<u32>> {
+/// Divides partitions among tasks, neighbours together: those of a hash are of equal size, and DataFusion balances file
+/// groups.
+fn assign_partitions(partitions: usize, tasks: usize) -> Vec<Vec<u32>> {
     let tasks = tasks.clamp(1, partitions);
     let all: Vec<u32> = (0..u32::try_from(partitions).unwrap_or(u32::MAX)).collect();
     (0..tasks)
@@ -238,7 +243,7 @@ pub(crate) fn reads(plan: &dyn ExecutionPlan) -> Vec<&ShuffleReadExec> {
     found
 }
 
-/// Rebuilds `plan` with every read replaced by what `replace` gives for it.
+/// Rebuilds `plan` with every read replaced by the result of `replace`.
 pub(crate) fn map_reads(
     plan: &Arc<dyn ExecutionPlan>,
     replace: &mut dyn FnMut(&ShuffleReadExec) -> Result<Arc<dyn ExecutionPlan>>,
@@ -277,21 +282,21 @@ mod tests {
     }
 
     #[test]
-    fn partitions_are_a_multiple_of_the_slots_up_to_the_limit() {
+    fn partitions_fill_slots_up_to_limit() {
         assert_eq!(exchange_partitions(1000, SHAPE, &options()), 4);
         assert_eq!(exchange_partitions(50_000, SHAPE, &options()), 8);
         assert_eq!(exchange_partitions(u64::MAX, SHAPE, &options()), 16);
     }
 
     #[test]
-    fn every_partition_is_shared_out_once() {
+    fn every_partition_is_assigned_once() {
         for partitions in 1..20 {
             for tasks in 1..20 {
-                let shared = share_out(partitions, tasks);
-                let all: Vec<u32> = shared.concat();
+                let assigned = assign_partitions(partitions, tasks);
+                let all: Vec<u32> = assigned.concat();
                 let expected: Vec<u32> = (0..u32::try_from(partitions).unwrap()).collect();
                 assert_eq!(all, expected);
-                assert!(shared.iter().all(|task| !task.is_empty()));
+                assert!(assigned.iter().all(|task| !task.is_empty()));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Sized fragments become numbered stages, and stages become what the scheduler and the workers take.
+//! Turns sized fragments into numbered stages, and stages into the graph that the scheduler and the workers run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -19,13 +19,13 @@ use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WriteP
 
 use super::cut::Output;
 use super::estimate::scans;
-use super::size::{Sized, map_reads, reads};
+use super::size::{SizedFragment, map_reads, reads};
 use squadron_scheduler::{OutputPartitions, Placement, QueryOptions, StageGraph, StageSpec, TaskSpec};
 
-/// The largest stage plan that is sent, in bytes: a control message, with room for what stands beside the plan.
+/// The largest stage plan that is sent, in bytes: a control message, less the other fields of the message.
 const MAX_PLAN_BYTES: usize = MAX_CONTROL_MESSAGE_BYTES - 1024 * 1024;
 
-/// A query as a tree of stages, good for one execution.
+/// A query as a tree of stages, for one execution: its operators hold state.
 #[derive(Clone, Debug)]
 pub struct StagedPlan {
     /// Producers before their readers; the last one is the root.
@@ -35,15 +35,15 @@ pub struct StagedPlan {
 /// One stage.
 #[derive(Clone, Debug)]
 pub struct PlannedStage {
-    /// Its number, which is its place in the list.
+    /// Its number, which is its index in the list.
     pub id: StageId,
     /// What it runs, without the shuffle write on top.
     pub plan: Arc<dyn ExecutionPlan>,
     /// The stages it reads.
     pub inputs: Vec<StageId>,
-    /// The partitions of each task; a task without any runs the plan whole.
+    /// The partitions of each task; a task with an empty list runs all partitions.
     pub tasks: Vec<Vec<u32>>,
-    /// How its rows leave it.
+    /// How its rows are laid out for the reader.
     pub(crate) output: Output,
     /// In how many partitions.
     pub output_partitions: usize,
@@ -56,7 +56,7 @@ pub struct PlannedStage {
 pub struct GraphContext {
     /// The query's id.
     pub query: QueryId,
-    /// The schema that the client was told.
+    /// The schema that the server announced to the client.
     pub schema: SchemaRef,
     /// Settings that differ from DataFusion's defaults.
     pub settings: Vec<(String, String)>,
@@ -64,11 +64,11 @@ pub struct GraphContext {
     pub stores: Vec<ObjectStoreSpec>,
     /// Knows the functions and object stores, for test-decoding.
     pub state: Arc<SessionState>,
-    /// Made of it when the first plan is decoded: it holds a copy of all functions.
+    /// Made from `state` when the first plan is decoded, since it copies all functions.
     pub task_context: OnceLock<Arc<TaskContext>>,
-    /// Whether the result is kept where it is written, instead of streamed to one reader.
+    /// Whether the result is retained where it is written, instead of streamed to one reader.
     pub keep_result: bool,
-    /// Whether no worker outside this process can ever get the plan, so that it need not be encoded.
+    /// Whether only workers of this process run the plan, so that it need not be encoded.
     pub in_process: bool,
 }
 
@@ -78,15 +78,15 @@ impl GraphContext {
     }
 }
 
-/// Numbers the fragments that are left, in order.
-pub(super) fn assemble(sized: Vec<Option<Sized>>) -> Result<StagedPlan> {
+/// Numbers the fragments that were not merged, in order.
+pub(super) fn assemble(sized: Vec<Option<SizedFragment>>) -> Result<StagedPlan> {
     let mut numbers = BTreeMap::new();
     let mut stages: Vec<PlannedStage> = Vec::new();
     for (index, stage) in sized.into_iter().enumerate() {
         let Some(stage) = stage else { continue };
         let id = StageId(u32::try_from(stages.len()).unwrap_or(u32::MAX));
         numbers.insert(index, id);
-        let plan = yielding(renumber(&stage.plan, &numbers)?)?;
+        let plan = add_yield_points(renumber(&stage.plan, &numbers)?)?;
         let mut inputs: Vec<StageId> = reads(plan.as_ref()).into_iter().map(ShuffleReadExec::stage).collect();
         inputs.sort_unstable();
         inputs.dedup();
@@ -103,9 +103,9 @@ pub(super) fn assemble(sized: Vec<Option<Sized>>) -> Result<StagedPlan> {
     Ok(StagedPlan { stages })
 }
 
-/// One batch into a join or an unnest can mean very many out of it, during which the node never yields by itself: a
-/// cancel would not be seen, and the worker's other tasks would wait.
-fn yielding(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+/// Puts a cooperative node above joins and unnests: one input batch can give very many output batches, during which
+/// these nodes never yield. A cancel would not be noticed, and the worker's other tasks would wait.
+fn add_yield_points(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
         let multiplies = node.is::<HashJoinExec>()
             || node.is::<NestedLoopJoinExec>()
@@ -179,7 +179,7 @@ fn written_stores(plan: &dyn ExecutionPlan) -> Vec<String> {
     found
 }
 
-/// A stage plan and what each of its tasks gets beside it.
+/// A stage plan and its tasks.
 struct Dispatch {
     plan: PlanRef,
     placement: Placement,
@@ -226,7 +226,8 @@ impl PlannedStage {
         }
     }
 
-    /// A plan that would lose meaning on the way stays here, whole, whatever its size.
+    /// Encodes the plan for any worker. A plan that would lose meaning in its encoding stays in this process as one
+    /// task, whatever its size.
     fn dispatch(&self, write: &Arc<dyn ExecutionPlan>, context: &GraphContext) -> Result<Dispatch> {
         let sendable = lossy::reason(write.as_ref()).is_none();
         if sendable && context.in_process && self.tasks.len() == 1 {
@@ -234,7 +235,7 @@ impl PlannedStage {
         }
         if sendable {
             let stripped = fragment::strip_scans(write, &self.tasks)?;
-            if let Some(bytes) = encoded(stripped.plan, context.task_context(), MAX_PLAN_BYTES)? {
+            if let Some(bytes) = encode_within(stripped.plan, context.task_context(), MAX_PLAN_BYTES)? {
                 return Ok(Dispatch {
                     plan: PlanRef::Encoded(bytes),
                     placement: Placement::Any,
@@ -272,7 +273,7 @@ impl PlannedStage {
             .collect()
     }
 
-    /// One slot for each partition that runs; none given means all of the plan.
+    /// One slot for each partition that runs; 0 stands for all partitions of the plan.
     fn slots(&self, partitions: usize) -> u32 {
         let partitions = if partitions == 0 {
             self.plan.output_partitioning().partition_count()
@@ -283,11 +284,11 @@ impl PlannedStage {
     }
 }
 
-/// The encoding of a plan, if it has one that can be decoded again.
+/// Encodes a plan; `None` where it has no encoding that can be decoded again.
 ///
 /// # Errors
-/// When it is larger than `limit`: it could not be sent, and it is worth no worker's memory.
-fn encoded(plan: Arc<dyn ExecutionPlan>, context: &TaskContext, limit: usize) -> Result<Option<bytes::Bytes>> {
+/// `Exhausted` when the encoding is larger than `limit` bytes.
+fn encode_within(plan: Arc<dyn ExecutionPlan>, context: &TaskContext, limit: usize) -> Result<Option<bytes::Bytes>> {
     let Ok(bytes) = fragment::encode(plan) else {
         return Ok(None);
     };
@@ -320,12 +321,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_above_the_limit_is_refused_by_its_size() {
+    fn plan_above_limit_is_refused() {
         let plan = || Arc::new(EmptyExec::new(Arc::new(Schema::empty()))) as Arc<dyn ExecutionPlan>;
         let context = TaskContext::default();
-        let bytes = encoded(plan(), &context, MAX_PLAN_BYTES).unwrap().unwrap();
-        assert!(encoded(plan(), &context, bytes.len()).unwrap().is_some());
-        let refused = failure::of(&encoded(plan(), &context, bytes.len() - 1).unwrap_err());
+        let bytes = encode_within(plan(), &context, MAX_PLAN_BYTES).unwrap().unwrap();
+        assert!(encode_within(plan(), &context, bytes.len()).unwrap().is_some());
+        let refused = failure::of(&encode_within(plan(), &context, bytes.len() - 1).unwrap_err());
         assert_eq!(refused.kind, FailureKind::Exhausted);
         assert!(refused.message.contains("above the limit"), "{refused}");
     }

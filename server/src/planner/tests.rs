@@ -1,4 +1,4 @@
-//! Staged plans of a dozen queries, as EXPLAIN shows them, and the rules that keep rows exact.
+//! Staged plans of a dozen queries, as EXPLAIN shows them, and the rules that keep results correct.
 
 use std::sync::OnceLock;
 
@@ -22,7 +22,7 @@ use squadron_scheduler::{Placement, StageGraph};
 const TWO_WORKERS: ClusterShape = ClusterShape { workers: 2, slots: 4 };
 const ONE_WORKER: ClusterShape = ClusterShape { workers: 1, slots: 2 };
 
-/// Everything is worth a task, and an exchange has as many partitions as there are slots.
+/// Every byte justifies a task, and an exchange has as many partitions as there are slots.
 const TINY: SizeOptions = SizeOptions {
     min_task_bytes: 1,
     partition_bytes: 1 << 40,
@@ -39,7 +39,7 @@ impl Fixture {
     async fn new() -> Self {
         let mut config = SessionConfig::new();
         config.options_mut().optimizer.repartition_file_min_size = 1;
-        // A scan of no more than one batch is not split.
+        // DataFusion does not split a scan of at most one batch.
         config.options_mut().execution.batch_size = ConfigNonZeroUsize::try_new(10).unwrap();
         config.options_mut().sql_parser.recursion_limit = ConfigNonZeroUsize::try_new(1000).unwrap();
         let state = SessionStateBuilder::new()
@@ -78,22 +78,22 @@ impl Fixture {
             .unwrap();
     }
 
-    async fn staged(&self, sql: &str, shape: ClusterShape) -> StagedPlan {
+    async fn plan(&self, sql: &str, shape: ClusterShape) -> StagedPlan {
         let state = self.context.state();
         let logical = state.create_logical_plan(sql).await.unwrap();
         Planner::new(TINY).plan(&state, &logical, shape, None).await.unwrap()
     }
 
-    /// The stages without what differs from run to run: the files.
-    async fn explained(&self, sql: &str) -> String {
-        let text = describe_plan(&self.staged(sql, TWO_WORKERS).await, false);
-        text.lines().map(without_files).collect::<Vec<_>>().join("\n")
+    /// The stages without the names of files, which differ from run to run.
+    async fn explain(&self, sql: &str) -> String {
+        let text = describe_plan(&self.plan(sql, TWO_WORKERS).await, false);
+        text.lines().map(strip_files).collect::<Vec<_>>().join("\n")
     }
 
     async fn graph(&self, sql: &str) -> StageGraph {
         let state = self.context.state();
         let logical = state.create_logical_plan(sql).await.unwrap();
-        let staged = self.staged(sql, TWO_WORKERS).await;
+        let staged = self.plan(sql, TWO_WORKERS).await;
         staged
             .graph(&GraphContext {
                 query: QueryId::from_u128(1),
@@ -109,7 +109,7 @@ impl Fixture {
     }
 }
 
-fn without_files(line: &str) -> String {
+fn strip_files(line: &str) -> String {
     let Some((before, rest)) = line.split_once("file_groups={") else {
         return line.to_owned();
     };
@@ -122,18 +122,18 @@ macro_rules! staged_plan {
     ($name:ident, $sql:literal) => {
         #[tokio::test]
         async fn $name() {
-            let text = Fixture::new().await.explained($sql).await;
+            let text = Fixture::new().await.explain($sql).await;
             insta::assert_snapshot!(stringify!($name), text, $sql);
         }
     };
 }
 
 staged_plan!(
-    aggregate_and_order,
+    aggregate_is_split_before_ordering,
     "SELECT customer, sum(total) FROM orders GROUP BY customer ORDER BY customer"
 );
 staged_plan!(
-    inner_join_broadcasts_the_small_side,
+    inner_join_broadcasts_small_side,
     "SELECT name, total FROM orders o JOIN customer c ON o.customer = c.id"
 );
 staged_plan!(
@@ -141,57 +141,63 @@ staged_plan!(
     "SELECT name, total FROM orders o FULL JOIN customer c ON o.customer = c.id"
 );
 staged_plan!(
-    not_in_runs_in_one_task,
+    not_in_broadcasts_the_subquery,
     "SELECT total FROM orders WHERE customer NOT IN (SELECT id FROM customer)"
 );
 staged_plan!(
-    scalar_subquery_is_a_stage_of_its_own,
+    scalar_subquery_gets_own_stage,
     "SELECT id FROM orders WHERE total > (SELECT avg(total) FROM orders)"
 );
 staged_plan!(
-    union_keeps_its_branches_apart,
+    union_cuts_branch_of_one_task,
     "SELECT id FROM orders UNION ALL SELECT count(*) FROM customer"
 );
-staged_plan!(limit_without_order, "SELECT id FROM orders LIMIT 10 OFFSET 5");
-staged_plan!(top_k, "SELECT id, total FROM orders ORDER BY total DESC LIMIT 3");
+staged_plan!(limit_is_pushed_into_scans, "SELECT id FROM orders LIMIT 10 OFFSET 5");
 staged_plan!(
-    window_by_key,
+    top_k_sorts_before_merging,
+    "SELECT id, total FROM orders ORDER BY total DESC LIMIT 3"
+);
+staged_plan!(
+    window_hashes_by_its_key,
     "SELECT id, row_number() OVER (PARTITION BY customer ORDER BY id) FROM orders"
 );
 staged_plan!(
-    nested_loop_join,
+    nested_loop_join_broadcasts_one_side,
     "SELECT o.id, c.id FROM orders o JOIN customer c ON o.total < c.id"
 );
 staged_plan!(
-    recursive_cte_stays_whole,
+    recursive_cte_runs_in_one_task,
     "WITH RECURSIVE n AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM n WHERE x < 5) SELECT x FROM n"
 );
-staged_plan!(distinct_aggregate, "SELECT count(DISTINCT customer) FROM orders");
+staged_plan!(
+    distinct_aggregate_hashes_its_argument,
+    "SELECT count(DISTINCT customer) FROM orders"
+);
 
 #[tokio::test]
-async fn for_one_worker_the_plan_is_whole() {
+async fn one_worker_gets_one_task() {
     let fixture = Fixture::new().await;
     let staged = fixture
-        .staged("SELECT customer, count(*) FROM orders GROUP BY 1", ONE_WORKER)
+        .plan("SELECT customer, count(*) FROM orders GROUP BY 1", ONE_WORKER)
         .await;
     assert_eq!(staged.stages.len(), 1);
     assert_eq!(staged.stages[0].tasks, [Vec::<u32>::new()]);
 }
 
 #[test]
-fn what_would_lose_meaning_stays_on_the_server() {
-    // The server plans on stacks of this size; those of test threads are too small for a deep plan.
+fn lossy_plans_stay_on_the_server() {
+    // The stack of the server's planning threads; that of a test thread is too small for a deep plan.
     let planning = std::thread::Builder::new().stack_size(16 << 20).spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(lossy_plans_stay());
+        runtime.block_on(assert_lossy_plans_stay());
     });
     planning.unwrap().join().unwrap();
 }
 
-async fn lossy_plans_stay() {
+async fn assert_lossy_plans_stay() {
     let fixture = Fixture::new().await;
     let deep = (0..200).fold("id".to_owned(), |inner, _| format!("abs({inner})"));
     for sql in [
@@ -201,18 +207,18 @@ async fn lossy_plans_stay() {
         &format!("SELECT {deep} FROM orders"),
     ] {
         let graph = fixture.graph(sql).await;
-        let kept = graph
+        let local = graph
             .stages
             .iter()
             .find(|stage| stage.placement == Placement::Local)
             .unwrap_or_else(|| panic!("some stage of this must stay: {sql}"));
-        assert!(matches!(kept.plan, PlanRef::InProcess(_)));
-        assert_eq!(kept.tasks.len(), 1);
+        assert!(matches!(local.plan, PlanRef::InProcess(_)));
+        assert_eq!(local.tasks.len(), 1);
     }
 }
 
 #[tokio::test]
-async fn ordinary_stages_are_sent_without_their_files() {
+async fn scan_stage_is_sent_without_files() {
     let fixture = Fixture::new().await;
     let graph = fixture.graph("SELECT customer, count(*) FROM orders GROUP BY 1").await;
     let scan = &graph.stages[0];
@@ -230,7 +236,7 @@ async fn ordinary_stages_are_sent_without_their_files() {
 }
 
 async fn uses_dynamic_filters(fixture: &Fixture, sql: &str) -> bool {
-    let staged = fixture.staged(sql, ONE_WORKER).await;
+    let staged = fixture.plan(sql, ONE_WORKER).await;
     fn produces(plan: &dyn ExecutionPlan) -> bool {
         !plan.dynamic_expressions_produced().is_empty()
             || plan.children().into_iter().any(|child| produces(child.as_ref()))
@@ -239,7 +245,7 @@ async fn uses_dynamic_filters(fixture: &Fixture, sql: &str) -> bool {
 }
 
 #[tokio::test]
-async fn dynamic_filters_are_used_only_where_names_cannot_mislead() {
+async fn ambiguous_names_disable_dynamic_filters() {
     let fixture = Fixture::new().await;
     let clear = "SELECT name FROM customer c JOIN orders o ON c.id = o.customer";
     assert!(uses_dynamic_filters(&fixture, clear).await);
@@ -249,10 +255,10 @@ async fn dynamic_filters_are_used_only_where_names_cannot_mislead() {
 }
 
 #[tokio::test]
-async fn an_ordinary_window_loses_nothing() {
+async fn ordinary_window_is_not_lossy() {
     let fixture = Fixture::new().await;
     let staged = fixture
-        .staged(
+        .plan(
             "SELECT sum(total) OVER (PARTITION BY customer ORDER BY id) FROM orders",
             TWO_WORKERS,
         )
@@ -262,12 +268,12 @@ async fn an_ordinary_window_loses_nothing() {
     }
 }
 
-/// apache/datafusion#24927: see `mends`.
+/// apache/datafusion#24927: see `datafusion_workarounds`.
 #[tokio::test]
-async fn no_fetch_sinks_below_a_grouping() {
+async fn fetch_stays_above_a_grouping() {
     let fixture = Fixture::new().await;
     let text = fixture
-        .explained(
+        .explain(
             "WITH s AS (SELECT id FROM orders ORDER BY id LIMIT 3) \
              SELECT DISTINCT id FROM (SELECT * FROM s UNION ALL SELECT * FROM s) ORDER BY id LIMIT 2",
         )
@@ -278,16 +284,16 @@ async fn no_fetch_sinks_below_a_grouping() {
 
 /// With one probe partition, the nodes above a join were planned for one.
 #[tokio::test]
-async fn a_join_with_one_probe_partition_is_not_spread() {
+async fn join_with_single_probe_stays_unspread() {
     let fixture = Fixture::new().await;
     fixture.table("few", "SELECT value AS id FROM range(5)").await;
     let mut state = with_partitions(&fixture.context.state(), 4);
-    // So that a small file is neither split nor dealt out.
+    // So that a small file is neither split nor distributed by rows.
     state.config_mut().options_mut().execution.batch_size = ConfigNonZeroUsize::try_new(8192).unwrap();
     let sql = "SELECT count(*) FROM few f FULL JOIN few g ON f.id = g.id";
     let logical = state.create_logical_plan(sql).await.unwrap();
     let logical = state.optimize(&logical).unwrap();
-    let physical = physical_plan(&state, &logical).await.unwrap();
+    let physical = dynamic_filters::create_physical_plan(&state, &logical).await.unwrap();
     let shown = |plan: &dyn ExecutionPlan| datafusion::physical_plan::displayable(plan).indent(false).to_string();
     let before = shown(physical.as_ref());
     assert!(before.contains("mode=CollectLeft, join_type=Full"), "{before}");
@@ -295,12 +301,12 @@ async fn a_join_with_one_probe_partition_is_not_spread() {
     assert_eq!(shown(spread.as_ref()), before);
 }
 
-/// A nested loop join that emits build rows has one probe partition: see `mends`.
+/// A nested loop join that emits build rows has one probe partition: see `datafusion_workarounds`.
 #[tokio::test]
-async fn a_left_nested_loop_join_probes_one_partition() {
+async fn left_nested_loop_probes_one_partition() {
     let text = Fixture::new()
         .await
-        .explained("SELECT o.id FROM orders o LEFT JOIN customer c ON o.total < c.id")
+        .explain("SELECT o.id FROM orders o LEFT JOIN customer c ON o.total < c.id")
         .await;
     let (_, below) = text.split_once("NestedLoopJoinExec").unwrap();
     assert!(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! one file:   rows --> merge --> WriteFiles
-//! a folder:   rows --> [sort] --> WriteFiles --> coalesce, so that its partitions run apart
+//! a folder:   rows --> [sort] --> WriteFiles --> coalesce, so that its partitions can run in different tasks
 //! ```
 
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use squadron_shuffle::{FileTarget, WriteFilesExec};
 
-/// What becomes of a plan's rows.
+/// How the rows of a plan are written to files.
 #[derive(Clone, Debug)]
 pub struct FileWrite {
-    /// Where and how they are written.
+    /// The folder or file, and the format.
     pub target: Arc<FileTarget>,
     /// The order that the table promises for each of its files.
     pub ordering: Option<LexOrdering>,
 }
 
 impl FileWrite {
-    /// Writes the rows of `plan`. The result tells the files, in one partition.
-    pub(super) fn over(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = if self.target.single_file { merged(plan) } else { plan };
-        let plan = self.sorted(plan)?;
+    /// Puts the write on top of `plan`. The result lists the written files, in one partition.
+    pub(super) fn apply(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = if self.target.single_file { merge(plan) } else { plan };
+        let plan = self.sort(plan)?;
         let write: Arc<dyn ExecutionPlan> = Arc::new(WriteFilesExec::new(plan, Arc::clone(&self.target)));
         Ok(match write.output_partitioning().partition_count() {
             1 => write,
@@ -36,7 +36,7 @@ impl FileWrite {
         })
     }
 
-    fn sorted(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    fn sort(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let Some(ordering) = &self.ordering else {
             return Ok(plan);
         };
@@ -48,7 +48,7 @@ impl FileWrite {
     }
 }
 
-fn merged(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+fn merge(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     if plan.output_partitioning().partition_count() == 1 {
         return plan;
     }

@@ -8,21 +8,21 @@ use datafusion::logical_expr::LogicalPlan;
 use squadron_proto::{Failure, FailureKind};
 use tokio::time::Instant;
 
-use super::Session;
+use super::sessions::Session;
 use crate::catalog::SYSTEM_SCHEMA;
-use crate::settings::SquadronOptions;
+use crate::settings::{Endpoints, SquadronOptions};
 use squadron_scheduler::{QueryOptions, TimeLimit};
 
 /// When a query ends at the latest, planning included.
 #[derive(Clone, Debug)]
-pub(crate) struct Limit {
+pub(super) struct Limit {
     at: Instant,
     failure: Failure,
 }
 
 impl Limit {
     /// The nearer of the session's limit and the server's, from now on; none where neither is set.
-    pub(crate) fn of(session: &Session, server: Option<Duration>) -> Option<Self> {
+    pub(super) fn of(session: &Session, server: Option<Duration>) -> Option<Self> {
         let own = options(session).query_timeout;
         const OWN: &str = "raise squadron.query_timeout, or set it to 0s for none";
         const OF_SERVER: &str = "the server's --query-timeout sets it; ask for less, or have it raised";
@@ -39,8 +39,14 @@ impl Limit {
         })
     }
 
+    /// Waits until the time is over. Returns what the query ends with then.
+    pub(super) async fn expired(self) -> Failure {
+        tokio::time::sleep_until(self.at).await;
+        self.failure
+    }
+
     /// For the scheduler, from now on.
-    pub(crate) fn left(&self) -> TimeLimit {
+    pub(super) fn left(&self) -> TimeLimit {
         TimeLimit {
             left: self.at.saturating_duration_since(Instant::now()),
             failure: self.failure.clone(),
@@ -49,7 +55,7 @@ impl Limit {
 }
 
 /// Does the work, or says that its time is over. What was begun is dropped then.
-pub(crate) async fn within<T>(
+pub(super) async fn within<T>(
     limit: Option<&Limit>,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
@@ -62,7 +68,7 @@ pub(crate) async fn within<T>(
 }
 
 /// What the scheduler is told of a query of this session, without its time limit.
-pub(crate) fn traits_of(session: &Session, plan: &LogicalPlan) -> QueryOptions {
+pub(super) fn options_of(session: &Session, plan: &LogicalPlan) -> QueryOptions {
     let options = options(session);
     QueryOptions {
         user: session.principal.name().map(Into::into),
@@ -76,7 +82,7 @@ pub(crate) fn traits_of(session: &Session, plan: &LogicalPlan) -> QueryOptions {
     }
 }
 
-/// Whoever looks at what the server does must get an answer also when the server is full.
+/// Whether the plan reads system tables alone: they must answer also when the server is full.
 fn reads_system_alone(plan: &LogicalPlan) -> bool {
     let (mut own, mut others) = (0, 0);
     let walked = plan.apply_with_subqueries(|node| {
@@ -98,7 +104,13 @@ fn fingerprint(plan: &LogicalPlan) -> u64 {
     hasher.finish()
 }
 
-pub(crate) fn options(session: &Session) -> SquadronOptions {
+/// How many endpoints the session wants for its results.
+pub(super) fn wanted_endpoints(session: &Session) -> Endpoints {
+    SquadronOptions::of(session.context.copied_config().options()).endpoints
+}
+
+/// What the session has set.
+pub(super) fn options(session: &Session) -> SquadronOptions {
     SquadronOptions::of(session.context.state_ref().read().config_options())
 }
 
@@ -130,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_nearer_limit_counts_and_names_itself() {
+    async fn nearer_time_limit_counts_and_names_itself() {
         assert_eq!(limit_of("0s", None), None);
         let own = limit_of("2s", Some(9)).unwrap();
         assert!(
@@ -147,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_takes_too_long_is_a_deadline() {
+    async fn overlong_work_fails_with_a_deadline() {
         let session = session(&[("squadron.query_timeout", "1ms")]);
         let limit = Limit::of(&session, None);
         let never = std::future::pending::<Result<(), Failure>>();
@@ -157,17 +169,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_gives_its_queries_what_it_was_told() {
+    async fn session_settings_become_query_options() {
         let session = session(&[
             ("squadron.priority", "7"),
             ("squadron.tag", "nightly"),
             ("squadron.reserved_memory", "2GB"),
         ]);
         let plan = LogicalPlanBuilder::empty(true).build().unwrap();
-        let traits = traits_of(&session, &plan);
-        assert_eq!(traits.user.as_deref(), Some("ada"));
-        assert_eq!(traits.tag.as_deref(), Some("nightly"));
-        assert_eq!((traits.priority, traits.memory_bytes), (7, 2_000_000_000));
+        let options = options_of(&session, &plan);
+        assert_eq!(options.user.as_deref(), Some("ada"));
+        assert_eq!(options.tag.as_deref(), Some("nightly"));
+        assert_eq!((options.priority, options.memory_bytes), (7, 2_000_000_000));
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
-//! What the server itself keeps in memory for its clients: the plans of queries that wait or run, results that it holds whole
-//! until they are fetched, and the history. `--scheduler-memory` bounds them together.
+//! The server's own memory: the plans of queries that wait or run, results that it holds whole until they are fetched,
+//! and the history. `--scheduler-memory` bounds them together.
 //!
-//! When a plan needs room, the history gives way first, then results that nobody has fetched yet, the oldest first. Only
-//! when the plans alone are too many is a query refused.
+//! When a plan needs memory, the history gives way first, then results that nobody has fetched yet, the oldest first.
+//! Only when the plans alone are too many is a query refused.
 
 use squadron_proto::{Failure, FailureKind};
 use tracing::warn;
@@ -11,21 +11,19 @@ use super::Queries;
 use squadron_scheduler::StageGraph;
 
 impl Queries {
-    /// Makes room for the plan of a query.
+    /// Reserves memory for the plan of a query.
     ///
     /// # Errors
     /// `Busy` when the plans of other queries take all there is.
-    pub(crate) fn make_room(&self, graph: &StageGraph) -> Result<(), Failure> {
+    pub(super) fn reserve_plan(&self, graph: &StageGraph) -> Result<(), Failure> {
         let limit = self.parts.scheduler_memory;
-        let (scheduler, results) = (&self.parts.scheduler, &self.parts.results);
+        let (scheduler, records) = (&self.parts.scheduler, &self.parts.records);
         let others = scheduler.plan_bytes();
         let plans = others + graph.bytes();
-        scheduler
-            .history()
-            .shrink(limit.saturating_sub(plans + results.ready_bytes()));
-        let excess = (plans + results.ready_bytes()).saturating_sub(limit);
+        records.shrink_history(limit.saturating_sub(plans + records.ready_bytes()));
+        let excess = (plans + records.ready_bytes()).saturating_sub(limit);
         if excess > 0 {
-            let dropped = results.shed(excess);
+            let dropped = records.shed(excess);
             warn!(
                 excess_bytes = excess,
                 dropped, "scheduler memory is short: results that nobody fetched are dropped"

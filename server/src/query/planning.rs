@@ -1,13 +1,13 @@
-//! Where statements are planned: on threads of their own, a few at a time, the most important first.
+//! Planning threads: statements are planned on threads of their own, a few at a time, the highest priority first.
 //!
 //! ```text
-//! work ──> waits for its turn ──> polled ──┬─ waits for I/O: its turn is over, and it comes back when it can go on
+//! work ──> waits for its turn ──> polled ──┬─ waits for I/O: its turn is over, and it queues again when it can go on
 //!                                          └─ done
 //! ```
 //!
-//! As in admission the highest priority comes first, then who came first. Turns are for processor time alone: nobody holds one
-//! while it waits for a store. Work that does not give its turn back within [`PATIENCE`] keeps its thread and loses its turn, so
-//! that a monster of a statement does not hold up those that are planned in a millisecond.
+//! As in admission, the highest priority comes first, then the earliest arrival. A turn is a right to processor time:
+//! work that waits for a store holds none. Work that does not return its turn within [`PATIENCE`] keeps its thread and
+//! loses its turn, so that a huge statement does not delay statements that are planned in a millisecond.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use datafusion::error::Result as DataFusionResult;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use squadron_proto::{Failure, FailureKind};
@@ -25,13 +24,11 @@ use tokio::time::{Instant, Interval};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use crate::sql::planning_errors::planning_failure;
-
 /// How long work may keep its turn while others wait.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// How many may have lost their turn and work on: threads beyond those that have one.
+/// How much work may go on without its turn: threads beyond one for each turn.
 const OVERLONG: usize = 8;
-/// Planning recurses with the nesting of a statement; what is not touched of a stack costs address space alone.
+/// Planning recurses with the nesting of a statement; the untouched part of a stack costs address space alone.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
 
 /// Plans statements. Clones share the threads, which end with the last of them.
@@ -56,16 +53,16 @@ impl Planning {
     /// Does the work when its turns come. Dropping the future ends it where it waits next.
     ///
     /// # Errors
-    /// That of the work as its client is told it, `Internal` when it panics.
+    /// That of the work, `Internal` when it panics.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         priority: i32,
-        work: impl Future<Output = DataFusionResult<T>> + Send + 'static,
+        work: impl Future<Output = Result<T, Failure>> + Send + 'static,
     ) -> Result<T, Failure> {
         let in_turn = InTurn::new(Arc::clone(&self.turns), priority, work.boxed());
         let task = self.threads.handle().spawn(in_turn.in_current_span());
         match AbortOnDropHandle::new(task).await {
-            Ok(outcome) => outcome.map_err(|error| planning_failure(&error)),
+            Ok(outcome) => outcome,
             Err(error) => Err(Failure::internal(format!("planning ended early: {error}"))),
         }
     }
@@ -105,10 +102,10 @@ impl Drop for Threads {
     }
 }
 
-/// The priority of work, and how much came before it; the smallest is next.
+/// The priority of work, and how much work came before it; the smallest place is next.
 type Place = (Reverse<i32>, u64);
 
-/// Who may be polled.
+/// Which work may be polled.
 #[derive(Debug)]
 struct Turns {
     inner: Mutex<Inner>,
@@ -119,9 +116,9 @@ struct Inner {
     free: usize,
     numbers: u64,
     waiting: BTreeMap<Place, Waker>,
-    /// Those who have been called and do not know it yet.
-    called: BTreeSet<Place>,
-    /// Those who have a turn, with its start.
+    /// Work that was given a turn and was not polled since.
+    granted: BTreeSet<Place>,
+    /// Work that has a turn, with the start of its turn.
     polled: BTreeMap<Place, Instant>,
     overlong: usize,
 }
@@ -146,12 +143,12 @@ impl Turns {
         (Reverse(priority), inner.numbers)
     }
 
-    /// Takes a turn if it is this one's, else wakes it when it is.
+    /// Takes a turn if one is free or granted to this place; else the waker is woken when one is granted.
     fn take(&self, place: Place, waker: &Waker) -> Option<Turn<'_>> {
         let mut inner = self.lock();
-        let mut may = inner.called.remove(&place);
+        let mut may = inner.granted.remove(&place);
         if !may && inner.free > 0 {
-            // Whoever is free has nobody who waits.
+            // A turn is only free while no work waits for one.
             inner.free -= 1;
             may = true;
         }
@@ -164,8 +161,8 @@ impl Turns {
         None
     }
 
-    /// Takes the turns of those who have had theirs for too long.
-    fn hurry(&self) {
+    /// Takes turns away from work that has had them for too long.
+    fn take_overlong_turns(&self) {
         let now = Instant::now();
         let mut inner = self.lock();
         let overlong = inner.polled.iter();
@@ -187,22 +184,22 @@ impl Turns {
         }
     }
 
-    /// The work is dropped while it has no turn.
+    /// The work was dropped.
     fn leave(&self, place: Place) {
         let mut inner = self.lock();
         inner.waiting.remove(&place);
-        if inner.called.remove(&place) {
+        if inner.granted.remove(&place) {
             inner.pass_on();
         }
     }
 }
 
 impl Inner {
-    /// A turn is to be had: calls whoever is first.
+    /// A turn is free: gives it to the first work that waits.
     fn pass_on(&mut self) {
         match self.waiting.pop_first() {
             Some((place, waker)) => {
-                self.called.insert(place);
+                self.granted.insert(place);
                 waker.wake();
             }
             None => self.free += 1,
@@ -210,7 +207,7 @@ impl Inner {
     }
 }
 
-/// While it lives, the work is polled.
+/// The right to be polled, until it is dropped.
 struct Turn<'a> {
     turns: &'a Turns,
     place: Place,
@@ -227,7 +224,7 @@ struct InTurn<T> {
     turns: Arc<Turns>,
     place: Place,
     work: BoxFuture<'static, T>,
-    /// Looks for those who keep their turns too long, while this waits for one.
+    /// Looks for overlong turns while this work waits for one.
     watch: Option<Pin<Box<Interval>>>,
 }
 
@@ -241,14 +238,14 @@ impl<T> InTurn<T> {
         }
     }
 
-    /// Until the turn comes.
-    fn watches(&mut self, context: &mut Context<'_>) {
+    /// While the work waits for its turn.
+    fn poll_watch(&mut self, context: &mut Context<'_>) {
         let watch = self.watch.get_or_insert_with(|| {
             let first = Instant::now() + PATIENCE;
             Box::pin(tokio::time::interval_at(first, PATIENCE))
         });
         while watch.poll_tick(context).is_ready() {
-            self.turns.hurry();
+            self.turns.take_overlong_turns();
         }
     }
 }
@@ -259,7 +256,7 @@ impl<T> Future for InTurn<T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let turns = Arc::clone(&self.turns);
         let Some(_turn) = turns.take(self.place, context.waker()) else {
-            self.watches(context);
+            self.poll_watch(context);
             return Poll::Pending;
         };
         self.watch = None;
@@ -313,12 +310,12 @@ mod tests {
         inner.free == 1
             && inner.overlong == 0
             && inner.waiting.is_empty()
-            && inner.called.is_empty()
+            && inner.granted.is_empty()
             && inner.polled.is_empty()
     }
 
     #[tokio::test]
-    async fn the_most_important_is_planned_first_then_who_came_first() {
+    async fn turns_follow_priority_then_arrival() {
         let planning = one_turn();
         let order = Arc::new(Mutex::new(Vec::new()));
         let (release, hog) = hog(&planning).await;
@@ -338,7 +335,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         }
-        // The hog may have lost its turn before all had come: only who waits can be passed.
+        // The hog may have lost its turn before all work had come: only work that waits is put in order.
         let early = order.lock().unwrap().len();
         drop(release);
         hog.await;
@@ -350,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_something_else_holds_nobody_up() {
+    async fn waiting_work_holds_no_turn() {
         let planning = one_turn();
         let (answer, question) = oneshot::channel();
         let waits = planning.run(0, async { Ok(question.await) });
@@ -363,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_monster_keeps_its_thread_and_loses_its_turn() {
+    async fn overlong_work_loses_its_turn() {
         let planning = one_turn();
         let (release, hog) = hog(&planning).await;
         assert_eq!(planning.run(0, async { Ok(1) }).await, Ok(1));
@@ -374,7 +371,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_goes_away_takes_no_turn_along() {
+    async fn dropped_work_returns_its_turn() {
         let planning = one_turn();
         let waker = Waker::noop();
         let mut context = Context::from_waker(waker);
@@ -383,15 +380,15 @@ mod tests {
         assert!(first.poll_unpin(&mut context).is_pending());
         assert!(second.poll_unpin(&mut context).is_pending());
         drop(held);
-        assert!(planning.turns.lock().called.contains(&first.place));
+        assert!(planning.turns.lock().granted.contains(&first.place));
         drop(first);
-        assert!(planning.turns.lock().called.contains(&second.place));
+        assert!(planning.turns.lock().granted.contains(&second.place));
         assert!(second.poll_unpin(&mut context).is_ready());
         assert!(is_at_rest(&planning));
     }
 
     #[tokio::test]
-    async fn a_panic_gives_its_turn_back() {
+    async fn panicking_work_returns_its_turn() {
         let planning = one_turn();
         let panics = planning.run::<()>(0, async { panic!("on purpose") });
         let failure = panics.await.unwrap_err();

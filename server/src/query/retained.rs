@@ -1,71 +1,57 @@
-//! Results that stay where they were written, for any number of readers, until their time is over: parallel endpoints.
+//! Results that stay where they were written, for any number of readers, until they expire: parallel endpoints.
 //!
 //! ```text
-//! put ──> held by its maker ──touch──> announced until its expiry ──touch (renew, poll)──> later
-//!              │ dropped                      │ time over, discard
+//! new ──> held by its starter ──announce──> retained until its expiry ──touch (renew, poll)──> later
+//!              │ dropped                      │ expired, discarded
 //!              └──────────────> ended <───────┘   every worker drops the rows
 //! ```
 //!
-//! An endpoint is some partitions of one task of the root stage. It is known, and can be read, as soon as its task runs.
+//! An endpoint is some partitions of one task of the root stage. It is known, and can be read, as soon as its task
+//! runs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use datafusion::arrow::datatypes::SchemaRef;
 use squadron_proto::ticket::{ClusterKey, Fetch, FetchOutput, Subject};
-use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, TaskId};
+use squadron_proto::{AttemptKey, Failure, FailureKind, TaskId};
 use tokio::sync::watch;
 
-use super::results::{SWEEP_INTERVAL, lock};
-use crate::auth::Principal;
-use crate::driver::{QueryEvents, SchedulerHandle};
+use crate::driver::QueryEvents;
 use squadron_scheduler::{QueryProgress, ResultPart};
 
 /// The most endpoints of a result, unless its root stage has more tasks: some clients open all of them at once.
-pub const MAX_ENDPOINTS: usize = 64;
+const MAX_ENDPOINTS: usize = 64;
 
-/// All kept results.
-#[derive(Clone, Debug)]
-pub struct KeptResults {
-    results: Arc<Mutex<HashMap<QueryId, Arc<KeptResult>>>>,
-    scheduler: SchedulerHandle,
-    time_to_live: Duration,
-}
-
-/// What a result is kept under.
+/// What a retained result is made of.
 #[derive(Debug)]
-pub struct KeptAs {
-    /// Of which query.
-    pub query: QueryId,
-    /// Whose it is.
-    pub owner: Principal,
+pub(super) struct RetainAs {
     /// The schema that the client was told.
-    pub schema: SchemaRef,
+    pub(super) schema: SchemaRef,
     /// Whether the rows have an order.
-    pub is_ordered: bool,
+    pub(super) is_ordered: bool,
     /// The tasks of the root stage.
-    pub tasks: usize,
+    pub(super) tasks: usize,
     /// What becomes of the query; dropping it cancels the query.
-    pub events: QueryEvents,
+    pub(super) events: QueryEvents,
     /// Signs the tickets of its endpoints.
-    pub key: ClusterKey,
+    pub(super) key: ClusterKey,
     /// How long they are good for.
-    pub ticket_lifetime: Duration,
+    pub(super) ticket_lifetime: Duration,
+    /// How long the result is retained after each touch.
+    pub(super) time_to_live: Duration,
 }
 
-/// One kept result.
+/// One retained result.
 #[derive(Debug)]
-pub struct KeptResult {
-    /// Of which query.
-    pub query: QueryId,
+pub struct RetainedResult {
     /// The schema that the client was told.
-    pub schema: SchemaRef,
+    pub(super) schema: SchemaRef,
     /// Whether the endpoints, one after the other, give the rows in the query's order.
-    pub is_ordered: bool,
-    owner: Principal,
+    pub(super) is_ordered: bool,
     tasks: usize,
     key: ClusterKey,
     ticket_lifetime: Duration,
@@ -79,150 +65,86 @@ pub struct KeptResult {
 struct State {
     events: Option<QueryEvents>,
     known: BTreeSet<TaskId>,
-    endpoints: Vec<KeptEndpoint>,
-    /// None as long as its maker holds it.
+    endpoints: Vec<RetainedEndpoint>,
+    /// None until its client is told of it.
     expires: Option<Instant>,
 }
 
 /// Some partitions of the result that lie in one place.
 #[derive(Clone, Debug)]
-pub struct KeptEndpoint {
+pub(super) struct RetainedEndpoint {
     /// Good at the server and at the worker that holds the rows.
-    pub ticket: Bytes,
+    pub(super) ticket: Bytes,
     /// `http://host:port` of that worker; empty: the server itself.
-    pub address: String,
+    pub(super) address: String,
     rows: Fetch,
 }
 
-/// What is known of a kept result now.
+/// What is known of a retained result now.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub(super) struct Standing {
     /// What can be read; only ever appended to.
-    pub endpoints: Vec<KeptEndpoint>,
+    pub(super) endpoints: Vec<RetainedEndpoint>,
     /// Whether these are all there will be.
-    pub are_all_known: bool,
+    pub(super) are_all_known: bool,
     /// How many rows there are in all, once the result is complete.
-    pub rows: Option<u64>,
-}
-
-/// Drops a result again unless it is announced.
-#[derive(Debug)]
-pub struct Unannounced<'a> {
-    results: &'a KeptResults,
-    query: QueryId,
-    is_announced: bool,
+    pub(super) rows: Option<u64>,
 }
 
 /// Counts as a reader for as long as it lives.
 #[derive(Debug)]
-pub struct Reading(Arc<KeptResult>);
+pub(super) struct Reading(Arc<RetainedResult>);
 
-impl KeptResults {
-    /// Results are dropped when nobody asked for them to be kept on for `time_to_live`.
-    pub fn new(time_to_live: Duration, scheduler: SchedulerHandle) -> Self {
+impl RetainedResult {
+    /// Retains the result of a query that was submitted; its time starts with [`RetainedResult::touch`].
+    pub(super) fn new(parts: RetainAs) -> Self {
         Self {
-            results: Arc::default(),
-            scheduler,
-            time_to_live,
-        }
-    }
-
-    /// Keeps the result of a query that was submitted; its time starts with [`KeptResult::touch`].
-    pub fn put(&self, kept: KeptAs) -> Arc<KeptResult> {
-        let result = Arc::new(KeptResult {
-            query: kept.query,
-            schema: kept.schema,
-            is_ordered: kept.is_ordered,
-            owner: kept.owner,
-            tasks: kept.tasks,
-            key: kept.key,
-            ticket_lifetime: kept.ticket_lifetime,
-            time_to_live: self.time_to_live,
-            progress: kept.events.progress(),
+            schema: parts.schema,
+            is_ordered: parts.is_ordered,
+            tasks: parts.tasks,
+            key: parts.key,
+            ticket_lifetime: parts.ticket_lifetime,
+            time_to_live: parts.time_to_live,
+            progress: parts.events.progress(),
             readers: AtomicUsize::new(0),
             state: Mutex::new(State {
-                events: Some(kept.events),
+                events: Some(parts.events),
                 known: BTreeSet::new(),
                 endpoints: Vec::new(),
                 expires: None,
             }),
-        });
-        lock(&self.results).insert(result.query, Arc::clone(&result));
-        result
-    }
-
-    /// A result, for the one it belongs to.
-    pub fn get(&self, query: QueryId, principal: &Principal) -> Option<Arc<KeptResult>> {
-        let result = lock(&self.results).get(&query).cloned();
-        result.filter(|result| result.owner == *principal)
-    }
-
-    /// Ends a result: its rows are dropped everywhere. No effect when it has ended.
-    pub fn discard(&self, query: QueryId) {
-        let removed = lock(&self.results).remove(&query);
-        if let Some(result) = removed {
-            self.end(&result);
         }
     }
 
-    /// To be dropped by whoever made the result and could not tell its client of it.
-    pub fn unannounced(&self, query: QueryId) -> Unannounced<'_> {
-        Unannounced {
-            results: self,
-            query,
-            is_announced: false,
+    /// Ends the result: its rows are dropped everywhere. A query whose result is complete ends well; one that still
+    /// runs is cancelled. No effect when it has ended.
+    pub(super) fn end(&self) {
+        let events = lock(&self.state).events.take();
+        if let Some(events) = events {
+            events.result_done();
         }
     }
 
-    /// Drops what has waited too long, until cancelled.
-    pub async fn sweep(self) {
-        let mut interval = tokio::time::interval(SWEEP_INTERVAL);
-        loop {
-            interval.tick().await;
-            self.drop_expired();
-        }
+    /// Whether its query still runs, or a client reads it through this server. Clients that read it at the workers are
+    /// not known here.
+    pub(super) fn is_in_use(&self) -> bool {
+        let progress = self.progress.borrow();
+        self.readers.load(Ordering::Relaxed) > 0 || (!progress.is_ready && progress.ended.is_none())
     }
 
-    /// Ends what has waited too long.
-    fn drop_expired(&self) {
-        let now = Instant::now();
-        let expired: Vec<_> = lock(&self.results)
-            .extract_if(|_, result| lock(&result.state).expires.is_some_and(|expires| expires <= now))
-            .collect();
-        for (_, result) in expired {
-            tracing::debug!(query_id = %result.query, "a kept result expired");
-            self.end(&result);
-        }
+    /// When it expires; none before it was announced to its client.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        lock(&self.state).expires
     }
 
-    /// Results whose queries still run, or that are read through this server. Whether somebody reads the others at the
-    /// workers nobody here knows.
-    pub fn in_use(&self) -> usize {
-        let results = lock(&self.results);
-        let in_use = results.values().filter(|result| {
-            let progress = result.progress.borrow();
-            result.readers.load(Ordering::Relaxed) > 0 || (!progress.is_ready && progress.ended.is_none())
-        });
-        in_use.count()
-    }
-
-    /// A query whose result is complete ends well; one that still runs is cancelled with the drop of its events.
-    fn end(&self, result: &KeptResult) {
-        let events = lock(&result.state).events.take();
-        self.scheduler.result_done(result.query);
-        drop(events);
-    }
-}
-
-impl KeptResult {
-    /// Keeps the result for its whole time to live from now on; tells when that will be over.
-    pub fn touch(&self) -> SystemTime {
+    /// Retains the result for its whole time to live from now on. Returns when that will be over.
+    pub(super) fn touch(&self) -> SystemTime {
         lock(&self.state).expires = Some(Instant::now() + self.time_to_live);
         SystemTime::now() + self.time_to_live
     }
 
     /// How far the query is; for waiting.
-    pub fn progress(&self) -> watch::Receiver<QueryProgress> {
+    pub(super) fn progress(&self) -> watch::Receiver<QueryProgress> {
         self.progress.clone()
     }
 
@@ -230,7 +152,7 @@ impl KeptResult {
     ///
     /// # Errors
     /// The query's own failure; `NotFound` when the result has ended.
-    pub fn standing(&self) -> Result<Standing, Failure> {
+    pub(super) fn standing(&self) -> Result<Standing, Failure> {
         let progress = self.progress.borrow().clone();
         match progress.ended {
             Some(Err(failure)) => return Err(failure),
@@ -254,8 +176,8 @@ impl KeptResult {
     /// Waits until all endpoints are known. They can be read then, though perhaps not to their ends.
     ///
     /// # Errors
-    /// As [`KeptResult::standing`].
-    pub async fn all_known(&self) -> Result<Standing, Failure> {
+    /// As [`RetainedResult::standing`].
+    pub(super) async fn all_known(&self) -> Result<Standing, Failure> {
         let mut progress = self.progress();
         loop {
             progress.mark_unchanged();
@@ -271,7 +193,7 @@ impl KeptResult {
     }
 
     /// A ticket for the same rows that is good for its whole lifetime from now on.
-    pub fn fresh_ticket(&self, rows: Fetch) -> Bytes {
+    pub(super) fn fresh_ticket(&self, rows: Fetch) -> Bytes {
         let subject = Subject::Endpoint(rows);
         self.key.seal(&subject, SystemTime::now(), self.ticket_lifetime)
     }
@@ -279,8 +201,8 @@ impl KeptResult {
     /// The parts of the result that an endpoint stands for.
     ///
     /// # Errors
-    /// As [`KeptResult::standing`], and `NotFound` for rows of which the result knows nothing.
-    pub fn parts_of(&self, rows: &Fetch) -> Result<Vec<ResultPart>, Failure> {
+    /// As [`RetainedResult::standing`], and `NotFound` for rows of which the result knows nothing.
+    pub(super) fn parts_of(&self, rows: &Fetch) -> Result<Vec<ResultPart>, Failure> {
         let known = self.standing()?.endpoints;
         let progress = self.progress.borrow();
         rows.outputs
@@ -304,20 +226,20 @@ impl KeptResult {
     }
 
     /// Counts one more reader.
-    pub fn reading(self: &Arc<Self>) -> Reading {
+    pub(super) fn reading(self: &Arc<Self>) -> Reading {
         self.readers.fetch_add(1, Ordering::Relaxed);
         Reading(Arc::clone(self))
     }
 
     /// Cuts the partitions of one task so that all tasks together have no more endpoints than there should be.
-    fn endpoints_of(&self, part: ResultPart) -> Vec<KeptEndpoint> {
+    fn endpoints_of(&self, part: ResultPart) -> Vec<RetainedEndpoint> {
         let most = (MAX_ENDPOINTS / self.tasks.max(1)).max(1);
         let size = part.partitions.len().div_ceil(most).max(1);
         part.partitions
             .chunks(size)
             .map(|partitions| {
                 let rows = part.fetch(partitions);
-                KeptEndpoint {
+                RetainedEndpoint {
                     ticket: self.fresh_ticket(rows.clone()),
                     address: part.address.clone(),
                     rows,
@@ -327,25 +249,9 @@ impl KeptResult {
     }
 }
 
-impl KeptEndpoint {
+impl RetainedEndpoint {
     fn covers(&self, rows: &Fetch, output: &FetchOutput) -> bool {
         self.rows.stage == rows.stage && self.rows.outputs.contains(output)
-    }
-}
-
-impl Unannounced<'_> {
-    /// The client is being told: the result stays, and its time starts.
-    pub fn announce(mut self, result: &KeptResult) {
-        result.touch();
-        self.is_announced = true;
-    }
-}
-
-impl Drop for Unannounced<'_> {
-    fn drop(&mut self) {
-        if !self.is_announced {
-            self.results.discard(self.query);
-        }
     }
 }
 
@@ -355,14 +261,78 @@ impl Drop for Reading {
     }
 }
 
-/// Nothing is kept under that name, for this caller.
-pub(crate) fn gone() -> Failure {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The failure of a caller for whom there is no such result.
+pub(super) fn gone() -> Failure {
     Failure::new(
         FailureKind::NotFound,
-        "the result is not kept any more: its expiration time is over, or its query was cancelled; run the statement again",
+        "the result is not retained any more: its expiration time is over, or its query was cancelled; run the statement again",
     )
 }
 
 #[cfg(test)]
-#[path = "retained_tests.rs"]
-mod tests;
+mod tests {
+    use std::collections::HashSet;
+
+    use datafusion::arrow::datatypes::Schema;
+    use squadron_proto::{AttemptNumber, QueryId, StageId, WorkerId};
+
+    use super::*;
+    use crate::driver::subscriber::unconnected;
+
+    const QUERY: QueryId = QueryId::from_u128(1);
+
+    fn retained(tasks: usize) -> RetainedResult {
+        RetainedResult::new(RetainAs {
+            schema: Arc::new(Schema::empty()),
+            is_ordered: false,
+            tasks,
+            events: unconnected(QUERY).1,
+            key: ClusterKey::random(),
+            ticket_lifetime: Duration::from_secs(60),
+            time_to_live: Duration::from_secs(60),
+        })
+    }
+
+    fn part(query: QueryId, task: u32, partitions: u32) -> ResultPart {
+        ResultPart {
+            attempt: AttemptKey {
+                query,
+                stage: StageId(0),
+                task: TaskId(task),
+                attempt: AttemptNumber(0),
+            },
+            worker: WorkerId::from_u128(u128::from(task)),
+            address: format!("http://w{task}:1"),
+            partitions: (task * partitions..(task + 1) * partitions).collect(),
+        }
+    }
+
+    #[test]
+    fn endpoints_hold_every_partition_once() {
+        for (tasks, partitions) in [(1, 1), (1, 64), (1, 1000), (3, 7), (8, 100), (64, 3), (100, 2)] {
+            let result = retained(tasks as usize);
+            let endpoints: Vec<_> = (0..tasks)
+                .flat_map(|task| result.endpoints_of(part(QUERY, task, partitions)))
+                .collect();
+            assert!(
+                endpoints.len() <= MAX_ENDPOINTS.max(tasks as usize),
+                "{tasks} x {partitions}"
+            );
+            assert!(endpoints.len() >= MAX_ENDPOINTS.min((tasks * partitions) as usize) / 3);
+            let mut seen = HashSet::new();
+            for endpoint in &endpoints {
+                for output in &endpoint.rows.outputs {
+                    for partition in &output.partitions {
+                        assert!(seen.insert((output.task, *partition)));
+                        assert_eq!(endpoint.address, format!("http://w{}:1", output.task));
+                    }
+                }
+            }
+            assert_eq!(seen.len(), (tasks * partitions) as usize);
+        }
+    }
+}

@@ -1,7 +1,7 @@
-//! The sessions that are open, for those who look at them and for KILL SESSION.
+//! The sessions that are open, for system.sessions and KILL SESSION.
 //!
-//! The front end finds sessions and forgets them; what it holds of one is a [`Session`], and with the last clone of that
-//! the session is gone from here.
+//! The front end finds sessions and forgets them; what it holds of one is a [`Session`], and with the last clone of
+//! that the session is gone from here.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use datafusion::prelude::SessionContext;
 use tokio_util::sync::CancellationToken;
 
-use super::{Principal, Session};
+use crate::auth::Principal;
 
 /// A session as others see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +30,21 @@ pub struct SessionInfo {
 #[derive(Clone, Debug, Default)]
 pub struct OpenSessions(Arc<Mutex<BTreeMap<String, Weak<Lease>>>>);
 
+/// One client's settings over the shared catalog.
+#[derive(Clone)]
+pub struct Session {
+    /// Names it in logs.
+    pub id: String,
+    /// Whose it is.
+    pub principal: Principal,
+    /// Its own configuration; tables and views are shared.
+    pub context: SessionContext,
+    lease: Arc<Lease>,
+}
+
 /// What all clones of a [`Session`] share: with the last one the session is over.
 #[derive(Debug)]
-pub(crate) struct Lease {
+struct Lease {
     id: String,
     principal: Principal,
     created: SystemTime,
@@ -70,7 +82,7 @@ impl OpenSessions {
     }
 
     /// Ends a session of `principal`: it is not found again. Answers whether there was one.
-    pub(crate) fn close(&self, id: &str, principal: &Principal) -> bool {
+    pub(super) fn close(&self, id: &str, principal: &Principal) -> bool {
         let lease = self.lock().get(id).and_then(Weak::upgrade);
         let own = lease.filter(|lease| lease.principal == *principal);
         own.is_some_and(|lease| {
@@ -93,7 +105,7 @@ impl Session {
         self.lease.last_used_ms.fetch_max(age_ms, Ordering::Relaxed);
     }
 
-    /// Whether it has ended; whoever finds such a session needs another one.
+    /// Whether it has ended; a request that finds such a session needs another one.
     pub fn is_closed(&self) -> bool {
         self.lease.closed.is_cancelled()
     }
@@ -130,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_there_until_its_last_clone_goes() {
+    fn session_ends_with_its_last_clone() {
         let sessions = OpenSessions::default();
         let ann = Principal::user("ann");
         let first = sessions.open("1".into(), ann.clone(), SessionContext::new());
@@ -142,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn only_its_own_principal_closes_it_and_only_once() {
+    fn session_is_closed_once_by_its_owner() {
         let sessions = OpenSessions::default();
         let ann = Principal::user("ann");
         let session = sessions.open("1".into(), ann.clone(), SessionContext::new());

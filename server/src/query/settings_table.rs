@@ -76,7 +76,7 @@ mod tests {
     use crate::settings::SquadronOptions;
 
     #[tokio::test]
-    async fn the_settings_are_those_of_the_session_wherever_they_are_read() {
+    async fn settings_table_shows_the_session() {
         let config = SessionConfig::new().with_information_schema(true);
         let context = SessionContext::new_with_config(config);
         let mut options = context.copied_config().options().as_ref().clone();

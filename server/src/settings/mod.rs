@@ -1,4 +1,4 @@
-//! What a session can set beside DataFusion's own options, and the settings that a query takes with it to its workers.
+//! The options of a session beside DataFusion's own, and the settings that a query sends to its workers.
 
 pub mod session;
 
@@ -15,7 +15,7 @@ use datafusion::error::{DataFusionError, Result};
 
 use crate::config;
 
-/// DataFusion's defaults, to send only what differs from them: there are hundreds.
+/// DataFusion's defaults: only options that differ are sent, since there are hundreds.
 static DEFAULTS: LazyLock<HashMap<String, Option<String>>> = LazyLock::new(|| {
     ConfigOptions::default()
         .entries()
@@ -29,27 +29,27 @@ static DEFAULTS: LazyLock<HashMap<String, Option<String>>> = LazyLock::new(|| {
 pub struct SquadronOptions {
     /// How many endpoints a result has.
     pub endpoints: Endpoints,
-    /// How long a query may take from its start to its last row; none: as long as it needs.
+    /// How long a query may take from its start to its last row; none: no limit.
     pub query_timeout: Option<Duration>,
-    /// 10 more are twice the share.
+    /// The priority of the session's queries; 10 more double a query's share.
     pub priority: i32,
-    /// What the session's queries are for, as resource groups may ask; none: nothing special.
+    /// The purpose of the session's queries, by which resource groups may be selected.
     pub tag: Option<String>,
-    /// How much of the workers' memory a query wants to itself, in bytes; it waits until so much is not reserved.
+    /// How much of the workers' memory a query reserves, in bytes; it waits until so much is not reserved by others.
     pub reserved_memory: u64,
 }
 
-/// How the result of a query is offered.
+/// How many endpoints the result of a query has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Endpoints {
-    /// One endpoint: the one form that every client reads whole.
+    /// One endpoint, which every client reads whole.
     #[default]
     One,
     /// One for each partition of the result, at the workers where they can be reached.
     Parallel,
 }
 
-/// The priorities that a session may choose from.
+/// The priorities that a session may set.
 const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
 
 impl SquadronOptions {
@@ -100,10 +100,10 @@ impl ExtensionOptions for SquadronOptions {
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "endpoints" => self.endpoints = value.parse()?,
-            "query_timeout" => self.query_timeout = timeout(value)?,
-            "priority" => self.priority = priority(value)?,
-            "tag" => self.tag = tag(value)?,
-            "reserved_memory" => self.reserved_memory = reserved_memory(value)?,
+            "query_timeout" => self.query_timeout = parse_timeout(value)?,
+            "priority" => self.priority = parse_priority(value)?,
+            "tag" => self.tag = parse_tag(value)?,
+            "reserved_memory" => self.reserved_memory = parse_reserved_memory(value)?,
             _ => return config_err!("there is no option squadron.{key}"),
         }
         Ok(())
@@ -122,13 +122,14 @@ impl ExtensionOptions for SquadronOptions {
             entry(
                 "endpoints",
                 self.endpoints.to_string(),
-                "one: a result has one endpoint, which every client reads whole. parallel: one for each partition of the \
-                 result, at the workers where clients can reach them",
+                "one: a result has one endpoint, which every client reads whole. parallel: one for each partition of \
+                 the result, at the workers where clients can reach them",
             ),
             entry(
                 "query_timeout",
                 timeout,
-                "How long a query may take from its start to its last row, such as 500ms, 30s or 5m; 0s is without limit",
+                "How long a query may take from its start to its last row, such as 500ms, 30s or 5m; 0s is without \
+                 limit",
             ),
             entry(
                 "priority",
@@ -150,18 +151,18 @@ impl ExtensionOptions for SquadronOptions {
     }
 }
 
-fn timeout(text: &str) -> Result<Option<Duration>> {
+fn parse_timeout(text: &str) -> Result<Option<Duration>> {
     let number = text.trim().trim_end_matches(char::is_alphabetic);
     if number.trim() == "0" {
         return Ok(None);
     }
-    match config::duration(text) {
+    match config::parse_duration(text) {
         Ok(timeout) => Ok(Some(timeout)),
         Err(why) => config_err!("squadron.query_timeout: {text} {why}"),
     }
 }
 
-fn tag(text: &str) -> Result<Option<String>> {
+fn parse_tag(text: &str) -> Result<Option<String>> {
     const MOST: usize = 128;
     if text.len() > MOST {
         return config_err!("squadron.tag is longer than {MOST} bytes; give a shorter one");
@@ -169,17 +170,17 @@ fn tag(text: &str) -> Result<Option<String>> {
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-fn reserved_memory(text: &str) -> Result<u64> {
+fn parse_reserved_memory(text: &str) -> Result<u64> {
     if matches!(text.trim(), "0" | "0B") {
         return Ok(0);
     }
-    match config::size(text) {
+    match config::parse_size(text) {
         Ok(bytes) => Ok(bytes),
         Err(why) => config_err!("squadron.reserved_memory: {text} {why}"),
     }
 }
 
-fn priority(text: &str) -> Result<i32> {
+fn parse_priority(text: &str) -> Result<i32> {
     match text.parse() {
         Ok(priority) if PRIORITIES.contains(&priority) => Ok(priority),
         _ => config_err!("squadron.priority is a number from -100 to 100, not '{text}'"),
@@ -188,34 +189,34 @@ fn priority(text: &str) -> Result<i32> {
 
 const PARTITIONS: &str = "datafusion.execution.target_partitions";
 
-/// The settings that travel with queries. There are hundreds of options to look at, and most sessions change none of them:
-/// what was found last is kept for all that share the same.
+/// Finds the settings that queries send to their workers. There are hundreds of options to compare, and most sessions
+/// change none of them: the settings found last are kept for all sessions that share the same options.
 #[derive(Debug, Default)]
-pub struct Travelling(Mutex<Option<Found>>);
+pub struct WorkerSettings(Mutex<Option<Cached>>);
 
 #[derive(Debug)]
-struct Found {
-    of: Arc<ConfigOptions>,
+struct Cached {
+    options: Arc<ConfigOptions>,
     changed: Vec<(String, String)>,
 }
 
-impl Travelling {
-    /// The settings of `options` that differ from DataFusion's defaults, for a query planned with `partitions`. Those of the
-    /// server alone do not travel.
+impl WorkerSettings {
+    /// The settings of `options` that differ from DataFusion's defaults, for a query planned with `partitions`. The
+    /// server's own options (`squadron.*`) are not sent.
     pub fn of(&self, options: &Arc<ConfigOptions>, partitions: usize) -> Vec<(String, String)> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = last.take().filter(|last| Arc::ptr_eq(&last.of, options));
-        let found = last.insert(known.unwrap_or_else(|| Found {
-            of: Arc::clone(options),
-            changed: changed(options),
+        let cached = last.take().filter(|last| Arc::ptr_eq(&last.options, options));
+        let cached = last.insert(cached.unwrap_or_else(|| Cached {
+            options: Arc::clone(options),
+            changed: find_changed(options),
         }));
-        let mut settings = found.changed.clone();
+        let mut settings = cached.changed.clone();
         settings.push((PARTITIONS.to_owned(), partitions.to_string()));
         settings
     }
 }
 
-fn changed(options: &ConfigOptions) -> Vec<(String, String)> {
+fn find_changed(options: &ConfigOptions) -> Vec<(String, String)> {
     options
         .entries()
         .into_iter()
@@ -236,24 +237,24 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_from_the_defaults_travels() {
+    fn workers_get_changed_settings_only() {
         let mut options = options();
         options.set("datafusion.execution.batch_size", "77").unwrap();
         options.set("squadron.priority", "7").unwrap();
         let options = Arc::new(options);
-        let travelling = Travelling::default();
-        let settings = travelling.of(&options, 3);
-        assert_eq!(travelling.of(&options, 3), settings);
+        let worker_settings = WorkerSettings::default();
+        let settings = worker_settings.of(&options, 3);
+        assert_eq!(worker_settings.of(&options, 3), settings);
         assert!(settings.contains(&("datafusion.execution.batch_size".into(), "77".into())));
         assert!(settings.contains(&("datafusion.execution.target_partitions".into(), "3".into())));
         assert_eq!(settings.len(), 2);
         let others = Arc::new(ConfigOptions::default());
-        let others = travelling.of(&others, 4);
+        let others = worker_settings.of(&others, 4);
         assert_eq!(others, [("datafusion.execution.target_partitions".into(), "4".into())]);
     }
 
     #[test]
-    fn what_is_set_is_what_is_shown() {
+    fn entries_print_the_set_values() {
         let mut options = options();
         for (key, value, shown) in [
             ("squadron.endpoints", "PARALLEL", "parallel"),
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_refused_and_says_what_is_right() {
+    fn refused_value_error_names_valid_ones() {
         let mut options = options();
         for (key, value, says) in [
             ("squadron.endpoints", "two", "one or parallel"),

@@ -1,4 +1,4 @@
-//! The options of a session, set in one way wherever the wish comes from.
+//! The options of a session, set in one way for SQL, Flight and headers.
 //!
 //! ```text
 //! SQL: SET, RESET ──────────────.
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `catalog` and `schema` are the names that drivers use for `datafusion.catalog.default_catalog` and
-//! `datafusion.catalog.default_schema`. NULL, DEFAULT and RESET give back what the server began with.
+//! `datafusion.catalog.default_schema`. NULL, DEFAULT and RESET restore the value of the server's start.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,47 +31,52 @@ pub const SCHEMA: &str = "schema";
 
 const DEFAULT_CATALOG: &str = "datafusion.catalog.default_catalog";
 const DEFAULT_SCHEMA: &str = "datafusion.catalog.default_schema";
-/// Memory, disk and caches: those of the server, whatever DataFusion lets a session set.
+/// Memory, disk and caches: options of the server, although DataFusion would let a session set them.
 const RUNTIME: &str = "datafusion.runtime.";
 /// The longest value of an option, in bytes.
 const MAX_VALUE_BYTES: usize = 64 * 1024;
 
-/// Why an option was not set, as a sentence.
+/// Why an option was not set, as a sentence for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wrong {
+pub enum OptionError {
     /// There is no such option.
     Name(String),
     /// The option cannot have that value.
     Value(String),
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for OptionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Name(why) | Self::Value(why)) = self;
         f.write_str(why)
     }
 }
 
-impl From<Wrong> for Failure {
-    fn from(wrong: Wrong) -> Self {
-        Self::new(FailureKind::Invalid, wrong.to_string())
+impl From<OptionError> for Failure {
+    fn from(error: OptionError) -> Self {
+        Self::new(FailureKind::Invalid, error.to_string())
     }
 }
 
-/// Sets one option; without a value to what it is in `defaults`.
+/// Sets one option; without a value to the value that it has in `defaults`.
 ///
 /// # Errors
-/// What is wrong with the name or the value; nothing has changed then.
-pub fn set(context: &SessionContext, defaults: &ConfigOptions, name: &str, value: Option<&str>) -> Result<(), Wrong> {
+/// For a wrong name or value; nothing has changed then.
+pub fn set(
+    context: &SessionContext,
+    defaults: &ConfigOptions,
+    name: &str,
+    value: Option<&str>,
+) -> Result<(), OptionError> {
     let key = full_name(name);
     let mut entries = defaults.entries().into_iter();
     let default = entries
         .find(|entry| entry.key == key)
-        .ok_or_else(|| Wrong::Name(no_such_option(name)))?
+        .ok_or_else(|| OptionError::Name(no_such_option(name)))?
         .value;
-    let is_place = matches!(key.as_str(), DEFAULT_CATALOG | DEFAULT_SCHEMA);
-    // A catalog or schema may be called so.
-    let value = value.filter(|value| is_place || !value.eq_ignore_ascii_case("default"));
+    let is_namespace = matches!(key.as_str(), DEFAULT_CATALOG | DEFAULT_SCHEMA);
+    // A catalog or schema may be called `default`.
+    let value = value.filter(|value| is_namespace || !value.eq_ignore_ascii_case("default"));
     if let Some(value) = value {
         check_value(context, name, &key, value)?;
     }
@@ -85,13 +90,13 @@ pub fn set(context: &SessionContext, defaults: &ConfigOptions, name: &str, value
     changed.map_err(|error| {
         let shown = value.unwrap_or("its default");
         let why = error.strip_backtrace();
-        Wrong::Value(format!("{name} cannot be set to {shown}: {why}"))
+        OptionError::Value(format!("{name} cannot be set to {shown}: {why}"))
     })?;
     *state.config_mut().options_mut() = options;
-    refresh_functions(&mut state).map_err(|error| Wrong::Value(format!("{name} cannot be set: {error}")))
+    refresh_functions(&mut state).map_err(|error| OptionError::Value(format!("{name} cannot be set: {error}")))
 }
 
-/// All options with their values, under their full names and under those that drivers use.
+/// All options with their values, under their full names and under the names that drivers use.
 pub fn all(context: &SessionContext) -> HashMap<String, Option<String>> {
     let config = context.copied_config();
     let defaults = &config.options().catalog;
@@ -106,30 +111,30 @@ pub fn all(context: &SessionContext) -> HashMap<String, Option<String>> {
     all
 }
 
-/// The option that a name without `squadron.` or `datafusion.` was probably meant to be.
-pub fn meant_by(name: &str) -> Option<&'static str> {
+/// The option that a client probably meant by a name without `squadron.` or `datafusion.`.
+pub fn suggest_option(name: &str) -> Option<&'static str> {
     static BY_LAST_WORD: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
         let mut options = ConfigOptions::new();
         options.extensions.insert(SquadronOptions::default());
         let keys = options.entries().into_iter().map(|entry| entry.key);
         keys.filter_map(|key| {
             let word = key.rsplit('.').next()?;
-            // A single word may be anybody's header; those of Squadron are worth a hint nonetheless.
-            let is_telling = word.contains('_') || key.starts_with("squadron.");
-            is_telling.then(|| (word.to_owned(), key.clone()))
+            // A single word may be a header for another program; Squadron's own options are worth a hint nonetheless.
+            let is_specific = word.contains('_') || key.starts_with("squadron.");
+            is_specific.then(|| (word.to_owned(), key.clone()))
         })
         .collect()
     });
     BY_LAST_WORD.get(name).map(String::as_str)
 }
 
-/// The statement with what DataFusion does not understand of SET and SHOW said in its words.
-pub fn understood(statement: Statement) -> Statement {
+/// Rewrites forms of SET and SHOW that DataFusion does not support to ones that it does.
+pub fn normalize(statement: Statement) -> Statement {
     let Statement::Statement(statement) = statement else {
         return statement;
     };
     match *statement {
-        SqlStatement::Set(Set::SingleAssignment { variable, values, .. }) if matches!(values.as_slice(), [Expr::Value(value)] if value.value == Value::Null) => {
+        SqlStatement::Set(Set::SingleAssignment { variable, values, .. }) if is_null(&values) => {
             Statement::Reset(ResetStatement::Variable(variable))
         }
         SqlStatement::ShowVariable { variable } => {
@@ -145,7 +150,11 @@ pub fn understood(statement: Statement) -> Statement {
     }
 }
 
-/// Functions that depend on options, made anew.
+fn is_null(values: &[Expr]) -> bool {
+    matches!(values, [Expr::Value(value)] if value.value == Value::Null)
+}
+
+/// Updates functions that depend on options.
 ///
 /// # Errors
 /// As DataFusion's registry of functions.
@@ -178,16 +187,16 @@ fn no_such_option(name: &str) -> String {
     let mut options = ConfigOptions::new();
     options.extensions.insert(SquadronOptions::default());
     let keys: Vec<_> = options.entries().into_iter().map(|entry| entry.key).collect();
-    let near = meant_by(&name).or_else(|| nearest(&name, keys.iter().map(String::as_str)));
+    let near = suggest_option(&name).or_else(|| nearest(&name, keys.iter().map(String::as_str)));
     match near {
         Some(near) => format!("there is no option {name}; did you mean {near}?"),
         None => format!("there is no option {name}; SHOW ALL lists those there are"),
     }
 }
 
-fn check_value(context: &SessionContext, name: &str, key: &str, value: &str) -> Result<(), Wrong> {
+fn check_value(context: &SessionContext, name: &str, key: &str, value: &str) -> Result<(), OptionError> {
     if value.len() > MAX_VALUE_BYTES {
-        return Err(Wrong::Value(format!(
+        return Err(OptionError::Value(format!(
             "the value of {name} has {} bytes; {MAX_VALUE_BYTES} are the most",
             value.len()
         )));
@@ -208,7 +217,7 @@ fn check_value(context: &SessionContext, name: &str, key: &str, value: &str) -> 
     }
     let shown: String = value.chars().take(100).collect();
     let what = key.rsplit('_').next().unwrap_or_default();
-    Err(Wrong::Value(format!(
+    Err(OptionError::Value(format!(
         "there is no {what} {shown:?}; there is {}",
         list.join(", ")
     )))
@@ -237,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_is_set_and_given_back_as_the_server_has_it() {
+    fn reset_restores_the_server_default() {
         let (context, defaults) = session();
         for (name, new, shown, default) in [
             (BATCH_SIZE, "17", "17", Some("99")),
@@ -255,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn catalog_and_schema_must_be_there_under_each_of_their_names() {
+    fn catalog_and_schema_must_exist() {
         let (context, defaults) = session();
         for (name, right) in [
             (CATALOG, "datafusion"),
@@ -266,14 +275,17 @@ mod tests {
             set(&context, &defaults, name, Some(right)).unwrap();
             for wrong in ["nowhere", "default"] {
                 let wrong = set(&context, &defaults, name, Some(wrong)).unwrap_err();
-                assert!(matches!(&wrong, Wrong::Value(why) if why.contains(right)), "{wrong}");
+                assert!(
+                    matches!(&wrong, OptionError::Value(why) if why.contains(right)),
+                    "{wrong}"
+                );
             }
             assert_eq!(value(&context, name).as_deref(), Some(right));
         }
     }
 
     #[test]
-    fn what_cannot_be_set_is_said_and_changes_nothing() {
+    fn refused_option_changes_nothing() {
         let (context, defaults) = session();
         for (name, given, says) in [
             ("colour", "red", "SHOW ALL"),
@@ -282,7 +294,10 @@ mod tests {
             ("datafusion.runtime.memory_limit", "1T", "belongs to the server"),
         ] {
             let wrong = set(&context, &defaults, name, Some(given)).unwrap_err();
-            assert!(matches!(&wrong, Wrong::Name(why) if why.contains(says)), "{wrong}");
+            assert!(
+                matches!(&wrong, OptionError::Name(why) if why.contains(says)),
+                "{wrong}"
+            );
         }
         for (name, given, says) in [
             (BATCH_SIZE, "many", BATCH_SIZE),
@@ -291,13 +306,16 @@ mod tests {
         ] {
             let before = value(&context, name);
             let wrong = set(&context, &defaults, name, Some(given)).unwrap_err();
-            assert!(matches!(&wrong, Wrong::Value(why) if why.contains(says)), "{wrong}");
+            assert!(
+                matches!(&wrong, OptionError::Value(why) if why.contains(says)),
+                "{wrong}"
+            );
             assert_eq!(value(&context, name), before);
         }
     }
 
     #[test]
-    fn sql_may_say_null_and_the_names_of_drivers() {
+    fn normalize_maps_null_and_driver_names() {
         for (sql, same) in [
             ("SET squadron.priority = NULL", "RESET squadron.priority"),
             ("SHOW catalog", "SHOW datafusion.catalog.default_catalog"),
@@ -306,18 +324,18 @@ mod tests {
             ("SHOW ALL", "SHOW ALL"),
             ("SELECT NULL", "SELECT NULL"),
         ] {
-            let parsed = |sql| DFParser::parse_sql(sql).unwrap().pop_front().unwrap();
-            assert_eq!(understood(parsed(sql)).to_string(), parsed(same).to_string(), "{sql}");
+            let parse = |sql| DFParser::parse_sql(sql).unwrap().pop_front().unwrap();
+            assert_eq!(normalize(parse(sql)).to_string(), parse(same).to_string(), "{sql}");
         }
     }
 
     #[test]
-    fn headers_of_others_mean_nothing() {
-        assert_eq!(meant_by("query_timeout"), Some("squadron.query_timeout"));
-        assert_eq!(meant_by("priority"), Some("squadron.priority"));
-        assert_eq!(meant_by("batch_size"), Some(BATCH_SIZE));
+    fn unrelated_headers_suggest_no_option() {
+        assert_eq!(suggest_option("query_timeout"), Some("squadron.query_timeout"));
+        assert_eq!(suggest_option("priority"), Some("squadron.priority"));
+        assert_eq!(suggest_option("batch_size"), Some(BATCH_SIZE));
         for name in ["x-forwarded-for", "location", "format", "user-agent", "te"] {
-            assert_eq!(meant_by(name), None, "{name}");
+            assert_eq!(suggest_option(name), None, "{name}");
         }
     }
 }

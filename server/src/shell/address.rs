@@ -1,4 +1,4 @@
-//! Where the server is, in the two forms it is written: as users write it and as the HTTP/2 client dials it.
+//! The server's address, in two forms: as users write it and as the HTTP/2 client dials it.
 
 use url::Url;
 
@@ -16,7 +16,7 @@ impl Address {
         self.0.scheme() == "https"
     }
 
-    /// What the client dials.
+    /// The URI that the client dials.
     pub(super) fn http_uri(&self) -> String {
         self.0.as_str().trim_end_matches('/').to_owned()
     }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shows_as_users_write_it_and_dials_http() {
+    fn address_prints_grpc_and_dials_http() {
         for (given, shown, dialled) in [
             ("http://localhost:7", "grpc://localhost:7", "http://localhost:7"),
             ("http://[::1]:7/", "grpc://[::1]:7", "http://[::1]:7"),

@@ -1,4 +1,4 @@
-//! The shell's side of Flight SQL: one connection, logged in once, with the session's cookies kept.
+//! The shell's Flight SQL client: one connection, logged in once, that keeps the session's cookies.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,28 +9,29 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, CancelFlightInfoRequest, FlightInfo, HandshakeRequest, Ticket};
 use futures::TryStreamExt;
 use prost::Message;
-use squadron_shuffle::{Trust, tls};
+use squadron_shuffle::Trust;
+use squadron_shuffle::net::tls;
 use tonic::metadata::{Ascii, Binary, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Streaming};
 
 use super::address::Address;
 use super::error::{Error, root_cause};
-use super::pending_statement::Polls;
+use super::poll_support::PollSupport;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long the end of a query or session may take to tell the server; dropping the stream says the same.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a request to end a query or session may take. The server also notices the end of the stream or connection.
+const ACTION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The largest message taken from a server: one row may be as large.
+/// The largest message accepted from a server: one row may be as large.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
-/// Who the user is.
+/// How the user logs in.
 #[derive(Debug, Clone)]
 pub(super) enum Login {
-    /// Nobody in particular.
+    /// Without credentials.
     None,
     /// A name and a password, exchanged for a token in a handshake.
     Password {
@@ -49,7 +50,7 @@ pub(super) struct Client {
     pub(super) flight: FlightServiceClient<Channel>,
     authorization: Option<MetadataValue<Ascii>>,
     cookies: BTreeMap<String, String>,
-    pub(super) polls: Polls,
+    pub(super) poll_support: PollSupport,
 }
 
 impl Client {
@@ -57,7 +58,7 @@ impl Client {
     pub(super) async fn connect(address: &Address, trust: &Trust, login: &Login) -> Result<Self, Error> {
         let unreachable = |error: tonic::transport::Error| Error::Connect {
             address: address.clone(),
-            reason: tls::explained(root_cause(&error)),
+            reason: tls::explain(root_cause(&error)),
         };
         let endpoint = Endpoint::from_shared(address.http_uri())
             .map_err(unreachable)?
@@ -70,22 +71,22 @@ impl Client {
         let flight = FlightServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let mut client = Self::over(flight);
+        let mut client = Self::new(flight);
         client.log_in(login).await?;
         Ok(client)
     }
 
-    /// A client of nobody in particular.
-    pub(super) fn over(flight: FlightServiceClient<Channel>) -> Self {
+    /// A client that has not logged in.
+    pub(super) fn new(flight: FlightServiceClient<Channel>) -> Self {
         Self {
             flight,
             authorization: None,
             cookies: BTreeMap::new(),
-            polls: Polls::default(),
+            poll_support: PollSupport::default(),
         }
     }
 
-    /// The rows behind a ticket. Dropping the stream tells the server that nobody wants the rest.
+    /// Fetches the rows of a ticket. Dropping the stream cancels the rest.
     pub(super) async fn fetch(&mut self, ticket: Ticket) -> Result<FlightRecordBatchStream, Error> {
         let response = self.flight.do_get(self.request(ticket)).await?;
         Ok(FlightRecordBatchStream::new_from_flight_data(
@@ -93,9 +94,9 @@ impl Client {
         ))
     }
 
-    /// Asks the server to stop a query; gives up after a moment, since the query may be over or the server gone.
+    /// Asks the server to stop a query. Waits for at most [`ACTION_TIMEOUT`].
     pub(super) async fn cancel(&mut self, info: FlightInfo) {
-        self.say("CancelFlightInfo", CancelFlightInfoRequest::new(info).encode_to_vec())
+        self.send_action("CancelFlightInfo", CancelFlightInfoRequest::new(info).encode_to_vec())
             .await;
     }
 
@@ -103,18 +104,18 @@ impl Client {
     pub(super) async fn close(&mut self) {
         if self.authorization.is_some() || !self.cookies.is_empty() {
             // CloseSessionRequest has no fields.
-            self.say("CloseSession", Vec::new()).await;
+            self.send_action("CloseSession", Vec::new()).await;
         }
     }
 
-    async fn say(&mut self, action: &str, body: Vec<u8>) {
+    async fn send_action(&mut self, action: &str, body: Vec<u8>) {
         let request = self.request(Action::new(action, body));
         let answered = async {
             let mut answers = self.flight.do_action(request).await?.into_inner();
             while answers.message().await?.is_some() {}
             Ok::<_, tonic::Status>(())
         };
-        if let Ok(Err(status)) = tokio::time::timeout(FAREWELL_TIMEOUT, answered).await {
+        if let Ok(Err(status)) = tokio::time::timeout(ACTION_TIMEOUT, answered).await {
             tracing::debug!(action, error = %status.message(), "action not done");
         }
     }
@@ -123,16 +124,16 @@ impl Client {
         match login {
             Login::None => Ok(()),
             Login::Token(token) => {
-                self.authorization = Some(header(&format!("Bearer {token}"))?);
+                self.authorization = Some(parse_header(&format!("Bearer {token}"))?);
                 Ok(())
             }
-            Login::Password { user, password } => self.shake_hands(user, password).await,
+            Login::Password { user, password } => self.handshake(user, password).await,
         }
     }
 
-    /// RFC 7617 basic credentials, answered by a bearer token in the headers or, by some servers, in the payload.
-    async fn shake_hands(&mut self, user: &str, password: &str) -> Result<(), Error> {
-        self.authorization = Some(basic(user, password)?);
+    /// Sends RFC 7617 basic credentials. The answer is a bearer token in the headers or, of some servers, the payload.
+    async fn handshake(&mut self, user: &str, password: &str) -> Result<(), Error> {
+        self.authorization = Some(basic_header(user, password)?);
         let hello = futures::stream::once(std::future::ready(HandshakeRequest::default()));
         let response: Response<Streaming<_>> = self.flight.handshake(self.request(hello)).await?;
         self.remember(response.metadata());
@@ -146,7 +147,7 @@ impl Client {
         self.authorization = match bearer {
             Some(bearer) => Some(bearer),
             None if payload.is_empty() => self.authorization.take(),
-            None => Some(header(&format!("Bearer {}", String::from_utf8_lossy(&payload)))?),
+            None => Some(parse_header(&format!("Bearer {}", String::from_utf8_lossy(&payload)))?),
         };
         Ok(())
     }
@@ -183,17 +184,17 @@ impl Client {
     }
 }
 
-fn header(text: &str) -> Result<MetadataValue<Ascii>, Error> {
+fn parse_header(text: &str) -> Result<MetadataValue<Ascii>, Error> {
     text.parse()
         .map_err(|_| Error::Usage("--token may hold visible ASCII characters only".to_owned()))
 }
 
-fn basic(user: &str, password: &str) -> Result<MetadataValue<Ascii>, Error> {
-    // Binary metadata travels as base64 without padding.
+fn basic_header(user: &str, password: &str) -> Result<MetadataValue<Ascii>, Error> {
+    // Binary metadata is encoded as base64 without padding.
     let encoded = MetadataValue::<Binary>::from_bytes(format!("{user}:{password}").as_bytes());
     let encoded = String::from_utf8_lossy(encoded.as_encoded_bytes()).into_owned();
     let padding = "=".repeat((4 - encoded.len() % 4) % 4);
-    header(&format!("Basic {encoded}{padding}"))
+    parse_header(&format!("Basic {encoded}{padding}"))
 }
 
 #[cfg(test)]
@@ -201,23 +202,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_those_of_the_specification() {
+    fn basic_header_matches_rfc_7617() {
         assert_eq!(
-            basic("Aladdin", "open sesame").unwrap(),
+            basic_header("Aladdin", "open sesame").unwrap(),
             "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
         );
-        assert_eq!(basic("test", "123\u{a3}").unwrap(), "Basic dGVzdDoxMjPCow==");
+        assert_eq!(basic_header("test", "123\u{a3}").unwrap(), "Basic dGVzdDoxMjPCow==");
     }
 
     #[test]
-    fn a_token_with_a_line_break_is_refused() {
-        assert!(header("Bearer a\nb").is_err());
+    fn token_with_line_break_is_refused() {
+        assert!(parse_header("Bearer a\nb").is_err());
     }
 
     #[tokio::test]
-    async fn cookies_are_sent_back() {
+    async fn received_cookies_are_sent_back() {
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        let mut client = Client::over(FlightServiceClient::new(channel));
+        let mut client = Client::new(FlightServiceClient::new(channel));
         let mut metadata = MetadataMap::new();
         metadata.append("set-cookie", "session=abc=; Path=/; HttpOnly".parse().unwrap());
         metadata.append("set-cookie", "other=1".parse().unwrap());
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unreachable_server_is_one_sentence() {
+    async fn unreachable_server_error_names_address() {
         let address = Address::new(&url::Url::parse("http://127.0.0.1:1").unwrap());
         let error = Client::connect(&address, &Trust::public(), &Login::None)
             .await

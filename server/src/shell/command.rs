@@ -12,12 +12,12 @@ Statements end with a semicolon and may span lines. Ctrl-C cancels the query tha
   \\q              leave
 ";
 
-/// A command, understood.
+/// A parsed command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
-    /// Answered by the server.
+    /// SQL that the server runs.
     Sql(String),
-    /// `\timing`: switch, or set.
+    /// `\timing`: sets it, or toggles it without a value.
     Timing(Option<bool>),
     /// `\?`.
     Help,
@@ -30,11 +30,11 @@ const RELATIONS: &str = "SELECT table_schema AS \"schema\", table_name AS \"name
      FROM information_schema.tables WHERE table_schema <> 'information_schema'";
 
 impl Command {
-    /// Reads a line that begins with a backslash.
+    /// Parses a line that begins with a backslash.
     ///
     /// # Errors
     ///
-    /// A sentence that names the line and where help is.
+    /// A sentence that names the line and `\?`.
     pub(super) fn parse(line: &str) -> Result<Self, String> {
         let line = line.trim().trim_end_matches(';').trim_end();
         let (name, argument) = line
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_of_the_help_is_understood() {
+    fn every_listed_command_parses() {
         let listed: Vec<_> = HELP
             .lines()
             .filter_map(|line| line.trim_start().strip_prefix('\\'))
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_described_as_written() {
+    fn describe_keeps_names_as_written() {
         assert_eq!(
             Command::parse("\\d  \"My Table\" ;"),
             Ok(Command::Sql("DESCRIBE \"My Table\"".into()))
@@ -82,13 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn timing_switches_or_sets() {
+    fn timing_toggles_or_sets() {
         assert_eq!(Command::parse("\\timing"), Ok(Command::Timing(None)));
         assert_eq!(Command::parse("\\timing off"), Ok(Command::Timing(Some(false))));
     }
 
     #[test]
-    fn anything_else_is_named() {
+    fn unknown_command_error_names_help() {
         for line in ["\\x", "\\timing maybe", "\\q now", "\\"] {
             assert!(Command::parse(line).unwrap_err().contains("\\?"), "{line}");
         }

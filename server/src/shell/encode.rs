@@ -1,7 +1,7 @@
 //! Rows as text or bytes, batch by batch, in the formats of `--format`.
 //!
-//! An encoder appends to a buffer that its caller writes out, so that a failure of the format and a failure of the output
-//! stay apart.
+//! An encoder appends to a buffer that its caller writes out, so that errors of the format are distinct from errors of
+//! the output.
 
 use std::sync::Arc;
 
@@ -17,16 +17,16 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use super::table::Table;
 use crate::config::OutputFormat;
 
-/// Writes the rows of one result.
+/// Encodes the rows of one result.
 pub(super) enum Encoder {
     /// A drawn table.
     Table(Table),
-    /// Comma-separated values with a head; NULL is an empty field.
+    /// Comma-separated values with a header; NULL is an empty field.
     Csv {
-        /// What the columns are called; taken once the head is written.
-        head: Option<SchemaRef>,
+        /// The names of the columns; taken once the header is written.
+        header: Option<SchemaRef>,
     },
-    /// One JSON object a line, NULLs named.
+    /// One JSON object a line, with explicit nulls.
     Json,
     /// An Arrow IPC stream.
     Arrow(Box<StreamWriter<Vec<u8>>>),
@@ -38,20 +38,20 @@ impl Encoder {
         Ok(match format {
             OutputFormat::Table => Self::Table(Table::new(Arc::clone(schema))),
             OutputFormat::Csv => Self::Csv {
-                head: Some(Arc::clone(schema)),
+                header: Some(Arc::clone(schema)),
             },
             OutputFormat::Json => Self::Json,
             OutputFormat::Arrow => Self::Arrow(Box::new(StreamWriter::try_new(Vec::new(), schema)?)),
         })
     }
 
-    /// Appends what can be written of the rows so far and of `batch`.
-    pub(super) fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), ArrowError> {
+    /// Appends the rows of `batch`; a table holds back the first ones to find the widths of its columns.
+    pub(super) fn write_batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), ArrowError> {
         match self {
-            Self::Table(table) => text(out, |out| table.push(batch, out)),
-            Self::Csv { head } => {
-                let header = head.take().is_some();
-                write_csv(batch, header, out)
+            Self::Table(table) => append_text(out, |out| table.push(batch, out)),
+            Self::Csv { header } => {
+                let with_header = header.take().is_some();
+                write_csv(batch, with_header, out)
             }
             Self::Json => {
                 let mut writer = json::WriterBuilder::new()
@@ -68,10 +68,10 @@ impl Encoder {
         }
     }
 
-    /// Appends what is held back only in the hope of more rows.
-    pub(super) fn settle(&mut self, out: &mut Vec<u8>) -> Result<(), ArrowError> {
+    /// Appends the rows that are held back for the widths of a table.
+    pub(super) fn end_preview(&mut self, out: &mut Vec<u8>) -> Result<(), ArrowError> {
         match self {
-            Self::Table(table) => text(out, |out| table.settle(out)),
+            Self::Table(table) => append_text(out, |out| table.end_preview(out)),
             Self::Csv { .. } | Self::Json | Self::Arrow(_) => Ok(()),
         }
     }
@@ -79,8 +79,8 @@ impl Encoder {
     /// Appends the end of the result.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), ArrowError> {
         match self {
-            Self::Table(table) => text(out, |out| table.finish(out)),
-            Self::Csv { head } => match head.take() {
+            Self::Table(table) => append_text(out, |out| table.finish(out)),
+            Self::Csv { header } => match header.take() {
                 Some(schema) => write_csv(&RecordBatch::new_empty(schema), true, out),
                 None => Ok(()),
             },
@@ -94,25 +94,25 @@ impl Encoder {
     }
 }
 
-fn text(out: &mut Vec<u8>, write: impl FnOnce(&mut String) -> Result<(), ArrowError>) -> Result<(), ArrowError> {
+fn append_text(out: &mut Vec<u8>, write: impl FnOnce(&mut String) -> Result<(), ArrowError>) -> Result<(), ArrowError> {
     let mut text = String::new();
     let result = write(&mut text);
     out.extend_from_slice(text.as_bytes());
     result
 }
 
-fn write_csv(batch: &RecordBatch, header: bool, out: &mut Vec<u8>) -> Result<(), ArrowError> {
+fn write_csv(batch: &RecordBatch, with_header: bool, out: &mut Vec<u8>) -> Result<(), ArrowError> {
     if batch.num_columns() == 0 {
         return Ok(());
     }
     csv::WriterBuilder::new()
-        .with_header(header)
+        .with_header(with_header)
         .build(out)
-        .write(&flat(batch)?)
+        .write(&flatten(batch)?)
 }
 
-/// Lists, structs and other nested values as text, since CSV has no form of its own for them.
-fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+/// Makes lists, structs and other nested values text, since CSV has no form for them.
+fn flatten(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let schema = batch.schema();
     if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
         return Ok(batch.clone());
@@ -122,7 +122,7 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     for (field, column) in schema.fields().iter().zip(batch.columns()) {
         if field.data_type().is_nested() {
             fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
-            columns.push(as_text(column)?);
+            columns.push(to_text(column)?);
         } else {
             fields.push(Arc::clone(field));
             columns.push(Arc::clone(column));
@@ -131,7 +131,7 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
-fn as_text(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+fn to_text(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let options = FormatOptions::new();
     let formatter = ArrayFormatter::try_new(column, &options)?;
     let value = |row| {
@@ -165,51 +165,51 @@ mod tests {
         RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
     }
 
-    fn encoded(format: OutputFormat, batches: &[RecordBatch]) -> Vec<u8> {
+    fn encode(format: OutputFormat, batches: &[RecordBatch]) -> Vec<u8> {
         let mut out = Vec::new();
         let mut encoder = Encoder::new(format, &batch().schema()).unwrap();
         for batch in batches {
-            encoder.batch(batch, &mut out).unwrap();
+            encoder.write_batch(batch, &mut out).unwrap();
         }
         encoder.finish(&mut out).unwrap();
         out
     }
 
-    fn encoded_text(format: OutputFormat, batches: &[RecordBatch]) -> String {
-        String::from_utf8(encoded(format, batches)).unwrap()
+    fn encode_text(format: OutputFormat, batches: &[RecordBatch]) -> String {
+        String::from_utf8(encode(format, batches)).unwrap()
     }
 
     #[test]
-    fn csv_has_one_head_and_flattens_lists() {
+    fn csv_has_header_and_flat_lists() {
         let row = "1,\"a,\"\"b\"\"\",\"[1, ]\"\n2,,\n";
         assert_eq!(
-            encoded_text(OutputFormat::Csv, &[batch(), batch()]),
+            encode_text(OutputFormat::Csv, &[batch(), batch()]),
             format!("id,name,list\n{row}{row}")
         );
     }
 
     #[test]
-    fn csv_of_no_rows_is_its_head() {
-        assert_eq!(encoded_text(OutputFormat::Csv, &[]), "id,name,list\n");
+    fn csv_without_rows_is_its_header() {
+        assert_eq!(encode_text(OutputFormat::Csv, &[]), "id,name,list\n");
     }
 
     #[test]
-    fn json_is_one_object_a_line_with_nulls() {
+    fn json_writes_one_object_per_line() {
         let expected =
             "{\"id\":1,\"name\":\"a,\\\"b\\\"\",\"list\":[1,null]}\n{\"id\":2,\"name\":null,\"list\":null}\n";
-        assert_eq!(encoded_text(OutputFormat::Json, &[batch()]), expected);
-        assert_eq!(encoded_text(OutputFormat::Json, &[]), "");
+        assert_eq!(encode_text(OutputFormat::Json, &[batch()]), expected);
+        assert_eq!(encode_text(OutputFormat::Json, &[]), "");
     }
 
     #[test]
-    fn arrow_is_a_stream_any_reader_takes() {
-        let bytes = encoded(OutputFormat::Arrow, &[batch(), batch()]);
+    fn arrow_output_is_an_ipc_stream() {
+        let bytes = encode(OutputFormat::Arrow, &[batch(), batch()]);
         let read: Vec<_> = StreamReader::try_new(bytes.as_slice(), None)
             .unwrap()
             .map(Result::unwrap)
             .collect();
         assert_eq!(read, [batch(), batch()]);
-        let empty = encoded(OutputFormat::Arrow, &[]);
+        let empty = encode(OutputFormat::Arrow, &[]);
         assert_eq!(
             StreamReader::try_new(empty.as_slice(), None).unwrap().schema(),
             batch().schema()
@@ -217,12 +217,12 @@ mod tests {
     }
 
     #[test]
-    fn table_rows_held_for_the_widths_come_when_asked() {
+    fn end_preview_writes_held_table_rows() {
         let mut out = Vec::new();
         let mut encoder = Encoder::new(OutputFormat::Table, &batch().schema()).unwrap();
-        encoder.batch(&batch(), &mut out).unwrap();
+        encoder.write_batch(&batch(), &mut out).unwrap();
         assert!(out.is_empty());
-        encoder.settle(&mut out).unwrap();
+        encoder.end_preview(&mut out).unwrap();
         assert_eq!(String::from_utf8(out).unwrap().lines().count(), 5);
     }
 }

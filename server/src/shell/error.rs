@@ -1,4 +1,4 @@
-//! What can go wrong in the shell, each as one sentence for standard error.
+//! Errors of the shell, each as one sentence for standard error.
 
 use std::error::Error as _;
 use std::io;
@@ -11,13 +11,13 @@ use tonic::Status;
 
 use super::address::Address;
 
-/// Why the shell, or one statement in it, did not do what was asked.
+/// Why the shell, or a statement in it, failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// A flag or a file that cannot be used.
     #[error("{0}")]
     Usage(String),
-    /// Nobody answers at the address.
+    /// No server answers at the address.
     #[error(
         "cannot reach a server at {address} ({reason}); start one with `squadron serve`, or name another with --server"
     )]
@@ -28,12 +28,12 @@ pub(super) enum Error {
         reason: String,
     },
     /// The server answered with an error.
-    #[error("{}", sentence(.0))]
+    #[error("{}", describe(.0))]
     Server(Box<Status>),
-    /// The server's answer makes no sense.
+    /// The server's answer cannot be decoded.
     #[error("the server's answer cannot be read: {0}")]
     Answer(String),
-    /// The rows cannot be shown in the chosen format.
+    /// The rows cannot be encoded in the chosen format.
     #[error("the rows cannot be written in this format: {0}")]
     Format(ArrowError),
     /// Standard output or the terminal failed.
@@ -42,20 +42,20 @@ pub(super) enum Error {
     /// The user pressed Ctrl-C.
     #[error("cancelled")]
     Cancelled,
-    /// What a statement of a file did.
+    /// The error of a statement in a file.
     #[error("{}:{line}: {error}", file.display())]
     In {
         /// The file.
         file: PathBuf,
         /// The line on which the statement starts.
         line: usize,
-        /// What went wrong.
+        /// The error.
         error: Box<Error>,
     },
 }
 
 impl Error {
-    /// Whether nobody reads standard output any more, as behind `| head`: an end, not a failure.
+    /// Whether the reader of standard output is gone, as behind `| head`: an end, not a failure.
     pub(super) fn is_reader_gone(&self) -> bool {
         match self {
             Self::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,
@@ -64,7 +64,7 @@ impl Error {
         }
     }
 
-    /// The same error, with the place of its statement.
+    /// The same error, with the file and line of its statement.
     pub(super) fn at(self, file: &Path, line: usize) -> Self {
         Self::In {
             file: file.to_owned(),
@@ -73,7 +73,7 @@ impl Error {
         }
     }
 
-    /// The code the process ends with.
+    /// The exit code of the process.
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
@@ -119,8 +119,8 @@ pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     cause.to_string()
 }
 
-/// A status that the server sent is its sentence; one that the client made up, for a broken connection, says so.
-fn sentence(status: &Status) -> String {
+/// The message of a status that the server sent. A status with a source was made by the client for a lost connection.
+fn describe(status: &Status) -> String {
     match status.source() {
         Some(cause) => format!("the connection to the server is lost ({})", root_cause(cause)),
         None if status.message().is_empty() => {
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_is_its_sentence() {
+    fn status_prints_its_message() {
         assert_eq!(
             Error::from(Status::not_found("no table named x")).to_string(),
             "no table named x"
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_is_named() {
+    fn lost_connection_error_is_named() {
         let status = Status::from_error(Box::new(io::Error::new(
             io::ErrorKind::ConnectionReset,
             "reset by peer",
@@ -161,14 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_of_a_file_has_a_place() {
+    fn file_statement_error_names_line() {
         let error = Error::Cancelled.at(Path::new("x.sql"), 7);
         assert_eq!(error.to_string(), "x.sql:7: cancelled");
         assert_eq!(error.exit_code(), ExitCode::from(1));
     }
 
     #[test]
-    fn a_closed_pipe_is_an_end() {
+    fn closed_pipe_is_no_failure() {
         let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
         assert!(Error::from(closed()).is_reader_gone());
         assert!(Error::from(closed()).at(Path::new("x.sql"), 1).is_reader_gone());

@@ -12,18 +12,18 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Editor, Helper};
 
 use super::error::Error;
+use super::script::{Flow, Shell};
 use super::split;
-use super::{Flow, Shell};
 
 const PROMPT: &str = "squadron> ";
 const HISTORY_ENTRIES: usize = 1000;
 
-/// Reads and runs statements until the user leaves. A failed statement is reported and forgotten.
+/// Reads and runs statements until the user leaves. A failed statement is reported, and the loop goes on.
 pub(super) async fn run(mut shell: Shell) -> Result<(), Error> {
     let history = history_file();
-    let mut editor = open_editor(history.as_ref()).map_err(terminal)?;
+    let mut editor = open_editor(history.as_ref()).map_err(terminal_error)?;
     loop {
-        // Reading blocks a thread; the connection's keep-alives go on.
+        // On a thread that may block, so that the connection's keep-alives go on.
         let (returned, input) = tokio::task::spawn_blocking(move || {
             let input = editor.readline(PROMPT);
             (editor, input)
@@ -43,7 +43,7 @@ pub(super) async fn run(mut shell: Shell) -> Result<(), Error> {
             }
             Err(ReadlineError::Interrupted) => {}
             Err(ReadlineError::Eof) => break,
-            Err(error) => return Err(terminal(error)),
+            Err(error) => return Err(terminal_error(error)),
         }
     }
     shell.close().await;
@@ -58,13 +58,13 @@ fn open_editor(history: Option<&PathBuf>) -> rustyline::Result<Editor<StatementH
     let mut editor = Editor::with_config(config)?;
     editor.set_helper(Some(StatementHelper));
     if let Some(file) = history {
-        // The first time there is none.
+        // Without a file this fails, as at the first start.
         let _ = editor.load_history(file);
     }
     Ok(editor)
 }
 
-/// A history that cannot be kept is no reason to stop.
+/// Adds `input` to the history. A history that cannot be kept is logged only.
 fn remember(editor: &mut Editor<StatementHelper, FileHistory>, input: &str, history: Option<&PathBuf>) {
     if input.trim().is_empty() {
         return;
@@ -98,7 +98,7 @@ fn history_file() -> Option<PathBuf> {
     data.map(|data| data.join("squadron").join("history"))
 }
 
-fn terminal(error: ReadlineError) -> Error {
+fn terminal_error(error: ReadlineError) -> Error {
     Error::Output(match error {
         ReadlineError::Io(error) => error,
         other => io::Error::other(other),

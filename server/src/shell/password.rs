@@ -1,4 +1,4 @@
-//! Passwords: asked for without showing them, and made into hashes for `serve --users`.
+//! Passwords: read without an echo, and hashed for `serve --users`.
 
 use std::io::{self, BufRead, IsTerminal};
 use std::process::ExitCode;
@@ -7,12 +7,12 @@ use super::error::Error;
 use crate::auth;
 use crate::config::HashPasswordArgs;
 
-/// Runs `squadron hash-password`: prints the hash alone, and gives the code the process ends with.
+/// Runs `squadron hash-password`: prints the hash alone and returns the exit code of the process.
 pub fn hash_password(args: &HashPasswordArgs) -> ExitCode {
     let password = match &args.password {
         Some(password) => Ok(password.reveal().to_owned()),
         None if io::stdin().is_terminal() => ask_twice(),
-        None => first_line(io::stdin().lock()),
+        None => read_first_line(io::stdin().lock()),
     };
     let hash = password.and_then(|password| auth::hash(&password).map_err(|failure| Error::Usage(failure.to_string())));
     match hash {
@@ -27,8 +27,8 @@ pub fn hash_password(args: &HashPasswordArgs) -> ExitCode {
     }
 }
 
-/// The password of `user`, typed at the terminal.
-pub(super) fn of_user(user: &str) -> Result<String, Error> {
+/// Asks for the password of `user` at the terminal.
+pub(super) fn ask_for_user(user: &str) -> Result<String, Error> {
     if !io::stdin().is_terminal() {
         return Err(Error::Usage(format!(
             "--user {user} needs a password; give --password @FILE, since there is no terminal to ask at"
@@ -40,7 +40,7 @@ pub(super) fn of_user(user: &str) -> Result<String, Error> {
 fn ask_twice() -> Result<String, Error> {
     let password = ask("Password: ")?;
     if password.is_empty() {
-        return Err(empty());
+        return Err(empty_password());
     }
     if ask("Once more: ")? != password {
         return Err(Error::Usage("the two passwords differ; try again".to_owned()));
@@ -52,19 +52,19 @@ fn ask(prompt: &str) -> Result<String, Error> {
     rpassword::prompt_password(prompt).map_err(|error| Error::Usage(format!("the password cannot be read: {error}")))
 }
 
-fn first_line(mut input: impl BufRead) -> Result<String, Error> {
+fn read_first_line(mut input: impl BufRead) -> Result<String, Error> {
     let mut line = String::new();
     input
         .read_line(&mut line)
         .map_err(|error| Error::Usage(format!("standard input cannot be read: {error}")))?;
     let password = line.trim_end_matches(['\r', '\n']);
     match password.is_empty() {
-        true => Err(empty()),
+        true => Err(empty_password()),
         false => Ok(password.to_owned()),
     }
 }
 
-fn empty() -> Error {
+fn empty_password() -> Error {
     Error::Usage("the password is empty; give one, or --password @FILE".to_owned())
 }
 
@@ -73,12 +73,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_the_first_line_as_it_is() {
+    fn password_is_the_first_line() {
         for (input, password) in [("a b \nc\n", "a b "), ("x\r\n", "x"), ("y", "y")] {
-            assert_eq!(first_line(input.as_bytes()).unwrap(), password);
+            assert_eq!(read_first_line(input.as_bytes()).unwrap(), password);
         }
         for input in ["", "\n", "\nx"] {
-            let error = first_line(input.as_bytes()).unwrap_err();
+            let error = read_first_line(input.as_bytes()).unwrap_err();
             assert!(error.to_string().contains("--password"), "{error}");
         }
     }

@@ -1,8 +1,8 @@
-//! A statement that the server has begun: what is known of its result, and how far it is.
+//! A statement that the server has begun: its FlightInfo so far, and its progress.
 //!
 //! ```text
-//! PollFlightInfo ──> Begun ──poll──> Begun ──poll──> ... ──> the FlightInfo is whole
-//!    Unimplemented ──> GetFlightInfo ────────────────────────^
+//! PollFlightInfo ──> PendingStatement ──poll──> PendingStatement ──poll──> ... ──> the FlightInfo is complete
+//!    Unimplemented ──> GetFlightInfo ──────────────────────────────────────────────^
 //! ```
 
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
@@ -12,23 +12,24 @@ use tonic::Code;
 
 use super::client::Client;
 use super::error::Error;
+use super::poll_support::PollSupport;
 
-/// A statement on its way to its result.
+/// A statement that was begun.
 #[derive(Debug)]
-pub(super) struct Begun {
-    /// All that is known of the result; names the statement in a cancel.
+pub(super) struct PendingStatement {
+    /// The FlightInfo so far; names the statement in a cancel.
     pub(super) info: FlightInfo,
-    /// From 0 to 1, where the server says it.
+    /// From 0 to 1, where the server tells it.
     pub(super) progress: Option<f64>,
-    /// Asks for more; none: the FlightInfo is whole.
+    /// The descriptor of the next poll; none once the FlightInfo is complete.
     next: Option<FlightDescriptor>,
 }
 
-impl Begun {
-    fn of(answer: PollInfo, before: Option<FlightInfo>) -> Result<Self, Error> {
+impl PendingStatement {
+    fn from_poll(answer: PollInfo, before: Option<FlightInfo>) -> Result<Self, Error> {
         let info = match answer.info.or(before) {
             Some(info) => info,
-            // It may come with the next answer.
+            // The FlightInfo may come with the next answer.
             None if answer.flight_descriptor.is_some() => FlightInfo::default(),
             None => return Err(Error::Answer("PollInfo without a FlightInfo".to_owned())),
         };
@@ -39,69 +40,61 @@ impl Begun {
         })
     }
 
-    /// Whether nothing more will be told: the rows can be read, and a change has been made.
-    pub(super) fn is_whole(&self) -> bool {
+    /// Whether no poll is left: the rows can be read, and a change has been made.
+    pub(super) fn is_complete(&self) -> bool {
         self.next.is_none()
     }
 }
 
-/// Whether the server answers PollFlightInfo.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Polls {
-    /// It was not asked yet, or refused a statement that it may refuse in any case.
-    #[default]
-    Unknown,
-    Served,
-    Refused,
-}
-
 impl Client {
     /// Begins a statement; the server runs it once, however often it is polled.
-    pub(super) async fn begin(&mut self, sql: &str) -> Result<Begun, Error> {
+    pub(super) async fn begin(&mut self, sql: &str) -> Result<PendingStatement, Error> {
         let command = CommandStatementQuery {
             query: sql.to_owned(),
             transaction_id: None,
         };
         let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-        if self.polls == Polls::Refused {
-            return self.get(descriptor).await;
+        if self.poll_support == PollSupport::Refused {
+            return self.get_flight_info(descriptor).await;
         }
-        match self.answer(descriptor.clone()).await {
+        match self.poll_flight_info(descriptor.clone()).await {
             Ok(answer) => {
-                self.polls = Polls::Served;
-                Begun::of(answer, None)
+                self.poll_support = PollSupport::Served;
+                PendingStatement::from_poll(answer, None)
             }
-            // Of a server that serves polls this is said of the statement, which must not be sent again.
-            Err(Error::Server(status)) if status.code() == Code::Unimplemented && self.polls == Polls::Unknown => {
-                let begun = self.get(descriptor).await?;
-                self.polls = Polls::Refused;
-                Ok(begun)
+            // From a server that serves polls, this is about the statement, which must not be sent again.
+            Err(Error::Server(status))
+                if status.code() == Code::Unimplemented && self.poll_support == PollSupport::Unknown =>
+            {
+                let statement = self.get_flight_info(descriptor).await?;
+                self.poll_support = PollSupport::Refused;
+                Ok(statement)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Waits for news of a statement; changes nothing when it is dropped before.
-    pub(super) async fn poll(&mut self, begun: &mut Begun) -> Result<(), Error> {
-        if let Some(next) = begun.next.clone() {
-            let answer = self.answer(next).await?;
-            *begun = Begun::of(answer, Some(begun.info.clone()))?;
+    /// Polls a statement until the server answers. Cancelled before, it changes nothing.
+    pub(super) async fn poll(&mut self, statement: &mut PendingStatement) -> Result<(), Error> {
+        if let Some(next) = statement.next.clone() {
+            let answer = self.poll_flight_info(next).await?;
+            *statement = PendingStatement::from_poll(answer, Some(statement.info.clone()))?;
         }
         Ok(())
     }
 
-    async fn answer(&mut self, descriptor: FlightDescriptor) -> Result<PollInfo, Error> {
+    async fn poll_flight_info(&mut self, descriptor: FlightDescriptor) -> Result<PollInfo, Error> {
         let request = self.request(descriptor);
         let response = self.flight.poll_flight_info(request).await?;
         self.remember(response.metadata());
         Ok(response.into_inner())
     }
 
-    async fn get(&mut self, descriptor: FlightDescriptor) -> Result<Begun, Error> {
+    async fn get_flight_info(&mut self, descriptor: FlightDescriptor) -> Result<PendingStatement, Error> {
         let request = self.request(descriptor);
         let response = self.flight.get_flight_info(request).await?;
         self.remember(response.metadata());
-        Ok(Begun {
+        Ok(PendingStatement {
             info: response.into_inner(),
             progress: None,
             next: None,

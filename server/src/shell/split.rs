@@ -1,21 +1,21 @@
 //! Cuts a script into statements at the semicolons that end them, and tells whether typed input is complete.
 //!
-//! A semicolon inside a string, a quoted name, a dollar-quoted string or a comment ends nothing. The tokens are those of
-//! the SQL the server reads (a test holds both against each other); reading them here, in one pass, lets the shell send
-//! each statement as it was written and go on with a long file without tokenising its rest again.
+//! A semicolon inside a string, a quoted name, a dollar-quoted string or a comment ends no statement. The tokens are
+//! those of the server's SQL (a test compares both). Scanning them here, in one pass, lets the shell send each
+//! statement as it was written, and go on with a long file without tokenising the rest again.
 
-/// One thing to do: a statement for the server or a command for the shell.
+/// A statement for the server or a command for the shell.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece<'a> {
     /// The statement without its semicolon, or the command with its backslash.
     pub(super) text: &'a str,
-    /// The line of the script it starts on, from 1.
+    /// The line of the script on which it starts, from 1.
     pub(super) line: usize,
-    /// Who must do it.
+    /// Whether the server or the shell runs it.
     pub(super) kind: Kind,
 }
 
-/// Who a [`Piece`] is for.
+/// What runs a [`Piece`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The server.
@@ -24,14 +24,13 @@ pub(super) enum Kind {
     Command,
 }
 
-/// The pieces of a script, in order. Empty statements and statements of nothing but comments are left out.
+/// The pieces of a script, in order, without statements that are empty or hold only comments.
 pub(super) fn pieces(script: &str) -> Vec<Piece<'_>> {
     let mut scanner = Scanner::new(script);
     std::iter::from_fn(|| scanner.next_piece().map(|(piece, _)| piece)).collect()
 }
 
-/// Whether nothing more must be typed before `input` can be run: it is empty, a command, or its last statement ends in a
-/// semicolon.
+/// Whether `input` can be run as it is: it is empty, a command, or its last statement ends in a semicolon.
 pub(super) fn is_complete(input: &str) -> bool {
     let mut scanner = Scanner::new(input);
     let mut ended = true;
@@ -41,12 +40,12 @@ pub(super) fn is_complete(input: &str) -> bool {
     ended && !scanner.inside_token
 }
 
-/// How a piece came to its end.
+/// What ended a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// By a semicolon, or by the end of a command's line.
+    /// A semicolon, or the end of a command's line.
     Marked,
-    /// By the end of the text.
+    /// The end of the text.
     OutOfText,
 }
 
@@ -54,10 +53,10 @@ enum End {
 struct Scanner<'a> {
     script: &'a str,
     at: usize,
-    /// The line that `counted` stands on; lines are counted only up to where a piece starts.
+    /// The line of position `counted`; lines are counted only up to the start of a piece.
     line: usize,
     counted: usize,
-    /// The text ended within a string, a quoted name or a comment.
+    /// Whether the text ended within a string, a quoted name or a comment.
     inside_token: bool,
 }
 
@@ -96,7 +95,7 @@ impl<'a> Scanner<'a> {
         ))
     }
 
-    /// Moves to the first character that belongs to a statement or command, or gives `None` at the end of the text.
+    /// Moves to the first character of a statement or command; `None` at the end of the text.
     fn skip_to_start(&mut self) -> Option<()> {
         loop {
             match self.peek(0)? {
@@ -135,7 +134,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A word, and the string behind it when the word is the prefix of one: `E'..'`, `Q'[..]'`.
+    /// Skips a word, and the string behind it when the word is the prefix of one: `E'..'`, `Q'[..]'`.
     fn skip_word(&mut self) {
         let start = self.at;
         self.skip_until(|byte| !is_word(byte) && byte != b'$');
@@ -148,7 +147,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A quoted string or name; the quote is doubled, or escaped by a backslash, to stand for itself.
+    /// Skips a quoted string or name; a doubled quote, or one escaped by a backslash, stands for itself.
     fn skip_quoted(&mut self, quote: u8, backslash: bool) {
         self.at += 1;
         while let Some(byte) = self.peek(0) {
@@ -165,7 +164,7 @@ impl<'a> Scanner<'a> {
         self.end_inside_token();
     }
 
-    /// `'[ .. ]'` behind the prefix `Q`.
+    /// Skips `'[ .. ]'` behind the prefix `Q`.
     fn skip_delimited(&mut self) {
         let rest = &self.script[self.at + 1..];
         let Some(open) = rest.chars().next() else {
@@ -184,7 +183,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A dollar-quoted string `$tag$ .. $tag$`, or a placeholder such as `$1`.
+    /// Skips a dollar-quoted string `$tag$ .. $tag$`, or a placeholder such as `$1`.
     fn skip_dollar(&mut self) {
         let start = self.at;
         self.at += 1;
@@ -200,7 +199,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A comment; comments nest.
+    /// Skips a comment; comments nest.
     fn skip_block_comment(&mut self) {
         let mut depth = 0_usize;
         while self.at < self.script.len() {
@@ -238,7 +237,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Bytes of names: also every byte of a character outside ASCII.
+/// Whether a byte may be part of a name; bytes of characters outside ASCII may.
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'#' | b'@') || !byte.is_ascii()
 }
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn semicolons_end_statements() {
+    fn semicolons_end_every_statement() {
         assert_eq!(
             texts("select 1; select 2 ;;\n select 3"),
             ["select 1", "select 2", "select 3"]
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_reads_the_same_tokens() {
+    fn scanner_agrees_with_server_tokenizer() {
         let script = "select 'a;''b', e'\\';', \"c;\", `d;`, $$e;$$, $x$f;$x$, $1 /* ; /* ; */ */ -- ;\n, q'{g;}', Q'!h;!', n'i;'; \
                       select a$b, \"é;\"; ;select 7 / 2 - -1;";
         let tokens = Tokenizer::new(&GenericDialect, script).tokenize().unwrap();
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_knows_its_line() {
+    fn piece_tells_its_first_line() {
         let script = "-- head\nselect 1;\n\n\\d\nselect\n2;select 3";
         let found: Vec<_> = pieces(script)
             .into_iter()
@@ -328,13 +327,13 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_a_line_of_its_own() {
+    fn command_is_a_single_line() {
         assert_eq!(texts("\\timing off\nselect 1;"), ["\\timing off", "select 1"]);
         assert_eq!(texts("select '\n\\d';"), ["select '\n\\d'"]);
     }
 
     #[test]
-    fn input_is_complete_at_a_semicolon() {
+    fn input_is_complete_at_semicolon() {
         for complete in [
             "",
             "  ",

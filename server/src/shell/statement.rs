@@ -1,4 +1,4 @@
-//! One statement: start it, show its rows while they arrive, and stop it when the user says so.
+//! Runs one statement: starts it, prints its rows while they arrive, and cancels it on Ctrl-C.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -12,61 +12,61 @@ use futures::StreamExt;
 use super::client::Client;
 use super::encode::Encoder;
 use super::error::Error;
-use super::pending_statement::Begun;
+use super::pending_statement::PendingStatement;
 use super::progress::Progress;
 use crate::config::OutputFormat;
 
-/// How long rows are held back for the widths of a table when no more of them come.
-const SETTLE_AFTER: Duration = Duration::from_millis(300);
+/// How long rows are held back to find the widths of a table when no further rows arrive.
+const PREVIEW_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Runs one statement and writes its result to standard output.
 ///
-/// Ctrl-C ends the statement with [`Error::Cancelled`]: the server is told and the stream is dropped.
+/// Ctrl-C ends the statement with [`Error::Cancelled`]: the query is cancelled on the server and the stream is dropped.
 pub(super) async fn run(client: &mut Client, sql: &str, format: OutputFormat, timing: bool) -> Result<(), Error> {
-    let began = Instant::now();
+    let started = Instant::now();
     let progress = Progress::start();
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
-    let mut begun = tokio::select! {
-        begun = client.begin(sql) => begun?,
+    let mut statement = tokio::select! {
+        statement = client.begin(sql) => statement?,
         _ = &mut interrupt => return Err(Error::Cancelled),
         never = progress.appear() => match never {},
     };
     let mut reader = client.clone();
-    let shown = tokio::select! {
-        shown = result(&mut reader, &mut begun, format, &progress) => shown,
+    let printed = tokio::select! {
+        printed = print_result(&mut reader, &mut statement, format, &progress) => printed,
         _ = &mut interrupt => {
-            client.cancel(begun.info).await;
+            client.cancel(statement.info).await;
             Err(Error::Cancelled)
         }
         never = progress.appear() => match never {},
     };
     drop(progress);
-    shown?;
+    printed?;
     if timing {
-        eprintln!("Time: {:.3} s", began.elapsed().as_secs_f64());
+        eprintln!("Time: {:.3} s", started.elapsed().as_secs_f64());
     }
     Ok(())
 }
 
-/// Waits for the result of a statement that was begun, and shows it.
-async fn result(
+/// Waits for the result of a statement and prints it.
+async fn print_result(
     client: &mut Client,
-    begun: &mut Begun,
+    statement: &mut PendingStatement,
     format: OutputFormat,
     progress: &Progress,
 ) -> Result<(), Error> {
-    while !begun.is_whole() {
-        if let Some(share) = begun.progress {
-            progress.share(share);
+    while !statement.is_complete() {
+        if let Some(done) = statement.progress {
+            progress.set_done(done);
         }
-        client.poll(begun).await?;
+        client.poll(statement).await?;
     }
-    progress.ready();
-    show(client, &begun.info, format, progress, io::stdout()).await
+    progress.set_ready();
+    print_rows(client, &statement.info, format, progress, io::stdout()).await
 }
 
 /// Fetches every endpoint in order and writes the rows to `output`.
-async fn show(
+async fn print_rows(
     client: &mut Client,
     info: &FlightInfo,
     format: OutputFormat,
@@ -89,24 +89,24 @@ async fn show(
     for ticket in info.endpoint.iter().filter_map(|endpoint| endpoint.ticket.clone()) {
         let mut stream = client.fetch(ticket).await?;
         loop {
-            match tokio::time::timeout(SETTLE_AFTER, stream.next()).await {
+            match tokio::time::timeout(PREVIEW_TIMEOUT, stream.next()).await {
                 Ok(Some(batch)) => {
-                    screen.batch(&batch?)?;
-                    // A fast server always has a next batch ready; Ctrl-C must get its turn.
+                    screen.write_batch(&batch?)?;
+                    // A fast server always has a next batch ready: yield, so that Ctrl-C is noticed.
                     tokio::task::yield_now().await;
                 }
                 Ok(None) => break,
-                Err(_) => screen.settle()?,
+                Err(_) => screen.end_preview()?,
             }
         }
     }
     screen.finish()
 }
 
-/// Where the rows of one result are written.
+/// Writes the rows of one result.
 struct Screen<'a, W: Write> {
     rows: u64,
-    /// Made with the first batch, whose schema is the one that counts.
+    /// Made with the schema of the first batch, which may differ from that of the FlightInfo.
     encoder: Option<Encoder>,
     format: OutputFormat,
     schema: SchemaRef,
@@ -116,20 +116,20 @@ struct Screen<'a, W: Write> {
 }
 
 impl<W: Write> Screen<'_, W> {
-    fn batch(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+    fn write_batch(&mut self, batch: &RecordBatch) -> Result<(), Error> {
         self.rows += batch.num_rows() as u64;
-        self.progress.rows(self.rows);
+        self.progress.set_rows(self.rows);
         let encoder = match &mut self.encoder {
             Some(encoder) => encoder,
             None => self.encoder.insert(Encoder::new(self.format, &batch.schema())?),
         };
-        encoder.batch(batch, &mut self.pending)?;
+        encoder.write_batch(batch, &mut self.pending)?;
         self.write_out()
     }
 
-    fn settle(&mut self) -> Result<(), Error> {
+    fn end_preview(&mut self) -> Result<(), Error> {
         if let Some(encoder) = &mut self.encoder {
-            encoder.settle(&mut self.pending)?;
+            encoder.end_preview(&mut self.pending)?;
         }
         self.write_out()
     }
@@ -156,7 +156,7 @@ impl<W: Write> Screen<'_, W> {
 
     fn write_out(&mut self) -> Result<(), Error> {
         if !self.pending.is_empty() {
-            self.progress.before_output();
+            self.progress.clear_for_output();
             self.output.write_all(&self.pending)?;
             self.output.flush()?;
             self.pending.clear();
@@ -177,11 +177,11 @@ mod tests {
         RecordBatch::try_from_iter([("n", numbers)]).unwrap()
     }
 
-    fn shown(format: OutputFormat, schema: SchemaRef, batches: &[RecordBatch]) -> String {
-        String::from_utf8(written(format, schema, batches)).unwrap()
+    fn print_text(format: OutputFormat, schema: SchemaRef, batches: &[RecordBatch]) -> String {
+        String::from_utf8(print_bytes(format, schema, batches)).unwrap()
     }
 
-    fn written(format: OutputFormat, schema: SchemaRef, batches: &[RecordBatch]) -> Vec<u8> {
+    fn print_bytes(format: OutputFormat, schema: SchemaRef, batches: &[RecordBatch]) -> Vec<u8> {
         let progress = Progress::start();
         let mut output = Vec::new();
         let mut screen = Screen {
@@ -194,32 +194,32 @@ mod tests {
             progress: &progress,
         };
         for batch in batches {
-            screen.batch(batch).unwrap();
+            screen.write_batch(batch).unwrap();
         }
         screen.finish().unwrap();
         output
     }
 
     #[test]
-    fn a_table_counts_its_rows() {
-        assert!(shown(OutputFormat::Table, batch(0).schema(), &[batch(1)]).ends_with("+---+\n(1 row)\n"));
-        assert!(shown(OutputFormat::Table, batch(0).schema(), &[batch(1), batch(2)]).ends_with("(3 rows)\n"));
-        assert!(shown(OutputFormat::Table, batch(0).schema(), &[]).ends_with("+---+\n(0 rows)\n"));
+    fn table_output_counts_its_rows() {
+        assert!(print_text(OutputFormat::Table, batch(0).schema(), &[batch(1)]).ends_with("+---+\n(1 row)\n"));
+        assert!(print_text(OutputFormat::Table, batch(0).schema(), &[batch(1), batch(2)]).ends_with("(3 rows)\n"));
+        assert!(print_text(OutputFormat::Table, batch(0).schema(), &[]).ends_with("+---+\n(0 rows)\n"));
     }
 
     #[test]
-    fn a_statement_without_a_result_says_so_to_people_only() {
+    fn missing_result_prints_ok_in_tables() {
         let nothing = Arc::new(Schema::empty());
-        assert_eq!(shown(OutputFormat::Table, Arc::clone(&nothing), &[]), "OK\n");
+        assert_eq!(print_text(OutputFormat::Table, Arc::clone(&nothing), &[]), "OK\n");
         for format in [OutputFormat::Csv, OutputFormat::Json, OutputFormat::Arrow] {
-            assert_eq!(shown(format, Arc::clone(&nothing), &[]), "");
+            assert_eq!(print_text(format, Arc::clone(&nothing), &[]), "");
         }
     }
 
     #[test]
-    fn an_empty_result_still_has_a_head() {
-        assert_eq!(shown(OutputFormat::Csv, batch(0).schema(), &[]), "n\n");
-        assert!(!written(OutputFormat::Arrow, batch(0).schema(), &[]).is_empty());
+    fn empty_result_still_has_header() {
+        assert_eq!(print_text(OutputFormat::Csv, batch(0).schema(), &[]), "n\n");
+        assert!(!print_bytes(OutputFormat::Arrow, batch(0).schema(), &[]).is_empty());
     }
 
     struct Closed;
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_output_ends_the_statement() {
+    fn closed_output_ends_the_statement() {
         let progress = Progress::start();
         let mut screen = Screen {
             rows: 0,
@@ -246,6 +246,6 @@ mod tests {
             output: Closed,
             progress: &progress,
         };
-        assert!(screen.batch(&batch(1)).unwrap_err().is_reader_gone());
+        assert!(screen.write_batch(&batch(1)).unwrap_err().is_reader_gone());
     }
 }

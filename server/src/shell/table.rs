@@ -1,4 +1,4 @@
-//! Rows as a table for people, written while they arrive.
+//! Rows as a table for terminals, written while they arrive.
 //!
 //! ```text
 //! +-------------+-------+
@@ -7,8 +7,8 @@
 //! | FURNITURE   |    12 |
 //! ```
 //!
-//! The widths of the columns come from a bounded preview of the first rows, so that a large result is never held. A later
-//! value that is wider is written whole and moves the frame: a table is never wrong to look better.
+//! The widths of the columns come from a bounded preview of the first rows, so that a large result is never held in
+//! memory. A later, wider value is written whole and shifts the frame: values are never cut.
 
 use std::fmt::Write as _;
 
@@ -17,19 +17,19 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-/// Rows looked at before the widths are settled.
+/// How many rows decide the widths.
 const PREVIEW_ROWS: usize = 1000;
 
-/// The widest a column is drawn for its contents; beyond, a value moves the frame instead of padding every other row.
+/// The greatest width of a column; a wider value shifts the frame instead of padding every other row.
 const MAX_COLUMN_WIDTH: usize = 120;
 
 const OPTIONS: FormatOptions<'static> = FormatOptions::new().with_null("NULL").with_display_error(true);
 
-/// A table being written.
+/// A table that is being written.
 pub(super) struct Table {
     schema: SchemaRef,
     preview: Vec<RecordBatch>,
-    /// Set once the head is written.
+    /// Set once the header is written.
     widths: Option<Vec<usize>>,
 }
 
@@ -42,23 +42,23 @@ impl Table {
         }
     }
 
-    /// Takes the next rows; writes to `out` what can be written.
+    /// Takes the next rows, and appends them to `out` once the preview has ended.
     pub(super) fn push(&mut self, batch: &RecordBatch, out: &mut String) -> Result<(), ArrowError> {
         if let Some(widths) = &self.widths {
             return write_rows(batch, widths, out);
         }
         self.preview.push(batch.clone());
         if self.preview.iter().map(RecordBatch::num_rows).sum::<usize>() >= PREVIEW_ROWS {
-            self.settle(out)?;
+            self.end_preview(out)?;
         }
         Ok(())
     }
 
-    /// Ends the preview: writes the head and the rows held so far, if that has not happened yet.
-    pub(super) fn settle(&mut self, out: &mut String) -> Result<(), ArrowError> {
+    /// Ends the preview, if it has not ended: writes the header and the rows held so far.
+    pub(super) fn end_preview(&mut self, out: &mut String) -> Result<(), ArrowError> {
         if self.widths.is_none() {
             let widths = self.measure()?;
-            self.write_head(&widths, out);
+            self.write_header(&widths, out);
             for batch in self.preview.drain(..) {
                 write_rows(&batch, &widths, out)?;
             }
@@ -69,7 +69,7 @@ impl Table {
 
     /// Closes the table.
     pub(super) fn finish(&mut self, out: &mut String) -> Result<(), ArrowError> {
-        self.settle(out)?;
+        self.end_preview(out)?;
         if let Some(widths) = &self.widths {
             write_rule(widths, out);
         }
@@ -99,7 +99,7 @@ impl Table {
         Ok(widths)
     }
 
-    fn write_head(&self, widths: &[usize], out: &mut String) {
+    fn write_header(&self, widths: &[usize], out: &mut String) {
         write_rule(widths, out);
         let names: Vec<_> = self.schema.fields().iter().map(|field| lines(field.name())).collect();
         write_row(&names, widths, &vec![false; widths.len()], out);
@@ -128,7 +128,7 @@ fn write_rows(batch: &RecordBatch, widths: &[usize], out: &mut String) -> Result
     Ok(())
 }
 
-/// One row; as many lines as its highest cell has.
+/// Writes one row, with as many lines as its highest cell has.
 fn write_row(cells: &[Vec<String>], widths: &[usize], right: &[bool], out: &mut String) {
     let height = cells.iter().map(Vec::len).max().unwrap_or(1);
     for line in 0..height {
@@ -170,7 +170,7 @@ fn lines(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Columns a text takes in a terminal.
+/// How many columns a text takes in a terminal.
 fn width(text: &str) -> usize {
     text.chars().map(character_width).sum()
 }
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_rows_with_numbers_to_the_right() {
+    fn table_aligns_numbers_right() {
         let drawn = table(&[batch(&[Some("chair"), None], &[7, 1234])]);
         let expected = "\
 +-------+------+
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_result_keeps_its_head() {
+    fn empty_result_keeps_its_header() {
         assert_eq!(
             table(&[batch(&[], &[])]),
             "+------+---+\n| name | n |\n+------+---+\n+------+---+\n"
@@ -240,13 +240,13 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_may_have_several_lines() {
+    fn cell_may_have_several_lines() {
         let drawn = table(&[batch(&[Some("a\nbcdef")], &[1])]);
         assert!(drawn.contains("| a     | 1 |\n| bcdef |   |\n"), "{drawn}");
     }
 
     #[test]
-    fn control_characters_do_not_reach_the_terminal() {
+    fn control_characters_are_always_escaped() {
         let drawn = table(&[batch(&[Some("a\u{1b}[2Jb\tc")], &[1])]);
         assert!(drawn.contains("a\\u{1b}[2Jb    c"), "{drawn}");
     }
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_flow_once_the_preview_is_full() {
+    fn rows_flow_after_full_preview() {
         let rows = |text: &'static str, count: usize| batch(&vec![Some(text); count], &vec![1; count]);
         let mut out = String::new();
         let mut table = Table::new(rows("a", 0).schema());
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn one_huge_value_does_not_pad_the_others() {
+    fn huge_value_does_not_pad_others() {
         let huge = "x".repeat(10_000);
         let drawn = table(&[batch(&[Some(&huge), Some("y")], &[1, 2])]);
         assert!(drawn.contains(&huge));

@@ -103,7 +103,7 @@ fn refuse_too_many(rows: usize) -> Result<(), Failure> {
     ))
 }
 
-/// The values in the types of the parameters: dictionaries unpacked, views made plain. A parameter whose type nobody knows
+/// The values in the types of the parameters: dictionaries unpacked, views made plain. A parameter of unknown type
 /// keeps that of its values.
 fn conformed(planned: &PlannedStatement, values: &RecordBatch) -> Result<RecordBatch, Failure> {
     let options = CastOptions {

@@ -31,7 +31,7 @@ pub(crate) struct Kill {
 ///
 /// # Errors
 /// `Invalid` when it begins like one and goes on otherwise.
-pub(crate) fn parsed(sql: &str) -> Result<Option<LogicalPlan>, Failure> {
+pub(crate) fn parse(sql: &str) -> Result<Option<LogicalPlan>, Failure> {
     let begins = sql.trim_start().get(..4);
     if !begins.is_some_and(|word| word.eq_ignore_ascii_case("kill")) {
         return Ok(None);
@@ -122,12 +122,12 @@ mod tests {
     use super::*;
 
     fn target(sql: &str) -> Option<Target> {
-        let plan = parsed(sql).unwrap()?;
+        let plan = parse(sql).unwrap()?;
         Some(target_of(&plan).unwrap().clone())
     }
 
     #[test]
-    fn it_is_read_however_it_is_written() {
+    fn kill_is_parsed_in_any_spelling() {
         let id = QueryId::new();
         for sql in [
             format!("KILL QUERY '{id}'"),
@@ -139,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn other_statements_are_left_to_the_parser() {
+    fn other_statements_are_no_kill() {
         for sql in ["SELECT 1", "killer", "", "KIL", "ﬀﬀ"] {
             assert_eq!(target(sql), None, "{sql}");
         }
     }
 
     #[test]
-    fn what_begins_like_one_and_is_none_says_how_to_write_it() {
+    fn malformed_kill_says_how_to_write_it() {
         for sql in [
             "KILL",
             "KILL QUERY",
@@ -155,7 +155,7 @@ mod tests {
             "KILL TABLE 't'",
             "KILL QUERY 'a' 'b'",
         ] {
-            let failure = parsed(sql).unwrap_err();
+            let failure = parse(sql).unwrap_err();
             assert_eq!(failure.kind, FailureKind::Invalid, "{sql}");
             assert!(failure.message.contains("KILL SESSION"), "{failure}");
         }

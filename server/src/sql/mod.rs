@@ -7,9 +7,12 @@
 pub(crate) mod bind;
 pub(crate) mod kill;
 pub(crate) mod parameters;
+pub(crate) mod parse;
 pub(crate) mod planning_errors;
 pub(crate) mod redact;
 pub mod statement;
+
+pub use self::parse::Source;
 
 use std::sync::Arc;
 

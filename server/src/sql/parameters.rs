@@ -1,8 +1,8 @@
 //! Which parameters a statement has, and of which types.
 //!
-//! DataFusion knows the type of a placeholder that is compared with a column, calculated with, or inserted. This adds the
-//! places it leaves out, settles what several uses say of one parameter, and takes what is still unknown for text, which
-//! every client can bind.
+//! DataFusion knows the type of a placeholder that is compared with a column, calculated with, or inserted. This adds
+//! the places it leaves out, settles what several uses say of one parameter, and takes what is still unknown for text,
+//! which every client can bind.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Parameters {
 }
 
 /// The plan with every placeholder typed whose type can be told.
-pub(crate) fn inferred(plan: LogicalPlan) -> Result<LogicalPlan> {
+pub(crate) fn infer_types(plan: LogicalPlan) -> Result<LogicalPlan> {
     if plan.get_parameter_names()?.is_empty() {
         return Ok(plan);
     }
@@ -170,7 +170,7 @@ fn typed(expression: Expr, known: &DataType) -> Expr {
 }
 
 /// The plan as if every parameter were bound to a value of its type: what its rows look like.
-pub(crate) fn settled(plan: LogicalPlan, parameters: &Parameters) -> Result<LogicalPlan> {
+pub(crate) fn settle(plan: LogicalPlan, parameters: &Parameters) -> Result<LogicalPlan> {
     if parameters.schema.fields().is_empty() {
         return Ok(plan);
     }
@@ -190,7 +190,7 @@ pub(crate) fn settled(plan: LogicalPlan, parameters: &Parameters) -> Result<Logi
     .recompute()
 }
 
-/// The parameters of a plan that went through [`inferred`].
+/// The parameters of a plan that went through [`infer_types`].
 ///
 /// # Errors
 /// `Invalid` for a placeholder that is no number from 1.
@@ -224,7 +224,7 @@ pub(crate) fn parameters_of(plan: &LogicalPlan) -> std::result::Result<Parameter
     let mut fields = Vec::new();
     let mut guessed = Vec::new();
     for (name, types) in uses.into_values() {
-        let known = settle(&types);
+        let known = common_type(&types);
         guessed.push(known.is_none());
         fields.push(Field::new(name, known.unwrap_or(DataType::Utf8), true));
     }
@@ -235,12 +235,12 @@ pub(crate) fn parameters_of(plan: &LogicalPlan) -> std::result::Result<Parameter
 }
 
 /// One type for all uses of a parameter, such that no value that fits a use is lost on the way.
-fn settle(types: &[DataType]) -> Option<DataType> {
+fn common_type(types: &[DataType]) -> Option<DataType> {
     let mut plain: Vec<DataType> = types.iter().map(client_type).collect();
     plain.dedup();
     match plain.as_slice() {
         [] => None,
         [only] => Some(only.clone()),
-        several => type_union_resolution(several).map(|settled| client_type(&settled)),
+        several => type_union_resolution(several).map(|common| client_type(&common)),
     }
 }

@@ -1,12 +1,12 @@
 //! Errors of planning, said so that a user can mend the statement: where, and which table was probably meant.
 
 use datafusion::common::Location;
-use datafusion::error::DataFusionError;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure;
 
 /// The same error with the place in the statement, where DataFusion knows it and its message does not say it.
-pub(crate) fn located(error: DataFusionError) -> DataFusionError {
+pub(crate) fn locate(error: DataFusionError) -> DataFusionError {
     let Some(span) = error.diagnostic().and_then(|diagnostic| diagnostic.span) else {
         return error;
     };
@@ -30,7 +30,11 @@ pub(crate) fn with_end_of(sql: &str, mut failure: Failure) -> Failure {
 
 /// While a statement is planned nothing of it runs: an error of another library, such as that of a regular expression,
 /// speaks of what the statement says.
-pub(crate) fn planning_failure(error: &DataFusionError) -> Failure {
+pub(crate) fn planned<T>(result: DataFusionResult<T>) -> Result<T, Failure> {
+    result.map_err(|error| planning_failure(&error))
+}
+
+fn planning_failure(error: &DataFusionError) -> Failure {
     let mut failure = failure::of(error);
     let foreign = matches!(error.find_root(), DataFusionError::External(_));
     if foreign && failure.kind == FailureKind::Internal {
@@ -52,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_unknown_table_is_named_without_its_schema() {
+    fn unknown_table_is_named_without_schema() {
         let message = "Error during planning: table 'datafusion.public.linitem' not found";
         assert_eq!(unknown_table(message).as_deref(), Some("linitem"));
         assert_eq!(unknown_table("column 'x' not found"), None);

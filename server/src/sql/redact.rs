@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 const MAX_CHARACTERS: usize = 4096;
 
 /// The statement without the values of its OPTIONS, which may be credentials, and cut where it is very long.
-pub(crate) fn shown(sql: &str) -> Arc<str> {
+pub(crate) fn redact(sql: &str) -> Arc<str> {
     let text = match has_options(sql) {
         true => without_options(sql).unwrap_or_else(|| "(a statement with OPTIONS)".to_owned()),
         false => sql.to_owned(),
@@ -67,29 +67,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_of_options_are_not_shown() {
+    fn option_values_are_redacted() {
         let sql = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 's3://b/t' \
                    OPTIONS ('aws.secret_access_key' 'hush', 'aws.region' f('x'))";
         assert_eq!(
-            &*shown(sql),
+            &*redact(sql),
             "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 's3://b/t' OPTIONS (...)"
         );
         let copy = "COPY (SELECT (1)) TO 's3://b/x' options('k' 'hush') PARTITIONED BY (a)";
         assert_eq!(
-            &*shown(copy),
+            &*redact(copy),
             "COPY (SELECT (1)) TO 's3://b/x' options(...) PARTITIONED BY (a)"
         );
-        assert!(!shown("COPY t TO 'x' OPTIONS ('hush").contains("hush"));
+        assert!(!redact("COPY t TO 'x' OPTIONS ('hush").contains("hush"));
     }
 
     #[test]
-    fn other_statements_are_shown_as_they_are_up_to_a_length() {
-        assert_eq!(&*shown(" SELECT 'it''s' "), "SELECT 'it''s'");
+    fn other_statements_are_only_truncated() {
+        assert_eq!(&*redact(" SELECT 'it''s' "), "SELECT 'it''s'");
         assert_eq!(
-            &*shown("SELECT options FROM t WHERE (a = 'b')"),
+            &*redact("SELECT options FROM t WHERE (a = 'b')"),
             "SELECT options FROM t WHERE (a = 'b')"
         );
         let long = format!("SELECT '{}'", "ä".repeat(2 * MAX_CHARACTERS));
-        assert_eq!(shown(&long).chars().count(), MAX_CHARACTERS + 3);
+        assert_eq!(redact(&long).chars().count(), MAX_CHARACTERS + 3);
     }
 }

@@ -19,7 +19,7 @@ use squadron_proto::{Failure, FailureKind};
 use crate::planner::schema::result_schema;
 use crate::sql::{StatementKind, kill};
 
-/// What is said to everyone who wants a transaction.
+/// The refusal of transactions.
 pub const NO_TRANSACTIONS: &str = "transactions are not supported; connect with autocommit";
 
 /// The schema after type coercion, as clients see it.
@@ -37,7 +37,7 @@ pub(crate) fn frozen_schema(state: &SessionState, plan: &LogicalPlan) -> DataFus
 
 /// The schema that the client was told, where the rows fit it: a bound value can be known not to be null where its
 /// parameter was not. Where a value has another type than its parameter was thought to have, the rows tell their own.
-pub(crate) fn as_told(told: &SchemaRef, own: SchemaRef) -> SchemaRef {
+pub(crate) fn as_announced(told: &SchemaRef, own: SchemaRef) -> SchemaRef {
     let fits = told.fields().len() == own.fields().len()
         && told.fields().iter().zip(own.fields()).all(|(told, own)| {
             told.name() == own.name()
@@ -137,17 +137,17 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_holds_where_the_rows_fit_it() {
+    fn announced_schema_holds_where_rows_fit() {
         let told = schema("n", DataType::Int64, true);
         let literal = schema("n", DataType::Int64, false);
-        assert_eq!(as_told(&told, Arc::clone(&literal)), told);
-        assert_eq!(as_told(&literal, Arc::clone(&told)), told);
+        assert_eq!(as_announced(&told, Arc::clone(&literal)), told);
+        assert_eq!(as_announced(&literal, Arc::clone(&told)), told);
         for other in [
             schema("m", DataType::Int64, true),
             schema("n", DataType::Utf8, true),
             Arc::new(Schema::empty()),
         ] {
-            assert_eq!(as_told(&told, Arc::clone(&other)), other);
+            assert_eq!(as_announced(&told, Arc::clone(&other)), other);
         }
     }
 }

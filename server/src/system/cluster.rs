@@ -12,7 +12,7 @@ use squadron_proto::WorkerKind;
 use squadron_scheduler::GroupLoad;
 
 pub(super) fn workers(workers: &[WorkerInfo]) -> Result<RecordBatch> {
-    Columns::of(workers)
+    Columns::new(workers)
         .text("worker_id", |worker| worker.id.to_string())
         .text("kind", |worker| match worker.kind {
             WorkerKind::Embedded => "embedded",
@@ -34,7 +34,7 @@ pub(super) fn workers(workers: &[WorkerInfo]) -> Result<RecordBatch> {
         .batch()
 }
 
-/// A group with what its queries hold.
+/// A group with the slots that its queries hold.
 pub(super) struct GroupRow {
     name: Arc<str>,
     load: GroupLoad,
@@ -44,7 +44,7 @@ pub(super) struct GroupRow {
 pub(super) fn group_rows(snapshot: &Snapshot) -> Vec<GroupRow> {
     let row = |(position, (name, load)): (usize, &(Arc<str>, GroupLoad))| {
         let below = format!("{name}.");
-        // All queries are of the server, the first group.
+        // The first group is the server, which holds all queries.
         let is_in = |group: &str| position == 0 || group == &**name || group.starts_with(&below);
         let own = snapshot.queries.iter().filter(|query| is_in(&query.group));
         GroupRow {
@@ -57,7 +57,7 @@ pub(super) fn group_rows(snapshot: &Snapshot) -> Vec<GroupRow> {
 }
 
 pub(super) fn groups(groups: &[GroupRow]) -> Result<RecordBatch> {
-    Columns::of(groups)
+    Columns::new(groups)
         .text("name", |group| &*group.name)
         .count("running", |group| group.load.running as u64)
         .count("queued", |group| group.load.queued as u64)

@@ -1,14 +1,14 @@
-//! The schema `system`: what the server is doing and has done, as tables for any client.
+//! The schema `system`: the state and recent history of the server, as tables for any client.
 //!
 //! | table | a row for each |
 //! |---|---|
-//! | queries, stages, tasks | query that is there or has ended lately, its stages, their tasks |
+//! | queries, stages, tasks | query that is active or has ended recently, its stages, their tasks |
 //! | workers, groups | worker, resource group |
 //! | sessions | open session |
-//! | settings | option of the asking session |
+//! | settings | option of the session that reads the table |
 //!
-//! A table is a snapshot, taken while the statement that reads it is planned. Whoever had to log in sees what is his own;
-//! workers and groups are for everyone.
+//! A table is a snapshot, taken while the statement that reads it is planned. A user sees only their own queries and
+//! sessions; workers and groups are visible to all users.
 
 mod cluster;
 mod queries;
@@ -38,16 +38,23 @@ use crate::auth::Principal;
 use crate::catalog::Catalog;
 use crate::driver::SchedulerHandle;
 use crate::query::OpenSessions;
+use crate::query::records::QueryRecords;
 
 type Result<T, E = DataFusionError> = std::result::Result<T, E>;
 
 /// Adds the schema to the catalog.
 ///
 /// # Errors
-/// None but a bug of ours.
-pub fn register(catalog: &Catalog, scheduler: &SchedulerHandle, sessions: &OpenSessions) -> Result<(), Failure> {
+/// Only for a bug in the server.
+pub fn register(
+    catalog: &Catalog,
+    scheduler: &SchedulerHandle,
+    records: &QueryRecords,
+    sessions: &OpenSessions,
+) -> Result<(), Failure> {
     let sources = Sources {
         scheduler: scheduler.clone(),
+        records: records.clone(),
         sessions: sessions.clone(),
         defaults: catalog.session_defaults(),
     };
@@ -56,12 +63,13 @@ pub fn register(catalog: &Catalog, scheduler: &SchedulerHandle, sessions: &OpenS
         .map_err(Failure::internal)
 }
 
-/// Where the tables look.
+/// The sources of the tables' rows.
 #[derive(Clone)]
 struct Sources {
     scheduler: SchedulerHandle,
+    records: QueryRecords,
     sessions: OpenSessions,
-    /// What every session begins with.
+    /// The options of a new session.
     defaults: Arc<ConfigOptions>,
 }
 
@@ -140,7 +148,7 @@ impl SystemSchema {
 }
 
 impl SystemTable {
-    /// Whether its rows are of one query each.
+    /// Whether each row is about one query.
     fn is_of_queries(&self) -> bool {
         match self.kind {
             Kind::Queries | Kind::Stages | Kind::Tasks => true,
@@ -151,16 +159,17 @@ impl SystemTable {
     async fn snapshot(&self, viewer: &Principal, only: Option<&str>, options: &ConfigOptions) -> Result<RecordBatch> {
         let Sources {
             scheduler,
+            records,
             sessions,
             defaults,
         } = &self.sources;
         match self.kind {
-            Kind::Queries => queries::batch(&View::take(scheduler, viewer, only).await.queries),
-            Kind::Stages => work::stages(&View::take(scheduler, viewer, only).await.stages()),
-            Kind::Tasks => work::tasks(&View::take(scheduler, viewer, only).await.tasks()),
+            Kind::Queries => queries::batch(&View::take(scheduler, records, viewer, only).await.queries),
+            Kind::Stages => work::stages(&View::take(scheduler, records, viewer, only).await.stages()),
+            Kind::Tasks => work::tasks(&View::take(scheduler, records, viewer, only).await.tasks()),
             Kind::Workers => cluster::workers(&scheduler.snapshot().await.workers),
             Kind::Groups => cluster::groups(&cluster::group_rows(&scheduler.snapshot().await)),
-            Kind::Sessions => sessions::batch(&sessions::rows(sessions, scheduler, viewer)),
+            Kind::Sessions => sessions::batch(&sessions::rows(sessions, records, viewer)),
             Kind::Settings => settings::batch(&settings::rows(options, defaults)),
         }
     }
@@ -172,8 +181,8 @@ impl fmt::Debug for SystemTable {
     }
 }
 
-/// The one query of `query_id = '...'`.
-fn query_asked_for(filter: &Expr) -> Option<&str> {
+/// The id in a filter `query_id = '...'`.
+fn requested_query(filter: &Expr) -> Option<&str> {
     let Expr::BinaryExpr(BinaryExpr {
         left,
         op: Operator::Eq,
@@ -220,9 +229,10 @@ impl TableProvider for SystemTable {
         TableType::Base
     }
 
-    /// The history may hold the tasks of a thousand queries: who asks for one is not made to wait for all.
+    /// Pushes down a filter by query: the history may hold the tasks of a thousand queries, and a statement about one
+    /// should not wait for all.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let is_served = |filter: &&Expr| self.is_of_queries() && query_asked_for(filter).is_some();
+        let is_served = |filter: &&Expr| self.is_of_queries() && requested_query(filter).is_some();
         let served = filters.iter().map(|filter| match is_served(filter) {
             true => TableProviderFilterPushDown::Inexact,
             false => TableProviderFilterPushDown::Unsupported,
@@ -239,10 +249,10 @@ impl TableProvider for SystemTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let viewer = state.config().get_extension::<Principal>();
         let viewer = viewer.unwrap_or_default();
-        // Those of the session, which planning may have changed for itself.
+        // The options of the session: planning may have changed its own copy of them.
         let options = state.config().get_extension::<ConfigOptions>();
         let options = options.as_deref().unwrap_or(state.config_options());
-        let only = filters.iter().find_map(query_asked_for);
+        let only = filters.iter().find_map(requested_query);
         let batch = self.snapshot(&viewer, only, options).await?;
         let schema = Arc::clone(&self.schema);
         Ok(MemorySourceConfig::try_new_exec(

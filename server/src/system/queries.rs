@@ -4,17 +4,17 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::error::Result;
 
 use super::rows::Columns;
-use super::view::SeenQuery;
+use super::view::QueryView;
 use squadron_scheduler::{QueryInfo, Resources};
 
-/// A row: a query, with what all its tasks used together.
+/// A query with the resources that all its tasks used together.
 struct Row<'a> {
-    query: &'a SeenQuery,
+    query: &'a QueryView,
     used: Resources,
 }
 
 impl<'a> Row<'a> {
-    fn of(query: &'a SeenQuery) -> Self {
+    fn new(query: &'a QueryView) -> Self {
         let info = query.info.as_ref();
         Self {
             query,
@@ -22,33 +22,33 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// 0 before it has run.
+    /// A number of the scheduler; 0 before the query was submitted.
     fn count(&self, of: impl Fn(&QueryInfo) -> u64) -> u64 {
         self.query.info.as_ref().map_or(0, |info| of(info))
     }
 }
 
-pub(super) fn batch(queries: &[SeenQuery]) -> Result<RecordBatch> {
-    let rows: Vec<_> = queries.iter().map(Row::of).collect();
-    Columns::of(&rows)
-        .text("query_id", |row| row.query.asked.id.to_string())
+pub(super) fn batch(queries: &[QueryView]) -> Result<RecordBatch> {
+    let rows: Vec<_> = queries.iter().map(Row::new).collect();
+    Columns::new(&rows)
+        .text("query_id", |row| row.query.request.id.to_string())
         .text("state", |row| row.query.state())
-        .maybe_text("user", |row| row.query.asked.user.as_deref())
-        .text("session_id", |row| &*row.query.asked.session)
-        .maybe_text("statement", |row| row.query.asked.statement.as_deref())
-        .maybe_text("tag", |row| row.query.asked.tag.as_deref())
-        .number("priority", |row| i64::from(row.query.asked.priority))
+        .maybe_text("user", |row| row.query.request.user.as_deref())
+        .text("session_id", |row| &*row.query.request.session)
+        .maybe_text("statement", |row| row.query.request.statement.as_deref())
+        .maybe_text("tag", |row| row.query.request.tag.as_deref())
+        .number("priority", |row| i64::from(row.query.request.priority))
         .maybe_text("resource_group", |row| row.query.info.as_ref().map(|info| &*info.group))
-        .time("created_at", |row| row.query.asked.at)
-        .maybe_time("queued_at", |row| row.query.submitted())
-        .maybe_time("started_at", |row| row.query.started())
-        .maybe_time("draining_at", |row| {
+        .time("created_at", |row| row.query.request.at)
+        .maybe_time("queued_at", |row| row.query.submitted_at())
+        .maybe_time("started_at", |row| row.query.started_at())
+        .maybe_time("delivering_at", |row| {
             Some(row.query.time(row.query.info.as_ref()?.delivering_since?))
         })
-        .maybe_time("ended_at", |row| row.query.ended())
-        .maybe_time("freed_at", |row| row.query.freed)
-        .duration("planning_ms", |row| row.query.planning())
-        .maybe_duration("queued_ms", |row| row.query.queued())
+        .maybe_time("ended_at", |row| row.query.ended_at())
+        .maybe_time("released_at", |row| row.query.released)
+        .duration("planning_ms", |row| row.query.planning_time())
+        .maybe_duration("queued_ms", |row| row.query.queue_time())
         .duration("elapsed_ms", |row| row.query.elapsed())
         .fraction("progress", |row| row.query.progress())
         .count("held_slots", |row| match row.query.end {

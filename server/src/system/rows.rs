@@ -1,4 +1,4 @@
-//! Rows of any kind, column by column, as a record batch.
+//! Builds a record batch from rows of any type, column by column.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::error::Result;
 
-/// A batch that gets its columns one after the other.
+/// A batch whose columns are added one after the other.
 pub(super) struct Columns<'a, Row> {
     rows: &'a [Row],
     fields: Vec<Field>,
@@ -17,7 +17,7 @@ pub(super) struct Columns<'a, Row> {
 }
 
 impl<'a, Row> Columns<'a, Row> {
-    pub(super) fn of(rows: &'a [Row]) -> Self {
+    pub(super) fn new(rows: &'a [Row]) -> Self {
         Self {
             rows,
             fields: Vec::new(),
@@ -36,12 +36,12 @@ impl<'a, Row> Columns<'a, Row> {
     }
 
     pub(super) fn count(self, name: &str, of: impl Fn(&Row) -> u64) -> Self {
-        let column = Int64Array::from_iter_values(self.rows.iter().map(|row| count(of(row))));
+        let column = Int64Array::from_iter_values(self.rows.iter().map(|row| to_signed(of(row))));
         self.with(name, Arc::new(column), false)
     }
 
     pub(super) fn maybe_count(self, name: &str, of: impl Fn(&Row) -> Option<u64>) -> Self {
-        let column: Int64Array = self.rows.iter().map(|row| of(row).map(count)).collect();
+        let column: Int64Array = self.rows.iter().map(|row| of(row).map(to_signed)).collect();
         self.with(name, Arc::new(column), true)
     }
 
@@ -91,8 +91,8 @@ impl<'a, Row> Columns<'a, Row> {
     }
 }
 
-/// Signed, since most clients have no unsigned numbers.
-fn count(number: u64) -> i64 {
+/// A signed number, since most clients have no unsigned numbers.
+fn to_signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 

@@ -5,7 +5,7 @@ use datafusion::error::Result;
 
 use super::rows::Columns;
 use crate::auth::Principal;
-use crate::driver::SchedulerHandle;
+use crate::query::records::QueryRecords;
 use crate::query::{OpenSessions, SessionInfo};
 
 /// A session with the number of its queries that have not ended.
@@ -14,20 +14,20 @@ pub(super) struct SessionRow {
     queries: usize,
 }
 
-pub(super) fn rows(sessions: &OpenSessions, scheduler: &SchedulerHandle, viewer: &Principal) -> Vec<SessionRow> {
+pub(super) fn rows(sessions: &OpenSessions, records: &QueryRecords, viewer: &Principal) -> Vec<SessionRow> {
     let own = sessions
         .all()
         .into_iter()
         .filter(|session| session.principal == *viewer);
     own.map(|session| SessionRow {
-        queries: scheduler.history().of_session(&session.id).len(),
+        queries: records.of_session(&session.id).len(),
         session,
     })
     .collect()
 }
 
 pub(super) fn batch(sessions: &[SessionRow]) -> Result<RecordBatch> {
-    Columns::of(sessions)
+    Columns::new(sessions)
         .text("session_id", |row| row.session.id.as_str())
         .maybe_text("user", |row| row.session.principal.name())
         .time("created_at", |row| row.session.created)

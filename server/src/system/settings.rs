@@ -8,7 +8,7 @@ use datafusion::error::Result;
 
 use super::rows::Columns;
 
-/// An option of the asking session, and what every session begins with.
+/// An option of the reading session, with its value in a new session.
 pub(super) struct SettingRow {
     entry: ConfigEntry,
     default: Option<String>,
@@ -30,7 +30,7 @@ pub(super) fn rows(options: &ConfigOptions, defaults: &ConfigOptions) -> Vec<Set
 }
 
 pub(super) fn batch(settings: &[SettingRow]) -> Result<RecordBatch> {
-    Columns::of(settings)
+    Columns::new(settings)
         .text("name", |row| row.entry.key.as_str())
         .maybe_text("value", |row| row.entry.value.as_deref())
         .maybe_text("default_value", |row| row.default.as_deref())

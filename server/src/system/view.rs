@@ -1,4 +1,4 @@
-//! All queries that somebody may see, at one moment: what the history and the scheduler know of them, put together.
+//! All queries that a user may see, at one moment: joins the records of queries with the scheduler's snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,98 +8,97 @@ use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId};
 
 use crate::auth::Principal;
 use crate::driver::SchedulerHandle;
-use crate::query::history::{Asked, Past, Present};
+use crate::query::history::QueryRequest;
+use crate::query::records::{ActiveQuery, QueryRecords};
 use squadron_scheduler::{QueryInfo, QueryPhase, StageInfo, TaskInfo, TaskPhase};
 
 /// Queries, the oldest first.
 pub(super) struct View {
-    pub(super) queries: Vec<SeenQuery>,
+    pub(super) queries: Vec<QueryView>,
 }
 
-/// A query, there or ended.
+/// A query, active or ended.
 #[derive(Clone)]
-pub(super) struct SeenQuery {
-    pub(super) asked: Arc<Asked>,
+pub(super) struct QueryView {
+    pub(super) request: Arc<QueryRequest>,
     pub(super) info: Option<Arc<QueryInfo>>,
     pub(super) end: Option<(SystemTime, Result<(), Failure>)>,
-    /// When its workers had stopped what they still ran of it; none while they have not.
-    pub(super) freed: Option<SystemTime>,
-    /// Its attempts that were told to stop and have not said that they did.
+    /// When its workers had stopped all its attempts; `None` while they have not.
+    pub(super) released: Option<SystemTime>,
+    /// The attempts of all queries that were told to stop and have not confirmed it.
     stopping: Arc<BTreeSet<AttemptKey>>,
-    /// When the scheduler's time was zero.
+    /// The time at which the scheduler's clock was zero.
     epoch: SystemTime,
     now: SystemTime,
 }
 
 /// A stage of a query.
-pub(super) struct SeenStage<'a> {
-    pub(super) query: &'a SeenQuery,
+pub(super) struct StageView<'a> {
+    pub(super) query: &'a QueryView,
     pub(super) stage: &'a StageInfo,
     /// Whether its rows go to the client.
     pub(super) is_last: bool,
 }
 
 /// A task of a stage.
-pub(super) struct SeenTask<'a> {
+pub(super) struct TaskView<'a> {
     pub(super) stage: &'a StageInfo,
-    pub(super) query: &'a SeenQuery,
+    pub(super) query: &'a QueryView,
     pub(super) task: &'a TaskInfo,
     pub(super) is_last: bool,
 }
 
 impl View {
-    /// What `viewer` may see; of one query alone where only that is asked for.
-    pub(super) async fn take(scheduler: &SchedulerHandle, viewer: &Principal, only: Option<&str>) -> Self {
+    /// The queries that `viewer` may see, or the one among them whose id is `only`.
+    pub(super) async fn take(
+        scheduler: &SchedulerHandle,
+        records: &QueryRecords,
+        viewer: &Principal,
+        only: Option<&str>,
+    ) -> Self {
         let snapshot = scheduler.snapshot().await;
-        let history = scheduler.history();
-        // Afterwards, so that what ends in between is seen as ended, and not missed.
-        let (present, past) = history.all();
+        // After the snapshot, so that a query that ends in between is listed as ended, and not missed.
+        let (active, completed) = records.all();
         let mut running: BTreeMap<QueryId, QueryInfo> =
             snapshot.queries.into_iter().map(|info| (info.id, info)).collect();
         let stopping = snapshot.stopping.iter().map(|stopping| stopping.attempt);
         let stopping: Arc<BTreeSet<AttemptKey>> = Arc::new(stopping.collect());
         let now = SystemTime::now();
-        let seen = |asked, info, end, freed, epoch| SeenQuery {
-            asked,
+        let view = |request, info, end, released, epoch| QueryView {
+            request,
             info,
             end,
-            freed,
+            released,
             stopping: Arc::clone(&stopping),
             epoch,
             now,
         };
-        let past = past.into_iter().map(
-            |Past {
-                 asked,
-                 ended,
-                 outcome,
-                 info,
-                 freed,
-                 epoch,
-             }| seen(asked, info, Some((ended, outcome)), freed, epoch),
-        );
-        let mut queries: Vec<_> = past.collect();
-        queries.extend(present.into_iter().map(|Present { asked, info }| {
-            let info = running.remove(&asked.id).map(Arc::new).or(info);
-            seen(asked, info, None, None, history.time(Duration::ZERO))
+        let completed = completed.into_iter().map(|query| {
+            let end = Some((query.ended, query.outcome));
+            view(query.request, query.info, end, query.released, query.epoch)
+        });
+        let mut queries: Vec<_> = completed.collect();
+        queries.extend(active.into_iter().map(|ActiveQuery { request, info }| {
+            let info = running.remove(&request.id).map(Arc::new).or(info);
+            view(request, info, None, None, records.time(Duration::ZERO))
         }));
         let wanted = only.map(|id| id.parse::<QueryId>().ok());
         let is_wanted = |id: QueryId| wanted.is_none_or(|wanted| wanted == Some(id));
-        queries.retain(|query| query.asked.user.as_deref() == viewer.name() && is_wanted(query.asked.id));
+        queries.retain(|query| query.request.user.as_deref() == viewer.name() && is_wanted(query.request.id));
         Self { queries }
     }
 
-    pub(super) fn stages(&self) -> Vec<SeenStage<'_>> {
-        self.queries.iter().flat_map(SeenQuery::stages).collect()
+    pub(super) fn stages(&self) -> Vec<StageView<'_>> {
+        self.queries.iter().flat_map(QueryView::stages).collect()
     }
 
-    pub(super) fn tasks(&self) -> Vec<SeenTask<'_>> {
-        let stages = self.queries.iter().flat_map(SeenQuery::stages);
-        stages.flat_map(SeenStage::tasks).collect()
+    pub(super) fn tasks(&self) -> Vec<TaskView<'_>> {
+        let stages = self.queries.iter().flat_map(QueryView::stages);
+        stages.flat_map(StageView::tasks).collect()
     }
 }
 
-impl SeenQuery {
+impl QueryView {
     pub(super) fn state(&self) -> &'static str {
         match (&self.end, &self.info) {
             (Some((_, Ok(()))), _) => "finished",
@@ -109,12 +108,12 @@ impl SeenQuery {
             (None, Some(info)) => match info.phase {
                 QueryPhase::Queued => "queued",
                 QueryPhase::Running | QueryPhase::Failing => "running",
-                QueryPhase::Delivering => "draining",
+                QueryPhase::Delivering => "delivering",
             },
         }
     }
 
-    pub(super) fn ended(&self) -> Option<SystemTime> {
+    pub(super) fn ended_at(&self) -> Option<SystemTime> {
         self.end.as_ref().map(|(at, _)| *at)
     }
 
@@ -122,35 +121,35 @@ impl SeenQuery {
         self.end.as_ref()?.1.as_ref().err()
     }
 
-    /// A time of the scheduler.
+    /// Converts a time of the scheduler.
     pub(super) fn time(&self, at: Duration) -> SystemTime {
         self.epoch + at
     }
 
-    pub(super) fn submitted(&self) -> Option<SystemTime> {
+    pub(super) fn submitted_at(&self) -> Option<SystemTime> {
         Some(self.time(self.info.as_ref()?.submitted))
     }
 
-    pub(super) fn started(&self) -> Option<SystemTime> {
+    pub(super) fn started_at(&self) -> Option<SystemTime> {
         Some(self.time(self.info.as_ref()?.started?))
     }
 
-    pub(super) fn planning(&self) -> Duration {
-        self.from(self.asked.at, self.submitted())
+    pub(super) fn planning_time(&self) -> Duration {
+        self.time_between(self.request.at, self.submitted_at())
     }
 
-    /// How long it waited to be admitted; none before that began.
-    pub(super) fn queued(&self) -> Option<Duration> {
-        Some(self.from(self.submitted()?, self.started()))
+    /// How long it waited to be admitted; `None` before it was submitted.
+    pub(super) fn queue_time(&self) -> Option<Duration> {
+        Some(self.time_between(self.submitted_at()?, self.started_at()))
     }
 
     pub(super) fn elapsed(&self) -> Duration {
-        self.from(self.asked.at, None)
+        self.time_between(self.request.at, None)
     }
 
-    /// The time from a moment to another, or to the end, or to now.
-    pub(super) fn from(&self, begin: SystemTime, end: Option<SystemTime>) -> Duration {
-        let end = end.or(self.ended()).unwrap_or(self.now);
+    /// The time from `begin` to `end`; without `end` to the end of the query, or to now.
+    pub(super) fn time_between(&self, begin: SystemTime, end: Option<SystemTime>) -> Duration {
+        let end = end.or(self.ended_at()).unwrap_or(self.now);
         end.duration_since(begin).unwrap_or_default()
     }
 
@@ -162,9 +161,9 @@ impl SeenQuery {
         }
     }
 
-    fn stages(&self) -> impl Iterator<Item = SeenStage<'_>> {
+    fn stages(&self) -> impl Iterator<Item = StageView<'_>> {
         let stages = self.info.as_ref().map_or(&[][..], |info| &info.stages);
-        stages.iter().zip(1..).map(|(stage, number)| SeenStage {
+        stages.iter().zip(1..).map(|(stage, number)| StageView {
             query: self,
             stage,
             is_last: number == stages.len(),
@@ -172,10 +171,10 @@ impl SeenQuery {
     }
 }
 
-impl<'a> SeenStage<'a> {
-    fn tasks(self) -> impl Iterator<Item = SeenTask<'a>> {
+impl<'a> StageView<'a> {
+    fn tasks(self) -> impl Iterator<Item = TaskView<'a>> {
         let tasks = self.stage.tasks.iter();
-        tasks.map(move |task| SeenTask {
+        tasks.map(move |task| TaskView {
             query: self.query,
             stage: self.stage,
             task,
@@ -184,7 +183,7 @@ impl<'a> SeenStage<'a> {
     }
 }
 
-impl SeenTask<'_> {
+impl TaskView<'_> {
     pub(super) fn state(&self) -> &'static str {
         match self.task.phase {
             TaskPhase::Finished => "finished",
@@ -200,19 +199,19 @@ impl SeenTask<'_> {
         }
     }
 
-    /// None while its worker may still run it.
-    pub(super) fn ended(&self) -> Option<SystemTime> {
+    /// When it ended; `None` while its worker may still run it.
+    pub(super) fn ended_at(&self) -> Option<SystemTime> {
         match self.task.ended {
             Some(at) => Some(self.query.time(at)),
             None if self.is_stopping() => None,
-            None => self.query.ended(),
+            None => self.query.ended_at(),
         }
     }
 
     fn is_stopping(&self) -> bool {
         self.task.attempt.is_some_and(|(attempt, _)| {
             self.query.stopping.contains(&AttemptKey {
-                query: self.query.asked.id,
+                query: self.query.request.id,
                 stage: self.stage.id,
                 task: self.task.id,
                 attempt,

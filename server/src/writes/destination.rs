@@ -1,4 +1,4 @@
-//! From `INSERT INTO` and `COPY ... TO` to a folder or file, a format and a schema; what cannot be written is refused here.
+//! Resolves `INSERT INTO` and `COPY ... TO` to a folder or file, a format and a schema, and refuses unsupported ones.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,34 +20,37 @@ use datafusion::physical_plan::empty::EmptyExec;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use squadron_proto::{Failure, FailureKind, QueryId};
-use squadron_shuffle::object_stores::is_store_option;
+use squadron_shuffle::net::object_stores::is_store_option;
 use squadron_shuffle::{FileEncoding, FileTarget, StagedFile, failure};
 use url::Url;
 
-use super::STAGING_FOLDER;
-use super::folder_locks::Place;
+use super::folder_locks::StorePath;
 use crate::catalog::{Catalog, StoreLease};
 use crate::planner::FileWrite;
 use crate::planner::schema::{client_schema, without_views};
 
-/// Where one statement writes to.
+/// The folder of unpublished files, within the folder that they are for. Readers skip it, as they skip every name that
+/// begins with `_`.
+pub const STAGING_FOLDER: &str = "_squadron";
+
+/// Where a statement writes to.
 #[derive(Clone, Debug)]
 pub struct Destination {
     query: QueryId,
     store: Arc<dyn ObjectStore>,
     write: FileWrite,
-    /// The folder of the table, or the one that the file is in.
+    /// The folder of the table or of the file.
     folder: Path,
     /// The name of the one file; none for a folder.
     file: Option<String>,
-    /// What names of files end in, with the dot.
+    /// The end of the files' names, with the dot.
     suffix: String,
-    /// Keeps the store of a COPY known for as long as it runs.
+    /// Keeps the store of a COPY registered while it runs.
     _lease: Arc<StoreLease>,
 }
 
 impl Destination {
-    /// What the plan of the rows must look like.
+    /// The form that the plan of the rows needs.
     pub fn write(&self) -> &FileWrite {
         &self.write
     }
@@ -70,7 +73,7 @@ impl Destination {
                 ordering: None,
                 target: Arc::new(FileTarget {
                     store: ObjectStoreUrl::local_filesystem(),
-                    staging: staging(&folder, query),
+                    staging: staging_folder(&folder, query),
                     schema: Arc::new(datafusion::arrow::datatypes::Schema::empty()),
                     partition_by: Vec::new(),
                     keep_partition_columns: false,
@@ -100,21 +103,21 @@ impl Destination {
         self.folder.clone().join(STAGING_FOLDER)
     }
 
-    /// What readers must not look at while files are published.
-    pub(super) fn place(&self) -> Place {
+    /// The path that plans must not read while files are published.
+    pub(super) fn lock_path(&self) -> StorePath {
         let folder = self.folder.clone();
         let path = match &self.file {
             Some(file) => folder.join(file.as_str()),
             None => folder,
         };
-        Place {
+        StorePath {
             store: self.target().store.as_str().to_owned(),
             path: path.to_string(),
         }
     }
 
-    /// Where the `number`th file of the statement goes. Names carry the query, so no two statements share one.
-    pub(super) fn place_of(&self, file: &StagedFile, number: usize) -> Path {
+    /// The path of the statement's `number`th file. Names contain the query's id, so that statements never share one.
+    pub(super) fn file_path(&self, file: &StagedFile, number: usize) -> Path {
         if let Some(name) = &self.file {
             return self.folder.clone().join(name.as_str());
         }
@@ -124,10 +127,10 @@ impl Destination {
     }
 }
 
-/// The destination of a write and the plan of its rows.
+/// Returns the destination of a write and the plan of its rows.
 ///
 /// # Errors
-/// `Unsupported` for tables and formats that are not written, `Invalid` for what makes no file.
+/// `Unsupported` for tables and formats that cannot be written, `Invalid` for options and names that make no file.
 pub async fn resolve(
     query: QueryId,
     plan: LogicalPlan,
@@ -136,34 +139,34 @@ pub async fn resolve(
 ) -> Result<(Destination, LogicalPlan), Failure> {
     match plan {
         LogicalPlan::Dml(insert) => {
-            let destination = of_insert(query, &insert, state).await?;
+            let destination = resolve_insert(query, &insert, state).await?;
             Ok((destination, Arc::unwrap_or_clone(insert.input)))
         }
         LogicalPlan::Copy(copy) => {
-            let destination = of_copy(query, &copy, state, catalog).await?;
+            let destination = resolve_copy(query, &copy, state, catalog).await?;
             Ok((destination, Arc::unwrap_or_clone(copy.input)))
         }
         other => Err(Failure::internal(format!("{} writes nothing", other.display()))),
     }
 }
 
-async fn of_insert(query: QueryId, insert: &DmlStatement, state: &SessionState) -> Result<Destination, Failure> {
+async fn resolve_insert(query: QueryId, insert: &DmlStatement, state: &SessionState) -> Result<Destination, Failure> {
     let name = &insert.table_name;
     match insert.op {
         WriteOp::Insert(InsertOp::Append) => {}
         WriteOp::Insert(InsertOp::Overwrite | InsertOp::Replace) => {
             return Err(unsupported(format!(
-                "{} is not supported, since files cannot be replaced in one step; COPY the rows that shall remain to another \
-                 folder and make a table of it",
+                "{} is not supported, since files cannot be replaced in one step; COPY the rows that shall remain to \
+                 another folder and make a table of it",
                 insert.op
             )));
         }
         _ => return Err(unsupported(format!("{} is not supported", insert.op))),
     }
-    let provider = source_as_provider(&insert.target).map_err(failed)?;
+    let provider = source_as_provider(&insert.target).map_err(to_failure)?;
     let table = provider
         .downcast_ref::<ListingTable>()
-        .ok_or_else(|| not_files(name, provider.as_ref()))?;
+        .ok_or_else(|| not_file_table(name, provider.as_ref()))?;
     let [url] = table.table_paths().as_slice() else {
         return Err(unsupported(format!(
             "the table {name} has several locations; INSERT into a table with one folder"
@@ -183,22 +186,22 @@ async fn of_insert(query: QueryId, insert: &DmlStatement, state: &SessionState) 
         .map(|(name, _)| name.clone())
         .collect();
     let schema = without_views(&table.schema());
-    let encoding = encoding(options.format.as_ref(), &schema, state).await?;
+    let encoding = resolve_encoding(options.format.as_ref(), &schema, state).await?;
     let ordering = table
         .try_create_output_ordering(state.execution_props(), &[])
-        .map_err(failed)?;
+        .map_err(to_failure)?;
     let destination = Destination {
         query,
-        store: state.runtime_env().object_store(url).map_err(failed)?,
+        store: state.runtime_env().object_store(url).map_err(to_failure)?,
         folder: url.prefix().clone(),
         file: None,
-        suffix: suffix(table, url),
+        suffix: file_suffix(table, url),
         _lease: Arc::default(),
         write: FileWrite {
             ordering: ordering.into_iter().next(),
             target: Arc::new(FileTarget {
                 store: url.object_store(),
-                staging: staging(url.prefix(), query),
+                staging: staging_folder(url.prefix(), query),
                 schema,
                 partition_by,
                 keep_partition_columns: false,
@@ -212,8 +215,8 @@ async fn of_insert(query: QueryId, insert: &DmlStatement, state: &SessionState) 
     Ok(destination)
 }
 
-/// What the files of the table are called.
-fn suffix(table: &ListingTable, url: &ListingTableUrl) -> String {
+/// The end of the names that the table's files have.
+fn file_suffix(table: &ListingTable, url: &ListingTableUrl) -> String {
     let options = table.options();
     let by_glob = url
         .get_glob()
@@ -228,10 +231,10 @@ fn suffix(table: &ListingTable, url: &ListingTableUrl) -> String {
     if known.starts_with('.') {
         return known;
     }
-    format!(".{}", extension(options.format.as_ref()))
+    format!(".{}", file_extension(options.format.as_ref()))
 }
 
-/// Refuses a table that would not find its new files.
+/// Refuses a table that would not list its new files.
 fn check_visible(
     destination: &Destination,
     table: &TableReference,
@@ -249,26 +252,26 @@ fn check_visible(
         rows: 0,
         bytes: 0,
     };
-    let path = destination.place_of(&file, 0);
+    let path = destination.file_path(&file, 0);
     let ignore_subdirectory = state.config_options().execution.listing_table_ignore_subdirectory;
     if url.contains(&path, ignore_subdirectory) && path.as_ref().ends_with(extension) {
         return Ok(());
     }
     let name = path.filename().unwrap_or_default();
     Err(unsupported(format!(
-        "the table {table} would not see a new file {name}, since it reads only some of its folder; make a table of the \
-         whole folder"
+        "the table {table} would not see a new file {name}, since it reads only some of its folder; make a table of \
+         the whole folder"
     )))
 }
 
-fn not_files(name: &TableReference, table: &dyn TableProvider) -> Failure {
+fn not_file_table(name: &TableReference, table: &dyn TableProvider) -> Failure {
     unsupported(match table.is::<ViewTable>() {
         true => format!("{name} is a view; INSERT into the table that it reads"),
         false => format!("the table {name} is not made of files; INSERT into one made by CREATE EXTERNAL TABLE"),
     })
 }
 
-async fn of_copy(
+async fn resolve_copy(
     query: QueryId,
     copy: &CopyTo,
     state: &SessionState,
@@ -280,7 +283,7 @@ async fn of_copy(
         keep_partition_columns,
         output,
     } = CopyOptions::of(&copy.options, state)?;
-    let (url, lease) = located(&copy.output_url, &store_options, catalog)?;
+    let (url, lease) = locate(&copy.output_url, &store_options, catalog)?;
     check_scheme(&url)?;
     let partitioned = !copy.partition_by.is_empty();
     let single_file = !partitioned && output.single_file_output(&url);
@@ -296,19 +299,19 @@ async fn of_copy(
     };
     let schema = client_schema(copy.input.schema().as_arrow());
     check_columns(&schema, &copy.partition_by)?;
-    let factory = file_type_to_format(&copy.file_type).map_err(failed)?;
-    let format = factory.create(state, &format_options).map_err(failed)?;
-    let encoding = encoding(format.as_ref(), &schema, state).await?;
+    let factory = file_type_to_format(&copy.file_type).map_err(to_failure)?;
+    let format = factory.create(state, &format_options).map_err(to_failure)?;
+    let encoding = resolve_encoding(format.as_ref(), &schema, state).await?;
     Ok(Destination {
         query,
-        store: state.runtime_env().object_store(&url).map_err(failed)?,
-        suffix: format!(".{}", extension(format.as_ref())),
+        store: state.runtime_env().object_store(&url).map_err(to_failure)?,
+        suffix: format!(".{}", file_extension(format.as_ref())),
         _lease: Arc::new(lease),
         write: FileWrite {
             ordering: None,
             target: Arc::new(FileTarget {
                 store: url.object_store(),
-                staging: staging(&folder, query),
+                staging: staging_folder(&folder, query),
                 schema,
                 partition_by: copy.partition_by.clone(),
                 keep_partition_columns,
@@ -322,7 +325,7 @@ async fn of_copy(
     })
 }
 
-/// The options of a COPY, by whom they are for.
+/// The options of a COPY, sorted by what they configure.
 struct CopyOptions {
     store: Vec<(String, String)>,
     format: HashMap<String, String>,
@@ -342,9 +345,9 @@ impl CopyOptions {
         for (key, value) in options {
             // DataFusion puts `format.` before every option without a dot.
             match key.strip_prefix("format.").unwrap_or(key) {
-                "single_file_output" => sorted.output = Some(flag(key, value)?).into(),
+                "single_file_output" => sorted.output = Some(parse_flag(key, value)?).into(),
                 "execution.keep_partition_by_columns" | "keep_partition_by_columns" => {
-                    sorted.keep_partition_columns = flag(key, value)?;
+                    sorted.keep_partition_columns = parse_flag(key, value)?;
                 }
                 _ if is_store_option(key) => sorted.store.push((key.clone(), value.clone())),
                 _ => {
@@ -356,7 +359,7 @@ impl CopyOptions {
     }
 }
 
-fn flag(key: &str, value: &str) -> Result<bool, Failure> {
+fn parse_flag(key: &str, value: &str) -> Result<bool, Failure> {
     value
         .trim()
         .to_ascii_lowercase()
@@ -364,8 +367,8 @@ fn flag(key: &str, value: &str) -> Result<bool, Failure> {
         .map_err(|_| invalid(format!("the option {key} is true or false, not {value}")))
 }
 
-/// The URL under which plans find what the user calls `text`.
-fn located(
+/// The URL that plans use for the user's `text`.
+fn locate(
     text: &str,
     options: &[(String, String)],
     catalog: &Catalog,
@@ -374,14 +377,14 @@ fn located(
     if !is_path {
         let url = Url::parse(text).map_err(|error| invalid(format!("{text} is no URL: {error}")))?;
         let (url, lease) = catalog.lease_store(&url, options)?;
-        return Ok((ListingTableUrl::try_new(url, None).map_err(failed)?, lease));
+        return Ok((ListingTableUrl::try_new(url, None).map_err(to_failure)?, lease));
     }
     if let Some((key, _)) = options.first() {
         return Err(invalid(format!(
             "the option {key} has no meaning for the local path {text}; leave it out"
         )));
     }
-    let url = ListingTableUrl::parse(text).map_err(failed)?;
+    let url = ListingTableUrl::parse(text).map_err(to_failure)?;
     if url.get_glob().is_some() {
         return Err(invalid(format!(
             "{text} has one of the characters * ? [, which stand for many files; name a single file or a folder"
@@ -416,9 +419,13 @@ fn check_columns(schema: &SchemaRef, partition_by: &[String]) -> Result<(), Fail
     Ok(())
 }
 
-/// How `format` is written, as DataFusion would.
-async fn encoding(format: &dyn FileFormat, schema: &SchemaRef, state: &SessionState) -> Result<FileEncoding, Failure> {
-    let refused = || {
+/// The encoding with which DataFusion would write `format`.
+async fn resolve_encoding(
+    format: &dyn FileFormat,
+    schema: &SchemaRef,
+    state: &SessionState,
+) -> Result<FileEncoding, Failure> {
+    let refusal = || {
         unsupported(format!(
             "{} files are not written; use Parquet, CSV or JSON lines",
             format.get_ext()
@@ -447,14 +454,14 @@ async fn encoding(format: &dyn FileFormat, schema: &SchemaRef, state: &SessionSt
     let nothing = Arc::new(EmptyExec::new(Arc::clone(schema)));
     let plan = format.create_writer_physical_plan(nothing, state, config, None);
     match plan.await {
-        Ok(plan) => FileEncoding::of_plan(plan.as_ref()).ok_or_else(refused),
-        Err(DataFusionError::NotImplemented(_)) => Err(refused()),
-        Err(error) => Err(failed(error)),
+        Ok(plan) => FileEncoding::from_plan(plan.as_ref()).ok_or_else(refusal),
+        Err(DataFusionError::NotImplemented(_)) => Err(refusal()),
+        Err(error) => Err(to_failure(error)),
     }
 }
 
-/// With that of the compression, without the dot.
-fn extension(format: &dyn FileFormat) -> String {
+/// The extension of files of this format, with that of the compression, without the dot.
+fn file_extension(format: &dyn FileFormat) -> String {
     let extension = format.get_ext();
     let extension = match format.compression_type() {
         Some(compression) => format.get_ext_with_compression(&compression).unwrap_or(extension),
@@ -463,7 +470,7 @@ fn extension(format: &dyn FileFormat) -> String {
     extension.trim_start_matches('.').to_owned()
 }
 
-fn staging(folder: &Path, query: QueryId) -> Path {
+fn staging_folder(folder: &Path, query: QueryId) -> Path {
     let parent = folder.clone().join(STAGING_FOLDER);
     parent.join(query.to_string())
 }
@@ -474,7 +481,7 @@ fn parent(path: &Path) -> Path {
     parts.into_iter().take(above).collect()
 }
 
-fn failed(error: DataFusionError) -> Failure {
+fn to_failure(error: DataFusionError) -> Failure {
     failure::of(&error)
 }
 

@@ -1,8 +1,8 @@
-//! Who plans over which folders, and who publishes into them: so that a plan sees all files of a statement or none.
+//! Locks on folders between planning and publication, so that a plan sees all files of a statement or none.
 //!
-//! A plan lists the files of its tables once, when it is made. A publication therefore waits for the plans that are being
-//! made over its folder, and holds further ones up; it takes as long as some renames. Publications do not wait for each
-//! other, since no two name the same file.
+//! A plan lists the files of its tables once, when it is made. A publication therefore waits for plans that are being
+//! made over its folder, and holds up further ones for as long as its renames take. Publications do not wait for each
+//! other, since no two write the same file.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,15 +13,15 @@ use datafusion::error::Result;
 use datafusion::logical_expr::LogicalPlan;
 use tokio::sync::Notify;
 
-/// A folder or file, as `store` and path within it.
+/// A folder or file: a store and the path within it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct StorePath {
     pub(super) store: String,
     pub(super) path: String,
 }
 
-impl Place {
-    /// Whether one lies in the other.
+impl StorePath {
+    /// Whether one path lies within the other.
     fn overlaps(&self, other: &Self) -> bool {
         let within = |inner: &str, outer: &str| {
             inner
@@ -32,138 +32,139 @@ impl Place {
     }
 }
 
-/// The folders that are in use.
+/// The locks of all folders in use; clones share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Places(Arc<Held>);
+pub(super) struct FolderLocks(Arc<Shared>);
 
 #[derive(Debug, Default)]
-struct Held {
-    entries: Mutex<Entries>,
+struct Shared {
+    holders: Mutex<Holders>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Entries {
+struct Holders {
     next: u64,
-    readers: Vec<(u64, Vec<Place>)>,
-    publishers: Vec<(u64, Place)>,
+    readers: Vec<(u64, Vec<StorePath>)>,
+    publishers: Vec<(u64, StorePath)>,
 }
 
-/// A plan is being made; while this lives nothing is published to where it reads.
+/// Held while a plan is being made: no statement is published into the folders that the plan reads.
 #[derive(Debug)]
-pub struct Reading {
+pub struct ReadGuard {
     number: u64,
-    held: Arc<Held>,
+    shared: Arc<Shared>,
 }
 
-/// A statement is being published; while this lives no plan is made that reads there.
+/// Held while a statement is being published: no plan is made that reads its folder.
 #[derive(Debug)]
-pub(super) struct Publishing {
+pub(super) struct PublishGuard {
     number: u64,
-    held: Arc<Held>,
+    shared: Arc<Shared>,
 }
 
-impl Places {
-    /// Waits for the publications to these places.
-    pub(super) async fn read(&self, places: Vec<Place>) -> Reading {
+impl FolderLocks {
+    /// Waits for publications that overlap these paths, and holds up further ones.
+    pub(super) async fn lock_for_planning(&self, paths: Vec<StorePath>) -> ReadGuard {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if let Some(number) = self.0.lock().admit(&places) {
-                return Reading {
+            if let Some(number) = self.0.lock().admit_reader(&paths) {
+                return ReadGuard {
                     number,
-                    held: Arc::clone(&self.0),
+                    shared: Arc::clone(&self.0),
                 };
             }
             changed.await;
         }
     }
 
-    /// Waits for the plans over this place. It is announced at once, so that ever new plans cannot hold it up.
-    pub(super) async fn publish(&self, place: Place) -> Publishing {
-        let publishing = Publishing {
-            number: self.0.lock().announce(place.clone()),
-            held: Arc::clone(&self.0),
+    /// Waits for plans that overlap this path. The publication is announced at once, so new plans cannot starve it.
+    pub(super) async fn lock_for_publish(&self, path: StorePath) -> PublishGuard {
+        let guard = PublishGuard {
+            number: self.0.lock().announce_publisher(path.clone()),
+            shared: Arc::clone(&self.0),
         };
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if !self.0.lock().is_read(&place) {
-                return publishing;
+            if !self.0.lock().is_read(&path) {
+                return guard;
             }
             changed.await;
         }
     }
 }
 
-impl Held {
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Holders> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entries {
-    fn admit(&mut self, places: &[Place]) -> Option<u64> {
-        let busy = |place: &Place| {
+impl Holders {
+    /// None while a publication overlaps one of the paths.
+    fn admit_reader(&mut self, paths: &[StorePath]) -> Option<u64> {
+        let is_publishing = |path: &StorePath| {
             let mut publishers = self.publishers.iter();
-            publishers.any(|(_, published)| published.overlaps(place))
+            publishers.any(|(_, published)| published.overlaps(path))
         };
-        if places.iter().any(busy) {
+        if paths.iter().any(is_publishing) {
             return None;
         }
         self.next += 1;
-        self.readers.push((self.next, places.to_vec()));
+        self.readers.push((self.next, paths.to_vec()));
         Some(self.next)
     }
 
-    fn announce(&mut self, place: Place) -> u64 {
+    fn announce_publisher(&mut self, path: StorePath) -> u64 {
         self.next += 1;
-        self.publishers.push((self.next, place));
+        self.publishers.push((self.next, path));
         self.next
     }
 
-    fn is_read(&self, place: &Place) -> bool {
-        let mut read = self.readers.iter().flat_map(|(_, places)| places);
-        read.any(|read| read.overlaps(place))
+    fn is_read(&self, path: &StorePath) -> bool {
+        let mut read = self.readers.iter().flat_map(|(_, paths)| paths);
+        read.any(|read| read.overlaps(path))
     }
 }
 
-impl Drop for Reading {
+impl Drop for ReadGuard {
     fn drop(&mut self) {
-        let mut entries = self.held.lock();
-        entries.readers.retain(|(number, _)| *number != self.number);
-        drop(entries);
-        self.held.changed.notify_waiters();
+        let mut holders = self.shared.lock();
+        holders.readers.retain(|(number, _)| *number != self.number);
+        drop(holders);
+        self.shared.changed.notify_waiters();
     }
 }
 
-impl Drop for Publishing {
+impl Drop for PublishGuard {
     fn drop(&mut self) {
-        let mut entries = self.held.lock();
-        entries.publishers.retain(|(number, _)| *number != self.number);
-        drop(entries);
-        self.held.changed.notify_waiters();
+        let mut holders = self.shared.lock();
+        holders.publishers.retain(|(number, _)| *number != self.number);
+        drop(holders);
+        self.shared.changed.notify_waiters();
     }
 }
 
-/// Where the tables of `plan` lie.
-pub(super) fn read_by(plan: &LogicalPlan) -> Result<Vec<Place>> {
-    let mut places = Vec::new();
+/// The folders and files of the tables that `plan` scans.
+pub(super) fn find_scanned_paths(plan: &LogicalPlan) -> Result<Vec<StorePath>> {
+    let mut paths = Vec::new();
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Ok(provider) = source_as_provider(&scan.source)
             && let Some(table) = provider.downcast_ref::<ListingTable>()
         {
-            places.extend(table.table_paths().iter().map(|url| Place {
+            paths.extend(table.table_paths().iter().map(|url| StorePath {
                 store: url.object_store().as_str().to_owned(),
                 path: url.prefix().to_string(),
             }));
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
-    Ok(places)
+    Ok(paths)
 }
 
 #[cfg(test)]
@@ -173,43 +174,43 @@ mod tests {
 
     use super::*;
 
-    fn place(path: &str) -> Place {
-        Place {
+    fn path(text: &str) -> StorePath {
+        StorePath {
             store: "file:///".into(),
-            path: path.into(),
+            path: text.into(),
         }
     }
 
     #[test]
     fn folders_overlap_by_whole_names() {
         let overlap = |one: &str, other: &str| {
-            let there = place(one).overlaps(&place(other));
-            assert_eq!(there, place(other).overlaps(&place(one)));
-            there
+            let overlaps = path(one).overlaps(&path(other));
+            assert_eq!(overlaps, path(other).overlaps(&path(one)));
+            overlaps
         };
         assert!(overlap("a/b", "a/b") && overlap("a", "a/b/c") && overlap("", "a"));
         assert!(!overlap("a/b", "a/bc") && !overlap("a", "b"));
-        let elsewhere = Place {
+        let elsewhere = StorePath {
             store: "s3://bucket/".into(),
             path: "a".into(),
         };
-        assert!(!elsewhere.overlaps(&place("a")));
+        assert!(!elsewhere.overlaps(&path("a")));
     }
 
     #[tokio::test]
-    async fn a_publication_and_a_plan_over_its_folder_exclude_each_other() {
-        let places = Places::default();
-        let reading = places.read(vec![place("t")]).await;
-        let mut publishing = pin!(places.publish(place("t")));
+    async fn publication_and_planning_exclude_each_other() {
+        let locks = FolderLocks::default();
+        let reading = locks.lock_for_planning(vec![path("t")]).await;
+        let mut publishing = pin!(locks.lock_for_publish(path("t")));
         assert!(poll!(publishing.as_mut()).is_pending());
-        // Announced: later plans wait behind it, those of other folders do not.
-        let mut later = pin!(places.read(vec![place("t/k=1")]));
+        // Announced: later plans of the folder wait behind the publication, plans of other folders do not.
+        let mut later = pin!(locks.lock_for_planning(vec![path("t/k=1")]));
         assert!(poll!(later.as_mut()).is_pending());
-        drop(places.read(vec![place("u")]).await);
+        drop(locks.lock_for_planning(vec![path("u")]).await);
         drop(reading);
         let publishing = publishing.await;
         assert!(poll!(later.as_mut()).is_pending());
-        let second = places.publish(place("t")).await;
+        let second = locks.lock_for_publish(path("t")).await;
         drop(publishing);
         assert!(poll!(later.as_mut()).is_pending());
         drop(second);
@@ -217,14 +218,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_publication_that_is_given_up_holds_nobody_up() {
-        let places = Places::default();
-        let reading = places.read(vec![place("t")]).await;
+    async fn dropped_publication_releases_its_lock() {
+        let locks = FolderLocks::default();
+        let reading = locks.lock_for_planning(vec![path("t")]).await;
         {
-            let mut publishing = pin!(places.publish(place("t")));
+            let mut publishing = pin!(locks.lock_for_publish(path("t")));
             assert!(poll!(publishing.as_mut()).is_pending());
         }
-        drop(places.read(vec![place("t")]).await);
+        drop(locks.lock_for_planning(vec![path("t")]).await);
         drop(reading);
     }
 }

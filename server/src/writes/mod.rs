@@ -1,13 +1,13 @@
-//! Writes: where a statement's files go, and how they become visible.
+//! Writes: where the files of INSERT and COPY go, and how they become visible.
 //!
 //! ```text
 //! resolve ---> begin ---> workers write ---> publish ---> clean up
 //!  INSERT       <target>/_squadron/<query>     |            the staging folder, always
-//!  or COPY      is made                        '-- renamed or copied to their places, all or none
+//!  or COPY      is made                        '-- renamed or copied into place, all files or none
 //! ```
 //!
-//! Until [`Write::publish`] nothing is where a reader looks. A [`Write`] that is dropped before, because the query failed
-//! or its client went away, removes what attempts left behind.
+//! Until [`Write::publish`] readers see none of the files. A [`Write`] that is dropped before, because the query failed
+//! or its client disconnected, removes the files of its attempts.
 
 mod destination;
 mod folder_locks;
@@ -26,14 +26,10 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-pub use destination::{Destination, resolve};
-use folder_locks::Places;
-pub use folder_locks::Reading;
+pub use destination::{Destination, STAGING_FOLDER, resolve};
+use folder_locks::FolderLocks;
+pub use folder_locks::ReadGuard;
 use staging::Staging;
-
-/// The folder of files that are not published, in the folder that they are for. Readers skip it, as they skip every name
-/// that begins with `_`.
-pub const STAGING_FOLDER: &str = "_squadron";
 
 /// All writes of a server; clones share them.
 #[derive(Clone, Debug)]
@@ -41,10 +37,10 @@ pub struct Writes(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    places: Places,
+    locks: FolderLocks,
     active: AtomicUsize,
     runtime: Handle,
-    /// Publications and removals, which nobody may interrupt but the end of the server.
+    /// Publications and removals; only the end of the server interrupts them.
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -52,7 +48,7 @@ impl Writes {
     /// Publications and removals run on `runtime`.
     pub fn new(runtime: Handle) -> Self {
         Self(Arc::new(Inner {
-            places: Places::default(),
+            locks: FolderLocks::default(),
             active: AtomicUsize::new(0),
             runtime,
             tasks: Mutex::default(),
@@ -64,7 +60,7 @@ impl Writes {
     /// # Errors
     /// When the target cannot be written to.
     pub async fn begin(&self, destination: Destination) -> Result<Write, Failure> {
-        let staging = Staging::make(&destination).await?;
+        let staging = Staging::create(&destination).await?;
         self.0.active.fetch_add(1, Ordering::Relaxed);
         Ok(Write {
             destination,
@@ -74,17 +70,17 @@ impl Writes {
         })
     }
 
-    /// Waits until no statement is just being published to where `plan` reads, and holds further ones up for as long as the
-    /// answer lives: what is planned meanwhile sees all files of a statement or none.
+    /// Waits until no statement is being published into the folders that `plan` reads, and holds up further
+    /// publications while the guard lives: a plan that is made meanwhile sees all files of a statement or none.
     ///
     /// # Errors
     /// When the plan cannot be walked.
-    pub async fn reading(&self, plan: &LogicalPlan) -> Result<Reading, Failure> {
-        let places = folder_locks::read_by(plan).map_err(|error| squadron_shuffle::failure::of(&error))?;
-        Ok(self.0.places.read(places).await)
+    pub async fn lock_for_planning(&self, plan: &LogicalPlan) -> Result<ReadGuard, Failure> {
+        let paths = folder_locks::find_scanned_paths(plan).map_err(|error| squadron_shuffle::failure::of(&error))?;
+        Ok(self.0.locks.lock_for_planning(paths).await)
     }
 
-    /// Writes that are not published, removed or failed yet.
+    /// The number of writes that are not published, removed or failed yet.
     pub fn active(&self) -> usize {
         self.0.active.load(Ordering::Relaxed)
     }
@@ -106,28 +102,29 @@ pub struct Write {
 }
 
 impl Write {
-    /// Where the plan writes, and what it must look like for that.
+    /// Where the plan writes, and the form that the plan needs for it.
     pub fn destination(&self) -> &Destination {
         &self.destination
     }
 
-    /// Puts `files` in their places. Returns their rows. Once begun it goes on to its end, also when nobody waits for it.
+    /// Makes `files` visible and returns their rows. Once begun, a publication goes on to its end even if the caller is
+    /// cancelled.
     ///
     /// # Errors
-    /// Why it did not come about; none of the files is visible then.
+    /// When the publication failed; none of the files is visible then.
     pub async fn publish(mut self, files: Vec<StagedFile>) -> Result<u64, Failure> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let writes = self.writes.clone();
         writes.spawn(async move {
-            let places = &self.writes.0.places;
-            let outcome = publish::publish(&self.destination, places, files).await;
+            let locks = &self.writes.0.locks;
+            let outcome = publish::publish(&self.destination, locks, files).await;
             self.succeeded = outcome.is_ok();
             self.staging.remove(self.succeeded).await;
             drop(self);
-            // A client that went away is not told.
-            let _ = tell.send(outcome);
+            // The caller may have been cancelled.
+            let _ = sender.send(outcome);
         });
-        told.await.unwrap_or_else(|_| {
+        receiver.await.unwrap_or_else(|_| {
             Err(Failure::new(
                 FailureKind::Draining,
                 "the server ended while files were published; see which are there",
@@ -141,7 +138,7 @@ impl Drop for Write {
         let (staging, succeeded) = (self.staging.clone(), self.succeeded);
         self.writes.spawn(async move {
             if !succeeded {
-                staging.remove_for_good().await;
+                staging.remove_repeatedly().await;
             }
             staging.sweep().await;
         });

@@ -1,4 +1,4 @@
-//! Puts staged files where readers look: all of them or none.
+//! Moves staged files into the folders that readers list: all of them or none.
 
 use std::sync::Arc;
 
@@ -10,38 +10,38 @@ use squadron_shuffle::{StagedFile, failure};
 use tracing::{info, warn};
 
 use super::destination::Destination;
-use super::folder_locks::Places;
+use super::folder_locks::FolderLocks;
 
-/// Files that are looked for, and moved, at once.
+/// How many files are checked, and moved, at once.
 const MOVE_CONCURRENCY: usize = 16;
 
-/// Object stores copy up to this many bytes in one request; more is read and written again.
+/// Object stores copy up to this many bytes in one request; a larger object is read and written again.
 const MAX_COPY_BYTES: u64 = 5_000_000_000;
 
-/// How much of a large object is written at once.
+/// The size of a part of a large object.
 const PART_BYTES: usize = 64 * 1024 * 1024;
 
 /// Publishes `files` and returns their rows.
 ///
 /// # Errors
-/// When a file is not where the worker left it or cannot be moved; those that were moved are removed again.
+/// When a file is not where the worker wrote it or cannot be moved; files that were moved are removed again.
 pub(super) async fn publish(
     destination: &Destination,
-    places: &Places,
+    locks: &FolderLocks,
     files: Vec<StagedFile>,
 ) -> Result<u64, Failure> {
     let rows = files.iter().map(|file| file.rows).sum();
-    let moves = moves(destination, files);
+    let moves = plan_moves(destination, files);
     let store = destination.store();
     let checks: Vec<_> = moves
         .iter()
-        .map(|staged| check_there(store.as_ref(), destination, &staged.file))
+        .map(|staged| check_staged(store.as_ref(), destination, &staged.file))
         .collect();
     stream::iter(checks)
         .buffered(MOVE_CONCURRENCY)
         .try_collect::<()>()
         .await?;
-    let _publishing = places.publish(destination.place()).await;
+    let _guard = locks.lock_for_publish(destination.lock_path()).await;
     let runs: Vec<_> = moves.iter().map(|staged| staged.run(store, destination)).collect();
     let outcomes: Vec<Result<(), Failure>> = stream::iter(runs).buffered(MOVE_CONCURRENCY).collect().await;
     let Some(failure) = outcomes.iter().find_map(|outcome| outcome.clone().err()) else {
@@ -72,14 +72,14 @@ pub(super) async fn publish(
     Err(Failure::new(failure.kind, message))
 }
 
-/// One file and its place.
+/// A staged file and the path to move it to.
 struct Move {
     file: StagedFile,
     to: Path,
 }
 
-/// Files without rows are left out, unless there is no other.
-fn moves(destination: &Destination, mut files: Vec<StagedFile>) -> Vec<Move> {
+/// The moves of all files. Files without rows are left out, unless no file has rows.
+fn plan_moves(destination: &Destination, mut files: Vec<StagedFile>) -> Vec<Move> {
     files.sort();
     if files.iter().any(|file| file.rows > 0) {
         files.retain(|file| file.rows > 0);
@@ -88,26 +88,26 @@ fn moves(destination: &Destination, mut files: Vec<StagedFile>) -> Vec<Move> {
         .into_iter()
         .enumerate()
         .map(|(number, file)| Move {
-            to: destination.place_of(&file, number),
+            to: destination.file_path(&file, number),
             file,
         })
         .collect()
 }
 
-async fn check_there(store: &dyn ObjectStore, destination: &Destination, file: &StagedFile) -> Result<(), Failure> {
+async fn check_staged(store: &dyn ObjectStore, destination: &Destination, file: &StagedFile) -> Result<(), Failure> {
     let why = match store.head(&file.path).await {
         Ok(found) if found.size == file.bytes => return Ok(()),
         Ok(found) => format!("has {} bytes instead of {}", found.size, file.bytes),
         Err(object_store::Error::NotFound { .. }) => "is not there".into(),
         Err(error) => return Err(failure::of(&error.into())),
     };
-    let mend = match destination.is_local() {
+    let remedy = match destination.is_local() {
         true => "the server and all workers must share the folder",
-        false => "nobody else may write below _squadron",
+        false => "no other process may write below _squadron",
     };
     Err(Failure::new(
         FailureKind::Invalid,
-        format!("the file {} that a worker wrote {why}; {mend}", file.path),
+        format!("the file {} that a worker wrote {why}; {remedy}", file.path),
     ))
 }
 
@@ -116,7 +116,7 @@ impl Move {
         let moved = if destination.is_local() {
             store.rename(&self.file.path, &self.to).await
         } else if self.file.bytes <= MAX_COPY_BYTES {
-            // The staged object goes with its folder.
+            // The staged object is removed with its folder.
             store.copy(&self.file.path, &self.to).await
         } else {
             copy_in_parts(store, &self.file.path, &self.to).await
@@ -125,7 +125,7 @@ impl Move {
     }
 }
 
-/// Copies an object through this process. It is there when its last part is.
+/// Copies an object through this process. The copy exists once its last part is written.
 async fn copy_in_parts(store: &Arc<dyn ObjectStore>, from: &Path, to: &Path) -> object_store::Result<()> {
     let mut parts = store.get(from).await?.into_stream();
     let mut upload = WriteMultipart::new_with_chunk_size(store.put_multipart(to).await?, PART_BYTES);
@@ -139,7 +139,7 @@ async fn copy_in_parts(store: &Arc<dyn ObjectStore>, from: &Path, to: &Path) -> 
             Err(error) => Err(error),
         };
         if let Err(error) = written {
-            // The copy failed; what becomes of its parts is the store's business.
+            // The copy failed already; the store cleans up parts that cannot be aborted.
             let _ = upload.abort().await;
             return Err(error);
         }
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_large_object_is_copied_in_parts() {
+    async fn large_object_is_copied_in_parts() {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let (from, to) = (Path::from("a"), Path::from("b"));
         let bytes: Vec<u8> = (0..=255).cycle().take(3_000_000).collect();

@@ -1,4 +1,4 @@
-//! The folder of a statement's unpublished files: made, removed, and removed again where attempts were slow to stop.
+//! The folder of a statement's unpublished files: created, removed, and removed again for attempts that stop late.
 
 use std::fs;
 use std::io;
@@ -14,17 +14,17 @@ use tracing::warn;
 
 use super::destination::Destination;
 
-/// When a staging folder is removed again after a statement that did not succeed: an attempt out of reach writes for a
-/// moment until it notices.
+/// The pauses before a staging folder is removed again after a statement that did not succeed: an attempt out of reach
+/// writes on until it notices.
 const REMOVE_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
 
-/// After this long the folder of another statement is one whose server died.
+/// The folder of another statement is left over from a dead server once it is this old.
 const STALE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Files that are deleted at once.
+/// How many files are deleted at once.
 const DELETE_CONCURRENCY: usize = 16;
 
-/// Where a statement's files are until they are published.
+/// The folder of a statement's files until they are published.
 #[derive(Clone, Debug)]
 pub(super) struct Staging {
     store: Arc<dyn ObjectStore>,
@@ -38,11 +38,11 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Makes the folder, if it is a local one: workers look for it to see whether they share it.
+    /// Creates the folder, if it is local: workers check that it exists to see whether they share the file system.
     ///
     /// # Errors
-    /// When it cannot be made.
-    pub(super) async fn make(destination: &Destination) -> Result<Self, Failure> {
+    /// When the folder cannot be created.
+    pub(super) async fn create(destination: &Destination) -> Result<Self, Failure> {
         let parent = destination.staging_parent();
         let mut staging = Self {
             store: Arc::clone(destination.store()),
@@ -54,7 +54,7 @@ impl Staging {
         if !staging.is_local {
             return Ok(staging);
         }
-        let folder = local(&staging.folder);
+        let folder = local_path(&staging.folder);
         let made = tokio::task::spawn_blocking(move || make_folders(&folder));
         staging.made = made.await.map_err(Failure::internal)?.map_err(|error| {
             let kind = match error.kind() {
@@ -62,7 +62,7 @@ impl Staging {
                 io::ErrorKind::PermissionDenied => FailureKind::Denied,
                 _ => FailureKind::Invalid,
             };
-            let folder = local(&staging.folder);
+            let folder = local_path(&staging.folder);
             Failure::new(
                 kind,
                 format!(
@@ -74,7 +74,7 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Removes the folder with all that is in it. After a success the target stays.
+    /// Removes the folder and its contents. Folders made for the statement are removed too, unless it succeeded.
     pub(super) async fn remove(&self, succeeded: bool) {
         let outcome = if self.is_local {
             self.remove_local(succeeded).await
@@ -86,9 +86,9 @@ impl Staging {
         }
     }
 
-    /// Removes the folder of a statement that did not succeed, until late attempts have ended too: those that were told to
-    /// stop, and those that are out of reach, may still write for a moment.
-    pub(super) async fn remove_for_good(&self) {
+    /// Removes the folder of a statement that did not succeed, several times: attempts that were told to stop, and
+    /// attempts out of reach, may still write for a moment.
+    pub(super) async fn remove_repeatedly(&self) {
         self.remove(false).await;
         for pause in REMOVE_AGAIN {
             tokio::time::sleep(pause).await;
@@ -97,15 +97,15 @@ impl Staging {
     }
 
     async fn remove_local(&self, succeeded: bool) -> Result<(), Failure> {
-        let folder = local(&self.folder);
-        let parent = local(&self.parent);
+        let folder = local_path(&self.folder);
+        let parent = local_path(&self.parent);
         let made = self.made.clone();
         let removed = tokio::task::spawn_blocking(move || -> io::Result<()> {
             match fs::remove_dir_all(&folder) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
             }
-            // These stay where they are not empty: somebody else is at work there.
+            // Fails, and should, for folders that are not empty: other statements use them.
             let _ = fs::remove_dir(&parent);
             if !succeeded {
                 for folder in made.iter().rev() {
@@ -118,7 +118,7 @@ impl Staging {
         removed.map_err(|error| Failure::new(FailureKind::Storage, error.to_string()))
     }
 
-    /// Removes what statements left behind whose server died.
+    /// Removes folders of statements whose server died.
     pub(super) async fn sweep(&self) {
         let Ok(listing) = self.store.list_with_delimiter(Some(&self.parent)).await else {
             return;
@@ -137,9 +137,9 @@ impl Staging {
     }
 }
 
-/// Whether a query of this id began so long ago that it cannot run any more.
+/// Whether a query of this id began so long ago that it cannot be running.
 fn is_stale(query: QueryId, now: SystemTime) -> bool {
-    let age = query.made_at().and_then(|made| now.duration_since(made).ok());
+    let age = query.created_at().and_then(|made| now.duration_since(made).ok());
     age.is_some_and(|age| age > STALE_AFTER)
 }
 
@@ -158,12 +158,12 @@ async fn delete_below(store: &dyn ObjectStore, folder: &Path) -> Result<(), Fail
         .map_err(|error| Failure::new(FailureKind::Storage, error.to_string()))
 }
 
-/// Where a path of the local store is.
-pub(super) fn local(path: &Path) -> PathBuf {
+/// The local path of a path in the local store.
+pub(super) fn local_path(path: &Path) -> PathBuf {
     LocalPath::new("/").join(path.as_ref())
 }
 
-/// Makes `folder` and those above it. Returns the ones that were not there, but for `folder` itself and the one above.
+/// Creates `folder` and its ancestors. Returns those that did not exist, without `folder` itself and its parent.
 fn make_folders(folder: &LocalPath) -> io::Result<Vec<PathBuf>> {
     let above = folder.ancestors().skip(2);
     let mut missing: Vec<PathBuf> = above.take_while(|folder| !folder.exists()).map(PathBuf::from).collect();
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_folders_that_were_not_there_are_known() {
+    fn make_folders_returns_created_ones() {
         let root = tempfile::tempdir().unwrap();
         let target = root.path().join("a/b");
         let folder = target.join("_squadron/query");
@@ -193,7 +193,7 @@ mod tests {
         let now = SystemTime::now();
         assert!(!is_stale(query, now));
         assert!(is_stale(query, now + STALE_AFTER + Duration::from_secs(60)));
-        // No time is in it.
+        // An id without a time.
         assert!(!is_stale(QueryId::from_u128(1), now));
     }
 }

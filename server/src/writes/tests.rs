@@ -1,4 +1,4 @@
-//! Publication without workers: files are put into the staging folder by hand.
+//! Publication without workers: the tests write files into the staging folder themselves.
 
 use std::fs;
 
@@ -8,15 +8,15 @@ use tempfile::TempDir;
 use super::*;
 
 /// A write to `folder` and the files of one attempt in its staging folder.
-async fn begun(folder: &std::path::Path, texts: &[&str]) -> (Write, Vec<StagedFile>) {
+async fn begin_write(folder: &std::path::Path, texts: &[&str]) -> (Write, Vec<StagedFile>) {
     let destination = Destination::of_folder(folder, QueryId::new());
     let writes = Writes::new(Handle::current());
     let write = writes.begin(destination).await.unwrap();
     let attempt = write.destination().target().staging.clone().join("0-0-0-0");
-    fs::create_dir_all(staging::local(&attempt)).unwrap();
+    fs::create_dir_all(staging::local_path(&attempt)).unwrap();
     let files = texts.iter().enumerate().map(|(number, text)| {
         let path = attempt.clone().join(format!("{number}.part"));
-        fs::write(staging::local(&path), text).unwrap();
+        fs::write(staging::local_path(&path), text).unwrap();
         StagedFile {
             path,
             folder: Default::default(),
@@ -40,9 +40,9 @@ fn texts(folder: &std::path::Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn published_files_are_there_and_the_staging_folder_is_not() {
+async fn publish_moves_files_and_removes_staging() {
     let folder = TempDir::new().unwrap();
-    let (write, files) = begun(folder.path(), &["a", "bc"]).await;
+    let (write, files) = begin_write(folder.path(), &["a", "bc"]).await;
     assert!(texts(folder.path()).is_empty());
     let writes = write.writes.clone();
     assert_eq!(writes.active(), 1);
@@ -53,11 +53,11 @@ async fn published_files_are_there_and_the_staging_folder_is_not() {
 }
 
 #[tokio::test]
-async fn a_publication_that_breaks_in_the_middle_is_undone() {
+async fn failed_publication_is_fully_undone() {
     let folder = TempDir::new().unwrap();
-    let (write, files) = begun(folder.path(), &["a", "b", "c"]).await;
-    let blocked = write.destination().place_of(&files[1], 1);
-    fs::create_dir_all(staging::local(&blocked).join("in the way")).unwrap();
+    let (write, files) = begin_write(folder.path(), &["a", "b", "c"]).await;
+    let blocked = write.destination().file_path(&files[1], 1);
+    fs::create_dir_all(staging::local_path(&blocked).join("in the way")).unwrap();
     let failure = write.publish(files).await.unwrap_err();
     assert!(failure.message.contains("nothing was"), "{failure}");
     assert!(texts(folder.path()).is_empty());
@@ -65,26 +65,26 @@ async fn a_publication_that_breaks_in_the_middle_is_undone() {
 }
 
 #[tokio::test]
-async fn a_file_that_the_server_does_not_see_is_named() {
+async fn publish_error_names_missing_file() {
     let folder = TempDir::new().unwrap();
-    let (write, mut files) = begun(folder.path(), &["a", "b"]).await;
-    fs::remove_file(staging::local(&files[1].path)).unwrap();
+    let (write, mut files) = begin_write(folder.path(), &["a", "b"]).await;
+    fs::remove_file(staging::local_path(&files[1].path)).unwrap();
     files[0].bytes = 7;
     let failure = write.publish(files).await.unwrap_err();
     assert!(failure.message.contains("0.part") && failure.message.contains("instead of 7"));
     assert!(texts(folder.path()).is_empty());
-    let (write, files) = begun(folder.path(), &["a", "b"]).await;
-    fs::remove_file(staging::local(&files[1].path)).unwrap();
+    let (write, files) = begin_write(folder.path(), &["a", "b"]).await;
+    fs::remove_file(staging::local_path(&files[1].path)).unwrap();
     let failure = write.publish(files).await.unwrap_err();
     assert!(failure.message.contains("1.part") && failure.message.contains("share the folder"));
     assert!(texts(folder.path()).is_empty());
 }
 
 #[tokio::test]
-async fn a_write_that_is_given_up_takes_its_folders_along() {
+async fn dropped_write_removes_its_folders() {
     let folder = TempDir::new().unwrap();
     let target = folder.path().join("new/deep");
-    let (write, _) = begun(&target, &["a"]).await;
+    let (write, _) = begin_write(&target, &["a"]).await;
     let writes = write.writes.clone();
     drop(write);
     while folder.path().join("new").exists() {

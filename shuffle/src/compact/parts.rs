@@ -11,17 +11,17 @@ use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{ArrowNativeType, DataType, Int16Type, Int32Type, Int64Type, RunEndIndexType, UnionFields};
 use arrow::error::ArrowError;
 
-/// An array taken apart, its children cut to what its rows cover.
+/// The parts of an array, its children cut to the range that its rows cover.
 pub(super) struct Parts<'a> {
     array: &'a dyn Array,
-    /// Bytes beside those of the children.
+    /// Bytes without those of the children.
     pub(super) own_bytes: usize,
-    /// In the order of the type.
+    /// In the order in which the type lists them.
     pub(super) children: Vec<ArrayRef>,
 }
 
-/// The parts of an array of these kinds; none of others.
-pub(super) fn of(array: &dyn Array) -> Option<Parts<'_>> {
+/// The parts of a list view, a union or a run-end encoded array; none of other arrays.
+pub(super) fn take_apart(array: &dyn Array) -> Option<Parts<'_>> {
     let rows = array.len();
     let (own_bytes, children) = match array.data_type() {
         DataType::ListView(_) => (rows * 8, vec![values(array.as_list_view::<i32>())]),
@@ -49,7 +49,7 @@ pub(super) fn of(array: &dyn Array) -> Option<Parts<'_>> {
 }
 
 impl Parts<'_> {
-    /// The array again, in buffers of its own, with `change` made to each child.
+    /// Builds the array from its parts, in buffers of its own, with `change` applied to each child.
     pub(super) fn with_children(
         &self,
         change: impl Fn(&ArrayRef) -> Result<ArrayRef, ArrowError>,
@@ -71,12 +71,12 @@ impl Parts<'_> {
 }
 
 fn values<O: OffsetSizeTrait>(list: &GenericListViewArray<O>) -> ArrayRef {
-    let (start, end) = covered(list);
+    let (start, end) = value_extent(list);
     list.values().slice(start, end - start)
 }
 
-/// From the first to behind the last value that a row has.
-fn covered<O: OffsetSizeTrait>(list: &GenericListViewArray<O>) -> (usize, usize) {
+/// Start and end of the values that rows refer to.
+fn value_extent<O: OffsetSizeTrait>(list: &GenericListViewArray<O>) -> (usize, usize) {
     let rows = list
         .offsets()
         .iter()
@@ -94,7 +94,7 @@ fn list_view<O: OffsetSizeTrait>(
     let (DataType::ListView(field) | DataType::LargeListView(field)) = list.data_type() else {
         return Ok(Arc::new(list.clone()));
     };
-    let (first, _) = covered(list);
+    let (first, _) = value_extent(list);
     let rows = list.offsets().iter().zip(list.sizes());
     let offsets = rows.map(|(start, size)| match *size > O::zero() {
         true => *start - O::usize_as(first),
@@ -121,7 +121,7 @@ fn members(union: &UnionArray, fields: &UnionFields) -> Vec<ArrayRef> {
     fields.iter().map(|(id, _)| cut(id)).collect()
 }
 
-/// The rows of each child that a dense union uses; a sparse one uses as many of each as it has itself.
+/// Start and end of the rows of each child that a dense union uses; a sparse union uses as many as it has rows.
 fn extents(union: &UnionArray) -> Option<HashMap<i8, (usize, usize)>> {
     let mut extents = HashMap::new();
     for (id, offset) in union.type_ids().iter().zip(union.offsets()?) {

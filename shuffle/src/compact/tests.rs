@@ -1,4 +1,4 @@
-//! Tests of weighing and compacting.
+//! Tests of batch sizes and of compaction.
 
 use arrow::array::{Int32Array, Int64Array, ListViewArray, RunArray, StringArray, StringViewArray, UnionArray};
 use arrow::datatypes::{Field, Int32Type, UnionFields};
@@ -37,7 +37,7 @@ fn nested(rows: usize) -> Vec<ArrayRef> {
 }
 
 #[test]
-fn a_slice_weighs_its_rows() {
+fn slice_weighs_only_its_rows() {
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
     let text: ArrayRef = Arc::new(StringArray::from_iter_values((0..100_000).map(long)));
     for array in [numbers, text, views(100_000)] {
@@ -52,7 +52,7 @@ fn a_slice_weighs_its_rows() {
 }
 
 #[test]
-fn a_batch_that_fits_is_handed_on_as_it_is() {
+fn compact_batch_is_passed_unchanged() {
     let batch = batch_of(Arc::new(Int64Array::from_iter_values(0..100_000)));
     let same = compact(batch.clone()).unwrap();
     assert!(Arc::ptr_eq(batch.column(0), same.column(0)));
@@ -80,7 +80,7 @@ fn nested_views_are_compacted() {
 }
 
 #[test]
-fn the_values_of_a_dictionary_are_compacted() {
+fn dictionary_values_are_compacted() {
     let keys = arrow::array::PrimitiveArray::<Int32Type>::from(vec![0, 1, 0]);
     let values = views(10_000).slice(10, 2);
     let array = arrow::array::DictionaryArray::new(keys, values);
@@ -90,7 +90,7 @@ fn the_values_of_a_dictionary_are_compacted() {
     assert!(held_bytes(&compacted) < 5_000);
 }
 
-/// Kinds whose children the encoder sends whole, of long texts in views.
+/// Arrays whose children the encoder sends whole, with long texts in views.
 fn shared(rows: usize) -> Vec<ArrayRef> {
     let field = Arc::new(Field::new("item", DataType::Utf8View, true));
     let starts = (0..rows as i32).rev().collect::<Vec<_>>();
@@ -122,14 +122,14 @@ fn shared(rows: usize) -> Vec<ArrayRef> {
 }
 
 #[test]
-fn a_slice_takes_only_its_part_of_the_children() {
+fn slice_keeps_only_its_children() {
     for array in shared(5_000) {
         let name = array.data_type().to_string();
         for (start, length) in [(0, 3), (1_000, 11), (4_999, 1), (17, 0)] {
             let slice = batch_of(array.slice(start, length));
             let compacted = compact_shared(slice.clone()).unwrap();
             assert_eq!(compacted.schema(), slice.schema(), "{name}");
-            assert_eq!(shown(&compacted), shown(&slice), "{name}");
+            assert_eq!(format(&compacted), format(&slice), "{name}");
             compacted.column(0).to_data().validate_full().unwrap();
             assert!(
                 held_bytes(&compacted) < held_bytes(&slice) / 2,
@@ -141,7 +141,7 @@ fn a_slice_takes_only_its_part_of_the_children() {
     }
 }
 
-fn shown(batch: &RecordBatch) -> String {
+fn format(batch: &RecordBatch) -> String {
     arrow::util::pretty::pretty_format_batches(std::slice::from_ref(batch))
         .unwrap()
         .to_string()

@@ -25,14 +25,14 @@ fn schema(fields: Vec<Field>) -> SchemaRef {
 }
 
 #[test]
-fn an_equal_schema_changes_nothing() {
+fn equal_schema_changes_nothing() {
     let batch = batch();
     let same = conform(batch.clone(), &Arc::new(batch.schema().as_ref().clone())).unwrap();
     assert!(Arc::ptr_eq(batch.column(1), same.column(1)));
 }
 
 #[test]
-fn names_types_nullability_and_metadata_are_replaced() {
+fn batch_takes_the_declared_schema() {
     let wanted = schema(vec![
         Field::new("k", DataType::Int64, false).with_metadata([("unit".to_string(), "m".to_string())].into()),
         Field::new("name", DataType::Utf8, true),
@@ -45,7 +45,7 @@ fn names_types_nullability_and_metadata_are_replaced() {
 }
 
 #[test]
-fn a_null_where_none_was_promised_is_an_error() {
+fn null_in_required_column_fails() {
     let wanted = schema(vec![
         Field::new("a", DataType::Int32, true),
         Field::new("b", DataType::Utf8View, true),
@@ -56,7 +56,7 @@ fn a_null_where_none_was_promised_is_an_error() {
 }
 
 #[test]
-fn without_columns_the_row_count_stays() {
+fn columnless_batch_keeps_row_count() {
     let options = RecordBatchOptions::new().with_row_count(Some(7));
     let batch = RecordBatch::try_new_with_options(schema(vec![]), vec![], &options).unwrap();
     let wanted = Arc::new(Schema::empty().with_metadata([("a".into(), "b".into())].into()));
@@ -64,11 +64,11 @@ fn without_columns_the_row_count_stays() {
 }
 
 #[test]
-fn another_number_of_columns_is_an_error() {
+fn different_column_count_fails() {
     assert!(conform(batch(), &schema(vec![])).is_err());
 }
 
-/// Every second row, so that offsets are not those of a fresh array.
+/// The array and slices of it, whose offsets do not begin at zero.
 fn slices(array: &ArrayRef) -> Vec<ArrayRef> {
     vec![
         Arc::clone(array),
@@ -78,14 +78,14 @@ fn slices(array: &ArrayRef) -> Vec<ArrayRef> {
     ]
 }
 
-fn reshaped(array: &ArrayRef, to: &DataType) -> ArrayRef {
+fn reshape_valid(array: &ArrayRef, to: &DataType) -> ArrayRef {
     let reshaped = reshape::reshape(array, to).unwrap();
     assert_eq!(reshaped.data_type(), to);
     reshaped.to_data().validate_full().unwrap();
     reshaped
 }
 
-fn shown(array: &ArrayRef) -> Vec<String> {
+fn format(array: &ArrayRef) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let formatter = ArrayFormatter::try_new(array, &options).unwrap();
     (0..array.len()).map(|row| formatter.value(row).to_string()).collect()
@@ -95,7 +95,7 @@ fn item(data_type: DataType) -> Arc<Field> {
     Arc::new(Field::new("item", data_type, true))
 }
 
-/// Three rows of text in views: one too long for a view, a null, one short.
+/// Three rows of text in views: one too long to be inlined, a null, and a short one.
 fn texts() -> ArrayRef {
     Arc::new(StringViewArray::from(vec![
         Some("a text that is longer than a view"),
@@ -105,7 +105,7 @@ fn texts() -> ArrayRef {
 }
 
 #[test]
-fn what_is_nested_is_reshaped_at_any_depth() {
+fn nested_arrays_reshape_at_any_depth() {
     let structure: ArrayRef = Arc::new(StructArray::from(vec![(item(DataType::Utf8View), texts())]));
     let plain = DataType::Struct(vec![item(DataType::Utf8)].into());
     let offsets = || OffsetBuffer::<i32>::from_lengths([1, 0, 2]);
@@ -135,7 +135,7 @@ fn what_is_nested_is_reshaped_at_any_depth() {
         (Arc::new(view), DataType::new_list(DataType::Utf8, true)),
     ] {
         for slice in slices(&array) {
-            assert_eq!(shown(&reshaped(&slice, &to)), shown(&slice), "{to}");
+            assert_eq!(format(&reshape_valid(&slice, &to)), format(&slice), "{to}");
         }
     }
 }
@@ -158,13 +158,13 @@ fn unions_keep_their_members() {
         let union: ArrayRef = Arc::new(union.unwrap());
         let to = DataType::Union(fields(DataType::Utf8), mode);
         for slice in slices(&union) {
-            assert_eq!(shown(&reshaped(&slice, &to)), shown(&slice), "{mode:?}");
+            assert_eq!(format(&reshape_valid(&slice, &to)), format(&slice), "{mode:?}");
         }
     }
 }
 
 #[test]
-fn fields_of_structures_go_by_their_place() {
+fn struct_fields_match_by_position() {
     let numbers = |number| Arc::new(Int32Array::from(vec![number])) as ArrayRef;
     let field = |name: &str, data_type| Arc::new(Field::new(name, data_type, true));
     let twice: ArrayRef = Arc::new(StructArray::from(vec![
@@ -172,5 +172,5 @@ fn fields_of_structures_go_by_their_place() {
         (field("b", DataType::Int32), numbers(2)),
     ]));
     let to = DataType::Struct(vec![field("b", DataType::Int64), field("a", DataType::Int64)].into());
-    assert_eq!(shown(&reshaped(&twice, &to)), ["{b: 1, a: 2}"]);
+    assert_eq!(format(&reshape_valid(&twice, &to)), ["{b: 1, a: 2}"]);
 }

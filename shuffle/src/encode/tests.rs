@@ -7,26 +7,26 @@ use arrow_flight::decode::FlightRecordBatchStream;
 use futures::stream;
 
 use super::*;
-use crate::testing::{numbered, samples};
+use crate::testing::{number_rows, samples};
 
-async fn messages(schema: SchemaRef, batches: Vec<RecordBatch>) -> Vec<FlightData> {
+async fn encode(schema: SchemaRef, batches: Vec<RecordBatch>) -> Vec<FlightData> {
     let batches = stream::iter(batches.into_iter().map(Ok));
     frames(schema, batches).try_collect().await.unwrap()
 }
 
-async fn decoded(messages: Vec<FlightData>) -> Vec<RecordBatch> {
+async fn decode(messages: Vec<FlightData>) -> Vec<RecordBatch> {
     let messages = stream::iter(messages.into_iter().map(Ok));
     let batches = FlightRecordBatchStream::new_from_flight_data(messages);
     batches.try_collect().await.unwrap()
 }
 
 #[tokio::test]
-async fn a_stock_decoder_reads_every_kind_of_batch() {
+async fn stock_decoder_reads_every_type() {
     for (name, batch) in samples() {
         let schema = batch.schema();
         let sent = vec![batch.clone(), batch.slice(0, 1), batch];
-        let messages = messages(Arc::clone(&schema), sent.clone()).await;
-        let received = decoded(messages).await;
+        let messages = encode(Arc::clone(&schema), sent.clone()).await;
+        let received = decode(messages).await;
         let together = |batches| arrow::compute::concat_batches(&schema, batches);
         let (sent, received) = (together(&sent).unwrap(), together(&received).unwrap());
         assert_eq!(sent, received, "{name}");
@@ -34,26 +34,26 @@ async fn a_stock_decoder_reads_every_kind_of_batch() {
 }
 
 #[tokio::test]
-async fn dictionaries_may_change_from_batch_to_batch() {
+async fn dictionaries_change_between_batches() {
     let mut batches = samples();
     batches.retain(|(name, _)| name.contains("dictionaries"));
     let batches: Vec<_> = batches.into_iter().map(|(_, batch)| batch).collect();
     let sent = vec![batches[0].clone(), batches[1].clone(), batches[0].clone()];
-    let messages = messages(sent[0].schema(), sent.clone()).await;
-    assert_eq!(decoded(messages).await, sent);
+    let messages = encode(sent[0].schema(), sent.clone()).await;
+    assert_eq!(decode(messages).await, sent);
 }
 
 #[tokio::test]
-async fn without_batches_there_is_the_schema() {
-    let schema = numbered(0, 1).schema();
-    let messages = messages(Arc::clone(&schema), vec![]).await;
+async fn empty_stream_sends_the_schema() {
+    let schema = number_rows(0, 1).schema();
+    let messages = encode(Arc::clone(&schema), vec![]).await;
     assert_eq!(messages.len(), 1);
     let received = arrow::datatypes::Schema::try_from(&messages[0]).unwrap();
     assert_eq!(received, *schema);
 }
 
 #[tokio::test]
-async fn messages_stay_small_whatever_the_rows_are() {
+async fn messages_stay_below_four_mebibytes() {
     let sizes = |row: usize| {
         if row.is_multiple_of(1000) { 1_500_000 } else { 200 }
     };
@@ -64,37 +64,37 @@ async fn messages_stay_small_whatever_the_rows_are() {
     ];
     for array in arrays {
         let batch = RecordBatch::try_from_iter([("c", array)]).unwrap();
-        let messages = messages(batch.schema(), vec![batch.clone()]).await;
+        let messages = encode(batch.schema(), vec![batch.clone()]).await;
         let sizes: Vec<_> = messages.iter().map(Message::encoded_len).collect();
         assert!(sizes.iter().all(|size| *size < 4 * 1024 * 1024), "{sizes:?}");
         let total: usize = sizes.iter().sum();
         assert!(total < 20_000_000, "buffers were sent more than once: {total}");
         assert!(sizes.len() < 40, "{sizes:?}");
-        let received = decoded(messages).await;
+        let received = decode(messages).await;
         let received = arrow::compute::concat_batches(&batch.schema(), &received).unwrap();
         assert_eq!(received, batch);
     }
 }
 
 #[tokio::test]
-async fn one_huge_row_goes_through() {
+async fn huge_row_goes_through() {
     let array: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(6_000_000)]));
     let batch = RecordBatch::try_from_iter([("c", array)]).unwrap();
-    let messages = messages(batch.schema(), vec![batch.clone()]).await;
-    assert_eq!(decoded(messages).await, [batch]);
+    let messages = encode(batch.schema(), vec![batch.clone()]).await;
+    assert_eq!(decode(messages).await, [batch]);
 }
 
 #[tokio::test]
-async fn an_error_ends_the_stream() {
+async fn error_ends_the_stream() {
     let failure = Failure::internal("broken");
-    let batches = stream::iter([Ok(numbered(0, 1)), Err(failure.clone()), Ok(numbered(1, 1))]);
-    let messages: Vec<_> = frames(numbered(0, 1).schema(), batches).collect().await;
+    let batches = stream::iter([Ok(number_rows(0, 1)), Err(failure.clone()), Ok(number_rows(1, 1))]);
+    let messages: Vec<_> = frames(number_rows(0, 1).schema(), batches).collect().await;
     assert_eq!(messages.len(), 3);
     assert_eq!(messages[2], Err(failure));
 }
 
 #[tokio::test]
-async fn a_row_above_the_limit_is_refused_by_its_size() {
+async fn row_above_limit_is_refused() {
     let array: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(MAX_MESSAGE_BYTES)]));
     let batch = RecordBatch::try_from_iter([("c", array)]).unwrap();
     let batches = stream::iter([Ok(batch.clone())]);
@@ -108,16 +108,16 @@ async fn a_row_above_the_limit_is_refused_by_its_size() {
 }
 
 #[tokio::test]
-async fn thousands_of_columns_leave_room_for_their_headers() {
+async fn thousands_of_columns_fit_messages() {
     let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..200));
     let columns = (0..6_000).map(|number| (format!("c{number}"), Arc::clone(&column)));
     let batch = RecordBatch::try_from_iter(columns).unwrap();
-    let messages = messages(batch.schema(), vec![batch.clone()]).await;
+    let messages = encode(batch.schema(), vec![batch.clone()]).await;
     for message in &messages {
         assert!(message.encoded_len() < 4 * 1024 * 1024, "{}", message.encoded_len());
     }
     assert!(messages.len() < 12, "{} messages", messages.len());
-    let received = decoded(messages).await;
+    let received = decode(messages).await;
     assert_eq!(
         arrow::compute::concat_batches(&batch.schema(), &received).unwrap(),
         batch
@@ -125,16 +125,16 @@ async fn thousands_of_columns_leave_room_for_their_headers() {
 }
 
 #[tokio::test]
-async fn a_large_dictionary_is_not_sent_with_every_row() {
+async fn large_dictionary_is_not_repeated() {
     let values = (0..100_000).map(|number| format!("value number {number:030} of a large dictionary"));
     let values = Arc::new(StringArray::from_iter_values(values));
     let keys = Int32Array::from_iter_values((0..8_192).map(|row| row * 7));
     let array: ArrayRef = Arc::new(DictionaryArray::new(keys, values));
     let batch = RecordBatch::try_from_iter([("c", array)]).unwrap();
-    let messages = messages(batch.schema(), vec![batch.clone()]).await;
+    let messages = encode(batch.schema(), vec![batch.clone()]).await;
     let total: usize = messages.iter().map(Message::encoded_len).sum();
     assert!(total < 2_000_000, "{total} bytes in {} messages", messages.len());
-    let received = decoded(messages).await;
+    let received = decode(messages).await;
     let received = arrow::compute::concat_batches(&batch.schema(), &received).unwrap();
     let text = |batch: &RecordBatch| arrow::compute::cast(batch.column(0), &DataType::Utf8).unwrap();
     assert_eq!(&text(&received), &text(&batch));

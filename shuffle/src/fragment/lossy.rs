@@ -1,4 +1,4 @@
-//! What DataFusion's encoding drops without an error. A fragment with any of it is not sent: it runs where it is.
+//! Finds what DataFusion's encoding drops without an error. A fragment with any of it runs in the server's process.
 
 use arrow::array::RecordBatch;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use crate::WriteFilesExec;
 
-/// Rows that a statement brings along, such as bound parameters, are sent inside the plan up to this many bytes.
+/// Rows inside a plan, such as bound parameters, are sent up to this many bytes.
 const MAX_PLAN_ROWS_BYTES: usize = 4 * 1024 * 1024;
 
-/// Why the encoding of `plan`, or of anything below it, would not mean the same; `None` when nothing is known to be lost.
+/// Why the encoding of `plan`, or of a node below it, would lose meaning; `None` when no loss is known.
 pub fn reason(plan: &dyn ExecutionPlan) -> Option<&'static str> {
     node_reason(plan).or_else(|| plan.children().into_iter().find_map(|child| reason(child.as_ref())))
 }
@@ -36,13 +36,13 @@ fn node_reason(node: &dyn ExecutionPlan) -> Option<&'static str> {
         return source.downcast_ref::<FileScanConfig>().and_then(scan_reason);
     }
     if let Some(write) = node.downcast_ref::<WriteFilesExec>()
-        && !write.survives_encoding()
+        && !write.has_lossless_encoding()
     {
         return Some("options of a file format");
     }
     if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
         let groups = aggregate.group_expr();
-        // Decoded, the sets are gone, and with them the row for an empty input.
+        // Decoding loses the sets, and with them the row for an empty input.
         if groups.has_grouping_set() && groups.expr().is_empty() {
             return Some("GROUPING SETS without columns");
         }
@@ -50,15 +50,15 @@ fn node_reason(node: &dyn ExecutionPlan) -> Option<&'static str> {
     limit_reason(node)
 }
 
-/// A plan is kept whole by every worker that runs it, and a launch is one message.
+/// Every worker of a stage holds the whole plan in memory, and a plan is one message.
 fn memory_reason(source: &MemorySourceConfig) -> Option<&'static str> {
     let batches = source.partitions().iter().flatten();
     let bytes: usize = batches.map(RecordBatch::get_array_memory_size).sum();
     (bytes > MAX_PLAN_ROWS_BYTES).then_some("many rows inside the plan")
 }
 
-/// The fields have no accessors, but the derived `Debug` of window expressions shows them. A match inside a nested
-/// expression is a false alarm, which costs speed alone.
+/// The fields have no accessors, but the derived `Debug` of window expressions shows them. A match in a nested
+/// expression is a false alarm, which costs speed, not rows.
 fn window_reason(expressions: &[Arc<dyn WindowExpr>]) -> Option<&'static str> {
     let text = format!("{expressions:?}");
     if text.contains("ignore_nulls: true") {
@@ -92,7 +92,7 @@ fn csv_reason(csv: &CsvSource) -> Option<&'static str> {
     lost.iter().any(|field| text.contains(field)).then_some("CSV options")
 }
 
-/// Encoded, the stream form of Arrow IPC turns into the file form. A stream tells itself by refusing to be split.
+/// Encoding turns the stream form of Arrow IPC into the file form. A source of the stream form refuses to be split.
 fn is_arrow_stream(scan: &FileScanConfig) -> bool {
     let split_already = scan
         .file_groups

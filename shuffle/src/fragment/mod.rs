@@ -1,5 +1,5 @@
-//! Stage plans as they travel: which nodes may run apart ([`apart`]), what must not be encoded ([`lossy`]), how an
-//! attempt gets its share of a plan ([`slice`](mod@slice)), and the encoding itself.
+//! Stage plans on their way to workers: which nodes may run in several tasks ([`partition_safety`]), which plans must
+//! not be encoded ([`lossy`]), how an attempt gets its share of a plan ([`slice`](mod@slice)), and the encoding itself.
 //!
 //! ```text
 //! server:  fragment --strip_scans--> plan without files --encode--> bytes (once per stage)
@@ -7,8 +7,8 @@
 //! worker:  bytes --decode--> plan --slice(partitions, file groups)--> the attempt's own instance
 //! ```
 
-pub mod apart;
 pub mod lossy;
+pub mod partition_safety;
 pub mod slice;
 
 use std::sync::Arc;
@@ -26,14 +26,14 @@ use crate::codec::ShuffleCodec;
 
 pub use slice::{slice, strip_scans};
 
-/// What `PlanRef::InProcess` holds: a stage plan, root [`crate::ShuffleWriteExec`], that runs once and as it is.
+/// The content of `PlanRef::InProcess`: a stage plan, root [`crate::ShuffleWriteExec`], that runs once and whole.
 #[derive(Debug)]
 pub struct InProcessPlan(pub Arc<dyn ExecutionPlan>);
 
 /// Encodes a stage plan.
 ///
 /// # Errors
-/// When a node of it has no encoding. What would encode but lose meaning is told by [`lossy::reason`].
+/// When a node of it has no encoding. [`lossy::reason`] finds plans that can be encoded but lose their meaning.
 pub fn encode(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
     physical_plan_to_bytes_with_proto_converter(plan, &ShuffleCodec, &DeduplicatingProtoConverter {})
 }
@@ -41,7 +41,7 @@ pub fn encode(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
 /// Decodes a stage plan. The object stores it reads must be registered in the context's runtime.
 ///
 /// # Errors
-/// When the bytes are no plan, nest too deep, or name something this process does not know.
+/// When the bytes are no plan, nest too deep, or name a function or node that this process does not have.
 pub fn decode(bytes: &[u8], context: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
     physical_plan_from_bytes_with_proto_converter(bytes, context, &ShuffleCodec, &DeduplicatingProtoConverter {})
 }

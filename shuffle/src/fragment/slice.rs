@@ -1,6 +1,6 @@
 //! Cuts an attempt's share out of a stage plan.
 //!
-//! A share is a list of partitions of the plan. It is followed down to the leaves, where a scan keeps the file groups,
+//! A share is a list of partitions of the plan. It is passed down to the leaves, where a scan keeps the file groups,
 //! and a shuffle read the partitions, that the share needs:
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //!                      scan B   ->  [0, 1]
 //! ```
 //!
-//! Rebuilding recomputes every node's properties, so the result is a plan in its own right that runs all its partitions.
+//! Rebuilding recomputes every node's properties, so the result is a complete plan that runs all its partitions.
 
 use std::sync::Arc;
 
@@ -26,18 +26,18 @@ use datafusion_proto::protobuf;
 use prost::Message;
 use squadron_proto::control::ScanSplits;
 
-use super::apart::{ChildShare, child_shares};
+use super::partition_safety::{ChildShare, child_shares};
 use crate::ShuffleReadExec;
 
-/// The share of a node that a task needs.
+/// The part of a node that a task needs.
 #[derive(Clone, Debug)]
 enum Share {
     Whole,
     Partitions(Vec<u32>),
 }
 
-/// The plan of an attempt that runs `partitions` (all of them when empty) of the stage plan `plan`, with the files of
-/// `scans` put into the scans that were stripped of theirs.
+/// The plan of an attempt that runs `partitions` (empty: all) of the stage plan `plan`, with the files of `scans` put
+/// back into the stripped scans.
 ///
 /// # Errors
 /// When the file groups do not fit the partitions, or a node does not take its new children.
@@ -63,7 +63,7 @@ pub fn slice(plan: Arc<dyn ExecutionPlan>, partitions: &[u32], scans: &[ScanSpli
     .slice(plan, &share)
 }
 
-/// A stage plan and its files, apart.
+/// A stage plan and its files, separated.
 #[derive(Clone, Debug)]
 pub struct Stripped {
     /// The plan without files; its partition counts are unchanged.
@@ -72,14 +72,14 @@ pub struct Stripped {
     pub splits: Vec<Vec<ScanSplits>>,
 }
 
-/// Takes the files out of all scans of `plan` and shares them out to `tasks`: the partitions of each, none meaning all.
+/// Takes the files out of all scans of `plan` and distributes them to `tasks`: the partitions of each, empty for all.
 ///
 /// # Errors
 /// When a file cannot be encoded.
 pub fn strip_scans(plan: &Arc<dyn ExecutionPlan>, tasks: &[Vec<u32>]) -> Result<Stripped> {
     let mut splits = Vec::with_capacity(tasks.len());
     for partitions in tasks {
-        splits.push(splits_of(plan, partitions)?);
+        splits.push(collect_splits(plan, partitions)?);
     }
     let plan = Slicer {
         next_scan: 0,
@@ -91,7 +91,7 @@ pub fn strip_scans(plan: &Arc<dyn ExecutionPlan>, tasks: &[Vec<u32>]) -> Result<
     Ok(Stripped { plan, splits })
 }
 
-fn splits_of(plan: &Arc<dyn ExecutionPlan>, partitions: &[u32]) -> Result<Vec<ScanSplits>> {
+fn collect_splits(plan: &Arc<dyn ExecutionPlan>, partitions: &[u32]) -> Result<Vec<ScanSplits>> {
     let share = if partitions.is_empty() {
         Share::Whole
     } else {
@@ -140,7 +140,7 @@ where
         node.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
-    /// A branch of a union of which the share needs nothing is skipped over, but its scans keep their numbers.
+    /// Replaces a branch of a union that the share does not need by an empty node; its scans keep their numbers.
     fn slice_child(&mut self, child: Arc<dyn ExecutionPlan>, share: &Share) -> Result<Arc<dyn ExecutionPlan>> {
         match share {
             Share::Partitions(partitions) if partitions.is_empty() => {
@@ -190,7 +190,7 @@ fn shares_of_children(node: &dyn ExecutionPlan, share: &Share) -> Vec<Share> {
         .collect()
 }
 
-/// A union's partitions are its children's, one child after the other.
+/// The partitions of a union are those of its children, one child after the other.
 fn union_shares(node: &dyn ExecutionPlan, partitions: &[u32]) -> Vec<Share> {
     let mut first = 0;
     node.children()

@@ -1,4 +1,4 @@
-//! Shares a few Flight streams between the partitions of one read node.
+//! Distributes the batches of a few Flight streams to the partitions of one read node.
 //!
 //! ```text
 //! stream of address A --driver--.     .--> queue of partition 0 --> RemotePartition
@@ -6,14 +6,14 @@
 //!                                      `--> ...
 //! ```
 //!
-//! The partitions of a node may be read at any speed and in any order, one to its end before another is begun. So that
-//! this neither blocks nor fills the memory, drivers go by two rules:
+//! The partitions of a node may be read at any speed and in any order, one to its end before the next is begun. Two
+//! rules for drivers make sure that this neither blocks nor fills the memory:
 //!
-//! - they read from the network while a partition is *hungry* (polled and empty), else only while the budget is not
-//!   used up;
-//! - what arrives when it is, or finds no room in the memory pool, and is not for a hungry partition, goes to disk.
+//! - a driver reads from the network while any partition is *hungry* (polled and empty), else only while the fetched
+//!   bytes in memory are below the budget;
+//! - a batch for a partition that is not hungry goes to disk when the budget is used up or the memory pool is full.
 //!
-//! A partition ends when each of its producers said so; a driver that stops for any other reason fails all partitions.
+//! A partition ends when all its producers have ended it; a driver that ends early fails all partitions.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -34,14 +34,14 @@ use crate::decode::Packet;
 use crate::fetch::{Fetched, Fetcher};
 use crate::store::{Block, Charge, MemoryStore, SpillFile, Store};
 
-/// One Flight stream: what is fetched from one address.
+/// One Flight stream: the outputs to fetch from one address.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) address: String,
     pub(super) fetch: Fetch,
 }
 
-/// The streams and their queues; dropped, and everything stopped and freed, with the last [`RemotePartition`].
+/// The streams and their queues. The last [`RemotePartition`] drops it, which stops the streams and frees the queues.
 pub(super) struct Demux {
     shared: Arc<Shared>,
     fetcher: Fetcher,
@@ -55,7 +55,7 @@ struct Shared {
     memory: Arc<MemoryStore>,
     spill: Arc<SpillFile>,
     state: Mutex<State>,
-    /// Told when drivers may have reason to read on.
+    /// Notified when drivers may be allowed to read on.
     demand: Notify,
 }
 
@@ -67,18 +67,18 @@ struct State {
     failure: Option<Failure>,
 }
 
-/// What has arrived for one partition and was not read yet.
+/// The batches that have arrived for one partition and were not read yet.
 #[derive(Default)]
 struct Queue {
     arrivals: VecDeque<Arrival>,
-    /// Outputs that have not ended here.
+    /// How many outputs have not ended this partition.
     open: usize,
     hungry: bool,
     closed: bool,
     waker: Option<Waker>,
 }
 
-/// One batch, and the schema it came under.
+/// One batch, and the schema of its stream.
 struct Arrival {
     sent: SchemaRef,
     place: Place,
@@ -93,7 +93,7 @@ enum Place {
     Disk(Block),
 }
 
-/// Where an arriving packet is to go.
+/// Where an arriving packet goes.
 enum Destination {
     Memory(Place),
     Disk(Packet),
@@ -122,7 +122,7 @@ impl Demux {
         }
     }
 
-    /// Starts the drivers, the first time.
+    /// Starts the drivers, on the first call.
     fn start(&self) {
         let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
         if idle.is_empty() {
@@ -143,7 +143,7 @@ impl fmt::Debug for Demux {
 }
 
 async fn drive(fetcher: Fetcher, shared: Arc<Shared>, source: Source) {
-    // However a driver ends, also by a panic, the partitions hear of it.
+    // However a driver ends, also by a panic, the partitions get its outcome.
     let mut outcome = Outcome {
         shared: &shared,
         result: Err(Failure::internal("a fetch stopped without a reason")),
@@ -255,7 +255,7 @@ impl Shared {
         if let Some(queue) = state.queues.get_mut(&partition) {
             queue.open -= 1;
             if queue.open == 0 {
-                state.feed(partition);
+                state.wake_reader(partition);
             }
         }
     }
@@ -305,10 +305,10 @@ impl Shared {
         Poll::Pending
     }
 
-    /// Nobody reads `partition` any more: what comes for it is dropped.
+    /// Ends `partition`: its reader is gone, and batches for it are dropped.
     fn close(&self, partition: u32) {
         let mut state = self.lock();
-        state.feed(partition);
+        state.wake_reader(partition);
         if let Some(queue) = state.queues.get_mut(&partition) {
             queue.closed = true;
             let unread = std::mem::take(&mut queue.arrivals);
@@ -327,12 +327,12 @@ impl State {
         if let Some(queue) = self.queues.get_mut(&partition).filter(|queue| !queue.closed) {
             self.buffered_bytes += arrival.memory_bytes();
             queue.arrivals.push_back(arrival);
-            self.feed(partition);
+            self.wake_reader(partition);
         }
     }
 
-    /// `partition` has something to read, or will never have.
-    fn feed(&mut self, partition: u32) {
+    /// Wakes the reader of `partition`, which has a batch or has ended.
+    fn wake_reader(&mut self, partition: u32) {
         let Some(queue) = self.queues.get_mut(&partition) else {
             return;
         };
@@ -370,12 +370,12 @@ impl RemotePartition {
         }
     }
 
-    /// Begins to fetch, unless another partition did.
+    /// Starts the fetch, unless another partition has started it.
     pub(super) fn start(&self) {
         self.demux.start();
     }
 
-    /// The next batch, decoded on the thread of who polls.
+    /// The next batch, decoded on the polling thread.
     pub(super) fn poll_batch(
         &mut self,
         fetched_bytes: &Count,

@@ -1,8 +1,8 @@
 //! The plan node that reads another stage's output.
 //!
-//! Partition `p` of it reads partition `p` of every attempt that holds rows of it: those of this process straight from
-//! the store, batch by batch as they lie there, the others through one Flight stream an address, which all partitions
-//! of the node share.
+//! Its partition `p` reads partition `p` of every attempt that has rows of it: attempts of this process straight from
+//! the store, batch by batch, and other attempts through one Flight stream per address, which all partitions of the
+//! node share.
 
 mod demux;
 mod stream;
@@ -49,22 +49,22 @@ pub struct ShuffleReadExec {
 /// The Flight streams that the partitions of this instance share.
 #[derive(Debug, Default)]
 struct Remote {
-    /// Partitions that were executed. One that is executed again gets streams of its own.
+    /// Partitions that were executed. A partition that is executed again gets streams of its own.
     executed: BTreeSet<u32>,
-    /// Gone as soon as the last partition's stream is dropped.
+    /// Dropped with the stream of the last partition.
     shared: Weak<Demux>,
 }
 
 impl ShuffleReadExec {
     /// Reads all partitions of `stage`, whose rows have `schema` and are partitioned by `partitioning`. `ordering` is
-    /// that of the rows of each partition; only an output with one producer a partition has one.
+    /// that of the rows of each partition; only an output with one producer per partition has one.
     pub fn new(stage: StageId, schema: SchemaRef, partitioning: Partitioning, ordering: Option<LexOrdering>) -> Self {
         let partitions = (0..).take(partitioning.partition_count()).collect();
-        Self::of_partitions(stage, partitions, schema, partitioning, ordering)
+        Self::for_partitions(stage, partitions, schema, partitioning, ordering)
     }
 
     /// As [`ShuffleReadExec::new`], for some partitions of the stage, which `partitioning` counts.
-    pub(crate) fn of_partitions(
+    pub(crate) fn for_partitions(
         stage: StageId,
         partitions: Vec<u32>,
         schema: SchemaRef,
@@ -97,7 +97,7 @@ impl ShuffleReadExec {
         }
     }
 
-    /// The stage it reads.
+    /// The stage that this node reads.
     pub fn stage(&self) -> StageId {
         self.stage
     }
@@ -127,7 +127,7 @@ impl ShuffleReadExec {
         self.properties.output_partitioning()
     }
 
-    /// The producers that hold rows of `partition`, this process's first.
+    /// The producers that have rows of `partition`: those of this process, then the others.
     fn producers<'a>(
         &self,
         attempt: &AttemptContext,
@@ -162,7 +162,7 @@ impl ShuffleReadExec {
         }
     }
 
-    /// The part of the shared streams that brings `partition`.
+    /// The rows of `partition` from other processes.
     fn remote_partition(
         &self,
         attempt: &AttemptContext,
@@ -190,7 +190,7 @@ impl ShuffleReadExec {
         Ok(RemotePartition::new(demux, partition))
     }
 
-    /// One stream an address, for all partitions wanted from there.
+    /// One stream per address, for all partitions in `wanted`.
     fn sources(&self, attempt: &AttemptContext, input: &StageInput, wanted: &BTreeSet<u32>) -> Result<Vec<Source>> {
         let mut outputs = BTreeMap::<(String, _, _), Vec<u32>>::new();
         for partition in wanted {

@@ -1,4 +1,4 @@
-//! The rows of one partition of a read node: those of this process, then those of others.
+//! The rows of one partition of a read node: those of this process, then those of other processes.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,10 +16,10 @@ use super::demux::RemotePartition;
 use crate::failure::into_datafusion;
 use crate::store::PartitionReader;
 
-/// The metric of [`crate::ShuffleReadExec`] that counts the bytes that came from other processes.
+/// The metric of [`crate::ShuffleReadExec`] that counts the bytes from other processes.
 pub const FETCHED_BYTES: &str = "fetched_bytes";
 
-/// Frees what it holds, and stops what it fetches, on drop.
+/// Frees its batches and stops its fetch on drop.
 pub(super) struct PartitionStream {
     schema: SchemaRef,
     local: VecDeque<PartitionReader>,
@@ -49,7 +49,7 @@ impl PartitionStream {
 
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<RecordBatch, Failure>>> {
         if let Some(remote) = &self.remote {
-            // Others send while this process's rows are read.
+            // Other processes send while this process's rows are read.
             remote.start();
         }
         while let Some(reader) = self.local.front_mut() {

@@ -1,4 +1,4 @@
-//! How rows become bytes: DataFusion's own file sinks, each for a single file.
+//! Encodes rows with DataFusion's own file sinks, each for a single file.
 
 use std::sync::Arc;
 
@@ -40,8 +40,8 @@ pub enum FileEncoding {
 }
 
 impl FileEncoding {
-    /// The encoding of a write as DataFusion plans it; none for a format that is not written here.
-    pub fn of_plan(plan: &dyn ExecutionPlan) -> Option<Self> {
+    /// The encoding of a write as DataFusion plans it; none for a format that Squadron does not write.
+    pub fn from_plan(plan: &dyn ExecutionPlan) -> Option<Self> {
         let sink = plan.downcast_ref::<DataSinkExec>()?.sink();
         if let Some(sink) = sink.downcast_ref::<ParquetSink>() {
             return Some(Self::Parquet(Box::new(sink.parquet_options().clone())));
@@ -53,7 +53,7 @@ impl FileEncoding {
         Some(Self::Json(Box::new(sink.writer_options().clone())))
     }
 
-    /// What users call it.
+    /// The name that users know.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Parquet(_) => "Parquet",
@@ -62,7 +62,7 @@ impl FileEncoding {
         }
     }
 
-    /// The same for one of many files that are open at once, each of which is written by one thread.
+    /// The same for many files that are open at once: each file is written by one thread.
     pub(super) fn for_many_files(&self) -> Self {
         match self {
             Self::Parquet(options) => {
@@ -74,7 +74,7 @@ impl FileEncoding {
         }
     }
 
-    /// Writes the one file at `path`.
+    /// The sink that writes the file at `path`.
     pub(super) fn sink(&self, store: &ObjectStoreUrl, path: &Path, schema: SchemaRef) -> Result<Arc<dyn DataSink>> {
         let mut url: Url = AsRef::<Url>::as_ref(store).clone();
         match url.path_segments_mut() {
@@ -104,7 +104,7 @@ impl FileEncoding {
         })
     }
 
-    /// The wire form: that of DataFusion's own write of nothing.
+    /// The wire form: a DataFusion sink without rows.
     pub(crate) fn to_proto(
         &self,
         schema: SchemaRef,
@@ -124,16 +124,16 @@ impl FileEncoding {
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Self> {
         let plan = converter.proto_to_execution_plan(proto, context)?;
-        match Self::of_plan(plan.as_ref()) {
-            Some(Self::Csv(options)) => Ok(Self::Csv(Box::new(mended(*options)))),
+        match Self::from_plan(plan.as_ref()) {
+            Some(Self::Csv(options)) => Ok(Self::Csv(Box::new(drop_empty_formats(*options)))),
             Some(encoding) => Ok(encoding),
             None => internal_err!("{} does not write files", plan.name()),
         }
     }
 }
 
-/// DataFusion decodes a format that was not set as an empty one, with which a date is written as nothing.
-fn mended(options: CsvWriterOptions) -> CsvWriterOptions {
+/// Drops empty formats: DataFusion decodes an unset format as an empty one, which writes a date as empty text.
+fn drop_empty_formats(options: CsvWriterOptions) -> CsvWriterOptions {
     let read = &options.writer_options;
     let is_set = |format: &&str| !format.is_empty();
     let mut builder = WriterBuilder::new()
@@ -166,8 +166,8 @@ fn mended(options: CsvWriterOptions) -> CsvWriterOptions {
     }
 }
 
-/// Whether `encoding` comes out of its wire form as it went in.
-pub(super) fn survives(encoding: &FileEncoding) -> bool {
+/// Whether `encoding` is the same after a round trip through its wire form.
+pub(super) fn is_lossless(encoding: &FileEncoding) -> bool {
     let converter = DefaultPhysicalProtoConverter {};
     let context = TaskContext::default();
     let context = PhysicalPlanDecodeContext::new(&context, &ShuffleCodec);

@@ -1,4 +1,4 @@
-//! One file while it is written.
+//! One file that is being written.
 
 use std::sync::Arc;
 
@@ -18,21 +18,21 @@ use tokio::sync::mpsc;
 
 use super::StagedFile;
 
-/// Batches that wait for the encoder of one file.
+/// How many batches may wait for the encoder of one file.
 const QUEUED_BATCHES: usize = 2;
 
-/// A file that takes rows. Dropped before [`OpenFile::finish`], its writing stops.
+/// A file that takes rows. Dropping it before [`OpenFile::finish`] stops the write.
 pub(super) struct OpenFile {
     path: Path,
     folder: Path,
     rows: u64,
     /// Bytes of the rows before they were encoded.
     pub(super) raw_bytes: usize,
-    /// When it was last written to.
-    pub(super) used: u64,
+    /// The number of the push that last wrote to it.
+    pub(super) last_push: u64,
     batches: mpsc::Sender<RecordBatch>,
     written: SpawnedTask<Result<u64>>,
-    /// For what the store's writer buffers.
+    /// The memory that the store's writer buffers.
     buffer: MemoryReservation,
 }
 
@@ -55,36 +55,36 @@ impl OpenFile {
             folder,
             rows: 0,
             raw_bytes: 0,
-            used: 0,
+            last_push: 0,
             batches,
             written: SpawnedTask::spawn(async move { sink.write_all(rows, &context).await }),
             buffer,
         }
     }
 
-    /// Reserves memory for a batch of `bytes` more, of which the store's writer keeps `most`.
+    /// Reserves memory for a batch of `bytes` more; the store's writer buffers `max_bytes` of the file at most.
     ///
     /// # Errors
-    /// When the memory pool says no.
-    pub(super) fn reserve(&self, bytes: usize, most: usize) -> Result<()> {
-        let wanted = self.raw_bytes.saturating_add(bytes).min(most);
+    /// When the memory pool refuses.
+    pub(super) fn reserve(&self, bytes: usize, max_bytes: usize) -> Result<()> {
+        let wanted = self.raw_bytes.saturating_add(bytes).min(max_bytes);
         self.buffer.try_resize(wanted)
     }
 
-    /// Appends a batch; waits while the encoder is busy. An encoder that failed says why in [`OpenFile::finish`].
+    /// Appends a batch; waits while the encoder is busy.
     ///
     /// # Errors
-    /// None but that the encoder has ended.
-    pub(super) async fn push(&mut self, batch: RecordBatch, bytes: usize) -> std::result::Result<(), Ended> {
+    /// When the encoder has ended; [`OpenFile::finish`] returns its error.
+    pub(super) async fn push(&mut self, batch: RecordBatch, bytes: usize) -> std::result::Result<(), EncoderEnded> {
         self.rows += batch.num_rows() as u64;
         self.raw_bytes = self.raw_bytes.saturating_add(bytes);
-        self.batches.send(batch).await.map_err(|_| Ended)
+        self.batches.send(batch).await.map_err(|_| EncoderEnded)
     }
 
     /// Completes the file, which is in the store when this returns.
     ///
     /// # Errors
-    /// Why a row could not be encoded or the file not be written.
+    /// When a row could not be encoded or the file not be written.
     pub(super) async fn finish(self, store: &dyn ObjectStore) -> Result<StagedFile> {
         drop(self.batches);
         let counted = self
@@ -111,4 +111,4 @@ impl OpenFile {
 
 /// The encoder takes no more rows.
 #[derive(Debug)]
-pub(super) struct Ended;
+pub(super) struct EncoderEnded;

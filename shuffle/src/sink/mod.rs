@@ -1,13 +1,13 @@
-//! The plan node that writes files: each partition writes its own, into a folder that carries the attempt's name.
+//! The plan node that writes files: each partition writes its own, into a folder named after the attempt.
 //!
 //! ```text
 //! rows --> WriteFilesExec --> <staging>/<stage>-<task>-<attempt>-<partition>/<n>.part
 //!              |
-//!              '--> one row a file: where it is staged, the folder it belongs in, its rows, its bytes
+//!              '--> one row per file: where it is staged, the folder it belongs in, its rows, its bytes
 //! ```
 //!
-//! No reader looks into the staging folder. Whoever runs the query puts the files that its rows name in their places once
-//! the whole query has succeeded; what other attempts left behind is named by no row and is removed with the folder.
+//! No table reads the staging folder. When the whole query has succeeded, the server moves the files that the rows name
+//! to their final places; no row names the files of other attempts, and the server removes them with the folder.
 
 mod encoding;
 mod file;
@@ -42,11 +42,11 @@ use writer::Writer;
 /// Where files are written, and how.
 #[derive(Clone, Debug)]
 pub struct FileTarget {
-    /// The store, as plans name it.
+    /// The URL of the store, as in plans.
     pub store: ObjectStoreUrl,
     /// The folder of this query's files until they are published. A local one must exist.
     pub staging: Path,
-    /// The rows as they come in: types, nullability and names of the table.
+    /// The schema of incoming rows: types, nullability and names of the table.
     pub schema: SchemaRef,
     /// Columns whose values become folders `k=v`, outermost first.
     pub partition_by: Vec<String>,
@@ -54,7 +54,7 @@ pub struct FileTarget {
     pub keep_partition_columns: bool,
     /// Whether the first partition writes a file even when it has no rows.
     pub never_empty: bool,
-    /// Whether there must be one file alone, however large. The plan has one partition then.
+    /// Whether there must be a single file, however large. The plan has one partition then.
     pub single_file: bool,
     /// Format and options.
     pub encoding: FileEncoding,
@@ -78,10 +78,10 @@ impl FileTarget {
     }
 }
 
-/// A file that was written and not published yet.
+/// A file that is written but not published yet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StagedFile {
-    /// Where it is.
+    /// Its staged location.
     pub path: Path,
     /// The folders `k=v/l=w` that it belongs in, below the target; empty without partition columns.
     pub folder: Path,
@@ -92,11 +92,11 @@ pub struct StagedFile {
 }
 
 impl StagedFile {
-    /// The files that the rows of a [`WriteFilesExec`] name.
+    /// Reads the files from the rows of a [`WriteFilesExec`].
     ///
     /// # Errors
-    /// When the rows are not such rows.
-    pub fn of_rows(rows: &RecordBatch) -> Result<Vec<Self>> {
+    /// When the rows do not have the columns of [`staged_files_schema`].
+    pub fn from_rows(rows: &RecordBatch) -> Result<Vec<Self>> {
         fn column<T: 'static>(rows: &RecordBatch, index: usize) -> Result<&T> {
             let column = rows.columns().get(index);
             column
@@ -121,7 +121,7 @@ impl StagedFile {
             .collect()
     }
 
-    fn rows_of(files: &[Self]) -> Result<RecordBatch> {
+    fn to_rows(files: &[Self]) -> Result<RecordBatch> {
         let text = |text: fn(&Self) -> &Path| -> ArrayRef {
             let texts = files.iter().map(|file| text(file).as_ref());
             Arc::new(StringArray::from_iter_values(texts))
@@ -149,8 +149,8 @@ pub fn staged_files_schema() -> SchemaRef {
     ]))
 }
 
-/// Writes the rows of its input to files and yields one row a file (see [`StagedFile`]). Has as many partitions as its
-/// input, and no two of them share a file.
+/// Writes the rows of its input to files and yields one row per file (see [`StagedFile`]). Has as many partitions as
+/// its input, and no two of them share a file.
 #[derive(Debug)]
 pub struct WriteFilesExec {
     input: Arc<dyn ExecutionPlan>,
@@ -184,9 +184,9 @@ impl WriteFilesExec {
         &self.target
     }
 
-    /// Whether the node can be sent without losing any of its options.
-    pub fn survives_encoding(&self) -> bool {
-        encoding::survives(&self.target.encoding)
+    /// Whether the node can be sent to another process without losing options.
+    pub fn has_lossless_encoding(&self) -> bool {
+        encoding::is_lossless(&self.target.encoding)
     }
 }
 
@@ -256,7 +256,7 @@ impl ExecutionPlan for WriteFilesExec {
         let write = async move {
             let files = writer.write(input).await?;
             rows.add(files.len());
-            StagedFile::rows_of(&files)
+            StagedFile::to_rows(&files)
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             staged_files_schema(),

@@ -1,4 +1,4 @@
-//! Which folder a row belongs in: `k=v` for each partition column.
+//! Splits rows by their folders: `k=v` for each partition column.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use squadron_proto::{Failure, FailureKind};
 
 use crate::failure::into_datafusion;
 
-/// Divides batches by the values of some columns.
+/// Splits batches by the values of some columns.
 pub(super) struct Splitter {
     columns: Vec<(String, usize)>,
-    kept: Vec<usize>,
+    file_columns: Vec<usize>,
 }
 
 impl Splitter {
@@ -25,15 +25,15 @@ impl Splitter {
             .iter()
             .map(|name| Ok((name.clone(), schema.index_of(name)?)))
             .collect::<Result<_>>()?;
-        let kept = file_schema
+        let file_columns = file_schema
             .fields()
             .iter()
             .map(|field| Ok(schema.index_of(field.name())?))
             .collect::<Result<_>>()?;
-        Ok(Self { columns, kept })
+        Ok(Self { columns, file_columns })
     }
 
-    /// The folder of each part and its rows, in the order in which they came. The batch must not be empty.
+    /// The folder of each part and its rows, in their order in `batch`, which must not be empty.
     ///
     /// # Errors
     /// When a value is null or cannot be the name of a folder.
@@ -59,13 +59,13 @@ impl Splitter {
                 u32::try_from(row).map_err(|error| internal_datafusion_err!("row {row} of a batch: {error}"))?;
             parts[place].1.push(number);
         }
-        let kept = batch.project(&self.kept)?;
+        let rows = batch.project(&self.file_columns)?;
         if let [(folder, _)] = parts.as_slice() {
-            return Ok(vec![(folder.clone(), kept)]);
+            return Ok(vec![(folder.clone(), rows)]);
         }
         parts
             .into_iter()
-            .map(|(folder, rows)| Ok((folder, take_record_batch(&kept, &UInt32Array::from(rows))?)))
+            .map(|(folder, numbers)| Ok((folder, take_record_batch(&rows, &UInt32Array::from(numbers))?)))
             .collect()
     }
 

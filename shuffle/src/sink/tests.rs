@@ -1,4 +1,4 @@
-//! Files as other readers would find them, one attempt at a time.
+//! Tests of written files, one attempt at a time, as other programs would read them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -85,23 +85,24 @@ async fn write(target: FileTarget, batches: Vec<RecordBatch>) -> Result<Vec<Stag
     };
     let config = SessionConfig::new().with_extension(Arc::new(attempt));
     let context = Arc::new(TaskContext::default().with_session_config(config));
-    let told: Vec<RecordBatch> = node.execute(0, context)?.try_collect().await?;
-    let all = concat_batches(&staged_files_schema(), &told)?;
-    StagedFile::of_rows(&all)
+    let reported: Vec<RecordBatch> = node.execute(0, context)?.try_collect().await?;
+    let all = concat_batches(&staged_files_schema(), &reported)?;
+    StagedFile::from_rows(&all)
 }
 
-/// The bytes of a file of some folder.
+/// The content of a local file.
 fn text(file: &StagedFile) -> String {
     fs::read_to_string(format!("/{}", file.path)).unwrap()
 }
 
 #[tokio::test]
-async fn each_format_writes_what_it_says() {
+async fn formats_write_their_own_bytes() {
     for (encoding, expected) in [
         (csv(), "n,k,text\n0,0,row 0\n1,1,row 1\n2,0,row 2\n"),
         (
             json(),
-            "{\"n\":0,\"k\":0,\"text\":\"row 0\"}\n{\"n\":1,\"k\":1,\"text\":\"row 1\"}\n{\"n\":2,\"k\":0,\"text\":\"row 2\"}\n",
+            "{\"n\":0,\"k\":0,\"text\":\"row 0\"}\n{\"n\":1,\"k\":1,\"text\":\"row 1\"}\n\
+             {\"n\":2,\"k\":0,\"text\":\"row 2\"}\n",
         ),
     ] {
         let folder = TempDir::new().unwrap();
@@ -121,7 +122,7 @@ async fn each_format_writes_what_it_says() {
 }
 
 #[tokio::test]
-async fn rows_go_to_the_folders_of_their_values() {
+async fn rows_land_in_partition_folders() {
     let folder = TempDir::new().unwrap();
     let batches = vec![rows(10, 3, None), rows(20, 3, None).slice(10, 10)];
     let files = write(target(folder.path(), csv(), &["k"]), batches).await;
@@ -138,19 +139,19 @@ async fn rows_go_to_the_folders_of_their_values() {
 }
 
 #[tokio::test]
-async fn more_folders_than_open_files_lose_nothing() {
+async fn many_folders_lose_no_rows() {
     let folder = TempDir::new().unwrap();
     let batches = vec![rows(500, 100, None), rows(500, 100, None)];
     let files = write(target(folder.path(), json(), &["k"]), batches).await;
     let files = files.unwrap();
-    assert!(files.len() > 100, "some folders were begun again");
+    assert!(files.len() > 100, "some folders have a second file");
     assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), 1000);
     let lines: usize = files.iter().map(|file| text(file).lines().count()).sum();
     assert_eq!(lines, 1000);
 }
 
 #[tokio::test]
-async fn without_rows_there_is_no_file_unless_there_must_be_one() {
+async fn empty_input_writes_no_file() {
     let folder = TempDir::new().unwrap();
     let none = write(target(folder.path(), csv(), &[]), vec![]).await;
     assert!(none.unwrap().is_empty());
@@ -158,7 +159,7 @@ async fn without_rows_there_is_no_file_unless_there_must_be_one() {
 }
 
 #[tokio::test]
-async fn what_makes_no_folder_or_breaks_a_promise_is_refused() {
+async fn invalid_rows_and_folders_are_refused() {
     let folder = TempDir::new().unwrap();
     let null = write(target(folder.path(), csv(), &["k"]), vec![rows(5, 2, Some(3))]);
     let failure = failure::of(&null.await.unwrap_err());
@@ -181,7 +182,7 @@ async fn what_makes_no_folder_or_breaks_a_promise_is_refused() {
 }
 
 #[test]
-fn the_node_survives_its_encoding() {
+fn write_node_survives_encoding() {
     let mut zstd = TableParquetOptions::default();
     zstd.global.compression = Some("zstd(7)".into());
     let zstd = FileEncoding::Parquet(Box::new(zstd));
@@ -191,25 +192,25 @@ fn the_node_survives_its_encoding() {
         let schema = rows(0, 1, None).schema();
         let input = Arc::new(EmptyExec::new(schema));
         let node = WriteFilesExec::new(input, Arc::new(target));
-        assert!(node.survives_encoding(), "{node:?}");
+        assert!(node.has_lossless_encoding(), "{node:?}");
         let plan: Arc<dyn ExecutionPlan> = Arc::new(node);
         let bytes = physical_plan_to_bytes_with_extension_codec(Arc::clone(&plan), &ShuffleCodec).unwrap();
         let context = TaskContext::default();
         let decoded = physical_plan_from_bytes_with_extension_codec(&bytes, &context, &ShuffleCodec).unwrap();
-        let shown = |plan: &Arc<dyn ExecutionPlan>| {
+        let format_target = |plan: &Arc<dyn ExecutionPlan>| {
             let target = plan.downcast_ref::<WriteFilesExec>().unwrap().target();
             format!("{target:?}")
         };
-        assert_eq!(shown(&decoded), shown(&plan));
+        assert_eq!(format_target(&decoded), format_target(&plan));
     }
 }
 
 #[test]
-fn options_that_would_be_lost_are_noticed() {
+fn lossy_options_are_detected() {
     let options = datafusion::common::config::CsvOptions {
         compression_level: Some(3),
         ..Default::default()
     };
     let encoding = FileEncoding::Csv(Box::new(CsvWriterOptions::try_from(&options).unwrap()));
-    assert!(!encoding::survives(&encoding));
+    assert!(!encoding::is_lossless(&encoding));
 }

@@ -1,4 +1,4 @@
-//! One partition at work: opens files, feeds them, and completes them.
+//! Writes one partition: opens files, pushes rows to them, and completes them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use object_store::path::Path;
 use squadron_proto::{Failure, FailureKind};
 use url::Url;
 
-use super::file::{Ended, OpenFile};
+use super::file::{EncoderEnded, OpenFile};
 use super::split::Splitter;
 use super::{FileEncoding, FileTarget, StagedFile};
 use crate::compact;
 use crate::conform::conform;
 use crate::failure::into_datafusion;
 
-/// Files of different folders that one partition writes at once. With more folders the one that waited longest for rows is
-/// completed, and a later row for its folder begins another file.
+/// How many files, of different folders, one partition writes at once. With more folders the file that waited longest
+/// for rows is completed, and a later row for its folder begins another file.
 const MAX_OPEN_FILES: usize = 64;
 
-/// Bytes of rows, before they are encoded, after which a new file begins. Object stores copy up to 5 GB in one request.
+/// Bytes of rows, before encoding, after which a new file begins. Object stores copy up to 5 GB in one request.
 const MAX_RAW_BYTES: usize = 2 * 1024 * 1024 * 1024;
 
-/// The ending of staged files, which no table has.
+/// The suffix of staged files, which no file of a table has.
 const STAGED_SUFFIX: &str = "part";
 
 /// Writes the rows of one partition.
@@ -38,22 +38,22 @@ pub(super) struct Writer {
     encoding: FileEncoding,
     splitter: Option<Splitter>,
     store: Arc<dyn ObjectStore>,
-    /// Holds all files of this partition of this attempt.
+    /// The folder of all files of this partition of this attempt.
     folder: Path,
     never_empty: bool,
     context: Arc<TaskContext>,
     max_raw_bytes: usize,
     open: HashMap<Path, OpenFile>,
-    begun: u64,
-    pushed: u64,
+    files: u64,
+    pushes: u64,
     done: Vec<StagedFile>,
 }
 
 impl Writer {
-    /// Nothing is written yet. `never_empty`: without rows there is a file all the same.
+    /// A writer without open files. `never_empty`: it writes a file even when there are no rows.
     ///
     /// # Errors
-    /// When the store is not known here, or this process does not see the staging folder.
+    /// When the store is not registered, or this process does not see the staging folder.
     pub(super) fn new(
         target: Arc<FileTarget>,
         folder: Path,
@@ -84,8 +84,8 @@ impl Writer {
             context,
             target,
             open: HashMap::new(),
-            begun: 0,
-            pushed: 0,
+            files: 0,
+            pushes: 0,
             done: Vec::new(),
         })
     }
@@ -97,7 +97,7 @@ impl Writer {
             if batch.num_rows() == 0 {
                 continue;
             }
-            let batch = without_forbidden_nulls(batch, &self.target.schema)?;
+            let batch = conform_to_table(batch, &self.target.schema)?;
             let parts = match &self.splitter {
                 Some(splitter) => splitter.split(&batch)?,
                 None => vec![(Path::default(), batch)],
@@ -106,7 +106,7 @@ impl Writer {
                 self.push(folder, rows).await?;
             }
         }
-        if self.begun == 0 && self.never_empty {
+        if self.files == 0 && self.never_empty {
             let empty = RecordBatch::new_empty(Arc::clone(&self.file_schema));
             self.push(Path::default(), empty).await?;
         }
@@ -123,30 +123,30 @@ impl Writer {
             self.complete(&folder).await?;
         }
         if !self.open.contains_key(&folder) {
-            self.begin(&folder).await?;
+            self.open_file(&folder).await?;
         }
         let bytes = compact::sliced_bytes(&rows);
         self.reserve(&folder, bytes).await?;
-        self.pushed += 1;
+        self.pushes += 1;
         let Some(file) = self.open.get_mut(&folder) else {
             return Ok(());
         };
-        file.used = self.pushed;
+        file.last_push = self.pushes;
         match file.push(rows, bytes).await {
             Ok(()) => Ok(()),
-            // Completing it tells why.
-            Err(Ended) => self.complete(&folder).await,
+            // Completing the file returns the encoder's error.
+            Err(EncoderEnded) => self.complete(&folder).await,
         }
     }
 
-    /// Makes room for `bytes` more in the file of `folder`; other files are completed where memory is short.
+    /// Reserves memory for `bytes` more in the file of `folder`; completes other files while memory is short.
     async fn reserve(&mut self, folder: &Path, bytes: usize) -> Result<()> {
         let options = self.context.session_config().options();
-        let most = options.execution.objectstore_writer_buffer_size;
+        let max_bytes = options.execution.objectstore_writer_buffer_size;
         while let Some(file) = self.open.get(folder) {
-            match file.reserve(bytes, most) {
+            match file.reserve(bytes, max_bytes) {
                 Ok(()) => break,
-                Err(error) => match self.oldest_but(Some(folder)) {
+                Err(error) => match self.find_oldest(Some(folder)) {
                     Some(other) => self.complete(&other).await?,
                     None => return Err(error),
                 },
@@ -155,16 +155,16 @@ impl Writer {
         Ok(())
     }
 
-    async fn begin(&mut self, folder: &Path) -> Result<()> {
+    async fn open_file(&mut self, folder: &Path) -> Result<()> {
         while self.open.len() >= MAX_OPEN_FILES {
-            match self.oldest_but(None) {
+            match self.find_oldest(None) {
                 Some(oldest) => self.complete(&oldest).await?,
                 None => break,
             }
         }
         let buffer = MemoryConsumer::new("file writer").register(self.context.memory_pool());
-        let path = self.folder.clone().join(format!("{}.{STAGED_SUFFIX}", self.begun));
-        self.begun += 1;
+        let path = self.folder.clone().join(format!("{}.{STAGED_SUFFIX}", self.files));
+        self.files += 1;
         let schema = Arc::clone(&self.file_schema);
         let sink = self.encoding.sink(&self.target.store, &path, Arc::clone(&schema))?;
         let context = Arc::clone(&self.context);
@@ -173,10 +173,10 @@ impl Writer {
         Ok(())
     }
 
-    /// The folder whose file waited longest for rows.
-    fn oldest_but(&self, kept: Option<&Path>) -> Option<Path> {
-        let others = self.open.iter().filter(|(folder, _)| Some(*folder) != kept);
-        let oldest = others.min_by_key(|(_, file)| file.used);
+    /// The folder whose file waited longest for rows, other than `except`.
+    fn find_oldest(&self, except: Option<&Path>) -> Option<Path> {
+        let others = self.open.iter().filter(|(folder, _)| Some(*folder) != except);
+        let oldest = others.min_by_key(|(_, file)| file.last_push);
         oldest.map(|(folder, _)| folder.clone())
     }
 
@@ -189,8 +189,8 @@ impl Writer {
     }
 }
 
-/// The batch with exactly `schema`, which is what the table promises its readers.
-fn without_forbidden_nulls(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+/// Conforms `batch` to the schema that the table promises its readers, and refuses nulls that it forbids.
+fn conform_to_table(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = batch.columns().iter().zip(schema.fields());
     let broken = columns
         .filter(|(column, field)| !field.is_nullable() && column.logical_null_count() > 0)
@@ -205,7 +205,7 @@ fn without_forbidden_nulls(batch: RecordBatch, schema: &SchemaRef) -> Result<Rec
     conform(batch, schema).map_err(into_datafusion)
 }
 
-/// The server makes a local staging folder before anything runs. Where it is not seen, files would go astray.
+/// Checks that this process sees a local staging folder, which the server made: without it, files would be lost.
 fn check_shared(target: &FileTarget) -> Result<()> {
     let store: &Url = target.store.as_ref();
     if store.scheme() != "file" {
@@ -218,8 +218,8 @@ fn check_shared(target: &FileTarget) -> Result<()> {
     Err(into_datafusion(Failure::new(
         FailureKind::Invalid,
         format!(
-            "a worker does not see the folder {folder} that the server made; local files are written where the server and \
-             all workers share the folder, so mount it everywhere or write to an object store"
+            "a worker does not see the folder {folder} that the server made; local files are written where the server \
+             and all workers share the folder, so mount it everywhere or write to an object store"
         ),
     )))
 }

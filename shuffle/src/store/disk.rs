@@ -1,7 +1,7 @@
-//! Batches on local disk, for what memory has no room for.
+//! Batches on local disk, for those that do not fit into memory.
 //!
-//! One file per output, made when the first batch comes; each batch is a block of it: a complete Arrow IPC stream,
-//! compressed with LZ4. A file whose blocks are all freed is cut to nothing, and removed with its output.
+//! One file per output, created with its first batch; each batch is a block of it: a complete Arrow IPC stream,
+//! compressed with LZ4. A file whose blocks are all freed is truncated to zero bytes, and removed with its output.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -18,7 +18,6 @@ use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use squadron_proto::{Failure, FailureKind};
 
 use super::folder::Folder;
-use super::kept::{BatchStore, Kept, Put};
 use crate::{compact, failure};
 
 /// All spill files of a process: their folder and the limit on their bytes.
@@ -49,7 +48,7 @@ impl DiskStore {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// A file of its own; nothing is on disk before the first block.
+    /// A new file, which is created on disk with its first block.
     pub(crate) fn file(self: &Arc<Self>) -> Arc<SpillFile> {
         Arc::new(SpillFile {
             store: Arc::clone(self),
@@ -57,7 +56,7 @@ impl DiskStore {
         })
     }
 
-    fn take(&self, bytes: u64) -> Result<(), Failure> {
+    fn reserve(&self, bytes: u64) -> Result<(), Failure> {
         let used = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
         if used.saturating_add(bytes) <= self.max_bytes {
             return Ok(());
@@ -73,7 +72,7 @@ impl DiskStore {
         ))
     }
 
-    fn failed(&self, action: &str, error: &io::Error) -> Failure {
+    fn io_failure(&self, action: &str, error: &io::Error) -> Failure {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::Exhausted,
             _ => FailureKind::Storage,
@@ -98,10 +97,10 @@ struct OpenFile {
     file: File,
     path: PathBuf,
     end: u64,
-    live: u64,
+    live_bytes: u64,
 }
 
-/// Some bytes of a file; freed on drop.
+/// A byte range of a spill file; freed on drop.
 #[derive(Debug)]
 pub(crate) struct Block {
     file: Arc<SpillFile>,
@@ -110,10 +109,10 @@ pub(crate) struct Block {
 }
 
 impl SpillFile {
-    /// Writes a block at the end. Blocks the thread.
+    /// Appends a block. Blocks the thread.
     pub(crate) fn append(self: &Arc<Self>, bytes: &[u8]) -> Result<Block, Failure> {
         let length = bytes.len() as u64;
-        self.store.take(length)?;
+        self.store.reserve(length)?;
         match self.write(bytes) {
             Ok(offset) => Ok(Block {
                 file: Arc::clone(self),
@@ -122,7 +121,7 @@ impl SpillFile {
             }),
             Err(error) => {
                 self.store.used_bytes.fetch_sub(length, Ordering::Relaxed);
-                Err(self.store.failed("write", &error))
+                Err(self.store.io_failure("write", &error))
             }
         }
     }
@@ -137,7 +136,7 @@ impl SpillFile {
         open.file.seek(SeekFrom::Start(offset))?;
         open.file.write_all(bytes)?;
         open.end += bytes.len() as u64;
-        open.live += bytes.len() as u64;
+        open.live_bytes += bytes.len() as u64;
         Ok(offset)
     }
 
@@ -150,16 +149,16 @@ impl SpillFile {
             file,
             path,
             end: 0,
-            live: 0,
+            live_bytes: 0,
         })
     }
 
     fn free(&self, bytes: u64) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = &mut *open else { return };
-        open.live -= bytes;
-        // Space that cannot be given back yet still counts as used.
-        if open.live == 0 && open.file.set_len(0).is_ok() {
+        open.live_bytes -= bytes;
+        // Until the file is truncated, the space of freed blocks counts as used.
+        if open.live_bytes == 0 && open.file.set_len(0).is_ok() {
             self.store.used_bytes.fetch_sub(open.end, Ordering::Relaxed);
             open.end = 0;
         }
@@ -179,11 +178,11 @@ impl Drop for SpillFile {
 }
 
 impl Block {
-    /// Its bytes. Blocks the thread.
+    /// Reads the bytes of the block. Blocks the thread.
     pub(crate) fn read(&self) -> Result<Vec<u8>, Failure> {
         let mut bytes = vec![0; self.bytes];
         self.fill(&mut bytes)
-            .map_err(|error| self.file.store.failed("read", &error))?;
+            .map_err(|error| self.file.store.io_failure("read", &error))?;
         Ok(bytes)
     }
 
@@ -201,29 +200,6 @@ impl Drop for Block {
     }
 }
 
-/// The disk side of one output.
-#[derive(Debug)]
-pub(crate) struct DiskOutput {
-    file: Arc<SpillFile>,
-}
-
-impl DiskOutput {
-    pub(crate) fn new(file: Arc<SpillFile>) -> Self {
-        Self { file }
-    }
-}
-
-impl BatchStore for DiskOutput {
-    fn put(&self, batch: RecordBatch) -> Result<Put, Failure> {
-        let bytes = encode(&batch).map_err(|error| failure::arrow(&error))?;
-        Ok(Put::Kept(Kept::Disk(Arc::new(DiskBatch {
-            block: self.file.append(&bytes)?,
-            schema: batch.schema(),
-            rows: batch.num_rows(),
-        }))))
-    }
-}
-
 /// One batch on disk.
 #[derive(Debug)]
 pub(crate) struct DiskBatch {
@@ -233,12 +209,22 @@ pub(crate) struct DiskBatch {
 }
 
 impl DiskBatch {
-    /// How many bytes it takes on disk.
+    /// Writes a batch to `file`. Blocks the thread.
+    pub(crate) fn write(batch: &RecordBatch, file: &Arc<SpillFile>) -> Result<Self, Failure> {
+        let bytes = encode(batch).map_err(|error| failure::arrow(&error))?;
+        Ok(Self {
+            block: file.append(&bytes)?,
+            schema: batch.schema(),
+            rows: batch.num_rows(),
+        })
+    }
+
+    /// Bytes on disk.
     pub(crate) fn bytes(&self) -> u64 {
         self.block.bytes as u64
     }
 
-    /// The batch as it was put. Blocks the thread.
+    /// Reads the batch as it was put. Blocks the thread.
     pub(crate) fn read(&self) -> Result<RecordBatch, Failure> {
         let bytes = self.block.read()?;
         let batch = decode(&bytes, &self.schema)

@@ -1,8 +1,8 @@
-//! The folder of one process's spill files. A process that was killed leaves its folder behind; the next one that
-//! starts in the same place removes it.
+//! The folder of one process's spill files. A process that was killed leaves its folder behind; the next process that
+//! starts with the same parent folder removes it.
 //!
-//! Each folder holds a file that its owner keeps locked, so a folder whose lock is free has no owner. Making and
-//! clearing folders happens under one more lock, beside them, so that no one clears a folder that is being made.
+//! Each folder holds a file that its owner keeps locked, so a folder whose lock is free has no owner. A process creates
+//! and removes folders under a second lock in the parent, so that no process removes a folder that another is creating.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,13 +12,13 @@ use squadron_proto::{Failure, FailureKind, WorkerId};
 
 const PREFIX: &str = "squadron-shuffle-";
 const OWNER_LOCK: &str = "lock";
-const DOOR_LOCK: &str = "squadron-shuffle.lock";
+const SETUP_LOCK: &str = "squadron-shuffle.lock";
 
-/// Ours alone; removed on drop.
+/// A folder that this process alone uses; removed on drop.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
-    /// Locked as long as the folder is ours.
+    /// Locked for as long as the folder is in use.
     _owner: File,
 }
 
@@ -41,12 +41,12 @@ impl Folder {
 
     fn try_create(parent: &Path) -> io::Result<Self> {
         fs::create_dir_all(parent)?;
-        let door = File::create(parent.join(DOOR_LOCK))?;
-        door.lock()?;
-        clear_abandoned(parent)?;
-        // A worker id is as good a unique name as any.
+        let setup = File::create(parent.join(SETUP_LOCK))?;
+        setup.lock()?;
+        remove_abandoned(parent)?;
+        // A worker id serves as a unique name.
         let path = parent.join(format!("{PREFIX}{}", WorkerId::new()));
-        private_dir(&path)?;
+        create_private_dir(&path)?;
         let owner = File::create(path.join(OWNER_LOCK))?;
         owner.lock()?;
         Ok(Self { path, _owner: owner })
@@ -65,15 +65,16 @@ impl Drop for Folder {
     }
 }
 
-/// Rows are not for other users of the machine to read.
-fn private_dir(path: &Path) -> io::Result<()> {
+/// Creates a folder that other users of the machine cannot read.
+fn create_private_dir(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(path)
 }
 
-fn clear_abandoned(parent: &Path) -> io::Result<()> {
+/// Removes the folders of `parent` that have no owner.
+fn remove_abandoned(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -86,7 +87,7 @@ fn clear_abandoned(parent: &Path) -> io::Result<()> {
         };
         if abandoned {
             tracing::info!(path = %path.display(), "removing the spill folder of a dead process");
-            // Another user's folder may be locked for us; it does no harm.
+            // The folder of another user may be unreadable, which is harmless.
             if let Err(error) = fs::remove_dir_all(&path) {
                 tracing::warn!(path = %path.display(), %error, "cannot remove it");
             }
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_goes_with_its_owner_and_an_abandoned_one_with_the_next() {
+    fn next_process_removes_abandoned_folders() {
         let parent = tempfile::tempdir().unwrap();
         let abandoned = parent.path().join(format!("{PREFIX}dead"));
         fs::create_dir(&abandoned).unwrap();
@@ -114,7 +115,7 @@ mod tests {
         assert!(other.exists());
 
         let second = Folder::create(parent.path()).unwrap();
-        assert!(first.path().exists(), "the owner of the first still lives");
+        assert!(first.path().exists(), "the first folder still has its owner");
         let path = first.path().to_path_buf();
         drop(first);
         assert!(!path.exists());
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_cannot_be_used_is_named_with_its_flag() {
+    fn unusable_parent_names_the_flag() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let failure = Folder::create(&file.path().join("below")).unwrap_err();
         assert!(failure.message.contains("--spill-dir"), "{failure}");

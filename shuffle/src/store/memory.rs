@@ -1,19 +1,14 @@
-//! Batches in memory, charged to the process's memory pool.
+//! Charges of the shuffle to the process's memory pool.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::array::RecordBatch;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
-use squadron_proto::Failure;
 
-use super::kept::{BatchStore, Kept, Put};
-use crate::{compact, failure};
-
-/// Kept batches take at most one part in this many of a limited pool: a join cannot go to disk, the shuffle can.
+/// Stored batches take at most one part in this many of a limited pool: a join cannot spill to disk, the shuffle can.
 const POOL_SHARE: usize = 2;
 
-/// Hands out charges against the pool, and keeps batches under them.
+/// Charges bytes to the pool, for batches that are stored in memory.
 #[derive(Debug)]
 pub(crate) struct MemoryStore {
     consumer: MemoryReservation,
@@ -46,7 +41,7 @@ impl MemoryStore {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes` from the pool, if it has them and the shuffle's share allows.
+    /// Takes `bytes` from the pool, unless that would exceed the pool or the shuffle's share of it.
     pub(crate) fn try_charge(&self, bytes: usize) -> Option<Charge> {
         let held = self.held.fetch_add(bytes, Ordering::Relaxed);
         let charge = Charge {
@@ -71,7 +66,7 @@ impl MemoryStore {
         }
     }
 
-    /// For memory that grows and shrinks with its owner's work.
+    /// An empty reservation that its owner grows and shrinks.
     pub(crate) fn reservation(&self) -> MemoryReservation {
         self.consumer.new_empty()
     }
@@ -81,23 +76,5 @@ impl Drop for Charge {
     fn drop(&mut self) {
         // The reservation itself returns its bytes to the pool.
         self.held.fetch_sub(self.reservation.size(), Ordering::Relaxed);
-    }
-}
-
-/// `batch`, kept under `charge`.
-pub(crate) fn kept(batch: RecordBatch, charge: Charge) -> Kept {
-    Kept::Memory {
-        batch,
-        _charge: Arc::new(charge),
-    }
-}
-
-impl BatchStore for MemoryStore {
-    fn put(&self, batch: RecordBatch) -> Result<Put, Failure> {
-        let batch = compact::compact(batch).map_err(|error| failure::arrow(&error))?;
-        Ok(match self.try_charge(compact::held_bytes(&batch)) {
-            Some(charge) => Put::Kept(kept(batch, charge)),
-            None => Put::Full(batch),
-        })
     }
 }

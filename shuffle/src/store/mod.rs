@@ -1,20 +1,21 @@
-//! Keeps what attempts wrote until its readers are served: memory first, and local disk when the memory pool says no.
+//! Stores the output of attempts for its readers: in memory first, and on local disk when the memory pool refuses.
 //!
 //! ```text
-//! Store ── Output (one attempt) ── Partition ── Kept batch ── memory, charged to the pool
-//!   |           ^        ^                               `──── block of the output's spill file
-//!   |      OutputWriter  PartitionReader (attaches also while the writer writes)
+//! Store ── Output (one attempt) ── Partition ── StoredBatch ── memory, charged to the pool
+//!   |           ^        ^                                `──── block of the output's spill file
+//!   |      OutputWriter  PartitionReader (may attach while the writer still writes)
 //! ```
 //!
-//! Invariants: a partition ends for its readers only after its writer said so; the batches of one writer keep their
-//! order; everything kept is charged to the pool or counted against the disk limit, and freed when the output is
+//! Invariants: a partition ends for its readers only after its writer finished it; the batches of one writer keep their
+//! order; every stored batch is charged to the pool or counted against the disk limit, and freed when the output is
 //! released, fails, or (streamed) is read.
 
+mod batch_store;
 mod disk;
 mod folder;
-mod kept;
 mod memory;
 mod output;
+mod overflow;
 mod partition;
 mod reader;
 #[cfg(test)]
@@ -34,19 +35,19 @@ pub(crate) use memory::{Charge, MemoryStore};
 pub use output::{OutputWriter, Written};
 pub use reader::PartitionReader;
 
-use disk::{DiskOutput, DiskStore};
+use disk::DiskStore;
 use folder::Folder;
-use kept::Overflow;
 use output::Output;
+use overflow::{DiskOutput, Overflow};
 
-/// Where overflow goes, and how much of what there may be.
+/// Where batches spill, and the limits of a store.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// Overflow goes to a folder of the store's own inside this one.
+    /// The store creates a folder of its own inside this one for its spill files.
     pub spill_dir: PathBuf,
     /// How many bytes a streamed output holds before its writer waits.
     pub streamed_bytes: usize,
-    /// How many bytes may lie on disk.
+    /// How many bytes may be on disk.
     pub max_spill_bytes: u64,
 }
 
@@ -57,7 +58,7 @@ pub struct StoreUsage {
     pub memory_bytes: u64,
     /// Bytes on disk.
     pub disk_bytes: u64,
-    /// Outputs that were not released.
+    /// Outputs that are not released yet.
     pub outputs: usize,
 }
 
@@ -74,8 +75,8 @@ struct Inner {
 }
 
 impl Store {
-    /// A store whose memory is charged to `pool`. Of a limited pool it takes at most half, so that operators that
-    /// cannot go to disk find room. Folders left in `options.spill_dir` by processes that were killed are removed.
+    /// A store whose memory is charged to `pool`. Of a limited pool it takes at most half, which leaves the rest to
+    /// operators that cannot spill. Folders left in `options.spill_dir` by processes that were killed are removed.
     ///
     /// # Errors
     /// When the spill folder cannot be used.
@@ -89,10 +90,10 @@ impl Store {
         })))
     }
 
-    /// Opens the output of an attempt, which will write these `partitions`.
+    /// Creates the output of an attempt, which will write these `partitions`.
     ///
     /// # Errors
-    /// When it exists already.
+    /// When the output exists already.
     pub fn create(
         &self,
         key: AttemptKey,
@@ -117,16 +118,16 @@ impl Store {
         Ok(OutputWriter::new(output))
     }
 
-    /// Whether the output of this attempt is, or will be, here.
+    /// Whether this store has the output of this attempt, finished or not.
     pub fn contains(&self, key: AttemptKey) -> bool {
         self.outputs().contains_key(&key)
     }
 
-    /// The rows of one partition, also while they are written. Retained output may be read by any number of readers,
-    /// each from the start, streamed output by one.
+    /// Reads the rows of one partition, also while they are written. Retained output may have any number of readers,
+    /// each from the start, streamed output one.
     ///
     /// # Errors
-    /// ShuffleLost when the output or its partition is not here; NotFound when streamed rows were handed out before.
+    /// ShuffleLost when the store has no such output or partition; NotFound when streamed rows were read before.
     pub fn read(&self, key: AttemptKey, partition: u32) -> Result<PartitionReader, Failure> {
         let lost = |what: &str| Failure::new(FailureKind::ShuffleLost, what);
         let output = self
@@ -145,13 +146,13 @@ impl Store {
         self.output(key).map(|output| Arc::clone(output.schema()))
     }
 
-    /// Frees what the outputs of a query hold; their readers get `failure`, their writers Cancelled. The outputs stay
+    /// Frees the rows of a query's outputs; their readers get `failure`, their writers Cancelled. The outputs stay
     /// known until they are released.
     pub fn fail(&self, query: QueryId, failure: &Failure) {
         let failed: Vec<_> = {
             let outputs = self.outputs();
             let of_query = outputs
-                .range(first_of(query)..)
+                .range(first_key_of(query)..)
                 .take_while(|(key, _)| key.query == query);
             of_query.map(|(_, output)| Arc::clone(output)).collect()
         };
@@ -160,10 +161,10 @@ impl Store {
         }
     }
 
-    /// Drops outputs: their memory and files are free on return, their readers get ShuffleLost, their writers
+    /// Removes outputs: their memory and files are freed on return, their readers get ShuffleLost, their writers
     /// Cancelled.
     pub fn release(&self, release: &Release) {
-        let first = first_of(release.query);
+        let first = first_key_of(release.query);
         let released: Vec<_> = {
             let mut outputs = self.outputs();
             let of_query = outputs.range(first..).take_while(|(key, _)| key.query == first.query);
@@ -181,13 +182,13 @@ impl Store {
         }
     }
 
-    /// The store's own folder, which goes with it, and with everything in it. If this process is killed, the next one
-    /// removes it.
+    /// The store's own folder, removed with the store, including everything in it. If this process is killed, the next
+    /// one removes it.
     pub fn folder(&self) -> &Path {
         self.0.disk.folder()
     }
 
-    /// What is held now.
+    /// What the store holds now.
     pub fn usage(&self) -> StoreUsage {
         StoreUsage {
             memory_bytes: self.0.memory.held_bytes() as u64,
@@ -196,12 +197,12 @@ impl Store {
         }
     }
 
-    /// Charges of this store's pool, for what is on its way in or out.
+    /// Charges to this store's pool, for rows on their way in or out.
     pub(crate) fn memory(&self) -> &Arc<MemoryStore> {
         &self.0.memory
     }
 
-    /// A file for what is on its way in and has no room in memory.
+    /// A spill file for rows on their way in that do not fit into memory.
     pub(crate) fn spill_file(&self) -> Arc<SpillFile> {
         self.0.disk.file()
     }
@@ -216,7 +217,7 @@ impl Store {
 }
 
 /// The least key that an output of the query can have.
-fn first_of(query: QueryId) -> AttemptKey {
+fn first_key_of(query: QueryId) -> AttemptKey {
     AttemptKey {
         query,
         stage: StageId(0),

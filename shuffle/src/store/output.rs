@@ -1,8 +1,8 @@
 //! One attempt's output, and the writer's side of it.
 //!
-//! A retained output keeps everything until it is released. A streamed one is read once and bounded in bytes, and its
-//! writer waits: a partition may always hold one batch, whatever the others hold, since a bound shared over partitions
-//! deadlocks as soon as one of them is read to its end first.
+//! A retained output keeps its rows until it is released. A streamed output is read once and bounded in bytes, and its
+//! writer waits for space. Each partition may hold one batch regardless of the bound: a bound on all partitions
+//! together would deadlock a reader that reads one of them to its end first.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,8 +16,9 @@ use squadron_proto::{AttemptKey, Failure, FailureKind};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::kept::{BatchStore, Kept, Overflow, Put};
+use super::batch_store::{BatchStore, Put, StoredBatch};
 use super::memory::{self, MemoryStore};
+use super::overflow::Overflow;
 use super::partition::{Entry, Partition};
 use crate::compact;
 
@@ -31,18 +32,18 @@ pub(super) struct Output {
     mode: OutputMode,
     partitions: BTreeMap<u32, Arc<Partition>>,
     memory: Arc<MemoryStore>,
-    keeper: Overflow,
+    batches: Overflow,
     finished: AtomicBool,
     spilled_bytes: AtomicU64,
     streamed_limit: u64,
     streamed_bytes: AtomicU64,
-    /// Told when a streamed batch was read, or when none will be any more.
-    room: Notify,
+    /// Notified when a streamed batch was read, and when no more will be.
+    space_freed: Notify,
     writers: Mutex<Writers>,
     waiting: watch::Sender<bool>,
 }
 
-/// Which partitions' writers wait for their readers.
+/// How many partitions are unfinished, and how many writers wait for their readers.
 #[derive(Debug)]
 struct Writers {
     unfinished: usize,
@@ -66,7 +67,7 @@ impl Output {
         mode: OutputMode,
         streamed_limit: u64,
         memory: Arc<MemoryStore>,
-        keeper: Overflow,
+        batches: Overflow,
     ) -> Self {
         let partitions: BTreeMap<_, _> = partitions
             .iter()
@@ -82,12 +83,12 @@ impl Output {
             mode,
             partitions,
             memory,
-            keeper,
+            batches,
             finished: AtomicBool::new(false),
             spilled_bytes: AtomicU64::new(0),
             streamed_limit,
             streamed_bytes: AtomicU64::new(0),
-            room: Notify::new(),
+            space_freed: Notify::new(),
             writers: Mutex::new(writers),
             waiting: watch::Sender::new(false),
         }
@@ -101,30 +102,30 @@ impl Output {
         self.partitions.get(&number)
     }
 
-    /// Everything is freed; readers get `failure`, writers are told that nobody reads.
+    /// Frees all rows; readers get `failure`, writers Cancelled.
     pub(super) fn abandon(&self, failure: &Failure) {
         for partition in self.partitions.values() {
             partition.fail(failure);
         }
-        self.room.notify_waiters();
+        self.space_freed.notify_waiters();
     }
 
-    /// A reader took `entry` out of a streamed partition.
-    pub(super) fn taken(&self, entry: &Entry) {
+    /// Counts `entry` as read: a streamed output has space for that much more.
+    pub(super) fn count_read(&self, entry: &Entry) {
         if self.mode == OutputMode::Streamed {
-            self.make_room(entry.bytes);
+            self.free_space(entry.bytes);
         }
     }
 
-    /// A reader left.
+    /// Ends a reader of `partition`, and frees the rows that no other reader can read.
     pub(super) fn detach(&self, partition: &Partition) {
         let unread = partition.detach();
-        self.make_room(unread);
+        self.free_space(unread);
     }
 
-    fn make_room(&self, bytes: u64) {
+    fn free_space(&self, bytes: u64) {
         self.streamed_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.room.notify_waiters();
+        self.space_freed.notify_waiters();
     }
 
     fn fail(&self, failure: &Failure) {
@@ -140,18 +141,18 @@ impl Output {
     }
 
     fn retain(&self, partition: &Partition, batch: RecordBatch) -> Result<(), Failure> {
-        // An output that nobody wants any more should not be written to disk first.
+        // Rows of a failed or released output must not be written to disk first.
         partition.is_empty()?;
         let rows = batch.num_rows() as u64;
         let bytes = compact::sliced_bytes(&batch) as u64;
-        let kept = match self.keeper.put(batch)? {
-            Put::Kept(kept) => kept,
+        let stored = match self.batches.put(batch)? {
+            Put::Stored(stored) => stored,
             Put::Full(_) => return Err(Failure::internal("a disk store without room or error")),
         };
-        if let Kept::Disk(batch) = &kept {
+        if let StoredBatch::Disk(batch) = &stored {
             self.spilled_bytes.fetch_add(batch.bytes(), Ordering::Relaxed);
         }
-        partition.append(Entry { kept, rows, bytes })
+        partition.append(Entry { stored, rows, bytes })
     }
 
     async fn stream(&self, partition: &Partition, batch: RecordBatch) -> Result<(), Failure> {
@@ -159,32 +160,32 @@ impl Output {
         let deadline = Instant::now() + WAITING_AFTER;
         let mut waiting = None;
         loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
+            let space_freed = self.space_freed.notified();
+            tokio::pin!(space_freed);
             // From here on no notification is missed.
-            room.as_mut().enable();
+            space_freed.as_mut().enable();
             if let Some(charge) = self.admit(partition, bytes)? {
                 let rows = batch.num_rows() as u64;
-                let kept = memory::kept(batch, charge);
+                let stored = StoredBatch::in_memory(batch, charge);
                 // Counted before it can be read, so that the count never falls below zero.
                 self.streamed_bytes.fetch_add(bytes, Ordering::Relaxed);
-                let appended = partition.append(Entry { kept, rows, bytes });
+                let appended = partition.append(Entry { stored, rows, bytes });
                 if appended.is_err() {
-                    self.make_room(bytes);
+                    self.free_space(bytes);
                 }
                 return appended;
             }
             if waiting.is_none() {
-                if timeout_at(deadline, room.as_mut()).await.is_ok() {
+                if timeout_at(deadline, space_freed.as_mut()).await.is_ok() {
                     continue;
                 }
                 waiting = Some(Waiting::new(self));
             }
-            room.await;
+            space_freed.await;
         }
     }
 
-    /// The charge for one more streamed batch, if it may come now.
+    /// The charge for one more streamed batch, or none while the output is full.
     fn admit(&self, partition: &Partition, bytes: u64) -> Result<Option<memory::Charge>, Failure> {
         let size = usize::try_from(bytes).unwrap_or(usize::MAX);
         if partition.is_empty()? {
@@ -199,7 +200,7 @@ impl Output {
 
     fn finish_partition(&self, partition: &Partition) {
         if partition.finish() {
-            self.count(|writers| writers.unfinished -= 1);
+            self.update_writers(|writers| writers.unfinished -= 1);
         }
     }
 
@@ -210,7 +211,7 @@ impl Output {
         };
         for (number, partition) in &self.partitions {
             self.finish_partition(partition);
-            let (rows, bytes) = partition.written()?;
+            let (rows, bytes) = partition.size()?;
             if rows > 0 {
                 written.partitions.push(PartitionOutput {
                     partition: *number,
@@ -223,8 +224,8 @@ impl Output {
         Ok(written)
     }
 
-    /// Changes the counts of writers, and tells who watches when that changes whether all of them wait.
-    fn count(&self, change: impl FnOnce(&mut Writers)) {
+    /// Changes the counts of writers, and notifies watchers when that changes whether all writers wait.
+    fn update_writers(&self, change: impl FnOnce(&mut Writers)) {
         let mut writers: MutexGuard<'_, Writers> = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut writers);
         let all_wait = writers.waiting > 0 && writers.waiting >= writers.unfinished;
@@ -236,19 +237,19 @@ impl Output {
     }
 }
 
-/// One more writer waits, until this is dropped.
+/// Counts a writer as waiting until it is dropped.
 struct Waiting<'a>(&'a Output);
 
 impl<'a> Waiting<'a> {
     fn new(output: &'a Output) -> Self {
-        output.count(|writers| writers.waiting += 1);
+        output.update_writers(|writers| writers.waiting += 1);
         Self(output)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.count(|writers| writers.waiting -= 1);
+        self.0.update_writers(|writers| writers.waiting -= 1);
     }
 }
 
@@ -274,12 +275,12 @@ impl OutputWriter {
         Self(Arc::new(Unfinished(output)))
     }
 
-    /// Adds `batch` to `partition`. In streamed mode it waits while the output is full. Batches without rows are left
-    /// out. Dropping the future before its end adds nothing.
+    /// Adds `batch` to `partition`. In streamed mode it waits while the output is full. Batches without rows are
+    /// skipped. Dropping the future before its end adds nothing.
     ///
     /// # Errors
-    /// Cancelled once nobody will read the rows; Exhausted when neither memory nor disk has room; Internal for a
-    /// partition that the output does not have.
+    /// Cancelled once no reader will read the rows; Exhausted when the batch fits neither into memory nor on disk;
+    /// Internal for a partition that the output does not have.
     pub async fn push(&self, partition: u32, batch: RecordBatch) -> Result<(), Failure> {
         let output = &self.0.0;
         let partition = output.find(partition)?;
@@ -292,22 +293,22 @@ impl OutputWriter {
         }
     }
 
-    /// No more rows will come for `partition`: its readers see its end before the whole output is finished.
+    /// Completes `partition`: its readers see its end before the whole output is finished.
     pub fn finish_partition(&self, partition: u32) {
         if let Some(partition) = self.0.0.partition(partition) {
             self.0.0.finish_partition(partition);
         }
     }
 
-    /// The output is complete.
+    /// Completes the output.
     ///
     /// # Errors
-    /// When it failed or was released before.
+    /// When the output failed or was released before.
     pub fn finish(&self) -> Result<Written, Failure> {
         self.0.0.finish()
     }
 
-    /// The attempt ended with `failure`: readers get it, and what was written is freed. No effect after
+    /// Ends the output with `failure`: readers get it, and the rows are freed. No effect after
     /// [`OutputWriter::finish`].
     pub fn fail(&self, failure: Failure) {
         self.0.0.fail(&failure);

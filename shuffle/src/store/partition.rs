@@ -1,10 +1,10 @@
-//! One partition of one output: the list of its batches, whether more will come, and who waits for them.
+//! One partition of one output: its batches, whether more will come, and the readers that wait for them.
 //!
 //! | phase | readers see | ends by |
 //! |---|---|---|
 //! | `Writing` | the batches so far, then wait | `finish` or `fail` |
 //! | `Finished` | all batches, then the end | `fail`, when it is released |
-//! | `Failed` | the failure, at once; nothing is kept | |
+//! | `Failed` | the failure, at once; its rows are freed | |
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use squadron_proto::control::OutputMode;
 use squadron_proto::{Failure, FailureKind};
 
-use super::kept::Kept;
+use super::batch_store::StoredBatch;
 
 #[derive(Debug)]
 pub(super) struct Partition {
@@ -38,7 +38,7 @@ enum Phase {
     Failed(Failure),
 }
 
-/// Of a streamed partition, which is read once.
+/// The one reader of a streamed partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reader {
     Expected,
@@ -49,7 +49,7 @@ enum Reader {
 /// One batch of a partition.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    pub(super) kept: Kept,
+    pub(super) stored: StoredBatch,
     pub(super) rows: u64,
     pub(super) bytes: u64,
 }
@@ -69,10 +69,10 @@ impl Partition {
         }
     }
 
-    /// A reader comes.
+    /// Registers a reader.
     ///
     /// # Errors
-    /// When a streamed partition has had its reader.
+    /// NotFound when a streamed partition has had its reader.
     pub(super) fn attach(&self) -> Result<(), Failure> {
         let mut state = self.lock();
         if self.mode == OutputMode::Streamed && state.reader != Reader::Expected {
@@ -85,7 +85,8 @@ impl Partition {
         Ok(())
     }
 
-    /// A reader leaves, at the end or before. What only it could have read is freed: so many bytes.
+    /// Ends a reader, at the end of the partition or before. Returns the bytes that this frees: the unread rows of a
+    /// streamed partition.
     pub(super) fn detach(&self) -> u64 {
         if self.mode == OutputMode::Retained {
             return 0;
@@ -96,10 +97,10 @@ impl Partition {
         unread.iter().map(|entry| entry.bytes).sum()
     }
 
-    /// Adds a batch at the end.
+    /// Appends a batch.
     ///
     /// # Errors
-    /// When nobody will read it.
+    /// Cancelled when no reader will read it.
     pub(super) fn append(&self, entry: Entry) -> Result<(), Failure> {
         let mut state = self.lock();
         state.check_wanted()?;
@@ -110,17 +111,17 @@ impl Partition {
         Ok(())
     }
 
-    /// Whether the next batch would be the only one that is kept.
+    /// Whether the partition holds no batch now.
     ///
     /// # Errors
-    /// When nobody will read it.
+    /// Cancelled when no reader will read another batch.
     pub(super) fn is_empty(&self) -> Result<bool, Failure> {
         let state = self.lock();
         state.check_wanted()?;
         Ok(state.entries.is_empty())
     }
 
-    /// No more batches will come. Whether this is news.
+    /// Completes the partition. Returns whether it was being written.
     pub(super) fn finish(&self) -> bool {
         let mut state = self.lock();
         let was_writing = matches!(state.phase, Phase::Writing);
@@ -131,7 +132,7 @@ impl Partition {
         was_writing
     }
 
-    /// Frees everything; readers and writers see a failure from now on.
+    /// Frees all batches; from now on readers get `failure`, and writers Cancelled.
     pub(super) fn fail(&self, failure: &Failure) {
         let mut state = self.lock();
         if !matches!(state.phase, Phase::Failed(_)) {
@@ -145,7 +146,7 @@ impl Partition {
     ///
     /// # Errors
     /// When the partition failed.
-    pub(super) fn written(&self) -> Result<(u64, u64), Failure> {
+    pub(super) fn size(&self) -> Result<(u64, u64), Failure> {
         let state = self.lock();
         match &state.phase {
             Phase::Failed(failure) => Err(failure.clone()),
@@ -153,7 +154,7 @@ impl Partition {
         }
     }
 
-    /// The batch at `position`, `None` behind the last; a streamed batch is taken out.
+    /// The batch at `position`, or `None` after the last; a streamed batch is removed.
     pub(super) fn poll_entry(&self, position: usize, cx: &mut Context<'_>) -> Poll<Option<Result<Entry, Failure>>> {
         let mut state = self.lock();
         if let Phase::Failed(failure) = &state.phase {

@@ -9,15 +9,15 @@ use datafusion::common::runtime::SpawnedTask;
 use futures::{FutureExt, Stream};
 use squadron_proto::Failure;
 
-use super::kept::Kept;
+use super::batch_store::StoredBatch;
 use super::output::Output;
 use super::partition::Partition;
 
-/// The rows of one partition, in the order they were written; waits for more while the writer writes. Ends only when
-/// the writer said that the partition is complete: everything else is an error, after which nothing more comes.
+/// The rows of one partition, in the order they were written; waits for more while the writer writes. Ends only after
+/// the writer completed the partition: any other end is an error, after which the stream is over.
 ///
-/// What lies on disk is read on tokio's blocking threads, so it must be polled inside a runtime. Dropping the reader of
-/// a streamed partition before its end tells its writer to stop.
+/// Must be polled inside a tokio runtime, whose blocking threads read batches from disk. Dropping the reader of a
+/// streamed partition before its end makes its writer's pushes fail as Cancelled.
 #[derive(Debug)]
 pub struct PartitionReader {
     output: Arc<Output>,
@@ -27,9 +27,9 @@ pub struct PartitionReader {
 
 #[derive(Debug)]
 enum State {
-    /// The next batch is this one.
+    /// Next is the batch at this position.
     At(usize),
-    /// The batch before this one is being read from disk.
+    /// The batch before this position is being read from disk.
     Loading(SpawnedTask<Result<RecordBatch, Failure>>, usize),
     Ended,
 }
@@ -64,13 +64,13 @@ impl Stream for PartitionReader {
                             return Poll::Ready(None);
                         }
                     };
-                    this.output.taken(&entry);
-                    match entry.kept {
-                        Kept::Memory { batch, .. } => {
+                    this.output.count_read(&entry);
+                    match entry.stored {
+                        StoredBatch::Memory { batch, .. } => {
                             this.state = State::At(next);
                             return Poll::Ready(Some(Ok(batch)));
                         }
-                        Kept::Disk(batch) => {
+                        StoredBatch::Disk(batch) => {
                             let load = SpawnedTask::spawn_blocking(move || batch.read());
                             this.state = State::Loading(load, next);
                         }

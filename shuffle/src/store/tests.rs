@@ -1,3 +1,5 @@
+//! Tests of the store: the contract of its media, and outputs with their writers and readers.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,33 +9,34 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use squadron_proto::control::{OutputMode, Release};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId};
 
-use super::disk::{DiskOutput, DiskStore};
+use super::batch_store::{BatchStore, Put, StoredBatch};
+use super::disk::DiskStore;
 use super::folder::Folder;
-use super::kept::{BatchStore, Kept, Overflow, Put};
 use super::memory::MemoryStore;
+use super::overflow::{DiskOutput, Overflow};
 use super::{Store, StoreOptions, StoreUsage};
 use crate::OutputWriter;
-use crate::testing::{key, numbered, numbers, samples, store, without_columns};
+use crate::testing::{key, number_rows, numbers, samples, store, without_columns};
 
 /// What every [`BatchStore`] must do.
-fn conforms(name: &str, store: &dyn BatchStore, bytes_held: &dyn Fn() -> u64) {
+fn check_contract(name: &str, store: &dyn BatchStore, bytes_held: &dyn Fn() -> u64) {
     let put = |batch: &RecordBatch| match store.put(batch.clone()).unwrap() {
-        Put::Kept(kept) => kept,
+        Put::Stored(stored) => stored,
         Put::Full(_) => panic!("{name} is full"),
     };
     let samples = samples();
-    let kept: Vec<_> = samples.iter().map(|(_, batch)| put(batch)).collect();
+    let stored: Vec<_> = samples.iter().map(|(_, batch)| put(batch)).collect();
     for _ in 0..2 {
-        for ((sample, batch), kept) in samples.iter().zip(&kept).rev() {
-            let loaded = kept.load().unwrap();
+        for ((sample, batch), stored) in samples.iter().zip(&stored).rev() {
+            let loaded = stored.load().unwrap();
             assert_eq!(&loaded, batch, "{sample} in {name}");
             assert_eq!(loaded.schema(), batch.schema(), "{sample} in {name}");
         }
     }
     assert!(bytes_held() > 0, "{name}");
 
-    let clones = kept.clone();
-    drop(kept);
+    let clones = stored.clone();
+    drop(stored);
     assert_eq!(clones[2].load().unwrap(), samples[2].1);
     drop(clones);
     assert_eq!(bytes_held(), 0, "{name}");
@@ -46,10 +49,10 @@ fn conforms(name: &str, store: &dyn BatchStore, bytes_held: &dyn Fn() -> u64) {
     std::thread::scope(|scope| {
         for thread in 0..4 {
             scope.spawn(move || {
-                let batches = (0..50).map(|n| numbered(thread * 1000 + n, 10));
-                let kept: Vec<_> = batches.map(|batch| (put(&batch), batch)).collect();
-                for (kept, batch) in kept {
-                    assert_eq!(kept.load().unwrap(), batch);
+                let batches = (0..50).map(|n| number_rows(thread * 1000 + n, 10));
+                let stored: Vec<_> = batches.map(|batch| (put(&batch), batch)).collect();
+                for (stored, batch) in stored {
+                    assert_eq!(stored.load().unwrap(), batch);
                 }
             });
         }
@@ -68,26 +71,26 @@ fn disk(max_bytes: u64) -> (tempfile::TempDir, Arc<DiskStore>) {
 }
 
 #[test]
-fn the_memory_store_conforms() {
+fn memory_store_meets_the_contract() {
     let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
     let memory = memory(Arc::clone(&pool));
     let held = || {
         assert_eq!(pool.reserved(), memory.held_bytes());
         memory.held_bytes() as u64
     };
-    conforms("memory", memory.as_ref(), &held);
+    check_contract("memory", memory.as_ref(), &held);
 }
 
 #[test]
-fn the_disk_store_conforms() {
+fn disk_store_meets_the_contract() {
     let (_parent, disk) = disk(u64::MAX);
     let output = DiskOutput::new(disk.file());
     let held = || disk.used_bytes();
-    conforms("disk", &output, &held);
+    check_contract("disk", &output, &held);
 }
 
 #[test]
-fn memory_first_then_disk_conforms() {
+fn overflow_store_meets_the_contract() {
     let (_parent, disk) = disk(u64::MAX);
     let memory = memory(Arc::new(GreedyMemoryPool::new(8_000_000)));
     let overflow = Overflow::new(Arc::clone(&memory), DiskOutput::new(disk.file()));
@@ -95,33 +98,36 @@ fn memory_first_then_disk_conforms() {
         assert!(memory.held_bytes() <= 4_000_000, "half of the pool is for others");
         memory.held_bytes() as u64 + disk.used_bytes()
     };
-    conforms("overflow", &overflow, &held);
+    check_contract("overflow", &overflow, &held);
 }
 
 #[test]
-fn a_full_memory_store_hands_the_batch_back() {
+fn full_memory_returns_the_batch() {
     let memory = memory(Arc::new(GreedyMemoryPool::new(1000)));
-    let batch = numbered(0, 1000);
+    let batch = number_rows(0, 1000);
     match memory.put(batch.clone()).unwrap() {
         Put::Full(back) => assert_eq!(back, batch),
-        Put::Kept(kept) => panic!("kept {kept:?}"),
+        Put::Stored(stored) => panic!("stored {stored:?}"),
     }
     assert_eq!(memory.held_bytes(), 0);
 }
 
 #[test]
-fn a_full_disk_names_the_flag() {
+fn full_disk_names_the_flag() {
     let (_parent, disk) = disk(10_000);
     let output = DiskOutput::new(disk.file());
-    let failure = output.put(numbered(0, 10_000)).unwrap_err();
+    let failure = output.put(number_rows(0, 10_000)).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Exhausted);
     assert!(failure.message.contains("--spill-dir"), "{failure}");
     assert_eq!(disk.used_bytes(), 0);
-    assert!(matches!(output.put(numbered(0, 1)).unwrap(), Put::Kept(Kept::Disk(_))));
+    assert!(matches!(
+        output.put(number_rows(0, 1)).unwrap(),
+        Put::Stored(StoredBatch::Disk(_))
+    ));
 }
 
 fn open(store: &Store, partitions: u32, mode: OutputMode) -> (AttemptKey, OutputWriter) {
-    let schema = numbered(0, 1).schema();
+    let schema = number_rows(0, 1).schema();
     let key = key(1, 0);
     let writer = store.create(key, schema, (0..partitions).collect(), mode).unwrap();
     (key, writer)
@@ -139,14 +145,14 @@ fn release_all() -> Release {
 }
 
 #[tokio::test]
-async fn retained_rows_are_read_any_number_of_times_and_handed_over_as_they_are() {
+async fn retained_rows_are_read_repeatedly() {
     let test = store(None);
     let (key, writer) = open(&test.store, 2, OutputMode::Retained);
-    let batches = [numbered(0, 10), numbered(10, 10)];
+    let batches = [number_rows(0, 10), number_rows(10, 10)];
     for batch in &batches {
         writer.push(1, batch.clone()).await.unwrap();
     }
-    writer.push(1, numbered(0, 0)).await.unwrap();
+    writer.push(1, number_rows(0, 0)).await.unwrap();
     let written = writer.finish().unwrap();
     assert_eq!(written.partitions.len(), 1);
     assert_eq!(written.partitions[0].partition, 1);
@@ -165,43 +171,46 @@ async fn retained_rows_are_read_any_number_of_times_and_handed_over_as_they_are(
 }
 
 #[tokio::test]
-async fn a_reader_may_come_while_the_writer_writes() {
+async fn reader_attaches_while_writer_writes() {
     let test = store(None);
     let (key, writer) = open(&test.store, 1, OutputMode::Retained);
-    writer.push(0, numbered(0, 10)).await.unwrap();
+    writer.push(0, number_rows(0, 10)).await.unwrap();
     let mut reader = test.store.read(key, 0).unwrap();
-    assert_eq!(reader.next().await.unwrap().unwrap(), numbered(0, 10));
+    assert_eq!(reader.next().await.unwrap().unwrap(), number_rows(0, 10));
     assert!(reader.next().now_or_never().is_none());
     let write = async {
         tokio::task::yield_now().await;
-        writer.push(0, numbered(10, 10)).await.unwrap();
+        writer.push(0, number_rows(10, 10)).await.unwrap();
         tokio::task::yield_now().await;
         writer.finish().unwrap();
     };
     let (rest, ()) = tokio::join!(reader.try_collect::<Vec<_>>(), write);
-    assert_eq!(rest.unwrap(), [numbered(10, 10)]);
+    assert_eq!(rest.unwrap(), [number_rows(10, 10)]);
 }
 
 #[tokio::test]
-async fn a_partition_can_end_before_its_output() {
+async fn partition_ends_before_its_output() {
     let test = store(None);
     let (key, writer) = open(&test.store, 2, OutputMode::Retained);
-    writer.push(0, numbered(0, 10)).await.unwrap();
+    writer.push(0, number_rows(0, 10)).await.unwrap();
     writer.finish_partition(0);
-    assert_eq!(read_all(&test.store, key, 0).await.unwrap(), [numbered(0, 10)]);
-    let failure = writer.push(0, numbered(0, 10)).await.unwrap_err();
+    assert_eq!(read_all(&test.store, key, 0).await.unwrap(), [number_rows(0, 10)]);
+    let failure = writer.push(0, number_rows(0, 10)).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Internal);
-    writer.push(1, numbered(0, 10)).await.unwrap();
+    writer.push(1, number_rows(0, 10)).await.unwrap();
     assert_eq!(writer.finish().unwrap().partitions.len(), 2);
 }
 
 #[tokio::test]
-async fn what_the_pool_refuses_goes_to_disk_in_order() {
+async fn refused_batches_spill_in_order() {
     let test = store(Some(400_000));
     let (key, writer) = open(&test.store, 2, OutputMode::Retained);
     let mut reader = test.store.read(key, 0).unwrap();
     for n in 0..100 {
-        writer.push(n % 2, numbered(i64::from(n) * 1000, 1000)).await.unwrap();
+        writer
+            .push(n % 2, number_rows(i64::from(n) * 1000, 1000))
+            .await
+            .unwrap();
     }
     let usage = test.store.usage();
     assert!(
@@ -233,16 +242,16 @@ async fn what_the_pool_refuses_goes_to_disk_in_order() {
 }
 
 #[tokio::test]
-async fn the_spill_folder_goes_with_the_store() {
+async fn dropped_store_removes_spill_folder() {
     let test = store(Some(1000));
     let (_, writer) = open(&test.store, 1, OutputMode::Retained);
-    writer.push(0, numbered(0, 1000)).await.unwrap();
+    writer.push(0, number_rows(0, 1000)).await.unwrap();
     writer.finish().unwrap();
     let files = || walk(test.folder.path());
     assert!(files().iter().any(|file| file.ends_with("/0")), "{:?}", files());
     drop(writer);
     drop(test.store);
-    assert_eq!(files().len(), 1, "the door lock alone: {:?}", files());
+    assert_eq!(files().len(), 1, "the setup lock alone: {:?}", files());
 }
 
 fn walk(folder: &std::path::Path) -> Vec<String> {
@@ -259,15 +268,15 @@ fn walk(folder: &std::path::Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_writer_that_goes_without_a_word_leaves_an_error_not_an_end() {
+async fn dropped_writer_fails_its_readers() {
     let test = store(None);
     let (key, writer) = open(&test.store, 1, OutputMode::Retained);
     let clone = writer.clone();
-    writer.push(0, numbered(0, 10)).await.unwrap();
+    writer.push(0, number_rows(0, 10)).await.unwrap();
     let mut reader = test.store.read(key, 0).unwrap();
     reader.next().await.unwrap().unwrap();
     drop(writer);
-    assert!(reader.next().now_or_never().is_none(), "a clone still lives");
+    assert!(reader.next().now_or_never().is_none(), "a clone of the writer is left");
     drop(clone);
     let failure = reader.next().await.unwrap().unwrap_err();
     assert_eq!(failure.kind, FailureKind::Cancelled);
@@ -276,7 +285,7 @@ async fn a_writer_that_goes_without_a_word_leaves_an_error_not_an_end() {
 }
 
 #[tokio::test]
-async fn readers_get_the_failure_of_the_writer() {
+async fn readers_receive_the_writer_failure() {
     let test = store(None);
     let (key, writer) = open(&test.store, 2, OutputMode::Retained);
     writer.finish_partition(0);
@@ -286,26 +295,26 @@ async fn readers_get_the_failure_of_the_writer() {
     assert_eq!(reader.next().await.unwrap().unwrap_err(), failure);
     assert_eq!(read_all(&test.store, key, 0).await.unwrap_err(), failure);
     assert_eq!(writer.finish().unwrap_err(), failure);
-    let pushed = writer.push(1, numbered(0, 1)).await;
+    let pushed = writer.push(1, number_rows(0, 1)).await;
     assert_eq!(pushed.unwrap_err().kind, FailureKind::Cancelled);
 }
 
 #[tokio::test]
-async fn a_finished_output_does_not_fail_any_more() {
+async fn finished_output_ignores_later_failure() {
     let test = store(None);
     let (key, writer) = open(&test.store, 1, OutputMode::Retained);
-    writer.push(0, numbered(0, 1)).await.unwrap();
+    writer.push(0, number_rows(0, 1)).await.unwrap();
     writer.finish().unwrap();
     writer.fail(Failure::internal("late"));
     assert_eq!(read_all(&test.store, key, 0).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn release_frees_at_once_even_under_a_reader() {
+async fn release_frees_memory_under_readers() {
     let test = store(None);
     let (key, writer) = open(&test.store, 1, OutputMode::Retained);
     for n in 0..10 {
-        writer.push(0, numbered(n * 10, 10)).await.unwrap();
+        writer.push(0, number_rows(n * 10, 10)).await.unwrap();
     }
     let mut reader = test.store.read(key, 0).unwrap();
     reader.next().await.unwrap().unwrap();
@@ -328,7 +337,7 @@ async fn release_frees_at_once_even_under_a_reader() {
     assert!(!test.store.contains(key));
     let failure = reader.next().await.unwrap().unwrap_err();
     assert_eq!(failure.kind, FailureKind::ShuffleLost);
-    let pushed = writer.push(0, numbered(0, 1)).await;
+    let pushed = writer.push(0, number_rows(0, 1)).await;
     assert_eq!(pushed.unwrap_err().kind, FailureKind::Cancelled);
     assert!(writer.finish().is_err());
     let failure = test.store.read(key, 0).unwrap_err();
@@ -336,20 +345,20 @@ async fn release_frees_at_once_even_under_a_reader() {
 }
 
 #[tokio::test]
-async fn names_that_are_wrong_are_errors() {
+async fn unknown_keys_and_partitions_fail() {
     let test = store(None);
     let (key, writer) = open(&test.store, 1, OutputMode::Retained);
-    let schema = numbered(0, 1).schema();
+    let schema = number_rows(0, 1).schema();
     assert!(test.store.create(key, schema, vec![0], OutputMode::Retained).is_err());
     assert_eq!(test.store.read(key, 1).unwrap_err().kind, FailureKind::ShuffleLost);
     assert_eq!(
-        writer.push(1, numbered(0, 1)).await.unwrap_err().kind,
+        writer.push(1, number_rows(0, 1)).await.unwrap_err().kind,
         FailureKind::Internal
     );
 }
 
 #[tokio::test]
-async fn rows_without_columns_are_counted() {
+async fn columnless_rows_are_counted() {
     for pool_bytes in [None, Some(0)] {
         let test = store(pool_bytes);
         let key = key(1, 0);
@@ -364,11 +373,11 @@ async fn rows_without_columns_are_counted() {
     }
 }
 
-/// Pushes batches of 100 rows, about 5 KB, until it has to wait; how many went in.
+/// Pushes batches of 100 rows, about 5 KB, until a push has to wait. Returns the number of batches pushed.
 async fn fill(writer: &OutputWriter, partition: u32) -> i64 {
     let mut count = 0;
     while writer
-        .push(partition, numbered(count * 100, 100))
+        .push(partition, number_rows(count * 100, 100))
         .now_or_never()
         .is_some()
     {
@@ -378,7 +387,7 @@ async fn fill(writer: &OutputWriter, partition: u32) -> i64 {
 }
 
 #[tokio::test]
-async fn a_streamed_writer_waits_for_its_reader() {
+async fn streamed_writer_waits_for_reader() {
     let test = store(None);
     let (key, writer) = open(&test.store, 1, OutputMode::Streamed);
     let before = fill(&writer, 0).await;
@@ -387,7 +396,7 @@ async fn a_streamed_writer_waits_for_its_reader() {
     let mut reader = test.store.read(key, 0).unwrap();
     let write = async {
         for n in before..before + 50 {
-            writer.push(0, numbered(n * 100, 100)).await.unwrap();
+            writer.push(0, number_rows(n * 100, 100)).await.unwrap();
         }
         writer.finish().unwrap();
     };
@@ -406,23 +415,23 @@ async fn a_streamed_writer_waits_for_its_reader() {
 }
 
 #[tokio::test]
-async fn a_batch_larger_than_the_limit_goes_through() {
+async fn oversized_batch_still_goes_through() {
     let test = store(Some(1000));
     let (key, writer) = open(&test.store, 1, OutputMode::Streamed);
-    writer.push(0, numbered(0, 10_000)).await.unwrap();
-    assert!(writer.push(0, numbered(0, 1)).now_or_never().is_none());
+    writer.push(0, number_rows(0, 10_000)).await.unwrap();
+    assert!(writer.push(0, number_rows(0, 1)).now_or_never().is_none());
     writer.finish().unwrap();
-    assert_eq!(read_all(&test.store, key, 0).await.unwrap(), [numbered(0, 10_000)]);
+    assert_eq!(read_all(&test.store, key, 0).await.unwrap(), [number_rows(0, 10_000)]);
 }
 
 #[tokio::test]
-async fn one_streamed_partition_read_to_its_end_first_does_not_block() {
+async fn sequential_streamed_reads_never_block() {
     let test = store(None);
     let (key, writer) = open(&test.store, 2, OutputMode::Streamed);
     fill(&writer, 1).await;
     let write = async {
         for n in 0..50 {
-            writer.push(0, numbered(n * 100, 100)).await.unwrap();
+            writer.push(0, number_rows(n * 100, 100)).await.unwrap();
         }
         writer.finish_partition(0);
     };
@@ -431,13 +440,13 @@ async fn one_streamed_partition_read_to_its_end_first_does_not_block() {
 }
 
 #[tokio::test]
-async fn a_waiting_writer_shows_and_stops_showing() {
+async fn waiting_state_follows_the_writers() {
     let test = store(None);
     let (key, writer) = open(&test.store, 2, OutputMode::Streamed);
     let mut waiting = writer.waiting();
     fill(&writer, 0).await;
     let mut first = test.store.read(key, 0).unwrap();
-    let push = writer.push(0, numbered(0, 100));
+    let push = writer.push(0, number_rows(0, 100));
     tokio::pin!(push);
     let _ = tokio::time::timeout(Duration::from_millis(120), push.as_mut()).await;
     assert!(!*waiting.borrow(), "partition 1 does not wait");
@@ -449,7 +458,7 @@ async fn a_waiting_writer_shows_and_stops_showing() {
 }
 
 #[tokio::test]
-async fn streamed_rows_are_handed_out_once() {
+async fn streamed_rows_are_read_once() {
     let test = store(None);
     let (key, writer) = open(&test.store, 1, OutputMode::Streamed);
     let reader = test.store.read(key, 0).unwrap();
@@ -461,7 +470,7 @@ async fn streamed_rows_are_handed_out_once() {
 }
 
 #[tokio::test]
-async fn a_streamed_writer_stops_when_its_reader_is_gone() {
+async fn streamed_writer_stops_without_reader() {
     let test = store(None);
     let (key, writer) = open(&test.store, 2, OutputMode::Streamed);
     fill(&writer, 0).await;
@@ -470,15 +479,15 @@ async fn a_streamed_writer_stops_when_its_reader_is_gone() {
         tokio::task::yield_now().await;
         drop(reader);
     };
-    let (pushed, ()) = tokio::join!(writer.push(0, numbered(0, 100)), leave);
+    let (pushed, ()) = tokio::join!(writer.push(0, number_rows(0, 100)), leave);
     assert_eq!(pushed.unwrap_err().kind, FailureKind::Cancelled);
     assert_eq!(test.store.usage().memory_bytes, 0);
-    // What the other partition may hold is not less for it.
+    // The dropped rows no longer count against the other partition.
     assert!(fill(&writer, 1).await > 5);
 }
 
 #[test]
-fn a_spill_folder_that_cannot_be_made_is_an_error() {
+fn unusable_spill_folder_fails() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let options = StoreOptions {
         spill_dir: file.path().to_path_buf(),
@@ -489,10 +498,10 @@ fn a_spill_folder_that_cannot_be_made_is_an_error() {
 }
 
 #[tokio::test]
-async fn readers_hear_why_a_query_failed_before_its_output_goes() {
+async fn readers_learn_why_query_failed() {
     let test = store(None);
     let (key, writer) = open(&test.store, 2, OutputMode::Retained);
-    writer.push(0, numbered(0, 100)).await.unwrap();
+    writer.push(0, number_rows(0, 100)).await.unwrap();
     writer.finish_partition(0);
     let mut first = test.store.read(key, 0).unwrap();
     first.next().await.unwrap().unwrap();
@@ -508,6 +517,6 @@ async fn readers_hear_why_a_query_failed_before_its_output_goes() {
     for reader in [&mut first, &mut second] {
         assert_eq!(reader.next().await.unwrap().unwrap_err(), why);
     }
-    let pushed = writer.push(1, numbered(0, 1)).await;
+    let pushed = writer.push(1, number_rows(0, 1)).await;
     assert_eq!(pushed.unwrap_err().kind, FailureKind::Cancelled);
 }

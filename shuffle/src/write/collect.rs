@@ -1,4 +1,4 @@
-//! Distributes rows to output partitions by hash, and collects those of each until they make a batch.
+//! Distributes rows to output partitions by hash, and collects the rows of each into larger batches.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::metrics::Time;
 use datafusion::physical_plan::repartition::BatchPartitioner;
 
-/// Rows that a hash-partitioned batch should have, and bytes that it should not exceed by much.
+/// A hash-partitioned batch is complete with this many rows or bytes, whichever comes first.
 const BATCH_ROWS: usize = 8192;
 const BATCH_BYTES: usize = 1024 * 1024;
-/// With many partitions, all batches in the making together should not exceed this; fewer rows than the minimum would
-/// cost more than the memory is worth.
+/// Target size of all unfinished batches together. With many partitions it makes batches smaller, but not below
+/// [`MIN_BATCH_ROWS`]: smaller batches would cost more than the memory they save.
 const COLLECTED_BYTES: usize = 16 * 1024 * 1024;
 const MIN_BATCH_ROWS: usize = 512;
 
@@ -24,18 +24,19 @@ pub(super) struct Collector {
     partitioner: BatchPartitioner,
     schema: SchemaRef,
     partitions: usize,
-    /// One an output partition; made with the first batch, whose rows tell how large they may be.
-    collected: Vec<Collected>,
+    /// One per output partition. Made with the first batch, whose row size decides how many rows a batch may have.
+    buffers: Vec<Buffer>,
     reservation: MemoryReservation,
 }
 
-struct Collected {
+/// The unfinished batch of one output partition.
+struct Buffer {
     rows: BatchCoalescer,
     bytes: usize,
 }
 
 impl Collector {
-    /// Rows go to partition `hash(exprs) % partitions`; `reservation` is charged with what is collected.
+    /// Rows go to partition `hash(exprs) % partitions`; collected rows are charged to `reservation`.
     pub(super) fn new(
         exprs: Vec<Arc<dyn PhysicalExpr>>,
         partitions: usize,
@@ -47,34 +48,34 @@ impl Collector {
             partitioner: BatchPartitioner::new_hash_partitioner(exprs, partitions, shuffle_time)?,
             schema,
             partitions,
-            collected: Vec::new(),
+            buffers: Vec::new(),
             reservation,
         })
     }
 
-    /// Adds `batch`, of `bytes`; returns what is complete, with its partition.
+    /// Adds `batch`, of `bytes`. Returns complete batches, with their partitions.
     pub(super) fn collect(&mut self, batch: RecordBatch, bytes: usize) -> Result<Vec<(u32, RecordBatch)>> {
         if batch.num_rows() == 0 {
             return Ok(vec![]);
         }
         let row_bytes = bytes.div_ceil(batch.num_rows()).max(1);
-        if self.collected.is_empty() {
+        if self.buffers.is_empty() {
             self.prepare(row_bytes);
         }
         let mut full = Vec::new();
         for part in self.partitioner.partition_iter(batch)? {
             let (partition, rows) = part?;
-            let collected = &mut self.collected[partition];
-            collected.bytes += rows.num_rows() * row_bytes;
-            collected.rows.push_batch(rows)?;
-            if collected.bytes >= BATCH_BYTES {
-                collected.rows.finish_buffered_batch()?;
+            let buffer = &mut self.buffers[partition];
+            buffer.bytes += rows.num_rows() * row_bytes;
+            buffer.rows.push_batch(rows)?;
+            if buffer.bytes >= BATCH_BYTES {
+                buffer.rows.finish_buffered_batch()?;
             }
-            if collected.take(partition as u32, &mut full) {
-                collected.bytes = collected.rows.get_buffered_rows() * row_bytes;
+            if buffer.take_complete(partition as u32, &mut full) {
+                buffer.bytes = buffer.rows.get_buffered_rows() * row_bytes;
             }
         }
-        let bytes = self.collected.iter().map(|collected| collected.bytes).sum();
+        let bytes = self.buffers.iter().map(|buffer| buffer.bytes).sum();
         if self.reservation.try_resize(bytes).is_err() {
             full.extend(self.flush()?);
         }
@@ -84,29 +85,29 @@ impl Collector {
     fn prepare(&mut self, row_bytes: usize) {
         let rows = COLLECTED_BYTES / (self.partitions * row_bytes);
         let rows = rows.clamp(MIN_BATCH_ROWS, BATCH_ROWS);
-        let collected = || Collected {
+        let buffer = || Buffer {
             rows: BatchCoalescer::new(Arc::clone(&self.schema), rows),
             bytes: 0,
         };
-        self.collected = std::iter::repeat_with(collected).take(self.partitions).collect();
+        self.buffers = std::iter::repeat_with(buffer).take(self.partitions).collect();
     }
 
-    /// What is left.
+    /// Returns all rows that are still collected.
     pub(super) fn flush(&mut self) -> Result<Vec<(u32, RecordBatch)>> {
         let mut rest = Vec::new();
-        for (partition, collected) in (0..).zip(&mut self.collected) {
-            collected.rows.finish_buffered_batch()?;
-            collected.take(partition, &mut rest);
-            collected.bytes = 0;
+        for (partition, buffer) in (0..).zip(&mut self.buffers) {
+            buffer.rows.finish_buffered_batch()?;
+            buffer.take_complete(partition, &mut rest);
+            buffer.bytes = 0;
         }
         self.reservation.free();
         Ok(rest)
     }
 }
 
-impl Collected {
-    /// Moves complete batches to `full`. Whether there were any.
-    fn take(&mut self, partition: u32, full: &mut Vec<(u32, RecordBatch)>) -> bool {
+impl Buffer {
+    /// Moves complete batches to `full`. Returns whether there were any.
+    fn take_complete(&mut self, partition: u32, full: &mut Vec<(u32, RecordBatch)>) -> bool {
         let before = full.len();
         while let Some(batch) = self.rows.next_completed_batch() {
             full.push((partition, batch));
@@ -122,10 +123,10 @@ mod tests {
 
     use super::*;
     use crate::compact;
-    use crate::testing::{numbered, numbers};
+    use crate::testing::{number_rows, numbers};
 
     fn collector(pool_bytes: usize, partitions: usize) -> Collector {
-        let schema = numbered(0, 1).schema();
+        let schema = number_rows(0, 1).schema();
         let exprs = vec![col("number", &schema).unwrap()];
         let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(pool_bytes));
         let reservation = MemoryConsumer::new("test").register(&pool);
@@ -133,7 +134,7 @@ mod tests {
     }
 
     fn collect(collector: &mut Collector, start: i64, rows: usize) -> Vec<(u32, RecordBatch)> {
-        let batch = numbered(start, rows);
+        let batch = number_rows(start, rows);
         let bytes = compact::sliced_bytes(&batch);
         collector.collect(batch, bytes).unwrap()
     }
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_collected_to_batches_of_a_good_size() {
+    fn rows_collect_into_full_batches() {
         let mut collector = collector(usize::MAX, 4);
         let mut parts = Vec::new();
         for n in 0..100 {
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn without_memory_nothing_is_collected() {
+    fn full_pool_flushes_rows_immediately() {
         let mut collector = collector(10_000, 4);
         let parts = collect(&mut collector, 0, 1000);
         assert_eq!(numbers_of(parts), (0..1000).collect::<Vec<_>>());
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn many_partitions_or_large_rows_make_smaller_batches() {
+    fn many_partitions_make_smaller_batches() {
         let mut collector = collector(usize::MAX, 1000);
         let mut parts = Vec::new();
         for n in 0..20 {

@@ -1,8 +1,8 @@
-//! The plan node at the end of every stage: drives its input and hands the rows to the attempt's output.
+//! The plan node at the end of every stage: drives its input and pushes the rows to the attempt's output.
 //!
-//! Hash: one hash pass and one gather a batch bring the rows of each output partition together; they are then collected
-//! to batches of a good size, since `n` partitions would otherwise mean batches of `1/n` the rows for every operator that
-//! follows. Rows go where DataFusion's own `RepartitionExec` would send them, so that both can feed one join.
+//! Hash: one hash pass and one gather per batch bring the rows of each output partition together, and the rows are then
+//! collected into larger batches: `n` partitions would otherwise mean batches of `1/n` the rows for all later
+//! operators. Rows go to the same partitions as with DataFusion's own `RepartitionExec`, so both can feed one join.
 
 mod collect;
 
@@ -31,17 +31,17 @@ use crate::failure::into_datafusion;
 use crate::store::OutputWriter;
 use collect::Collector;
 
-/// Which partition of the output a row goes to.
+/// Assigns rows to partitions of the output.
 #[derive(Clone, Debug)]
 pub enum WritePartitioning {
     /// Partition `hash(exprs) % partitions`.
     Hash {
-        /// Over the input's columns.
+        /// Expressions over the input's columns.
         exprs: Vec<Arc<dyn PhysicalExpr>>,
-        /// How many there are.
+        /// The number of output partitions.
         partitions: usize,
     },
-    /// The partition of the stage that yields it.
+    /// The partition of the stage that yields the row.
     Identity,
 }
 
@@ -98,7 +98,7 @@ impl ShuffleWriteExec {
         &self.input
     }
 
-    /// Where rows go.
+    /// How rows are assigned to partitions.
     pub fn partitioning(&self) -> &WritePartitioning {
         &self.partitioning
     }
@@ -198,7 +198,7 @@ impl ExecutionPlan for ShuffleWriteExec {
     }
 }
 
-/// One partition of the node at work.
+/// The work of one partition of the node.
 struct WriteTask {
     input: SendableRecordBatchStream,
     schema: SchemaRef,
@@ -224,9 +224,9 @@ impl WriteMetrics {
 }
 
 enum Sink {
-    /// Everything goes to this partition, as do the rows of other partitions of the node.
+    /// All rows go to this partition, which other partitions of the node write to as well.
     Whole(u32),
-    /// Everything goes to this partition, which has no other writer.
+    /// All rows go to this partition, which has no other writer.
     Ending(u32),
     Hash(Box<Collector>),
 }
@@ -234,7 +234,7 @@ enum Sink {
 impl WriteTask {
     async fn run(mut self) -> Result<()> {
         while let Some(batch) = self.input.try_next().await? {
-            // An input that is always ready must not keep the thread.
+            // An input that is always ready must yield the thread.
             tokio::task::consume_budget().await;
             self.write(batch).await?;
         }

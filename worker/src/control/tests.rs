@@ -1,3 +1,5 @@
+//! The control loop over a connection whose server is played by the test.
+
 mod cancel;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,20 +13,20 @@ use tempfile::TempDir;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
-use crate::testing::{Behaviour, QUERY, ROWS_PER_BATCH, announced, engine, key, launch, stage, streamed};
+use crate::testing::{Behaviour, QUERY, ROWS_PER_BATCH, engine, key, launch, stage, stage_of, streamed_launch};
 
 const WORKER: WorkerId = WorkerId::from_u128(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The server's end of one connection to a worker that runs in a task.
-struct Line {
+struct ServerEnd {
     to_worker: mpsc::Sender<Result<ServerMessage, String>>,
     from_worker: mpsc::Receiver<WorkerMessage>,
     leave: CancellationToken,
-    worker: JoinSet<(Control, Over)>,
+    worker: JoinSet<(Control, Disconnected)>,
 }
 
-impl Line {
+impl ServerEnd {
     fn connect(mut control: Control) -> Self {
         let (to_worker, incoming) = mpsc::channel(64);
         let (outgoing, from_worker) = mpsc::channel(64);
@@ -37,8 +39,8 @@ impl Line {
         };
         let mut worker = JoinSet::new();
         worker.spawn(async move {
-            let over = control.serve(&mut connection).await;
-            (control, over)
+            let disconnected = control.serve(&mut connection).await;
+            (control, disconnected)
         });
         Self {
             to_worker,
@@ -48,21 +50,21 @@ impl Line {
         }
     }
 
-    async fn say(&self, message: ServerMessage) {
+    async fn send(&self, message: ServerMessage) {
         self.to_worker.send(Ok(message)).await.unwrap();
     }
 
     async fn announce(&self, behaviours: Vec<Behaviour>) {
-        self.say(ServerMessage::Stage(stage(behaviours))).await;
+        self.send(ServerMessage::Stage(stage(behaviours))).await;
     }
 
-    async fn hear(&mut self) -> WorkerMessage {
+    async fn receive(&mut self) -> WorkerMessage {
         let message = tokio::time::timeout(PATIENCE, self.from_worker.recv());
         message.await.expect("the worker says something").expect("it is there")
     }
 
     async fn report(&mut self) -> Report {
-        match self.hear().await {
+        match self.receive().await {
             WorkerMessage::Report(report) => report,
             other => panic!("{other:?} instead of a report"),
         }
@@ -75,52 +77,52 @@ impl Line {
         report.status
     }
 
-    /// From launch to commit.
+    /// Launches an attempt and commits it.
     async fn start(&mut self, launch: Launch) {
         let key = launch.attempt;
-        self.say(ServerMessage::Launch(launch)).await;
+        self.send(ServerMessage::Launch(launch)).await;
         assert_eq!(self.report().await.status, AttemptStatus::Reserved);
-        self.say(ServerMessage::Commit(key)).await;
+        self.send(ServerMessage::Commit(key)).await;
     }
 
-    /// The connection breaks.
-    async fn cut(mut self) -> (Control, Over) {
+    /// Breaks the connection.
+    async fn disconnect(mut self) -> (Control, Disconnected) {
         drop(self.to_worker);
         self.worker.join_next().await.unwrap().unwrap()
     }
 
-    async fn over(mut self) -> Over {
+    async fn wait_for_end(mut self) -> Disconnected {
         let joined = tokio::time::timeout(PATIENCE, self.worker.join_next()).await;
         joined.expect("the worker leaves").unwrap().unwrap().1
     }
 }
 
-fn worker() -> (TempDir, Control) {
+fn new_control() -> (TempDir, Control) {
     let (folder, engine) = engine();
     (folder, Control::new(engine, WORKER, 2, Delivery::Acknowledged))
 }
 
-fn line() -> (TempDir, Arc<Engine>, Line) {
-    let (folder, control) = worker();
+fn connect_worker() -> (TempDir, Arc<Engine>, ServerEnd) {
+    let (folder, control) = new_control();
     let engine = Arc::clone(&control.engine);
-    (folder, engine, Line::connect(control))
+    (folder, engine, ServerEnd::connect(control))
 }
 
-fn everything() -> ServerMessage {
+fn release_all() -> ServerMessage {
     ServerMessage::Release(Release {
         query: QUERY,
         stages: vec![],
     })
 }
 
-fn finished(status: AttemptStatus) -> squadron_proto::control::TaskOutput {
+fn expect_finished(status: AttemptStatus) -> squadron_proto::control::TaskOutput {
     match status {
         AttemptStatus::Finished(output) => output,
         other => panic!("{other:?} instead of finished"),
     }
 }
 
-fn failed(status: AttemptStatus) -> Failure {
+fn expect_failed(status: AttemptStatus) -> Failure {
     match status {
         AttemptStatus::Failed(failure) => failure,
         other => panic!("{other:?} instead of failed"),
@@ -128,12 +130,14 @@ fn failed(status: AttemptStatus) -> Failure {
 }
 
 #[tokio::test]
-async fn an_attempt_is_reserved_runs_and_finishes_with_sizes_and_metrics() {
-    let (_folder, engine, mut line) = line();
-    line.announce(vec![Behaviour::Batches(3), Behaviour::Batches(0)]).await;
-    line.start(launch(0, 2)).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    let output = finished(line.status(0).await);
+async fn attempt_finishes_with_sizes_and_metrics() {
+    let (_folder, engine, mut server) = connect_worker();
+    server
+        .announce(vec![Behaviour::Batches(3), Behaviour::Batches(0)])
+        .await;
+    server.start(launch(0, 2)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    let output = expect_finished(server.status(0).await);
     let rows = 3 * ROWS_PER_BATCH as u64;
     assert_eq!(output.partitions.len(), 1, "only partitions with rows: {output:?}");
     assert_eq!(output.partitions[0].partition, 0);
@@ -144,136 +148,137 @@ async fn an_attempt_is_reserved_runs_and_finishes_with_sizes_and_metrics() {
     assert!(output.metrics.operators[0].starts_with("ShuffleWrite"), "{output:?}");
     assert!(output.metrics.operators[1].starts_with("  TestExec"), "{output:?}");
     assert!(engine.store.contains(key(0)));
-    line.say(everything()).await;
-    line.say(ServerMessage::Launch(launch(1, 2))).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Reserved);
+    server.send(release_all()).await;
+    server.send(ServerMessage::Launch(launch(1, 2))).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Reserved);
     assert!(!engine.store.contains(key(0)));
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_refused_and_nothing_changes() {
-    let (_folder, _engine, mut line) = line();
-    line.announce(vec![Behaviour::Hang]).await;
-    line.start(launch(0, 2)).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    line.say(ServerMessage::Launch(launch(1, 1))).await;
-    let AttemptStatus::Refused { reason } = line.status(1).await else {
+async fn launch_without_free_slots_is_refused() {
+    let (_folder, _engine, mut server) = connect_worker();
+    server.announce(vec![Behaviour::Hang]).await;
+    server.start(launch(0, 2)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    server.send(ServerMessage::Launch(launch(1, 1))).await;
+    let AttemptStatus::Refused { reason } = server.status(1).await else {
         panic!("two slots are taken of two");
     };
     assert!(reason.contains("2 slots"), "{reason}");
-    line.say(ServerMessage::Cancel(key(0))).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Cancelled);
-    line.say(ServerMessage::Launch(launch(1, 2))).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Reserved);
+    server.send(ServerMessage::Cancel(key(0))).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Cancelled);
+    server.send(ServerMessage::Launch(launch(1, 2))).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Reserved);
 }
 
 #[tokio::test]
-async fn a_cancel_ends_an_attempt_in_every_state_and_gives_its_slots_back() {
-    let (_folder, engine, mut line) = line();
-    // Unknown: nothing is said.
-    line.say(ServerMessage::Cancel(key(0))).await;
+async fn cancel_returns_slots_in_every_state() {
+    let (_folder, engine, mut server) = connect_worker();
+    // Unknown: the worker reports nothing.
+    server.send(ServerMessage::Cancel(key(0))).await;
     // Reserved.
-    line.say(ServerMessage::Launch(launch(0, 2))).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Reserved);
-    line.say(ServerMessage::Cancel(key(0))).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Cancelled);
+    server.send(ServerMessage::Launch(launch(0, 2))).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Reserved);
+    server.send(ServerMessage::Cancel(key(0))).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Cancelled);
     // Running, and producing.
-    line.announce(vec![Behaviour::Trickle, Behaviour::Hang]).await;
-    line.start(launch(1, 2)).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Running);
-    line.say(ServerMessage::Cancel(key(1))).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Cancelled);
-    // Finished: nothing is said, the output stays.
-    line.announce(vec![Behaviour::Batches(1)]).await;
-    line.start(launch(2, 2)).await;
-    assert_eq!(line.status(2).await, AttemptStatus::Running);
-    finished(line.status(2).await);
-    line.say(ServerMessage::Cancel(key(2))).await;
-    line.say(ServerMessage::Launch(launch(3, 2))).await;
-    assert_eq!(line.status(3).await, AttemptStatus::Reserved);
+    server.announce(vec![Behaviour::Trickle, Behaviour::Hang]).await;
+    server.start(launch(1, 2)).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Running);
+    server.send(ServerMessage::Cancel(key(1))).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Cancelled);
+    // Finished: the worker reports nothing, and the output stays.
+    server.announce(vec![Behaviour::Batches(1)]).await;
+    server.start(launch(2, 2)).await;
+    assert_eq!(server.status(2).await, AttemptStatus::Running);
+    expect_finished(server.status(2).await);
+    server.send(ServerMessage::Cancel(key(2))).await;
+    server.send(ServerMessage::Launch(launch(3, 2))).await;
+    assert_eq!(server.status(3).await, AttemptStatus::Reserved);
     assert!(engine.store.contains(key(2)));
 }
 
 #[tokio::test]
-async fn a_release_of_the_query_stops_its_attempts_and_leaves_nothing() {
-    let (_folder, engine, mut line) = line();
-    line.announce(vec![Behaviour::Trickle]).await;
-    line.start(launch(0, 1)).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    line.say(ServerMessage::Launch(launch(1, 1))).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Reserved);
-    line.say(everything()).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Cancelled);
-    assert_eq!(line.status(0).await, AttemptStatus::Cancelled);
+async fn release_stops_all_attempts_of_query() {
+    let (_folder, engine, mut server) = connect_worker();
+    server.announce(vec![Behaviour::Trickle]).await;
+    server.start(launch(0, 1)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    server.send(ServerMessage::Launch(launch(1, 1))).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Reserved);
+    server.send(release_all()).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Cancelled);
+    assert_eq!(server.status(0).await, AttemptStatus::Cancelled);
     assert!(!engine.store.contains(key(0)));
     assert_eq!(engine.store.usage().outputs, 0);
-    let (control, _) = line.cut().await;
+    let (control, _) = server.disconnect().await;
     assert!(control.registry.is_empty());
     assert!(control.stages.is_empty());
 }
 
 #[tokio::test]
-async fn a_stage_that_was_not_announced_fails_the_attempt() {
-    let (_folder, _engine, mut line) = line();
-    line.start(launch(0, 2)).await;
-    let failure = failed(line.status(0).await);
+async fn unannounced_stage_fails_its_attempt() {
+    let (_folder, _engine, mut server) = connect_worker();
+    server.start(launch(0, 2)).await;
+    let failure = expect_failed(server.status(0).await);
     assert_eq!(failure.kind, FailureKind::Internal);
     assert!(failure.message.contains(&key(0).to_string()), "{failure}");
-    line.say(ServerMessage::Launch(launch(1, 2))).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Reserved, "its slots are free");
+    server.send(ServerMessage::Launch(launch(1, 2))).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Reserved, "its slots are free");
 }
 
 #[tokio::test]
-async fn a_commit_of_an_attempt_that_is_not_held_is_answered() {
-    let (_folder, _engine, mut line) = line();
-    line.say(ServerMessage::Commit(key(0))).await;
-    assert_eq!(failed(line.status(0).await).kind, FailureKind::WorkerLost);
+async fn commit_of_unknown_attempt_fails() {
+    let (_folder, _engine, mut server) = connect_worker();
+    server.send(ServerMessage::Commit(key(0))).await;
+    assert_eq!(expect_failed(server.status(0).await).kind, FailureKind::WorkerLost);
 }
 
 #[tokio::test]
-async fn a_plan_that_cannot_be_decoded_fails_the_attempt() {
-    let (_folder, _engine, mut line) = line();
+async fn undecodable_plan_fails_its_attempt() {
+    let (_folder, _engine, mut server) = connect_worker();
     let garbage = PlanRef::Encoded(vec![0xff; 64].into());
-    line.say(ServerMessage::Stage(announced(garbage))).await;
-    line.start(launch(0, 1)).await;
-    failed(line.status(0).await);
+    server.send(ServerMessage::Stage(stage_of(garbage))).await;
+    server.start(launch(0, 1)).await;
+    expect_failed(server.status(0).await);
 }
 
 #[tokio::test]
-async fn an_in_process_plan_runs_once() {
-    let (_folder, _engine, mut line) = line();
-    line.announce(vec![Behaviour::Batches(1)]).await;
-    line.start(launch(0, 1)).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    finished(line.status(0).await);
-    line.start(launch(1, 1)).await;
-    assert_eq!(failed(line.status(1).await).kind, FailureKind::Internal);
+async fn in_process_plan_runs_once() {
+    let (_folder, _engine, mut server) = connect_worker();
+    server.announce(vec![Behaviour::Batches(1)]).await;
+    server.start(launch(0, 1)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    expect_finished(server.status(0).await);
+    server.start(launch(1, 1)).await;
+    assert_eq!(expect_failed(server.status(1).await).kind, FailureKind::Internal);
 }
 
 #[tokio::test]
-async fn a_panic_in_a_plan_is_an_internal_failure_and_the_worker_goes_on() {
-    let (_folder, _engine, mut line) = line();
-    line.announce(vec![Behaviour::Hang, Behaviour::Panic]).await;
-    line.start(launch(0, 2)).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    let failure = failed(line.status(0).await);
+async fn plan_panic_fails_its_attempt_only() {
+    let (_folder, _engine, mut server) = connect_worker();
+    server.announce(vec![Behaviour::Hang, Behaviour::Panic]).await;
+    server.start(launch(0, 2)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    let failure = expect_failed(server.status(0).await);
     assert_eq!(failure.kind, FailureKind::Internal);
     assert!(failure.message.contains(&key(0).to_string()), "{failure}");
     assert!(failure.message.contains("told to panic"), "{failure}");
-    line.announce(vec![Behaviour::Batches(1)]).await;
-    line.start(launch(1, 2)).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Running);
-    finished(line.status(1).await);
+    server.announce(vec![Behaviour::Batches(1)]).await;
+    server.start(launch(1, 2)).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Running);
+    expect_finished(server.status(1).await);
 }
 
 #[tokio::test]
-async fn an_error_of_one_partition_stops_the_others_and_names_the_cause() {
-    let (_folder, engine, mut line) = line();
-    line.announce(vec![Behaviour::Trickle, Behaviour::Hang, Behaviour::Fail])
+async fn partition_error_stops_the_others() {
+    let (_folder, engine, mut server) = connect_worker();
+    server
+        .announce(vec![Behaviour::Trickle, Behaviour::Hang, Behaviour::Fail])
         .await;
-    line.start(launch(0, 2)).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    let failure = failed(line.status(0).await);
+    server.start(launch(0, 2)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    let failure = expect_failed(server.status(0).await);
     assert_eq!(failure.kind, FailureKind::Invalid);
     assert!(failure.message.contains("told to fail"), "{failure}");
     let mut rows = engine.store.read(key(0), 0).unwrap();
@@ -287,30 +292,30 @@ async fn an_error_of_one_partition_stops_the_others_and_names_the_cause() {
 }
 
 #[tokio::test]
-async fn a_streamed_attempt_parks_while_nobody_reads_and_resumes() {
-    let (_folder, engine, mut line) = line();
-    line.announce(vec![Behaviour::Batches(100)]).await;
-    line.start(streamed(0, 2)).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    assert_eq!(line.status(0).await, AttemptStatus::Parked);
-    line.say(ServerMessage::Launch(launch(1, 2))).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Reserved, "its slots are free");
+async fn streamed_attempt_parks_until_read() {
+    let (_folder, engine, mut server) = connect_worker();
+    server.announce(vec![Behaviour::Batches(100)]).await;
+    server.start(streamed_launch(0, 2)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    assert_eq!(server.status(0).await, AttemptStatus::Parked);
+    server.send(ServerMessage::Launch(launch(1, 2))).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Reserved, "its slots are free");
     let mut rows = engine.store.read(key(0), 0).unwrap();
     let mut count = 0;
     while let Some(batch) = rows.next().await {
         count += batch.unwrap().num_rows();
     }
     assert_eq!(count, 100 * ROWS_PER_BATCH);
-    let mut status = line.status(0).await;
+    let mut status = server.status(0).await;
     if status == AttemptStatus::Resumed {
-        status = line.status(0).await;
+        status = server.status(0).await;
     }
-    assert_eq!(finished(status).metrics.rows, count as u64);
+    assert_eq!(expect_finished(status).metrics.rows, count as u64);
 }
 
 #[tokio::test]
-async fn an_encoded_plan_is_decoded_by_each_attempt_and_cut_to_its_partitions() {
-    let (_folder, _engine, mut line) = line();
+async fn encoded_plan_is_sliced_per_attempt() {
+    let (_folder, _engine, mut server) = connect_worker();
     let context = SessionContext::new();
     let sql = "SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3";
     let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
@@ -319,20 +324,23 @@ async fn an_encoded_plan_is_decoded_by_each_attempt_and_cut_to_its_partitions() 
     let schema = plan.schema();
     let plan = ShuffleWriteExec::new(plan, WritePartitioning::Identity, schema);
     let bytes = fragment::encode(Arc::new(plan)).unwrap();
-    line.say(ServerMessage::Stage(announced(PlanRef::Encoded(bytes)))).await;
+    server
+        .send(ServerMessage::Stage(stage_of(PlanRef::Encoded(bytes))))
+        .await;
     for (task, partitions) in [(0, vec![0, 2]), (1, vec![1]), (2, vec![])] {
         let expected = if partitions.is_empty() {
             vec![0, 1, 2]
         } else {
             partitions.clone()
         };
-        line.start(Launch {
-            partitions,
-            ..launch(task, 1)
-        })
-        .await;
-        assert_eq!(line.status(task).await, AttemptStatus::Running);
-        let output = finished(line.status(task).await);
+        server
+            .start(Launch {
+                partitions,
+                ..launch(task, 1)
+            })
+            .await;
+        assert_eq!(server.status(task).await, AttemptStatus::Running);
+        let output = expect_finished(server.status(task).await);
         let written: Vec<_> = output.partitions.iter().map(|part| part.partition).collect();
         assert_eq!(written, expected);
         assert!(output.partitions.iter().all(|part| part.rows == 1), "{output:?}");
@@ -340,68 +348,68 @@ async fn an_encoded_plan_is_decoded_by_each_attempt_and_cut_to_its_partitions() 
 }
 
 #[tokio::test]
-async fn reports_not_acknowledged_come_again_with_their_numbers_after_a_reconnect() {
-    let (_folder, _engine, mut line) = line();
-    line.announce(vec![Behaviour::Batches(1)]).await;
-    line.start(launch(0, 1)).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    let last = line.report().await;
+async fn reconnect_resends_unacknowledged_reports() {
+    let (_folder, _engine, mut server) = connect_worker();
+    server.announce(vec![Behaviour::Batches(1)]).await;
+    server.start(launch(0, 1)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    let last = server.report().await;
     assert_eq!(last.sequence, 3);
-    line.say(ServerMessage::Acknowledge(1)).await;
+    server.send(ServerMessage::Acknowledge(1)).await;
     // An answer after the acknowledgement shows that it was read.
-    line.say(ServerMessage::Launch(launch(5, 1))).await;
-    let reserved = line.report().await;
+    server.send(ServerMessage::Launch(launch(5, 1))).await;
+    let reserved = server.report().await;
 
-    let (mut control, over) = line.cut().await;
-    assert!(matches!(over, Over::Lost(_)));
+    let (mut control, disconnected) = server.disconnect().await;
+    assert!(matches!(disconnected, Disconnected::Lost(_)));
     control.reconnect();
-    let mut line = Line::connect(control);
+    let mut server = ServerEnd::connect(control);
 
-    let running = line.report().await;
+    let running = server.report().await;
     assert_eq!((running.sequence, running.status), (2, AttemptStatus::Running));
-    assert_eq!(line.report().await, last);
-    assert_eq!(line.report().await, reserved);
-    line.say(ServerMessage::Acknowledge(reserved.sequence)).await;
-    line.say(everything()).await;
-    assert_eq!(line.status(5).await, AttemptStatus::Cancelled);
+    assert_eq!(server.report().await, last);
+    assert_eq!(server.report().await, reserved);
+    server.send(ServerMessage::Acknowledge(reserved.sequence)).await;
+    server.send(release_all()).await;
+    assert_eq!(server.status(5).await, AttemptStatus::Cancelled);
 }
 
 #[tokio::test]
-async fn what_is_held_is_told_to_a_server_that_may_not_know_it() {
-    let (_folder, _engine, mut line) = line();
-    line.announce(vec![Behaviour::Batches(1)]).await;
-    line.start(launch(0, 1)).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    let last = line.report().await;
-    line.say(ServerMessage::Acknowledge(last.sequence)).await;
-    line.announce(vec![Behaviour::Hang]).await;
-    line.start(launch(1, 1)).await;
-    let running = line.report().await;
-    line.say(ServerMessage::Acknowledge(running.sequence)).await;
+async fn reconnect_reports_all_held_attempts() {
+    let (_folder, _engine, mut server) = connect_worker();
+    server.announce(vec![Behaviour::Batches(1)]).await;
+    server.start(launch(0, 1)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    let last = server.report().await;
+    server.send(ServerMessage::Acknowledge(last.sequence)).await;
+    server.announce(vec![Behaviour::Hang]).await;
+    server.start(launch(1, 1)).await;
+    let running = server.report().await;
+    server.send(ServerMessage::Acknowledge(running.sequence)).await;
 
-    let (mut control, _) = line.cut().await;
+    let (mut control, _) = server.disconnect().await;
     control.reconnect();
-    let mut line = Line::connect(control);
+    let mut server = ServerEnd::connect(control);
 
-    let mut sizes = finished(line.status(0).await).partitions;
-    assert_eq!(sizes.pop(), finished(last.status).partitions.pop());
-    assert_eq!(line.status(1).await, AttemptStatus::Running);
-    line.say(everything()).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Cancelled);
+    let mut sizes = expect_finished(server.status(0).await).partitions;
+    assert_eq!(sizes.pop(), expect_finished(last.status).partitions.pop());
+    assert_eq!(server.status(1).await, AttemptStatus::Running);
+    server.send(release_all()).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Cancelled);
 }
 
 #[tokio::test]
-async fn when_the_server_stays_away_everything_is_dropped() {
-    let (_folder, engine, mut line) = line();
-    line.announce(vec![Behaviour::Batches(1)]).await;
-    line.start(launch(0, 1)).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    finished(line.status(0).await);
-    line.announce(vec![Behaviour::Trickle]).await;
-    line.start(launch(1, 1)).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Running);
+async fn lost_server_releases_everything_held() {
+    let (_folder, engine, mut server) = connect_worker();
+    server.announce(vec![Behaviour::Batches(1)]).await;
+    server.start(launch(0, 1)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    expect_finished(server.status(0).await);
+    server.announce(vec![Behaviour::Trickle]).await;
+    server.start(launch(1, 1)).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Running);
 
-    let (mut control, _) = line.cut().await;
+    let (mut control, _) = server.disconnect().await;
     let emptied = async {
         while engine.store.usage().outputs > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -418,44 +426,44 @@ async fn when_the_server_stays_away_everything_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_worker_that_leaves_refuses_new_work_and_goes_when_all_is_done() {
-    let (_folder, _engine, mut line) = line();
-    line.announce(vec![Behaviour::Batches(1)]).await;
-    line.start(launch(0, 1)).await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    finished(line.status(0).await);
-    line.leave.cancel();
-    assert!(matches!(line.hear().await, WorkerMessage::Leaving));
-    line.say(ServerMessage::Launch(launch(1, 1))).await;
-    let refused = line.report().await;
+async fn leaving_worker_refuses_launches_and_ends() {
+    let (_folder, _engine, mut server) = connect_worker();
+    server.announce(vec![Behaviour::Batches(1)]).await;
+    server.start(launch(0, 1)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    expect_finished(server.status(0).await);
+    server.leave.cancel();
+    assert!(matches!(server.receive().await, WorkerMessage::Leaving));
+    server.send(ServerMessage::Launch(launch(1, 1))).await;
+    let refused = server.report().await;
     assert!(matches!(refused.status, AttemptStatus::Refused { .. }));
-    line.say(ServerMessage::Acknowledge(refused.sequence)).await;
-    line.say(everything()).await;
-    assert_eq!(line.over().await, Over::Left);
+    server.send(ServerMessage::Acknowledge(refused.sequence)).await;
+    server.send(release_all()).await;
+    assert_eq!(server.wait_for_end().await, Disconnected::Left);
 }
 
 #[tokio::test]
-async fn a_drain_of_the_server_is_a_leave() {
-    let (_folder, _engine, mut line) = line();
-    line.say(ServerMessage::Drain).await;
-    assert!(matches!(line.hear().await, WorkerMessage::Leaving));
-    assert_eq!(line.over().await, Over::Left);
+async fn drain_message_makes_worker_leave() {
+    let (_folder, _engine, mut server) = connect_worker();
+    server.send(ServerMessage::Drain).await;
+    assert!(matches!(server.receive().await, WorkerMessage::Leaving));
+    assert_eq!(server.wait_for_end().await, Disconnected::Left);
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_listen_does_not_stop_the_worker_from_listening() {
-    let (_folder, _engine, mut line) = line();
+async fn slow_server_does_not_block_worker() {
+    let (_folder, _engine, mut server) = connect_worker();
     for task in 0..200 {
-        line.say(ServerMessage::Commit(key(task))).await;
+        server.send(ServerMessage::Commit(key(task))).await;
     }
     for task in 0..200 {
-        failed(line.status(task).await);
+        expect_failed(server.status(task).await);
     }
 }
 
 #[tokio::test]
-async fn slots_survive_a_storm_of_everything() {
-    let (_folder, engine, mut line) = line();
+async fn slots_survive_failures_and_cancels() {
+    let (_folder, engine, mut server) = connect_worker();
     for round in 0..40 {
         let behaviour = [
             Behaviour::Trickle,
@@ -463,31 +471,31 @@ async fn slots_survive_a_storm_of_everything() {
             Behaviour::Fail,
             Behaviour::Batches(2),
         ];
-        line.announce(vec![behaviour[round % 4]; 2]).await;
-        line.start(launch(round as u32, 2)).await;
+        server.announce(vec![behaviour[round % 4]; 2]).await;
+        server.start(launch(round as u32, 2)).await;
         if round % 3 == 0 {
-            line.say(ServerMessage::Cancel(key(round as u32))).await;
+            server.send(ServerMessage::Cancel(key(round as u32))).await;
         }
         if round % 4 == 0 {
-            line.say(everything()).await;
+            server.send(release_all()).await;
         }
         loop {
-            match line.status(round as u32).await {
+            match server.status(round as u32).await {
                 AttemptStatus::Running => {}
                 AttemptStatus::Finished(_) | AttemptStatus::Failed(_) | AttemptStatus::Cancelled => break,
                 other => panic!("{other:?}"),
             }
         }
     }
-    line.say(everything()).await;
-    let (control, _) = line.cut().await;
+    server.send(release_all()).await;
+    let (control, _) = server.disconnect().await;
     assert!(control.registry.is_empty());
     assert_eq!(engine.store.usage().outputs, 0);
     assert_eq!(engine.memory_used_bytes(), 0);
 }
 
 #[tokio::test]
-async fn an_embedded_worker_ends_when_the_server_lets_go() {
+async fn embedded_worker_ends_with_its_channel() {
     let (_folder, engine) = engine();
     let mut worker = crate::embedded(Arc::clone(&engine), WORKER, 2);
     worker
@@ -515,21 +523,28 @@ async fn an_embedded_worker_ends_when_the_server_lets_go() {
 
 /// Every thread of the long lane is busy inside a poll that does not end.
 #[tokio::test]
-async fn a_short_attempt_runs_while_long_ones_hold_all_their_threads() {
+async fn short_attempt_runs_beside_long_lane() {
     static STOP: AtomicBool = AtomicBool::new(false);
-    let (_folder, _engine, mut line) = line();
-    line.announce(vec![Behaviour::Spin(&STOP), Behaviour::Spin(&STOP)])
+    let (_folder, _engine, mut server) = connect_worker();
+    server
+        .announce(vec![Behaviour::Spin(&STOP), Behaviour::Spin(&STOP)])
         .await;
-    line.start(Launch {
-        lane: Lane::Long,
-        ..launch(0, 2)
-    })
-    .await;
-    assert_eq!(line.status(0).await, AttemptStatus::Running);
-    line.announce(vec![Behaviour::Batches(1), Behaviour::Batches(1)]).await;
-    line.start(launch(1, 2)).await;
-    assert_eq!(line.status(1).await, AttemptStatus::Running);
-    assert_eq!(finished(line.status(1).await).metrics.rows, 2 * ROWS_PER_BATCH as u64);
+    server
+        .start(Launch {
+            lane: Lane::Long,
+            ..launch(0, 2)
+        })
+        .await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    server
+        .announce(vec![Behaviour::Batches(1), Behaviour::Batches(1)])
+        .await;
+    server.start(launch(1, 2)).await;
+    assert_eq!(server.status(1).await, AttemptStatus::Running);
+    assert_eq!(
+        expect_finished(server.status(1).await).metrics.rows,
+        2 * ROWS_PER_BATCH as u64
+    );
     STOP.store(true, Ordering::Relaxed);
-    finished(line.status(0).await);
+    expect_finished(server.status(0).await);
 }

@@ -1,3 +1,5 @@
+//! Worker processes against a fake server.
+
 use std::net::SocketAddr;
 
 use futures::StreamExt;
@@ -20,7 +22,7 @@ use crate::testing::{key, launch};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A control service whose every connection is played by the test.
+/// A control service that hands its connections to the test.
 struct FakeService(mpsc::Sender<Peer>);
 
 /// The server's end of one connection.
@@ -83,11 +85,11 @@ impl FakeServer {
         peer.await.expect("a worker dials").expect("the server runs")
     }
 
-    /// A connection up to the acknowledged registration.
-    async fn member(&mut self, key: &ClusterKey) -> (Peer, Registration) {
+    /// Waits for a worker to dial and acknowledges its registration.
+    async fn register_worker(&mut self, key: &ClusterKey) -> (Peer, Registration) {
         let mut peer = self.peer().await;
         let registration = peer.challenge(PROTOCOL_VERSION).await;
-        peer.say(ServerMessage::Registered(Registered {
+        peer.send(ServerMessage::Registered(Registered {
             ticket_key: key.shared(),
             heartbeat_interval_ms: 20,
         }))
@@ -97,11 +99,11 @@ impl FakeServer {
 }
 
 impl Peer {
-    async fn say(&self, message: ServerMessage) {
+    async fn send(&self, message: ServerMessage) {
         self.to_worker.send(Ok(message.try_into().unwrap())).await.unwrap();
     }
 
-    async fn hear(&mut self) -> WorkerMessage {
+    async fn receive(&mut self) -> WorkerMessage {
         self.next().await.expect("the worker is there")
     }
 
@@ -112,8 +114,8 @@ impl Peer {
     }
 
     async fn challenge(&mut self, protocol_version: u32) -> Registration {
-        self.say(challenge(protocol_version)).await;
-        match self.hear().await {
+        self.send(challenge(protocol_version)).await;
+        match self.receive().await {
             WorkerMessage::Register(registration) => registration,
             other => panic!("{other:?} instead of a registration"),
         }
@@ -121,7 +123,7 @@ impl Peer {
 
     async fn report(&mut self) -> Report {
         loop {
-            match self.hear().await {
+            match self.receive().await {
                 WorkerMessage::Heartbeat(_) => {}
                 WorkerMessage::Report(report) => return report,
                 other => panic!("{other:?} instead of a report"),
@@ -183,13 +185,13 @@ impl Worker {
 }
 
 #[tokio::test]
-async fn a_worker_registers_lives_and_leaves() {
+async fn worker_registers_beats_and_leaves() {
     let mut server = FakeServer::start().await;
     let key = ClusterKey::from_secret("open sesame");
     let mut worker = Worker::start_with(server.address, |options| {
         options.cluster_secret = Some("open sesame".to_owned());
     });
-    let (mut peer, registration) = server.member(&key).await;
+    let (mut peer, registration) = server.register_worker(&key).await;
     let Registration {
         worker: id,
         epoch,
@@ -202,26 +204,26 @@ async fn a_worker_registers_lives_and_leaves() {
     assert_eq!(registration.flight_address, format!("http://{address}"));
     let dialled = tokio::net::TcpStream::connect(address).await;
     assert!(dialled.is_ok(), "its Flight service answers");
-    assert!(matches!(peer.hear().await, WorkerMessage::Heartbeat(_)));
+    assert!(matches!(peer.receive().await, WorkerMessage::Heartbeat(_)));
 
     worker.shutdown.cancel();
-    let told = loop {
+    let last = loop {
         match peer.next().await {
             Some(WorkerMessage::Heartbeat(_)) => {}
             other => break other,
         }
     };
-    assert!(matches!(told, Some(WorkerMessage::Leaving)), "{told:?}");
+    assert!(matches!(last, Some(WorkerMessage::Leaving)), "{last:?}");
     drop(peer);
     assert_eq!(worker.end().await, Ok(()));
 }
 
 #[tokio::test]
-async fn another_protocol_version_is_a_sentence_that_names_both() {
+async fn version_mismatch_error_names_both_releases() {
     let mut server = FakeServer::start().await;
     let mut worker = Worker::start(server.address);
     let peer = server.peer().await;
-    peer.say(challenge(77)).await;
+    peer.send(challenge(77)).await;
     let failure = worker.end().await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Unsupported);
     assert_eq!(
@@ -236,7 +238,7 @@ async fn another_protocol_version_is_a_sentence_that_names_both() {
 }
 
 #[tokio::test]
-async fn a_refused_secret_is_a_sentence_that_names_the_flag() {
+async fn refused_secret_error_names_flag() {
     let mut server = FakeServer::start().await;
     for (secret, expected) in [
         (Some("wrong"), "does not accept the cluster secret of this worker"),
@@ -257,16 +259,16 @@ async fn a_refused_secret_is_a_sentence_that_names_the_flag() {
 }
 
 #[tokio::test]
-async fn a_server_with_a_secret_gives_no_key_to_a_worker_without() {
+async fn worker_without_secret_is_unauthenticated() {
     let mut server = FakeServer::start().await;
     let mut worker = Worker::start(server.address);
-    let (_peer, _) = server.member(&ClusterKey::from_secret("s")).await;
+    let (_peer, _) = server.register_worker(&ClusterKey::from_secret("s")).await;
     let failure = worker.end().await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Unauthenticated);
 }
 
 #[tokio::test]
-async fn a_port_that_is_no_cluster_port_is_named() {
+async fn wrong_port_error_names_cluster_listen() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut other_service = JoinSet::new();
@@ -279,44 +281,44 @@ async fn a_port_that_is_no_cluster_port_is_named() {
 }
 
 #[tokio::test]
-async fn after_a_lost_connection_the_same_worker_comes_back_with_its_reports() {
+async fn reconnected_worker_resends_its_reports() {
     let mut server = FakeServer::start().await;
     let cluster_key = ClusterKey::random();
     let _worker = Worker::start(server.address);
-    let (mut peer, first) = server.member(&cluster_key).await;
-    peer.say(ServerMessage::Launch(launch(0, 1))).await;
+    let (mut peer, first) = server.register_worker(&cluster_key).await;
+    peer.send(ServerMessage::Launch(launch(0, 1))).await;
     let reserved = peer.report().await;
     assert_eq!(reserved.status, AttemptStatus::Reserved);
     drop(peer);
 
-    let (mut peer, second) = server.member(&cluster_key).await;
+    let (mut peer, second) = server.register_worker(&cluster_key).await;
     assert_eq!((second.worker, second.epoch), (first.worker, first.epoch));
     assert_eq!(second.flight_address, first.flight_address);
     assert_eq!(peer.report().await, reserved, "same sequence number");
 }
 
 #[tokio::test]
-async fn another_server_at_the_same_address_finds_a_worker_that_holds_nothing() {
+async fn new_server_finds_empty_worker() {
     let mut server = FakeServer::start().await;
     let _worker = Worker::start(server.address);
-    let (mut peer, first) = server.member(&ClusterKey::random()).await;
-    peer.say(ServerMessage::Launch(launch(0, 2))).await;
+    let (mut peer, first) = server.register_worker(&ClusterKey::random()).await;
+    peer.send(ServerMessage::Launch(launch(0, 2))).await;
     assert_eq!(peer.report().await.status, AttemptStatus::Reserved);
     drop(peer);
 
-    let (mut peer, second) = server.member(&ClusterKey::random()).await;
+    let (mut peer, second) = server.register_worker(&ClusterKey::random()).await;
     assert_eq!(second.flight_address, first.flight_address);
     let other = Launch {
         attempt: key(1),
         ..launch(1, 2)
     };
-    peer.say(ServerMessage::Launch(other)).await;
+    peer.send(ServerMessage::Launch(other)).await;
     let report = peer.report().await;
     assert_eq!((report.attempt, report.status), (key(1), AttemptStatus::Reserved));
 }
 
 #[tokio::test]
-async fn garbage_is_survived_on_the_wire_and_in_messages() {
+async fn worker_survives_malformed_server_messages() {
     // Bytes that are no HTTP/2 at all.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -335,19 +337,19 @@ async fn garbage_is_survived_on_the_wire_and_in_messages() {
     let empty = || wire::ServerMessage { message: None };
     peer.to_worker.send(Ok(empty())).await.unwrap();
     let peer = server.peer().await;
-    peer.say(ServerMessage::Drain).await;
+    peer.send(ServerMessage::Drain).await;
     // And in the middle of a session.
     let key = ClusterKey::random();
-    let (peer, _) = server.member(&key).await;
+    let (peer, _) = server.register_worker(&key).await;
     worker.ready().await;
     peer.to_worker.send(Ok(empty())).await.unwrap();
-    let (mut peer, _) = server.member(&key).await;
-    peer.say(ServerMessage::Launch(launch(0, 1))).await;
+    let (mut peer, _) = server.register_worker(&key).await;
+    peer.send(ServerMessage::Launch(launch(0, 1))).await;
     assert_eq!(peer.report().await.status, AttemptStatus::Reserved);
 }
 
 #[tokio::test]
-async fn a_shutdown_ends_a_worker_that_never_found_its_server() {
+async fn shutdown_ends_unconnected_worker() {
     let unused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = unused.local_addr().unwrap();
     drop(unused);
@@ -357,13 +359,13 @@ async fn a_shutdown_ends_a_worker_that_never_found_its_server() {
 }
 
 #[tokio::test]
-async fn a_drain_is_bounded() {
+async fn drain_ends_after_its_timeout() {
     let mut server = FakeServer::start().await;
     let mut worker = Worker::start_with(server.address, |options| {
         options.drain_timeout = Duration::from_millis(50);
     });
-    let (mut peer, _) = server.member(&ClusterKey::random()).await;
-    peer.say(ServerMessage::Launch(launch(0, 1))).await;
+    let (mut peer, _) = server.register_worker(&ClusterKey::random()).await;
+    peer.send(ServerMessage::Launch(launch(0, 1))).await;
     assert_eq!(peer.report().await.status, AttemptStatus::Reserved);
     worker.shutdown.cancel();
     assert_eq!(worker.end().await, Ok(()), "though a reservation is never committed");

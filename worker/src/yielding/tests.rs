@@ -1,3 +1,5 @@
+//! When yields end polls, how they cut slices, and that results stay the same.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -7,7 +9,7 @@ use futures::stream;
 
 use super::*;
 use crate::testing::{ROWS_PER_BATCH, batch};
-use crate::usage::{Usage, measured, thread_cpu_time};
+use crate::usage::{Usage, measure, thread_cpu_time};
 
 /// Keeps the processor busy for `time` of this thread's CPU time.
 fn work(time: Duration) {
@@ -17,13 +19,13 @@ fn work(time: Duration) {
     }
 }
 
-/// Batches that are ready whenever they are asked for.
+/// A stream whose batches are always ready.
 fn rows(batches: usize) -> SendableRecordBatchStream {
     let rows = stream::iter(0..batches).map(|_| Ok(batch()));
     Box::pin(RecordBatchStreamAdapter::new(batch().schema(), rows))
 }
 
-fn yielding(batches: usize, slices: Option<Slices>) -> YieldStream {
+fn yield_stream(batches: usize, slices: Option<Slices>) -> YieldStream {
     YieldStream {
         rows: rows(batches),
         slices,
@@ -31,8 +33,8 @@ fn yielding(batches: usize, slices: Option<Slices>) -> YieldStream {
     }
 }
 
-/// Polls `future` to its end, in a task of an attempt. Answers its output and how many polls it took.
-async fn polls<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> (T, usize) {
+/// Polls `future` to its end in a task of an attempt. Returns its output and the number of polls.
+async fn count_polls<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> (T, usize) {
     let count = Arc::new(AtomicUsize::new(0));
     let mut future = Box::pin(future);
     let counted = {
@@ -42,13 +44,13 @@ async fn polls<T: Send + 'static>(future: impl Future<Output = T> + Send + 'stat
             future.as_mut().poll(context)
         })
     };
-    let output = measured(Arc::new(Usage::default()), counted).await;
+    let output = measure(Arc::new(Usage::default()), counted).await;
     (output, count.load(Ordering::Relaxed))
 }
 
 #[tokio::test]
-async fn a_poll_ends_after_a_quantum_and_no_sooner() {
-    let mut slow = yielding(10, None);
+async fn poll_ends_after_one_quantum() {
+    let mut slow = yield_stream(10, None);
     let slow = async move {
         let mut count = 0;
         while slow.next().await.is_some() {
@@ -57,8 +59,8 @@ async fn a_poll_ends_after_a_quantum_and_no_sooner() {
         }
         count
     };
-    assert_eq!(polls(slow).await, (10, 11));
-    let mut fast = yielding(10, None);
+    assert_eq!(count_polls(slow).await, (10, 11));
+    let mut fast = yield_stream(10, None);
     let fast = async move {
         let mut count = 0;
         while fast.next().await.is_some() {
@@ -66,24 +68,24 @@ async fn a_poll_ends_after_a_quantum_and_no_sooner() {
         }
         count
     };
-    let (count, polls) = polls(fast).await;
+    let (count, polls) = count_polls(fast).await;
     assert_eq!(count, 10);
     assert!(polls < 10, "{polls}");
 }
 
 #[tokio::test]
-async fn who_waits_inside_of_a_poll_is_not_kept_waiting() {
-    let mut stream = yielding(3, None);
+async fn blocking_consumer_finishes_in_one_poll() {
+    let mut stream = yield_stream(3, None);
     let blocking = async move {
         work(QUANTUM);
         futures::executor::block_on(async { while stream.next().await.is_some() {} });
     };
-    assert_eq!(polls(blocking).await.1, 1);
+    assert_eq!(count_polls(blocking).await.1, 1);
 }
 
 #[tokio::test]
-async fn slices_grow_while_they_are_cheap_and_shrink_when_they_are_not() {
-    let mut stream = yielding(20, Some(Slices::default()));
+async fn slices_adapt_to_their_cost() {
+    let mut stream = yield_stream(20, Some(Slices::default()));
     let taken = async move {
         let mut sizes = Vec::new();
         while let Some(slice) = stream.next().await {
@@ -96,7 +98,7 @@ async fn slices_grow_while_they_are_cheap_and_shrink_when_they_are_not() {
         }
         sizes
     };
-    let (sizes, _) = polls(taken).await;
+    let (sizes, _) = count_polls(taken).await;
     assert_eq!(sizes[..3], [1, GROWTH, GROWTH * GROWTH], "{sizes:?}");
     assert!(sizes.contains(&ROWS_PER_BATCH), "{sizes:?}");
     let full = sizes.iter().position(|rows| *rows == ROWS_PER_BATCH);
@@ -105,7 +107,7 @@ async fn slices_grow_while_they_are_cheap_and_shrink_when_they_are_not() {
 }
 
 #[tokio::test]
-async fn every_operator_has_a_yield_below_and_only_probe_sides_of_filtered_joins_are_cut() {
+async fn yields_slice_only_filtered_probe_sides() {
     let context = SessionContext::new();
     let mut counts = Vec::new();
     for condition in [
@@ -126,7 +128,7 @@ async fn every_operator_has_a_yield_below_and_only_probe_sides_of_filtered_joins
     }
 }
 
-/// Operators, yields between them, and those of them that cut.
+/// How many operators, yields between them, and yields that cut slices `plan` has.
 fn count(plan: &Arc<dyn ExecutionPlan>) -> (usize, usize, usize) {
     let children = plan.children().into_iter().map(count);
     let below = children.fold((0, 0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1, sum.2 + of.2));
@@ -138,7 +140,7 @@ fn count(plan: &Arc<dyn ExecutionPlan>) -> (usize, usize, usize) {
 
 /// The same rows, in the same order where there is one, with as many partitions.
 #[tokio::test]
-async fn plans_answer_the_same_with_yields() {
+async fn yields_preserve_rows_and_order() {
     let context = SessionContext::new();
     for sql in [
         "SELECT value % 7 AS k, count(*) FROM generate_series(1, 100000) GROUP BY k ORDER BY k",
@@ -161,7 +163,7 @@ async fn plans_answer_the_same_with_yields() {
         let plan = with_yields(plan).unwrap();
         assert_eq!(plan.output_partitioning().partition_count(), partitions);
         let rows = collect(plan, context.task_ctx());
-        let rows = measured(Arc::new(Usage::default()), rows).await.unwrap();
+        let rows = measure(Arc::new(Usage::default()), rows).await.unwrap();
         let text = |batches: &[RecordBatch]| {
             let text = datafusion::arrow::util::pretty::pretty_format_batches(batches);
             text.unwrap().to_string()

@@ -1,4 +1,4 @@
-//! What came out of the bursts: medians over the runs.
+//! The figures of `squadron-bench burst`: medians over the runs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,19 +6,19 @@ use std::fmt;
 use serde::Serialize;
 use squadron_scheduler::Policy;
 
-use super::super::Verdict;
-use super::super::isolated::Alone;
-use super::super::slowdowns::Slowdowns;
-use super::super::stats::median;
+use crate::Verdict;
+use crate::isolated::Isolated;
+use crate::slowdowns::Slowdowns;
+use crate::stats::median;
 
-/// The two kinds of bursts, for people.
+/// Labels of the two kinds of bursts.
 pub(super) const PLAIN: &str = "plain";
 pub(super) const PRIORITISED: &str = "prioritised";
 
 /// One burst.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Burst {
-    /// Of each query that ended well, from the start of the burst.
+    /// The time of each successful query, from the start of the burst.
     pub(super) seconds: BTreeMap<u8, f64>,
     pub(super) failed: usize,
     pub(super) wrong: usize,
@@ -31,15 +31,15 @@ impl Burst {
         self.seconds.values().copied().fold(f64::NAN, f64::max)
     }
 
-    fn slowdowns(&self, alone: &BTreeMap<u8, Alone>) -> Slowdowns {
+    fn slowdowns(&self, isolated: &BTreeMap<u8, Isolated>) -> Slowdowns {
         let values = self.seconds.iter();
-        let values = values.map(|(query, seconds)| seconds / alone[query].seconds);
+        let values = values.map(|(query, seconds)| seconds / isolated[query].seconds);
         Slowdowns::of(&values.collect::<Vec<_>>())
     }
 
     /// `kind`: plain or prioritised.
-    pub(super) fn row(&self, run: u32, policy: Policy, kind: &str, alone: &BTreeMap<u8, Alone>) -> String {
-        let slowdowns = self.slowdowns(alone);
+    pub(super) fn row(&self, run: u32, policy: Policy, kind: &str, isolated: &BTreeMap<u8, Isolated>) -> String {
+        let slowdowns = self.slowdowns(isolated);
         format!(
             "{run:>3} {:<7} {kind:<11} {:>10.3} | {:>14.2} {:>6.2} {:>6.3} | {:>6} {:>5}",
             policy.to_string(),
@@ -62,25 +62,26 @@ pub(super) struct Runs {
 
 /// All figures.
 #[derive(Debug, Serialize)]
-pub(in super::super) struct BurstFigures {
-    pub(super) alone: Vec<Alone>,
+pub(crate) struct BurstFigures {
+    #[serde(rename = "alone")]
+    pub(super) isolated: Vec<Isolated>,
     pub(super) policies: Vec<PolicyFigures>,
 }
 
-/// One policy.
+/// The figures of one policy.
 #[derive(Debug, Serialize)]
-pub(in super::super) struct PolicyFigures {
+pub(crate) struct PolicyFigures {
     policy: String,
     plain: BurstSummary,
-    /// None where no query is prioritised.
+    /// None when no query is prioritised.
     prioritised: Option<BurstSummary>,
-    /// None likewise.
+    /// None when no query is prioritised.
     gain: Option<Gain>,
 }
 
 /// Medians over the runs of one kind of burst.
 #[derive(Debug, Serialize)]
-pub(in super::super) struct BurstSummary {
+pub(crate) struct BurstSummary {
     makespan_s: f64,
     slowdown_mean: f64,
     slowdown_max: f64,
@@ -90,40 +91,40 @@ pub(in super::super) struct BurstSummary {
     queries: Vec<QuerySummary>,
 }
 
-/// One query in these bursts.
+/// One query in all bursts of a kind.
 #[derive(Debug, Serialize)]
-pub(in super::super) struct QuerySummary {
+pub(crate) struct QuerySummary {
     query: u8,
     seconds: f64,
     slowdown: f64,
 }
 
-/// What priority was worth, by the medians of each query.
+/// The effect of priority, by the medians of each query.
 #[derive(Debug, Serialize)]
-pub(in super::super) struct Gain {
+pub(crate) struct Gain {
     queries: Vec<QueryGain>,
-    /// By which part the other queries together took longer; less than 0: shorter.
+    /// The fraction by which the other queries together took longer; negative: shorter.
     others_sum: f64,
-    /// The same of the one that lost most.
+    /// The same of the query that lost most.
     worst_other: f64,
     worst_other_query: Option<u8>,
 }
 
 /// One prioritised query.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(in super::super) struct QueryGain {
+pub(crate) struct QueryGain {
     query: u8,
-    /// By which part it was faster than in the plain bursts.
+    /// The fraction by which the query was faster than in the plain bursts.
     faster: f64,
 }
 
 impl PolicyFigures {
-    pub(super) fn new(policy: Policy, runs: &Runs, alone: &BTreeMap<u8, Alone>, prioritised: &[u8]) -> Self {
+    pub(super) fn new(policy: Policy, runs: &Runs, isolated: &BTreeMap<u8, Isolated>, prioritised: &[u8]) -> Self {
         let has_prioritised = !runs.prioritised.is_empty();
         Self {
             policy: policy.to_string(),
-            plain: BurstSummary::of(&runs.plain, alone),
-            prioritised: has_prioritised.then(|| BurstSummary::of(&runs.prioritised, alone)),
+            plain: BurstSummary::of(&runs.plain, isolated),
+            prioritised: has_prioritised.then(|| BurstSummary::of(&runs.prioritised, isolated)),
             gain: has_prioritised.then(|| Gain::of(&medians(&runs.plain), &medians(&runs.prioritised), prioritised)),
         }
     }
@@ -144,7 +145,7 @@ impl BurstFigures {
     }
 }
 
-/// The median seconds of each query that ended well in some burst.
+/// The median seconds of each query that succeeded in some burst.
 fn medians(bursts: &[Burst]) -> BTreeMap<u8, f64> {
     let mut seconds = BTreeMap::<u8, Vec<f64>>::new();
     for (&query, &one) in bursts.iter().flat_map(|burst| &burst.seconds) {
@@ -155,13 +156,13 @@ fn medians(bursts: &[Burst]) -> BTreeMap<u8, f64> {
 }
 
 impl BurstSummary {
-    fn of(bursts: &[Burst], alone: &BTreeMap<u8, Alone>) -> Self {
-        let slowdowns: Vec<_> = bursts.iter().map(|burst| burst.slowdowns(alone)).collect();
+    fn of(bursts: &[Burst], isolated: &BTreeMap<u8, Isolated>) -> Self {
+        let slowdowns: Vec<_> = bursts.iter().map(|burst| burst.slowdowns(isolated)).collect();
         let over_runs = |figure: fn(&Slowdowns) -> f64| median(&slowdowns.iter().map(figure).collect::<Vec<_>>());
         let query = |(query, seconds): (u8, f64)| QuerySummary {
             query,
             seconds,
-            slowdown: seconds / alone[&query].seconds,
+            slowdown: seconds / isolated[&query].seconds,
         };
         Self {
             makespan_s: median(&bursts.iter().map(Burst::makespan).collect::<Vec<_>>()),
@@ -176,7 +177,7 @@ impl BurstSummary {
 }
 
 impl Gain {
-    /// Of seconds by query, without and with priority.
+    /// `plain` and `with`: seconds by query, without and with priority.
     fn of(plain: &BTreeMap<u8, f64>, with: &BTreeMap<u8, f64>, prioritised: &[u8]) -> Self {
         let both = plain
             .iter()
@@ -246,10 +247,10 @@ impl fmt::Display for Gain {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::super::isolated;
     use super::*;
+    use crate::isolated;
 
-    fn alone() -> BTreeMap<u8, Alone> {
+    fn isolated_queries() -> BTreeMap<u8, Isolated> {
         [(1, 1.0), (6, 0.5), (16, 2.0)]
             .map(|(query, seconds)| (query, isolated::sample(query, seconds)))
             .into()
@@ -267,19 +268,19 @@ pub(super) mod tests {
             plain: vec![burst([3.0, 2.0, 4.0]), burst([9.0, 9.0, 9.0]), burst([2.0, 1.0, 4.0])],
             prioritised: vec![burst([3.3, 1.9, 1.0])],
         };
-        PolicyFigures::new(Policy::Stride, &runs, &alone(), &[16])
+        PolicyFigures::new(Policy::Stride, &runs, &isolated_queries(), &[16])
     }
 
     /// Figures with every key, also for the test of the documentation.
-    pub(in super::super::super) fn sample() -> BurstFigures {
+    pub(crate) fn sample() -> BurstFigures {
         BurstFigures {
-            alone: alone().into_values().collect(),
+            isolated: isolated_queries().into_values().collect(),
             policies: vec![figures()],
         }
     }
 
     #[test]
-    fn a_summary_is_the_median_of_the_runs() {
+    fn summary_is_median_of_runs() {
         let plain = figures().plain;
         assert_eq!((plain.makespan_s, plain.slowdown_max), (4.0, 4.0));
         assert_eq!(plain.slowdown_mean, 3.0);
@@ -288,7 +289,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn priority_is_a_gain_for_some_and_a_loss_for_others() {
+    fn gain_compares_prioritised_with_plain() {
         let gain = figures().gain.unwrap();
         let q16 = QueryGain {
             query: 16,
@@ -305,16 +306,16 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_failed_query_is_a_fault() {
+    fn failed_query_makes_verdict_bad() {
         let mut failing = burst([1.0, 1.0, 1.0]);
         failing.failed = 1;
         let runs = Runs {
             plain: vec![burst([1.0, 1.0, 1.0])],
             prioritised: vec![failing],
         };
-        let policies = vec![PolicyFigures::new(Policy::Fair, &runs, &alone(), &[16])];
-        let alone = Vec::new();
-        assert_eq!(BurstFigures { alone, policies }.verdict(), Verdict::Bad);
+        let policies = vec![PolicyFigures::new(Policy::Fair, &runs, &isolated_queries(), &[16])];
+        let isolated = Vec::new();
+        assert_eq!(BurstFigures { isolated, policies }.verdict(), Verdict::Bad);
         assert_eq!(sample().verdict(), Verdict::Good);
     }
 }

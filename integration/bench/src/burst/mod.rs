@@ -1,4 +1,4 @@
-//! `squadron-bench burst`: all TPC-H queries at once, policy beside policy, and what priority is worth.
+//! `squadron-bench burst`: all TPC-H queries at once, policy beside policy, and the effect of priority.
 //!
 //! ```text
 //! each query alone ──> for each run, for each policy: plain, then with some queries prioritised
@@ -11,18 +11,18 @@ use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
+use squadron_integration::tpch;
 use tokio::task::JoinSet;
 use tonic::Status;
 
 use self::figures::{Burst, BurstFigures, PLAIN, PRIORITISED, PolicyFigures, Runs};
-use super::answers::{self, Answer};
-use super::connection::{self, Connection, words};
-use super::isolated::{self, Alone};
-use super::machine::Machine;
-use super::policies::{Contender, PolicyArgs};
-use super::system::SystemArgs;
-use super::{JsonArgs, Result, Verdict};
-use squadron_integration::tpch;
+use crate::answers::{self, Answer};
+use crate::connection::{self, Connection, describe};
+use crate::isolated::{self, Isolated};
+use crate::machine::Machine;
+use crate::policies::{Contender, PolicyArgs};
+use crate::system::SystemArgs;
+use crate::{JsonArgs, Result, Verdict};
 
 /// `squadron-bench burst`.
 #[derive(Args, Debug, Clone, Serialize)]
@@ -43,7 +43,13 @@ pub(super) struct BurstArgs {
     #[arg(long, value_name = "16,20", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=22))]
     prioritised: Vec<u8>,
     /// Their squadron.priority.
-    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(i32).range(-100..=100), allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(i32).range(-100..=100),
+        allow_negative_numbers = true
+    )]
     priority: i32,
     /// How often each burst is measured.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
@@ -54,38 +60,38 @@ pub(super) struct BurstArgs {
 }
 
 pub(super) async fn run(args: &BurstArgs) -> Result<Verdict> {
-    let machine = Machine::here();
+    let machine = Machine::detect();
     let queries = args.queries()?;
     let mut contenders = args.policies.start(&args.system, args.sf).await?;
-    let alone = isolated::measure(&mut contenders, &queries, args.sf).await?;
-    println!("{}", Alone::HEAD);
-    alone.values().for_each(|one| println!("{}", one.line()));
+    let isolated = isolated::measure(&mut contenders, &queries, args.sf).await?;
+    println!("{}", Isolated::HEAD);
+    isolated.values().for_each(|one| println!("{}", one.row()));
     println!("\n{}", Burst::HEAD);
     let mut measured: Vec<_> = contenders.iter().map(|_| Runs::default()).collect();
     for run in 1..=args.runs {
         for (contender, runs) in contenders.iter().zip(&mut measured) {
             for prioritised in args.bursts() {
-                let burst = measure(contender, &alone, prioritised, args.priority).await?;
+                let burst = measure(contender, &isolated, prioritised, args.priority).await?;
                 let (kind, bursts) = match prioritised {
                     [] => (PLAIN, &mut runs.plain),
                     _ => (PRIORITISED, &mut runs.prioritised),
                 };
-                println!("{}", burst.row(run, contender.policy, kind, &alone));
+                println!("{}", burst.row(run, contender.policy, kind, &isolated));
                 bursts.push(burst);
             }
         }
     }
     let policies = contenders.iter().zip(&measured);
     let policies =
-        policies.map(|(contender, runs)| PolicyFigures::new(contender.policy, runs, &alone, &args.prioritised));
+        policies.map(|(contender, runs)| PolicyFigures::new(contender.policy, runs, &isolated, &args.prioritised));
     let figures = BurstFigures {
         policies: policies.collect(),
-        alone: alone.into_values().collect(),
+        isolated: isolated.into_values().collect(),
     };
     println!("\n{figures}");
     let verdict = figures.verdict();
     let options = BurstArgs {
-        system: args.system.resolved(),
+        system: args.system.with_defaults(),
         queries,
         ..args.clone()
     };
@@ -94,7 +100,7 @@ pub(super) async fn run(args: &BurstArgs) -> Result<Verdict> {
 }
 
 impl BurstArgs {
-    /// Each query once.
+    /// The queries of a burst, each once.
     fn queries(&self) -> Result<Vec<u8>> {
         let mut queries = match self.queries.is_empty() {
             true => (1..=tpch::QUERIES).collect(),
@@ -109,7 +115,7 @@ impl BurstArgs {
         }
     }
 
-    /// Which queries have priority in each burst of a round.
+    /// The prioritised queries of each burst of a round; none in the plain burst.
     fn bursts(&self) -> impl Iterator<Item = &[u8]> {
         let plain: &[u8] = &[];
         let prioritised = (!self.prioritised.is_empty()).then_some(&self.prioritised[..]);
@@ -117,7 +123,7 @@ impl BurstArgs {
     }
 }
 
-/// What became of one query.
+/// The outcome of one query.
 struct Outcome {
     query: u8,
     /// From the start of the burst to the last row.
@@ -125,15 +131,15 @@ struct Outcome {
     answer: std::result::Result<Answer, Status>,
 }
 
-/// Starts all queries at once, each over a connection, hence in a session, of its own.
+/// Starts all queries at once, each over its own connection and so in its own session.
 async fn measure(
     contender: &Contender,
-    alone: &BTreeMap<u8, Alone>,
+    isolated: &BTreeMap<u8, Isolated>,
     prioritised: &[u8],
     priority: i32,
 ) -> Result<Burst> {
-    let mut clients = Vec::with_capacity(alone.len());
-    for &query in alone.keys() {
+    let mut clients = Vec::with_capacity(isolated.len());
+    for &query in isolated.keys() {
         let mut connection = connection::connect(&contender.system.url).await?;
         if prioritised.contains(&query) {
             let set = format!("SET squadron.priority = {priority}");
@@ -144,11 +150,11 @@ async fn measure(
     let mut running = JoinSet::new();
     let begin = Instant::now();
     for (query, connection) in clients {
-        running.spawn(ask(query, connection, alone[&query].sql.clone(), begin));
+        running.spawn(ask(query, connection, isolated[&query].sql.clone(), begin));
     }
     let mut burst = Burst::default();
     while let Some(ended) = running.join_next().await {
-        note(&mut burst, ended?, alone);
+        note(&mut burst, ended?, isolated);
     }
     Ok(burst)
 }
@@ -162,10 +168,10 @@ async fn ask(query: u8, mut connection: Connection, sql: String, begin: Instant)
     }
 }
 
-fn note(burst: &mut Burst, outcome: Outcome, alone: &BTreeMap<u8, Alone>) {
+fn note(burst: &mut Burst, outcome: Outcome, isolated: &BTreeMap<u8, Isolated>) {
     let query = outcome.query;
     match outcome.answer {
-        Ok(answer) if answer == alone[&query].answer => {
+        Ok(answer) if answer == isolated[&query].answer => {
             burst.seconds.insert(query, outcome.seconds);
         }
         Ok(_) => {
@@ -173,7 +179,7 @@ fn note(burst: &mut Burst, outcome: Outcome, alone: &BTreeMap<u8, Alone>) {
             burst.wrong += 1;
         }
         Err(status) => {
-            eprintln!("q{query:02} failed: {}", words(&status));
+            eprintln!("q{query:02} failed: {}", describe(&status));
             burst.failed += 1;
         }
     }
@@ -183,7 +189,7 @@ fn note(burst: &mut Burst, outcome: Outcome, alone: &BTreeMap<u8, Alone>) {
 pub(super) mod tests {
     use super::*;
 
-    pub(in super::super) use super::figures::tests::sample;
+    pub(crate) use super::figures::tests::sample;
 
     fn args(flags: &str) -> BurstArgs {
         #[derive(clap::Parser)]
@@ -196,7 +202,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn prioritised_queries_are_part_of_the_burst() {
+    fn prioritised_queries_must_be_listed() {
         assert_eq!(args("").queries().unwrap().len(), 22);
         let some = args("--queries 16,1,16 --prioritised 16");
         assert_eq!(some.queries().unwrap(), [1, 16]);
@@ -205,7 +211,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn plain_and_prioritised_bursts_take_turns() {
+    fn plain_and_prioritised_bursts_alternate() {
         let bursts: Vec<Vec<u8>> = args("--prioritised 16,20").bursts().map(<[u8]>::to_vec).collect();
         assert_eq!(bursts, [vec![], vec![16, 20]]);
         assert_eq!(args("").bursts().count(), 1);

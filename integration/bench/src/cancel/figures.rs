@@ -1,4 +1,4 @@
-//! What became of the queries that were stopped.
+//! The figures of the stopped queries.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,50 +6,49 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::super::Verdict;
-use super::super::stats::{Times, percentile};
-use super::RESULT_TTL;
-use super::observe::{Fate, Left};
+use super::observe::{Fate, Leftovers};
 use super::scenarios::Way;
+use crate::Verdict;
+use crate::stats::{Times, percentile};
 
-/// How a query ended that was to be stopped.
+/// The end of a query that was to be stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// Its client was told so, or did not wait for it.
+    /// Stopped: its client got a cancel, or did not wait for the end.
     Stopped,
-    /// It was faster, and gave all its rows.
+    /// Finished with all its rows before the stop.
     Finished,
-    /// Its call was dropped when the server had answered already: its result waited for a client until its time was over.
+    /// Its call was dropped after the server had answered: the result waited for a client until `--result-ttl` passed.
     Abandoned,
-    /// With something else than a cancel.
+    /// Ended with another error than a cancel.
     Failed,
-    /// Well, but with other rows than alone.
+    /// Ended well, but with other rows than when measured alone.
     Wrong,
-    /// Its client was never told.
+    /// Its client got no answer.
     Hung,
 }
 
-/// When nothing of a query ran any more.
+/// When the workers had released a query.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Freed {
-    /// It ended before it could be stopped, or before the server knew it as a query.
-    Unasked,
-    /// So many milliseconds after it was stopped.
+pub(super) enum Released {
+    /// Not measured: the query ended before it could be stopped, or before the server had recorded it.
+    NotMeasured,
+    /// So many milliseconds after the stop.
     After(f64),
-    /// Not when everybody had waited for that.
+    /// Not before the wait after the batch was over.
     Never,
 }
 
 /// One query that was to be stopped.
 #[derive(Clone, Debug)]
 pub(super) struct Stopped {
-    /// Of its order.
+    /// The number of its scenario.
     pub(super) number: u32,
     pub(super) way: Way,
     pub(super) end: End,
-    /// When it was stopped; none where it ended before.
+    /// When it was stopped; None when it had ended before.
     pub(super) at: Option<SystemTime>,
-    pub(super) freed: Freed,
+    pub(super) released: Released,
 }
 
 impl Stopped {
@@ -59,37 +58,42 @@ impl Stopped {
             way,
             end,
             at,
-            freed: Freed::Unasked,
+            released: Released::NotMeasured,
         }
     }
 
-    /// With what the server says became of the queries, by the numbers of their orders.
+    /// Adds what the server recorded of the query; `fates` is by the numbers of scenarios.
     pub(super) fn with_fate(mut self, fates: &BTreeMap<u32, Fate>) -> Self {
         let Some(at) = self.at else {
             return self;
         };
         let fate = match fates.get(&self.number) {
             Some(fate) => *fate,
-            // Its call may have been dropped before there was a query.
+            // The call may have been dropped before the server had recorded a query.
             None if self.way == Way::DropCall => return self,
             None => Fate::default(),
         };
-        self.freed = match fate.freed {
-            Some(freed) => Freed::After(milliseconds(at, freed)),
-            None => Freed::Never,
+        self.released = match fate.released {
+            Some(released) => Released::After(milliseconds(at, released)),
+            None => Released::Never,
         };
         let ended = fate.ended.map_or(0.0, |ended| milliseconds(at, ended));
-        if self.way == Way::DropCall && ended >= milliseconds_of(RESULT_TTL) * WAITED {
+        if self.way == Way::DropCall && ended >= milliseconds_of(RESULT_TTL) * ABANDONED_FRACTION {
             self.end = End::Abandoned;
         }
         self
     }
 }
 
-/// The part of the time for which a result waits that one has surely waited for, since it began to before its call was dropped.
-const WAITED: f64 = 0.9;
+/// How long a result waits for its client: shorter than the wait after a batch, since a call may be dropped when its
+/// answer is already on its way.
+pub(super) const RESULT_TTL: Duration = Duration::from_secs(1);
 
-/// 0 where the query ended by itself just then.
+/// A result that waited for this fraction of `RESULT_TTL` after the drop of its call was abandoned: it began to wait
+/// before the drop.
+const ABANDONED_FRACTION: f64 = 0.9;
+
+/// Milliseconds between the two; 0 when the query ended by itself before the stop.
 fn milliseconds(from: SystemTime, to: SystemTime) -> f64 {
     milliseconds_of(to.duration_since(from).unwrap_or_default())
 }
@@ -98,11 +102,11 @@ fn milliseconds_of(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// All of them, as they come.
+/// The counts while the measurement runs.
 #[derive(Debug, Default)]
 pub(super) struct CancelTally {
     stopped: Vec<Stopped>,
-    left: Left,
+    left: Leftovers,
     batches: usize,
     unclean_batches: usize,
 }
@@ -112,14 +116,14 @@ impl CancelTally {
         self.stopped.push(stopped);
     }
 
-    /// What was left behind after some more.
-    pub(super) fn after_batch(&mut self, left: Left) {
+    /// Counts the leftovers after a batch.
+    pub(super) fn note_batch(&mut self, left: Leftovers) {
         self.batches += 1;
-        self.unclean_batches += usize::from(!left.is_nothing());
-        self.left = self.left.most(&left);
+        self.unclean_batches += usize::from(!left.is_empty());
+        self.left = self.left.max(&left);
     }
 
-    pub(super) fn summed_up(self, took: Duration) -> CancelFigures {
+    pub(super) fn summarise(self, took: Duration) -> CancelFigures {
         let all: Vec<_> = self.stopped.iter().collect();
         let of = |way: Way| -> Vec<_> { all.iter().copied().filter(|one| one.way == way).collect() };
         CancelFigures {
@@ -135,31 +139,32 @@ impl CancelTally {
 
 /// All figures.
 #[derive(Debug, Serialize)]
-pub(in super::super) struct CancelFigures {
+pub(crate) struct CancelFigures {
     all: WayFigures,
     ways: Vec<WayFigures>,
-    /// The most of each that was there after a batch.
-    left: Left,
+    /// The maximum of each over all batches.
+    left: Leftovers,
     batches: usize,
     unclean_batches: usize,
     seconds: f64,
 }
 
-/// The queries that were stopped in one way, or in any.
+/// The queries that were stopped in one way, or in all ways together.
 #[derive(Debug, Serialize)]
-pub(in super::super) struct WayFigures {
+pub(crate) struct WayFigures {
     way: &'static str,
     queries: usize,
     stopped: usize,
-    /// Before they could be stopped.
+    /// Finished before they could be stopped.
     finished: usize,
-    /// Whose call was dropped too late; they are no part of the times.
+    /// Queries whose call was dropped too late; their times are not counted.
     abandoned: usize,
     failed: usize,
     wrong: usize,
     hung: usize,
-    /// Which workers still ran when patience was over.
-    unfreed: usize,
+    /// Queries that some worker had not released when the wait after the batch was over.
+    #[serde(rename = "unfreed")]
+    unreleased: usize,
     p90_ms: f64,
     #[serde(flatten)]
     times: Times,
@@ -167,14 +172,14 @@ pub(in super::super) struct WayFigures {
 
 impl WayFigures {
     fn of(way: &'static str, queries: &[&Stopped]) -> Self {
-        // What a result waits for its client is a setting of the server, and tells nothing of cancels.
+        // The time of an abandoned result is a setting of the server, and says nothing about cancels.
         let timed = queries.iter().filter(|one| one.end != End::Abandoned);
-        let times = timed.filter_map(|one| match one.freed {
-            Freed::After(milliseconds) => Some(milliseconds),
-            Freed::Unasked | Freed::Never => None,
+        let times = timed.filter_map(|one| match one.released {
+            Released::After(milliseconds) => Some(milliseconds),
+            Released::NotMeasured | Released::Never => None,
         });
         let times: Vec<_> = times.collect();
-        let unfreed = queries.iter().filter(|one| one.freed == Freed::Never);
+        let unreleased = queries.iter().filter(|one| one.released == Released::Never);
         let ended = |end: End| queries.iter().filter(|one| one.end == end).count();
         Self {
             way,
@@ -185,7 +190,7 @@ impl WayFigures {
             failed: ended(End::Failed),
             wrong: ended(End::Wrong),
             hung: ended(End::Hung),
-            unfreed: unfreed.count(),
+            unreleased: unreleased.count(),
             p90_ms: percentile(&times, 90.0),
             times: Times::of(&times),
         }
@@ -195,7 +200,7 @@ impl WayFigures {
 impl CancelFigures {
     pub(super) fn verdict(&self) -> Verdict {
         let all = &self.all;
-        let faults = all.failed + all.wrong + all.hung + all.unfreed + self.unclean_batches;
+        let faults = all.failed + all.wrong + all.hung + all.unreleased + self.unclean_batches;
         match faults {
             0 => Verdict::Good,
             _ => Verdict::Bad,
@@ -222,7 +227,7 @@ impl fmt::Display for CancelFigures {
                 one.failed,
                 one.wrong,
                 one.hung,
-                one.unfreed,
+                one.unreleased,
                 one.times.p50_ms,
                 one.p90_ms,
                 one.times.p99_ms,
@@ -241,79 +246,79 @@ impl fmt::Display for CancelFigures {
 pub(super) mod tests {
     use super::*;
 
-    fn stopped(way: Way, end: End, freed: Freed) -> Stopped {
+    fn stopped(way: Way, end: End, released: Released) -> Stopped {
         Stopped {
-            freed,
+            released,
             ..Stopped::new(0, way, end, None)
         }
     }
 
     fn tally() -> CancelTally {
         let mut tally = CancelTally::default();
-        tally.note(stopped(Way::KillQuery, End::Stopped, Freed::After(4.0)));
-        tally.note(stopped(Way::KillQuery, End::Finished, Freed::Unasked));
-        tally.note(stopped(Way::DropCall, End::Stopped, Freed::After(8.0)));
-        tally.note(stopped(Way::DropCall, End::Abandoned, Freed::After(900.0)));
-        tally.after_batch(Left {
+        tally.note(stopped(Way::KillQuery, End::Stopped, Released::After(4.0)));
+        tally.note(stopped(Way::KillQuery, End::Finished, Released::NotMeasured));
+        tally.note(stopped(Way::DropCall, End::Stopped, Released::After(8.0)));
+        tally.note(stopped(Way::DropCall, End::Abandoned, Released::After(900.0)));
+        tally.note_batch(Leftovers {
             files: Some(0),
-            ..Left::default()
+            ..Leftovers::default()
         });
         tally
     }
 
     /// Figures with every key, also for the test of the documentation.
-    pub(in super::super::super) fn sample() -> CancelFigures {
-        tally().summed_up(Duration::from_secs(1))
+    pub(crate) fn sample() -> CancelFigures {
+        tally().summarise(Duration::from_secs(1))
     }
 
     #[test]
-    fn ends_are_counted_by_way() {
+    fn ends_are_counted_per_way() {
         let figures = sample();
         let kill = &figures.ways[1];
         assert_eq!((kill.way, kill.queries), ("KILL QUERY", 2));
-        assert_eq!((kill.stopped, kill.finished, kill.unfreed), (1, 1, 0));
+        assert_eq!((kill.stopped, kill.finished, kill.unreleased), (1, 1, 0));
         assert_eq!((kill.times.p50_ms, figures.all.times.max_ms), (4.0, 8.0));
         assert_eq!(figures.verdict(), Verdict::Good);
     }
 
     #[test]
-    fn whatever_stays_or_lies_is_a_fault() {
+    fn leftovers_and_wrong_ends_are_faults() {
         let bad = |change: &dyn Fn(&mut CancelTally)| {
             let mut tally = tally();
             change(&mut tally);
-            assert_eq!(tally.summed_up(Duration::ZERO).verdict(), Verdict::Bad);
+            assert_eq!(tally.summarise(Duration::ZERO).verdict(), Verdict::Bad);
         };
         for end in [End::Failed, End::Wrong, End::Hung] {
-            bad(&|tally| tally.note(stopped(Way::DropStream, end, Freed::After(1.0))));
+            bad(&|tally| tally.note(stopped(Way::DropStream, end, Released::After(1.0))));
         }
-        bad(&|tally| tally.note(stopped(Way::DropStream, End::Stopped, Freed::Never)));
+        bad(&|tally| tally.note(stopped(Way::DropStream, End::Stopped, Released::Never)));
         bad(&|tally| {
-            tally.after_batch(Left {
+            tally.note_batch(Leftovers {
                 used_slots: 1,
-                ..Left::default()
+                ..Leftovers::default()
             });
         });
     }
 
     #[test]
-    fn the_server_says_when_nothing_of_a_query_ran_any_more() {
+    fn release_time_comes_from_recorded_fate() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
         let after = |milliseconds| Some(at + Duration::from_millis(milliseconds));
         let of = |way, fate: Option<Fate>| {
             let fates = fate.map(|fate| (7, fate)).into_iter().collect();
             let stopped = Stopped::new(7, way, End::Stopped, Some(at)).with_fate(&fates);
-            (stopped.end, stopped.freed)
+            (stopped.end, stopped.released)
         };
-        let fate = |ended, freed| Some(Fate { ended, freed });
+        let fate = |ended, released| Some(Fate { ended, released });
         let kill = Way::KillQuery;
-        assert_eq!(of(kill, None), (End::Stopped, Freed::Never));
+        assert_eq!(of(kill, None), (End::Stopped, Released::Never));
         let unknown = of(Way::DropCall, None);
-        assert_eq!(unknown, (End::Stopped, Freed::Unasked));
+        assert_eq!(unknown, (End::Stopped, Released::NotMeasured));
         let soon = of(kill, fate(after(2), after(5)));
-        assert_eq!(soon, (End::Stopped, Freed::After(5.0)));
+        assert_eq!(soon, (End::Stopped, Released::After(5.0)));
         let never = of(kill, fate(after(2), None));
-        assert_eq!(never, (End::Stopped, Freed::Never));
+        assert_eq!(never, (End::Stopped, Released::Never));
         let late = of(Way::DropCall, fate(after(950), after(955)));
-        assert_eq!(late, (End::Abandoned, Freed::After(955.0)));
+        assert_eq!(late, (End::Abandoned, Released::After(955.0)));
     }
 }

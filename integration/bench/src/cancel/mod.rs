@@ -1,9 +1,9 @@
-//! `squadron-bench cancel`: thousands of queries, each stopped at a random moment in a random way, and what is left of them.
+//! `squadron-bench cancel`: thousands of queries, each stopped at a random moment in a random way.
 //!
 //! ```text
 //! clients ── start ── at a random moment: stop
 //!    └ after each batch all pause: are slots, memory, spill files and queries as before? and when had the workers
-//!      stopped what they ran of each query (system.queries.freed_at)?
+//!      released each query (system.queries.released_at)?
 //! ```
 
 mod client;
@@ -14,27 +14,23 @@ mod scenarios;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use squadron_integration::tpch;
 use tokio::task::JoinSet;
 
 use self::client::Client;
-use self::figures::{CancelTally, Stopped};
-use self::observe::Watch;
-use self::scenarios::{Order, Target, Way};
-use super::machine::Machine;
-use super::system::SystemArgs;
-use super::{JsonArgs, Result, Verdict, connection, tables};
-use squadron_integration::tpch;
+use self::figures::{CancelTally, RESULT_TTL, Stopped};
+use self::observe::Observer;
+use self::scenarios::{Scenario, Target, Way};
+use crate::machine::Machine;
+use crate::system::SystemArgs;
+use crate::{JsonArgs, Result, Verdict, connection, tables};
 
-/// How long a result waits for its client: less than a batch is waited for, since a call may be dropped when its answer is
-/// on its way already.
-const RESULT_TTL: Duration = Duration::from_secs(1);
-
-/// A batch takes no more queries than this times its cancels, settings and kills included; the server must remember them.
+/// A batch runs at most this many statements for each cancel, SET and KILL included; the history must hold all of them.
 const QUERIES_PER_CANCEL: u32 = 4;
 
 /// `squadron-bench cancel`.
@@ -49,10 +45,10 @@ pub(super) struct CancelArgs {
     /// How many queries are stopped.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     cancels: u32,
-    /// How many clients do so at a time.
+    /// How many clients stop queries at the same time.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=200))]
     clients: u32,
-    /// After how many all pause, to see whether anything is left.
+    /// After how many cancels all clients pause, to check that nothing is left behind.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
     /// The ways to stop a query, of which one is drawn each time [default: all].
@@ -61,7 +57,7 @@ pub(super) struct CancelArgs {
     /// Only these queries [default: all 22], and a join that does not end.
     #[arg(long, value_name = "1,3,..", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=22))]
     queries: Vec<u8>,
-    /// Where all rng comes from.
+    /// Seed of the random number generator.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
@@ -70,7 +66,7 @@ pub(super) struct CancelArgs {
 }
 
 pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
-    let machine = Machine::here();
+    let machine = Machine::detect();
     let queries = match args.queries.is_empty() {
         true => (1..=tpch::QUERIES).collect(),
         false => args.queries.clone(),
@@ -79,11 +75,11 @@ pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
         true => Way::ALL.to_vec(),
         false => args.ways.clone(),
     };
-    tables::tpch(args.sf, args.system.cache_dir.as_deref()).await?;
+    tables::ensure_tpch(args.sf, args.system.cache_dir.as_deref()).await?;
     let system = args.system.start(&args.arguments()).await?;
     let mut own = connection::connect(&system.url).await?;
-    let targets = Arc::new(scenarios::targets(&mut own, &queries, args.sf).await?);
-    let mut watch = Watch::start(own, &system).await?;
+    let targets = Arc::new(scenarios::measure_targets(&mut own, &queries, args.sf).await?);
+    let mut observer = Observer::start(own, &system).await?;
     let mut clients = Vec::new();
     for _ in 0..args.clients {
         clients.push(Client::connect(&system.url).await?);
@@ -101,28 +97,28 @@ pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
             next: Arc::new(AtomicU32::new(from)),
             end: to,
         };
-        let (stopped, back) = batch.run(clients, &progress).await?;
-        clients = back;
-        let left = watch.left_behind(&system).await?;
-        let fates = watch.fates().await?;
+        let (stopped, returned) = batch.run(clients, &progress).await?;
+        clients = returned;
+        let left = observer.find_leftovers(&system).await?;
+        let fates = observer.fates().await?;
         let stopped = stopped.into_iter();
         stopped.for_each(|one| tally.note(one.with_fate(&fates)));
-        if !left.is_nothing() {
-            let who = watch.who_is_left().await?;
-            progress.suspend(|| eprintln!("after {to} cancels there are left: {left}; {who}"));
+        if !left.is_empty() {
+            let queries = observer.list_live_queries().await?;
+            progress.suspend(|| eprintln!("left behind after {to} cancels: {left}; {queries}"));
         }
-        tally.after_batch(left);
+        tally.note_batch(left);
         from = to;
     }
     progress.finish_and_clear();
-    let figures = tally.summed_up(begin.elapsed());
+    let figures = tally.summarise(begin.elapsed());
     println!("{figures}");
     if figures.verdict() == Verdict::Bad {
         eprintln!("{}", system.last_log_lines());
     }
     let verdict = figures.verdict();
     let options = CancelArgs {
-        system: args.system.resolved(),
+        system: args.system.with_defaults(),
         queries,
         ways,
         ..args.clone()
@@ -132,7 +128,7 @@ pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
 }
 
 impl CancelArgs {
-    /// Of the server that is measured.
+    /// Arguments of the measured server.
     fn arguments(&self) -> Vec<String> {
         let queries = self.batch.saturating_mul(QUERIES_PER_CANCEL);
         let flags = [
@@ -154,7 +150,7 @@ fn progress(cancels: u32) -> ProgressBar {
     bar
 }
 
-/// Some of the cancels, which all clients share.
+/// A range of the cancels, which all clients share.
 #[derive(Clone)]
 struct Batch {
     seed: u64,
@@ -165,7 +161,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// Gives the clients back when all cancels have been made.
+    /// Runs all cancels of the batch, and gives the clients back.
     async fn run(&self, clients: Vec<Client>, progress: &ProgressBar) -> Result<(Vec<Stopped>, Vec<Client>)> {
         let mut working = JoinSet::new();
         for client in clients {
@@ -187,8 +183,8 @@ impl Batch {
             if number >= self.end {
                 return Ok((stopped, client));
             }
-            let order = Order::draw(self.seed, number, &self.targets, &self.ways);
-            stopped.push(client.carry_out(&order).await?);
+            let scenario = Scenario::draw(self.seed, number, &self.targets, &self.ways);
+            stopped.push(client.run(&scenario).await?);
             progress.inc(1);
         }
     }
@@ -196,5 +192,5 @@ impl Batch {
 
 #[cfg(test)]
 pub(super) mod tests {
-    pub(in super::super) use super::figures::tests::sample;
+    pub(crate) use super::figures::tests::sample;
 }

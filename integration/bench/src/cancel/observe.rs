@@ -1,4 +1,4 @@
-//! What is seen of queries from outside: the `system` tables, and the folders of spilled rows.
+//! What the `system` tables and the spill folders show of the queries.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,33 +8,33 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondAr
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use serde::Serialize;
 
-use super::super::Result;
-use super::super::connection::{self, Connection};
-use super::super::system::System;
+use crate::Result;
+use crate::connection::{self, Connection};
+use crate::system::System;
 
-/// Clients of this measurement mark their queries with tags that begin so.
+/// The prefix of the tags with which the clients mark their queries.
 pub(super) const TAG: &str = "cancel-";
 
-/// After how long whatever is still there was left behind.
+/// What is still there after this time was left behind.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
-/// How many queries that were left behind are named.
-const SHOWN_QUERIES: usize = 10;
+/// How many of the queries that were left behind are listed.
+const LISTED_QUERIES: usize = 10;
 
-/// The attempts that a worker has, in whatever state.
-const LIVE: &str = "launched_at IS NOT NULL AND ended_at IS NULL";
-/// The states in which a query is there.
-const THERE: &str = "state IN ('planning', 'queued', 'running', 'draining')";
+/// The condition for attempts that a worker holds, in any state.
+const LIVE_ATTEMPT: &str = "launched_at IS NOT NULL AND ended_at IS NULL";
+/// The condition for queries that have not ended.
+const LIVE_QUERY: &str = "state IN ('planning', 'queued', 'running', 'delivering')";
 
-/// When a query ended, and when its workers had stopped all of it, as far as they have.
+/// When a query ended, and when its workers had released it; None when that has not happened yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Fate {
     pub(super) ended: Option<SystemTime>,
-    pub(super) freed: Option<SystemTime>,
+    pub(super) released: Option<SystemTime>,
 }
 
-/// The numbers of a result of one row; NULL is 0.
-async fn numbers(connection: &mut Connection, sql: &str) -> Result<Vec<i64>> {
+/// Runs a query of one row and gives its numbers; NULL is 0.
+async fn query_numbers(connection: &mut Connection, sql: &str) -> Result<Vec<i64>> {
     let (_, batches) = connection::query(connection, sql).await?;
     let row = batches.iter().find(|batch| batch.num_rows() == 1);
     let columns = row.ok_or_else(|| format!("no row from {sql}"))?.columns();
@@ -48,21 +48,21 @@ async fn numbers(connection: &mut Connection, sql: &str) -> Result<Vec<i64>> {
         .collect()
 }
 
-/// Whatever may be left when all queries have been stopped.
+/// What may be left behind when all queries have been stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Left {
+pub(super) struct Leftovers {
     pub(super) live_tasks: i64,
     pub(super) live_queries: i64,
     pub(super) used_slots: i64,
     pub(super) stopping_attempts: i64,
     /// More than before the first query was stopped.
     pub(super) memory_bytes: i64,
-    /// Of spilled rows; not known for a server that was not started here.
+    /// Files of spilled rows; not known for a server that was not started here.
     pub(super) files: Option<usize>,
 }
 
-impl Left {
-    pub(super) fn is_nothing(&self) -> bool {
+impl Leftovers {
+    pub(super) fn is_empty(&self) -> bool {
         let Self {
             live_tasks,
             live_queries,
@@ -75,8 +75,8 @@ impl Left {
         numbers.iter().all(|number| **number == 0) && files.unwrap_or(0) == 0
     }
 
-    /// The most of each.
-    pub(super) fn most(&self, other: &Self) -> Self {
+    /// The maximum of each.
+    pub(super) fn max(&self, other: &Self) -> Self {
         Self {
             live_tasks: self.live_tasks.max(other.live_tasks),
             live_queries: self.live_queries.max(other.live_queries),
@@ -88,7 +88,7 @@ impl Left {
     }
 }
 
-impl fmt::Display for Left {
+impl fmt::Display for Leftovers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -102,49 +102,49 @@ impl fmt::Display for Left {
     }
 }
 
-/// Looks at a whole server.
-pub(super) struct Watch {
+/// Observes the whole cluster through one connection.
+pub(super) struct Observer {
     connection: Connection,
-    /// Taken from the workers' pools before anything was stopped.
+    /// Memory reserved in the workers' pools before the first cancel.
     memory_before: i64,
 }
 
-impl Watch {
-    /// Once nothing runs. Queries have run before, so that what is kept for good has been taken already.
+impl Observer {
+    /// Starts while nothing runs. Queries must have run before, so that permanent memory is reserved already.
     pub(super) async fn start(connection: Connection, system: &System) -> Result<Self> {
-        let mut watch = Self {
+        let mut observer = Self {
             connection,
             memory_before: 0,
         };
         let begin = Instant::now();
-        let mut seen = watch.look(system).await?;
-        // The memory is that of the last heartbeat: the least of some is that of an idle server.
+        let mut first = observer.observe(system).await?;
+        // Workers report their memory with heartbeats: the minimum of several is that of an idle server.
         while begin.elapsed() < PATIENCE {
             tokio::time::sleep(PAUSE).await;
-            let next = watch.look(system).await?;
-            seen.memory_bytes = seen.memory_bytes.min(next.memory_bytes);
+            let next = observer.observe(system).await?;
+            first.memory_bytes = first.memory_bytes.min(next.memory_bytes);
         }
-        watch.memory_before = seen.memory_bytes;
-        Ok(watch)
+        observer.memory_before = first.memory_bytes;
+        Ok(observer)
     }
 
-    /// What is left once nothing is, or when patience is over.
-    pub(super) async fn left_behind(&mut self, system: &System) -> Result<Left> {
+    /// Waits until nothing is left, at most for [`PATIENCE`]; gives the leftovers.
+    pub(super) async fn find_leftovers(&mut self, system: &System) -> Result<Leftovers> {
         let begin = Instant::now();
         loop {
-            let left = self.look(system).await?;
-            if left.is_nothing() || begin.elapsed() >= PATIENCE {
+            let left = self.observe(system).await?;
+            if left.is_empty() || begin.elapsed() >= PATIENCE {
                 return Ok(left);
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// The queries that are there, for people: how each is marked, and what it does.
-    pub(super) async fn who_is_left(&mut self) -> Result<String> {
+    /// Lists the live queries for the terminal: tag, state and number of tasks.
+    pub(super) async fn list_live_queries(&mut self) -> Result<String> {
         let statement = format!(
             "SELECT concat(tag, ' (', state, ', ', tasks, ' tasks)') FROM system.queries \
-             WHERE tag LIKE '{TAG}%' AND {THERE} ORDER BY query_id LIMIT {SHOWN_QUERIES}"
+             WHERE tag LIKE '{TAG}%' AND {LIVE_QUERY} ORDER BY query_id LIMIT {LISTED_QUERIES}"
         );
         let (_, batches) = connection::query(&mut self.connection, &statement).await?;
         let texts = batches.iter().map(|batch| batch.column(0).as_string_opt::<i32>());
@@ -152,31 +152,31 @@ impl Watch {
         Ok(names.collect::<Vec<_>>().join(", "))
     }
 
-    /// What became of the queries that the server remembers, by the numbers of their orders.
+    /// The fates of the queries in the history, by the numbers of their scenarios.
     pub(super) async fn fates(&mut self) -> Result<BTreeMap<u32, Fate>> {
-        // The tag of a session is still that of its last query when the next one is set.
+        // A SET of the next tag still carries the tag of the query before.
         let statement = format!(
-            "SELECT substr(tag, {}), ended_at, freed_at FROM system.queries \
+            "SELECT substr(tag, {}), ended_at, released_at FROM system.queries \
              WHERE tag LIKE '{TAG}%' AND statement NOT LIKE 'SET %'",
             TAG.len() + 1
         );
         let (_, batches) = connection::query(&mut self.connection, &statement).await?;
-        let fates = batches.iter().map(fates_of).collect::<Option<Vec<_>>>();
-        let fates = fates.ok_or_else(|| format!("other columns than asked for: {statement}"))?;
+        let fates = batches.iter().map(parse_fates).collect::<Option<Vec<_>>>();
+        let fates = fates.ok_or_else(|| format!("unexpected columns: {statement}"))?;
         Ok(fates.into_iter().flatten().collect())
     }
 
-    async fn look(&mut self, system: &System) -> Result<Left> {
+    async fn observe(&mut self, system: &System) -> Result<Leftovers> {
         let statement = format!(
-            "SELECT (SELECT count(*) FROM system.tasks WHERE {LIVE}) AS tasks, \
-             (SELECT count(*) FROM system.queries WHERE tag LIKE '{TAG}%' AND {THERE}) AS queries, \
+            "SELECT (SELECT count(*) FROM system.tasks WHERE {LIVE_ATTEMPT}) AS tasks, \
+             (SELECT count(*) FROM system.queries WHERE tag LIKE '{TAG}%' AND {LIVE_QUERY}) AS queries, \
              sum(used_slots), sum(stopping_attempts), sum(memory_used_bytes) FROM system.workers"
         );
-        let seen = numbers(&mut self.connection, &statement).await?;
-        let [live_tasks, live_queries, used_slots, stopping_attempts, memory] = seen[..] else {
-            return Err(format!("other columns than asked for: {seen:?}").into());
+        let numbers = query_numbers(&mut self.connection, &statement).await?;
+        let [live_tasks, live_queries, used_slots, stopping_attempts, memory] = numbers[..] else {
+            return Err(format!("unexpected columns: {numbers:?}").into());
         };
-        Ok(Left {
+        Ok(Leftovers {
             live_tasks,
             live_queries,
             used_slots,
@@ -187,25 +187,25 @@ impl Watch {
     }
 }
 
-fn fates_of(batch: &RecordBatch) -> Option<Vec<(u32, Fate)>> {
+fn parse_fates(batch: &RecordBatch) -> Option<Vec<(u32, Fate)>> {
     let numbers = batch.column(0).as_string_opt::<i32>()?;
     let times = |column: usize| {
         let times = batch.column(column);
         times.as_primitive_opt::<TimestampMicrosecondType>()
     };
-    let (ended, freed) = (times(1)?, times(2)?);
+    let (ended, released) = (times(1)?, times(2)?);
     let rows = 0..batch.num_rows();
     let fates = rows.map(|row| {
         let fate = Fate {
-            ended: time(ended, row),
-            freed: time(freed, row),
+            ended: time_at(ended, row),
+            released: time_at(released, row),
         };
         Some((numbers.value(row).parse().ok()?, fate))
     });
     fates.collect()
 }
 
-fn time(times: &TimestampMicrosecondArray, row: usize) -> Option<SystemTime> {
+fn time_at(times: &TimestampMicrosecondArray, row: usize) -> Option<SystemTime> {
     let since = times.is_valid(row).then(|| times.value(row))?;
     let since = u64::try_from(since).ok()?;
     Some(SystemTime::UNIX_EPOCH + Duration::from_micros(since))
@@ -216,24 +216,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn anything_left_is_seen_and_the_most_of_it_kept() {
-        let nothing = Left::default();
-        assert!(nothing.is_nothing());
-        let unknown = Left {
+    fn leftovers_are_seen_and_maximised() {
+        let nothing = Leftovers::default();
+        assert!(nothing.is_empty());
+        let unknown = Leftovers {
             files: Some(0),
-            ..Left::default()
+            ..Leftovers::default()
         };
-        assert!(unknown.is_nothing());
-        let file = Left {
+        assert!(unknown.is_empty());
+        let file = Leftovers {
             files: Some(1),
-            ..Left::default()
+            ..Leftovers::default()
         };
-        let memory = Left {
+        let memory = Leftovers {
             memory_bytes: 8,
-            ..Left::default()
+            ..Leftovers::default()
         };
-        assert!(!file.is_nothing() && !memory.is_nothing());
-        let most = file.most(&memory).most(&nothing);
+        assert!(!file.is_empty() && !memory.is_empty());
+        let most = file.max(&memory).max(&nothing);
         assert_eq!((most.files, most.memory_bytes), (Some(1), 8));
     }
 }

@@ -1,33 +1,31 @@
-//! What dispatching costs.
+//! The figures of `squadron-bench dispatch`.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use super::super::stats::{Times, median};
+use crate::stats::{Times, median};
 
 /// All figures.
 #[derive(Debug, Serialize)]
-pub(in super::super) struct DispatchFigures {
+pub(crate) struct DispatchFigures {
     idle: Times,
-    /// Of the median run.
+    /// Of the median run, as are the next two.
     tasks_per_second: f64,
-    /// Likewise.
     cpu_us_per_task: Option<f64>,
-    /// Likewise.
     worker_cpu_us_per_task: Option<f64>,
     runs: Vec<Rate>,
 }
 
 /// One run with a busy cluster.
 #[derive(Debug, Clone, Serialize)]
-pub(in super::super) struct Rate {
+pub(crate) struct Rate {
     tasks: u64,
     seconds: f64,
     tasks_per_second: f64,
     /// Processor time of the server's side, in microseconds.
     cpu_us_per_task: Option<f64>,
-    /// The same of all workers.
+    /// Processor time of all workers, in microseconds.
     worker_cpu_us_per_task: Option<f64>,
 }
 
@@ -51,13 +49,13 @@ impl Rate {
             self.tasks,
             self.seconds,
             self.tasks_per_second,
-            shown(self.cpu_us_per_task),
-            shown(self.worker_cpu_us_per_task),
+            format_or_dash(self.cpu_us_per_task),
+            format_or_dash(self.worker_cpu_us_per_task),
         )
     }
 }
 
-fn shown(value: Option<f64>) -> String {
+fn format_or_dash(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"))
 }
 
@@ -84,8 +82,8 @@ impl fmt::Display for DispatchFigures {
             f,
             "median                {:>8.0} | {:>21} {:>8}",
             self.tasks_per_second,
-            shown(self.cpu_us_per_task),
-            shown(self.worker_cpu_us_per_task),
+            format_or_dash(self.cpu_us_per_task),
+            format_or_dash(self.worker_cpu_us_per_task),
         )
     }
 }
@@ -95,13 +93,13 @@ pub(super) mod tests {
     use super::*;
 
     /// Figures with every key, also for the test of the documentation.
-    pub(in super::super::super) fn sample() -> DispatchFigures {
+    pub(crate) fn sample() -> DispatchFigures {
         let runs = [2.0, 1.0, 5.0].map(|seconds| Rate::new(1_000, seconds, Some(0.1), Some(0.2)));
         DispatchFigures::new(Times::of(&[1.0, 2.0]), runs.into())
     }
 
     #[test]
-    fn rates_are_those_of_the_median_run() {
+    fn rates_come_from_median_run() {
         let figures = sample();
         assert_eq!(figures.tasks_per_second, 500.0);
         assert_eq!(figures.cpu_us_per_task, Some(100.0));
@@ -109,7 +107,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_not_told() {
+    fn unknown_cpu_time_stays_unknown() {
         let figures = DispatchFigures::new(Times::of(&[1.0]), vec![Rate::new(1, 1.0, None, None)]);
         assert_eq!((figures.cpu_us_per_task, figures.tasks_per_second), (None, 1.0));
     }

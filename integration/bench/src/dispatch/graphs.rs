@@ -1,4 +1,4 @@
-//! Queries whose tasks do nothing: plans of empty partitions, encoded as the planner encodes its own.
+//! Queries of empty tasks: plans of empty partitions, encoded as the planner encodes its plans.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use squadron_proto::{QueryId, StageId};
 use squadron_scheduler::{OutputPartitions, Placement, QueryOptions, StageGraph, StageSpec, TaskSpec};
 use squadron_shuffle::{ShuffleWriteExec, WritePartitioning, fragment};
 
-use super::super::Result;
+use crate::Result;
 
-/// The stages that all queries are made of.
+/// The stages of all queries.
 pub(super) struct Plans {
-    /// Empty tasks that nobody waits for.
+    /// The empty tasks of a large query.
     many: StageSpec,
     /// One empty task whose rows would go to the client.
     root: StageSpec,
 }
 
 impl Plans {
-    /// `tasks`: of a large query, besides its root.
+    /// `tasks`: tasks of a large query, besides its root.
     pub(super) fn new(tasks: u32) -> Result<Self> {
         Ok(Self {
             many: stage(0, tasks, false)?,
@@ -32,7 +32,7 @@ impl Plans {
         graph(query, vec![self.root.clone()])
     }
 
-    /// The root waits for all other tasks, and reads nothing of them, since there is nothing.
+    /// A query whose root waits for all other tasks, which have no rows to read.
     pub(super) fn many_tasks(&self, query: QueryId) -> StageGraph {
         let root = StageSpec {
             inputs: vec![self.many.id],
@@ -41,7 +41,7 @@ impl Plans {
         graph(query, vec![self.many.clone(), root])
     }
 
-    /// How many tasks such a query has.
+    /// How many tasks a query of [`Self::many_tasks`] has.
     pub(super) fn tasks_of_many(&self) -> u64 {
         (self.many.tasks.len() + self.root.tasks.len()) as u64
     }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn graphs_are_such_as_the_scheduler_takes() {
+    fn generated_graphs_pass_scheduler_validation() {
         let plans = Plans::new(100).unwrap();
         let query = QueryId::new();
         for graph in [plans.one_task(query), plans.many_tasks(query)] {

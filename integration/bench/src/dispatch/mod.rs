@@ -1,4 +1,4 @@
-//! `squadron-bench dispatch`: what the scheduler itself costs, with real workers and tasks that do nothing.
+//! `squadron-bench dispatch`: the cost of scheduling, with real workers and empty tasks.
 //!
 //! ```text
 //! this process: Driver, Registry, ControlService <── gRPC over loopback ──> `squadron worker` processes
@@ -14,20 +14,21 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 use squadron_proto::QueryId;
+use squadron_scheduler::simulate::Rng;
 use tokio::task::JoinSet;
 
 use self::figures::{DispatchFigures, Rate};
 use self::graphs::Plans;
 use self::server::Server;
-use super::machine::{self, Machine};
-use super::stats::Times;
-use super::{JsonArgs, Result, Verdict, isolated, usage};
-use squadron_scheduler::simulate::Rng;
+use crate::machine::{self, Machine};
+use crate::stats::Times;
+use crate::{JsonArgs, Result, Verdict, isolated, usage};
 
-/// Queries before the clock starts: connections, caches and branch predictors are warm.
+/// Queries before the clock starts, so that connections, caches and branch predictors are warm.
 const WARM_UP: u32 = 50;
 
-/// Between two queries on an idle cluster, at most: all threads have gone to sleep, and not in step with any timer.
+/// The longest pause before a query on an idle cluster: long enough for all threads to sleep, and random, so that
+/// queries do not run in step with a timer.
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// `squadron-bench dispatch`.
@@ -54,7 +55,7 @@ pub(super) struct DispatchArgs {
     /// How often the cluster is kept busy.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Where all rng comes from.
+    /// Seed of the random number generator.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
@@ -63,11 +64,11 @@ pub(super) struct DispatchArgs {
 }
 
 pub(super) async fn run(args: &DispatchArgs) -> Result<Verdict> {
-    let machine = Machine::here();
+    let machine = Machine::detect();
     let slots = args.slots();
     let server = Server::start(args.workers, slots).await?;
     let plans = Plans::new(args.tasks)?;
-    let idle = idle(args, &server, &plans).await?;
+    let idle = measure_idle(args, &server, &plans).await?;
     println!(
         "idle to ready    p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms of {} queries of one task",
         idle.p50_ms, idle.p99_ms, idle.max_ms, args.queries
@@ -75,7 +76,7 @@ pub(super) async fn run(args: &DispatchArgs) -> Result<Verdict> {
     println!("\n{}", Rate::HEAD);
     let mut runs = Vec::new();
     for run in 1..=args.runs {
-        let rate = busy(args, &server, &plans).await?;
+        let rate = measure_busy(args, &server, &plans).await?;
         println!("{}", rate.row(run));
         runs.push(rate);
     }
@@ -97,25 +98,26 @@ impl DispatchArgs {
     }
 }
 
-/// From handing a query in until its result can be read, which is when its task runs; nothing else is there.
-async fn idle(args: &DispatchArgs, server: &Server, plans: &Plans) -> Result<Times> {
+/// Measures the time from submitting a query until its result can be read, which is when its task runs, on an idle
+/// cluster.
+async fn measure_idle(args: &DispatchArgs, server: &Server, plans: &Plans) -> Result<Times> {
     let mut rng = Rng::new(args.seed, 1);
     let mut milliseconds = Vec::new();
     for number in 0..WARM_UP + args.queries {
-        tokio::time::sleep(LONGEST_PAUSE.mul_f64(rng.part())).await;
+        tokio::time::sleep(LONGEST_PAUSE.mul_f64(rng.fraction())).await;
         let graph = plans.one_task(QueryId::new());
         let began = Instant::now();
-        let ready = server.ready(graph).await?;
+        let query = server.submitter().submit(graph).await?;
         if number >= WARM_UP {
             milliseconds.push(began.elapsed().as_secs_f64() * 1e3);
         }
-        ready.ended().await?;
+        query.finish().await?;
     }
     Ok(Times::of(&milliseconds))
 }
 
-/// Keeps `in_flight` large queries there until the time is over, and waits for the last.
-async fn busy(args: &DispatchArgs, server: &Server, plans: &Plans) -> Result<Rate> {
+/// Keeps `in_flight` large queries active until the time is over, and waits for the last.
+async fn measure_busy(args: &DispatchArgs, server: &Server, plans: &Plans) -> Result<Rate> {
     let length = Duration::from_secs(args.seconds);
     let (own_before, workers_before) = (own_cpu_seconds(), server.worker_cpu_seconds());
     let begin = Instant::now();
@@ -146,5 +148,5 @@ fn own_cpu_seconds() -> Option<f64> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    pub(in super::super) use super::figures::tests::sample;
+    pub(crate) use super::figures::tests::sample;
 }

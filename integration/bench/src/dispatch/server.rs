@@ -1,24 +1,26 @@
-//! The server's side of the control streams in this process, without a front end, and worker processes.
+//! The server's side of the control streams in this process, without the Flight SQL front end, and worker processes.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::sync::Arc;
 
+use squadron::driver::directory::Subscribers;
 use squadron::driver::workers::{ControlService, Registry, RegistryOptions};
 use squadron::driver::{Driver, QueryEvents, QueryUpdate, SchedulerHandle};
-use squadron::query::history::{History, HistoryLimits};
+use squadron_integration::process::{Process, squadron};
 use squadron_proto::QueryId;
 use squadron_proto::ticket::ClusterKey;
 use squadron_scheduler::{Limits, StageGraph};
-use squadron_shuffle::{listen, serve};
+use squadron_shuffle::net::listen;
+use squadron_shuffle::serve;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Result, usage};
-use squadron_integration::process::{Process, squadron};
+use crate::{Result, usage};
 
-/// A scheduler with workers.
+/// A scheduler with its workers.
 pub(super) struct Server {
     handle: SchedulerHandle,
     stop: CancellationToken,
@@ -28,11 +30,15 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Returns when all workers are members.
+    /// Starts everything and returns when all workers are registered.
     pub(super) async fn start(workers: u32, slots: u32) -> Result<Self> {
-        let history = History::open(HistoryLimits::default())?;
         let (registry, events) = Registry::new(RegistryOptions::default());
-        let (driver, handle) = Driver::new(Limits::default(), history, registry.clone(), events);
+        let (driver, handle) = Driver::new(
+            Limits::default(),
+            Arc::new(Subscribers::default()),
+            registry.clone(),
+            events,
+        );
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let stop = CancellationToken::new();
@@ -49,10 +55,10 @@ impl Server {
         });
         let folder = TempDir::with_prefix("squadron-bench-")?;
         let mut workers: Vec<_> = (0..workers)
-            .map(|number| worker(number, &url, slots, &folder))
+            .map(|number| start_worker(number, &url, slots, &folder))
             .collect();
         for worker in &mut workers {
-            worker.line("squadron worker ready on ").await;
+            worker.wait_for_line("squadron worker ready on ").await;
         }
         Ok(Self {
             handle,
@@ -63,12 +69,7 @@ impl Server {
         })
     }
 
-    /// Hands a query in, and returns when its result can be read.
-    pub(super) async fn ready(&self, graph: StageGraph) -> Result<Ready> {
-        self.submitter().ready(graph).await
-    }
-
-    /// For a task of its own.
+    /// A handle by which one query is submitted.
     pub(super) fn submitter(&self) -> Submitter {
         Submitter(self.handle.clone())
     }
@@ -86,7 +87,7 @@ impl Server {
     }
 }
 
-fn worker(number: u32, url: &str, slots: u32, folder: &TempDir) -> Process {
+fn start_worker(number: u32, url: &str, slots: u32, folder: &TempDir) -> Process {
     let name = format!("worker-{number}");
     let mut command = Command::new(squadron());
     command.args(["worker", "--server", url, "--slots", &slots.to_string()]);
@@ -96,42 +97,37 @@ fn worker(number: u32, url: &str, slots: u32, folder: &TempDir) -> Process {
     Process::start(name, command, log)
 }
 
-/// Hands queries in.
+/// Submits one query.
 pub(super) struct Submitter(SchedulerHandle);
 
 impl Submitter {
-    /// Until the result can be read.
-    pub(super) async fn ready(self, graph: StageGraph) -> Result<Ready> {
+    /// Submits the query, and returns when its result can be read.
+    pub(super) async fn submit(self, graph: StageGraph) -> Result<ReadyQuery> {
         let query = graph.query;
         let mut events = self.0.submit(graph).await?;
         match events.next().await {
-            Some(QueryUpdate::ResultReady { .. }) => Ok(Ready {
-                query,
-                events,
-                handle: self.0,
-            }),
+            Some(QueryUpdate::ResultReady { .. }) => Ok(ReadyQuery { query, events }),
             Some(QueryUpdate::Ended(Err(failure))) => Err(failure.into()),
             Some(QueryUpdate::Ended(Ok(_))) | None => Err(format!("query {query} ended without a result").into()),
         }
     }
 
-    /// Until the query has ended.
+    /// Submits the query, and returns when it has ended.
     pub(super) async fn run(self, graph: StageGraph) -> Result<()> {
-        self.ready(graph).await?.ended().await
+        self.submit(graph).await?.finish().await
     }
 }
 
 /// A query whose result, which has no rows, can be read.
-pub(super) struct Ready {
+pub(super) struct ReadyQuery {
     query: QueryId,
     events: QueryEvents,
-    handle: SchedulerHandle,
 }
 
-impl Ready {
-    /// Says that it has been read, and waits for the end of the query.
-    pub(super) async fn ended(mut self) -> Result<()> {
-        self.handle.result_done(self.query);
+impl ReadyQuery {
+    /// Reports that the result was read, and waits for the end of the query.
+    pub(super) async fn finish(mut self) -> Result<()> {
+        self.events.result_done();
         match self.events.next().await {
             Some(QueryUpdate::Ended(Ok(_))) => Ok(()),
             Some(QueryUpdate::Ended(Err(failure))) => Err(failure.into()),

@@ -1,51 +1,51 @@
-//! Short and long queries, over the same tables or over tables of their own.
+//! The classes of short and long queries, over the same tables or over separate ones.
 
 use std::collections::BTreeMap;
 
-use super::super::connection::{self, Connection};
-use super::super::isolated::Alone;
-use super::super::policies::Contender;
-use super::super::system::SystemArgs;
-use super::super::{Result, tables};
 use super::schedule::Arrival;
+use crate::connection::{self, Connection};
+use crate::isolated::Isolated;
+use crate::policies::Contender;
+use crate::system::SystemArgs;
+use crate::{Result, tables};
 
-/// The schema of the tables that only long queries read.
+/// The schema of the tables for long queries.
 const LARGE_SCHEMA: &str = "large";
 
-/// How many connections the arrivals of a class share; each carries many queries at a time.
+/// How many connections the arrivals of a class share; one connection carries many queries at a time.
 const CONNECTIONS: usize = 16;
 
-/// What each query takes with a server to itself.
+/// The queries of both classes, measured with a server to themselves.
 #[derive(Debug)]
 pub(super) struct Classes {
-    pub(super) short: BTreeMap<u8, Alone>,
-    pub(super) long: BTreeMap<u8, Alone>,
+    pub(super) short: BTreeMap<u8, Isolated>,
+    pub(super) long: BTreeMap<u8, Isolated>,
 }
 
 impl Classes {
-    pub(super) fn of(&self, arrival: &Arrival) -> &Alone {
+    pub(super) fn of(&self, arrival: &Arrival) -> &Isolated {
         match arrival.is_long {
             true => &self.long[&arrival.query],
             false => &self.short[&arrival.query],
         }
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Alone> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Isolated> {
         self.short.values().chain(self.long.values())
     }
 }
 
-/// The processor seconds of one of these on average, where the system tells.
-pub(super) fn mean_cpu(alone: &BTreeMap<u8, Alone>, queries: &[u8]) -> Option<f64> {
-    let cpu = queries.iter().map(|query| alone[query].cpu_seconds);
+/// The mean processor seconds of these queries, where the processor time is known.
+pub(super) fn mean_cpu(isolated: &BTreeMap<u8, Isolated>, queries: &[u8]) -> Option<f64> {
+    let cpu = queries.iter().map(|query| isolated[query].cpu_seconds);
     let sum = cpu.sum::<Option<f64>>();
     sum.map(|sum| sum / queries.len() as f64)
 }
 
-/// Gives each server tables of this scale in a schema of their own, to which the connection that asks one question at a time
-/// turns.
+/// Creates tables of this scale in a separate schema of each server, and makes that schema the default of the
+/// contender's connection.
 pub(super) async fn add_large_tables(contenders: &mut [Contender], scale: f64, system: &SystemArgs) -> Result<()> {
-    let folder = tables::tpch(scale, system.cache_dir.as_deref()).await?;
+    let folder = tables::ensure_tpch(scale, system.cache_dir.as_deref()).await?;
     for contender in contenders {
         let connection = &mut contender.connection;
         connection::update(connection, &format!("CREATE SCHEMA {LARGE_SCHEMA}")).await?;
@@ -68,14 +68,14 @@ async fn use_large_tables(connection: &mut Connection) -> Result<()> {
     connection::update(connection, &set).await
 }
 
-/// The connections of the clients.
+/// The connections of both classes.
 pub(super) struct Connections {
     short: Vec<Connection>,
     long: Vec<Connection>,
 }
 
 impl Connections {
-    /// `has_large_tables`: whether long queries have tables of their own.
+    /// `has_large_tables`: whether long queries read separate tables.
     pub(super) async fn open(url: &str, has_large_tables: bool) -> Result<Self> {
         let (mut short, mut long) = (Vec::new(), Vec::new());
         for _ in 0..CONNECTIONS {

@@ -1,15 +1,15 @@
-//! What came out for each load and policy.
+//! The figures of each load and policy.
 
 use serde::Serialize;
 use squadron_scheduler::Policy;
 
-use super::super::Verdict;
-use super::super::isolated::Alone;
-use super::super::slowdowns::Slowdowns;
 use super::classes::Classes;
 use super::schedule::Arrival;
+use crate::Verdict;
+use crate::isolated::Isolated;
+use crate::slowdowns::Slowdowns;
 
-/// What is counted while queries of one load come to one policy, in one run or in all of them.
+/// The counts of one load and policy, in one run or in all of them.
 #[derive(Debug)]
 pub(super) struct Tally {
     pub(super) load: f64,
@@ -42,25 +42,26 @@ impl Tally {
         }
     }
 
-    /// These come.
-    pub(super) fn arrive(&mut self, arrivals: &[Arrival], alone: &Classes) {
+    /// Counts arrivals.
+    pub(super) fn note_arrivals(&mut self, arrivals: &[Arrival], classes: &Classes) {
         self.arrived += arrivals.len();
-        let cpu = arrivals.iter().map(|arrival| alone.of(arrival).cpu_seconds);
+        let cpu = arrivals.iter().map(|arrival| classes.of(arrival).cpu_seconds);
         self.offered_cpu_seconds += cpu.sum::<Option<f64>>().unwrap_or(f64::NAN);
     }
 
-    pub(super) fn finished(&mut self, is_long: bool, slowdown: f64) {
+    /// Counts a finished query.
+    pub(super) fn note_finished(&mut self, is_long: bool, slowdown: f64) {
         let class = if is_long { &mut self.long } else { &mut self.short };
         class.push(slowdown);
     }
 
-    /// From the first moment to the last end.
-    pub(super) fn took(&mut self, seconds: f64, cpu_seconds: Option<f64>) {
+    /// Adds the time from the first arrival to the last end.
+    pub(super) fn add_time(&mut self, seconds: f64, cpu_seconds: Option<f64>) {
         self.seconds += seconds;
         self.cpu_seconds = self.cpu_seconds.zip(cpu_seconds).map(|(sum, one)| sum + one);
     }
 
-    /// Counts another run of the same.
+    /// Adds another run of the same load and policy.
     pub(super) fn add(&mut self, other: Self) {
         self.short.extend(other.short);
         self.long.extend(other.long);
@@ -69,7 +70,7 @@ impl Tally {
         self.refused += other.refused;
         self.failed += other.failed;
         self.wrong += other.wrong;
-        self.took(other.seconds, other.cpu_seconds);
+        self.add_time(other.seconds, other.cpu_seconds);
     }
 
     pub(super) fn cell(&self, slots: usize) -> Cell {
@@ -96,13 +97,14 @@ impl Tally {
 
 /// All figures.
 #[derive(Debug, Serialize)]
-pub(in super::super) struct MixedFigures {
-    pub(super) alone: Vec<Alone>,
+pub(crate) struct MixedFigures {
+    #[serde(rename = "alone")]
+    pub(super) isolated: Vec<Isolated>,
     pub(super) cells: Vec<Cell>,
 }
 
 impl MixedFigures {
-    /// A full queue may refuse; all else is a fault.
+    /// Bad when a query failed, was wrong or did not finish; a full queue may refuse queries.
     pub(super) fn verdict(&self) -> Verdict {
         let is_good = |cell: &Cell| (cell.wrong, cell.failed, cell.unfinished) == (0, 0, 0);
         match self.cells.iter().all(is_good) {
@@ -112,30 +114,31 @@ impl MixedFigures {
     }
 }
 
-/// One load and policy.
+/// The figures of one load and policy.
 #[derive(Debug, Serialize)]
-pub(in super::super) struct Cell {
+pub(crate) struct Cell {
     load: f64,
     policy: String,
     arrived: usize,
     short: Slowdowns,
     long: Slowdowns,
     all: Slowdowns,
-    /// The work that came, by what each query takes alone, as a part of what the slots could do until the last end.
+    /// Processor time of the arrived queries, as each takes alone, divided by slots times `seconds`.
     offered_load: f64,
-    /// Processor time of server and workers, as a part of the same.
+    /// Processor time of server and workers, divided by slots times `seconds`.
     utilisation: Option<f64>,
     seconds: f64,
     refused: usize,
     failed: usize,
     wrong: usize,
-    /// There when the wait was over.
+    /// Queries that were active when the wait was over.
     unfinished: usize,
 }
 
 impl Cell {
-    pub(super) const HEAD: &str = "load run policy  arrived | short: p50    p99    max   mean |  long: p50    p99    max   mean |  Jain  \
-                                   offered  used  seconds | refused failed wrong unfinished";
+    pub(super) const HEAD: &str = "load run policy  arrived | short: p50    p99    max   mean |  \
+                                   long: p50    p99    max   mean |  Jain  offered  used  seconds | \
+                                   refused failed wrong unfinished";
 
     pub(super) fn row(&self, run: &str) -> String {
         let used = self.utilisation.map_or(f64::NAN, |part| part * 100.0);
@@ -165,11 +168,11 @@ fn columns(of: &Slowdowns) -> String {
 pub(super) mod tests {
     use std::time::Duration;
 
-    use super::super::super::isolated;
     use super::*;
+    use crate::isolated;
 
     fn tally() -> Tally {
-        let alone = Classes {
+        let classes = Classes {
             short: [(6, isolated::sample(6, 0.5))].into(),
             long: [(18, isolated::sample(18, 2.0))].into(),
         };
@@ -179,24 +182,24 @@ pub(super) mod tests {
             is_long: query == 18,
         };
         let mut tally = Tally::new(0.9, Policy::Stride);
-        tally.arrive(&[6, 6, 18, 6].map(arrival), &alone);
-        tally.finished(false, 1.0);
-        tally.finished(false, 3.0);
-        tally.finished(true, 2.0);
-        tally.took(3.5, Some(3.0));
+        tally.note_arrivals(&[6, 6, 18, 6].map(arrival), &classes);
+        tally.note_finished(false, 1.0);
+        tally.note_finished(false, 3.0);
+        tally.note_finished(true, 2.0);
+        tally.add_time(3.5, Some(3.0));
         tally
     }
 
     /// Figures with every key, also for the test of the documentation.
-    pub(in super::super::super) fn sample() -> MixedFigures {
+    pub(crate) fn sample() -> MixedFigures {
         MixedFigures {
-            alone: vec![isolated::sample(6, 0.5)],
+            isolated: vec![isolated::sample(6, 0.5)],
             cells: vec![tally().cell(1)],
         }
     }
 
     #[test]
-    fn a_cell_sums_up_what_came() {
+    fn cell_summarises_its_arrivals() {
         let cell = tally().cell(1);
         assert_eq!((cell.short.mean, cell.short.max, cell.long.p50), (2.0, 3.0, 2.0));
         assert_eq!((cell.all.queries, cell.arrived, cell.unfinished), (3, 4, 1));
@@ -205,7 +208,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn runs_add_up() {
+    fn tallies_of_runs_add_up() {
         let mut all = Tally::new(0.9, Policy::Stride);
         all.add(tally());
         all.add(tally());
@@ -215,11 +218,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_refusals_are_no_fault() {
+    fn refused_queries_are_not_faults() {
         let mut tally = tally();
         let verdict = |tally: &Tally| {
-            let (alone, cells) = (Vec::new(), vec![tally.cell(1)]);
-            MixedFigures { alone, cells }.verdict()
+            let (isolated, cells) = (Vec::new(), vec![tally.cell(1)]);
+            MixedFigures { isolated, cells }.verdict()
         };
         assert_eq!(verdict(&tally), Verdict::Bad, "one has not ended");
         tally.refused += 1;

@@ -6,8 +6,8 @@
 //!                      run 1: load 0.5: stride, fair, fifo; load 0.7: ...; run 2: ...
 //! ```
 //!
-//! Open loop: a query arrives when its time has come, however many are there already, and its latency counts from that
-//! time, so that a server that is slow to take queries in does not look good for it.
+//! The load is an open loop: a query arrives at its scheduled time, however many queries are active, and its latency
+//! counts from that time, so that a server that accepts queries slowly gains nothing.
 
 mod classes;
 mod figures;
@@ -17,25 +17,25 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use squadron_scheduler::simulate::Rng;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use self::classes::{Classes, Connections, mean_cpu};
 use self::figures::{Cell, MixedFigures, Tally};
 use self::schedule::{Arrival, Mix};
-use super::answers::{self, Answer};
-use super::connection::{Connection, words};
-use super::isolated::{self, Alone};
-use super::machine::Machine;
-use super::policies::{Contender, PolicyArgs};
-use super::system::SystemArgs;
-use super::{JsonArgs, Result, Verdict};
-use squadron_scheduler::simulate::Rng;
+use crate::answers::{self, Answer};
+use crate::connection::{Connection, describe};
+use crate::isolated::{self, Isolated};
+use crate::machine::Machine;
+use crate::policies::{Contender, PolicyArgs};
+use crate::system::SystemArgs;
+use crate::{JsonArgs, Result, Verdict};
 
-/// How long queries that are there when the last has arrived may take. What is left then has not finished.
+/// How long active queries may take after the last arrival. Queries that run longer count as unfinished.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Between the call to start and the first arrival, so that everybody is ready.
+/// Time before the first arrival, so that all clients are ready.
 const LEAD: Duration = Duration::from_millis(50);
 
 /// `squadron-bench mixed`.
@@ -54,16 +54,34 @@ pub(super) struct MixedArgs {
     #[serde(flatten)]
     policies: PolicyArgs,
     /// The work that arrives, as a part of what all slots can do; queries arrive as a Poisson process.
-    #[arg(long, value_name = "PART,..", value_delimiter = ',', default_value = "0.5,0.7,0.9", value_parser = load)]
+    #[arg(
+        long,
+        value_name = "PART,..",
+        value_delimiter = ',',
+        default_value = "0.5,0.7,0.9",
+        value_parser = parse_load
+    )]
     loads: Vec<f64>,
     /// The part of arrivals that are short queries.
-    #[arg(long, value_name = "PART", default_value_t = 0.9, value_parser = part)]
+    #[arg(long, value_name = "PART", default_value_t = 0.9, value_parser = parse_part)]
     short: f64,
     /// The short queries, of which one is drawn each time.
-    #[arg(long, value_name = "6,14,..", value_delimiter = ',', default_value = "2,6,11,14,16,22", value_parser = clap::value_parser!(u8).range(1..=22))]
+    #[arg(
+        long,
+        value_name = "6,14,..",
+        value_delimiter = ',',
+        default_value = "2,6,11,14,16,22",
+        value_parser = clap::value_parser!(u8).range(1..=22)
+    )]
     short_queries: Vec<u8>,
     /// The long queries, of which one is drawn each time.
-    #[arg(long, value_name = "9,18,..", value_delimiter = ',', default_value = "9,18,21", value_parser = clap::value_parser!(u8).range(1..=22))]
+    #[arg(
+        long,
+        value_name = "9,18,..",
+        value_delimiter = ',',
+        default_value = "9,18,21",
+        value_parser = clap::value_parser!(u8).range(1..=22)
+    )]
     long_queries: Vec<u8>,
     /// How long queries arrive, for each load, policy and run.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
@@ -71,7 +89,7 @@ pub(super) struct MixedArgs {
     /// How often everything is measured; each run has arrivals of its own, the same for all policies.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Where all rng comes from.
+    /// Seed of the random number generator.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
@@ -79,25 +97,25 @@ pub(super) struct MixedArgs {
     json: JsonArgs,
 }
 
-fn load(text: &str) -> std::result::Result<f64, String> {
+fn parse_load(text: &str) -> std::result::Result<f64, String> {
     let load = text.parse().ok();
     load.filter(|load| (0.01..=2.0).contains(load))
         .ok_or_else(|| "is not a load from 0.01 to 2".to_owned())
 }
 
-fn part(text: &str) -> std::result::Result<f64, String> {
+fn parse_part(text: &str) -> std::result::Result<f64, String> {
     let part = text.parse().ok();
     part.filter(|part| (0.0..=1.0).contains(part))
         .ok_or_else(|| "is not a part from 0 to 1".to_owned())
 }
 
 pub(super) async fn run(args: &MixedArgs) -> Result<Verdict> {
-    let machine = Machine::here();
+    let machine = Machine::detect();
     let mut contenders = args.policies.start(&args.system, args.sf).await?;
-    let alone = args.classes(&mut contenders).await?;
-    println!("{}", Alone::HEAD);
-    alone.all().for_each(|one| println!("{}", one.line()));
-    let mix = args.mix(&alone)?;
+    let classes = args.measure_classes(&mut contenders).await?;
+    println!("{}", Isolated::HEAD);
+    classes.all().for_each(|one| println!("{}", one.row()));
+    let mix = args.mix(&classes)?;
     let mut cells: Vec<_> = args
         .loads
         .iter()
@@ -108,7 +126,7 @@ pub(super) async fn run(args: &MixedArgs) -> Result<Verdict> {
         for (number, &load) in (0..).zip(&args.loads) {
             let arrivals = args.arrivals(&mix, run, number, load);
             for contender in &contenders {
-                let measured = measure(args, contender, load, &arrivals, &alone).await?;
+                let measured = measure(args, contender, load, &arrivals, &classes).await?;
                 let cell = measured.cell(args.system.total_slots());
                 println!("{}", cell.row(&run.to_string()));
                 let of = |it: &&mut Tally| (it.load, it.policy) == (load, contender.policy);
@@ -120,7 +138,7 @@ pub(super) async fn run(args: &MixedArgs) -> Result<Verdict> {
     }
     let cells = cells.iter().map(|it| it.cell(args.system.total_slots()));
     let figures = MixedFigures {
-        alone: alone.all().cloned().collect(),
+        isolated: classes.all().cloned().collect(),
         cells: cells.collect(),
     };
     if args.runs > 1 {
@@ -129,7 +147,7 @@ pub(super) async fn run(args: &MixedArgs) -> Result<Verdict> {
     }
     let verdict = figures.verdict();
     let options = MixedArgs {
-        system: args.system.resolved(),
+        system: args.system.with_defaults(),
         ..args.clone()
     };
     args.json.write("mixed", machine, options, figures)?;
@@ -137,8 +155,8 @@ pub(super) async fn run(args: &MixedArgs) -> Result<Verdict> {
 }
 
 impl MixedArgs {
-    /// The queries alone, the long ones over their own tables.
-    async fn classes(&self, contenders: &mut [Contender]) -> Result<Classes> {
+    /// Measures each query with a server to itself, the long queries over their own tables.
+    async fn measure_classes(&self, contenders: &mut [Contender]) -> Result<Classes> {
         let short = isolated::measure(contenders, &self.short_queries, self.sf).await?;
         if let Some(scale) = self.long_sf {
             classes::add_large_tables(contenders, scale, &self.system).await?;
@@ -148,9 +166,9 @@ impl MixedArgs {
         Ok(Classes { short, long })
     }
 
-    fn mix(&self, alone: &Classes) -> Result<Mix> {
-        let (short_cpu, long_cpu) = mean_cpu(&alone.short, &self.short_queries)
-            .zip(mean_cpu(&alone.long, &self.long_queries))
+    fn mix(&self, classes: &Classes) -> Result<Mix> {
+        let (short_cpu, long_cpu) = mean_cpu(&classes.short, &self.short_queries)
+            .zip(mean_cpu(&classes.long, &self.long_queries))
             .ok_or("this system does not tell the processor time of a process in /proc")?;
         Ok(Mix {
             short: self.short_queries.clone(),
@@ -168,7 +186,7 @@ impl MixedArgs {
     }
 }
 
-/// What became of one arrival.
+/// The outcome of one arrival.
 struct Outcome {
     number: usize,
     /// From the intended arrival to the last row.
@@ -176,13 +194,13 @@ struct Outcome {
     answer: std::result::Result<Answer, Status>,
 }
 
-/// Lets the arrivals come to one server, and waits for the last to end.
+/// Sends the arrivals to one server, and waits until the last has ended.
 async fn measure(
     args: &MixedArgs,
     contender: &Contender,
     load: f64,
     arrivals: &[Arrival],
-    alone: &Classes,
+    classes: &Classes,
 ) -> Result<Tally> {
     let connections = Connections::open(&contender.system.url, args.long_sf.is_some()).await?;
     let cpu_before = contender.system.server_cpu_seconds();
@@ -190,20 +208,20 @@ async fn measure(
     let mut clients = JoinSet::new();
     for (number, arrival) in arrivals.iter().enumerate() {
         let connection = connections.of(number, arrival);
-        let sql = alone.of(arrival).sql.clone();
+        let sql = classes.of(arrival).sql.clone();
         clients.spawn(arrive(number, connection, sql, begin + arrival.at));
     }
     let mut tally = Tally::new(load, contender.policy);
-    tally.arrive(arrivals, alone);
+    tally.note_arrivals(arrivals, classes);
     let deadline = begin + Duration::from_secs(args.seconds) + DRAIN_TIMEOUT;
     while let Ok(Some(ended)) = tokio::time::timeout_at(deadline.into(), clients.join_next()).await {
         let outcome = ended?;
         let arrival = &arrivals[outcome.number];
-        note(&mut tally, arrival, &outcome, alone.of(arrival));
+        note(&mut tally, arrival, &outcome, classes.of(arrival));
     }
     let cpu_after = contender.system.server_cpu_seconds();
     let cpu = isolated::difference(cpu_before, cpu_after);
-    tally.took(begin.elapsed().as_secs_f64(), cpu);
+    tally.add_time(begin.elapsed().as_secs_f64(), cpu);
     Ok(tally)
 }
 
@@ -217,10 +235,10 @@ async fn arrive(number: usize, mut connection: Connection, sql: String, at: Inst
     }
 }
 
-fn note(tally: &mut Tally, arrival: &Arrival, outcome: &Outcome, alone: &Alone) {
+fn note(tally: &mut Tally, arrival: &Arrival, outcome: &Outcome, isolated: &Isolated) {
     match &outcome.answer {
-        Ok(answer) if *answer == alone.answer => {
-            tally.finished(arrival.is_long, outcome.seconds / alone.seconds);
+        Ok(answer) if *answer == isolated.answer => {
+            tally.note_finished(arrival.is_long, outcome.seconds / isolated.seconds);
         }
         Ok(_) => {
             eprintln!("q{:02} gave other rows than alone", arrival.query);
@@ -228,7 +246,7 @@ fn note(tally: &mut Tally, arrival: &Arrival, outcome: &Outcome, alone: &Alone) 
         }
         Err(status) if status.code() == Code::Unavailable => tally.refused += 1,
         Err(status) => {
-            eprintln!("q{:02} failed: {}", arrival.query, words(status));
+            eprintln!("q{:02} failed: {}", arrival.query, describe(status));
             tally.failed += 1;
         }
     }
@@ -238,16 +256,16 @@ fn note(tally: &mut Tally, arrival: &Arrival, outcome: &Outcome, alone: &Alone) 
 pub(super) mod tests {
     use super::*;
 
-    pub(in super::super) use super::figures::tests::sample;
+    pub(crate) use super::figures::tests::sample;
 
-    fn alone() -> Classes {
+    fn sample_classes() -> Classes {
         Classes {
             short: [(6, 0.05), (14, 0.15)].map(sample_of).into(),
             long: [(18, 2.0)].map(sample_of).into(),
         }
     }
 
-    fn sample_of((query, seconds): (u8, f64)) -> (u8, Alone) {
+    fn sample_of((query, seconds): (u8, f64)) -> (u8, Isolated) {
         (query, isolated::sample(query, seconds))
     }
 
@@ -262,16 +280,16 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn work_is_weighed_by_how_often_it_comes() {
+    fn mean_work_is_weighted_by_frequency() {
         let args = args("--short 0.8 --short-queries 6,14 --long-queries 18");
-        let mix = args.mix(&alone()).unwrap();
+        let mix = args.mix(&sample_classes()).unwrap();
         assert!((mix.mean_cpu - (0.8 * 0.1 + 0.2 * 2.0)).abs() < 1e-9, "{mix:?}");
     }
 
     #[test]
-    fn each_run_and_load_has_arrivals_of_its_own() {
+    fn arrivals_differ_by_run_and_load() {
         let args = args("--short-queries 6 --long-queries 18");
-        let mix = args.mix(&alone()).unwrap();
+        let mix = args.mix(&sample_classes()).unwrap();
         let first = args.arrivals(&mix, 1, 0, 0.5);
         assert_eq!(first, args.arrivals(&mix, 1, 0, 0.5));
         assert_ne!(first, args.arrivals(&mix, 2, 0, 0.5));
@@ -279,9 +297,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_end_is_counted_as_what_it_is() {
-        let classes = alone();
-        let alone = &classes.short[&6];
+    fn outcomes_are_counted_by_kind() {
+        let classes = sample_classes();
+        let isolated = &classes.short[&6];
         let arrival = Arrival {
             at: Duration::ZERO,
             query: 6,
@@ -294,9 +312,9 @@ pub(super) mod tests {
                 seconds: 0.1,
                 answer,
             };
-            note(&mut tally, &arrival, &outcome, alone);
+            note(&mut tally, &arrival, &outcome, isolated);
         };
-        end(Ok(alone.answer));
+        end(Ok(isolated.answer));
         end(Ok(answers::sample(7)));
         end(Err(Status::unavailable("full")));
         end(Err(Status::internal("bug")));

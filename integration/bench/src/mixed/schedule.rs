@@ -4,34 +4,35 @@ use std::time::Duration;
 
 use squadron_scheduler::simulate::Rng;
 
-/// What arrives.
+/// The mix of arriving queries.
 #[derive(Debug)]
 pub(super) struct Mix {
     pub(super) short: Vec<u8>,
     pub(super) long: Vec<u8>,
-    /// The part of short ones.
+    /// The fraction of short queries.
     pub(super) short_part: f64,
-    /// Processor seconds of a query, on average.
+    /// Mean processor seconds of a query.
     pub(super) mean_cpu: f64,
 }
 
-/// A query to come.
+/// A scheduled arrival of a query.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Arrival {
-    /// After the first moment.
+    /// Time after the start.
     pub(super) at: Duration,
     pub(super) query: u8,
     pub(super) is_long: bool,
 }
 
 impl Mix {
-    /// A Poisson process that brings, on average, the part `load` of what `slots` processors can do in `span`.
+    /// Draws a Poisson process that brings, on average, the fraction `load` of the work that `slots` processors can do
+    /// in `span`.
     pub(super) fn arrivals(&self, rng: &mut Rng, slots: usize, load: f64, span: Duration) -> Vec<Arrival> {
         let between = Duration::from_secs_f64(self.mean_cpu / (load * slots as f64));
         let mut at = Duration::ZERO;
         let mut arrivals = Vec::new();
         loop {
-            // A query that took no measurable time would come without end.
+            // Queries without measurable processor time would arrive endlessly.
             at += rng.wait(between.max(Duration::from_micros(100)));
             if at >= span {
                 return arrivals;
@@ -62,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn arrivals_bring_the_load_that_was_asked_for() {
+    fn arrivals_bring_the_requested_load() {
         let span = Duration::from_secs(1_000);
         let arrivals = mix().arrivals(&mut Rng::new(1, 1), 2, 0.7, span);
         let expected = 0.7 * 2.0 * 1_000.0 / 0.1;
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_those_of_a_poisson_process() {
+    fn gaps_follow_a_poisson_process() {
         let span = Duration::from_secs(1_000);
         let arrivals = mix().arrivals(&mut Rng::new(1, 1), 1, 0.5, span);
         let gaps: Vec<f64> = arrivals

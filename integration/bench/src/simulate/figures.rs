@@ -1,4 +1,4 @@
-//! What came out of a simulation.
+//! The figures of a simulation.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 use squadron_scheduler::Policy;
 use squadron_scheduler::simulate::Outcome;
 
-use super::super::slowdowns::Slowdowns;
+use crate::slowdowns::Slowdowns;
 
 /// All figures of one run.
 #[derive(Debug, Clone, Serialize)]
@@ -15,11 +15,11 @@ pub(super) struct Figures {
     pub(super) long: Slowdowns,
     pub(super) prioritised: Slowdowns,
     pub(super) all: Slowdowns,
-    /// Refused because a queue was full.
+    /// Queries refused because a queue was full.
     pub(super) refused: usize,
-    /// Ended by lost workers, then submitted again.
+    /// Queries that failed with a lost worker and were submitted again.
     pub(super) repeated: usize,
-    /// Neither finished nor refused; must be 0.
+    /// Queries neither finished nor refused; must be 0.
     pub(super) unfinished: usize,
     /// The part of all slot time in which a task ran.
     pub(super) utilisation: f64,
@@ -27,19 +27,19 @@ pub(super) struct Figures {
     pub(super) makespan_s: f64,
     /// The most attempts that ran at once.
     pub(super) most_running: usize,
-    /// The most queries that were there at once.
+    /// The most queries that were active at once.
     pub(super) most_queries: usize,
     pub(super) events: u64,
     pub(super) effects: u64,
-    /// Processor time of the scheduler alone; see [`super::meter`].
+    /// Processor time of the scheduler; see [`super::meter`].
     pub(super) scheduler_s: f64,
     pub(super) events_per_second: f64,
-    /// Of all effects, in their order.
+    /// Digest of all effects, in their order.
     pub(super) digest: String,
 }
 
 impl Figures {
-    /// `scheduler`: the processor time of the scheduler alone.
+    /// `scheduler`: the processor time of the scheduler.
     pub(super) fn of(outcome: Outcome, slots: u64, scheduler: Duration) -> Self {
         let all: Vec<f64> = [&outcome.short[..], &outcome.long, &outcome.prioritised].concat();
         let makespan_s = outcome.makespan.as_secs_f64();
@@ -64,13 +64,14 @@ impl Figures {
         }
     }
 
-    pub(super) const HEAD: &str = "workers policy  queries |  short: p50   p99    max |   long: p50   p99    max |  Jain  used  makespan | \
-                                   most running/queries    events  events/s | refused again | digest";
+    pub(super) const HEAD: &str = "workers policy  queries |  short: p50   p99    max |   long: p50   p99    max |  \
+                                   Jain  used  makespan | most running/queries    events  events/s | \
+                                   refused again | digest";
 
     pub(super) fn row(&self, workers: u32, policy: Policy) -> String {
         format!(
-            "{workers:>7} {:<7} {:>7} | {:>10.2} {:>5.1} {:>6.1} | {:>10.2} {:>5.1} {:>6.1} | {:>5.3} {:>4.0}% {:>8.1}s | \
-             {:>12}/{:<7} {:>9} {:>9.0} | {:>7} {:>5} | {}",
+            "{workers:>7} {:<7} {:>7} | {:>10.2} {:>5.1} {:>6.1} | {:>10.2} {:>5.1} {:>6.1} | \
+             {:>5.3} {:>4.0}% {:>8.1}s | {:>12}/{:<7} {:>9} {:>9.0} | {:>7} {:>5} | {}",
             policy.to_string(),
             self.all.queries,
             self.short.p50,

@@ -1,16 +1,16 @@
-//! What the scheduler costs: a second one takes in the same events, many in a row, and its thread's processor time is read
-//! before and after. So neither other programs, nor the clock, nor the world around the first one count; and what the second
-//! one answers must be what the first one did.
+//! The processor time of the scheduler: a second scheduler applies the same events, many in a row, and the processor
+//! time of its thread is read before and after. So other programs, reads of the clock and the virtual cluster do not
+//! count. The effects of the second scheduler must be those of the first.
 
 use std::time::Duration;
 
 use squadron_scheduler::simulate::Digest;
 use squadron_scheduler::{Event, Limits, Scheduler};
 
-/// How many events are taken in between two looks at the clock.
+/// How many events are applied between two reads of the processor time.
 const EVENTS_AT_ONCE: usize = 4096;
 
-/// A scheduler whose time is taken.
+/// A scheduler whose processor time is measured.
 pub(super) struct Meter {
     scheduler: Scheduler,
     events: Vec<(Duration, Event)>,
@@ -47,14 +47,14 @@ impl Meter {
         }
     }
 
-    /// The time of all events, and the digest of all effects.
+    /// The processor time of all events, and the digest of all effects.
     pub(super) fn result(mut self) -> (Duration, String) {
         self.measure();
-        (self.time, self.digest.text())
+        (self.time, self.digest.to_hex())
     }
 }
 
-/// Of this thread.
+/// Processor time of this thread.
 #[cfg(unix)]
 fn processor_time() -> Duration {
     use nix::time::{ClockId, clock_gettime};
@@ -62,7 +62,7 @@ fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Time that passes, where a thread's own is not known.
+/// Elapsed time, on systems where the processor time of a thread is not known.
 #[cfg(not(unix))]
 fn processor_time() -> Duration {
     use std::sync::LazyLock;

@@ -1,6 +1,6 @@
 //! `squadron-bench simulate`: the scheduler under virtual time, in the virtual cluster of the scheduler's crate.
 //!
-//! What is taken from a clock is the scheduler's own processor time alone, and on the side: see [`meter`].
+//! The only measured time is the scheduler's own processor time, taken by a second scheduler: see [`meter`].
 
 mod figures;
 mod meter;
@@ -18,15 +18,21 @@ use squadron_scheduler::simulate::{ClusterSpec, Estimates, Faults, Mix, VirtualC
 
 use self::figures::Figures;
 use self::meter::Meter;
-use super::machine::Machine;
-use super::policies::PolicyArgs;
-use super::{JsonArgs, Result, Verdict};
+use crate::machine::Machine;
+use crate::policies::PolicyArgs;
+use crate::{JsonArgs, Result, Verdict};
 
 /// `squadron-bench simulate`.
 #[derive(Args, Debug, Clone, Serialize)]
 pub(super) struct SimulateArgs {
     /// How many workers, one simulation each; e.g. 10,100,1000.
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "10", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long,
+        value_name = "N,..",
+        value_delimiter = ',',
+        default_value = "10",
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     workers: Vec<u32>,
     /// Slots of each worker.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -60,8 +66,8 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     prioritised: u32,
     /// What the scheduler knows of a query's size beforehand.
-    #[arg(long, value_name = "HOW", default_value = "rough", value_parser = estimates)]
-    #[serde(serialize_with = "name")]
+    #[arg(long, value_name = "HOW", default_value = "rough", value_parser = parse_estimates)]
+    #[serde(serialize_with = "serialize_estimates")]
     estimates: Estimates,
     /// The part of workers that are four times slower.
     #[arg(long, value_name = "PART", default_value_t = 0.0)]
@@ -72,7 +78,7 @@ pub(super) struct SimulateArgs {
     /// The part of reports whose connection breaks: they and all behind them come late, and some twice.
     #[arg(long, value_name = "PART", default_value_t = 0.0)]
     breaks: f64,
-    /// Where all rng comes from.
+    /// Seed of the random number generator.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
@@ -96,7 +102,7 @@ struct Run {
 }
 
 pub(super) async fn run(args: &SimulateArgs) -> Result<Verdict> {
-    let machine = Machine::here();
+    let machine = Machine::detect();
     let mut runs = Vec::new();
     let mut verdict = Verdict::Good;
     println!("{}", Figures::HEAD);
@@ -118,11 +124,14 @@ pub(super) async fn run(args: &SimulateArgs) -> Result<Verdict> {
     Ok(verdict)
 }
 
-fn estimates(text: &str) -> std::result::Result<Estimates, String> {
+fn parse_estimates(text: &str) -> std::result::Result<Estimates, String> {
     text.parse()
 }
 
-fn name<S: serde::Serializer>(estimates: &Estimates, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+fn serialize_estimates<S: serde::Serializer>(
+    estimates: &Estimates,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_str(estimates)
 }
 

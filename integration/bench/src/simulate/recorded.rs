@@ -1,4 +1,4 @@
-//! Queries as they were measured, read from a file.
+//! Recorded queries, read from a JSON file.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use squadron_scheduler::simulate::{StageWork, Work};
 
-use super::super::Result;
+use crate::Result;
 
 #[derive(Deserialize)]
 struct RecordedStage {
@@ -15,9 +15,9 @@ struct RecordedStage {
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<Work>> {
-    let named = |error: String| format!("--recorded {}: {error}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
-    parse(&text).map_err(|error| named(error).into())
+    let name_file = |error: String| format!("--recorded {}: {error}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| name_file(error.to_string()))?;
+    parse(&text).map_err(|error| name_file(error).into())
 }
 
 pub(super) fn parse(text: &str) -> std::result::Result<Vec<Work>, String> {
@@ -25,10 +25,10 @@ pub(super) fn parse(text: &str) -> std::result::Result<Vec<Work>, String> {
     let mut all = Vec::new();
     for stages in queries {
         for (number, stage) in (0..).zip(&stages) {
-            let is_good = !stage.tasks_ms.is_empty()
+            let is_valid = !stage.tasks_ms.is_empty()
                 && stage.tasks_ms.iter().all(|ms| (0.0..=86_400_000.0).contains(ms))
                 && stage.inputs.iter().all(|&input| input < number);
-            if !is_good {
+            if !is_valid {
                 return Err(format!(
                     "stage {number} of query {} needs tasks of 0 ms to a day and inputs that come before it",
                     all.len()

@@ -1,4 +1,4 @@
-//! Flags and files; the simulation itself is tested in the scheduler's crate.
+//! Tests of flags and files; the simulation itself is tested in the scheduler's crate.
 
 use squadron_scheduler::simulate::Work;
 
@@ -54,8 +54,8 @@ fn recorded_queries_are_checked() {
     };
     let work: &Work = &mix.queries(1, 1, 0)[0];
     assert_eq!(work.total(), Duration::from_micros(31_500));
-    assert_eq!(work.alone(8), Duration::from_micros(21_500));
-    assert_eq!(work.alone(1), Duration::from_micros(31_500));
+    assert_eq!(work.isolated_time(8), Duration::from_micros(21_500));
+    assert_eq!(work.isolated_time(1), Duration::from_micros(31_500));
     for bad in [
         "[]",
         "[[]]",

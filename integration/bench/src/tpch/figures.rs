@@ -1,4 +1,4 @@
-//! The figures of `squadron-bench tpch`: medians, ratios and totals, and the table a person reads.
+//! The figures of `squadron-bench tpch`: medians, ratios and totals, and the table on the terminal.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::stats::median;
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Timing {
     seconds: f64,
-    /// Of all processes that took part; not known for a server that was not started here.
+    /// Of all processes and the client; not known for a server that was not started here.
     cpu_seconds: Option<f64>,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct TpchFigures {
     total_cpu_seconds: Option<f64>,
     total_reference_seconds: Option<f64>,
     total_reference_cpu_seconds: Option<f64>,
-    /// Sum of the medians, Squadron's over the reference's.
+    /// Squadron's sum of medians divided by the reference's.
     total_ratio: Option<f64>,
     exact: bool,
 }
@@ -40,7 +40,7 @@ pub(crate) struct QueryFigures {
     query: u8,
     rows: usize,
     exact: bool,
-    /// Why it is not exact: the difference, or the server's error.
+    /// The difference of an inexact result, or the server's error.
     difference: Option<String>,
     seconds: Option<f64>,
     cpu_seconds: Option<f64>,
@@ -78,7 +78,8 @@ impl QueryFigures {
 }
 
 impl TpchFigures {
-    /// Totals are over the queries that ran; there is none where one of those has no figure, or none ran.
+    /// Totals are sums over the queries that ran; a total is None when one of these queries has no figure, or no query
+    /// ran.
     pub(super) fn of(queries: Vec<QueryFigures>) -> Self {
         let ran: Vec<_> = queries.iter().filter(|query| !query.runs.is_empty()).collect();
         let total = |figure: fn(&QueryFigures) -> Option<f64>| -> Option<f64> {
@@ -123,34 +124,34 @@ pub(super) fn head() -> String {
     )
 }
 
-pub(super) fn line(query: &QueryFigures) -> String {
+pub(super) fn row(query: &QueryFigures) -> String {
     format!(
         "q{:02}   {:>9} {:>12} {:>12} {:>7} {:>10} {:>10}  {}",
         query.query,
         query.rows,
-        shown(query.seconds, 3),
-        shown(query.reference_seconds, 3),
-        shown(query.ratio, 2),
-        shown(query.cpu_seconds, 2),
-        shown(query.reference_cpu_seconds, 2),
+        format_or_dash(query.seconds, 3),
+        format_or_dash(query.reference_seconds, 3),
+        format_or_dash(query.ratio, 2),
+        format_or_dash(query.cpu_seconds, 2),
+        format_or_dash(query.reference_cpu_seconds, 2),
         if query.exact { "yes" } else { "NO" },
     )
 }
 
-pub(super) fn total_line(figures: &TpchFigures) -> String {
+pub(super) fn total_row(figures: &TpchFigures) -> String {
     format!(
         "total {:>9} {:>12} {:>12} {:>7} {:>10} {:>10}  {}",
         "",
-        shown(figures.total_seconds, 3),
-        shown(figures.total_reference_seconds, 3),
-        shown(figures.total_ratio, 3),
-        shown(figures.total_cpu_seconds, 2),
-        shown(figures.total_reference_cpu_seconds, 2),
+        format_or_dash(figures.total_seconds, 3),
+        format_or_dash(figures.total_reference_seconds, 3),
+        format_or_dash(figures.total_ratio, 3),
+        format_or_dash(figures.total_cpu_seconds, 2),
+        format_or_dash(figures.total_reference_cpu_seconds, 2),
         if figures.exact { "yes" } else { "NO" },
     )
 }
 
-fn shown(value: Option<f64>, digits: usize) -> String {
+fn format_or_dash(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
@@ -187,7 +188,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_failed_query_is_not_exact_and_not_in_the_totals() {
+    fn failed_query_is_excluded_from_totals() {
         let mut queries = sample().queries;
         queries.push(QueryFigures::new(
             3,
@@ -202,14 +203,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn without_a_reference_there_is_no_ratio() {
+    fn ratio_is_absent_without_reference() {
         let figures = TpchFigures::of(vec![QueryFigures::new(1, 4, None, timings(&[1.0]), vec![])]);
         assert_eq!((figures.queries[0].ratio, figures.total_ratio), (None, None));
-        assert!(line(&figures.queries[0]).ends_with("yes"));
+        assert!(row(&figures.queries[0]).ends_with("yes"));
     }
 
     #[test]
-    fn when_nothing_ran_there_are_no_totals() {
+    fn totals_are_absent_without_runs() {
         let failed = QueryFigures::new(1, 4, Some("no worker".into()), vec![], vec![]);
         let figures = TpchFigures::of(vec![failed]);
         assert_eq!((figures.total_seconds, figures.total_ratio), (None, None));

@@ -1,4 +1,4 @@
-//! Garbage in every message of Flight. A fixed seed, so that a failure can be run again.
+//! Garbage in every message of Flight. The seed is fixed, so that a failure can be repeated.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use squadron_integration::cluster::cluster;
 use tokio::time::timeout;
 use tonic::{Code, Response, Status, Streaming};
 
-use super::{blames_the_caller, goes_on};
+use super::{assert_still_answers, blames_caller};
 use crate::conformance;
 use crate::support::{bounded, minutes};
 
 const SEED: u64 = 20_261_122;
 const ROUNDS: usize = 6;
 
-/// Any bytes, often ones that begin like a message.
+/// Random bytes, which often begin like a message.
 fn garbage(random: &mut StdRng) -> Vec<u8> {
     let length = random.random_range(0..200);
     let mut bytes: Vec<u8> = (0..length).map(|_| random.random()).collect();
@@ -38,7 +38,7 @@ fn envelope(random: &mut StdRng, name: &str) -> Vec<u8> {
     Any { type_url, value }.encode_to_vec()
 }
 
-/// All that may stand where a command is expected.
+/// Garbage for the places of commands: empty, random, and in the envelope of each command.
 fn commands(random: &mut StdRng) -> Vec<Vec<u8>> {
     let mut all = vec![Vec::new(), garbage(random), garbage(random)];
     let names = conformance::commands().into_iter().chain(["NoSuchCommand"]);
@@ -46,17 +46,17 @@ fn commands(random: &mut StdRng) -> Vec<Vec<u8>> {
     all
 }
 
-/// Whether an outcome is an error of the caller's, or an answer to something that was no garbage after all.
+/// Accepts an answer, since garbage may be a valid message, and an error that blames the caller.
 fn judge<T>(what: &str, outcome: Result<T, Status>) -> Result<(), String> {
     match outcome {
         Ok(_) => Ok(()),
-        Err(status) if blames_the_caller(&status) => Ok(()),
+        Err(status) if blames_caller(&status) => Ok(()),
         Err(status) => Err(format!("{what}: {status}")),
     }
 }
 
 /// Reads a streamed answer to its end, at most `MOST` messages.
-async fn drained<T>(answer: Result<Response<Streaming<T>>, Status>) -> Result<(), Status> {
+async fn read_stream<T>(answer: Result<Response<Streaming<T>>, Status>) -> Result<(), Status> {
     const MOST: usize = 1_000;
     let mut stream = answer?.into_inner().take(MOST);
     while let Some(message) = stream.next().await {
@@ -65,7 +65,7 @@ async fn drained<T>(answer: Result<Response<Streaming<T>>, Status>) -> Result<()
     Ok(())
 }
 
-/// Runs one call within a bound.
+/// Runs one call within a time limit.
 async fn call<T>(what: String, work: impl Future<Output = Result<T, Status>>) {
     match timeout(Duration::from_secs(20), work).await {
         Ok(outcome) => judge(&what, outcome).unwrap_or_else(|wrong| panic!("seed {SEED}: {wrong}")),
@@ -74,7 +74,7 @@ async fn call<T>(what: String, work: impl Future<Output = Result<T, Status>>) {
 }
 
 #[test]
-fn garbage_in_every_unary_message() {
+fn garbage_unary_messages_blame_the_caller() {
     bounded(minutes(10), async {
         let cluster = cluster().slots(1).tpch(0.01).start().await;
         let client = cluster.client().await;
@@ -87,7 +87,7 @@ fn garbage_in_every_unary_message() {
                 call(format!("GetFlightInfo {shown}"), flight.get_flight_info(command())).await;
                 call(format!("GetSchema {shown}"), flight.get_schema(command())).await;
                 call(format!("PollFlightInfo {shown}"), flight.poll_flight_info(command())).await;
-                let rows = async { drained(flight.do_get(Ticket::new(bytes.clone())).await).await };
+                let rows = async { read_stream(flight.do_get(Ticket::new(bytes.clone())).await).await };
                 call(format!("DoGet {shown}"), rows).await;
             }
             for name in conformance::action_names().into_iter().chain(["NoSuchAction"]) {
@@ -102,28 +102,28 @@ fn garbage_in_every_unary_message() {
                         body: body.into(),
                     };
                     let mut flight = client.flight();
-                    call(shown, async { drained(flight.do_action(action).await).await }).await;
+                    call(shown, async { read_stream(flight.do_action(action).await).await }).await;
                 }
             }
             let mut flight = client.flight();
             let expression = garbage(&mut random).into();
             call("ListFlights".into(), async {
-                drained(flight.list_flights(Criteria { expression }).await).await
+                read_stream(flight.list_flights(Criteria { expression }).await).await
             })
             .await;
             let mut flight = client.flight();
             call("ListActions".into(), async {
-                drained(flight.list_actions(Empty {}).await).await
+                read_stream(flight.list_actions(Empty {}).await).await
             })
             .await;
             let path = FlightDescriptor::new_path(vec!["no".into(), "such".into()]);
             call("GetFlightInfo of a path".into(), client.flight().get_flight_info(path)).await;
         }
-        goes_on(&client).await;
+        assert_still_answers(&client).await;
     });
 }
 
-/// Streams of garbage, with and without a command in front, and with headers that look like Arrow.
+/// Streams of garbage, with and without a leading command, and with headers that look like Arrow.
 fn streams(random: &mut StdRng) -> Vec<Vec<FlightData>> {
     let mut all = vec![Vec::new(), vec![FlightData::default()]];
     for command in commands(random) {
@@ -155,7 +155,7 @@ fn flatbuffer_like(random: &mut StdRng) -> Vec<u8> {
 }
 
 #[test]
-fn garbage_in_every_stream() {
+fn garbage_streams_blame_the_caller() {
     bounded(minutes(10), async {
         let cluster = cluster().slots(1).start().await;
         let client = cluster.client().await;
@@ -163,10 +163,10 @@ fn garbage_in_every_stream() {
         for _ in 0..ROUNDS {
             for messages in streams(&mut random) {
                 let shown = format!("{:.400}", format!("{messages:02x?}"));
-                let put = async { drained(client.flight().do_put(stream::iter(messages.clone())).await).await };
+                let put = async { read_stream(client.flight().do_put(stream::iter(messages.clone())).await).await };
                 call(format!("DoPut {shown}"), put).await;
                 let exchange =
-                    async { drained(client.flight().do_exchange(stream::iter(messages.clone())).await).await };
+                    async { read_stream(client.flight().do_exchange(stream::iter(messages.clone())).await).await };
                 call(format!("DoExchange {shown}"), exchange).await;
             }
             let payload = garbage(&mut random).into();
@@ -176,16 +176,16 @@ fn garbage_in_every_stream() {
             };
             let greetings = stream::iter(vec![greeting; 3]);
             call("Handshake".into(), async {
-                drained(client.flight().handshake(greetings).await).await
+                read_stream(client.flight().handshake(greetings).await).await
             })
             .await;
         }
-        goes_on(&client).await;
+        assert_still_answers(&client).await;
     });
 }
 
 #[test]
-fn garbage_parameters_of_a_prepared_statement() {
+fn garbage_parameters_blame_the_caller() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).start().await;
         let client = cluster.client().await;
@@ -205,11 +205,11 @@ fn garbage_parameters_of_a_prepared_statement() {
             );
             let shown = format!("binding {messages:02x?}");
             call(shown, async {
-                drained(client.flight().do_put(stream::iter(messages)).await).await
+                read_stream(client.flight().do_put(stream::iter(messages)).await).await
             })
             .await;
         }
-        goes_on(&client).await;
+        assert_still_answers(&client).await;
     });
 }
 
@@ -244,9 +244,9 @@ async fn handle(client: &Client) -> Vec<u8> {
     .encode_to_vec()
 }
 
-/// A message that says it never ends, or that is not gRPC at all, ends this connection and no other.
+/// A message without an end, or bytes that are not gRPC, end their connection and no other.
 #[test]
-fn bytes_that_are_no_grpc() {
+fn non_grpc_bytes_end_one_connection() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     bounded(minutes(5), async {
         let cluster = cluster().workers(1).slots(1).start().await;
@@ -263,7 +263,7 @@ fn bytes_that_are_no_grpc() {
                 let mut socket = tokio::net::TcpStream::connect(&address).await.expect("it listens");
                 let mut bytes = opening.to_vec();
                 bytes.extend(std::iter::repeat_with(|| random.random::<u8>()).take(5_000));
-                // The server may hang up in the middle; so be it.
+                // The server may close the connection before it has read everything.
                 drop(socket.write_all(&bytes).await);
                 drop(socket.shutdown().await);
                 let mut answer = Vec::new();
@@ -271,14 +271,14 @@ fn bytes_that_are_no_grpc() {
                 assert!(end.is_ok(), "{address} neither answers nor hangs up");
             }
         }
-        goes_on(&client).await;
+        assert_still_answers(&client).await;
     });
 }
 
 #[test]
-fn nothing_that_is_not_there_is_a_bug_of_the_server() {
-    assert!(!blames_the_caller(&Status::new(Code::Internal, "bug")));
-    assert!(!blames_the_caller(&Status::new(Code::Unknown, "?")));
-    assert!(!blames_the_caller(&Status::new(Code::InvalidArgument, "")));
-    assert!(blames_the_caller(&Status::new(Code::NotFound, "no such table")));
+fn only_client_errors_blame_the_caller() {
+    assert!(!blames_caller(&Status::new(Code::Internal, "bug")));
+    assert!(!blames_caller(&Status::new(Code::Unknown, "?")));
+    assert!(!blames_caller(&Status::new(Code::InvalidArgument, "")));
+    assert!(blames_caller(&Status::new(Code::NotFound, "no such table")));
 }

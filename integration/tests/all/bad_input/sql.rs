@@ -1,12 +1,12 @@
-//! Wrong SQL, and SQL that goes wrong while it runs.
+//! Invalid SQL, and SQL that fails while it runs.
 
 use squadron_integration::cluster::cluster;
 use tonic::Code;
 
-use super::goes_on;
+use super::assert_still_answers;
 use crate::support::{Mismatches, bounded, minutes, two_workers};
 
-/// A statement, the status it must end in, and words its message must hold.
+/// Statements, the code that each must end with, and words of its message.
 const WRONG: [(&str, Code, &[&str]); 26] = [
     ("SELEC 1", Code::InvalidArgument, &["SELEC", "Line: 1", "Column: 1"]),
     ("SELECT 1 +", Code::InvalidArgument, &["Line: 1", "Column"]),
@@ -81,7 +81,7 @@ const WRONG: [(&str, Code, &[&str]); 26] = [
 ];
 
 #[test]
-fn wrong_sql_is_the_callers_error() {
+fn wrong_sql_blames_the_caller() {
     bounded(minutes(5), async {
         let cluster = two_workers().start().await;
         let client = cluster.client().await;
@@ -97,13 +97,13 @@ fn wrong_sql_is_the_callers_error() {
             };
             mismatches.note(sql, outcome);
         }
-        goes_on(&client).await;
+        assert_still_answers(&client).await;
         mismatches.assert_none();
     });
 }
 
 #[test]
-fn too_much_is_refused_and_not_fatal() {
+fn too_deep_sql_is_refused() {
     bounded(minutes(5), async {
         let cluster = cluster().slots(1).start().await;
         let client = cluster.client().await;
@@ -114,9 +114,9 @@ fn too_much_is_refused_and_not_fatal() {
         for sql in [brackets, calls, nots, selects] {
             let status = client.query(&sql).await.expect_err("too deep");
             assert_eq!(status.code(), Code::InvalidArgument, "{} ...: {status}", &sql[..40]);
-            goes_on(&client).await;
+            assert_still_answers(&client).await;
         }
-        // Long, but flat: this is fine.
+        // A long statement without nesting is fine.
         let long = format!("SELECT '{}' AS text", "x".repeat(8 * 1024 * 1024));
         client.query(&long).await.expect("a long statement runs");
     });

@@ -1,4 +1,4 @@
-//! Tickets that nobody issued, that were cut or changed, that are too old, or that belong to another server.
+//! Tickets that were never issued, were cut or changed, have expired, or belong to another server.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use squadron_proto::ticket::{ClusterKey, Fetch, FetchOutput, Subject};
 use squadron_proto::{AttemptNumber, QueryId, StageId, TaskId};
 use tonic::{Code, Status};
 
-use super::{blames_the_caller, goes_on};
+use super::{assert_still_answers, blames_caller};
 use crate::support::{bounded, minutes};
 
 const SECRET: &str = "tests know this";
@@ -23,7 +23,7 @@ async fn start() -> Cluster {
     cluster.serve_arg("--cluster-secret").serve_arg(SECRET).start().await
 }
 
-/// Why DoGet refuses a ticket.
+/// Fetches a ticket that must be refused, and gives the status.
 async fn refusal(client: &Client, bytes: impl Into<Vec<u8>>) -> Status {
     let ticket = Ticket::new(bytes.into());
     let rows = match client.get(ticket).await {
@@ -33,8 +33,8 @@ async fn refusal(client: &Client, bytes: impl Into<Vec<u8>>) -> Status {
     status(rows.expect_err("a ticket that must be refused has rows"))
 }
 
-/// A sealed ticket in the message that DoGet expects.
-fn packed(sealed: impl Into<Vec<u8>>) -> Vec<u8> {
+/// Wraps a sealed ticket in the message that DoGet expects.
+fn wrap(sealed: impl Into<Vec<u8>>) -> Vec<u8> {
     let statement_handle = sealed.into().into();
     TicketStatementQuery { statement_handle }.as_any().encode_to_vec()
 }
@@ -50,18 +50,18 @@ fn forged_and_truncated_tickets_are_refused() {
             let mut forged = genuine.to_vec();
             forged[position] ^= 0x55;
             let changed = refusal(&client, forged).await;
-            assert!(blames_the_caller(&changed), "byte {position} changed: {changed}");
+            assert!(blames_caller(&changed), "byte {position} changed: {changed}");
             let cut = refusal(&client, &genuine[..position]).await;
-            assert!(blames_the_caller(&cut), "cut at {position}: {cut}");
+            assert!(blames_caller(&cut), "cut at {position}: {cut}");
         }
-        // None of this cost the genuine one its rows.
+        // The genuine ticket still gives its rows.
         let (_, batches) = client.fetch(info).await.expect("the genuine ticket is good still");
         assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 5);
     });
 }
 
 #[test]
-fn expired_foreign_and_unknown_tickets_are_refused() {
+fn expired_foreign_unknown_tickets_are_refused() {
     bounded(minutes(5), async {
         let cluster = start().await;
         let client = cluster.client().await;
@@ -69,18 +69,18 @@ fn expired_foreign_and_unknown_tickets_are_refused() {
         let unknown = Subject::Result(QueryId::new());
         let now = SystemTime::now();
 
-        let expired = refusal(&client, packed(key.seal(&unknown, now - 2 * HOUR, HOUR))).await;
+        let expired = refusal(&client, wrap(key.seal(&unknown, now - 2 * HOUR, HOUR))).await;
         assert_eq!(expired.code(), Code::NotFound, "{expired}");
         assert!(expired.message().contains("expired"), "{expired}");
 
-        let nobody = refusal(&client, packed(key.seal(&unknown, now, HOUR))).await;
+        let nobody = refusal(&client, wrap(key.seal(&unknown, now, HOUR))).await;
         assert_eq!(nobody.code(), Code::NotFound, "{nobody}");
 
         let foreign_key = ClusterKey::from_secret("another secret");
-        let foreign = refusal(&client, packed(foreign_key.seal(&unknown, now, HOUR))).await;
-        assert!(blames_the_caller(&foreign), "{foreign}");
+        let foreign = refusal(&client, wrap(foreign_key.seal(&unknown, now, HOUR))).await;
+        assert!(blames_caller(&foreign), "{foreign}");
 
-        // A ticket of the data plane opens nothing at the front door.
+        // A ticket for a worker's data port is refused by the server.
         let output = FetchOutput {
             task: TaskId(0),
             attempt: AttemptNumber(0),
@@ -91,14 +91,14 @@ fn expired_foreign_and_unknown_tickets_are_refused() {
             stage: StageId(0),
             outputs: vec![output],
         });
-        let inner = refusal(&client, packed(key.seal(&fetch, now, HOUR))).await;
-        assert!(blames_the_caller(&inner), "{inner}");
-        goes_on(&client).await;
+        let inner = refusal(&client, wrap(key.seal(&fetch, now, HOUR))).await;
+        assert!(blames_caller(&inner), "{inner}");
+        assert_still_answers(&client).await;
     });
 }
 
 #[test]
-fn a_ticket_of_another_server_is_refused() {
+fn foreign_server_ticket_is_refused() {
     bounded(minutes(5), async {
         let mine = cluster().slots(1).tpch(0.01).start().await;
         let theirs = cluster().slots(1).tpch(0.01).start().await;
@@ -110,7 +110,7 @@ fn a_ticket_of_another_server_is_refused() {
             .expect("it starts");
         let client = mine.client().await;
         let refused = refusal(&client, ticket(&info).ticket.to_vec()).await;
-        assert!(blames_the_caller(&refused), "{refused}");
-        goes_on(&client).await;
+        assert!(blames_caller(&refused), "{refused}");
+        assert_still_answers(&client).await;
     });
 }

@@ -1,4 +1,4 @@
-//! Workers that speak garbage on the cluster port, or garbage to the data port of a worker.
+//! Garbage from workers on the cluster port, and garbage on the data port of a worker.
 
 use std::time::Duration;
 
@@ -18,35 +18,35 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-use super::{blames_the_caller, goes_on};
+use super::{assert_still_answers, blames_caller};
 use crate::support::{bounded, minutes, seconds};
 
-/// The far end of a control stream.
+/// A fake worker at the other end of a control stream.
 struct Impostor {
-    says: mpsc::Sender<WorkerMessage>,
-    hears: Streaming<ServerMessage>,
+    outgoing: mpsc::Sender<WorkerMessage>,
+    incoming: Streaming<ServerMessage>,
 }
 
 impl Impostor {
     async fn dial(cluster: &Cluster) -> Self {
-        let (says, messages) = mpsc::channel(16);
+        let (outgoing, messages) = mpsc::channel(16);
         let mut client = ControlClient::new(channel(cluster.cluster_url()).await);
         let joined = client.join(ReceiverStream::new(messages)).await;
-        let hears = joined.expect("everyone may dial").into_inner();
-        Self { says, hears }
+        let incoming = joined.expect("everyone may dial").into_inner();
+        Self { outgoing, incoming }
     }
 
-    async fn say(&self, message: worker_message::Message) {
+    async fn send(&self, message: worker_message::Message) {
         let message = WorkerMessage { message: Some(message) };
-        // The server may have hung up already.
-        drop(self.says.send(message).await);
+        // The server may have closed the stream already.
+        drop(self.outgoing.send(message).await);
     }
 
-    /// The status that ends the stream.
-    async fn dismissed(&mut self) -> Status {
+    /// Waits for the status that ends the stream.
+    async fn wait_for_dismissal(&mut self) -> Status {
         let end = timeout(seconds(30), async {
             loop {
-                match self.hears.next().await {
+                match self.incoming.next().await {
                     Some(Ok(_)) => {}
                     Some(Err(status)) => return status,
                     None => return Status::ok(""),
@@ -56,18 +56,18 @@ impl Impostor {
         end.await.expect("the server dismisses it")
     }
 
-    /// Becomes a member with one slot.
-    async fn join(&mut self) {
-        self.say(worker_message::Message::Register(registration())).await;
-        let member = timeout(seconds(30), async {
-            while let Some(message) = self.hears.next().await {
+    /// Registers as a worker with one slot.
+    async fn register(&mut self) {
+        self.send(worker_message::Message::Register(registration())).await;
+        let registered = timeout(seconds(30), async {
+            while let Some(message) = self.incoming.next().await {
                 if let Some(server_message::Message::Registered(_)) = message.expect("no refusal").message {
                     return true;
                 }
             }
             false
         });
-        assert!(member.await.expect("in time"), "the server accepts it");
+        assert!(registered.await.expect("in time"), "the server accepts it");
     }
 }
 
@@ -94,7 +94,7 @@ async fn start() -> Cluster {
 }
 
 #[test]
-fn a_registration_that_is_wrong_is_refused_with_a_reason() {
+fn invalid_registration_is_refused_with_reason() {
     bounded(minutes(5), async {
         let cluster = start().await;
         let wrong = [
@@ -138,20 +138,20 @@ fn a_registration_that_is_wrong_is_refused_with_a_reason() {
         for (registration, words) in wrong {
             let mut impostor = Impostor::dial(&cluster).await;
             impostor
-                .say(worker_message::Message::Register(registration.clone()))
+                .send(worker_message::Message::Register(registration.clone()))
                 .await;
-            let status = impostor.dismissed().await;
+            let status = impostor.wait_for_dismissal().await;
             assert_eq!(status.code(), Code::InvalidArgument, "{registration:?}: {status}");
             for word in words {
                 assert!(status.message().contains(word), "does not say {word}: {status}");
             }
         }
-        goes_on(&cluster.client().await).await;
+        assert_still_answers(&cluster.client().await).await;
     });
 }
 
 #[test]
-fn the_secret_is_asked_for() {
+fn registration_requires_the_cluster_secret() {
     bounded(minutes(5), async {
         let cluster = cluster().workers(1).slots(1).tpch(0.01);
         let cluster = cluster
@@ -164,12 +164,12 @@ fn the_secret_is_asked_for() {
                 proof: proof.into(),
                 ..registration()
             };
-            impostor.say(worker_message::Message::Register(registration)).await;
-            let status = impostor.dismissed().await;
+            impostor.send(worker_message::Message::Register(registration)).await;
+            let status = impostor.wait_for_dismissal().await;
             assert_eq!(status.code(), Code::Unauthenticated, "{status}");
             assert!(status.message().contains("--cluster-secret"), "{status}");
         }
-        // Those who know it work.
+        // A worker with the secret works.
         let (_, batches) = cluster
             .client()
             .await
@@ -181,36 +181,36 @@ fn the_secret_is_asked_for() {
 }
 
 #[test]
-fn words_before_the_registration_are_refused() {
+fn messages_before_registration_are_refused() {
     bounded(minutes(5), async {
         let cluster = start().await;
-        let first_words = [
+        let first_messages = [
             None,
             Some(worker_message::Message::Heartbeat(Heartbeat::default())),
             Some(worker_message::Message::Leaving(Leaving {})),
             Some(worker_message::Message::Report(Report::default())),
         ];
-        for message in first_words {
+        for message in first_messages {
             let mut impostor = Impostor::dial(&cluster).await;
-            drop(impostor.says.send(WorkerMessage { message }).await);
-            let status = impostor.dismissed().await;
-            assert!(blames_the_caller(&status), "{status}");
+            drop(impostor.outgoing.send(WorkerMessage { message }).await);
+            let status = impostor.wait_for_dismissal().await;
+            assert!(blames_caller(&status), "{status}");
         }
-        // One that says nothing at all is not waited for.
+        // The server does not wait for a stream without any message.
         let mut silent = Impostor::dial(&cluster).await;
-        assert_ne!(silent.dismissed().await.code(), Code::Ok);
-        goes_on(&cluster.client().await).await;
+        assert_ne!(silent.wait_for_dismissal().await.code(), Code::Ok);
+        assert_still_answers(&cluster.client().await).await;
     });
 }
 
-/// Reports about attempts that do not exist, and messages that say nothing, from a member.
+/// A registered worker sends reports about attempts that do not exist, and empty messages.
 #[test]
-fn a_member_that_talks_nonsense_harms_nobody() {
+fn nonsense_reports_do_no_harm() {
     bounded(minutes(5), async {
         let cluster = start().await;
         let client = cluster.client().await;
         let mut impostor = Impostor::dial(&cluster).await;
-        impostor.join().await;
+        impostor.register().await;
         let key = |query: Vec<u8>| AttemptKey {
             query: query.into(),
             stage: 7,
@@ -229,25 +229,25 @@ fn a_member_that_talks_nonsense_harms_nobody() {
             let attempt = Some(key(WorkerId::new().to_bytes().to_vec()));
             let status = Some(finished.clone());
             impostor
-                .say(worker_message::Message::Report(Report {
+                .send(worker_message::Message::Report(Report {
                     sequence,
                     attempt,
                     status,
                 }))
                 .await;
         }
-        goes_on(&client).await;
-        // Now what no worker can mean: a key of three bytes. This member is dismissed, the server goes on.
+        assert_still_answers(&client).await;
+        // A key of three bytes is invalid: the server dismisses this worker and goes on.
         let attempt = Some(key(vec![1, 2, 3]));
         impostor
-            .say(worker_message::Message::Report(Report {
+            .send(worker_message::Message::Report(Report {
                 sequence: 2,
                 attempt,
                 status: Some(finished),
             }))
             .await;
-        impostor.says.send(WorkerMessage { message: None }).await.ok();
-        let status = impostor.dismissed().await;
+        impostor.outgoing.send(WorkerMessage { message: None }).await.ok();
+        let status = impostor.wait_for_dismissal().await;
         assert_ne!(status.code(), Code::Ok, "{status}");
         // The real worker does all of the work.
         let answer = timeout(
@@ -260,15 +260,15 @@ fn a_member_that_talks_nonsense_harms_nobody() {
     });
 }
 
-/// A member that takes work and is never heard of again.
+/// A registered worker takes work and sends nothing more.
 #[test]
-fn a_member_that_falls_silent_is_lost() {
+fn silent_worker_is_declared_lost() {
     bounded(minutes(5), async {
         let cluster = start().await;
         let client = cluster.client().await;
         let mut impostor = Impostor::dial(&cluster).await;
-        impostor.join().await;
-        // Either the real worker did all of it, or the loss of the silent one is told; never a hang.
+        impostor.register().await;
+        // The query ends with the rows of the real worker, or with the loss of the silent one; it never hangs.
         let answer = timeout(
             seconds(30),
             client.query("SELECT count(*) FROM lineitem GROUP BY l_partkey"),
@@ -277,7 +277,7 @@ fn a_member_that_falls_silent_is_lost() {
         if let Err(status) = answer.expect("no query waits for a silent worker") {
             assert_eq!(status.code(), Code::Unavailable, "{status}");
         }
-        let status = impostor.dismissed().await;
+        let status = impostor.wait_for_dismissal().await;
         assert_eq!(status.code(), Code::Unavailable, "{status}");
         let answer = timeout(
             seconds(60),
@@ -289,7 +289,7 @@ fn a_member_that_falls_silent_is_lost() {
 }
 
 #[test]
-fn garbage_at_a_workers_data_port() {
+fn worker_data_port_rejects_garbage() {
     bounded(minutes(5), async {
         let mut cluster = cluster().workers(1).slots(2).tpch(0.01).start().await;
         let client = cluster.client().await;
@@ -304,7 +304,7 @@ fn garbage_at_a_workers_data_port() {
                     first.expect("an error").expect_err("an error")
                 }
             };
-            assert!(blames_the_caller(&status), "{status}");
+            assert!(blames_caller(&status), "{status}");
         }
         let actions = data.list_actions(arrow_flight::Empty {}).await;
         let status = actions.expect_err("a worker serves DoGet alone");

@@ -1,4 +1,4 @@
-//! Actions: cancelling and renewing, sessions, transactions. Those of Flight itself are not wrapped in `Any`.
+//! Actions: cancel, renew, sessions, transactions. The messages of Flight's own actions are not wrapped in `Any`.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use prost::bytes::Bytes;
 use squadron_integration::client::{Client, ticket};
 use tonic::{Code, Status};
 
-use super::wire::{Request, act, act_wrapped, command, only, packed, put_without_rows, send};
+use super::wire::{Request, act, act_wrapped, command, only, pack, put_without_rows, send};
 use super::world::{World, statement};
 use super::{Entry, Rpc, check, example, refused, served};
 use crate::session_messages::{
@@ -25,7 +25,7 @@ use crate::session_messages::{
 const ACTION: &[Rpc] = &[Rpc::DoAction];
 const NO_TRANSACTIONS: &str = "transactions are not supported; connect with autocommit";
 
-/// Enough rows that nobody reads them to the end by accident.
+/// More rows than any test reads.
 const ENDLESS: &str = "SELECT a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b";
 
 pub(super) fn entries() -> Vec<Entry> {
@@ -39,28 +39,28 @@ pub(super) fn entries() -> Vec<Entry> {
         .used_by("raw clients, tools; stock drivers drop the gRPC stream instead, which does the same")
         .example(|world| Box::pin(async { cancel(world.info(&statement("SELECT 1")).await) }))
         .owned()
-        .check(check!(cancelling_ends_the_stream))
-        .check(check!(what_is_no_query_cannot_be_cancelled)),
+        .check(check!(cancel_ends_the_stream))
+        .check(check!(cancel_of_other_objects_is_refused)),
         served("ActionCancelQueryRequest", ACTION, "the older form of CancelFlightInfo")
             .used_by("Java `cancel`; C++, Go")
             .example(|world| {
                 Box::pin(async {
                     let info = world.info(&statement("SELECT 1")).await.encode_to_vec().into();
-                    packed(&ActionCancelQueryRequest { info })
+                    pack(&ActionCancelQueryRequest { info })
                 })
             })
             .owned()
-            .check(check!(the_older_form_cancels_too)),
+            .check(check!(older_action_cancels_too)),
         served(
             "RenewFlightEndpointRequest",
             ACTION,
             "keeps all of a result with parallel endpoints for another `--result-ttl`",
         )
         .used_by("raw clients")
-        .example(|world| Box::pin(async { renew(kept_endpoint(world).await) }))
+        .example(|world| Box::pin(async { renew(retained_endpoint(world).await) }))
         .owned()
-        .check(check!(a_renewed_endpoint_is_read_again))
-        .check(check!(what_is_not_kept_is_not_renewed)),
+        .check(check!(renewed_endpoint_is_read_again))
+        .check(check!(unretained_endpoints_are_not_renewed)),
         served(
             "SetSessionOptionsRequest",
             ACTION,
@@ -69,11 +69,11 @@ pub(super) fn entries() -> Vec<Entry> {
         .used_by("JDBC `catalog=`; ADBC current catalog and schema, `adbc.flight.sql.session.*`")
         .example(example!(set([("schema", text("public"))])))
         .check(check!(options_are_set_read_and_unset))
-        .check(check!(options_that_cannot_be_set_are_named)),
+        .check(check!(unsettable_options_are_named)),
         served("GetSessionOptionsRequest", ACTION, "all options of the session")
             .used_by("ADBC current catalog and schema")
             .example(example!(Vec::new()))
-            .check(check!(options_mean_the_same_in_sql)),
+            .check(check!(options_agree_with_sql)),
         served(
             "CloseSessionRequest",
             ACTION,
@@ -81,7 +81,7 @@ pub(super) fn entries() -> Vec<Entry> {
         )
         .used_by("ADBC and JDBC, when a connection is closed")
         .example(example!(Vec::new()))
-        .check(check!(a_closed_session_is_gone)),
+        .check(check!(closed_session_is_gone)),
     ]);
     entries
 }
@@ -90,22 +90,22 @@ fn transactions() -> Vec<Entry> {
     vec![
         refused("ActionBeginTransactionRequest", ACTION, NO_TRANSACTIONS)
             .used_by("Python with autocommit=False, where SqlInfo 8 says so; Go, Java, C++")
-            .example(example!(packed(&ActionBeginTransactionRequest {}))),
+            .example(example!(pack(&ActionBeginTransactionRequest {}))),
         refused("ActionEndTransactionRequest", ACTION, NO_TRANSACTIONS)
             .used_by("Python `commit`, `rollback`; Go, Java, C++")
-            .example(example!(packed(&ActionEndTransactionRequest {
+            .example(example!(pack(&ActionEndTransactionRequest {
                 transaction_id: Bytes::from_static(b"t1"),
                 action: 1,
             }))),
         refused("ActionBeginSavepointRequest", ACTION, NO_TRANSACTIONS)
             .used_by("Go, Java, C++")
-            .example(example!(packed(&ActionBeginSavepointRequest {
+            .example(example!(pack(&ActionBeginSavepointRequest {
                 transaction_id: Bytes::from_static(b"t1"),
                 name: "here".into(),
             }))),
         refused("ActionEndSavepointRequest", ACTION, NO_TRANSACTIONS)
             .used_by("Go, Java, C++")
-            .example(example!(packed(&ActionEndSavepointRequest {
+            .example(example!(pack(&ActionEndSavepointRequest {
                 savepoint_id: Bytes::from_static(b"s1"),
                 action: 1,
             }))),
@@ -121,22 +121,22 @@ fn renew(endpoint: FlightEndpoint) -> Vec<u8> {
     RenewFlightEndpointRequest { endpoint }.encode_to_vec()
 }
 
-/// An endpoint of a result that is kept until it expires.
-async fn kept_endpoint(world: &World) -> FlightEndpoint {
+/// An endpoint of a retained result, which expires.
+async fn retained_endpoint(world: &World) -> FlightEndpoint {
     let client = world.cluster.client().await;
-    let set = packed(&super::statements::update("SET squadron.endpoints = parallel"));
+    let set = pack(&super::statements::update("SET squadron.endpoints = parallel"));
     let set = send(&client, Request::Put(put_without_rows(&set))).await;
     set.expect("the option can be set");
     let query = command(&statement("SELECT r_name FROM region"));
     let info = send(&client, Request::Info(query)).await;
     let info: FlightInfo = only(&info.expect("it starts"));
     let endpoints = info.endpoint.into_iter();
-    let mut kept = endpoints.filter(|endpoint| endpoint.expiration_time.is_some());
-    kept.next().expect("a result of parallel endpoints expires")
+    let mut retained = endpoints.filter(|endpoint| endpoint.expiration_time.is_some());
+    retained.next().expect("a result of parallel endpoints expires")
 }
 
-async fn a_renewed_endpoint_is_read_again(world: &World) {
-    let endpoint = kept_endpoint(world).await;
+async fn renewed_endpoint_is_read_again(world: &World) {
+    let endpoint = retained_endpoint(world).await;
     let before = endpoint.expiration_time.expect("it expires");
     let renewed: FlightEndpoint = act(&world.client, "RenewFlightEndpoint", renew(endpoint))
         .await
@@ -150,7 +150,7 @@ async fn a_renewed_endpoint_is_read_again(world: &World) {
     }
 }
 
-async fn what_is_not_kept_is_not_renewed(world: &World) {
+async fn unretained_endpoints_are_not_renewed(world: &World) {
     let once = world.info(&statement("SELECT 1")).await;
     let once = once.endpoint.into_iter().next().expect("an endpoint");
     let of_metadata = world.info(&CommandGetCatalogs {}).await;
@@ -170,7 +170,7 @@ async fn what_is_not_kept_is_not_renewed(world: &World) {
     }
 }
 
-/// Reads on until the stream ends with a status.
+/// Fetches a query, cancels it after its first batch, and gives the status that ends the stream.
 async fn end_of_stream(world: &World, info: FlightInfo, cancel: impl AsyncFnOnce(FlightInfo)) -> Status {
     use futures::StreamExt;
     let mut rows = world.client.get(ticket(&info)).await.expect("it streams");
@@ -184,7 +184,7 @@ async fn end_of_stream(world: &World, info: FlightInfo, cancel: impl AsyncFnOnce
     panic!("the stream ended as if all rows had come");
 }
 
-async fn cancelling_ends_the_stream(world: &World) {
+async fn cancel_ends_the_stream(world: &World) {
     let info = world.info(&statement(ENDLESS)).await;
     let status = end_of_stream(world, info, async |info| {
         let result: CancelFlightInfoResult = act(&world.client, "CancelFlightInfo", cancel(info))
@@ -194,7 +194,7 @@ async fn cancelling_ends_the_stream(world: &World) {
     })
     .await;
     assert_eq!(status.code(), Code::Cancelled, "{status}");
-    // Before anybody fetched it, and twice.
+    // A query that was not fetched, cancelled twice.
     let info = world.info(&statement(ENDLESS)).await;
     for _ in 0..2 {
         let result: CancelFlightInfoResult = act(&world.client, "CancelFlightInfo", cancel(info.clone()))
@@ -206,13 +206,13 @@ async fn cancelling_ends_the_stream(world: &World) {
     assert!(matches!(status.code(), Code::Cancelled | Code::NotFound), "{status}");
 }
 
-async fn the_older_form_cancels_too(world: &World) {
+async fn older_action_cancels_too(world: &World) {
     let info = world.info(&statement(ENDLESS)).await;
     let status = end_of_stream(world, info, async |info| {
         let request = ActionCancelQueryRequest {
             info: info.encode_to_vec().into(),
         };
-        let result: ActionCancelQueryResult = act_wrapped(&world.client, "CancelQuery", packed(&request))
+        let result: ActionCancelQueryResult = act_wrapped(&world.client, "CancelQuery", pack(&request))
             .await
             .expect("it is cancelled");
         assert_eq!(result.result, 1, "CANCEL_RESULT_CANCELLED");
@@ -221,7 +221,7 @@ async fn the_older_form_cancels_too(world: &World) {
     assert_eq!(status.code(), Code::Cancelled, "{status}");
 }
 
-async fn what_is_no_query_cannot_be_cancelled(world: &World) {
+async fn cancel_of_other_objects_is_refused(world: &World) {
     let of_metadata = world.info(&CommandGetCatalogs {}).await;
     let mut forged = world.info(&statement("SELECT 1")).await;
     let forged_ticket = forged.endpoint[0].ticket.as_mut().expect("a ticket");
@@ -269,7 +269,7 @@ fn none() -> HashMap<String, i32> {
 }
 
 async fn options_are_set_read_and_unset(world: &World) {
-    // A connection of its own: without token and cookie, the connection is the session.
+    // Another connection: without token and cookie, each connection has its own session.
     let client = world.cluster.client().await;
     let name = "datafusion.execution.batch_size";
     let before = options_of(&client).await[name].clone();
@@ -278,7 +278,7 @@ async fn options_are_set_read_and_unset(world: &World) {
         assert_eq!(set_on(&client, [(name, value)]).await, none());
         assert_eq!(options_of(&client).await[name], Some(Value::Text("1000".into())));
         assert_eq!(options_of(&world.client).await[name], before, "another session");
-        // Without a value it is as it was.
+        // An option without a value is reset.
         assert_eq!(set_on(&client, [(name, OptionValue { value: None })]).await, none());
         assert_eq!(options_of(&client).await[name], before);
     }
@@ -292,7 +292,7 @@ async fn options_are_set_read_and_unset(world: &World) {
     }
 }
 
-async fn options_that_cannot_be_set_are_named(world: &World) {
+async fn unsettable_options_are_named(world: &World) {
     let client = world.cluster.client().await;
     let list = Value::List(crate::session_messages::Texts {
         values: vec!["a".into()],
@@ -314,7 +314,7 @@ async fn options_that_cannot_be_set_are_named(world: &World) {
     }
 }
 
-async fn options_mean_the_same_in_sql(world: &World) {
+async fn options_agree_with_sql(world: &World) {
     let client = world.cluster.client().await;
     let name = "datafusion.execution.batch_size";
     client.update(&format!("SET {name} = 1234")).await.expect("SET works");
@@ -325,7 +325,7 @@ async fn options_mean_the_same_in_sql(world: &World) {
     assert!(shown.to_string().contains("4321"), "{shown}");
 }
 
-async fn a_closed_session_is_gone(world: &World) {
+async fn closed_session_is_gone(world: &World) {
     let client = world.cluster.client().await;
     let name = "datafusion.execution.batch_size";
     let before = options_of(&client).await[name].clone();
@@ -335,13 +335,13 @@ async fn a_closed_session_is_gone(world: &World) {
         transaction_id: None,
     };
     let prepared: arrow_flight::sql::ActionCreatePreparedStatementResult =
-        act_wrapped(&client, "CreatePreparedStatement", packed(&request))
+        act_wrapped(&client, "CreatePreparedStatement", pack(&request))
             .await
             .expect("it is prepared");
     let closed: Closed = act(&client, "CloseSession", Vec::new()).await.expect("it closes");
     assert_eq!(closed.status, CLOSED);
     assert_eq!(options_of(&client).await[name], before, "a new session");
-    let run = super::wire::command(&super::world::prepared(prepared.prepared_statement_handle));
+    let run = super::wire::command(&super::world::prepared_query(prepared.prepared_statement_handle));
     let status = send(&client, Request::Info(run))
         .await
         .expect_err("its statements are gone");

@@ -1,4 +1,4 @@
-//! Every entry of the list does what its row says.
+//! Checks that every entry behaves as its row says.
 
 use std::panic::AssertUnwindSafe;
 
@@ -13,7 +13,7 @@ use super::{Entry, Rpc, Standing, entries};
 use crate::support::{Mismatches, bounded, minutes};
 
 #[test]
-fn every_entry_does_what_its_row_says() {
+fn every_entry_behaves_as_listed() {
     bounded(minutes(8), async {
         let world = World::start().await;
         let mut mismatches = Mismatches::default();
@@ -21,22 +21,22 @@ fn every_entry_does_what_its_row_says() {
             let title = entry.title();
             for rpc in entry.rpcs {
                 let what = format!("{title}: the example in {rpc}");
-                mismatches.note(&what, caught(example(&world, &entry, *rpc)).await);
+                mismatches.note(&what, catch_panic(check_example(&world, &entry, *rpc)).await);
             }
             if entry.is_served() && entry.example.is_some() {
                 let what = format!("{title}: one schema");
-                mismatches.note(&what, caught(one_schema(&world, &entry)).await);
+                mismatches.note(&what, catch_panic(check_one_schema(&world, &entry)).await);
             }
             for (name, check) in &entry.checks {
-                mismatches.note(&format!("{title}: {name}"), caught(check(&world)).await);
+                mismatches.note(&format!("{title}: {name}"), catch_panic(check(&world)).await);
             }
         }
         mismatches.assert_none();
     });
 }
 
-/// A panic of `work` as a sentence.
-async fn caught(work: impl Future<Output = ()>) -> Result<(), String> {
+/// Runs `work`; gives the message of its panic as an error.
+async fn catch_panic(work: impl Future<Output = ()>) -> Result<(), String> {
     let outcome = AssertUnwindSafe(work).catch_unwind().await;
     outcome.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -45,8 +45,8 @@ async fn caught(work: impl Future<Output = ()>) -> Result<(), String> {
     })
 }
 
-/// The example of an entry is answered, or refused with the sentence of its row.
-async fn example(world: &World, entry: &Entry, rpc: Rpc) {
+/// Sends the example of an entry, which must be answered, or refused with the sentence of its row.
+async fn check_example(world: &World, entry: &Entry, rpc: Rpc) {
     let Some(example) = entry.example else {
         return;
     };
@@ -68,8 +68,9 @@ async fn example(world: &World, entry: &Entry, rpc: Rpc) {
     }
 }
 
-/// GetFlightInfo, the last poll, GetSchema and the stream tell one schema; the descriptor comes back; one endpoint, no location.
-async fn one_schema(world: &World, entry: &Entry) {
+/// Checks that GetFlightInfo, the last poll, GetSchema and the stream have one schema, and that the FlightInfo has the
+/// descriptor of the request and one endpoint without a location.
+async fn check_one_schema(world: &World, entry: &Entry) {
     if !entry.rpcs.contains(&Rpc::GetFlightInfo) {
         return;
     }
@@ -83,15 +84,15 @@ async fn one_schema(world: &World, entry: &Entry) {
     assert!(info.endpoint[0].location.is_empty(), "fetched where it was asked");
     let promised = info.clone().try_decode_schema().expect("a schema");
     if entry.rpcs.contains(&Rpc::PollFlightInfo) {
-        let polled = world.polled(descriptor.clone()).await;
+        let polled = world.poll_to_end(descriptor.clone()).await;
         let polled = polled.try_decode_schema().expect("a schema");
         assert_eq!(polled, promised, "PollFlightInfo and FlightInfo");
     }
     if entry.rpcs.contains(&Rpc::GetSchema) {
-        let asked = world.send(Request::Schema(descriptor)).await;
-        let asked: SchemaResult = only(&asked.expect("GetSchema answers"));
-        let asked = Schema::try_from(&asked).expect("a schema");
-        assert_eq!(asked, promised, "GetSchema and FlightInfo");
+        let answer = world.send(Request::Schema(descriptor)).await;
+        let answer: SchemaResult = only(&answer.expect("GetSchema answers"));
+        let schema = Schema::try_from(&answer).expect("a schema");
+        assert_eq!(schema, promised, "GetSchema and FlightInfo");
     }
     let (streamed, _) = world.client.fetch(info).await.expect("DoGet answers");
     assert_eq!(*streamed, promised, "the stream and FlightInfo");

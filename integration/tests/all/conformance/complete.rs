@@ -1,4 +1,4 @@
-//! Nothing of the protocol is missing from the list.
+//! Checks that the list is complete.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use arrow_flight::sql::{Any, Command, SqlInfo};
 
 use super::{Entry, Rpc, action_names, entries};
 
-/// All RPCs; a match below keeps it whole.
+/// All RPCs; `every_rpc_has_a_row` compares them with the trait of arrow-flight.
 const RPCS: [Rpc; 10] = [
     Rpc::Handshake,
     Rpc::ListFlights,
@@ -21,7 +21,7 @@ const RPCS: [Rpc; 10] = [
     Rpc::ListActions,
 ];
 
-/// The actions of `Flight.proto`, which it only describes: its service takes any name.
+/// The actions that the comments of `Flight.proto` describe; the service takes any name.
 const FLIGHT_ACTIONS: [&str; 5] = [
     "CancelFlightInfo",
     "RenewFlightEndpoint",
@@ -32,16 +32,16 @@ const FLIGHT_ACTIONS: [&str; 5] = [
 
 /// RPCs that take any command with a result.
 const DESCRIBED: &[Rpc] = &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema];
-/// Those, and DoGet, which the metadata commands are made for.
+/// The RPCs of metadata commands: those above, and DoGet.
 const LISTED: &[Rpc] = &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema, Rpc::DoGet];
-/// Those that run and those that take data.
+/// The RPCs of commands that run, and that take data.
 const RUN: &[Rpc] = &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema, Rpc::DoPut];
 const PUT: &[Rpc] = &[Rpc::DoPut];
 const GET: &[Rpc] = &[Rpc::DoGet];
 const ACT: &[Rpc] = &[Rpc::DoAction];
 
-/// The messages of `FlightSql.proto` as arrow-flight has them: what clients send, with the RPCs it is made for, and
-/// what servers send. A message that arrow-flight adds makes this fail to compile.
+/// The messages of `FlightSql.proto` in arrow-flight: those of clients, with their RPCs, and those of servers. A
+/// message that arrow-flight adds makes this fail to compile.
 macro_rules! messages {
     (clients { $($sent:ident in $rpcs:expr;)+ } servers { $($answered:ident)+ }) => {
         const SENT: &[(&str, &[Rpc])] = &[$((stringify!($sent), $rpcs)),+];
@@ -100,7 +100,7 @@ fn has_row(entries: &[Entry], message: &str, rpc: Rpc) -> bool {
 }
 
 #[test]
-fn every_message_has_a_row_for_each_of_its_rpcs() {
+fn every_message_rpc_pair_has_row() {
     let entries = entries();
     for (message, rpcs) in SENT {
         for rpc in *rpcs {
@@ -114,7 +114,7 @@ fn every_message_has_a_row_for_each_of_its_rpcs() {
 }
 
 #[test]
-fn every_row_is_of_the_protocol() {
+fn every_row_is_in_the_protocol() {
     for entry in entries().iter().filter(|entry| entry.example.is_some()) {
         let of_flight = entry.action().is_some_and(|name| FLIGHT_ACTIONS.contains(&name));
         let of_sql = SENT.iter().find(|(message, _)| *message == entry.message);
@@ -129,7 +129,7 @@ fn every_row_is_of_the_protocol() {
 }
 
 #[test]
-fn every_served_row_is_proved() {
+fn every_served_row_has_checks() {
     for entry in entries().iter().filter(|entry| entry.is_served()) {
         assert!(!entry.checks.is_empty(), "{} has no check", entry.title());
     }
@@ -140,7 +140,7 @@ fn every_served_row_is_proved() {
 }
 
 #[test]
-fn every_action_of_flight_has_a_row() {
+fn every_flight_action_has_a_row() {
     let names = action_names();
     for name in FLIGHT_ACTIONS {
         assert!(names.contains(&name), "{name} has no row");
@@ -198,7 +198,7 @@ fn implemented_methods() -> Vec<String> {
 }
 
 #[test]
-fn every_key_of_sql_info_is_in_a_row() {
+fn every_sql_info_key_is_listed() {
     let served = |key: i32| matches!(key, 0..=11 | 100..=101 | 500..=576);
     for key in 0..10_000 {
         assert_eq!(SqlInfo::try_from(key).is_ok(), served(key), "key {key}");

@@ -1,12 +1,12 @@
-//! No entry takes bad input for good, and none is brought down by it.
+//! Bad input for every entry: the server refuses it and goes on.
 //!
 //! | input | what comes back |
 //! |---|---|
 //! | nothing, another type, another command | the caller is blamed |
-//! | cut anywhere, random bytes, a megabyte of them | the caller is blamed, or it was a message after all |
-//! | a handle that nobody gave | NotFound, or InvalidArgument for one that cannot be one |
+//! | cut anywhere, random bytes, a megabyte of them | the caller is blamed, or the bytes are a valid message |
+//! | an unknown handle | NotFound, or InvalidArgument when it is malformed |
 //!
-//! `bad_input::garbage` throws random bytes at everything; this goes by the list, and knows what must be refused.
+//! `bad_input::garbage` sends random bytes to every RPC; this module follows the list, and knows what must be refused.
 
 use prost::Message;
 use rand::rngs::StdRng;
@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use super::wire::{Answer, envelope};
 use super::world::World;
 use super::{Entry, Rpc, Standing, entries};
-use crate::bad_input::{blames_the_caller, goes_on};
+use crate::bad_input::{assert_still_answers, blames_caller};
 use crate::support::{Mismatches, bounded, minutes};
 
 const SEED: u64 = 20_261_123;
@@ -27,17 +27,17 @@ const CUTS: usize = 12;
 /// Bytes of a message that is too long to be one.
 const LONG: usize = 1024 * 1024;
 
-/// What an input may lead to.
+/// The allowed outcomes of an input.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Allowed {
     /// A status that blames the caller.
     Refusal,
-    /// That, or an answer: the bytes may be a message.
+    /// A status that blames the caller, or an answer, since the bytes may be a valid message.
     Answer,
 }
 
 #[test]
-fn no_entry_takes_bad_input_for_good() {
+fn malformed_input_blames_the_caller() {
     bounded(minutes(8), async {
         let world = World::start().await;
         let mut random = StdRng::seed_from_u64(SEED);
@@ -48,30 +48,31 @@ fn no_entry_takes_bad_input_for_good() {
             };
             for rpc in entry.rpcs {
                 let good = example(&world).await;
-                for (what, bytes, allowed) in bad(&entry, *rpc, &good, &mut random) {
+                for (what, bytes, allowed) in bad_inputs(&entry, *rpc, &good, &mut random) {
                     let outcome = world.send(entry.request(*rpc, bytes)).await;
                     let title = format!("{}: {what} in {rpc} (seed {SEED})", entry.title());
-                    mismatches.note(&title, judged(outcome, allowed));
+                    mismatches.note(&title, judge(outcome, allowed));
                 }
             }
         }
-        goes_on(&world.client).await;
+        assert_still_answers(&world.client).await;
         mismatches.assert_none();
     });
 }
 
-fn judged(outcome: Result<Answer, Status>, allowed: Allowed) -> Result<(), String> {
+/// Checks an outcome against the allowed ones.
+fn judge(outcome: Result<Answer, Status>, allowed: Allowed) -> Result<(), String> {
     match outcome {
-        Err(status) if blames_the_caller(&status) => Ok(()),
+        Err(status) if blames_caller(&status) => Ok(()),
         Err(status) => Err(format!("does not blame the caller: {status}")),
         Ok(_) if allowed == Allowed::Answer => Ok(()),
         Ok(_) => Err("answered".into()),
     }
 }
 
-/// Everything wrong that a message can be.
-fn bad(entry: &Entry, rpc: Rpc, good: &[u8], random: &mut StdRng) -> Vec<(String, Vec<u8>, Allowed)> {
-    // The messages of Flight's own actions stand without an envelope, and each field may be absent.
+/// All kinds of malformed messages.
+fn bad_inputs(entry: &Entry, rpc: Rpc, good: &[u8], random: &mut StdRng) -> Vec<(String, Vec<u8>, Allowed)> {
+    // The messages of Flight's own actions have no envelope, and each field may be absent.
     let is_bare = rpc == Rpc::DoAction && !entry.message.starts_with("Action");
     let strict = if is_bare { Allowed::Answer } else { Allowed::Refusal };
     let other = if entry.message.contains("Savepoint") {
@@ -82,7 +83,7 @@ fn bad(entry: &Entry, rpc: Rpc, good: &[u8], random: &mut StdRng) -> Vec<(String
     let mut inputs = vec![
         ("nothing".into(), Vec::new(), strict),
         ("another command".into(), envelope(other, Vec::new()), strict),
-        ("another type".into(), foreign(), strict),
+        ("another type".into(), foreign_message(), strict),
         ("no name".into(), envelope("", good.to_vec()), strict),
         ("bytes that are no message".into(), vec![0xff; 9], Allowed::Refusal),
     ];
@@ -107,15 +108,15 @@ fn bad(entry: &Entry, rpc: Rpc, good: &[u8], random: &mut StdRng) -> Vec<(String
     inputs
 }
 
-/// An envelope around a message of somebody else.
-fn foreign() -> Vec<u8> {
+/// An envelope with a message of another protocol.
+fn foreign_message() -> Vec<u8> {
     let type_url = "type.googleapis.com/acme.Teapot".into();
     let value = vec![8, 1].into();
     arrow_flight::sql::Any { type_url, value }.encode_to_vec()
 }
 
 #[test]
-fn handles_that_nobody_gave_are_not_found() {
+fn unknown_handles_are_not_found() {
     bounded(minutes(5), async {
         let world = World::start().await;
         let mut mismatches = Mismatches::default();
@@ -136,29 +137,29 @@ fn handles_that_nobody_gave_are_not_found() {
             for handle in handles {
                 for rpc in entry.rpcs {
                     let outcome = world.send(entry.request(*rpc, with_handle(handle))).await;
-                    let judged = match outcome {
+                    let verdict = match outcome {
                         Ok(_) => Err("answered".into()),
                         Err(status) if is_not_found(&status) => Ok(()),
                         Err(status) => Err(status.to_string()),
                     };
                     let shown = String::from_utf8_lossy(handle);
-                    mismatches.note(&format!("{}: {shown:.40} in {rpc}", entry.title()), judged);
+                    mismatches.note(&format!("{}: {shown:.40} in {rpc}", entry.title()), verdict);
                 }
             }
         }
-        goes_on(&world.client).await;
+        assert_still_answers(&world.client).await;
         mismatches.assert_none();
     });
 }
 
-/// A ticket that was never signed cannot be one; every other handle may have been.
+/// An unsigned ticket is malformed; every other handle is unknown.
 fn is_not_found(status: &Status) -> bool {
     matches!(status.code(), Code::NotFound | Code::InvalidArgument) && !status.message().is_empty()
 }
 
-/// Each command in each RPC that the list does not name for it.
+/// Sends each command to each RPC that is not in its rows.
 #[test]
-fn commands_in_the_wrong_rpc_are_refused() {
+fn commands_in_wrong_rpc_are_refused() {
     bounded(minutes(5), async {
         let world = World::start().await;
         let mut mismatches = Mismatches::default();
@@ -183,7 +184,7 @@ fn commands_in_the_wrong_rpc_are_refused() {
                 }
                 let outcome = world.send(entry.request(rpc, example(&world).await)).await;
                 let title = format!("{} in {rpc}", entry.message);
-                mismatches.note(&title, judged(outcome, Allowed::Refusal));
+                mismatches.note(&title, judge(outcome, Allowed::Refusal));
             }
         }
         mismatches.assert_none();

@@ -1,4 +1,4 @@
-//! The metadata commands: each has one schema in every RPC, and rows that follow its filters.
+//! The metadata commands: each has the same schema in every RPC, and rows that follow its filters.
 
 use arrow::array::{Array, AsArray, RecordBatch, UnionArray};
 use arrow::datatypes::{DataType, Int32Type, Schema, UInt32Type};
@@ -9,7 +9,7 @@ use arrow_flight::sql::{
 };
 
 use super::schemas;
-use super::wire::packed;
+use super::wire::pack;
 use super::world::{World, texts};
 use super::{Entry, Rpc, check, example, served};
 
@@ -20,7 +20,7 @@ macro_rules! command {
     ($message:ident, $value:expr, $what:expr, $used_by:expr, $($check:path),+) => {
         served(stringify!($message), RPCS, $what)
             .used_by($used_by)
-            .example(example!(packed(&$value)))
+            .example(example!(pack(&$value)))
             $(.check(check!($check)))+
     };
 }
@@ -46,7 +46,7 @@ pub(super) fn entries() -> Vec<Entry> {
             tables_like("%"),
             "both shapes; patterns with `%`, `_` and `\\`; columns with TYPE_NAME, PRECISION, SCALE",
             "ADBC `get_objects`, `get_table_schema`; JDBC `getTables`, `getColumns`; ODBC",
-            tables_and_their_filters,
+            tables_follow_their_filters,
             tables_with_schema
         ),
         command!(
@@ -56,6 +56,16 @@ pub(super) fn entries() -> Vec<Entry> {
             "ADBC `get_table_types`; JDBC, ODBC",
             table_types
         ),
+    ]
+    .into_iter()
+    .chain(key_entries())
+    .chain([type_info_entry()])
+    .chain(sql_info_entries())
+    .collect()
+}
+
+fn key_entries() -> Vec<Entry> {
+    vec![
         command!(
             CommandGetPrimaryKeys,
             CommandGetPrimaryKeys {
@@ -97,20 +107,20 @@ pub(super) fn entries() -> Vec<Entry> {
             "JDBC `getCrossReference`",
             foreign_keys
         ),
-        command!(
-            CommandGetXdbcTypeInfo,
-            CommandGetXdbcTypeInfo { data_type: None },
-            "every type, or those of one JDBC/ODBC number",
-            "ODBC SQLGetTypeInfo; Power BI; JDBC `getTypeInfo`",
-            type_info
-        ),
     ]
-    .into_iter()
-    .chain(sql_info_entries())
-    .collect()
 }
 
-/// Which child of the union holds a key, as JDBC and ODBC drivers cast it.
+fn type_info_entry() -> Entry {
+    command!(
+        CommandGetXdbcTypeInfo,
+        CommandGetXdbcTypeInfo { data_type: None },
+        "every type, or those of one JDBC/ODBC number",
+        "ODBC SQLGetTypeInfo; Power BI; JDBC `getTypeInfo`",
+        type_info
+    )
+}
+
+/// The child of the union that holds a key's value, as JDBC and ODBC drivers cast it.
 const TEXT: i8 = 0;
 const FLAG: i8 = 1;
 const NUMBER: i8 = 2;
@@ -119,7 +129,7 @@ const LIST: i8 = 4;
 const MAP: i8 = 5;
 
 fn sql_info_entries() -> Vec<Entry> {
-    let example = |entry: Entry| entry.example(example!(packed(&CommandGetSqlInfo::default())));
+    let example = |entry: Entry| entry.example(example!(pack(&CommandGetSqlInfo::default())));
     let sql_info = |detail, what, used_by| {
         let entry = served("CommandGetSqlInfo", RPCS, what);
         example(entry.detail(detail).used_by(used_by))
@@ -152,13 +162,13 @@ fn sql_info_entries() -> Vec<Entry> {
     ]
 }
 
-/// Names, types and nullability; metadata of the schema may say more.
+/// Checks names, types and nullability; the schema may have further metadata.
 #[track_caller]
-fn has_schema(batch: &RecordBatch, expected: &Schema) {
+fn assert_schema(batch: &RecordBatch, expected: &Schema) {
     assert_eq!(batch.schema().fields(), expected.fields());
 }
 
-fn sorted(batch: &RecordBatch, columns: &[&str]) {
+fn assert_sorted(batch: &RecordBatch, columns: &[&str]) {
     let columns: Vec<_> = columns.iter().map(|column| texts(batch, column)).collect();
     let rows: Vec<Vec<_>> = (0..batch.num_rows())
         .map(|row| columns.iter().map(|column| column[row].clone()).collect())
@@ -168,15 +178,15 @@ fn sorted(batch: &RecordBatch, columns: &[&str]) {
 
 async fn catalogs(world: &World) {
     let batch = world.batch(&CommandGetCatalogs {}).await;
-    has_schema(&batch, &schemas::catalogs());
-    sorted(&batch, &["catalog_name"]);
+    assert_schema(&batch, &schemas::catalogs());
+    assert_sorted(&batch, &["catalog_name"]);
     assert!(texts(&batch, "catalog_name").contains(&Some("datafusion".into())));
 }
 
 async fn db_schemas(world: &World) {
     let all = world.batch(&CommandGetDbSchemas::default()).await;
-    has_schema(&all, &schemas::db_schemas());
-    sorted(&all, &["catalog_name", "db_schema_name"]);
+    assert_schema(&all, &schemas::db_schemas());
+    assert_sorted(&all, &["catalog_name", "db_schema_name"]);
     let ask = |catalog: Option<&str>, pattern: Option<&str>| CommandGetDbSchemas {
         catalog: catalog.map(Into::into),
         db_schema_filter_pattern: pattern.map(Into::into),
@@ -187,7 +197,7 @@ async fn db_schemas(world: &World) {
         (None, Some("PUBLIC"), &[]),
         (Some("data%"), None, &[]),
         (Some("nowhere"), None, &[]),
-        // No catalog: those without one, and every schema has one.
+        // An empty catalog asks for schemas without one, and every schema has one.
         (Some(""), None, &[]),
     ] {
         let batch = world.batch(&ask(catalog, pattern)).await;
@@ -203,12 +213,10 @@ fn tables_like(pattern: &str) -> CommandGetTables {
     }
 }
 
-async fn tables_and_their_filters(world: &World) {
-    let all = world.batch(&CommandGetTables::default()).await;
-    has_schema(&all, &schemas::tables(false));
-    sorted(&all, &["catalog_name", "db_schema_name", "table_name", "table_type"]);
-    for (command, expected) in [
-        (tables_like("region"), &["region"][..]),
+/// Filters of CommandGetTables, and the tables that each finds.
+fn table_filters() -> Vec<(CommandGetTables, &'static [&'static str])> {
+    vec![
+        (tables_like("region"), &["region"]),
         (tables_like("part%"), &["part", "partsupp"]),
         (tables_like("_ation"), &["nation"]),
         (tables_like("\\_ation"), &[]),
@@ -270,7 +278,14 @@ async fn tables_and_their_filters(world: &World) {
             },
             &["region"],
         ),
-    ] {
+    ]
+}
+
+async fn tables_follow_their_filters(world: &World) {
+    let all = world.batch(&CommandGetTables::default()).await;
+    assert_schema(&all, &schemas::tables(false));
+    assert_sorted(&all, &["catalog_name", "db_schema_name", "table_name", "table_type"]);
+    for (command, expected) in table_filters() {
         let batch = world.batch(&command).await;
         let found: Vec<_> = texts(&batch, "table_name").into_iter().flatten().collect();
         assert_eq!(found, expected, "{command:?}");
@@ -283,7 +298,7 @@ async fn tables_with_schema(world: &World) {
         ..tables_like("lineitem")
     };
     let batch = world.batch(&command).await;
-    has_schema(&batch, &schemas::tables(true));
+    assert_schema(&batch, &schemas::tables(true));
     assert_eq!(batch.num_rows(), 1);
     let bytes = batch.column(4).as_binary::<i32>().value(0);
     let columns = try_schema_from_ipc_buffer(bytes).expect("an encapsulated schema");
@@ -310,10 +325,10 @@ async fn tables_with_schema(world: &World) {
 
 async fn table_types(world: &World) {
     let batch = world.batch(&CommandGetTableTypes {}).await;
-    has_schema(&batch, &schemas::table_types());
-    sorted(&batch, &["table_type"]);
+    assert_schema(&batch, &schemas::table_types());
+    assert_sorted(&batch, &["table_type"]);
     let kinds = texts(&batch, "table_type");
-    // Whatever type a table has is among them.
+    // The type of every table is listed.
     let tables = world.batch(&CommandGetTables::default()).await;
     for kind in texts(&tables, "table_type") {
         assert!(kinds.contains(&kind), "{kind:?} is not in {kinds:?}");
@@ -327,7 +342,7 @@ async fn primary_keys(world: &World) {
             ..Default::default()
         };
         let batch = world.batch(&command).await;
-        has_schema(&batch, &schemas::primary_keys());
+        assert_schema(&batch, &schemas::primary_keys());
         assert_eq!(batch.num_rows(), 0, "TPC-H tables declare no keys");
     }
 }
@@ -351,14 +366,14 @@ async fn foreign_keys(world: &World) {
         world.batch(&imported).await,
         world.batch(&crossed).await,
     ] {
-        has_schema(&batch, &schemas::foreign_keys());
+        assert_schema(&batch, &schemas::foreign_keys());
         assert_eq!(batch.num_rows(), 0);
     }
 }
 
 async fn type_info(world: &World) {
     let all = world.batch(&CommandGetXdbcTypeInfo { data_type: None }).await;
-    has_schema(&all, &schemas::type_info());
+    assert_schema(&all, &schemas::type_info());
     let numbers = |batch: &RecordBatch| {
         let column = batch.column(1).as_primitive::<Int32Type>();
         column.values().to_vec()
@@ -377,7 +392,7 @@ async fn type_info(world: &World) {
     }
 }
 
-/// Keys with the child that holds their value, and the values.
+/// Asks for keys of SqlInfo; gives each key with the child that holds its value, and the values.
 async fn sql_info(world: &World, keys: &[u32]) -> (Vec<(u32, i8)>, UnionArray) {
     let batch = world.batch(&CommandGetSqlInfo { info: keys.to_vec() }).await;
     let field = batch.schema().field(0).clone();
@@ -413,7 +428,7 @@ async fn sql_info_by_key(world: &World) {
     assert!(none.is_empty());
 }
 
-async fn typed(world: &World, keys: impl IntoIterator<Item = u32>, expected: impl Fn(u32) -> i8) {
+async fn assert_types(world: &World, keys: impl IntoIterator<Item = u32>, expected: impl Fn(u32) -> i8) {
     let keys: Vec<_> = keys.into_iter().collect();
     let (found, values) = sql_info(world, &keys).await;
     let expected: Vec<_> = keys.iter().map(|key| (*key, expected(*key))).collect();
@@ -424,7 +439,7 @@ async fn typed(world: &World, keys: impl IntoIterator<Item = u32>, expected: imp
 }
 
 async fn sql_info_of_the_server(world: &World) {
-    typed(world, (0..=11).chain([100, 101]), |key| match key {
+    assert_types(world, (0..=11).chain([100, 101]), |key| match key {
         0..=2 | 6 | 7 => TEXT,
         8 | 100 | 101 => BITS,
         _ => FLAG,
@@ -435,12 +450,12 @@ async fn sql_info_of_the_server(world: &World) {
     assert!(!values.value(1).as_string::<i32>().value(0).is_empty());
     assert!(values.value(2).as_boolean().value(0), "it speaks SQL");
     assert!(values.value(3).as_boolean().value(0), "and Substrait");
-    // ADBC opens a transaction at connect for anything else.
+    // For any other value, ADBC opens a transaction when it connects.
     assert_eq!(values.value(4).as_primitive::<Int32Type>().value(0), 0);
 }
 
 async fn sql_info_of_names(world: &World) {
-    typed(world, 500..=506, |key| match key {
+    assert_types(world, 500..=506, |key| match key {
         503 | 505 => NUMBER,
         504 => TEXT,
         _ => FLAG,
@@ -451,7 +466,7 @@ async fn sql_info_of_names(world: &World) {
 }
 
 async fn sql_info_of_the_grammar(world: &World) {
-    typed(world, 507..=576, |key| match key {
+    assert_types(world, 507..=576, |key| match key {
         513 | 514 | 529..=531 => TEXT,
         507 | 541..=555 | 557..=562 => NUMBER,
         522 | 525 | 526 | 528 | 533..=535 | 538 | 540 | 564 | 567..=571 => BITS,

@@ -1,16 +1,16 @@
 //! The conformance suite: every RPC of `Flight.proto` and every command and action of `FlightSql.proto`, as one list.
 //!
 //! ```text
-//! entries (rpcs, statements, prepared, plans, metadata, actions) ─┬─ answers: each does what its row says
-//!                                                                 ├─ hostile: none takes bad input for good
-//!                                                                 ├─ principals: none gives what belongs to somebody else
+//! entries (rpcs, statements, prepared, plans, metadata, actions) ─┬─ answers: each behaves as its row says
+//!                                                                 ├─ hostile: each refuses bad input
+//!                                                                 ├─ principals: each keeps owned objects private
 //!                                                                 ├─ complete: no message of the protocol is missing
 //!                                                                 └─ page: the table in docs/clients.md is this list
 //! ```
 //!
-//! An entry is either *served*, which its checks prove, or *refused*, and then the status must hold the very sentence
-//! that the table shows. All of it goes over the wire from a raw client: messages are put together here, field by
-//! field where arrow-flight has no type for them.
+//! An entry is either *served*, which its checks prove, or *refused*, and then the status must contain the sentence of
+//! the table. A raw client sends the messages, which are built here, field by field where arrow-flight has no type for
+//! them.
 
 mod actions;
 mod answers;
@@ -57,37 +57,37 @@ impl fmt::Display for Rpc {
     }
 }
 
-/// What the server does with a message.
+/// How the server treats a message.
 #[derive(Clone, Copy, Debug)]
 enum Standing {
-    /// It is answered; the text says with what.
+    /// The message is answered; the text says with what.
     Served(&'static str),
-    /// It is refused with this code, and the status holds this sentence.
+    /// The message is refused with this code, and the status contains this sentence.
     Refused(Code, &'static str),
 }
 
-/// A well-formed message, wrapped as it goes over the wire; some need a handle that the server gave.
+/// A well-formed message, encoded for the wire; some messages need a handle from the server.
 type Example = for<'a> fn(&'a World) -> BoxFuture<'a, Vec<u8>>;
 
-/// The message around a handle of the caller's choice.
+/// The message with a given handle.
 type WithHandle = fn(&[u8]) -> Vec<u8>;
 
-/// Proves a part of what an entry says; panics when it is not so.
+/// Checks a part of what an entry says; panics when it does not hold.
 type Check = for<'a> fn(&'a World) -> BoxFuture<'a, ()>;
 
 /// One row of the table.
 struct Entry {
-    /// The message's name in the protocol file; of an RPC's own row, what it is called with.
+    /// The message's name in the protocol file; in the row of an RPC itself, its input.
     message: &'static str,
-    /// Which of several rows of one message this is.
+    /// Distinguishes several rows of one message.
     detail: &'static str,
     rpcs: &'static [Rpc],
     standing: Standing,
-    /// The drivers and tools that send it, and on which call of theirs.
+    /// The drivers and tools that send the message, with their calls.
     used_by: &'static str,
     example: Option<Example>,
     with_handle: Option<WithHandle>,
-    /// Whether the example holds what the server gave to one principal.
+    /// Whether the example contains an object of one principal.
     is_owned: bool,
     checks: Vec<(&'static str, Check)>,
 }
@@ -106,12 +106,12 @@ macro_rules! example {
 }
 use {check, example};
 
-/// A message that is answered, and with what.
+/// The entry of a message that is answered.
 fn served(message: &'static str, rpcs: &'static [Rpc], what: &'static str) -> Entry {
     Entry::new(message, rpcs, Standing::Served(what))
 }
 
-/// A message that is not served, with the sentence of the status.
+/// The entry of a message that is refused, with the sentence of the status.
 fn refused(message: &'static str, rpcs: &'static [Rpc], why: &'static str) -> Entry {
     Entry::new(message, rpcs, Standing::Refused(Code::Unimplemented, why))
 }
@@ -170,7 +170,7 @@ impl Entry {
         matches!(self.standing, Standing::Served(_))
     }
 
-    /// The action's name, which is that of its message: `ActionEndSavepointRequest`, `CancelFlightInfoRequest`.
+    /// The action's name, derived from its message: `ActionEndSavepointRequest`, `CancelFlightInfoRequest`.
     fn action(&self) -> Option<&'static str> {
         if self.rpcs != [Rpc::DoAction] {
             return None;
@@ -194,7 +194,7 @@ impl Entry {
     }
 }
 
-/// The list.
+/// All entries.
 fn entries() -> Vec<Entry> {
     [
         rpcs::entries(),
@@ -211,10 +211,10 @@ fn entries() -> Vec<Entry> {
 
 /// The names of all commands and tickets, as they stand in an `Any`.
 pub(crate) fn commands() -> Vec<&'static str> {
-    let named = |entry: &Entry| ["Command", "Ticket"].iter().any(|kind| entry.message.starts_with(kind));
+    let is_named = |entry: &Entry| ["Command", "Ticket"].iter().any(|kind| entry.message.starts_with(kind));
     let mut names: Vec<_> = entries()
         .iter()
-        .filter(|entry| named(entry))
+        .filter(|entry| is_named(entry))
         .map(|entry| entry.message)
         .collect();
     names.sort_unstable();

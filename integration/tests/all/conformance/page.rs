@@ -1,4 +1,4 @@
-//! The table in `docs/clients.md`, made from the list; a test holds the page equal to it.
+//! The table in `docs/clients.md`, generated from the list; a test compares the page with it.
 
 use std::fmt::Write;
 use std::fs;
@@ -52,7 +52,7 @@ fn standing(entry: &Entry) -> String {
 }
 
 #[test]
-fn the_table_is_current() {
+fn documented_table_is_current() {
     let path = page();
     let text = fs::read_to_string(&path).expect("docs/clients.md is there");
     let (before, rest) = text.split_once(BEGIN).expect("the page has a place for the table");

@@ -12,10 +12,10 @@ use datafusion_substrait::logical_plan::producer::to_substrait_plan;
 use prost::Message;
 use tonic::Code;
 
-use super::wire::{Request, packed, put_rows};
+use super::wire::{Request, pack, put_rows};
 use super::world::{World, integers, statement};
 use super::{Entry, Rpc, check, example, refused, served};
-use crate::schemas::{Asked, By, same_everywhere};
+use crate::schemas::{Route, Source, query_checking_schemas};
 
 pub(super) fn entries() -> Vec<Entry> {
     vec![
@@ -25,26 +25,26 @@ pub(super) fn entries() -> Vec<Entry> {
             "a plan in the binary form of protobuf; as an update it is run to its end",
         )
         .used_by("ADBC `set_substrait_plan`; Go, C++, Java")
-        .example(example!(packed(&plan())))
-        .check(check!(a_plan_gives_its_rows)),
+        .example(example!(pack(&plan())))
+        .check(check!(plan_returns_its_rows)),
         served(
             "ActionCreatePreparedSubstraitPlanRequest",
             &[Rpc::DoAction],
             "a plan with its parameters, answered as CreatePreparedStatement is",
         )
         .used_by("Python `cursor.execute(bytes)`; Go, C++")
-        .example(example!(packed(&ActionCreatePreparedSubstraitPlanRequest {
+        .example(example!(pack(&ActionCreatePreparedSubstraitPlanRequest {
             plan: plan().plan,
             transaction_id: None,
         })))
-        .check(check!(a_prepared_plan_gives_its_rows)),
+        .check(check!(prepared_plan_returns_its_rows)),
         refused(
             "CommandStatementIngest",
             &[Rpc::DoPut],
             "bulk ingestion is not supported yet; CREATE EXTERNAL TABLE makes a table of files",
         )
         .used_by("ADBC `adbc_ingest`; pandas and Polars `to_sql`, `write_database`")
-        .example(example!(packed(&ingest())))
+        .example(example!(pack(&ingest())))
         .check(check!(ingestion_with_rows_is_refused)),
     ]
 }
@@ -65,14 +65,13 @@ fn plan() -> CommandStatementSubstraitPlan {
     }
 }
 
-async fn a_plan_gives_its_rows(world: &World) {
+async fn plan_returns_its_rows(world: &World) {
     assert_eq!(world.batch(&plan()).await.num_rows(), 1);
 }
 
-async fn a_prepared_plan_gives_its_rows(world: &World) {
+async fn prepared_plan_returns_its_rows(world: &World) {
     let bytes = plan().plan.expect("it has one").plan;
-    let asked = Asked::Plan(&bytes);
-    let (schema, batches) = same_everywhere(&world.client, asked, By::Handle)
+    let (schema, batches) = query_checking_schemas(&world.client, Source::Plan(&bytes), Route::Handle)
         .await
         .expect("it runs by its handle");
     assert_eq!(schema.fields().len(), 1);

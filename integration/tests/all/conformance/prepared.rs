@@ -1,4 +1,4 @@
-//! Prepared statements: made by an action, bound by DoPut, run by GetFlightInfo or DoPut.
+//! Prepared statements: created by an action, bound by DoPut, run by GetFlightInfo or DoPut.
 
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
@@ -14,8 +14,8 @@ use prost::bytes::Bytes;
 use tonic::Code;
 
 use super::statements::count_of;
-use super::wire::{Request, act, command, only, packed, put_rows, put_without_rows};
-use super::world::{World, integers, number_of, prepared};
+use super::wire::{Request, act, command, only, pack, put_rows, put_without_rows};
+use super::world::{World, integers, number_of, prepared_query};
 use super::{Entry, Rpc, check, example, served};
 use crate::session_messages::PreparedResult;
 
@@ -27,10 +27,10 @@ pub(super) fn entries() -> Vec<Entry> {
             "a handle, the schemas of rows and parameters, `is_update`; `?` and `$n`",
         )
         .used_by("every Python `cursor.execute`; every JDBC statement; Go, C++, Rust")
-        .example(example!(packed(&create("SELECT $1 + 1 AS next"))))
-        .check(check!(preparing_tells_everything))
-        .check(check!(placeholders_of_both_kinds))
-        .check(check!(what_cannot_be_prepared)),
+        .example(example!(pack(&create("SELECT $1 + 1 AS next"))))
+        .check(check!(prepare_returns_schemas_and_kind))
+        .check(check!(both_kinds_of_placeholders_work))
+        .check(check!(invalid_statements_are_not_prepared)),
         served(
             "ActionClosePreparedStatementRequest",
             &[Rpc::DoAction],
@@ -38,17 +38,17 @@ pub(super) fn entries() -> Vec<Entry> {
         )
         .used_by("every driver, when a statement is closed")
         .example(|world| Box::pin(async { close(&world.handle("SELECT 1").await) }))
-        .check(check!(a_closed_statement_is_gone)),
+        .check(check!(closed_statement_is_gone)),
         served(
             "CommandPreparedStatementQuery",
             &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema],
             "runs the statement with what is bound; a handle can be used again and at the same time",
         )
         .used_by("every Python `cursor.execute`; every JDBC SELECT; `adbc_execute_partitions`")
-        .example(|world| Box::pin(async { packed(&prepared(world.handle("SELECT 1 AS one").await)) }))
-        .with_handle(|handle| packed(&prepared(handle.to_vec())))
+        .example(|world| Box::pin(async { pack(&prepared_query(world.handle("SELECT 1 AS one").await)) }))
+        .with_handle(|handle| pack(&prepared_query(handle.to_vec())))
         .owned()
-        .check(check!(a_handle_is_used_again))
+        .check(check!(handle_can_be_reused))
         .check(check!(bound_statements_are_polled))
         .check(check!(parameters_must_be_bound)),
         served(
@@ -57,8 +57,8 @@ pub(super) fn entries() -> Vec<Entry> {
             "binds parameters and answers a handle that stands for statement and parameters",
         )
         .used_by("parameters of every driver; `executemany`")
-        .example(|world| Box::pin(async { packed(&prepared(world.handle("SELECT 1 AS one").await)) }))
-        .with_handle(|handle| packed(&prepared(handle.to_vec())))
+        .example(|world| Box::pin(async { pack(&prepared_query(world.handle("SELECT 1 AS one").await)) }))
+        .with_handle(|handle| pack(&prepared_query(handle.to_vec())))
         .owned()
         .check(check!(bindings_do_not_mix))
         .check(check!(wrong_parameters_are_refused)),
@@ -70,14 +70,14 @@ pub(super) fn entries() -> Vec<Entry> {
         .used_by("JDBC updates and batches; Python `executemany`; Go, C++")
         .example(|world| {
             Box::pin(async {
-                packed(&prepared_update(
+                pack(&prepared_update(
                     world.handle("SET datafusion.explain.show_sizes = true").await,
                 ))
             })
         })
-        .with_handle(|handle| packed(&prepared_update(handle.to_vec())))
+        .with_handle(|handle| pack(&prepared_update(handle.to_vec())))
         .owned()
-        .check(check!(a_prepared_update_runs_once)),
+        .check(check!(prepared_update_runs_once)),
     ]
 }
 
@@ -89,7 +89,7 @@ fn create(sql: &str) -> ActionCreatePreparedStatementRequest {
 }
 
 fn close(handle: &Bytes) -> Vec<u8> {
-    packed(&ActionClosePreparedStatementRequest {
+    pack(&ActionClosePreparedStatementRequest {
         prepared_statement_handle: handle.clone(),
     })
 }
@@ -102,7 +102,7 @@ pub(super) fn prepared_update(handle: impl Into<Bytes>) -> CommandPreparedStatem
 
 /// Binds one row and gives the handle of the answer.
 async fn bind(world: &World, handle: &Bytes, rows: RecordBatch) -> Bytes {
-    let messages = put_rows(&prepared(handle.clone()), rows).await;
+    let messages = put_rows(&prepared_query(handle.clone()), rows).await;
     let answer = world.send(Request::Put(messages)).await;
     let answer: PutResult = only(&answer.expect("it is bound"));
     let answer = DoPutPreparedStatementResult::decode(answer.app_metadata);
@@ -111,7 +111,7 @@ async fn bind(world: &World, handle: &Bytes, rows: RecordBatch) -> Bytes {
 }
 
 async fn prepare(world: &World, sql: &str) -> PreparedResult {
-    let any: Any = act(&world.client, "CreatePreparedStatement", packed(&create(sql)))
+    let any: Any = act(&world.client, "CreatePreparedStatement", pack(&create(sql)))
         .await
         .expect("it is prepared");
     assert!(any.type_url.ends_with(".ActionCreatePreparedStatementResult"));
@@ -122,7 +122,7 @@ fn schema(bytes: &[u8]) -> Schema {
     try_schema_from_ipc_buffer(bytes).expect("an encapsulated schema")
 }
 
-async fn preparing_tells_everything(world: &World) {
+async fn prepare_returns_schemas_and_kind(world: &World) {
     let query = prepare(
         world,
         "SELECT n_name, $1 + n_nationkey AS sum FROM nation WHERE n_name LIKE $2",
@@ -142,7 +142,7 @@ async fn preparing_tells_everything(world: &World) {
     );
     let ddl = prepare(world, "CREATE VIEW conformance_prepared AS SELECT 1 AS one").await;
     assert_eq!(ddl.is_update, Some(true));
-    // JDBC without `is_update` takes an empty schema for an update.
+    // Without `is_update`, JDBC treats a statement with an empty schema as an update.
     assert!(ddl.dataset_schema.is_empty() || schema(&ddl.dataset_schema).fields().is_empty());
     let info = world.send(Request::Info(command(&super::world::statement(
         "SELECT * FROM conformance_prepared",
@@ -151,7 +151,7 @@ async fn preparing_tells_everything(world: &World) {
     assert_eq!(status.code(), Code::NotFound, "{status}");
 }
 
-async fn placeholders_of_both_kinds(world: &World) {
+async fn both_kinds_of_placeholders_work(world: &World) {
     for (sql, expected) in [
         ("SELECT '?' AS mark, ? AS a, ? AS b /* ? */ -- ?", 2),
         ("SELECT $2 AS a, $1 AS b, $2 AS c", 2),
@@ -167,24 +167,24 @@ async fn placeholders_of_both_kinds(world: &World) {
     }
 }
 
-async fn what_cannot_be_prepared(world: &World) {
+async fn invalid_statements_are_not_prepared(world: &World) {
     for (sql, code) in [
         ("SELEC ?", Code::InvalidArgument),
         ("SELECT * FROM nowhere WHERE x = ?", Code::NotFound),
         ("", Code::InvalidArgument),
     ] {
-        let request = Request::Action("CreatePreparedStatement", packed(&create(sql)));
+        let request = Request::Action("CreatePreparedStatement", pack(&create(sql)));
         let status = world.refusal(request).await;
         assert_eq!(status.code(), code, "{sql}: {status}");
     }
     let mut of_a_transaction = create("SELECT 1");
     of_a_transaction.transaction_id = Some(Bytes::from_static(b"t1"));
-    let request = Request::Action("CreatePreparedStatement", packed(&of_a_transaction));
+    let request = Request::Action("CreatePreparedStatement", pack(&of_a_transaction));
     let status = world.refusal(request).await;
     assert_eq!(status.code(), Code::Unimplemented, "{status}");
 }
 
-async fn a_closed_statement_is_gone(world: &World) {
+async fn closed_statement_is_gone(world: &World) {
     let handle = world.handle("SELECT 1 AS one").await;
     for _ in 0..2 {
         let answer = world
@@ -192,7 +192,7 @@ async fn a_closed_statement_is_gone(world: &World) {
             .await;
         assert!(answer.expect("it closes").is_empty(), "closing has no result");
     }
-    let run = command(&prepared(handle.clone()));
+    let run = command(&prepared_query(handle.clone()));
     for request in [
         Request::Info(run.clone()),
         Request::Schema(run.clone()),
@@ -204,12 +204,12 @@ async fn a_closed_statement_is_gone(world: &World) {
     }
 }
 
-async fn a_handle_is_used_again(world: &World) {
+async fn handle_can_be_reused(world: &World) {
     let handle = world.handle("SELECT count(*) AS n FROM nation").await;
     for _ in 0..3 {
-        assert_eq!(number_of(&world.batch(&prepared(handle.clone())).await), 25);
+        assert_eq!(number_of(&world.batch(&prepared_query(handle.clone())).await), 25);
     }
-    let query = prepared(handle);
+    let query = prepared_query(handle);
     let at_once = (0..4).map(|_| world.batch(&query));
     for batch in join_all(at_once).await {
         assert_eq!(number_of(&batch), 25);
@@ -219,14 +219,14 @@ async fn a_handle_is_used_again(world: &World) {
 async fn bound_statements_are_polled(world: &World) {
     let handle = world.handle("SELECT CAST($1 AS BIGINT) + 1 AS next").await;
     let handle = bind(world, &handle, integers(&[41])).await;
-    let info = world.polled(command(&prepared(handle))).await;
+    let info = world.poll_to_end(command(&prepared_query(handle))).await;
     let (_, batches) = world.client.fetch(info).await.expect("the rows");
     assert_eq!(number_of(&batches[0]), 42);
 }
 
 async fn parameters_must_be_bound(world: &World) {
     let handle = world.handle("SELECT $1 + 1 AS next").await;
-    let status = world.refusal(Request::Info(command(&prepared(handle)))).await;
+    let status = world.refusal(Request::Info(command(&prepared_query(handle)))).await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     assert!(status.message().contains("parameter"), "{status}");
 }
@@ -240,11 +240,11 @@ async fn bindings_do_not_mix(world: &World) {
         bound.push((value, answered));
     }
     for (value, handle) in bound.iter().rev() {
-        let batch = world.batch(&prepared(handle.clone())).await;
+        let batch = world.batch(&prepared_query(handle.clone())).await;
         assert_eq!(batch.column(0).as_primitive::<Int64Type>().value(0), value * 2);
     }
-    // For drivers that ignore the answered handle, the statement's own means the last rows bound.
-    let batch = world.batch(&prepared(handle)).await;
+    // Some drivers ignore the answered handle: the statement's own handle stands for the last rows bound.
+    let batch = world.batch(&prepared_query(handle)).await;
     assert_eq!(number_of(&batch), 600);
 }
 
@@ -252,7 +252,7 @@ async fn wrong_parameters_are_refused(world: &World) {
     let handle = world
         .handle("SELECT CAST($1 AS BIGINT) + CAST($2 AS BIGINT) AS sum")
         .await;
-    let messages = put_rows(&prepared(handle), integers(&[1])).await;
+    let messages = put_rows(&prepared_query(handle), integers(&[1])).await;
     let status = world.refusal(Request::Put(messages)).await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     assert!(status.message().contains("2 parameters but 1"), "{status}");
@@ -261,10 +261,15 @@ async fn wrong_parameters_are_refused(world: &World) {
     let field = Field::new("$1", DataType::Utf8, true);
     let text = std::sync::Arc::new(StringArray::from(vec!["no number"]));
     let text = RecordBatch::try_new(Schema::new(vec![field]).into(), vec![text]).unwrap();
-    let messages = put_rows(&prepared(handle.clone()), text).await;
+    let messages = put_rows(&prepared_query(handle.clone()), text).await;
     let outcome = match world.send(Request::Put(messages)).await {
         Err(status) => Err(status),
-        Ok(_) => match world.client.flight().get_flight_info(command(&prepared(handle))).await {
+        Ok(_) => match world
+            .client
+            .flight()
+            .get_flight_info(command(&prepared_query(handle)))
+            .await
+        {
             Err(status) => Err(status),
             Ok(info) => world.client.fetch(info.into_inner()).await,
         },
@@ -274,16 +279,16 @@ async fn wrong_parameters_are_refused(world: &World) {
     assert!(status.message().contains("no number"), "{status}");
 }
 
-async fn a_prepared_update_runs_once(world: &World) {
+async fn prepared_update_runs_once(world: &World) {
     let create = world.handle("CREATE VIEW conformance_update AS SELECT 1 AS one").await;
-    let put = packed(&prepared_update(create.clone()));
+    let put = pack(&prepared_update(create.clone()));
     let answer = world.send(Request::Put(put_without_rows(&put))).await;
     assert_eq!(count_of(&answer.expect("it runs")), 0);
     assert_eq!(world.number("SELECT count(*) FROM conformance_update").await, 1);
     let again = world.refusal(Request::Put(put_without_rows(&put))).await;
     assert!(again.message().contains("conformance_update"), "{again}");
     let drop = world.handle("DROP VIEW conformance_update").await;
-    let drop = packed(&prepared_update(drop));
+    let drop = pack(&prepared_update(drop));
     let answer = world.send(Request::Put(put_without_rows(&drop))).await;
     assert_eq!(count_of(&answer.expect("it runs")), 0);
 }

@@ -1,12 +1,12 @@
-//! The RPCs themselves: those that carry no Flight SQL message, descriptors of another kind, and the order of messages.
+//! The RPCs themselves: input without a Flight SQL message, descriptors of another kind, and the order of messages.
 
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow_flight::{ActionType, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, SchemaResult};
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::wire::{Request, command, only, opening, put_rows};
-use super::world::{World, integers, prepared};
+use super::wire::{Request, command, only, put_rows, schema_message};
+use super::world::{World, integers, prepared_query};
 use super::{Entry, Rpc, check, entries as all, refused, served};
 
 pub(super) fn entries() -> Vec<Entry> {
@@ -17,30 +17,30 @@ pub(super) fn entries() -> Vec<Entry> {
             "a bearer token, as payload and as `authorization` header",
         )
         .used_by("JDBC and ODBC user or token; ADBC `username`; pyarrow `authenticate_basic_token`")
-        .check(check!(handshake_gives_a_token_that_works))
-        .check(check!(handshake_of_any_shape_ends)),
+        .check(check!(handshake_returns_a_working_token))
+        .check(check!(malformed_handshakes_end)),
         served(
             "Criteria",
             &[Rpc::ListFlights],
             "the tables, each under its path and with its schema; the criteria are a LIKE pattern of table names",
         )
         .used_by("raw clients")
-        .check(check!(tables_are_flights)),
+        .check(check!(tables_are_listed_as_flights)),
         served(
             "a path",
             &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema],
             "all rows of the table that it names: catalog, schema and table, or the last of these",
         )
         .used_by("raw clients")
-        .check(check!(a_path_leads_to_its_table))
-        .check(check!(paths_that_lead_nowhere)),
+        .check(check!(path_leads_to_its_table))
+        .check(check!(unknown_paths_are_refused)),
         served(
             "Empty",
             &[Rpc::ListActions],
             "exactly the actions that are served, with a sentence on each",
         )
         .used_by("raw clients, tools")
-        .check(check!(list_actions_is_exact)),
+        .check(check!(listed_actions_are_those_served)),
         refused(
             "FlightData",
             &[Rpc::DoExchange],
@@ -54,18 +54,18 @@ pub(super) fn entries() -> Vec<Entry> {
             "a command first, then at most one Arrow stream; anything else is InvalidArgument",
         )
         .used_by("all drivers, in the right order")
-        .check(check!(put_in_the_wrong_order)),
+        .check(check!(put_in_wrong_order_is_refused)),
         served(
             "an unknown action",
             &[Rpc::DoAction],
             "Unimplemented, with the name and the way to those that are served",
         )
         .used_by("raw clients")
-        .check(check!(unknown_actions_are_named)),
+        .check(check!(unknown_actions_are_refused_by_name)),
     ]
 }
 
-async fn handshake_gives_a_token_that_works(world: &World) {
+async fn handshake_returns_a_working_token(world: &World) {
     let mut client = world.client.sql();
     let payload = client.handshake("someone", "secret").await;
     let payload = payload.expect("everyone is let in without --users and --tokens");
@@ -76,7 +76,7 @@ async fn handshake_gives_a_token_that_works(world: &World) {
     assert_eq!(info.endpoint.len(), 1);
 }
 
-async fn handshake_of_any_shape_ends(world: &World) {
+async fn malformed_handshakes_end(world: &World) {
     let greeting = |payload: &[u8]| HandshakeRequest {
         protocol_version: 7,
         payload: payload.to_vec().into(),
@@ -98,7 +98,7 @@ fn blames_the_login(status: &Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::Unauthenticated)
 }
 
-async fn tables_are_flights(world: &World) {
+async fn tables_are_listed_as_flights(world: &World) {
     for (criteria, expected) in [("", 8), ("%", 8), ("part%", 2), ("_ation", 1), ("nowhere", 0)] {
         let answer = world.send(Request::Flights(criteria.into())).await;
         let answer = answer.expect("it answers");
@@ -107,9 +107,9 @@ async fn tables_are_flights(world: &World) {
             let info = FlightInfo::decode(message.as_slice()).expect("a FlightInfo");
             let descriptor = info.flight_descriptor.clone().expect("a descriptor");
             let schema = info.try_decode_schema().expect("a schema");
-            let asked = world.send(Request::Schema(descriptor)).await;
-            let asked: SchemaResult = only(&asked.expect("GetSchema answers"));
-            assert_eq!(Schema::try_from(&asked).expect("a schema"), schema);
+            let answer = world.send(Request::Schema(descriptor)).await;
+            let answer: SchemaResult = only(&answer.expect("GetSchema answers"));
+            assert_eq!(Schema::try_from(&answer).expect("a schema"), schema);
         }
     }
     let garbage = world.refusal(Request::Flights(vec![0xff; 50])).await;
@@ -120,14 +120,14 @@ fn path(names: &[&str]) -> FlightDescriptor {
     FlightDescriptor::new_path(names.iter().map(|name| name.to_string()).collect())
 }
 
-async fn a_path_leads_to_its_table(world: &World) {
+async fn path_leads_to_its_table(world: &World) {
     for names in [
         &["region"][..],
         &["public", "region"],
         &["datafusion", "public", "region"],
     ] {
         let info = world.send(Request::Info(path(names))).await;
-        let polled = world.polled(path(names)).await;
+        let polled = world.poll_to_end(path(names)).await;
         for info in [only(&info.expect("it answers")), polled] {
             let (_, batches) = world.client.fetch(info).await.expect("its rows");
             assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 5);
@@ -135,7 +135,7 @@ async fn a_path_leads_to_its_table(world: &World) {
     }
 }
 
-async fn paths_that_lead_nowhere(world: &World) {
+async fn unknown_paths_are_refused(world: &World) {
     for (names, code) in [
         (&[][..], Code::InvalidArgument),
         (&["a", "b", "c", "d"], Code::InvalidArgument),
@@ -156,7 +156,7 @@ async fn paths_that_lead_nowhere(world: &World) {
     }
 }
 
-async fn list_actions_is_exact(world: &World) {
+async fn listed_actions_are_those_served(world: &World) {
     let answer = world.send(Request::Actions).await.expect("it answers");
     let mut listed = Vec::new();
     for message in &answer {
@@ -175,7 +175,7 @@ async fn list_actions_is_exact(world: &World) {
 
 async fn exchange_is_refused(world: &World) {
     let descriptor = FlightDescriptor::new_path(vec!["any".into()]);
-    let messages = vec![opening(&Schema::empty()).with_descriptor(descriptor)];
+    let messages = vec![schema_message(&Schema::empty()).with_descriptor(descriptor)];
     for messages in [vec![], messages] {
         let status = world.refusal(Request::Exchange(messages)).await;
         assert_eq!(status.code(), Code::Unimplemented, "{status}");
@@ -183,9 +183,9 @@ async fn exchange_is_refused(world: &World) {
     }
 }
 
-async fn put_in_the_wrong_order(world: &World) {
+async fn put_in_wrong_order_is_refused(world: &World) {
     let handle = world.handle("SELECT CAST($1 AS BIGINT) + 1 AS next").await;
-    let query = prepared(handle);
+    let query = prepared_query(handle);
     let right = put_rows(&query, integers(&[1])).await;
     world
         .send(Request::Put(right.clone()))
@@ -207,7 +207,10 @@ async fn put_in_the_wrong_order(world: &World) {
             "rows before their schema",
             vec![bare(rows).with_descriptor(command.clone()), bare(schema)],
         ),
-        ("two schemas", vec![schema.clone(), opening(&other), rows.clone()]),
+        (
+            "two schemas",
+            vec![schema.clone(), schema_message(&other), rows.clone()],
+        ),
         (
             "a path",
             vec![bare(schema).with_descriptor(FlightDescriptor::new_path(vec![]))],
@@ -221,7 +224,7 @@ async fn put_in_the_wrong_order(world: &World) {
     assert_eq!(batches[0].num_rows(), 1, "the statement is as it was");
 }
 
-async fn unknown_actions_are_named(world: &World) {
+async fn unknown_actions_are_refused_by_name(world: &World) {
     for name in ["Teapot", "createpreparedstatement", ""] {
         let status = world.refusal(Request::Action(name, Vec::new())).await;
         assert_eq!(status.code(), Code::Unimplemented, "{status}");

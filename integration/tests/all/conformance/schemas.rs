@@ -1,4 +1,4 @@
-//! The schemas of the metadata commands, to the letter of `FlightSql.proto`: names, types, nullability, order.
+//! The schemas of the metadata commands as `FlightSql.proto` defines them: names, types, nullability, order.
 
 use std::sync::Arc;
 
@@ -95,12 +95,12 @@ pub(super) fn type_info() -> Schema {
     ])
 }
 
-/// Names and types of the children; how the lists inside name their items is left to the implementation.
+/// Type ids and names of the children; the item names of the lists inside are left to the implementation.
 pub(super) fn sql_info_children(schema: &Schema) -> Vec<(i8, String)> {
     let DataType::Union(children, UnionMode::Dense) = schema.field(1).data_type() else {
         panic!("not a dense union: {schema}");
     };
     let children: &UnionFields = children;
-    let named = children.iter().map(|(id, field)| (id, field.name().clone()));
-    named.collect()
+    let names = children.iter().map(|(id, field)| (id, field.name().clone()));
+    names.collect()
 }

@@ -8,11 +8,11 @@ use prost::bytes::Bytes;
 use squadron_integration::client::ticket;
 use tonic::Code;
 
-use super::wire::{Request, command, only, packed, put_without_rows};
+use super::wire::{Request, command, only, pack, put_without_rows};
 use super::world::{World, statement};
 use super::{Entry, Rpc, check, example, served};
 
-/// A statement that has to be planned for a transaction, which there is none of.
+/// The refusal of statements in a transaction.
 const NO_TRANSACTIONS: &str = "transactions are not supported; connect with autocommit";
 
 pub(super) fn entries() -> Vec<Entry> {
@@ -20,20 +20,19 @@ pub(super) fn entries() -> Vec<Entry> {
         served(
             "CommandStatementQuery",
             &[Rpc::GetFlightInfo, Rpc::PollFlightInfo, Rpc::GetSchema],
-            "any statement; the query starts in GetFlightInfo or the first poll, DDL, INSERT and COPY run there, exactly once",
+            "any statement; the query starts in GetFlightInfo or the first poll, DDL, INSERT and COPY run there, \
+             exactly once",
         )
-        .used_by(
-            "ODBC SQLExecDirect; ADBC low level, ExecuteSchema, `incremental`; C++, Go, Rust; flightsql-dbapi",
-        )
-        .example(example!(packed(&statement("SELECT r_name FROM region"))))
-        .check(check!(rows_and_their_schema))
+        .used_by("ODBC SQLExecDirect; ADBC low level, ExecuteSchema, `incremental`; C++, Go, Rust; flightsql-dbapi")
+        .example(example!(pack(&statement("SELECT r_name FROM region"))))
+        .check(check!(rows_match_their_schema))
         .check(check!(empty_results_have_the_schema))
-        .check(check!(ddl_runs_once_and_in_get_flight_info))
+        .check(check!(ddl_runs_once_in_get_flight_info))
         .check(check!(polls_lead_to_the_rows))
         .check(check!(ddl_by_poll_runs_once))
         .check(check!(get_schema_runs_nothing))
-        .check(check!(errors_say_where))
-        .check(check!(a_transaction_is_refused)),
+        .check(check!(errors_name_the_position))
+        .check(check!(query_in_transaction_is_refused)),
         served(
             "TicketStatementQuery",
             &[Rpc::DoGet],
@@ -43,21 +42,19 @@ pub(super) fn entries() -> Vec<Entry> {
         .example(|world| Box::pin(fresh_ticket(world)))
         .with_handle(|handle| {
             let statement_handle = Bytes::copy_from_slice(handle);
-            packed(&TicketStatementQuery { statement_handle })
+            pack(&TicketStatementQuery { statement_handle })
         })
         .owned()
-        .check(check!(a_result_is_read_once)),
+        .check(check!(result_is_read_once)),
         served(
             "CommandStatementUpdate",
             &[Rpc::DoPut],
             "DDL, SET, INSERT and COPY, run exactly once, with the number of affected rows",
         )
         .used_by("ADBC `executescript` and `execute_update`; C++, Go, Rust")
-        .example(example!(packed(&update(
-            "SET datafusion.explain.show_sizes = true"
-        ))))
+        .example(example!(pack(&update("SET datafusion.explain.show_sizes = true"))))
         .check(check!(updates_run_once_and_count))
-        .check(check!(an_update_in_a_transaction_is_refused)),
+        .check(check!(update_in_transaction_is_refused)),
     ]
 }
 
@@ -80,7 +77,7 @@ pub(super) fn count_of(answer: &Vec<Vec<u8>>) -> i64 {
     result.expect("a count").record_count
 }
 
-async fn rows_and_their_schema(world: &World) {
+async fn rows_match_their_schema(world: &World) {
     let query = statement("SELECT r_regionkey, r_name FROM region ORDER BY 1");
     let info: FlightInfo = world.info(&query).await;
     assert_eq!(info.flight_descriptor, Some(command(&query)));
@@ -104,10 +101,10 @@ async fn empty_results_have_the_schema(world: &World) {
     }
 }
 
-async fn ddl_runs_once_and_in_get_flight_info(world: &World) {
+async fn ddl_runs_once_in_get_flight_info(world: &World) {
     let create = statement("CREATE VIEW conformance_once AS SELECT 1 AS one");
     let info = world.info(&create).await;
-    // It ran already, although nobody has fetched its empty result.
+    // The view exists already, although the empty result was not fetched.
     assert_eq!(world.number("SELECT count(*) FROM conformance_once").await, 1);
     let (_, batches) = world.client.fetch(info).await.expect("an empty result");
     assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 0);
@@ -122,7 +119,7 @@ async fn ddl_runs_once_and_in_get_flight_info(world: &World) {
 
 async fn polls_lead_to_the_rows(world: &World) {
     let query = statement("SELECT l_linenumber, count(*) AS n FROM lineitem GROUP BY 1");
-    let info = world.polled(command(&query)).await;
+    let info = world.poll_to_end(command(&query)).await;
     assert_eq!(info.app_metadata.len(), 36, "the query id");
     let (_, batches) = world.client.fetch(info).await.expect("the rows");
     assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 7);
@@ -133,10 +130,12 @@ async fn polls_lead_to_the_rows(world: &World) {
 
 async fn ddl_by_poll_runs_once(world: &World) {
     let create = command(&statement("CREATE VIEW conformance_poll AS SELECT 1 AS one"));
-    world.polled(create.clone()).await;
+    world.poll_to_end(create.clone()).await;
     let again = world.refusal(Request::Poll(create)).await;
     assert!(again.message().contains("conformance_poll"), "{again}");
-    world.polled(command(&statement("DROP VIEW conformance_poll"))).await;
+    world
+        .poll_to_end(command(&statement("DROP VIEW conformance_poll")))
+        .await;
     let gone = command(&statement("SELECT * FROM conformance_poll"));
     let gone = world.refusal(Request::Info(gone)).await;
     assert_eq!(gone.code(), Code::NotFound, "{gone}");
@@ -153,7 +152,7 @@ async fn get_schema_runs_nothing(world: &World) {
     assert_eq!(absent.code(), Code::NotFound, "{absent}");
 }
 
-async fn errors_say_where(world: &World) {
+async fn errors_name_the_position(world: &World) {
     for (sql, code, words) in [
         ("SELEC 1", Code::InvalidArgument, "SELEC"),
         ("SELECT *\n  FROM region WHERE", Code::InvalidArgument, "Line: 2"),
@@ -176,7 +175,7 @@ async fn errors_say_where(world: &World) {
     }
 }
 
-async fn a_transaction_is_refused(world: &World) {
+async fn query_in_transaction_is_refused(world: &World) {
     let query = CommandStatementQuery {
         query: "SELECT 1".into(),
         transaction_id: Some(Bytes::from_static(b"t1")),
@@ -193,7 +192,7 @@ async fn a_transaction_is_refused(world: &World) {
     assert_eq!(batch.num_rows(), 1);
 }
 
-async fn a_result_is_read_once(world: &World) {
+async fn result_is_read_once(world: &World) {
     let ticket = fresh_ticket(world).await;
     let first = world.send(Request::Get(ticket.clone())).await;
     assert!(!first.expect("the first time it is there").is_empty());
@@ -202,13 +201,13 @@ async fn a_result_is_read_once(world: &World) {
 }
 
 async fn updates_run_once_and_count(world: &World) {
-    let create = packed(&update("CREATE VIEW conformance_put AS SELECT 1 AS one"));
-    // With an Arrow stream without columns, as ADBC sends it, and with the command alone, as C++ and Rust do.
+    let create = pack(&update("CREATE VIEW conformance_put AS SELECT 1 AS one"));
+    // ADBC sends an Arrow stream without columns; C++ and Rust send only the command.
     let answer = world.send(Request::Put(put_without_rows(&create))).await;
     assert_eq!(count_of(&answer.expect("it runs")), 0);
     let status = world.refusal(Request::Put(put_without_rows(&create))).await;
     assert!(status.message().contains("conformance_put"), "{status}");
-    let drop = FlightDescriptor::new_cmd(packed(&update("DROP VIEW conformance_put")));
+    let drop = FlightDescriptor::new_cmd(pack(&update("DROP VIEW conformance_put")));
     let drop = vec![arrow_flight::FlightData::new().with_descriptor(drop)];
     let answer = world.send(Request::Put(drop)).await;
     assert_eq!(count_of(&answer.expect("it runs")), 0);
@@ -217,10 +216,10 @@ async fn updates_run_once_and_count(world: &World) {
     assert_eq!(gone.code(), Code::NotFound, "{gone}");
 }
 
-async fn an_update_in_a_transaction_is_refused(world: &World) {
+async fn update_in_transaction_is_refused(world: &World) {
     let mut command = update("CREATE VIEW conformance_transaction AS SELECT 1 AS one");
     command.transaction_id = Some(Bytes::from_static(b"t1"));
-    let status = world.refusal(Request::Put(put_without_rows(&packed(&command)))).await;
+    let status = world.refusal(Request::Put(put_without_rows(&pack(&command)))).await;
     assert_eq!(status.code(), Code::Unimplemented, "{status}");
     assert!(status.message().contains(NO_TRANSACTIONS), "{status}");
 }

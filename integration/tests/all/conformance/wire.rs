@@ -1,4 +1,4 @@
-//! Requests as they go over the wire, and answers as they come.
+//! Requests and answers as encoded messages.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tonic::{Response, Status, Streaming};
 /// How long one call may take; a call that takes longer hangs.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Messages read of one answer.
+/// Messages that are read of one answer, at most.
 const MOST_MESSAGES: usize = 1_000;
 
 /// One call.
@@ -45,12 +45,12 @@ tokio::task_local! {
 }
 
 /// Runs `work`, whose calls all carry this token.
-pub(super) async fn speaking_as<T>(token: &'static str, work: impl Future<Output = T>) -> T {
+pub(super) async fn with_token<T>(token: &'static str, work: impl Future<Output = T>) -> T {
     TOKEN.scope(token, work).await
 }
 
-/// A message with the token of whoever speaks.
-fn signed<T>(message: T) -> tonic::Request<T> {
+/// A request with the token of [`with_token`], if there is one.
+fn authorize<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     if let Ok(token) = TOKEN.try_get() {
         let header = format!("Bearer {token}");
@@ -66,26 +66,28 @@ fn signed<T>(message: T) -> tonic::Request<T> {
 /// When it hangs.
 pub(super) async fn send(client: &Client, request: Request) -> Result<Answer, Status> {
     let shown = format!("{:.300}", format!("{request:?}"));
-    let answer = timeout(CALL_LIMIT, answered(client, request)).await;
+    let answer = timeout(CALL_LIMIT, call(client, request)).await;
     answer.unwrap_or_else(|_| panic!("no answer within {CALL_LIMIT:?}: {shown}"))
 }
 
-async fn answered(client: &Client, request: Request) -> Result<Answer, Status> {
+async fn call(client: &Client, request: Request) -> Result<Answer, Status> {
     let mut flight = client.flight();
     match request {
-        Request::Handshake(greetings) => all(flight.handshake(signed(stream::iter(greetings))).await).await,
+        Request::Handshake(greetings) => {
+            encode_stream(flight.handshake(authorize(stream::iter(greetings))).await).await
+        }
         Request::Flights(expression) => {
             let expression = expression.into();
-            all(flight.list_flights(signed(Criteria { expression })).await).await
+            encode_stream(flight.list_flights(authorize(Criteria { expression })).await).await
         }
-        Request::Info(descriptor) => one(flight.get_flight_info(signed(descriptor)).await),
-        Request::Poll(descriptor) => one(flight.poll_flight_info(signed(descriptor)).await),
-        Request::Schema(descriptor) => one(flight.get_schema(signed(descriptor)).await),
-        Request::Get(ticket) => all(flight.do_get(signed(Ticket::new(ticket))).await).await,
-        Request::Put(messages) => all(flight.do_put(signed(stream::iter(messages))).await).await,
-        Request::Exchange(messages) => all(flight.do_exchange(signed(stream::iter(messages))).await).await,
-        Request::Action(name, body) => all(flight.do_action(signed(action(name, body))).await).await,
-        Request::Actions => all(flight.list_actions(signed(Empty {})).await).await,
+        Request::Info(descriptor) => encode_message(flight.get_flight_info(authorize(descriptor)).await),
+        Request::Poll(descriptor) => encode_message(flight.poll_flight_info(authorize(descriptor)).await),
+        Request::Schema(descriptor) => encode_message(flight.get_schema(authorize(descriptor)).await),
+        Request::Get(ticket) => encode_stream(flight.do_get(authorize(Ticket::new(ticket))).await).await,
+        Request::Put(messages) => encode_stream(flight.do_put(authorize(stream::iter(messages))).await).await,
+        Request::Exchange(messages) => encode_stream(flight.do_exchange(authorize(stream::iter(messages))).await).await,
+        Request::Action(name, body) => encode_stream(flight.do_action(authorize(action(name, body))).await).await,
+        Request::Actions => encode_stream(flight.list_actions(authorize(Empty {})).await).await,
     }
 }
 
@@ -96,11 +98,11 @@ fn action(name: &str, body: Vec<u8>) -> Action {
     }
 }
 
-fn one<T: Message>(answer: Result<Response<T>, Status>) -> Result<Answer, Status> {
+fn encode_message<T: Message>(answer: Result<Response<T>, Status>) -> Result<Answer, Status> {
     Ok(vec![answer?.into_inner().encode_to_vec()])
 }
 
-async fn all<T: Message>(answer: Result<Response<Streaming<T>>, Status>) -> Result<Answer, Status> {
+async fn encode_stream<T: Message>(answer: Result<Response<Streaming<T>>, Status>) -> Result<Answer, Status> {
     let messages = answer?.into_inner().take(MOST_MESSAGES);
     messages.map_ok(|message| message.encode_to_vec()).try_collect().await
 }
@@ -116,14 +118,14 @@ pub(super) fn only<T: Message + Default>(answer: &Answer) -> T {
     T::decode(message.as_slice()).expect("an answer is a message of its RPC")
 }
 
-/// What an action with one result answers, decoded and not wrapped.
+/// Runs an action with one result; decodes the result, which has no envelope.
 pub(super) async fn act<T: Message + Default>(client: &Client, name: &'static str, body: Vec<u8>) -> Result<T, Status> {
     let answer = send(client, Request::Action(name, body)).await?;
     let result: arrow_flight::Result = only(&answer);
     Ok(T::decode(result.body).expect("the result of an action is its message"))
 }
 
-/// What an action with one result answers, decoded out of its envelope.
+/// Runs an action with one result; decodes the result out of its envelope.
 pub(super) async fn act_wrapped<T: ProstMessageExt>(
     client: &Client,
     name: &'static str,
@@ -134,8 +136,8 @@ pub(super) async fn act_wrapped<T: ProstMessageExt>(
     Ok(unpacked.unwrap_or_else(|| panic!("{name} answers another message: {}", any.type_url)))
 }
 
-/// A Flight SQL message in its envelope.
-pub(super) fn packed(message: &impl ProstMessageExt) -> Vec<u8> {
+/// Encodes a Flight SQL message in its envelope.
+pub(super) fn pack(message: &impl ProstMessageExt) -> Vec<u8> {
     message.as_any().encode_to_vec()
 }
 
@@ -148,18 +150,18 @@ pub(super) fn envelope(name: &str, value: Vec<u8>) -> Vec<u8> {
 
 /// A descriptor of a Flight SQL message.
 pub(super) fn command(message: &impl ProstMessageExt) -> FlightDescriptor {
-    FlightDescriptor::new_cmd(packed(message))
+    FlightDescriptor::new_cmd(pack(message))
 }
 
-/// The schema of no columns, as the message that opens an Arrow stream.
-pub(super) fn opening(schema: &Schema) -> FlightData {
+/// The schema as the first message of an Arrow stream.
+pub(super) fn schema_message(schema: &Schema) -> FlightData {
     SchemaAsIpc::new(schema, &IpcWriteOptions::default()).into()
 }
 
-/// A DoPut of a command and an Arrow stream without columns: "run it once".
+/// A DoPut of a command and an Arrow stream without columns, which runs the command once.
 pub(super) fn put_without_rows(message: &[u8]) -> Vec<FlightData> {
     let descriptor = FlightDescriptor::new_cmd(message.to_vec());
-    vec![opening(&Schema::empty()).with_descriptor(descriptor)]
+    vec![schema_message(&Schema::empty()).with_descriptor(descriptor)]
 }
 
 /// A DoPut of a command and rows.

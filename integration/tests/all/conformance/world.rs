@@ -1,4 +1,4 @@
-//! The servers that the entries are held to, and what several checks ask of them.
+//! The server that the entries are checked against, and helpers that several checks use.
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
@@ -12,9 +12,9 @@ use squadron_integration::client::{Client, Rows};
 use squadron_integration::cluster::{Cluster, cluster};
 use tonic::Status;
 
-use super::wire::{Request, act_wrapped, command, only, packed, send};
+use super::wire::{Request, act_wrapped, command, only, pack, send};
 
-/// A server with TPC-H tables that everybody may use, and a connection to it.
+/// A server with TPC-H tables and without authentication, and a connection to it.
 pub(super) struct World {
     pub(super) cluster: Cluster,
     pub(super) client: Client,
@@ -34,10 +34,10 @@ impl World {
         send(&self.client, request).await
     }
 
-    /// Why a call is refused.
+    /// Sends a call that must be refused, and gives the status.
     ///
     /// # Panics
-    /// When it is not.
+    /// When the call is answered.
     pub(super) async fn refusal(&self, request: Request) -> Status {
         let shown = format!("{:.300}", format!("{request:?}"));
         match self.send(request).await {
@@ -51,11 +51,11 @@ impl World {
         only(&answer.expect("GetFlightInfo answers"))
     }
 
-    /// The last FlightInfo of a command that is polled to its end.
+    /// Polls a command to its end, and gives the last FlightInfo.
     ///
     /// # Panics
     /// When progress falls or leaves 0 to 1, endpoints are not only appended, or the polls do not end.
-    pub(super) async fn polled(&self, descriptor: FlightDescriptor) -> FlightInfo {
+    pub(super) async fn poll_to_end(&self, descriptor: FlightDescriptor) -> FlightInfo {
         const MOST_POLLS: usize = 200;
         let (mut next, mut progress, mut endpoints) = (descriptor, 0.0, Vec::new());
         for _ in 0..MOST_POLLS {
@@ -74,7 +74,7 @@ impl World {
         panic!("{MOST_POLLS} polls do not end")
     }
 
-    /// The rows of a command: GetFlightInfo, then DoGet of its ticket.
+    /// Runs a command with GetFlightInfo, and fetches its rows with DoGet.
     pub(super) async fn rows(&self, message: &impl ProstMessageExt) -> Rows {
         let info = self.info(message).await;
         let rows = self.client.fetch(info).await;
@@ -87,7 +87,7 @@ impl World {
         arrow::compute::concat_batches(&schema, &batches).expect("batches of one schema")
     }
 
-    /// The only number that a statement gives.
+    /// Runs a statement that gives one number.
     pub(super) async fn number(&self, sql: &str) -> i64 {
         let batch = self.batch(&statement(sql)).await;
         number_of(&batch)
@@ -98,11 +98,11 @@ impl World {
             query: sql.into(),
             transaction_id: None,
         };
-        let result = act_wrapped(&self.client, "CreatePreparedStatement", packed(&request)).await;
+        let result = act_wrapped(&self.client, "CreatePreparedStatement", pack(&request)).await;
         result.unwrap_or_else(|status| panic!("{sql} is not prepared: {status}"))
     }
 
-    /// The handle of a prepared statement.
+    /// Prepares a statement; gives its handle.
     pub(super) async fn handle(&self, sql: &str) -> Bytes {
         self.prepare(sql).await.prepared_statement_handle
     }
@@ -117,7 +117,7 @@ pub(super) fn statement(sql: &str) -> CommandStatementQuery {
 }
 
 /// A prepared statement as the command of GetFlightInfo.
-pub(super) fn prepared(handle: impl Into<Bytes>) -> CommandPreparedStatementQuery {
+pub(super) fn prepared_query(handle: impl Into<Bytes>) -> CommandPreparedStatementQuery {
     CommandPreparedStatementQuery {
         prepared_statement_handle: handle.into(),
     }

@@ -1,5 +1,5 @@
-//! Every way to stop a query, while it is planned, queued, running, read or unread: within a second nothing of it is left,
-//! its client hears the reason, and to stop it once more does no harm.
+//! Every way to stop a query, while it is planned, queued, running, read or unread: within a second nothing of the
+//! query is left, its client gets the reason, and a second stop does no harm.
 
 pub(crate) mod victim;
 pub(crate) mod watcher;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tonic::Code;
 
 use self::victim::{Outcome, Phase, Victim, Work};
-use self::watcher::{Watcher, is_calm};
+use self::watcher::{Watcher, check_repeated_stop};
 use self::ways::Way;
 use crate::callers::{Caller, Files, PASSWORD, statement, text};
 use crate::support::{ENDLESS, Mismatches, bounded, minutes};
@@ -32,35 +32,35 @@ const PHASES: [Phase; 5] = [
     Phase::Unread,
 ];
 
-/// Enough for a query to get where it is to be stopped, and too little for what is planned long.
+/// Timeout of queries that a time limit stops: enough to reach each phase, and less than the long planning takes.
 const TIME: Duration = Duration::from_secs(2);
 
-/// A group with room for one query, so that the next one waits while those who look do not.
+/// A group that runs one query, so that the next one is queued while the watcher's own queries are not.
 const GROUPS: &str = "[[group]]\nname = \"narrow\"\ntag = \"narrow*\"\nmax_running = 1\n";
 
 #[test]
-fn embedded() {
-    bounded(minutes(15), every_way(cluster()));
+fn stops_are_clean_on_embedded_worker() {
+    bounded(minutes(15), assert_stops_are_clean(cluster()));
 }
 
 #[test]
-fn two_workers() {
-    bounded(minutes(15), every_way(cluster().workers(2)));
+fn stops_are_clean_on_two_workers() {
+    bounded(minutes(15), assert_stops_are_clean(cluster().workers(2)));
 }
 
-async fn every_way(builder: ClusterBuilder) {
-    let scene = Scene::set(builder).await;
+async fn assert_stops_are_clean(builder: ClusterBuilder) {
+    let scene = Scene::start(builder).await;
     let mut mismatches = Mismatches::default();
     for phase in PHASES {
-        for way in Way::ALL.into_iter().filter(|way| way.reaches(phase)) {
+        for way in Way::ALL.into_iter().filter(|way| way.applies_to(phase)) {
             for work in [Work::Endless, Work::Tpch] {
-                // What is planned long is neither.
+                // The statement with the long planning is neither.
                 if phase == Phase::Planning && work == Work::Tpch {
                     continue;
                 }
                 let case = format!("{way:?} of {work:?} while {phase:?}");
                 let start = Instant::now();
-                let outcome = scene.stops(way, phase, work).await;
+                let outcome = scene.stop_and_check(way, phase, work).await;
                 println!("{case}: {outcome:?} after {:?}", start.elapsed());
                 mismatches.note(&case, outcome);
             }
@@ -69,7 +69,7 @@ async fn every_way(builder: ClusterBuilder) {
     mismatches.assert_none();
 }
 
-/// A cluster, somebody who looks at it, and somebody who stops queries.
+/// A cluster, a watcher, and a client that stops queries.
 struct Scene {
     cluster: Cluster,
     watcher: Watcher,
@@ -78,7 +78,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn set(builder: ClusterBuilder) -> Self {
+    async fn start(builder: ClusterBuilder) -> Self {
         let folder = TempDir::with_prefix("squadron-groups-").expect("a folder");
         let groups = folder.path().join("groups.toml");
         std::fs::write(&groups, GROUPS).expect("written");
@@ -89,44 +89,44 @@ impl Scene {
             .serve_arg(format!("--groups={}", groups.display()))
             .start()
             .await;
-        // What a first statement costs in time and memory is no part of the cases.
+        // The first statement of a cluster takes extra time and memory, which no case should measure.
         let first = cluster.client().await;
         let warm = first.query("SELECT count(*) FROM lineitem, region").await;
         warm.expect("the cluster answers");
         Self {
-            watcher: Watcher::of(&cluster).await,
+            watcher: Watcher::connect(&cluster).await,
             other: cluster.client().await,
             cluster,
             _groups: folder,
         }
     }
 
-    /// Brings a query to `phase`, stops it, and looks at what is left.
-    async fn stops(&self, way: Way, phase: Phase, work: Work) -> Result<(), String> {
+    /// Brings a query to `phase`, stops it, and checks that nothing is left.
+    async fn stop_and_check(&self, way: Way, phase: Phase, work: Work) -> Result<(), String> {
         let before = self.watcher.memory().await;
-        let hog = match phase {
-            Phase::Queued => Some(self.hog().await),
+        let occupant = match phase {
+            Phase::Queued => Some(self.occupy_group().await),
             _ => None,
         };
-        let mut victim = self.victim(way, phase, work).await?;
-        if !(way.is_time() && phase == Phase::Planning) {
-            victim.is_in(phase, work, &self.watcher).await;
+        let mut victim = self.start_victim(way, phase, work).await?;
+        if !(way.is_timeout() && phase == Phase::Planning) {
+            victim.wait_for_phase(phase, work, &self.watcher).await;
         }
-        let (end, victim) = self.stopped(way, phase, victim).await?;
-        drop(hog);
-        let left = self.watcher.finds_nothing(&self.cluster, &before, end);
+        let (end, victim) = self.stop(way, phase, victim).await?;
+        drop(occupant);
+        let left = self.watcher.check_nothing_left(&self.cluster, &before, end);
         if let Err(left) = left.await {
-            // The next case is not to find it too.
-            self.watcher.sweep().await;
+            // The next case should not find it again.
+            self.watcher.kill_all().await;
             return Err(left);
         }
         match victim {
-            Some(mut victim) => is_right(way, phase, work, victim.outcome().await?),
+            Some(mut victim) => check_outcome(way, phase, work, victim.outcome().await?),
             None => Ok(()),
         }
     }
 
-    async fn victim(&self, way: Way, phase: Phase, work: Work) -> Result<Victim, String> {
+    async fn start_victim(&self, way: Way, phase: Phase, work: Work) -> Result<Victim, String> {
         let prefix = match phase {
             Phase::Queued => "narrow",
             _ => "victim",
@@ -142,16 +142,17 @@ impl Scene {
             .map_err(|status| format!("it does not start: {status}"))
     }
 
-    /// Stops it, twice where somebody does it, and says when; gives it back unless its client is gone.
-    async fn stopped(&self, way: Way, phase: Phase, mut victim: Victim) -> Result<(Instant, Option<Victim>), String> {
+    /// Stops the query, and a second time where a client does it. Gives the time of the stop, and the victim unless its
+    /// client is gone.
+    async fn stop(&self, way: Way, phase: Phase, mut victim: Victim) -> Result<(Instant, Option<Victim>), String> {
         if way == Way::Disconnect {
             victim.disconnect().await;
             return Ok((Instant::now(), None));
         }
-        if way.is_time() {
-            return Ok((victim.ended(&self.watcher).await?, Some(victim)));
+        if way.is_timeout() {
+            return Ok((victim.wait_for_end(&self.watcher).await?, Some(victim)));
         }
-        let stopped = way.stop(&victim.names, &self.other).await;
+        let stopped = way.stop(&victim.handles, &self.other).await;
         // A query of TPC-H may have ended by itself.
         stopped
             .or_else(|status| match status.code() {
@@ -161,92 +162,95 @@ impl Scene {
             .map_err(|status| format!("it cannot be stopped while {phase:?}: {status}"))?;
         let end = Instant::now();
         let again = self.cluster.client().await;
-        is_calm(way.stop(&victim.names, &again).await)?;
+        check_repeated_stop(way.stop(&victim.handles, &again).await)?;
         Ok((end, Some(victim)))
     }
 
-    /// Takes the one place of the narrow group, until it is dropped.
-    async fn hog(&self) -> FlightRecordBatchStream {
+    /// Runs the only query of the narrow group until the stream is dropped.
+    async fn occupy_group(&self) -> FlightRecordBatchStream {
         let client = self.cluster.client().await;
-        let named = client.update("SET squadron.tag = 'narrow'").await;
-        named.expect("a session takes a tag");
-        let mut stream = client.open(ENDLESS).await.expect("there is room for one");
+        let set = client.update("SET squadron.tag = 'narrow'").await;
+        set.expect("a session takes a tag");
+        let mut stream = client.open(ENDLESS).await.expect("the group runs one query");
         stream.next().await.expect("a row").expect("no error");
         stream
     }
 }
 
-/// Whether the client of a stopped query hears the right thing.
-fn is_right(way: Way, phase: Phase, work: Work, outcome: Outcome) -> Result<(), String> {
+/// Checks what the client of a stopped query gets.
+fn check_outcome(way: Way, phase: Phase, work: Work, outcome: Outcome) -> Result<(), String> {
     match outcome {
-        Err(status) if way.says(phase, &status) => Ok(()),
-        Err(status) => Err(format!("its client hears {status}")),
+        Err(status) if way.accepts(phase, &status) => Ok(()),
+        Err(status) => Err(format!("its client gets {status}")),
         Ok(()) if work == Work::Tpch => Ok(()),
-        Ok(()) => Err("its client hears nothing of it".to_owned()),
+        Ok(()) => Err("its client gets no error".to_owned()),
     }
 }
 
 #[test]
-fn a_limit_that_is_satisfied_leaves_nothing() {
+fn satisfied_limit_leaves_nothing_behind() {
     bounded(minutes(5), async {
         for builder in [cluster(), cluster().workers(2)] {
-            let scene = Scene::set(builder).await;
+            let scene = Scene::start(builder).await;
             let before = scene.watcher.memory().await;
             let client = scene.cluster.client().await;
             let rows = client.query(&format!("{ENDLESS} LIMIT 10")).await;
             let (_, batches) = rows.expect("it ends by itself");
             let rows: usize = batches.iter().map(|batch| batch.num_rows()).sum();
             assert_eq!(rows, 10);
-            let left = scene.watcher.finds_nothing(&scene.cluster, &before, Instant::now());
+            let left = scene
+                .watcher
+                .check_nothing_left(&scene.cluster, &before, Instant::now());
             left.await.unwrap_or_else(|left| panic!("{left}"));
         }
     });
 }
 
-/// Whoever is given up before the answer to his first poll has no name to stop by. An answer that crosses the giving up
-/// on its way was told, as far as the server can know: such a query ends when nobody polled for `--result-ttl`.
+/// A client that gives up before the answer to its first poll has no handle by which to stop the query. An answer that
+/// is on its way when the client gives up was delivered, as far as the server can know: such a query ends when it was
+/// not polled for `--result-ttl`.
 #[test]
-fn a_first_poll_that_is_given_up_leaves_nothing() {
+fn abandoned_first_poll_leaves_nothing() {
     bounded(minutes(5), async {
-        let scene = Scene::set(cluster().workers(2).serve_arg("--result-ttl=5s")).await;
+        let scene = Scene::start(cluster().workers(2).serve_arg("--result-ttl=5s")).await;
         let before = scene.watcher.memory().await;
-        // The answer waits 50 ms for a query that waits for its turn; planning it comes before.
-        let hog = scene.hog().await;
+        // The first answer for a queued query comes 50 ms after its planning.
+        let occupant = scene.occupy_group().await;
         let mut given_up = 0;
         for milliseconds in (0..200).step_by(10) {
             let client = scene.cluster.client().await;
-            let named = client.update("SET squadron.tag = 'narrow'").await;
-            named.expect("a session takes a tag");
+            let set = client.update("SET squadron.tag = 'narrow'").await;
+            set.expect("a session takes a tag");
             let mut flight = client.flight();
             let first = flight.poll_flight_info(statement(ENDLESS));
             match timeout(Duration::from_millis(milliseconds), first).await {
                 Ok(answer) => {
                     let info = answer.expect("it starts").into_inner().info;
-                    let stopped = client.cancel(&info.expect("its name")).await;
+                    let stopped = client.cancel(&info.expect("a FlightInfo")).await;
                     stopped.expect("it can be stopped");
                 }
                 Err(_) => given_up += 1,
             }
         }
         let end = Instant::now();
-        let waiting = scene.watcher.waiting(end).await;
+        let waiting = scene.watcher.waiting_queries(end).await;
         assert!(
             waiting.len() <= 2 && waiting.len() < given_up,
-            "of {given_up} given up these still wait, more than can have crossed: {waiting:?}"
+            "of {given_up} abandoned queries these still wait, more than can have been answered: {waiting:?}"
         );
-        drop(hog);
+        drop(occupant);
         for query in &waiting {
-            scene.watcher.ends(query).await;
+            scene.watcher.wait_for_end(query).await;
         }
         let end = if waiting.is_empty() { end } else { Instant::now() };
-        let left = scene.watcher.finds_nothing(&scene.cluster, &before, end);
+        let left = scene.watcher.check_nothing_left(&scene.cluster, &before, end);
         left.await.unwrap_or_else(|left| panic!("{left}"));
     });
 }
 
-/// KILL of others is tried with the tables that would show what to kill.
+/// `system.rs` checks the same of KILL.
 #[test]
-fn a_query_is_stopped_by_its_principal_alone() {
+fn only_its_principal_stops_query() {
     bounded(minutes(5), async {
         let files = Files::new();
         let cluster = cluster()

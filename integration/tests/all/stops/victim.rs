@@ -1,4 +1,4 @@
-//! A query with a client of its own, brought to where it is to be stopped.
+//! A query with its own client, brought to the phase in which it is to be stopped.
 
 use std::time::{Duration, Instant};
 
@@ -12,80 +12,80 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::{Request, Status};
 
-use super::watcher::{Seen, Watcher};
+use super::watcher::{SeenQuery, Watcher};
 use crate::callers::statement;
 use crate::support::ENDLESS;
 
-/// Computes for hours before its first row.
+/// A query that computes for hours before its first row.
 const LONG: &str = "SELECT a.l_linenumber, count(*), sum(a.l_orderkey % (b.l_orderkey + 1)) \
     FROM lineitem a CROSS JOIN lineitem b GROUP BY a.l_linenumber";
 
-/// The most stages, joins and subqueries of TPC-H.
+/// The TPC-H query with the most stages, joins and subqueries.
 const TPCH: u8 = 21;
 
-/// How long a stopped client may wait to hear of it; a debug build on two busy cores is slow.
+/// How long the client of a stopped query may wait for the error; a debug build on two busy cores is slow.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where a query is stopped.
+/// The phase in which a query is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Its statement is being planned.
     Planning,
-    /// Its group has no room for it, and its client waits for rows.
+    /// Its group is full, and its client waits for rows.
     Queued,
     /// It computes, and its client waits for rows.
     Running,
     /// Its client has read some rows and reads no more.
     Streaming,
-    /// Its rows are there, and its client has not asked for them.
+    /// It has rows, and its client has not fetched them.
     Unread,
 }
 
-/// What is stopped.
+/// The kind of query that is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// What does not end by itself.
+    /// A query that does not end by itself.
     Endless,
-    /// A query of TPC-H, which may just have ended.
+    /// A query of TPC-H, which may end before the stop.
     Tpch,
 }
 
-/// What its client hears of its end.
+/// The end of a query as its client sees it.
 pub(crate) type Outcome = Result<(), Status>;
 
-/// What a query can be stopped by.
-pub(crate) struct Names {
+/// Everything by which a query can be stopped.
+pub(crate) struct Handles {
     pub(crate) client: Client,
-    /// None as long as it is planned.
+    /// None while the query is planned.
     info: Option<FlightInfo>,
-    /// None until it was where it is to be stopped.
-    seen: Option<Seen>,
+    /// None until the query has reached its phase.
+    seen: Option<SeenQuery>,
 }
 
 /// A query and its client.
 pub(crate) struct Victim {
     tag: String,
-    pub(crate) names: Names,
-    /// The call that its client waits for.
+    pub(crate) handles: Handles,
+    /// The call that the client waits for.
     call: JoinSet<Outcome>,
-    /// What its client has begun to read.
+    /// The stream that the client has begun to read.
     stream: Option<FlightRecordBatchStream>,
 }
 
-impl Names {
-    /// The FlightInfo that its client has.
+impl Handles {
+    /// The FlightInfo of the client.
     pub(crate) fn info(&self) -> &FlightInfo {
         self.info.as_ref().expect("it was planned")
     }
 
-    /// How it was seen where it is to be stopped.
-    pub(crate) fn seen(&self) -> &Seen {
-        self.seen.as_ref().expect("somebody looked")
+    /// The query as the watcher saw it in its phase.
+    pub(crate) fn seen(&self) -> &SeenQuery {
+        self.seen.as_ref().expect("the watcher saw the query")
     }
 }
 
-/// A statement that is planned for seconds, more of them without optimisation.
-fn planned_long() -> String {
+/// A statement whose planning takes seconds; a debug build plans a shorter one.
+fn long_planning_sql() -> String {
     let keys = if cfg!(debug_assertions) { 50_000 } else { 500_000 };
     let keys: Vec<_> = (0..keys).map(|key| (key * 7).to_string()).collect();
     format!(
@@ -96,7 +96,7 @@ fn planned_long() -> String {
 
 fn sql(phase: Phase, work: Work) -> String {
     match (phase, work) {
-        (Phase::Planning, _) => planned_long(),
+        (Phase::Planning, _) => long_planning_sql(),
         (_, Work::Tpch) => query(TPCH, 0.01),
         (Phase::Queued | Phase::Streaming | Phase::Unread, Work::Endless) => ENDLESS.to_owned(),
         (Phase::Running, Work::Endless) => LONG.to_owned(),
@@ -104,8 +104,8 @@ fn sql(phase: Phase, work: Work) -> String {
 }
 
 impl Victim {
-    /// A query of a new client whose session has these options and `tag`, on its way to `phase`. Its client's calls end
-    /// after `deadline`.
+    /// Starts a query of a new client on its way to `phase`. The client's session has these options and `tag`; its
+    /// calls end after `deadline`.
     pub(crate) async fn start(
         cluster: &Cluster,
         tag: String,
@@ -120,7 +120,7 @@ impl Victim {
         client.update(&format!("SET squadron.tag = '{tag}'")).await?;
         let mut victim = Self {
             tag,
-            names: Names {
+            handles: Handles {
                 client,
                 info: None,
                 seen: None,
@@ -130,40 +130,40 @@ impl Victim {
         };
         let sql = sql(phase, work);
         if phase == Phase::Planning {
-            victim.plan(sql, deadline);
+            victim.start_planning(sql, deadline);
             return Ok(victim);
         }
-        let info = victim.names.client.info(&sql).await?;
+        let info = victim.handles.client.info(&sql).await?;
         match phase {
             Phase::Planning | Phase::Unread => {}
-            Phase::Queued | Phase::Running => victim.read(ticket(&info), deadline),
+            Phase::Queued | Phase::Running => victim.start_reading(ticket(&info), deadline),
             Phase::Streaming => {
-                let mut stream = victim.names.client.get(ticket(&info)).await?;
+                let mut stream = victim.handles.client.get(ticket(&info)).await?;
                 stream.next().await.transpose().map_err(status)?;
                 victim.stream = Some(stream);
             }
         }
-        victim.names.info = Some(info);
+        victim.handles.info = Some(info);
         Ok(victim)
     }
 
-    /// Waits until it is where it is to be stopped.
-    pub(crate) async fn is_in(&mut self, phase: Phase, work: Work, watcher: &Watcher) {
+    /// Waits until the query has reached its phase.
+    pub(crate) async fn wait_for_phase(&mut self, phase: Phase, work: Work, watcher: &Watcher) {
         let seen = match (phase, work) {
-            (Phase::Planning, _) => watcher.reaches(&self.tag, &["planning"]).await,
-            (Phase::Queued, _) => watcher.reaches(&self.tag, &["queued"]).await,
-            (_, Work::Endless) => watcher.works(&self.tag).await,
-            // It may be over before anybody looks.
+            (Phase::Planning, _) => watcher.wait_for_state(&self.tag, &["planning"]).await,
+            (Phase::Queued, _) => watcher.wait_for_state(&self.tag, &["queued"]).await,
+            (_, Work::Endless) => watcher.wait_for_running_task(&self.tag).await,
+            // The query may have finished before the watcher sees it.
             (_, Work::Tpch) => {
-                let states = ["running", "draining", "finished"];
-                watcher.reaches(&self.tag, &states).await
+                let states = ["running", "delivering", "finished"];
+                watcher.wait_for_state(&self.tag, &states).await
             }
         };
-        self.names.seen = Some(seen);
+        self.handles.seen = Some(seen);
     }
 
-    fn plan(&mut self, sql: String, deadline: Option<Duration>) {
-        let mut flight = self.names.client.flight();
+    fn start_planning(&mut self, sql: String, deadline: Option<Duration>) {
+        let mut flight = self.handles.client.flight();
         let mut request = Request::new(statement(&sql));
         if let Some(deadline) = deadline {
             request.set_timeout(deadline);
@@ -172,8 +172,8 @@ impl Victim {
             .spawn(async move { flight.get_flight_info(request).await.map(drop) });
     }
 
-    fn read(&mut self, ticket: Ticket, deadline: Option<Duration>) {
-        let mut flight = self.names.client.flight();
+    fn start_reading(&mut self, ticket: Ticket, deadline: Option<Duration>) {
+        let mut flight = self.handles.client.flight();
         let mut request = Request::new(ticket);
         if let Some(deadline) = deadline {
             request.set_timeout(deadline);
@@ -185,15 +185,17 @@ impl Victim {
         });
     }
 
-    /// Takes its client away, in the middle of whatever it does.
+    /// Disconnects the client in the middle of its call.
     pub(crate) async fn disconnect(mut self) {
         self.call.shutdown().await;
     }
 
-    /// What its client is told: by its call, by the next rows, or when it comes for them. None when it asked for nothing
-    /// that could tell.
+    /// The end of the query as its client sees it: from its call, from the rest of its stream, or from a late fetch.
+    ///
+    /// # Errors
+    /// When the client gets no answer in time, or has received it already.
     pub(crate) async fn outcome(&mut self) -> Result<Outcome, String> {
-        let late = |_| format!("its client hears nothing within {PATIENCE:?}");
+        let late = |_| format!("its client gets no answer within {PATIENCE:?}");
         if let Some(mut stream) = self.stream.take() {
             let rest = async {
                 while let Some(batch) = stream.next().await {
@@ -206,27 +208,27 @@ impl Victim {
         if let Some(outcome) = timeout(PATIENCE, self.call.join_next()).await.map_err(late)? {
             return outcome.map_err(|error| format!("its client fails: {error}"));
         }
-        let Some(info) = &self.names.info else {
-            return Err("its client was told already".to_owned());
+        let Some(info) = &self.handles.info else {
+            return Err("its client has received the end already".to_owned());
         };
-        let rows = timeout(PATIENCE, self.names.client.fetch(info.clone())).await;
+        let rows = timeout(PATIENCE, self.handles.client.fetch(info.clone())).await;
         Ok(rows.map_err(late)?.map(drop))
     }
 
-    /// Waits until its client's call has ended, or for one that makes none, until `watcher` sees its end.
+    /// Waits until the client's call has ended or, without a call, until `watcher` sees the end of the query.
     ///
     /// # Errors
-    /// When that does not come.
-    pub(crate) async fn ended(&mut self, watcher: &Watcher) -> Result<Instant, String> {
+    /// When the end does not come in time.
+    pub(crate) async fn wait_for_end(&mut self, watcher: &Watcher) -> Result<Instant, String> {
         if self.call.is_empty() {
             let ends = ["failed", "cancelled", "finished"];
-            watcher.reaches(&self.tag, &ends).await;
+            watcher.wait_for_state(&self.tag, &ends).await;
             return Ok(Instant::now());
         }
         let outcome = timeout(PATIENCE, self.call.join_next()).await;
         let outcome = outcome.map_err(|_| format!("its call does not end within {PATIENCE:?}"))?;
         let end = Instant::now();
-        // For whoever asks how.
+        // `outcome` reads it from here.
         self.call
             .spawn(async move { outcome.expect("there is a call").expect("no panic") });
         Ok(end)

@@ -1,13 +1,13 @@
-//! The ways to stop a query, and what each says of itself.
+//! The ways to stop a query, and the status that the client of the query gets.
 
 use arrow_flight::sql::{ActionCancelQueryRequest, ProstMessageExt};
 use prost::Message;
 use squadron_integration::client::Client;
 use tonic::{Code, Status};
 
-use super::victim::{Names, Phase};
+use super::victim::{Handles, Phase};
 
-/// Who or what stops a query.
+/// A way to stop a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     CancelFlightInfo,
@@ -32,26 +32,26 @@ impl Way {
         Self::Deadline,
     ];
 
-    /// Whether there is such a stop in this phase.
-    pub(crate) fn reaches(self, phase: Phase) -> bool {
+    /// Whether a query can be stopped in this way in this phase.
+    pub(crate) fn applies_to(self, phase: Phase) -> bool {
         match self {
-            // A query that is planned has no FlightInfo yet.
+            // A query that is being planned has no FlightInfo yet.
             Self::CancelFlightInfo | Self::CancelQuery => phase != Phase::Planning,
-            // A result that nobody asked for waits for its client to come back, for a while.
+            // An unread result waits for its client, also when the client has disconnected.
             Self::Disconnect => phase != Phase::Unread,
-            // Where no call is under way none has a deadline; once rows flow, the end of a call is a disconnect.
+            // Without a call there is no deadline; once rows flow, the end of a call is a disconnect.
             Self::Deadline => !matches!(phase, Phase::Streaming | Phase::Unread),
             Self::KillQuery | Self::KillSession | Self::CloseSession | Self::QueryTimeout => true,
         }
     }
 
-    /// Whether it comes by itself, some time after the start.
-    pub(crate) fn is_time(self) -> bool {
+    /// Whether a time limit stops the query.
+    pub(crate) fn is_timeout(self) -> bool {
         matches!(self, Self::QueryTimeout | Self::Deadline)
     }
 
-    /// Stops the query on connections that are not its own, except to close its session.
-    pub(crate) async fn stop(self, victim: &Names, other: &Client) -> Result<(), Status> {
+    /// Stops the query through another connection; only CloseSession goes through its own.
+    pub(crate) async fn stop(self, victim: &Handles, other: &Client) -> Result<(), Status> {
         match self {
             Self::CancelFlightInfo => other.cancel(victim.info()).await,
             Self::CancelQuery => {
@@ -71,21 +71,21 @@ impl Way {
         }
     }
 
-    /// Whether the client of a stopped query should hear this.
-    pub(crate) fn says(self, phase: Phase, status: &Status) -> bool {
+    /// Whether the client of a query that was stopped in this way may get this status.
+    pub(crate) fn accepts(self, phase: Phase, status: &Status) -> bool {
         match (self, status.code()) {
             (Self::QueryTimeout, code) => code == Code::DeadlineExceeded,
-            // Who notices first, client or server, gives the code.
+            // The code depends on which side sees the deadline first, client or server.
             (Self::Deadline, code) => matches!(code, Code::DeadlineExceeded | Code::Cancelled),
             (_, Code::Cancelled) => true,
-            // The rows that it comes for are gone.
+            // The rows that the client fetches late are gone.
             (_, Code::NotFound) => phase == Phase::Unread,
             _ => false,
         }
     }
 }
 
-/// KILL, as an update.
+/// Runs KILL as an update.
 pub(crate) async fn kill(client: &Client, what: &str, id: &str) -> Result<(), Status> {
     let killed = client.update(&format!("KILL {what} '{id}'")).await;
     killed.map(drop)

@@ -25,7 +25,7 @@ const FACTS_PER_FILE: i64 = 3_000;
 const ROW_GROUP: usize = 1_000;
 pub(super) const BIG_CELL_BYTES: usize = 5 * 1024 * 1024;
 
-/// A folder of tables and a folder of files that queries name by themselves.
+/// A folder of tables for `--data`, and a folder of files that the definitions name.
 pub(super) struct Tables {
     tables: TempDir,
     files: TempDir,
@@ -47,12 +47,12 @@ impl Tables {
         Self { tables, files }
     }
 
-    /// For `--data`.
+    /// The folder of tables, for `--data`.
     pub(super) fn folder(&self) -> &Path {
         self.tables.path()
     }
 
-    /// Statements that both sides run first.
+    /// Statements that the server and the reference run first.
     pub(super) fn definitions(&self) -> Vec<String> {
         let sorted = self.files.path().join("sorted.parquet");
         vec![
@@ -64,7 +64,7 @@ impl Tables {
         ]
     }
 
-    /// Tells the reference of all tables.
+    /// Registers all tables with the reference.
     pub(super) async fn register(&self, reference: &Reference) {
         let parquet = [
             "facts/",
@@ -83,23 +83,23 @@ impl Tables {
             "blob.parquet",
         ];
         for path in parquet {
-            self.external(reference, path, "PARQUET", "").await;
+            self.define_external(reference, path, "PARQUET", "").await;
         }
-        self.external(reference, "people.csv", "CSV", "OPTIONS ('format.has_header' 'true')")
+        self.define_external(reference, "people.csv", "CSV", "OPTIONS ('format.has_header' 'true')")
             .await;
-        self.external(reference, "readings/", "CSV", "OPTIONS ('format.has_header' 'true')")
+        self.define_external(reference, "readings/", "CSV", "OPTIONS ('format.has_header' 'true')")
             .await;
-        self.external(reference, "events.ndjson", "JSON", "").await;
-        self.external(reference, "trace.arrow", "ARROW", "").await;
-        self.external(reference, "birds.avro", "AVRO", "").await;
-        self.external(reference, "hive/", "PARQUET", "PARTITIONED BY (year, month)")
+        self.define_external(reference, "events.ndjson", "JSON", "").await;
+        self.define_external(reference, "trace.arrow", "ARROW", "").await;
+        self.define_external(reference, "birds.avro", "AVRO", "").await;
+        self.define_external(reference, "hive/", "PARQUET", "PARTITIONED BY (year, month)")
             .await;
         for definition in self.definitions() {
             reference.define(&definition).await;
         }
     }
 
-    async fn external(&self, reference: &Reference, path: &str, format: &str, more: &str) {
+    async fn define_external(&self, reference: &Reference, path: &str, format: &str, more: &str) {
         let name = path.split(['.', '/']).next().unwrap();
         // PARTITIONED BY stands before LOCATION, OPTIONS after it.
         let (before, after) = match more.starts_with("PARTITIONED") {
@@ -116,7 +116,7 @@ impl Tables {
     }
 }
 
-/// Well mixed bits of a row number (splitmix64).
+/// Mixed bits of a row number (splitmix64).
 fn mix(row: i64, salt: u64) -> u64 {
     let mut bits = (row as u64).wrapping_add(salt.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -125,7 +125,7 @@ fn mix(row: i64, salt: u64) -> u64 {
 }
 
 /// A join key: two thirds are 7, one in twenty is NULL.
-fn skewed(row: i64, salt: u64) -> Option<i64> {
+fn skewed_key(row: i64, salt: u64) -> Option<i64> {
     let bits = mix(row, salt);
     match bits % 20 {
         0 => None,
@@ -163,7 +163,7 @@ fn write_parquet(path: &Path, batch: &RecordBatch, row_group: usize) {
 }
 
 /// A batch whose columns may all hold NULL.
-fn nullable(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+fn nullable_batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     let columns = columns.into_iter().map(|(name, array)| (name, array, true));
     RecordBatch::try_from_iter_with_nullable(columns).unwrap()
 }
@@ -172,7 +172,7 @@ fn facts(first: i64) -> RecordBatch {
     let rows = first..first + FACTS_PER_FILE;
     let ids: Int64Array = rows.clone().collect::<Vec<_>>().into();
     let groups: Int32Array = rows.clone().map(|row| (row % 13) as i32).collect::<Vec<_>>().into();
-    let keys: Int64Array = rows.clone().map(|row| skewed(row, 1)).collect();
+    let keys: Int64Array = rows.clone().map(|row| skewed_key(row, 1)).collect();
     let values: Int64Array = rows.clone().map(|row| value(row, 2)).collect();
     let quarters: Float64Array = rows
         .clone()
@@ -219,16 +219,16 @@ fn write_facts(folder: &Path) {
     }
 }
 
-/// Same column names as `facts`, every second id, and ids that `facts` has not.
+/// The column names of `facts`, with every fifth id, and ids that `facts` does not have.
 fn write_other(folder: &Path) {
     fs::create_dir(folder).unwrap();
     for file in 0..3 {
         let rows = file * 1_000..(file + 1) * 1_000;
         let ids: Int64Array = rows.clone().map(|row| Some(row * 5)).collect();
-        let keys: Int64Array = rows.clone().map(|row| skewed(row, 11)).collect();
+        let keys: Int64Array = rows.clone().map(|row| skewed_key(row, 11)).collect();
         let values: Int64Array = rows.clone().map(|row| value(row, 12)).collect();
         let words: StringArray = rows.map(|row| word(row, 13)).collect();
-        let batch = nullable(vec![
+        let batch = nullable_batch(vec![
             ("id", Arc::new(ids)),
             ("k", Arc::new(keys)),
             ("v", Arc::new(values)),
@@ -250,7 +250,7 @@ fn write_small(folder: &Path) {
     let keys: Int64Array = rows.clone().map(key).collect();
     let names: StringArray = rows.clone().map(|row| Some(format!("name {row}"))).collect();
     let weights: Int64Array = rows.map(|row| value(row, 21)).collect();
-    let dims = nullable(vec![
+    let dims = nullable_batch(vec![
         ("k", Arc::new(keys)),
         ("name", Arc::new(names)),
         ("w", Arc::new(weights)),
@@ -261,7 +261,7 @@ fn write_small(folder: &Path) {
         let ids: Int64Array = rows.clone().map(Some).collect();
         let values: Int64Array = rows.clone().map(|row| (row != 1).then_some(row * 10)).collect();
         let words: StringArray = rows.map(|row| word(row, 22)).collect();
-        nullable(vec![
+        nullable_batch(vec![
             ("id", Arc::new(ids)),
             ("v", Arc::new(values)),
             ("s", Arc::new(words)),
@@ -272,31 +272,36 @@ fn write_small(folder: &Path) {
     write_parquet(&folder.join("nothing.parquet"), &small(0..0), 1);
 }
 
-/// The data of known bugs, where a filter lands on another column of the same name or a limit below a grouping.
+/// The data of known bugs: a filter that lands on another column of the same name, and a limit that moves below a
+/// grouping.
 fn write_same_names(folder: &Path) {
     let text = |values: &[&str]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
     let numbers = |values: &[i64]| -> ArrayRef { Arc::new(Int64Array::from(values.to_vec())) };
-    let ta = nullable(vec![("id", text(&["a1"])), ("ty", text(&["x1"]))]);
+    let ta = nullable_batch(vec![("id", text(&["a1"])), ("ty", text(&["x1"]))]);
     write_parquet(&folder.join("ta.parquet"), &ta, 1);
-    write_parquet(&folder.join("tb.parquet"), &nullable(vec![("id", text(&["x1"]))]), 1);
+    write_parquet(
+        &folder.join("tb.parquet"),
+        &nullable_batch(vec![("id", text(&["x1"]))]),
+        1,
+    );
 
     let orders: Vec<i64> = (1..=200).collect();
     let amounts: Vec<i64> = orders.iter().map(|id| id * 100).collect();
-    let batch = nullable(vec![("id", numbers(&orders)), ("amount", numbers(&amounts))]);
+    let batch = nullable_batch(vec![("id", numbers(&orders)), ("amount", numbers(&amounts))]);
     write_parquet(&folder.join("orders.parquet"), &batch, 1);
-    let batch = nullable(vec![("id", numbers(&[1, 2, 3])), ("amount", numbers(&[30, 20, 10]))]);
+    let batch = nullable_batch(vec![("id", numbers(&[1, 2, 3])), ("amount", numbers(&[30, 20, 10]))]);
     write_parquet(&folder.join("payments.parquet"), &batch, 1);
     write_parquet(
         &folder.join("customers.parquet"),
-        &nullable(vec![("id", numbers(&[1, 2, 3]))]),
+        &nullable_batch(vec![("id", numbers(&[1, 2, 3]))]),
         1,
     );
 
     let pairs = folder.join("pairs");
     fs::create_dir(&pairs).unwrap();
-    let batch = nullable(vec![("a", numbers(&[1, 100])), ("b", numbers(&[10, 99]))]);
+    let batch = nullable_batch(vec![("a", numbers(&[1, 100])), ("b", numbers(&[10, 99]))]);
     write_parquet(&pairs.join("part-0.parquet"), &batch, 1);
-    let batch = nullable(vec![("a", numbers(&[2, 200])), ("b", numbers(&[20, 98]))]);
+    let batch = nullable_batch(vec![("a", numbers(&[2, 200])), ("b", numbers(&[20, 98]))]);
     write_parquet(&pairs.join("part-1.parquet"), &batch, 1);
 }
 
@@ -331,7 +336,7 @@ fn write_text(folder: &Path) {
 
     let ids: Int64Array = (0..500).map(Some).collect();
     let marks: StringArray = (0..500).map(|row| word(row, 35)).collect();
-    let trace = nullable(vec![("id", Arc::new(ids)), ("mark", Arc::new(marks))]);
+    let trace = nullable_batch(vec![("id", Arc::new(ids)), ("mark", Arc::new(marks))]);
     let file = File::create(folder.join("trace.arrow")).unwrap();
     let mut writer = FileWriter::try_new(file, &trace.schema()).unwrap();
     for first in (0..500).step_by(100) {
@@ -340,7 +345,7 @@ fn write_text(folder: &Path) {
     writer.finish().unwrap();
 
     let birds = (0..150).map(|row| (row, word(row, 36)));
-    fs::write(folder.join("birds.avro"), avro::file(birds)).unwrap();
+    fs::write(folder.join("birds.avro"), avro::encode_file(birds)).unwrap();
 }
 
 fn write_hive(folder: &Path) {
@@ -349,7 +354,7 @@ fn write_hive(folder: &Path) {
         fs::create_dir_all(&part).unwrap();
         let rows = 0..(year - 2_000) * month;
         let amounts: Int64Array = rows.map(|row| value(row, month as u64)).collect();
-        let batch = nullable(vec![("amount", Arc::new(amounts))]);
+        let batch = nullable_batch(vec![("amount", Arc::new(amounts))]);
         write_parquet(&part.join("data.parquet"), &batch, 50);
     }
 }
@@ -368,7 +373,7 @@ fn write_nested(folder: &Path) {
         ),
         (Arc::new(Field::new("y", DataType::Utf8, true)), Arc::new(y) as ArrayRef),
     ]);
-    let batch = nullable(vec![
+    let batch = nullable_batch(vec![
         ("id", Arc::new(ids)),
         ("items", Arc::new(lists)),
         ("point", Arc::new(points)),
@@ -384,7 +389,7 @@ fn write_blob(folder: &Path) {
     };
     let ids: Int64Array = (0..10).map(Some).collect();
     let texts: StringArray = (0..10).map(|row| Some(cell(row))).collect();
-    let batch = nullable(vec![("id", Arc::new(ids)), ("text", Arc::new(texts))]);
+    let batch = nullable_batch(vec![("id", Arc::new(ids)), ("text", Arc::new(texts))]);
     write_parquet(&folder.join("blob.parquet"), &batch, 4);
 }
 

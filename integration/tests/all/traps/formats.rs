@@ -1,10 +1,10 @@
 //! Every file format, hive folders, and what the catalog says of them.
 
-use super::{exactly, in_order, same, spring};
+use super::{check_traps, exactly, in_order, same};
 
 #[test]
-fn file_formats() {
-    spring(vec![
+fn file_formats_match_the_reference() {
+    check_traps(vec![
         same("CSV", "SELECT * FROM people"),
         same(
             "CSV, grouped",
@@ -36,14 +36,15 @@ fn file_formats() {
         ),
         same(
             "formats in one union",
-            "SELECT id FROM people UNION ALL SELECT id FROM events UNION ALL SELECT id FROM trace UNION ALL SELECT id FROM birds",
+            "SELECT id FROM people UNION ALL SELECT id FROM events UNION ALL SELECT id FROM trace UNION ALL SELECT id \
+             FROM birds",
         ),
     ]);
 }
 
 #[test]
-fn hive_folders() {
-    spring(vec![
+fn hive_folders_match_the_reference() {
+    check_traps(vec![
         same(
             "all of it",
             "SELECT CAST(year AS BIGINT) AS y, CAST(month AS BIGINT) AS m, amount FROM hive",
@@ -68,11 +69,12 @@ fn hive_folders() {
 }
 
 #[test]
-fn the_catalog_answers() {
-    spring(vec![
+fn catalog_queries_return_known_rows() {
+    check_traps(vec![
         exactly(
             "columns of a table",
-            "SELECT column_name, is_nullable FROM information_schema.columns WHERE table_name = 'tiny' ORDER BY ordinal_position",
+            "SELECT column_name, is_nullable FROM information_schema.columns WHERE table_name = 'tiny' \
+             ORDER BY ordinal_position",
             &[["id", "YES"], ["v", "YES"], ["s", "YES"]],
         ),
         exactly(

@@ -1,12 +1,12 @@
 //! LIMIT and OFFSET with and without ORDER BY, and sorts.
 
-use super::{exactly, in_order, same, some_of, spring};
+use super::{check_traps, exactly, in_order, same, some_of};
 
 const FACTS: &str = "SELECT id, s FROM facts";
 
 #[test]
-fn without_order() {
-    spring(vec![
+fn unordered_limits_return_enough_rows() {
+    check_traps(vec![
         some_of("any ten", FACTS, "LIMIT 10", 10),
         some_of("none", FACTS, "LIMIT 0", 0),
         some_of("more than there are", "SELECT id FROM tiny", "LIMIT 100", 3),
@@ -73,8 +73,8 @@ fn without_order() {
 }
 
 #[test]
-fn with_order() {
-    spring(vec![
+fn ordered_limits_match_the_reference() {
+    check_traps(vec![
         in_order("the first", "SELECT id, v FROM facts ORDER BY id LIMIT 10"),
         in_order("the last", "SELECT id, v FROM facts ORDER BY id DESC LIMIT 10"),
         in_order(
@@ -126,8 +126,8 @@ fn with_order() {
 }
 
 #[test]
-fn over_ordered_input() {
-    spring(vec![
+fn limits_over_ordered_input_match() {
+    check_traps(vec![
         // DataFusion #24272: the limit prunes the row group with the first keys.
         exactly(
             "a limit over an ordered file with a filter",

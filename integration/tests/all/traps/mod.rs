@@ -1,8 +1,8 @@
-//! The traps of distributed execution: shapes whose rows others lost, doubled or put in a wrong order.
+//! The traps of distributed execution: query shapes whose rows other engines lost, doubled or put in a wrong order.
 //!
-//! Each module lists queries with the reason why they are there. Every query runs on 2 workers of 2 slots, on 4 workers of
-//! 1 slot and on an embedded worker, with splits as small as they get, and is held to the single-process reference, or to
-//! rows written down here where the reference itself is known to err. Its schema must be the same wherever it is told.
+//! Each module lists queries with the reason for each. Every query runs on 2 workers of 2 slots, on 4 workers of 1 slot
+//! and on an embedded worker, with splits as small as possible, and is compared with the single-process reference, or
+//! with literal rows where the reference itself is known to be wrong. Its schema must be the same in all answers.
 
 mod aggregates;
 mod avro;
@@ -25,10 +25,10 @@ use squadron_integration::compare::compare;
 use tonic::Code;
 
 use self::data::Tables;
-use crate::schemas::{Asked, By, same_everywhere};
+use crate::schemas::{Route, Source, query_checking_schemas};
 use crate::support::{Mismatches, Reference, bounded, minutes};
 
-/// One query, why it is here, and what its answer must be.
+/// One query, the reason for it, and its expected answer.
 struct Trap {
     why: &'static str,
     sql: String,
@@ -40,11 +40,11 @@ enum Answer {
     Same,
     /// The reference's rows in the reference's order, which the query makes total.
     InOrder,
-    /// That many rows, each of them among those of the query without its limit.
+    /// This many rows, each of them a row of the query without its limit.
     SomeOf { all: &'static str, rows: usize },
     /// These rows, in this order; NULL is the empty string.
     Exactly(Vec<Vec<String>>),
-    /// An error of this kind that says this.
+    /// An error with this code, whose message contains this text.
     Error(Code, &'static str),
 }
 
@@ -66,7 +66,7 @@ fn in_order(why: &'static str, sql: impl Into<String>) -> Trap {
     }
 }
 
-/// `all` with `limit` appended must give `rows` of the rows of `all`.
+/// `all` with `limit` appended must give this many of the rows of `all`.
 fn some_of(why: &'static str, all: &'static str, limit: &str, rows: usize) -> Trap {
     let sql = format!("{all} {limit}");
     Trap {
@@ -93,26 +93,26 @@ fn error(why: &'static str, sql: &str, code: Code, says: &'static str) -> Trap {
     }
 }
 
-/// Runs all `traps` on both topologies.
-fn spring(traps: Vec<Trap>) {
+/// Checks all `traps` on all topologies.
+fn check_traps(traps: Vec<Trap>) {
     bounded(minutes(15), async move {
         let tables = Tables::write();
         let reference = Reference::new();
         tables.register(&reference).await;
         let wide = start(&tables, 2, 2).await;
         let flat = start(&tables, 4, 1).await;
-        let alone = start(&tables, 0, 2).await;
+        let embedded = start(&tables, 0, 2).await;
         let topologies = [
-            ("2 workers x 2 slots", By::Statement, wide.client().await),
-            ("4 workers x 1 slot", By::Statement, flat.client().await),
-            ("1 embedded worker", By::Handle, alone.client().await),
+            ("2 workers x 2 slots", Route::Statement, wide.client().await),
+            ("4 workers x 1 slot", Route::Statement, flat.client().await),
+            ("1 embedded worker", Route::Handle, embedded.client().await),
         ];
         let mut mismatches = Mismatches::default();
         for trap in &traps {
             let expected = trap.expected(&reference).await;
-            for (topology, by, client) in &topologies {
+            for (topology, route, client) in &topologies {
                 let outcome = match &expected {
-                    Ok(expected) => trap.check(client, *by, expected).await,
+                    Ok(expected) => trap.check(client, *route, expected).await,
                     Err(why) => Err(why.clone()),
                 };
                 mismatches.note(&format!("{} ({topology})\n{}", trap.why, trap.sql), outcome);
@@ -136,7 +136,7 @@ async fn start(tables: &Tables, workers: usize, slots: usize) -> Cluster {
 }
 
 impl Trap {
-    /// The reference's rows, where they are what is asked for.
+    /// The reference's rows, for answers that need them.
     async fn expected(&self, reference: &Reference) -> Result<Option<Rows>, String> {
         let sql = match &self.answer {
             Answer::Same | Answer::InOrder => &self.sql,
@@ -149,7 +149,7 @@ impl Trap {
         }
     }
 
-    async fn check(&self, client: &Client, by: By, expected: &Option<Rows>) -> Result<(), String> {
+    async fn check(&self, client: &Client, route: Route, expected: &Option<Rows>) -> Result<(), String> {
         if let Answer::Error(code, says) = self.answer {
             return match client.query(&self.sql).await {
                 Ok((_, batches)) => Err(format!("{} rows instead of an error", count(&batches))),
@@ -157,22 +157,22 @@ impl Trap {
                 Err(status) => Err(format!("not {code:?} with \"{says}\": {status}")),
             };
         }
-        let actual = same_everywhere(client, Asked::Sql(&self.sql), by).await;
+        let actual = query_checking_schemas(client, Source::Sql(&self.sql), route).await;
         let actual = actual.map_err(|status| status.to_string())?;
         match (&self.answer, expected) {
-            (Answer::Same, Some(expected)) => differ(expected, &actual, &[]),
+            (Answer::Same, Some(expected)) => compare_rows(expected, &actual, &[]),
             (Answer::InOrder, Some(expected)) => {
                 let all: Vec<_> = (0..expected.0.fields().len()).collect();
-                differ(expected, &actual, &all)
+                compare_rows(expected, &actual, &all)
             }
-            (Answer::SomeOf { rows, .. }, Some(all)) => among(all, &actual, *rows),
-            (Answer::Exactly(rows), _) => equal(rows, &text(&actual.1)),
+            (Answer::SomeOf { rows, .. }, Some(all)) => check_subset(all, &actual, *rows),
+            (Answer::Exactly(rows), _) => check_equal(rows, &to_text(&actual.1)),
             _ => unreachable!("expected() gave what the answer needs"),
         }
     }
 }
 
-fn differ(expected: &Rows, actual: &Rows, order: &[usize]) -> Result<(), String> {
+fn compare_rows(expected: &Rows, actual: &Rows, order: &[usize]) -> Result<(), String> {
     compare(expected, actual, order).map_err(|difference| difference.to_string())
 }
 
@@ -180,16 +180,16 @@ fn count(batches: &[RecordBatch]) -> usize {
     batches.iter().map(RecordBatch::num_rows).sum()
 }
 
-/// `rows` rows, none more often than in `all`.
-fn among(all: &Rows, actual: &Rows, rows: usize) -> Result<(), String> {
+/// Checks that there are `rows` rows, none more often than in `all`.
+fn check_subset(all: &Rows, actual: &Rows, rows: usize) -> Result<(), String> {
     if count(&actual.1) != rows {
         return Err(format!("{} rows instead of {rows}", count(&actual.1)));
     }
     let mut left: HashMap<Vec<String>, usize> = HashMap::new();
-    for row in text(&all.1) {
+    for row in to_text(&all.1) {
         *left.entry(row).or_default() += 1;
     }
-    for row in text(&actual.1) {
+    for row in to_text(&actual.1) {
         match left.get_mut(&row) {
             Some(times) if *times > 0 => *times -= 1,
             _ => return Err(format!("a row too many: {row:?}")),
@@ -198,14 +198,14 @@ fn among(all: &Rows, actual: &Rows, rows: usize) -> Result<(), String> {
     Ok(())
 }
 
-fn equal(expected: &[Vec<String>], actual: &[Vec<String>]) -> Result<(), String> {
+fn check_equal(expected: &[Vec<String>], actual: &[Vec<String>]) -> Result<(), String> {
     match expected == actual {
         true => Ok(()),
         false => Err(format!("expected {expected:?}\ngot      {actual:?}")),
     }
 }
 
-fn text(batches: &[RecordBatch]) -> Vec<Vec<String>> {
+fn to_text(batches: &[RecordBatch]) -> Vec<Vec<String>> {
     let options = FormatOptions::default();
     let mut rows = Vec::new();
     for batch in batches {

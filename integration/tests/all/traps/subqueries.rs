@@ -2,11 +2,11 @@
 
 use tonic::Code;
 
-use super::{error, exactly, in_order, same, spring};
+use super::{check_traps, error, exactly, in_order, same};
 
 #[test]
-fn scalar() {
-    spring(vec![
+fn scalar_subqueries_match_the_reference() {
+    check_traps(vec![
         same("in SELECT", "SELECT id, (SELECT max(v) FROM facts) FROM tiny"),
         same(
             "in WHERE",
@@ -74,8 +74,8 @@ fn scalar() {
 }
 
 #[test]
-fn correlated() {
-    spring(vec![
+fn correlated_subqueries_match_the_reference() {
+    check_traps(vec![
         same(
             "an aggregate a row",
             "SELECT d.name, (SELECT sum(o.v) FROM other o WHERE o.k = d.k) FROM dims d",
@@ -102,21 +102,24 @@ fn correlated() {
         ),
         same(
             "one in another",
-            "SELECT d.name FROM dims d WHERE EXISTS (SELECT 1 FROM other o WHERE o.k = d.k AND EXISTS (SELECT 1 FROM tiny t WHERE t.id = o.id))",
+            "SELECT d.name FROM dims d WHERE EXISTS (SELECT 1 FROM other o WHERE o.k = d.k AND EXISTS (SELECT 1 \
+             FROM tiny t WHERE t.id = o.id))",
         ),
     ]);
 }
 
 #[test]
-fn common_tables() {
-    spring(vec![
+fn common_tables_match_the_reference() {
+    check_traps(vec![
         same(
             "used twice",
-            "WITH sums AS (SELECT k, sum(v) AS total FROM facts GROUP BY k) SELECT a.k, b.total FROM sums a JOIN sums b ON a.k = b.k",
+            "WITH sums AS (SELECT k, sum(v) AS total FROM facts GROUP BY k) SELECT a.k, b.total FROM sums a \
+             JOIN sums b ON a.k = b.k",
         ),
         same(
             "in a chain",
-            "WITH a AS (SELECT k, id FROM facts WHERE v > 0), b AS (SELECT k, count(*) AS n FROM a GROUP BY k) SELECT b.n, d.name FROM b JOIN dims d ON b.k = d.k",
+            "WITH a AS (SELECT k, id FROM facts WHERE v > 0), b AS (SELECT k, count(*) AS n FROM a GROUP BY k) \
+             SELECT b.n, d.name FROM b JOIN dims d ON b.k = d.k",
         ),
         in_order("a view", "SELECT k, n, total FROM busy ORDER BY n DESC, k LIMIT 10"),
         same(
@@ -127,27 +130,31 @@ fn common_tables() {
 }
 
 #[test]
-fn recursive() {
-    spring(vec![
+fn recursive_queries_match_the_reference() {
+    check_traps(vec![
         in_order(
             "numbers",
             "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 100) SELECT x FROM n ORDER BY x",
         ),
         same(
             "starting from a table",
-            "WITH RECURSIVE n AS (SELECT id, 0 AS depth FROM tiny UNION ALL SELECT id * 2, depth + 1 FROM n WHERE depth < 6) SELECT id, depth FROM n",
+            "WITH RECURSIVE n AS (SELECT id, 0 AS depth FROM tiny UNION ALL SELECT id * 2, depth + 1 FROM n \
+             WHERE depth < 6) SELECT id, depth FROM n",
         ),
         same(
             "joined to a table afterwards",
-            "WITH RECURSIVE n(x) AS (SELECT 0 UNION ALL SELECT x + 1 FROM n WHERE x < 40) SELECT n.x, count(f.id) FROM n LEFT JOIN facts f ON n.x = f.k GROUP BY n.x",
+            "WITH RECURSIVE n(x) AS (SELECT 0 UNION ALL SELECT x + 1 FROM n WHERE x < 40) SELECT n.x, count(f.id) \
+             FROM n LEFT JOIN facts f ON n.x = f.k GROUP BY n.x",
         ),
         same(
             "joined to a table in every step",
-            "WITH RECURSIVE n AS (SELECT id, v FROM tiny UNION ALL SELECT o.id, o.v FROM n JOIN other o ON o.id = n.id * 5 + 5 AND n.id < 100) SELECT count(*), sum(id) FROM n",
+            "WITH RECURSIVE n AS (SELECT id, v FROM tiny UNION ALL SELECT o.id, o.v FROM n \
+             JOIN other o ON o.id = n.id * 5 + 5 AND n.id < 100) SELECT count(*), sum(id) FROM n",
         ),
         same(
             "grouped",
-            "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x * 2 FROM n WHERE x < 1000) SELECT count(*), sum(x), max(x) FROM n",
+            "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x * 2 FROM n WHERE x < 1000) SELECT count(*), sum(x), \
+             max(x) FROM n",
         ),
     ]);
 }

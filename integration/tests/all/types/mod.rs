@@ -1,4 +1,4 @@
-//! Every Arrow type from a file to a client and back: as it is, through a shuffle by its value, and in stock clients.
+//! Every Arrow type from a file to a client: unchanged, as the key of a shuffle, and in stock clients.
 
 mod table;
 
@@ -28,7 +28,7 @@ impl TypesTable {
         Self { folder }
     }
 
-    /// For `--data`.
+    /// The folder, for `--data`.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -43,12 +43,16 @@ async fn start(table: &TypesTable, workers: usize) -> Cluster {
     cluster.tiny_splits().start().await
 }
 
-/// Values are compared as the arrays that they are, and, where an array has several forms, as what it shows.
-fn same(expected: &ArrayRef, actual: &ArrayRef) -> Result<(), String> {
+/// Compares two columns as arrays; unions, which have several physical forms, as text.
+fn compare_columns(expected: &ArrayRef, actual: &ArrayRef) -> Result<(), String> {
     if matches!(expected.data_type(), DataType::Union(..)) {
-        return match shown(expected) == shown(actual) {
+        return match format_values(expected) == format_values(actual) {
             true => Ok(()),
-            false => Err(format!("expected {:?}, got {:?}", shown(expected), shown(actual))),
+            false => Err(format!(
+                "expected {:?}, got {:?}",
+                format_values(expected),
+                format_values(actual)
+            )),
         };
     }
     let wanted = cast(expected, actual.data_type()).map_err(|error| error.to_string())?;
@@ -58,23 +62,24 @@ fn same(expected: &ArrayRef, actual: &ArrayRef) -> Result<(), String> {
     }
 }
 
-fn shown(array: &ArrayRef) -> Vec<String> {
+fn format_values(array: &ArrayRef) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let formatter = ArrayFormatter::try_new(array, &options).unwrap();
     (0..array.len()).map(|row| formatter.value(row).to_string()).collect()
 }
 
-async fn together(client: &Client, sql: &str) -> Result<RecordBatch, String> {
+/// Runs `sql`; gives its rows in one batch, after checking that GetSchema has the schema of the stream.
+async fn query_batch(client: &Client, sql: &str) -> Result<RecordBatch, String> {
     let (schema, batches) = client.query(sql).await.map_err(|status| status.to_string())?;
-    let told = client.schema(sql).await.map_err(|status| status.to_string())?;
-    if told != schema {
-        return Err(format!("GetSchema tells {told:?}\nthe stream {schema:?}"));
+    let promised = client.schema(sql).await.map_err(|status| status.to_string())?;
+    if promised != schema {
+        return Err(format!("GetSchema answers {promised:?}\nthe stream has {schema:?}"));
     }
     concat_batches(&schema, &batches).map_err(|error| error.to_string())
 }
 
 #[test]
-fn every_type_arrives_as_it_is() {
+fn every_type_arrives_unchanged() {
     bounded(minutes(3), async {
         let table = TypesTable::write();
         let source = table::batch();
@@ -83,12 +88,12 @@ fn every_type_arrives_as_it_is() {
         for workers in [0, 2] {
             let cluster = start(&table, workers).await;
             let client = cluster.client().await;
-            let all = together(&client, "SELECT * FROM types ORDER BY id").await.unwrap();
+            let all = query_batch(&client, "SELECT * FROM types ORDER BY id").await.unwrap();
             assert_eq!(all.num_rows(), table::ROWS);
             for (index, field) in wanted.fields().iter().enumerate() {
                 let found = all.schema().field(index).data_type().clone();
                 let outcome = match found == *field.data_type() {
-                    true => same(source.column(index), all.column(index)),
+                    true => compare_columns(source.column(index), all.column(index)),
                     false => Err(format!("{found} is not {}", field.data_type())),
                 };
                 mismatches.note(&format!("{} ({workers} workers)", field.name()), outcome);
@@ -98,8 +103,8 @@ fn every_type_arrives_as_it_is() {
     });
 }
 
-/// Rows as text, in any order. Where the reference has another type for the same, it is cast.
-fn rows(of: &Rows, like: &RecordBatch) -> Result<Vec<Vec<String>>, String> {
+/// Sorted rows as text. Columns are cast to the types of `like`.
+fn sorted_rows(of: &Rows, like: &RecordBatch) -> Result<Vec<Vec<String>>, String> {
     let batch = concat_batches(&of.0, &of.1).map_err(|error| error.to_string())?;
     let mut columns = Vec::new();
     for (column, wanted) in batch.columns().iter().zip(like.columns()) {
@@ -108,7 +113,7 @@ fn rows(of: &Rows, like: &RecordBatch) -> Result<Vec<Vec<String>>, String> {
             true => Arc::clone(column),
             false => cast(column, wanted.data_type()).map_err(|error| error.to_string())?,
         };
-        columns.push(shown(&column));
+        columns.push(format_values(&column));
     }
     let row = |row: usize| columns.iter().map(|column| column[row].clone()).collect::<Vec<_>>();
     let mut rows: Vec<_> = (0..batch.num_rows()).map(row).collect();
@@ -116,14 +121,17 @@ fn rows(of: &Rows, like: &RecordBatch) -> Result<Vec<Vec<String>>, String> {
     Ok(rows)
 }
 
-/// What the reference gives is given; what it refuses is refused, not lost.
-async fn as_the_reference(client: &Client, reference: &Reference, sql: &str) -> Result<(), String> {
+/// Compares `sql` with the reference: both give the same rows, or both fail.
+async fn compare_with_reference(client: &Client, reference: &Reference, sql: &str) -> Result<(), String> {
     let expected = reference.run(sql).await;
     let actual = client.query(sql).await;
     match (expected, actual) {
         (Ok(expected), Ok((schema, batches))) => {
             let like = concat_batches(&schema, &batches).map_err(|error| error.to_string())?;
-            let (wanted, found) = (rows(&expected.rows, &like)?, rows(&(schema, batches), &like)?);
+            let (wanted, found) = (
+                sorted_rows(&expected.rows, &like)?,
+                sorted_rows(&(schema, batches), &like)?,
+            );
             match wanted == found {
                 true => Ok(()),
                 false => Err(format!("expected {wanted:?}\ngot {found:?}")),
@@ -136,7 +144,7 @@ async fn as_the_reference(client: &Client, reference: &Reference, sql: &str) -> 
 }
 
 #[test]
-fn every_type_is_a_key_of_shuffles() {
+fn every_type_works_as_shuffle_key() {
     bounded(minutes(4), async {
         let table = TypesTable::write();
         let cluster = start(&table, 2).await;
@@ -149,7 +157,7 @@ fn every_type_is_a_key_of_shuffles() {
             ))
             .await;
         let mut mismatches = Mismatches::default();
-        // Rows of unions have no order and no hash; the kernels that would be asked panic.
+        // Unions have no order and no hash; the kernels would panic.
         let columns = table::columns().into_iter();
         for (name, _) in columns.filter(|(name, _)| !name.starts_with("union")) {
             for sql in [
@@ -158,7 +166,7 @@ fn every_type_is_a_key_of_shuffles() {
                 ),
                 format!("SELECT a.id, b.id, b.\"{name}\" FROM types a JOIN types b ON a.\"{name}\" = b.\"{name}\""),
             ] {
-                let outcome = as_the_reference(&client, &reference, &sql).await;
+                let outcome = compare_with_reference(&client, &reference, &sql).await;
                 mismatches.note(&sql, outcome);
             }
         }

@@ -1,6 +1,6 @@
 //! One column of every Arrow type, in an Arrow IPC file.
 //!
-//! Each has six rows: the two ends of its range, NULL, something in the middle, and a value twice.
+//! Each column has six rows: the two ends of its range, NULL, a value between, and one value twice.
 
 use std::fs::File;
 use std::path::Path;
@@ -26,7 +26,7 @@ use arrow::ipc::writer::FileWriter;
 /// Rows of the table.
 pub(super) const ROWS: usize = 6;
 
-/// The columns by name: `id`, then one a type.
+/// The columns by name: `id`, then one for each type.
 pub(super) fn columns() -> Vec<(String, ArrayRef)> {
     let id: ArrayRef = Arc::new(Int64Array::from_iter_values(0..ROWS as i64));
     let kinds = [
@@ -34,6 +34,7 @@ pub(super) fn columns() -> Vec<(String, ArrayRef)> {
         decimals(),
         texts(),
         times(),
+        timestamps(),
         intervals(),
         nested(),
         encoded(),
@@ -63,8 +64,13 @@ pub(super) fn batch() -> RecordBatch {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
-/// Least, greatest, NULL, between, and one twice.
-fn six<T: ArrowPrimitiveType>(least: T::Native, greatest: T::Native, between: T::Native, twice: T::Native) -> ArrayRef {
+/// Least, greatest, NULL, between, and one value twice.
+fn six_values<T: ArrowPrimitiveType>(
+    least: T::Native,
+    greatest: T::Native,
+    between: T::Native,
+    twice: T::Native,
+) -> ArrayRef {
     let values = [
         Some(least),
         Some(greatest),
@@ -76,7 +82,7 @@ fn six<T: ArrowPrimitiveType>(least: T::Native, greatest: T::Native, between: T:
     Arc::new(PrimitiveArray::<T>::from_iter(values))
 }
 
-fn named(columns: impl IntoIterator<Item = (&'static str, ArrayRef)>) -> Vec<(String, ArrayRef)> {
+fn name_columns(columns: impl IntoIterator<Item = (&'static str, ArrayRef)>) -> Vec<(String, ArrayRef)> {
     columns
         .into_iter()
         .map(|(name, column)| (name.to_owned(), column))
@@ -93,25 +99,28 @@ fn numbers() -> Vec<(String, ArrayRef)> {
         Some(0.5),
     ]);
     let booleans = vec![Some(false), Some(true), None, Some(true), Some(false), Some(false)];
-    named([
+    name_columns([
         ("null_", Arc::new(NullArray::new(ROWS)) as ArrayRef),
         ("boolean", Arc::new(BooleanArray::from(booleans))),
-        ("int8", six::<Int8Type>(i8::MIN, i8::MAX, 0, 7)),
-        ("int16", six::<Int16Type>(i16::MIN, i16::MAX, 0, 7)),
-        ("int32", six::<Int32Type>(i32::MIN, i32::MAX, 0, 7)),
-        ("int64", six::<Int64Type>(i64::MIN, i64::MAX, 0, 7)),
-        ("uint8", six::<UInt8Type>(0, u8::MAX, 1, 7)),
-        ("uint16", six::<UInt16Type>(0, u16::MAX, 1, 7)),
-        ("uint32", six::<UInt32Type>(0, u32::MAX, 1, 7)),
-        ("uint64", six::<UInt64Type>(0, u64::MAX, 1, 7)),
+        ("int8", six_values::<Int8Type>(i8::MIN, i8::MAX, 0, 7)),
+        ("int16", six_values::<Int16Type>(i16::MIN, i16::MAX, 0, 7)),
+        ("int32", six_values::<Int32Type>(i32::MIN, i32::MAX, 0, 7)),
+        ("int64", six_values::<Int64Type>(i64::MIN, i64::MAX, 0, 7)),
+        ("uint8", six_values::<UInt8Type>(0, u8::MAX, 1, 7)),
+        ("uint16", six_values::<UInt16Type>(0, u16::MAX, 1, 7)),
+        ("uint32", six_values::<UInt32Type>(0, u32::MAX, 1, 7)),
+        ("uint64", six_values::<UInt64Type>(0, u64::MAX, 1, 7)),
         ("float16", cast(&halves, &DataType::Float16).unwrap()),
-        ("float32", six::<Float32Type>(f32::MIN, f32::MAX, f32::INFINITY, 0.25)),
-        ("float64", six::<Float64Type>(f64::MIN, f64::MAX, f64::NAN, 0.25)),
+        (
+            "float32",
+            six_values::<Float32Type>(f32::MIN, f32::MAX, f32::INFINITY, 0.25),
+        ),
+        ("float64", six_values::<Float64Type>(f64::MIN, f64::MAX, f64::NAN, 0.25)),
     ])
 }
 
-/// The largest number of `T`'s digits.
-fn nines<T: DecimalType>(precision: u8, scale: i8) -> ArrayRef {
+/// Decimals up to the largest number of this precision.
+fn decimal_values<T: DecimalType>(precision: u8, scale: i8) -> ArrayRef {
     let digits = "9".repeat(precision.into());
     let value = |digits: &str| {
         let text = StringArray::from(vec![digits]);
@@ -131,15 +140,15 @@ fn nines<T: DecimalType>(precision: u8, scale: i8) -> ArrayRef {
 }
 
 fn decimals() -> Vec<(String, ArrayRef)> {
-    named([
-        ("decimal32", nines::<Decimal32Type>(9, 2)),
-        ("decimal64", nines::<Decimal64Type>(18, 6)),
-        ("decimal128", nines::<Decimal128Type>(38, 10)),
-        ("decimal256", nines::<Decimal256Type>(76, 38)),
+    name_columns([
+        ("decimal32", decimal_values::<Decimal32Type>(9, 2)),
+        ("decimal64", decimal_values::<Decimal64Type>(18, 6)),
+        ("decimal128", decimal_values::<Decimal128Type>(38, 10)),
+        ("decimal256", decimal_values::<Decimal256Type>(76, 38)),
     ])
 }
 
-/// Empty, long, NULL, unusual, and one twice.
+/// Empty, long, NULL, unusual, and one value twice.
 fn text() -> ArrayRef {
     Arc::new(StringArray::from(vec![
         Some(""),
@@ -174,7 +183,7 @@ fn texts() -> Vec<(String, ArrayRef)> {
         Some([5; 3]),
     ];
     let fixed = FixedSizeBinaryArray::try_from_sparse_iter_with_size(fixed.into_iter(), 3).unwrap();
-    named([
+    name_columns([
         ("utf8", text()),
         ("large_utf8", cast(&text(), &DataType::LargeUtf8).unwrap()),
         ("utf8_view", cast(&text(), &DataType::Utf8View).unwrap()),
@@ -187,38 +196,53 @@ fn texts() -> Vec<(String, ArrayRef)> {
 
 fn times() -> Vec<(String, ArrayRef)> {
     const DAY: i64 = 86_400;
-    let mut columns = named([
-        ("date32", six::<Date32Type>(-719_162, 2_932_896, 0, 19_782)),
+    name_columns([
+        ("date32", six_values::<Date32Type>(-719_162, 2_932_896, 0, 19_782)),
         (
             "date64",
-            six::<Date64Type>(-719_162 * DAY * 1000, 2_932_896 * DAY * 1000, 0, 19_782 * DAY * 1000),
+            six_values::<Date64Type>(-719_162 * DAY * 1000, 2_932_896 * DAY * 1000, 0, 19_782 * DAY * 1000),
         ),
-        ("time32_s", six::<Time32SecondType>(0, 86_399, 1, 45_296)),
-        ("time32_ms", six::<Time32MillisecondType>(0, 86_399_999, 1, 45_296_789)),
+        ("time32_s", six_values::<Time32SecondType>(0, 86_399, 1, 45_296)),
+        (
+            "time32_ms",
+            six_values::<Time32MillisecondType>(0, 86_399_999, 1, 45_296_789),
+        ),
         (
             "time64_us",
-            six::<Time64MicrosecondType>(0, DAY * 1_000_000 - 1, 1, 45_296_789_012),
+            six_values::<Time64MicrosecondType>(0, DAY * 1_000_000 - 1, 1, 45_296_789_012),
         ),
         (
             "time64_ns",
-            six::<Time64NanosecondType>(0, DAY * 1_000_000_000 - 1, 1, 45_296_789_012_345),
+            six_values::<Time64NanosecondType>(0, DAY * 1_000_000_000 - 1, 1, 45_296_789_012_345),
         ),
-        ("duration_s", six::<DurationSecondType>(-DAY, DAY * 365, 0, 5)),
-        ("duration_ms", six::<DurationMillisecondType>(-DAY, DAY * 365, 0, 5)),
-        ("duration_us", six::<DurationMicrosecondType>(i64::MIN, i64::MAX, 0, 5)),
-        ("duration_ns", six::<DurationNanosecondType>(i64::MIN, i64::MAX, 0, 5)),
-    ]);
+        ("duration_s", six_values::<DurationSecondType>(-DAY, DAY * 365, 0, 5)),
+        (
+            "duration_ms",
+            six_values::<DurationMillisecondType>(-DAY, DAY * 365, 0, 5),
+        ),
+        (
+            "duration_us",
+            six_values::<DurationMicrosecondType>(i64::MIN, i64::MAX, 0, 5),
+        ),
+        (
+            "duration_ns",
+            six_values::<DurationNanosecondType>(i64::MIN, i64::MAX, 0, 5),
+        ),
+    ])
+}
+
+fn timestamps() -> Vec<(String, ArrayRef)> {
     // From the year 1 to the year 9999 where the unit reaches that far.
     let (first, last, leap) = (-62_135_596_800, 253_402_300_799, 1_709_210_096);
     let naive = [
-        ("s", six::<TimestampSecondType>(first, last, 0, leap)),
+        ("s", six_values::<TimestampSecondType>(first, last, 0, leap)),
         (
             "ms",
-            six::<TimestampMillisecondType>(first * 1_000, last * 1_000 + 999, -1, leap * 1_000 + 789),
+            six_values::<TimestampMillisecondType>(first * 1_000, last * 1_000 + 999, -1, leap * 1_000 + 789),
         ),
         (
             "us",
-            six::<TimestampMicrosecondType>(
+            six_values::<TimestampMicrosecondType>(
                 first * 1_000_000,
                 last * 1_000_000 + 999_999,
                 -1,
@@ -227,9 +251,10 @@ fn times() -> Vec<(String, ArrayRef)> {
         ),
         (
             "ns",
-            six::<TimestampNanosecondType>(i64::MIN + 1, i64::MAX, -1, leap * 1_000_000_000 + 789_012_345),
+            six_values::<TimestampNanosecondType>(i64::MIN + 1, i64::MAX, -1, leap * 1_000_000_000 + 789_012_345),
         ),
     ];
+    let mut columns = Vec::new();
     let zones = [None, Some("UTC"), Some("Europe/Berlin"), Some("+05:30")];
     for (unit, array) in naive {
         for (zone, suffix) in zones.iter().zip(["", "_utc", "_berlin", "_offset"]) {
@@ -256,15 +281,15 @@ fn intervals() -> Vec<(String, ArrayRef)> {
         days,
         nanoseconds,
     };
-    named([
-        ("interval_ym", six::<IntervalYearMonthType>(-14, 1200, 0, 14)),
+    name_columns([
+        ("interval_ym", six_values::<IntervalYearMonthType>(-14, 1200, 0, 14)),
         (
             "interval_dt",
-            six::<IntervalDayTimeType>(days(-3, -5), days(999, 86_399_999), days(0, 0), days(1, 500)),
+            six_values::<IntervalDayTimeType>(days(-3, -5), days(999, 86_399_999), days(0, 0), days(1, 500)),
         ),
         (
             "interval_mdn",
-            six::<IntervalMonthDayNanoType>(all(-1, -2, -3), all(1200, 31, 1 << 40), all(0, 0, 0), all(1, 2, 3)),
+            six_values::<IntervalMonthDayNanoType>(all(-1, -2, -3), all(1200, 31, 1 << 40), all(0, 0, 0), all(1, 2, 3)),
         ),
     ])
 }
@@ -273,12 +298,13 @@ fn item(values: &ArrayRef) -> FieldRef {
     Arc::new(Field::new("item", values.data_type().clone(), true))
 }
 
-/// Which values of [`text`] and the like the lists have: none, one, NULL, a NULL inside, and two lists alike.
+/// Lengths of the six lists: empty, one value, NULL, two values with a NULL, and twice the same list.
 fn lengths() -> [usize; ROWS] {
     [0, 1, 0, 2, 1, 1]
 }
 
-fn of_lists(values: &ArrayRef) -> ArrayRef {
+/// The values inside the lists.
+fn list_values(values: &ArrayRef) -> ArrayRef {
     take(values, &Int32Array::from(vec![1, 2, 3, 4, 5]), None).unwrap()
 }
 
@@ -287,7 +313,7 @@ fn validity() -> Option<NullBuffer> {
 }
 
 fn list(values: &ArrayRef) -> ArrayRef {
-    let values = of_lists(values);
+    let values = list_values(values);
     Arc::new(ListArray::new(
         item(&values),
         OffsetBuffer::from_lengths(lengths()),
@@ -297,7 +323,7 @@ fn list(values: &ArrayRef) -> ArrayRef {
 }
 
 fn large_list(values: &ArrayRef) -> ArrayRef {
-    let values = of_lists(values);
+    let values = list_values(values);
     Arc::new(LargeListArray::new(
         item(&values),
         OffsetBuffer::from_lengths(lengths()),
@@ -307,7 +333,7 @@ fn large_list(values: &ArrayRef) -> ArrayRef {
 }
 
 fn list_view<O: OffsetSizeTrait>(values: &ArrayRef) -> ArrayRef {
-    let values = of_lists(values);
+    let values = list_values(values);
     let starts: Vec<O> = [0, 0, 0, 1, 3, 4].map(O::usize_as).to_vec();
     let sizes: Vec<O> = lengths().map(O::usize_as).to_vec();
     Arc::new(GenericListViewArray::<O>::new(
@@ -322,7 +348,7 @@ fn list_view<O: OffsetSizeTrait>(values: &ArrayRef) -> ArrayRef {
 fn structure() -> ArrayRef {
     let field = |name: &str, array: &ArrayRef| Arc::new(Field::new(name, array.data_type().clone(), true));
     let (number, text) = (
-        six::<Int32Type>(i32::MIN, i32::MAX, 0, 7),
+        six_values::<Int32Type>(i32::MIN, i32::MAX, 0, 7),
         cast(&text(), &DataType::Utf8View).unwrap(),
     );
     let lists = list(&text);
@@ -332,7 +358,7 @@ fn structure() -> ArrayRef {
 
 fn map() -> ArrayRef {
     let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c", "d", "d"]));
-    let values = of_lists(&cast(&text(), &DataType::Utf8View).unwrap());
+    let values = list_values(&cast(&text(), &DataType::Utf8View).unwrap());
     let fields = vec![
         Arc::new(Field::new("keys", DataType::Utf8, false)),
         Arc::new(Field::new("values", DataType::Utf8View, true)),
@@ -349,7 +375,7 @@ fn map() -> ArrayRef {
 }
 
 fn nested() -> Vec<(String, ArrayRef)> {
-    let numbers = six::<Int32Type>(i32::MIN, i32::MAX, 0, 7);
+    let numbers = six_values::<Int32Type>(i32::MIN, i32::MAX, 0, 7);
     let pairs = take(
         &numbers,
         &Int32Array::from(vec![0, 1, 2, 3, 4, 5, 0, 0, 1, 1, 1, 1]),
@@ -358,7 +384,7 @@ fn nested() -> Vec<(String, ArrayRef)> {
     .unwrap();
     let pairs = FixedSizeListArray::new(item(&pairs), 2, pairs, validity());
     let views = cast(&text(), &DataType::Utf8View).unwrap();
-    named([
+    name_columns([
         ("list", list(&numbers)),
         ("list_of_views", list(&views)),
         ("list_of_lists", list(&list(&views))),
@@ -385,7 +411,7 @@ fn encoded() -> Vec<(String, ArrayRef)> {
         let field = Arc::new(Field::new("values", values.data_type().clone(), true));
         cast(values, &DataType::RunEndEncoded(ends, field)).unwrap()
     };
-    let numbers = six::<Int64Type>(i64::MIN, i64::MAX, 0, 7);
+    let numbers = six_values::<Int64Type>(i64::MIN, i64::MAX, 0, 7);
     let mut bytes = BinaryDictionaryBuilder::<Int8Type>::new();
     for value in [
         Some(&b""[..]),
@@ -397,7 +423,7 @@ fn encoded() -> Vec<(String, ArrayRef)> {
     ] {
         bytes.append_option(value);
     }
-    named([
+    name_columns([
         ("dictionary_int8", dictionary(DataType::Int8, &text())),
         ("dictionary_uint32", dictionary(DataType::UInt32, &text())),
         ("dictionary_int64", dictionary(DataType::Int64, &numbers)),
@@ -410,7 +436,7 @@ fn encoded() -> Vec<(String, ArrayRef)> {
 
 fn unions() -> Vec<(String, ArrayRef)> {
     let (numbers, texts) = (
-        six::<Int32Type>(i32::MIN, i32::MAX, 0, 7),
+        six_values::<Int32Type>(i32::MIN, i32::MAX, 0, 7),
         cast(&text(), &DataType::Utf8View).unwrap(),
     );
     let field = |name: &str, array: &ArrayRef| Arc::new(Field::new(name, array.data_type().clone(), true));
@@ -420,7 +446,7 @@ fn unions() -> Vec<(String, ArrayRef)> {
     let offsets = vec![0, 1, 2, 3, 4, 4].into();
     let dense = UnionArray::try_new(fields(), ids(), Some(offsets), children()).unwrap();
     let sparse = UnionArray::try_new(fields(), ids(), None, children()).unwrap();
-    named([
+    name_columns([
         ("union_dense", Arc::new(dense) as ArrayRef),
         ("union_sparse", Arc::new(sparse)),
     ])

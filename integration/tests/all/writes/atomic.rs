@@ -1,4 +1,4 @@
-//! All files of a statement are seen, or none.
+//! Readers see all files of a statement or none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::{folder_table, is_staged, number, three_workers, update};
+use super::{create_folder_table, has_staging_folder, number, three_workers, update};
 use crate::support::{bounded, minutes};
 
 #[test]
-fn readers_see_whole_statements_and_two_inserts_both_land() {
+fn concurrent_inserts_are_atomic_to_readers() {
     bounded(minutes(6), async {
         const ROWS: i64 = 60_175;
         const ROUNDS: i64 = 3;
         let cluster = three_workers().await;
         let client = cluster.client().await;
         let folder = TempDir::new().unwrap();
-        folder_table(&client, "t", folder.path()).await;
+        create_folder_table(&client, "t", folder.path()).await;
         let done = Arc::new(AtomicBool::new(false));
         let mut readers = JoinSet::new();
         for _ in 0..2 {
@@ -50,6 +50,6 @@ fn readers_see_whole_statements_and_two_inserts_both_land() {
             reader.expect("no reader fails");
         }
         assert_eq!(number(&client, "SELECT count(*) FROM t").await, 2 * ROUNDS * ROWS);
-        assert!(!is_staged(folder.path()));
+        assert!(!has_staging_folder(folder.path()));
     });
 }

@@ -1,16 +1,16 @@
-//! What was written is what is read, in each format, in one file, in folders and in partitions.
+//! Written rows are read back, in each format, in one file, in folders and in partitions.
 
 use squadron_integration::client::Client;
 use squadron_integration::compare::compare;
 use tempfile::TempDir;
 
-use super::{files, folder_table, is_staged, number, three_workers, update};
+use super::{create_folder_table, files, has_staging_folder, number, three_workers, update};
 use crate::support::{Mismatches, bounded, minutes};
 
 const FORMATS: [(&str, &str); 3] = [("PARQUET", "parquet"), ("CSV", "csv"), ("JSON", "json")];
 
-/// The rows of `left` are those of `right`.
-async fn same_rows(client: &Client, left: &str, right: &str) -> Result<(), String> {
+/// Compares the rows of two queries.
+async fn compare_rows(client: &Client, left: &str, right: &str) -> Result<(), String> {
     let rows = async |sql: &str| {
         let rows = client.query(sql).await;
         rows.map_err(|status| format!("{sql}: {status}"))
@@ -19,7 +19,7 @@ async fn same_rows(client: &Client, left: &str, right: &str) -> Result<(), Strin
 }
 
 #[test]
-fn a_copy_reads_back_as_it_was() {
+fn copied_rows_read_back_unchanged() {
     bounded(minutes(6), async {
         let cluster = three_workers().await;
         let client = cluster.client().await;
@@ -34,19 +34,26 @@ fn a_copy_reads_back_as_it_was() {
                 let table = format!("{extension}_{name}");
                 let copied = update(
                     &client,
-                    &format!("COPY (SELECT DISTINCT o_orderkey, o_orderstatus, o_totalprice, o_orderdate FROM orders) TO '{location}' STORED AS {format}"),
+                    &format!(
+                        "COPY (SELECT DISTINCT o_orderkey, o_orderstatus, o_totalprice, o_orderdate FROM orders) \
+                         TO '{location}' STORED AS {format}"
+                    ),
                 )
                 .await;
                 assert_eq!(copied, 15_000, "{location}");
                 update(
                     &client,
-                    &format!("CREATE EXTERNAL TABLE {table} (o_orderkey BIGINT, o_orderstatus VARCHAR, o_totalprice DECIMAL(15,2), o_orderdate DATE) STORED AS {format} LOCATION '{location}'"),
+                    &format!(
+                        "CREATE EXTERNAL TABLE {table} (o_orderkey BIGINT, o_orderstatus VARCHAR, \
+                         o_totalprice DECIMAL(15,2), o_orderdate DATE) STORED AS {format} LOCATION '{location}'"
+                    ),
                 )
                 .await;
-                let outcome = same_rows(
+                let outcome = compare_rows(
                     &client,
                     &format!("SELECT o_orderkey, o_orderstatus, o_totalprice, o_orderdate FROM {table}"),
-                    "SELECT o_orderkey, CAST(o_orderstatus AS VARCHAR) AS o_orderstatus, o_totalprice, o_orderdate FROM orders",
+                    "SELECT o_orderkey, CAST(o_orderstatus AS VARCHAR) AS o_orderstatus, o_totalprice, o_orderdate \
+                     FROM orders",
                 )
                 .await;
                 mismatches.note(&location, outcome);
@@ -61,18 +68,18 @@ fn a_copy_reads_back_as_it_was() {
             );
         }
         mismatches.assert_none();
-        assert!(!is_staged(folder.path()));
+        assert!(!has_staging_folder(folder.path()));
     });
 }
 
 #[test]
-fn an_insert_adds_its_rows_to_what_is_there() {
+fn insert_appends_to_existing_rows() {
     bounded(minutes(6), async {
         let cluster = three_workers().await;
         let client = cluster.client().await;
         let other = cluster.client().await;
         let folder = TempDir::new().unwrap();
-        folder_table(&client, "t", folder.path()).await;
+        create_folder_table(&client, "t", folder.path()).await;
         assert_eq!(number(&client, "SELECT count(*) FROM t").await, 0);
         assert_eq!(update(&client, "INSERT INTO t VALUES (1, 'one'), (2, 'two')").await, 2);
         assert_eq!(number(&other, "SELECT count(*) FROM t").await, 2);
@@ -85,7 +92,7 @@ fn an_insert_adds_its_rows_to_what_is_there() {
         assert_eq!(update(&client, "INSERT INTO t (id) VALUES (4)").await, 1);
         let check = "SELECT count(*) FROM t WHERE (id = 3 AND name = '3') OR (id = 4 AND name IS NULL)";
         assert_eq!(number(&other, check).await, 2);
-        // Its own rows are not seen.
+        // A statement does not see its own rows.
         assert_eq!(update(&client, "INSERT INTO t SELECT * FROM t").await, 4);
         assert_eq!(number(&other, "SELECT count(*) FROM t").await, 8);
         let from_many = "INSERT INTO t SELECT l_orderkey, l_comment FROM lineitem";
@@ -99,12 +106,12 @@ fn an_insert_adds_its_rows_to_what_is_there() {
         let before = files(folder.path());
         assert_eq!(update(&client, nothing).await, 0);
         assert_eq!(files(folder.path()), before);
-        assert!(!is_staged(folder.path()));
+        assert!(!has_staging_folder(folder.path()));
     });
 }
 
 #[test]
-fn partitions_are_folders() {
+fn partitions_become_hive_folders() {
     bounded(minutes(6), async {
         let cluster = three_workers().await;
         let client = cluster.client().await;
@@ -114,22 +121,23 @@ fn partitions_are_folders() {
             let target = folder.path().join(extension);
             let shown = target.display();
             let copied = format!(
-                "COPY (SELECT n_nationkey, n_name, n_regionkey, 'a/b %' || n_regionkey AS odd FROM nation) TO '{shown}' \
-                 STORED AS {format} PARTITIONED BY (n_regionkey, odd)"
+                "COPY (SELECT n_nationkey, n_name, n_regionkey, 'a/b %' || n_regionkey AS odd FROM nation) \
+                 TO '{shown}' STORED AS {format} PARTITIONED BY (n_regionkey, odd)"
             );
             assert_eq!(update(&client, &copied).await, 25);
             assert!(target.join("n_regionkey=3").is_dir());
             update(
                 &client,
                 &format!(
-                    "CREATE EXTERNAL TABLE parts_{extension} (n_nationkey BIGINT, n_name VARCHAR, n_regionkey BIGINT, odd VARCHAR) \
+                    "CREATE EXTERNAL TABLE parts_{extension} \
+                     (n_nationkey BIGINT, n_name VARCHAR, n_regionkey BIGINT, odd VARCHAR) \
                      STORED AS {format} PARTITIONED BY (n_regionkey, odd) LOCATION '{shown}/'"
                 ),
             )
             .await;
             let inserted = format!("INSERT INTO parts_{extension} VALUES (99, 'new', 7, 'x=y')");
             assert_eq!(update(&client, &inserted).await, 1);
-            let outcome = same_rows(
+            let outcome = compare_rows(
                 &client,
                 &format!("SELECT n_nationkey, n_name, n_regionkey, odd FROM parts_{extension}"),
                 "SELECT CAST(n_nationkey AS BIGINT) AS n_nationkey, CAST(n_name AS VARCHAR) AS n_name, \
@@ -147,7 +155,7 @@ fn partitions_are_folders() {
 }
 
 #[test]
-fn a_folder_found_by_data_takes_rows() {
+fn discovered_folder_table_accepts_inserts() {
     bounded(minutes(5), async {
         let data = TempDir::new().unwrap();
         let events = data.path().join("events/day=2024-01-01");
@@ -165,7 +173,7 @@ fn a_folder_found_by_data_takes_rows() {
         assert_eq!(update(&client, sql).await, 2);
         let check = "SELECT count(*) FROM events WHERE what = 'start' AND day = DATE '2024-01-01'";
         assert_eq!(number(&client, check).await, 2);
-        // A copy into the served folder is a new table.
+        // A copy into the served folder creates a table.
         let target = data.path().join("summary.parquet");
         let copied = format!(
             "COPY (SELECT what, count(*) AS n FROM events GROUP BY what) TO '{}'",
@@ -173,15 +181,15 @@ fn a_folder_found_by_data_takes_rows() {
         );
         assert_eq!(update(&client, &copied).await, 2);
         assert_eq!(number(&client, "SELECT sum(n) FROM summary").await, 3);
-        // And again over it, in one step.
+        // A second copy replaces the table in one step.
         assert_eq!(update(&client, &copied).await, 2);
         assert_eq!(number(&client, "SELECT sum(n) FROM summary").await, 3);
-        assert!(!is_staged(data.path()));
+        assert!(!has_staging_folder(data.path()));
     });
 }
 
 #[test]
-fn an_empty_copy_has_its_columns() {
+fn empty_copy_keeps_its_columns() {
     bounded(minutes(5), async {
         let cluster = three_workers().await;
         let client = cluster.client().await;

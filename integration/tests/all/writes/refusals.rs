@@ -1,19 +1,91 @@
-//! What is not written is refused with what works instead, and touches nothing.
+//! Unsupported and invalid writes are refused with the name of an alternative, and change nothing.
 
 use tempfile::TempDir;
 use tonic::Code;
 
-use super::{files, folder_table, three_workers, update};
+use super::{create_folder_table, files, three_workers, update};
 use crate::support::{Mismatches, bounded, minutes};
 
+/// Statements, the code that each must end with, and words of its message; ROOT is the test's folder.
+const REFUSED: [(&str, Code, &[&str]); 20] = [
+    (
+        "INSERT INTO region VALUES (9, 'x', 'y')",
+        Code::Unimplemented,
+        &["single file", "COPY"],
+    ),
+    ("INSERT INTO v VALUES (1, 'x')", Code::Unimplemented, &["view"]),
+    (
+        "INSERT INTO information_schema.tables SELECT * FROM information_schema.tables",
+        Code::Unimplemented,
+        &["not made of files"],
+    ),
+    (
+        "INSERT INTO globbed VALUES (1)",
+        Code::Unimplemented,
+        &["only some of its folder"],
+    ),
+    ("INSERT OVERWRITE t VALUES (1, 'x')", Code::Unimplemented, &["COPY"]),
+    ("INSERT INTO t VALUES (1)", Code::InvalidArgument, &["expected 2"]),
+    ("INSERT INTO t (nope) VALUES (1)", Code::InvalidArgument, &["nope"]),
+    ("INSERT INTO t VALUES ('x', 'y')", Code::InvalidArgument, &["x"]),
+    ("UPDATE t SET id = 1", Code::Unimplemented, &["INSERT INTO", "COPY"]),
+    (
+        "DELETE FROM t WHERE id = 1",
+        Code::Unimplemented,
+        &["INSERT INTO", "COPY"],
+    ),
+    (
+        "CREATE TABLE made AS SELECT 1",
+        Code::Unimplemented,
+        &["COPY", "CREATE EXTERNAL TABLE"],
+    ),
+    (
+        "CREATE TABLE made (a INT)",
+        Code::Unimplemented,
+        &["CREATE EXTERNAL TABLE"],
+    ),
+    (
+        "COPY t TO 'http://127.0.0.1:9/x.parquet'",
+        Code::Unimplemented,
+        &["http"],
+    ),
+    ("COPY t TO 'ROOT/x.arrow'", Code::Unimplemented, &["Parquet"]),
+    ("COPY t TO 'ROOT/x.zip'", Code::InvalidArgument, &["zip"]),
+    (
+        "COPY (SELECT 1 AS a, 2 AS b) TO 'ROOT/x/' STORED AS CSV PARTITIONED BY (a, b)",
+        Code::InvalidArgument,
+        &["partition"],
+    ),
+    (
+        "COPY (SELECT id, t.id FROM t) TO 'ROOT/x.csv'",
+        Code::InvalidArgument,
+        &["id"],
+    ),
+    (
+        "COPY t TO 'ROOT/x.csv' OPTIONS ('aws.region' 'x')",
+        Code::InvalidArgument,
+        &["aws.region"],
+    ),
+    (
+        "COPY t TO 'ROOT/in-the-way/x.csv'",
+        Code::InvalidArgument,
+        &["in-the-way"],
+    ),
+    (
+        "EXPLAIN ANALYZE INSERT INTO t VALUES (1, 'x')",
+        Code::Unimplemented,
+        &["EXPLAIN"],
+    ),
+];
+
 #[test]
-fn what_is_not_written_says_what_works() {
+fn refused_writes_name_an_alternative() {
     bounded(minutes(5), async {
         let cluster = three_workers().await;
         let client = cluster.client().await;
         let folder = TempDir::new().unwrap();
         let root = folder.path().display().to_string();
-        folder_table(&client, "t", &folder.path().join("t")).await;
+        create_folder_table(&client, "t", &folder.path().join("t")).await;
         std::fs::create_dir(folder.path().join("globbed")).unwrap();
         std::fs::write(folder.path().join("globbed/a1.csv"), "a\n1\n").unwrap();
         std::fs::write(folder.path().join("in-the-way"), "").unwrap();
@@ -24,58 +96,8 @@ fn what_is_not_written_says_what_works() {
         .await;
         update(&client, "CREATE VIEW v AS SELECT * FROM t").await;
         let before = files(folder.path());
-        let (unimplemented, invalid) = (Code::Unimplemented, Code::InvalidArgument);
         let mut mismatches = Mismatches::default();
-        for (sql, code, words) in [
-            (
-                "INSERT INTO region VALUES (9, 'x', 'y')",
-                unimplemented,
-                &["single file", "COPY"][..],
-            ),
-            ("INSERT INTO v VALUES (1, 'x')", unimplemented, &["view"]),
-            (
-                "INSERT INTO information_schema.tables SELECT * FROM information_schema.tables",
-                unimplemented,
-                &["not made of files"],
-            ),
-            (
-                "INSERT INTO globbed VALUES (1)",
-                unimplemented,
-                &["only some of its folder"],
-            ),
-            ("INSERT OVERWRITE t VALUES (1, 'x')", unimplemented, &["COPY"]),
-            ("INSERT INTO t VALUES (1)", invalid, &["expected 2"]),
-            ("INSERT INTO t (nope) VALUES (1)", invalid, &["nope"]),
-            ("INSERT INTO t VALUES ('x', 'y')", invalid, &["x"]),
-            ("UPDATE t SET id = 1", unimplemented, &["INSERT INTO", "COPY"]),
-            ("DELETE FROM t WHERE id = 1", unimplemented, &["INSERT INTO", "COPY"]),
-            (
-                "CREATE TABLE made AS SELECT 1",
-                unimplemented,
-                &["COPY", "CREATE EXTERNAL TABLE"],
-            ),
-            ("CREATE TABLE made (a INT)", unimplemented, &["CREATE EXTERNAL TABLE"]),
-            ("COPY t TO 'http://127.0.0.1:9/x.parquet'", unimplemented, &["http"]),
-            ("COPY t TO 'ROOT/x.arrow'", unimplemented, &["Parquet"]),
-            ("COPY t TO 'ROOT/x.zip'", invalid, &["zip"]),
-            (
-                "COPY (SELECT 1 AS a, 2 AS b) TO 'ROOT/x/' STORED AS CSV PARTITIONED BY (a, b)",
-                invalid,
-                &["partition"],
-            ),
-            ("COPY (SELECT id, t.id FROM t) TO 'ROOT/x.csv'", invalid, &["id"]),
-            (
-                "COPY t TO 'ROOT/x.csv' OPTIONS ('aws.region' 'x')",
-                invalid,
-                &["aws.region"],
-            ),
-            ("COPY t TO 'ROOT/in-the-way/x.csv'", invalid, &["in-the-way"]),
-            (
-                "EXPLAIN ANALYZE INSERT INTO t VALUES (1, 'x')",
-                unimplemented,
-                &["EXPLAIN"],
-            ),
-        ] {
+        for (sql, code, words) in REFUSED {
             let sql = sql.replace("ROOT", &root);
             let outcome = match client.update(&sql).await {
                 Ok(count) => Err(format!("it succeeded with {count}")),

@@ -1,14 +1,14 @@
-//! Who may run, and who waits for it: limits of the server, of each resource group and of each session.
+//! Which queries run, wait or are refused: limits of the server, of each resource group and of each session.
 //!
 //! ```text
-//! submit ──> room at the group and all above it? ──yes──> runs ──> ends: the next one that waits, if there is room
-//!                 └─no──> waits, if the queues have room ──no──> refused: Busy, with the limit and when to try again
+//! submit ──> within the limits of its group and all above? ──yes──> runs ──> ends: the next waiting query may run
+//!                 └─no──> waits, if no queue is full ──no──> refused: Busy, with the limit and when to try again
 //! ```
 //!
-//! In a group the highest priority comes first, then who came first. Between groups the one that runs least for its weight
-//! does. Whoever waits for memory or for a place at some level holds up those behind it at that level, so that nobody is
-//! overtaken for ever. What runs is never stopped for the sake of a limit; limits may be exceeded only because they, or the
-//! workers, became less meanwhile.
+//! In a group the highest priority comes first, then the earliest submission; between groups the group with the fewest
+//! running queries for its weight. A query that waits for memory or for a place in some group blocks the queries behind
+//! it in that group, so that none is overtaken for ever. A running query is never stopped because of a limit; a limit
+//! is exceeded only when it was lowered, or the workers' memory shrank, while queries ran.
 //!
 //! The cost of an event depends on the number of groups alone.
 
@@ -22,15 +22,15 @@ use squadron_proto::{Failure, FailureKind, QueryId};
 use crate::groups::Groups;
 use crate::info::GroupLoad;
 
-/// How many queries there may be.
+/// How many queries may run and wait.
 #[derive(Clone, Debug)]
 pub struct AdmissionLimits {
     /// How many may run at once.
     pub max_running: usize,
     /// How many may wait to run.
     pub max_queued: usize,
-    /// How many of one session may run or wait.
-    pub max_of_session: usize,
+    /// How many queries of one session may run or wait.
+    pub max_per_session: usize,
 }
 
 impl Default for AdmissionLimits {
@@ -38,7 +38,7 @@ impl Default for AdmissionLimits {
         Self {
             max_running: 256,
             max_queued: 4096,
-            max_of_session: 1024,
+            max_per_session: 1024,
         }
     }
 }
@@ -47,7 +47,7 @@ impl Default for AdmissionLimits {
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     pub(crate) query: QueryId,
-    /// How many were submitted before.
+    /// How many queries were submitted before.
     pub(crate) number: u64,
     pub(crate) priority: i32,
     pub(crate) group: usize,
@@ -67,11 +67,11 @@ impl Candidate {
 struct Node {
     load: GroupLoad,
     children: Vec<usize>,
-    /// Its own queries that wait.
+    /// The group's own queries that wait.
     waiting: BTreeSet<Turn>,
 }
 
-/// Why nothing of a group can run now: the group whose limit it is.
+/// No further query of a group can run now; holds the group whose limit is reached.
 struct Full(usize);
 
 #[derive(Debug, Default)]
@@ -82,8 +82,8 @@ pub(crate) struct Admission {
     sessions: HashMap<Arc<str>, usize>,
     /// The memory of all workers.
     memory_bytes: u64,
-    /// How long queries run, on average over the last ones.
-    usual_run: Duration,
+    /// How long queries run, a moving average over the last queries.
+    mean_run: Duration,
 }
 
 impl Admission {
@@ -103,11 +103,11 @@ impl Admission {
         }
     }
 
-    /// With other groups, and nobody in them.
-    pub(crate) fn regrouped(&self, groups: Groups) -> Self {
+    /// The same admission with other groups, and no query in them.
+    pub(crate) fn with_groups(&self, groups: Groups) -> Self {
         Self {
             memory_bytes: self.memory_bytes,
-            usual_run: self.usual_run,
+            mean_run: self.mean_run,
             ..Self::new(self.limits.clone(), groups)
         }
     }
@@ -120,22 +120,23 @@ impl Admission {
         self.nodes[group].load
     }
 
-    /// The workers have so much memory now.
+    /// Sets the memory of all workers.
     pub(crate) fn resize(&mut self, memory_bytes: u64) {
         self.memory_bytes = memory_bytes;
     }
 
-    /// Lets a query wait for its turn; [`Admission::next`] says whether that has come already. Nobody else's may have.
+    /// Lets a query wait; [`Admission::next`] returns it if it may run at once. No other query may be admissible
+    /// before.
     ///
     /// # Errors
-    /// `Busy` when it would have to wait, and a queue is full.
+    /// `Busy` if the query would have to wait and a queue is full.
     pub(crate) fn enter(&mut self, candidate: &Candidate) -> Result<(), Failure> {
         self.check_session(candidate)?;
-        self.wait(candidate);
+        self.enqueue(candidate);
         if self.next() == Some(candidate.query) {
             return Ok(());
         }
-        match self.overfull(candidate.group) {
+        match self.queue_failure(candidate.group) {
             Some(failure) => {
                 self.leave(candidate);
                 Err(failure)
@@ -144,42 +145,42 @@ impl Admission {
         }
     }
 
-    /// As [`Admission::enter`], whatever the limits.
-    pub(crate) fn wait(&mut self, candidate: &Candidate) {
+    /// Lets a query wait, regardless of the limits.
+    pub(crate) fn enqueue(&mut self, candidate: &Candidate) {
         *self.sessions.entry(Arc::clone(&candidate.session)).or_default() += 1;
         self.nodes[candidate.group].waiting.insert(candidate.turn());
-        self.change(candidate.group, |load| load.queued += 1);
+        self.update_loads(candidate.group, |load| load.queued += 1);
     }
 
-    /// A query that waited is gone.
+    /// Removes a waiting query.
     pub(crate) fn leave(&mut self, candidate: &Candidate) {
         if self.nodes[candidate.group].waiting.remove(&candidate.turn()) {
-            self.change(candidate.group, |load| load.queued -= 1);
-            self.forget_session(&candidate.session);
+            self.update_loads(candidate.group, |load| load.queued -= 1);
+            self.release_session(&candidate.session);
         }
     }
 
-    /// A query that waited runs from now on.
+    /// Moves a waiting query to the running ones.
     pub(crate) fn start(&mut self, candidate: &Candidate) {
         self.nodes[candidate.group].waiting.remove(&candidate.turn());
-        self.change(candidate.group, |load| {
+        self.update_loads(candidate.group, |load| {
             load.queued -= 1;
             load.running += 1;
             load.memory_bytes += candidate.memory_bytes;
         });
     }
 
-    /// A query that ran has ended.
+    /// Removes a running query. `ran`: how long it ran.
     pub(crate) fn end(&mut self, candidate: &Candidate, ran: Duration) {
-        self.change(candidate.group, |load| {
+        self.update_loads(candidate.group, |load| {
             load.running -= 1;
             load.memory_bytes -= candidate.memory_bytes;
         });
-        self.forget_session(&candidate.session);
-        self.usual_run = (self.usual_run * 7 + ran) / 8;
+        self.release_session(&candidate.session);
+        self.mean_run = (self.mean_run * 7 + ran) / 8;
     }
 
-    /// The query that may run next, if any may.
+    /// The query that may run now, if there is one.
     pub(crate) fn next(&self) -> Option<QueryId> {
         if self.nodes.first().is_none_or(|server| server.load.queued == 0) {
             return None;
@@ -191,7 +192,7 @@ impl Admission {
         if self.nodes[group].load.running >= self.max_running(group) {
             return Err(Full(group));
         }
-        for candidate in self.by_turn(group) {
+        for candidate in self.choices_by_turn(group) {
             let picked = match candidate {
                 None => self.pick_own(group),
                 Some(child) => self.pick(child),
@@ -207,16 +208,17 @@ impl Admission {
         Err(Full(group))
     }
 
-    /// The groups below in which somebody waits, and `None` for the group's own queries; who runs least for its weight first.
-    fn by_turn(&self, group: usize) -> Vec<Option<usize>> {
+    /// The groups below with waiting queries, and `None` for the group's own queries, which come first; then the group
+    /// with the fewest running queries for its weight.
+    fn choices_by_turn(&self, group: usize) -> Vec<Option<usize>> {
         let node = &self.nodes[group];
         let own = (!node.waiting.is_empty()).then_some(None);
         let waits = |child: &&usize| self.nodes[**child].load.queued > 0;
-        let mut members: Vec<_> = own
+        let mut choices: Vec<_> = own
             .into_iter()
             .chain(node.children.iter().filter(waits).map(|&child| Some(child)))
             .collect();
-        members.sort_by_cached_key(|member| match member {
+        choices.sort_by_cached_key(|choice| match choice {
             None => (0, 0),
             Some(child) => {
                 let weight = u64::from(self.groups.spec(*child).weight);
@@ -224,32 +226,32 @@ impl Admission {
                 (running.saturating_mul(1 << 20) / weight, *child)
             }
         });
-        members
+        choices
     }
 
     fn pick_own(&self, group: usize) -> Result<QueryId, Full> {
         let Some(&(_, _, query, memory_bytes)) = self.nodes[group].waiting.first() else {
             return Err(Full(group));
         };
-        match self.short_of_memory(group, memory_bytes) {
+        match self.find_short_of_memory(group, memory_bytes) {
             Some(full) => Err(Full(full)),
             None => Ok(query),
         }
     }
 
-    /// The lowest group with too little memory left. A query that wants more than there is runs when nobody else has
-    /// reserved any.
-    fn short_of_memory(&self, group: usize, memory_bytes: u64) -> Option<usize> {
+    /// The lowest group with too little memory left. A query that asks for more than a group has runs when no other
+    /// query of the group has reserved any.
+    fn find_short_of_memory(&self, group: usize, memory_bytes: u64) -> Option<usize> {
         if memory_bytes == 0 {
             return None;
         }
         self.groups.path(group).find(|&group| {
             let reserved = self.nodes[group].load.memory_bytes;
-            reserved > 0 && reserved.saturating_add(memory_bytes) > self.memory_of(group)
+            reserved > 0 && reserved.saturating_add(memory_bytes) > self.memory_limit(group)
         })
     }
 
-    fn memory_of(&self, group: usize) -> u64 {
+    fn memory_limit(&self, group: usize) -> u64 {
         let own = self.groups.spec(group).memory_bytes.unwrap_or(u64::MAX);
         own.min(self.memory_bytes)
     }
@@ -264,18 +266,18 @@ impl Admission {
 
     fn check_session(&self, candidate: &Candidate) -> Result<(), Failure> {
         let of_session = self.sessions.get(&candidate.session).copied();
-        if of_session.unwrap_or(0) < self.limits.max_of_session {
+        if of_session.unwrap_or(0) < self.limits.max_per_session {
             return Ok(());
         }
         let what = format!(
             "{} queries of this session run or wait, which is as many as --max-session-queries allows",
-            self.limits.max_of_session
+            self.limits.max_per_session
         );
-        Err(self.busy(&what, 0))
+        Err(self.busy_failure(&what, 0))
     }
 
-    /// Why nobody more may wait in this group.
-    fn overfull(&self, group: usize) -> Option<Failure> {
+    /// The failure of a query for which a queue of its group, or of a group above, is too full.
+    fn queue_failure(&self, group: usize) -> Option<Failure> {
         let is_overfull = |group: &usize| self.nodes[*group].load.queued > self.max_queued(*group);
         let full = self.groups.path(group).find(is_overfull)?;
         let most = self.max_queued(full);
@@ -286,7 +288,7 @@ impl Admission {
                 self.groups.spec(full).name
             ),
         };
-        Some(self.busy(&what, full))
+        Some(self.busy_failure(&what, full))
     }
 
     fn max_queued(&self, group: usize) -> usize {
@@ -297,17 +299,18 @@ impl Admission {
         }
     }
 
-    /// Places become free about once in the usual time of a query, divided by how many run.
-    fn busy(&self, what: &str, group: usize) -> Failure {
+    /// Estimates when to try again: a running query ends about every mean run time divided by the number of running
+    /// queries.
+    fn busy_failure(&self, what: &str, group: usize) -> Failure {
         let running = u32::try_from(self.nodes[group].load.running.max(1)).unwrap_or(u32::MAX);
-        let wait = (self.usual_run / running).as_secs() + 1;
+        let wait = (self.mean_run / running).as_secs() + 1;
         Failure::new(
             FailureKind::Busy,
             format!("{what}; run the statement again in about {wait} s"),
         )
     }
 
-    fn change(&mut self, group: usize, change: impl Fn(&mut GroupLoad)) {
+    fn update_loads(&mut self, group: usize, change: impl Fn(&mut GroupLoad)) {
         let mut at = Some(group);
         while let Some(group) = at {
             change(&mut self.nodes[group].load);
@@ -315,7 +318,7 @@ impl Admission {
         }
     }
 
-    fn forget_session(&mut self, session: &Arc<str>) {
+    fn release_session(&mut self, session: &Arc<str>) {
         if let Some(count) = self.sessions.get_mut(session) {
             *count -= 1;
             if *count == 0 {
@@ -330,9 +333,9 @@ impl Admission {
         self.sessions.is_empty() && self.nodes.iter().all(is_empty)
     }
 
-    /// Where more run or wait than may.
+    /// The first group with more running or waiting queries than its limits allow.
     #[cfg(test)]
-    pub(crate) fn exceeded(&self) -> Option<String> {
+    pub(crate) fn exceeded_limit(&self) -> Option<String> {
         (0..self.nodes.len()).find_map(|group| {
             let load = self.nodes[group].load;
             let is_exceeded = load.running > self.max_running(group) || load.queued > self.max_queued(group);

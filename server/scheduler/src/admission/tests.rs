@@ -7,7 +7,7 @@ fn limits() -> AdmissionLimits {
     AdmissionLimits {
         max_running: 2,
         max_queued: 3,
-        max_of_session: 100,
+        max_per_session: 100,
     }
 }
 
@@ -22,7 +22,7 @@ fn candidate(number: u64, group: usize) -> Candidate {
     }
 }
 
-/// Lets all run that may; their numbers.
+/// Starts every query that may run; returns their numbers.
 fn settle(admission: &mut Admission, waiting: &mut Vec<Candidate>) -> Vec<u64> {
     let mut started = Vec::new();
     while let Some(query) = admission.next() {
@@ -37,7 +37,7 @@ fn settle(admission: &mut Admission, waiting: &mut Vec<Candidate>) -> Vec<u64> {
     started
 }
 
-/// Enters candidates one by one; the numbers of those that run.
+/// Enters candidates one by one; returns the numbers of those that start.
 fn enter(
     admission: &mut Admission,
     waiting: &mut Vec<Candidate>,
@@ -53,7 +53,7 @@ fn enter(
 }
 
 #[test]
-fn queries_wait_when_the_server_is_full_and_are_refused_when_the_queue_is() {
+fn full_server_queues_then_refuses() {
     let mut admission = Admission::new(limits(), Groups::default());
     let mut waiting = Vec::new();
     let started = enter(&mut admission, &mut waiting, (0..5).map(|number| candidate(number, 0)));
@@ -78,7 +78,7 @@ fn queries_wait_when_the_server_is_full_and_are_refused_when_the_queue_is() {
 }
 
 #[test]
-fn a_higher_priority_runs_first() {
+fn higher_priority_runs_first() {
     let mut admission = Admission::new(limits(), Groups::default());
     let mut waiting = Vec::new();
     let mut last = candidate(4, 0);
@@ -91,9 +91,9 @@ fn a_higher_priority_runs_first() {
 }
 
 #[test]
-fn a_session_has_its_limit() {
+fn session_limit_refuses_further_queries() {
     let limits = AdmissionLimits {
-        max_of_session: 1,
+        max_per_session: 1,
         ..limits()
     };
     let mut admission = Admission::new(limits, Groups::default());
@@ -110,17 +110,17 @@ fn a_session_has_its_limit() {
 }
 
 fn tree() -> Groups {
-    let mut etl = GroupSpec::named("etl");
+    let mut etl = GroupSpec::new("etl");
     etl.max_running = Some(1);
     etl.max_queued = Some(1);
-    let night = GroupSpec::named("etl.night");
-    let mut people = GroupSpec::named("people");
+    let night = GroupSpec::new("etl.night");
+    let mut people = GroupSpec::new("people");
     people.weight = 3;
     Groups::new(vec![etl, night, people]).expect("a good tree")
 }
 
 #[test]
-fn a_full_group_waits_alone() {
+fn full_group_delays_only_itself() {
     let mut admission = Admission::new(limits(), tree());
     let mut waiting = Vec::new();
     let started = enter(
@@ -139,7 +139,7 @@ fn a_full_group_waits_alone() {
 }
 
 #[test]
-fn places_go_to_groups_by_weight() {
+fn groups_run_queries_by_weight() {
     let limits = AdmissionLimits {
         max_running: 8,
         max_queued: 100,
@@ -154,7 +154,7 @@ fn places_go_to_groups_by_weight() {
         .map(|number| candidate(number, if number % 2 == 0 { 1 } else { 3 }))
         .collect();
     for candidate in &all {
-        admission.wait(candidate);
+        admission.enqueue(candidate);
     }
     let mut waiting = all;
     settle(&mut admission, &mut waiting);
@@ -162,7 +162,7 @@ fn places_go_to_groups_by_weight() {
 }
 
 #[test]
-fn memory_is_reserved_and_the_first_that_waits_for_it_holds_up_the_others() {
+fn first_memory_waiter_blocks_later_queries() {
     let limits = AdmissionLimits {
         max_running: 10,
         ..limits()
@@ -184,6 +184,6 @@ fn memory_is_reserved_and_the_first_that_waits_for_it_holds_up_the_others() {
     assert_eq!(
         settle(&mut admission, &mut waiting),
         [3],
-        "more than there is runs when nobody else has any"
+        "a query that asks for more than there is runs alone"
     );
 }

@@ -1,4 +1,4 @@
-//! How queries end: read to the end, failed, cancelled, out of time, or with a worker that they depended on.
+//! Ends queries: when their result is read, on failure, cancel or time limit, and with a lost worker they depended on.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::lifecycle::query::{Phase, Query};
 use crate::scheduler::Scheduler;
 
 impl Scheduler {
-    pub(crate) fn result_done(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) {
+    /// The client has read all rows of the query, which ends as soon as its root stage is finished.
+    pub(crate) fn mark_result_read(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
@@ -21,11 +22,11 @@ impl Scheduler {
             Phase::Queued | Phase::Running | Phase::Failing { .. } => return,
         }
         if !self.end_if_complete(now, id, effects) {
-            self.remind(now + self.limits.last_report_timeout, Deadline::LastReport(id));
+            self.set_deadline(now + self.limits.last_report_timeout, Deadline::LastReport(id));
         }
     }
 
-    /// Ends the query if its root is finished and its result read.
+    /// Ends the query if its root stage is finished and its result is read. Returns whether it did.
     pub(crate) fn end_if_complete(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) -> bool {
         let is_complete = self.queries.get(&id).is_some_and(|query| {
             let is_read = match query.phase {
@@ -35,19 +36,19 @@ impl Scheduler {
             is_read && query.stages[query.root].is_finished()
         });
         if is_complete {
-            self.end_well(now, id, effects);
+            self.end_successfully(now, id, effects);
         }
         is_complete
     }
 
-    pub(crate) fn end_well(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) {
+    pub(crate) fn end_successfully(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) {
         if let Some(query) = self.queries.get(&id) {
             let summary = query.summary(now);
             self.end(id, Ok(summary), effects);
         }
     }
 
-    /// Ends a query in whatever state it is, and tells every worker that knows of it.
+    /// Ends a query in any state, cancels its attempts, and has every worker that it touched release what it holds.
     pub(crate) fn end(&mut self, id: QueryId, outcome: Result<QuerySummary, Failure>, effects: &mut Vec<Effect>) {
         let Some(mut query) = self.queries.remove(&id) else {
             return;
@@ -65,23 +66,23 @@ impl Scheduler {
             let (plan, bytes) = (query.options.fingerprint, query.read_bytes());
             self.costs.learn(plan, bytes, query.usage.spent_us);
         }
-        for (attempt, hold, holds_slots) in query.live() {
-            if !self.workers.contains(hold.worker) {
+        for (attempt, placed, holds_slots) in query.live_attempts() {
+            if !self.workers.contains(placed.worker) {
                 continue;
             }
             if holds_slots {
-                self.workers.give(hold.worker, hold.share);
+                self.workers.release_slots(placed.worker, placed.demand);
             }
             effects.push(Effect::CancelAttempt {
-                worker: hold.worker,
+                worker: placed.worker,
                 attempt,
             });
             if !query.has_failed(attempt) {
-                self.workers.stop(hold.worker, attempt);
+                self.workers.add_stopping(placed.worker, attempt);
             }
         }
         for &worker in &query.touched {
-            self.workers.forget(worker, id);
+            self.workers.forget_query(worker, id);
             if self.workers.contains(worker) {
                 effects.push(Effect::release_all(worker, id));
             }
@@ -92,12 +93,12 @@ impl Scheduler {
             outcome,
             info: Some(Box::new(info)),
         });
-        if !self.workers.has_to_stop(id) {
+        if !self.workers.is_stopping(id) {
             effects.push(Effect::Released { query: id });
         }
     }
 
-    /// Its groups get the slots back that it holds, and are charged for what it did with them.
+    /// Removes the query from its run queues; its groups get its slots back and are charged for their use.
     fn leave_queues(&mut self, query: &mut Query) {
         for (placement, lane, slots, correction) in query.stop_clocks(self.now) {
             let queues = self.queues.of_mut(placement);
@@ -135,14 +136,14 @@ impl Scheduler {
                 let message = format!("{} was lost ({reason}); run the statement again", loss.name);
                 self.end(id, Err(Failure::new(FailureKind::WorkerLost, message)), effects);
             } else if let Some(query) = self.queries.get_mut(&id) {
-                query.forgotten_by(worker);
+                query.forget_worker(worker);
             }
         }
-        self.workers_changed(now);
+        self.update_capacity(now);
     }
 
-    /// Whatever the query is doing.
-    pub(crate) fn time_is_over(&mut self, id: QueryId, effects: &mut Vec<Effect>) {
+    /// The query's time limit is over; it ends in any phase.
+    pub(crate) fn end_at_time_limit(&mut self, id: QueryId, effects: &mut Vec<Effect>) {
         let limit = self
             .queries
             .get(&id)

@@ -1,10 +1,10 @@
-//! The state machines of queries, stages and tasks, and what moves them on.
+//! The state machines of queries, stages and tasks, and the steps that move them on.
 //!
 //! ```text
 //! query ── stage ── task        one file each, with its transition table
-//!   reports     what workers say, and what follows from it
-//!   ending      how queries end
-//!   observe     what outsiders may see of them
+//!   reports     applies what workers report
+//!   ending      ends queries
+//!   observe     shows them to the server and its clients
 //! ```
 
 mod ending;

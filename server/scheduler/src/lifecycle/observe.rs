@@ -1,4 +1,4 @@
-//! What outsiders may see of the scheduler's state: see [`crate::info`].
+//! The scheduler's state as the server and its clients may see it: see [`crate::info`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use squadron_proto::{QueryId, TaskId};
 
 use crate::graph::Placement;
 use crate::info::{
-    Capacity, GroupLoad, QueryInfo, QueryPhase, QueryProgress, Resources, StageInfo, Stopping, TaskInfo, WorkerLoad,
+    Capacity, GroupLoad, QueryInfo, QueryPhase, QueryProgress, Resources, StageInfo, StoppingAttempt, TaskInfo,
+    WorkerLoad,
 };
 use crate::lifecycle::query::{Phase, Query};
 use crate::lifecycle::stage::{Stage, task_id};
@@ -15,7 +16,7 @@ use crate::lifecycle::task::Task;
 use crate::scheduler::Scheduler;
 
 impl Query {
-    /// How it is now; `group` is the name of its resource group.
+    /// The query's present state; `group` is the name of its resource group.
     pub(crate) fn info(&self, group: Arc<str>) -> QueryInfo {
         QueryInfo {
             id: self.id,
@@ -60,50 +61,50 @@ impl Stage {
 
 impl Task {
     fn info(&self, id: TaskId, wanted_slots: u32) -> TaskInfo {
-        let live = self.live().map(|(hold, _)| hold);
+        let live = self.live_attempt().map(|(placed, _)| placed);
         let finished = self.finished();
         let times = self.times();
         TaskInfo {
             id,
             phase: self.phase(),
             attempt: match (live, finished) {
-                (Some(hold), _) => Some((hold.attempt, hold.worker)),
+                (Some(placed), _) => Some((placed.attempt, placed.worker)),
                 (None, Some(finished)) => Some((finished.attempt, finished.worker)),
                 (None, None) => None,
             },
-            slots: live.map_or(wanted_slots, |hold| hold.share.slots),
+            slots: live.map_or(wanted_slots, |placed| placed.demand.slots),
             launched: times.launched,
             started: times.started,
             ended: times.ended,
-            resources: finished.map(|finished| Resources::of(&finished.output.metrics)),
+            resources: finished.map(|finished| Resources::from_metrics(&finished.output.metrics)),
         }
     }
 }
 
 impl Scheduler {
-    /// The workers there are, in the order of their ids.
+    /// All workers, in the order of their ids.
     pub fn workers(&self) -> Vec<WorkerLoad> {
         self.workers.loads()
     }
 
-    /// How far a query is; none when it has ended.
+    /// The progress of a query; none when it has ended.
     pub fn progress(&self, query: QueryId) -> Option<QueryProgress> {
         let workers = &self.workers;
         let query = self.queries.get(&query)?;
         Some(query.progress(|worker| workers.address(worker)))
     }
 
-    /// What the workers that take tasks offer together; the server's local worker does not count.
+    /// What the workers that accept tasks offer together; the server's local worker does not count.
     pub fn capacity(&self) -> Capacity {
         let pool = self.workers.slots(Placement::Any);
         Capacity {
-            workers: pool.offered(),
+            workers: pool.open_workers(),
             slots: pool.total_slots(),
             memory_bytes: pool.memory_bytes(),
         }
     }
 
-    /// The queries there are, in the order of their submission.
+    /// All queries that have not ended, in the order of their submission.
     pub fn queries(&self) -> Vec<QueryInfo> {
         let mut queries: Vec<_> = self.queries.values().collect();
         queries.sort_by_key(|query| query.number);
@@ -114,7 +115,7 @@ impl Scheduler {
     }
 
     /// The attempts of ended queries that may still run.
-    pub fn stopping(&self) -> Vec<Stopping> {
+    pub fn stopping(&self) -> Vec<StoppingAttempt> {
         self.workers.stopping()
     }
 

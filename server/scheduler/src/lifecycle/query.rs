@@ -1,15 +1,15 @@
-//! One query: its stages, and how far its result is.
+//! One query: its stages, its place in the run queues, and the phase of its result.
 //!
 //! | phase | leads to | when |
 //! |---|---|---|
-//! | Queued | Running | its turn has come (see [`crate::admission`]) |
-//! | Running | Streaming | all tasks of the streamed root run, or all tasks of another root are finished |
-//! | Streaming | end, with its summary | the root is finished and the client has read everything |
-//! | Running, Streaming | Failing | an attempt stopped although nobody asked it to; the cause may follow |
-//! | Failing | end | a better cause comes, or none does in time |
-//! | any | end | cancel, a failed attempt, a lost worker |
+//! | Queued | Running | it is admitted (see [`crate::admission`]) |
+//! | Running | Streaming | all tasks of a streamed root run, or all tasks of a retained root are finished |
+//! | Streaming | end, with its summary | the root is finished and the client has read the whole result |
+//! | Running, Streaming | Failing | an attempt stopped without a request; the root cause may follow |
+//! | Failing | end | a better cause is reported, or none in time |
+//! | any | end | cancel, time limit, a failed attempt, a lost worker |
 //!
-//! A query that has ended is no longer there.
+//! The scheduler keeps nothing of a query that has ended.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,11 +23,11 @@ use crate::admission::Candidate;
 use crate::graph::{Placement, QueryOptions, StageGraph};
 use crate::info::{QueryProgress, QuerySummary, ResultPart};
 use crate::lifecycle::stage::{Sources, Stage, task_id};
-use crate::lifecycle::task::{Change, Hold, Spent, Task};
-use crate::queue::policy::{self, Order, ReadyStage, Standing};
+use crate::lifecycle::task::{Change, PlacedAttempt, Spent, Task};
+use crate::queue::policy::{self, Order, PolicyInput, ReadyStage};
 use crate::queue::run_queue::{Correction, Entry};
 
-/// What a task counts for in a query's progress beside the bytes it reads.
+/// The weight of a task in its query's progress, on top of the bytes it reads.
 const TASK_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug)]
@@ -41,9 +41,9 @@ pub(crate) struct Query {
     pub(crate) submitted: Duration,
     /// When it was admitted.
     pub(crate) started: Option<Duration>,
-    /// When its root finished.
+    /// When its root stage finished, and with it the query's last task.
     pub(crate) delivering_since: Option<Duration>,
-    /// Whether most of its time is over.
+    /// Whether half of its time limit is over.
     pub(crate) is_urgent: bool,
     pub(crate) usage: Usage,
     pub(crate) stages: Vec<Stage>,
@@ -51,62 +51,62 @@ pub(crate) struct Query {
     pub(crate) phase: Phase,
     any: Ready,
     local: Ready,
-    /// Workers that were told of it and must be told of its end.
+    /// Workers that got something of the query and must release it at its end.
     pub(crate) touched: BTreeSet<WorkerId>,
 }
 
 #[derive(Debug)]
 pub(crate) enum Phase {
-    /// It waits for its turn; nothing of it has been told to anybody.
+    /// It waits for admission; no worker knows it.
     Queued,
     /// Its result cannot be read yet.
     Running,
-    /// Its result is being read.
+    /// Its result can be read; `read`: the client has read all of it.
     Streaming { read: bool },
-    /// It has failed, but the cause may still come.
+    /// It has failed, but the root cause may still be reported.
     Failing { failure: Failure },
 }
 
-/// The stages with tasks to place, and the query's place in that line.
+/// A query's stages with tasks to place on workers of one placement, and its place in that placement's run queue.
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
     pub(crate) stages: BTreeSet<ReadyStage>,
-    /// Since when there are any.
-    pub(crate) since: Duration,
-    /// When one of their tasks was placed last, or the first of them came.
-    served: Duration,
-    /// Which line it stands in; it never goes back to one for smaller queries.
+    /// Since when `stages` is not empty.
+    pub(crate) ready_since: Duration,
+    /// When a task of these stages was launched last, or else when `stages` ceased to be empty.
+    waiting_since: Duration,
+    /// The lane of its run queue; never goes back to a lane for smaller queries.
     pub(crate) lane: Lane,
-    /// What the query was charged in that line.
+    /// What the query was charged in that run queue.
     pub(crate) pass: u128,
     pub(crate) held_slots: u64,
     pub(crate) entry: Option<Entry>,
     pub(crate) blocked: Option<Blocked>,
 }
 
-/// There was no room for the first query in the line.
+/// The first query of a run queue did not find enough free slots.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Blocked {
     pub(crate) since: Duration,
-    /// With so many slots free.
+    /// How many slots were free at the last attempt.
     pub(crate) free_slots: u64,
 }
 
-/// What a query costs, in microseconds of processors, as far as attempts have said, else of slots.
+/// What a query costs, in microseconds: processor time as far as attempts have reported it, else slot time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     predicted_us: u64,
-    /// By attempts in times that are over.
+    /// The cost of attempts whose slots were given back.
     pub(crate) spent_us: u64,
-    /// What those that hold slots were charged beforehand.
+    /// What attempts that hold slots were charged in advance.
     charged_us: u64,
     all_tasks: u64,
-    /// Attempts that have spent something.
+    /// How many attempts have a known cost.
     measured: u64,
 }
 
 impl Usage {
-    /// What the query will probably cost.
+    /// Sets the predicted cost.
     pub(crate) fn predict(&mut self, cost_us: u64) {
         self.predicted_us = cost_us;
     }
@@ -115,7 +115,7 @@ impl Usage {
         self.predicted_us.max(self.spent_us.saturating_add(self.charged_us))
     }
 
-    /// What an attempt was charged turns out to be something else.
+    /// Replaces what an attempt was charged by what it cost.
     fn charge(&mut self, spent: Spent) {
         self.charged_us = self.charged_us.saturating_sub(spent.charged_us);
         self.spent_us = self
@@ -127,7 +127,7 @@ impl Usage {
         }
     }
 
-    /// As much as those before, else an even part of all.
+    /// The mean cost of attempts so far, else an even part of the prediction.
     fn next_us(&self) -> u64 {
         let next = match self.measured {
             0 => self.predicted_us / self.all_tasks.max(1),
@@ -151,13 +151,13 @@ impl Query {
             }
             inputs.push(distinct.into_iter().collect());
         }
-        let ways = policy::ways_to_root(&graph.stages, &consumers);
+        let critical_paths = policy::critical_paths(&graph.stages, &consumers);
         let all_tasks = graph.stages.iter().map(|stage| stage.tasks.len() as u64);
         let usage = Usage {
             all_tasks: all_tasks.sum(),
             ..Usage::default()
         };
-        let stages = graph.stages.into_iter().zip(inputs).zip(consumers).zip(ways);
+        let stages = graph.stages.into_iter().zip(inputs).zip(consumers).zip(critical_paths);
         Self {
             id: graph.query,
             number,
@@ -170,7 +170,7 @@ impl Query {
             options: graph.options,
             root: position(&graph.root).unwrap_or_default(),
             stages: stages
-                .map(|(((spec, inputs), consumers), way)| Stage::new(spec, inputs, consumers, way))
+                .map(|(((spec, inputs), consumers), critical_path)| Stage::new(spec, inputs, consumers, critical_path))
                 .collect(),
             phase: Phase::Queued,
             any: Ready::default(),
@@ -200,7 +200,7 @@ impl Query {
         }
     }
 
-    /// What admission knows of it.
+    /// The query as admission sees it.
     pub(crate) fn candidate(&self) -> Candidate {
         Candidate {
             query: self.id,
@@ -212,9 +212,9 @@ impl Query {
         }
     }
 
-    fn standing(&self, placement: Placement) -> Standing {
+    fn policy_input(&self, placement: Placement) -> PolicyInput {
         let ready = self.ready(placement);
-        Standing {
+        PolicyInput {
             priority: self.options.priority,
             is_urgent: self.is_urgent,
             size_us: self.usage.size_us(),
@@ -223,9 +223,9 @@ impl Query {
         }
     }
 
-    /// Its weight now.
+    /// Its present weight.
     pub(crate) fn weight(&self, order: Order) -> u64 {
-        order.weight(&self.standing(Placement::Any))
+        order.weight(&self.policy_input(Placement::Any))
     }
 
     /// What its next task will probably cost.
@@ -233,69 +233,70 @@ impl Query {
         self.usage.next_us()
     }
 
-    /// The lane that its attempts belong to now.
+    /// The lane that its next attempts belong to.
     pub(crate) fn lane(&self, placement: Placement, order: Order) -> Lane {
-        let lane = order.lane(&self.standing(placement));
+        let lane = order.lane(&self.policy_input(placement));
         lane.max(self.ready(placement).lane)
     }
 
-    /// Its place in a line now, if it has any.
+    /// Its present place in a run queue, if it has tasks to place.
     pub(crate) fn entry(&self, placement: Placement, order: Order) -> Option<Entry> {
         let ready = self.ready(placement);
         if ready.stages.is_empty() || self.is_failing() {
             return None;
         }
-        let standing = self.standing(placement);
+        let input = self.policy_input(placement);
         Some(Entry {
             lane: ready.lane,
             query: self.id,
             group: self.group,
-            tag: order.tag(&standing),
-            weight: order.weight(&standing),
+            tag: order.tag(&input),
+            weight: order.weight(&input),
             number: self.number,
-            since: ready.served,
+            waiting_since: ready.waiting_since,
         })
     }
 
-    /// A stage has tasks to place. Answers whether none had before. `start`: where those begin who come to wait now.
-    pub(crate) fn wants_places(&mut self, placement: Placement, stage: usize, now: Duration, start: u128) -> bool {
-        let way = self.stages[stage].way_to_root;
+    /// Adds a stage with tasks to place. Returns whether it is the only one. `start`: the virtual time of the run
+    /// queue, where the pass of a newcomer starts.
+    pub(crate) fn add_ready_stage(&mut self, placement: Placement, stage: usize, now: Duration, start: u128) -> bool {
+        let critical_path = self.stages[stage].critical_path;
         let ready = self.ready_mut(placement);
         let is_new = ready.stages.is_empty();
         if is_new {
-            ready.since = now;
-            ready.served = now;
+            ready.ready_since = now;
+            ready.waiting_since = now;
             ready.pass = ready.pass.max(start);
         }
-        ready.stages.insert((Reverse(way), stage));
+        ready.stages.insert((Reverse(critical_path), stage));
         is_new
     }
 
-    /// Some tasks of a stage were placed; `is_done`: that were all.
-    pub(crate) fn was_served(&mut self, placement: Placement, stage: usize, is_done: bool, now: Duration) {
-        let way = self.stages[stage].way_to_root;
+    /// Tasks of a stage were launched; `is_done`: the stage has no more to place.
+    pub(crate) fn record_launch(&mut self, placement: Placement, stage: usize, is_done: bool, now: Duration) {
+        let critical_path = self.stages[stage].critical_path;
         let ready = self.ready_mut(placement);
-        ready.served = now;
+        ready.waiting_since = now;
         ready.blocked = None;
         if is_done {
-            ready.stages.remove(&(Reverse(way), stage));
+            ready.stages.remove(&(Reverse(critical_path), stage));
         }
     }
 
-    /// Slots are taken for an attempt that will probably cost so much.
-    pub(crate) fn take(&mut self, placement: Placement, slots: u64, cost_us: u64) {
+    /// Takes slots for an attempt that will probably cost `cost_us`.
+    pub(crate) fn take_slots(&mut self, placement: Placement, slots: u64, cost_us: u64) {
         self.ready_mut(placement).held_slots += slots;
         self.usage.charged_us = self.usage.charged_us.saturating_add(cost_us);
     }
 
-    /// Slots are given back, if there are any, and what they cost is known better.
-    pub(crate) fn give(&mut self, placement: Placement, slots: u64, spent: Spent) {
+    /// Gives slots back, possibly none, and corrects what their attempt was charged.
+    pub(crate) fn release_slots(&mut self, placement: Placement, slots: u64, spent: Spent) {
         let ready = self.ready_mut(placement);
         ready.held_slots = ready.held_slots.saturating_sub(slots);
         self.usage.charge(spent);
     }
 
-    /// When its time is short, and when it is over.
+    /// When the query becomes urgent, and when its time limit is over.
     pub(crate) fn time_limits(&self) -> Option<(Duration, Duration)> {
         let left = self.options.time_limit.as_ref()?.left;
         let at = |left| self.submitted.saturating_add(left);
@@ -307,19 +308,19 @@ impl Query {
         self.any.held_slots + self.local.held_slots
     }
 
-    /// What its session changed.
+    /// The options that its session changed.
     pub(crate) fn settings(&self) -> &[(String, String)] {
         &self.stages[self.root].spec.settings
     }
 
-    /// All attempts that hold slots stop to do so: in which line they were charged, how many slots they held, and what they
-    /// cost in truth.
+    /// Takes the slots from all attempts that hold some. Returns for each the placement and lane of its run queue, its
+    /// slots, and the correction of its charge.
     pub(crate) fn stop_clocks(&mut self, now: Duration) -> Vec<(Placement, Lane, u64, Correction)> {
         let mut stopped = Vec::new();
         for stage in &mut self.stages {
-            let live: Vec<_> = stage.live().filter(|&(.., holds)| holds).collect();
-            for (task, hold, _) in live {
-                let slots = hold.share.slots;
+            let live: Vec<_> = stage.live_attempts().filter(|&(.., holds)| holds).collect();
+            for (task, placed, _) in live {
+                let slots = placed.demand.slots;
                 if let Some(spent) = stage.stop_clock(task, Some(now), slots) {
                     let slots = u64::from(slots);
                     stopped.push((stage.spec.placement, spent.lane, slots, spent.correction()));
@@ -330,7 +331,7 @@ impl Query {
         stopped
     }
 
-    /// What it reads, in bytes, as estimated.
+    /// The estimated bytes that it reads.
     pub(crate) fn read_bytes(&self) -> u64 {
         let tasks = self.stages.iter().flat_map(|stage| &stage.spec.tasks);
         tasks.map(|task| task.bytes).fold(0, u64::saturating_add)
@@ -340,8 +341,8 @@ impl Query {
         self.stages.binary_search_by_key(&stage, |stage| stage.spec.id).ok()
     }
 
-    /// Stages without inputs; they can start at once.
-    pub(crate) fn sources(&self) -> Vec<usize> {
+    /// The stages without inputs, which can start at once.
+    pub(crate) fn source_stages(&self) -> Vec<usize> {
         (0..self.stages.len())
             .filter(|&stage| self.stages[stage].inputs.is_empty())
             .collect()
@@ -352,8 +353,8 @@ impl Query {
         let mut held = BTreeMap::new();
         let mut inputs: Vec<StageInput> = Vec::new();
         for &input in &self.stages[stage].inputs {
-            inputs.push(self.stages[input].as_input(&address_of));
-            self.stages[input].add_bytes_held(&mut held);
+            inputs.push(self.stages[input].to_input(&address_of));
+            self.stages[input].add_held_bytes(&mut held);
         }
         let mut holders: Vec<_> = held.into_iter().filter(|&(_, bytes)| bytes > 0).collect();
         holders.sort_by_key(|&(worker, bytes)| (std::cmp::Reverse(bytes), worker));
@@ -362,20 +363,20 @@ impl Query {
         self.stages[stage].start(now, Sources { inputs, holders });
     }
 
-    /// Takes a worker's word about an attempt.
-    pub(crate) fn report(
+    /// Applies a worker's report. The second value says what was impossible about it, if anything.
+    pub(crate) fn apply_report(
         &mut self,
         worker: WorkerId,
         attempt: AttemptKey,
         status: AttemptStatus,
     ) -> (Change, Option<&'static str>) {
         match self.task_mut(attempt) {
-            Some(task) => task.report(worker, attempt.attempt, status),
+            Some(task) => task.apply_report(worker, attempt.attempt, status),
             None => (Change::Unknown, None),
         }
     }
 
-    /// Whether its worker said that the attempt has stopped without its output.
+    /// Whether its worker reported that the attempt stopped without finishing.
     pub(crate) fn has_failed(&self, attempt: AttemptKey) -> bool {
         let task = || {
             let stage = &self.stages[self.position(attempt.stage)?];
@@ -389,12 +390,12 @@ impl Query {
         self.stages[stage].tasks.get_mut(usize::try_from(attempt.task.0).ok()?)
     }
 
-    /// Where the result is.
+    /// Where the partitions of the result are.
     pub(crate) fn result_parts(&self, address_of: impl Fn(WorkerId) -> String) -> Vec<ResultPart> {
         let root = &self.stages[self.root];
         let part = |(number, task): (usize, &Task)| {
-            let (worker, attempt) = match (task.live(), task.finished()) {
-                (Some((hold, _)), _) => (hold.worker, hold.attempt),
+            let (worker, attempt) = match (task.live_attempt(), task.finished()) {
+                (Some((placed, _)), _) => (placed.worker, placed.attempt),
                 (None, Some(finished)) => (finished.worker, finished.attempt),
                 (None, None) => return None,
             };
@@ -403,7 +404,7 @@ impl Query {
         root.tasks.iter().enumerate().filter_map(part).collect()
     }
 
-    /// Finished tasks over all tasks, weighted by the bytes they read; never falls while no finished task is run again.
+    /// Finished tasks over all tasks, weighted by the bytes they read; never falls unless a finished task is run again.
     pub(crate) fn fraction_done(&self) -> f64 {
         let (mut done, mut all) = (0.0, 0.0);
         for stage in &self.stages {
@@ -418,11 +419,11 @@ impl Query {
         if all > 0.0 { done / all } else { 0.0 }
     }
 
-    /// How far it is, for whoever asks.
+    /// The progress as the server shows it.
     pub(crate) fn progress(&self, address_of: impl Fn(WorkerId) -> String) -> QueryProgress {
         let root = &self.stages[self.root];
         let part = |(number, task): (usize, &Task)| {
-            let (worker, attempt) = task.readable()?;
+            let (worker, attempt) = task.readable_attempt()?;
             Some(self.result_part(number, worker, attempt, &address_of))
         };
         let rows = |task: &Task| Some(task.finished()?.output.metrics.rows);
@@ -458,32 +459,32 @@ impl Query {
             partitions: spec
                 .tasks
                 .get(number)
-                .map_or_else(Vec::new, |task| spec.written_by(task)),
+                .map_or_else(Vec::new, |task| spec.written_partitions(task)),
         }
     }
 
-    /// All attempts that have not ended, and whether they hold slots.
-    pub(crate) fn live(&self) -> Vec<(AttemptKey, Hold, bool)> {
+    /// All attempts that have not ended, and whether each holds slots.
+    pub(crate) fn live_attempts(&self) -> Vec<(AttemptKey, PlacedAttempt, bool)> {
         let mut live = Vec::new();
         for stage in &self.stages {
-            for (task, hold, holds_slots) in stage.live() {
+            for (task, placed, holds_slots) in stage.live_attempts() {
                 let attempt = AttemptKey {
                     query: self.id,
                     stage: stage.spec.id,
                     task,
-                    attempt: hold.attempt,
+                    attempt: placed.attempt,
                 };
-                live.push((attempt, hold, holds_slots));
+                live.push((attempt, placed, holds_slots));
             }
         }
         live
     }
 
-    /// The worker has forgotten all it was told; nothing of the query depended on it.
-    pub(crate) fn forgotten_by(&mut self, worker: WorkerId) {
+    /// The worker is lost, and the query did not depend on it: stages must be sent to it again if it comes back.
+    pub(crate) fn forget_worker(&mut self, worker: WorkerId) {
         self.touched.remove(&worker);
         for stage in &mut self.stages {
-            stage.forgotten_by(worker);
+            stage.forget_worker(worker);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What workers report, and what follows from it: the next state of task, stage and query.
+//! Applies what workers report: the next state of the task, and what follows for its stage and query.
 
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use crate::deadline::Deadline;
 use crate::event::Effect;
 use crate::graph::Placement;
 use crate::lifecycle::query::Phase;
-use crate::lifecycle::task::{Change, Hold};
+use crate::lifecycle::task::{Change, PlacedAttempt};
 use crate::scheduler::Scheduler;
 
 impl Scheduler {
-    pub(crate) fn report(
+    /// Applies a worker's report about an attempt. A report from a lost worker changes nothing.
+    pub(crate) fn apply_report(
         &mut self,
         now: Duration,
         worker: WorkerId,
@@ -26,13 +27,13 @@ impl Scheduler {
         }
         let is_alive = is_alive(&status);
         let Some(query) = self.queries.get_mut(&attempt.query) else {
-            if !is_alive && let Some(query) = self.workers.stopped(worker, attempt) {
+            if !is_alive && let Some(query) = self.workers.confirm_stop(worker, attempt) {
                 effects.push(Effect::Released { query });
             }
-            effects.extend(left_over(worker, attempt, &status));
+            effects.extend(clean_up_leftovers(worker, attempt, &status));
             return;
         };
-        let (change, impossible) = query.report(worker, attempt, status);
+        let (change, impossible) = query.apply_report(worker, attempt, status);
         if let Some(what) = impossible {
             effects.push(Effect::Unexpected { worker, attempt, what });
         }
@@ -44,49 +45,53 @@ impl Scheduler {
             Change::Unknown if is_alive => effects.push(Effect::CancelAttempt { worker, attempt }),
             Change::Unknown | Change::Repeated => {}
             Change::Commit => effects.push(Effect::Commit { worker, attempt }),
-            Change::Refused { hold, refusals, reason } => {
-                self.free(attempt, hold);
-                self.pause_or_fail(now, attempt, (refusals, hold.share.lane), &reason, effects);
+            Change::Refused {
+                placed,
+                refusals,
+                reason,
+            } => {
+                self.release_unused(attempt, placed);
+                self.pause_or_fail(now, attempt, (refusals, placed.demand.lane), &reason, effects);
             }
-            Change::Started => self.task_started(now, attempt, effects),
-            Change::Parked { hold, started } => {
-                self.give_slots(attempt, hold, true);
+            Change::Started => self.record_task_start(now, attempt, effects),
+            Change::Parked { placed, started } => {
+                self.release_slots(attempt, placed, true);
                 if started {
-                    self.task_started(now, attempt, effects);
+                    self.record_task_start(now, attempt, effects);
                 }
             }
-            Change::Resumed(hold) => self.take_slots_again(attempt, hold),
+            Change::Resumed(placed) => self.retake_slots(attempt, placed),
             Change::Finished {
-                hold,
+                placed,
                 held_slots,
                 started,
             } => {
                 if held_slots {
-                    self.give_slots(attempt, hold, true);
+                    self.release_slots(attempt, placed, true);
                 } else {
                     self.charge(attempt, 0, true);
                 }
                 if started {
-                    self.task_started(now, attempt, effects);
+                    self.record_task_start(now, attempt, effects);
                 }
-                self.task_finished(now, attempt, effects);
+                self.record_task_finish(now, attempt, effects);
             }
             Change::Failed(failure) => {
                 if let Some(task) = query.task_mut(attempt) {
-                    task.note_end(now);
+                    task.record_end(now);
                 }
-                self.attempt_failed(now, attempt.query, failure, effects);
+                self.fail_attempt(now, attempt.query, failure, effects);
             }
         }
     }
 
-    /// Gives back the slots of an attempt that never ran, and what the query needed of the worker for it.
-    fn free(&mut self, attempt: AttemptKey, hold: Hold) {
-        self.give_slots(attempt, hold, false);
-        self.workers.undepend(hold.worker, attempt.query, 1);
+    /// Gives back the slots of an attempt that never ran; the query no longer depends on its worker for it.
+    fn release_unused(&mut self, attempt: AttemptKey, placed: PlacedAttempt) {
+        self.release_slots(attempt, placed, false);
+        self.workers.remove_dependencies(placed.worker, attempt.query, 1);
     }
 
-    /// A refused task pauses, unless it was refused so often that there is no hope.
+    /// Lets a refused task pause, or fails its query if the task was refused too often.
     fn pause_or_fail(
         &mut self,
         now: Duration,
@@ -105,8 +110,8 @@ impl Scheduler {
         let limits = &self.limits;
         if refusals >= limits.max_refusals || (is_idle && refusals >= limits.max_idle_refusals) {
             let message = format!(
-                "the workers refused a part of the query {refusals} times, at last because: {reason}; run the statement \
-                 again later, or add workers"
+                "the workers refused a part of the query {refusals} times, at last because: {reason}; run the \
+                 statement again later, or add workers"
             );
             self.end(
                 attempt.query,
@@ -117,26 +122,26 @@ impl Scheduler {
         }
         let doublings = (refusals - 1).min(6);
         let pause = limits.refusal_pause * (1 << doublings);
-        self.remind(now + pause, Deadline::Retry(attempt.query, attempt.stage, attempt.task));
+        self.set_deadline(now + pause, Deadline::Retry(attempt.query, attempt.stage, attempt.task));
     }
 
-    fn task_started(&mut self, now: Duration, attempt: AttemptKey, effects: &mut Vec<Effect>) {
+    fn record_task_start(&mut self, now: Duration, attempt: AttemptKey, effects: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(&attempt.query) else {
             return;
         };
         if let Some(task) = query.task_mut(attempt) {
-            task.note_start(now);
+            task.record_start(now);
         }
         let Some(stage) = query.position(attempt.stage) else {
             return;
         };
-        let all_started = query.stages[stage].task_started();
+        let all_started = query.stages[stage].record_task_start();
         if all_started && stage == query.root && query.stages[stage].spec.streamed {
-            self.result_ready(attempt.query, effects);
+            self.announce_result(attempt.query, effects);
         }
     }
 
-    fn result_ready(&mut self, id: QueryId, effects: &mut Vec<Effect>) {
+    fn announce_result(&mut self, id: QueryId, effects: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
@@ -147,30 +152,31 @@ impl Scheduler {
         effects.push(Effect::ResultReady { query: id, parts });
     }
 
-    fn task_finished(&mut self, now: Duration, attempt: AttemptKey, effects: &mut Vec<Effect>) {
+    fn record_task_finish(&mut self, now: Duration, attempt: AttemptKey, effects: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(&attempt.query) else {
             return;
         };
         if let Some(task) = query.task_mut(attempt) {
-            task.note_end(now);
+            task.record_end(now);
         }
         let Some(stage) = query.position(attempt.stage) else {
             return;
         };
-        if query.stages[stage].task_finished(now) {
-            self.stage_finished(now, attempt.query, stage, effects);
+        if query.stages[stage].record_task_finish(now) {
+            self.finish_stage(now, attempt.query, stage, effects);
         }
     }
 
-    /// Output nobody reads any more is dropped, stages whose inputs are complete start.
-    fn stage_finished(&mut self, now: Duration, id: QueryId, stage: usize, effects: &mut Vec<Effect>) {
+    /// A stage is finished: releases inputs that no stage reads any more, and starts consumers whose inputs are
+    /// complete.
+    fn finish_stage(&mut self, now: Duration, id: QueryId, stage: usize, effects: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
         for input in query.stages[stage].inputs.clone() {
             let released = query.stages[input].spec.id;
-            for (worker, outputs) in query.stages[input].consumer_finished().into_iter().flatten() {
-                self.workers.undepend(worker, id, outputs);
+            for (worker, outputs) in query.stages[input].record_consumer_finish().into_iter().flatten() {
+                self.workers.remove_dependencies(worker, id, outputs);
                 let release = Release {
                     query: id,
                     stages: vec![released],
@@ -181,7 +187,7 @@ impl Scheduler {
         let consumers = query.stages[stage].consumers.clone();
         let startable: Vec<_> = consumers
             .into_iter()
-            .filter(|&consumer| query.stages[consumer].input_finished())
+            .filter(|&consumer| query.stages[consumer].record_input_finish())
             .collect();
         let is_unstreamed_root = stage == query.root && !query.stages[stage].spec.streamed;
         if stage == query.root {
@@ -191,13 +197,14 @@ impl Scheduler {
             self.start_stage(now, id, consumer);
         }
         if is_unstreamed_root {
-            self.result_ready(id, effects);
+            self.announce_result(id, effects);
         }
         self.end_if_complete(now, id, effects);
     }
 
-    /// The query fails with it, at once, unless somebody else's failure is the likely cause.
-    fn attempt_failed(&mut self, now: Duration, id: QueryId, failure: Failure, effects: &mut Vec<Effect>) {
+    /// An attempt failed: its query ends with this failure at once, unless another attempt's failure is the likely
+    /// cause.
+    fn fail_attempt(&mut self, now: Duration, id: QueryId, failure: Failure, effects: &mut Vec<Effect>) {
         if !may_have_another_cause(&failure) {
             self.end(id, Err(failure), effects);
             return;
@@ -205,7 +212,7 @@ impl Scheduler {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
-        if query.live().len() <= 1 {
+        if query.live_attempts().len() <= 1 {
             self.end(id, Err(failure), effects);
             return;
         }
@@ -214,22 +221,24 @@ impl Scheduler {
         }
         query.phase = Phase::Failing { failure };
         for placement in [Placement::Any, Placement::Local] {
-            self.stand(id, placement);
+            self.update_queue_entry(id, placement);
         }
-        self.remind(now + self.limits.root_cause_timeout, Deadline::RootCause(id));
+        self.set_deadline(now + self.limits.root_cause_timeout, Deadline::RootCause(id));
     }
 
-    /// A report about a query that has failed: only its slots, and a better cause, still matter.
+    /// A report about a failing query: only the attempt's slots and a better cause still matter.
     fn wind_down(&mut self, attempt: AttemptKey, change: Change, effects: &mut Vec<Effect>) {
         match change {
-            Change::Refused { hold, .. } => self.free(attempt, hold),
-            Change::Parked { hold, .. }
+            Change::Refused { placed, .. } => self.release_unused(attempt, placed),
+            Change::Parked { placed, .. }
             | Change::Finished {
-                hold, held_slots: true, ..
+                placed,
+                held_slots: true,
+                ..
             } => {
-                self.give_slots(attempt, hold, true);
+                self.release_slots(attempt, placed, true);
             }
-            Change::Resumed(hold) => self.take_slots_again(attempt, hold),
+            Change::Resumed(placed) => self.retake_slots(attempt, placed),
             Change::Failed(failure) if !may_have_another_cause(&failure) => {
                 self.end(attempt.query, Err(failure), effects);
             }
@@ -242,7 +251,7 @@ impl Scheduler {
         }
     }
 
-    /// No better cause came.
+    /// No better cause was reported in time: the query ends with its first failure.
     pub(crate) fn end_without_cause(&mut self, id: QueryId, effects: &mut Vec<Effect>) {
         let failure = self.queries.get(&id).and_then(|query| match &query.phase {
             Phase::Failing { failure } => Some(failure.clone()),
@@ -254,8 +263,7 @@ impl Scheduler {
     }
 }
 
-/// A writer stops when its reader is gone, and that may be because another attempt of the query failed, whose report is
-/// still on its way.
+/// A writer stops when its reader is gone, perhaps because the reader failed and its report has not arrived yet.
 fn may_have_another_cause(failure: &Failure) -> bool {
     matches!(failure.kind, FailureKind::Cancelled | FailureKind::Draining)
 }
@@ -271,8 +279,8 @@ fn is_alive(status: &AttemptStatus) -> bool {
     }
 }
 
-/// A worker holds something of a query that is over.
-fn left_over(worker: WorkerId, attempt: AttemptKey, status: &AttemptStatus) -> Vec<Effect> {
+/// Has a worker drop what it holds of a query that has ended, after a report about one of its attempts.
+fn clean_up_leftovers(worker: WorkerId, attempt: AttemptKey, status: &AttemptStatus) -> Vec<Effect> {
     let mut effects = Vec::new();
     if is_alive(status) {
         effects.push(Effect::CancelAttempt { worker, attempt });

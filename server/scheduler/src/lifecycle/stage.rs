@@ -1,4 +1,4 @@
-//! One stage: its tasks, and what it waits for.
+//! One stage: its tasks, its inputs and its consumers.
 //!
 //! | state | leads to | when |
 //! |---|---|---|
@@ -16,58 +16,59 @@ use squadron_proto::{AttemptKey, QueryId, TaskId, WorkerId};
 
 use crate::graph::StageSpec;
 use crate::info::{StagePhase, StageSummary, TaskSummary};
-use crate::lifecycle::task::{Hold, Spent, Task};
+use crate::lifecycle::task::{PlacedAttempt, Spent, Task};
 use crate::queue::policy;
-use crate::workers::placement::Want;
+use crate::workers::placement::Demand;
 
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) spec: StageSpec,
     pub(crate) tasks: Vec<Task>,
-    /// The stages it reads, and those that read it, as places in the query's list.
+    /// The stages it reads, as positions in the query's list.
     pub(crate) inputs: Vec<usize>,
+    /// The stages that read it, as positions in the query's list.
     pub(crate) consumers: Vec<usize>,
-    /// How much work lies between its start and the end of the query.
-    pub(crate) way_to_root: u64,
-    /// Tasks that want a place; the last comes first.
+    /// How much work lies on the longest path from its start to the end of the query; see [`policy::critical_paths`].
+    pub(crate) critical_path: u64,
+    /// Tasks to place; the last comes first.
     pending: Vec<usize>,
-    /// Workers that know what its attempts share.
+    /// Workers that got what its attempts share.
     sent_to: BTreeSet<WorkerId>,
     sources: Sources,
-    /// When all its inputs were there.
+    /// When all its inputs were finished.
     started: Option<Duration>,
     state: StageState,
 }
 
 #[derive(Debug)]
 enum StageState {
-    /// For its inputs.
+    /// It waits for its inputs.
     Waiting { unfinished_inputs: usize },
-    /// Its tasks run, or wait for places.
+    /// Its tasks run, or wait for free slots.
     Running {
         since: Duration,
         unstarted_tasks: usize,
         unfinished_tasks: usize,
     },
-    /// Its output is there.
+    /// Its output is complete.
     Finished {
         elapsed: Duration,
         unfinished_consumers: usize,
     },
-    /// Its output has been dropped.
+    /// Its output has been released.
     Released { elapsed: Duration },
 }
 
-/// Where the input of a stage is.
+/// Where the inputs of a stage are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sources {
     pub(crate) inputs: Arc<[StageInput]>,
-    /// Who holds it, the most bytes first.
+    /// The workers that hold input, the most bytes first.
     pub(crate) holders: Vec<WorkerId>,
 }
 
 impl Stage {
-    pub(crate) fn new(mut spec: StageSpec, inputs: Vec<usize>, consumers: Vec<usize>, way_to_root: u64) -> Self {
+    pub(crate) fn new(mut spec: StageSpec, inputs: Vec<usize>, consumers: Vec<usize>, critical_path: u64) -> Self {
         for task in &mut spec.tasks {
             task.slots = task.slots.max(1);
         }
@@ -79,7 +80,7 @@ impl Stage {
             spec,
             inputs,
             consumers,
-            way_to_root,
+            critical_path,
             pending: Vec::new(),
             sent_to: BTreeSet::new(),
             sources: Sources::default(),
@@ -87,8 +88,8 @@ impl Stage {
         }
     }
 
-    /// One of its inputs is finished. Answers whether that was the last.
-    pub(crate) fn input_finished(&mut self) -> bool {
+    /// One of its inputs is finished. Returns whether that was the last.
+    pub(crate) fn record_input_finish(&mut self) -> bool {
         match &mut self.state {
             StageState::Waiting { unfinished_inputs } => {
                 *unfinished_inputs -= 1;
@@ -98,11 +99,11 @@ impl Stage {
         }
     }
 
-    /// All inputs are there: its tasks want places.
+    /// All inputs are finished: its tasks can be placed.
     pub(crate) fn start(&mut self, now: Duration, sources: Sources) {
         self.sources = sources;
         self.started = Some(now);
-        self.pending = policy::last_to_first(&self.spec.tasks);
+        self.pending = policy::order_tasks_reversed(&self.spec.tasks);
         for task in &mut self.tasks {
             task.make_pending();
         }
@@ -121,31 +122,31 @@ impl Stage {
         &self.sources.holders
     }
 
-    /// What the tasks to be placed next want in a lane: one task, or all of a stage whose tasks start together. The first comes
-    /// first.
-    pub(crate) fn next_wants(&self, lane: Lane) -> Vec<Want> {
+    /// The demands of the tasks to be placed next in a lane, in their order: of one task, or of all if the stage's
+    /// tasks start together.
+    pub(crate) fn next_demands(&self, lane: Lane) -> Vec<Demand> {
         let count = if self.spec.streamed { self.pending.len() } else { 1 };
         let next = self.pending.iter().rev().take(count);
-        next.map(|&task| self.want(task, lane)).collect()
+        next.map(|&task| self.demand(task, lane)).collect()
     }
 
-    fn want(&self, task: usize, lane: Lane) -> Want {
+    fn demand(&self, task: usize, lane: Lane) -> Demand {
         let spec = &self.spec.tasks[task];
-        Want {
+        Demand {
             slots: spec.slots,
             bytes: spec.bytes,
             lane,
         }
     }
 
-    /// The first of [`Stage::next_wants`] got a place: what to tell its worker.
+    /// Launches the first task of [`Stage::next_demands`] on a worker. Returns the message to that worker.
     pub(crate) fn launch_next(&mut self, query: QueryId, worker: WorkerId, slots: u32, lane: Lane) -> Option<Launch> {
         let task = self.pending.pop()?;
-        let share = Want {
+        let demand = Demand {
             slots,
-            ..self.want(task, lane)
+            ..self.demand(task, lane)
         };
-        let attempt = self.tasks[task].launch(worker, share);
+        let attempt = self.tasks[task].launch(worker, demand);
         let spec = &self.spec.tasks[task];
         Some(Launch {
             attempt: AttemptKey {
@@ -167,7 +168,7 @@ impl Stage {
         })
     }
 
-    /// An attempt of the task holds slots from now on.
+    /// See [`Task::start_clock`].
     pub(crate) fn start_clock(&mut self, task: TaskId, now: Duration, charged_us: u64, weight: u64, lane: Lane) {
         if let Some(task) = self.task_mut(task) {
             task.start_clock(now, charged_us, weight, lane);
@@ -183,7 +184,7 @@ impl Stage {
         self.tasks.get_mut(usize::try_from(task.0).ok()?)
     }
 
-    /// What all attempts share, where the worker does not know it yet.
+    /// The message with what all attempts share, if the worker has not got it yet.
     pub(crate) fn introduce(&mut self, query: QueryId, worker: WorkerId) -> Option<StageMessage> {
         self.sent_to.insert(worker).then(|| StageMessage {
             query,
@@ -194,22 +195,22 @@ impl Stage {
         })
     }
 
-    /// The worker has forgotten everything.
-    pub(crate) fn forgotten_by(&mut self, worker: WorkerId) {
+    /// The worker is lost, and with it what it was sent.
+    pub(crate) fn forget_worker(&mut self, worker: WorkerId) {
         self.sent_to.remove(&worker);
     }
 
-    /// A pause after a refusal is over. Answers whether the task wants a place now.
+    /// A task's pause after a refusal is over. Returns whether the task is to be placed again.
     pub(crate) fn retry(&mut self, task: usize) -> bool {
-        let wants = self.tasks.get_mut(task).is_some_and(Task::make_pending);
-        if wants {
+        let is_pending = self.tasks.get_mut(task).is_some_and(Task::make_pending);
+        if is_pending {
             self.pending.push(task);
         }
-        wants
+        is_pending
     }
 
-    /// One of its tasks runs for the first time. Answers whether that was the last.
-    pub(crate) fn task_started(&mut self) -> bool {
+    /// One of its tasks runs for the first time. Returns whether that was the last.
+    pub(crate) fn record_task_start(&mut self) -> bool {
         match &mut self.state {
             StageState::Running { unstarted_tasks, .. } => {
                 *unstarted_tasks -= 1;
@@ -219,8 +220,8 @@ impl Stage {
         }
     }
 
-    /// One of its tasks is finished. Answers whether that was the last.
-    pub(crate) fn task_finished(&mut self, now: Duration) -> bool {
+    /// One of its tasks is finished. Returns whether that was the last.
+    pub(crate) fn record_task_finish(&mut self, now: Duration) -> bool {
         match &mut self.state {
             StageState::Running {
                 since,
@@ -241,9 +242,9 @@ impl Stage {
         }
     }
 
-    /// One of its consumers is finished. When that was the last: who holds the output that is to be dropped now, and how
-    /// many tasks' output that is.
-    pub(crate) fn consumer_finished(&mut self) -> Option<BTreeMap<WorkerId, u32>> {
+    /// One of its consumers is finished. If that was the last, returns the workers that must release the stage's
+    /// output, and of how many tasks each holds output.
+    pub(crate) fn record_consumer_finish(&mut self) -> Option<BTreeMap<WorkerId, u32>> {
         match &mut self.state {
             StageState::Finished {
                 elapsed,
@@ -292,8 +293,8 @@ impl Stage {
         }
     }
 
-    /// Where its output is, for those that read it.
-    pub(crate) fn as_input(&self, address_of: impl Fn(WorkerId) -> String) -> StageInput {
+    /// Where its output is, as an input of its consumers.
+    pub(crate) fn to_input(&self, address_of: impl Fn(WorkerId) -> String) -> StageInput {
         let producer = |(task, state): (usize, &Task)| {
             let finished = state.finished()?;
             let partitions: Vec<_> = finished
@@ -315,19 +316,19 @@ impl Stage {
         }
     }
 
-    /// How many bytes of its output each worker holds.
-    pub(crate) fn add_bytes_held(&self, held: &mut BTreeMap<WorkerId, u64>) {
+    /// Adds to `held` how many bytes of its output each worker holds.
+    pub(crate) fn add_held_bytes(&self, held: &mut BTreeMap<WorkerId, u64>) {
         for finished in self.tasks.iter().filter_map(Task::finished) {
             let bytes: u64 = finished.output.partitions.iter().map(|output| output.bytes).sum();
             *held.entry(finished.worker).or_default() += bytes;
         }
     }
 
-    /// Its attempts that have not ended, and whether they hold slots.
-    pub(crate) fn live(&self) -> impl Iterator<Item = (TaskId, Hold, bool)> + '_ {
+    /// Its attempts that have not ended, and whether each holds slots.
+    pub(crate) fn live_attempts(&self) -> impl Iterator<Item = (TaskId, PlacedAttempt, bool)> + '_ {
         self.tasks.iter().enumerate().filter_map(|(task, state)| {
-            let (hold, holds_slots) = state.live()?;
-            Some((task_id(task), hold, holds_slots))
+            let (placed, holds_slots) = state.live_attempt()?;
+            Some((task_id(task), placed, holds_slots))
         })
     }
 
@@ -405,30 +406,30 @@ mod tests {
             partitions,
             ..TaskOutput::default()
         };
-        stage.tasks[attempt.task.0 as usize].report(worker, attempt.attempt, AttemptStatus::Finished(output));
-        stage.task_finished(Duration::from_millis(5))
+        stage.tasks[attempt.task.0 as usize].apply_report(worker, attempt.attempt, AttemptStatus::Finished(output));
+        stage.record_task_finish(Duration::from_millis(5))
     }
 
     #[test]
-    fn it_starts_with_its_last_input_and_its_largest_task() {
+    fn stage_starts_when_inputs_finish() {
         let mut stage = stage(&[1, 9], vec![0, 1], vec![]);
-        assert!(!stage.input_finished());
-        assert!(stage.input_finished());
+        assert!(!stage.record_input_finish());
+        assert!(stage.record_input_finish());
         stage.start(Duration::ZERO, Sources::default());
         let launch = stage.launch_next(QUERY, A, 3, Lane::Short).unwrap();
         assert_eq!((launch.attempt.task, launch.slots), (TaskId(1), 3));
         assert!(stage.introduce(QUERY, A).is_some());
-        assert!(stage.introduce(QUERY, A).is_none(), "a worker is told once");
+        assert!(stage.introduce(QUERY, A).is_none(), "a worker gets it once");
     }
 
     #[test]
-    fn its_output_is_dropped_with_its_last_consumer() {
+    fn output_is_released_after_last_consumer() {
         let mut stage = stage(&[0, 0, 0], vec![], vec![7, 8]);
         stage.start(Duration::ZERO, Sources::default());
         assert!(!finish_next(&mut stage, A, &[0, 1]));
         assert!(!finish_next(&mut stage, B, &[]));
         assert!(finish_next(&mut stage, A, &[1]));
-        let input = stage.as_input(|worker| worker.to_string());
+        let input = stage.to_input(|worker| worker.to_string());
         let producers: Vec<_> = input
             .producers
             .iter()
@@ -437,11 +438,11 @@ mod tests {
         assert_eq!(
             producers,
             [(0, vec![0, 1]), (2, vec![1])],
-            "who has no rows is not read"
+            "a task without output is not read"
         );
-        assert_eq!(stage.consumer_finished(), None);
-        assert_eq!(stage.consumer_finished(), Some(BTreeMap::from([(A, 2), (B, 1)])));
-        assert_eq!(stage.consumer_finished(), None, "only once");
+        assert_eq!(stage.record_consumer_finish(), None);
+        assert_eq!(stage.record_consumer_finish(), Some(BTreeMap::from([(A, 2), (B, 1)])));
+        assert_eq!(stage.record_consumer_finish(), None, "only once");
         assert_eq!(stage.summary(Duration::MAX).elapsed, Duration::from_millis(5));
     }
 }

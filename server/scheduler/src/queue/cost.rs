@@ -1,24 +1,24 @@
 //! What a query will probably cost: as much as the same plan did, else as much as reading its bytes usually does.
 //!
-//! Costs are processor time in microseconds, slot time where attempts did not say what they used. Only queries that finished
-//! teach something.
+//! Costs are processor time in microseconds, or slot time where attempts reported none. Only queries that finished are
+//! learnt from.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// What is assumed of a query of which nothing is known; little, so that it gets a chance to show itself.
+/// The predicted cost of a query of which nothing is known; low, so that it runs soon and its cost becomes known.
 const UNKNOWN_US: u64 = 20_000;
-/// What reading is assumed to cost before anything was measured: a processor reads 200 MB a second.
+/// The assumed cost of reading before anything was measured: a processor reads 200 MB a second.
 const FIRST_RATE: Rate = Rate {
     spent_us: 5_000_000,
     read_bytes: 1_000_000_000,
 };
-/// After how much measured time old measurements count half.
+/// How much measured cost halves the weight of older measurements.
 const RATE_WINDOW_US: u64 = 600_000_000;
 
 /// What finished queries cost.
 #[derive(Debug)]
 pub(crate) struct Costs {
-    /// How many plans to remember.
+    /// How many plans are remembered.
     limit: usize,
     by_plan: HashMap<u64, Measured>,
     /// The plans by their last use, the oldest first.
@@ -50,7 +50,7 @@ impl Costs {
         }
     }
 
-    /// What a query with this plan, over so many bytes, will cost.
+    /// The probable cost of a query with this plan that reads `bytes`.
     pub(crate) fn predict(&self, plan: Option<u64>, bytes: u64) -> u64 {
         if let Some(measured) = plan.and_then(|plan| self.by_plan.get(&plan)) {
             return measured.cost_us;
@@ -62,7 +62,7 @@ impl Costs {
         u64::try_from(cost).unwrap_or(u64::MAX)
     }
 
-    /// A query finished.
+    /// Learns from a finished query.
     pub(crate) fn learn(&mut self, plan: Option<u64>, bytes: u64, cost_us: u64) {
         if bytes > 0 {
             self.rate.spent_us = self.rate.spent_us.saturating_add(cost_us);
@@ -77,7 +77,7 @@ impl Costs {
         }
     }
 
-    /// The mean of the last measurement and those before, so that one odd run does not count for much.
+    /// Remembers the mean of this cost and the one remembered so far, so that one odd run has a limited effect.
     fn remember(&mut self, plan: u64, cost_us: u64) {
         self.uses += 1;
         let measured = Measured {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_plan_costs_the_same() {
+    fn same_plan_predicts_measured_cost() {
         let mut costs = Costs::new(8);
         assert_eq!(costs.predict(Some(1), 0), UNKNOWN_US);
         costs.learn(Some(1), 0, 700);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_plan_bytes_count_at_the_measured_rate() {
+    fn unknown_plan_costs_by_bytes_read() {
         let mut costs = Costs::new(8);
         assert_eq!(costs.predict(None, 200_000_000), 1_000_000);
         for _ in 0..100 {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plan_that_was_not_run_for_longest_is_forgotten() {
+    fn least_recent_plan_is_forgotten() {
         let mut costs = Costs::new(2);
         for plan in [1, 2, 1, 3] {
             costs.learn(Some(plan), 0, 700);

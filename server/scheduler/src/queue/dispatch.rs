@@ -1,12 +1,13 @@
-//! From waiting to launched: the queries with tasks to place stand in a queue for each placement, and the first is served
-//! as long as there is room for it.
+//! Launches tasks: queries with tasks to place wait in the run queues of their placement, and of each run queue the
+//! first query is scheduled while there are free slots for it.
 //!
-//! While the first waits for room, nobody overtakes it, but not for longer than `Limits::room_timeout`: then its tasks
-//! share slots (see [`crate::workers::placement`]). Who is first, [`crate::queue::policy`] and [`crate::queue::run_queue`] decide.
+//! While the first query waits for enough free slots, no other query of its run queue overtakes it. After
+//! `Limits::room_timeout` its tasks share slots instead (see [`crate::workers::placement`]). [`crate::queue::policy`]
+//! and [`crate::queue::run_queue`] decide which query is first.
 //!
-//! Whoever was not served for `Limits::starvation_timeout`, in whatever lane, is served now and then all the same: in its own lane,
-//! and there also where attempts of the lanes before it have taken all slots. They go on ahead of it, since its threads give
-//! way to theirs.
+//! Starvation guard: from time to time, a query that was not scheduled for `Limits::starvation_timeout`, in any lane,
+//! is scheduled out of its turn. It then gets slots of its own lane even where attempts of earlier lanes have taken all
+//! slots; its threads give way to theirs.
 
 use std::time::Duration;
 
@@ -17,14 +18,14 @@ use crate::deadline::Deadline;
 use crate::event::Effect;
 use crate::graph::Placement;
 use crate::lifecycle::query::Blocked;
-use crate::lifecycle::task::Hold;
+use crate::lifecycle::task::PlacedAttempt;
 use crate::queue::policy::{self, charge};
 use crate::queue::run_queue::{Correction, Entry};
 use crate::scheduler::Scheduler;
 use crate::workers::placement::Place;
 
 impl Scheduler {
-    /// The inputs of a stage are there.
+    /// Starts a stage whose inputs are all finished.
     pub(crate) fn start_stage(&mut self, now: Duration, id: QueryId, stage: usize) {
         if let Some(query) = self.queries.get_mut(&id) {
             let workers = &self.workers;
@@ -33,7 +34,7 @@ impl Scheduler {
         }
     }
 
-    /// A stage has tasks to place.
+    /// Lets a query wait in its run queue with a stage that has tasks to place.
     fn enqueue(&mut self, now: Duration, id: QueryId, stage: usize) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
@@ -42,15 +43,15 @@ impl Scheduler {
         let lane = query.lane(placement, self.limits.order());
         let queue = self.queues.of(placement).lane(lane);
         let start = queue.virtual_time(query.group);
-        let is_new = query.wants_places(placement, stage, now, start);
-        self.stand(id, placement);
+        let is_new = query.add_ready_stage(placement, stage, now, start);
+        self.update_queue_entry(id, placement);
         if is_new && self.workers.slots(placement).is_empty() {
             self.queues.of_mut(placement).empty_since.get_or_insert(now);
-            self.remind(now + self.limits.no_worker_timeout, Deadline::Worker(id, placement));
+            self.set_deadline(now + self.limits.no_worker_timeout, Deadline::Worker(id, placement));
         }
     }
 
-    /// A pause after a refusal is over.
+    /// A task's pause after a refusal is over.
     pub(crate) fn retry(&mut self, now: Duration, id: QueryId, stage: StageId, task: TaskId) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
@@ -66,8 +67,8 @@ impl Scheduler {
         }
     }
 
-    /// Puts a query where it belongs in a queue now, or out of it.
-    pub(crate) fn stand(&mut self, id: QueryId, placement: Placement) {
+    /// Brings a query's place in the run queues of a placement up to date: inserts, moves or removes it.
+    pub(crate) fn update_queue_entry(&mut self, id: QueryId, placement: Placement) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
@@ -76,7 +77,7 @@ impl Scheduler {
         let start = queues.lane(lane).virtual_time(query.group);
         let ready = query.ready_mut(placement);
         if ready.lane != lane {
-            // In another queue it begins anew: what was charged elsewhere means nothing there.
+            // The pass of another run queue means nothing in this one, so the query starts at its virtual time.
             (ready.lane, ready.pass) = (lane, start);
         }
         let entry = query.entry(placement, self.limits.order());
@@ -92,95 +93,105 @@ impl Scheduler {
         }
     }
 
-    /// Places what can be placed.
+    /// Launches all tasks that can be placed.
     pub(crate) fn dispatch(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         for placement in [Placement::Any, Placement::Local] {
-            self.serve_starved(now, placement, effects);
+            self.launch_starved(now, placement, effects);
             for lane in Lane::ALL {
-                while self.place_first(now, placement, lane, effects) {}
+                while self.launch_first(now, placement, lane, effects) {}
             }
         }
     }
 
-    /// Serves somebody who was passed for too long, if it is time for that and there is room.
-    fn serve_starved(&mut self, now: Duration, placement: Placement, effects: &mut Vec<Effect>) {
-        let Some(overdue) = now.checked_sub(self.limits.starvation_timeout) else {
+    /// Schedules a starved query, if the guard's turn has come and there are slots for it.
+    fn launch_starved(&mut self, now: Duration, placement: Placement, effects: &mut Vec<Effect>) {
+        let Some(starved_since) = now.checked_sub(self.limits.starvation_timeout) else {
             return;
         };
-        let id = self.queues.of(placement).starved(overdue);
-        let Some((entry, stage)) = id.and_then(|id| self.wish(id, placement)) else {
+        let id = self.queues.of(placement).find_starved(starved_since);
+        let Some((entry, stage)) = id.and_then(|id| self.ready_stage(id, placement)) else {
             return;
         };
         let mut places = self.find_places(&entry, stage, placement, true);
         if places.is_empty() {
-            places = self.find_places_beside(&entry, stage, placement);
+            places = self.find_places_in_lane(&entry, stage, placement);
         }
         if !places.is_empty() {
             self.launch(now, &entry, stage, places, effects);
         }
     }
 
-    /// Where a query stands that waits, and for which of its stages.
-    fn wish(&self, id: QueryId, placement: Placement) -> Option<(Entry, usize)> {
+    /// The place of a waiting query in its run queue, and the stage it is to be scheduled with.
+    fn ready_stage(&self, id: QueryId, placement: Placement) -> Option<(Entry, usize)> {
         let ready = self.queries.get(&id)?.ready(placement);
         Some((ready.entry?, policy::next_stage(&ready.stages)?))
     }
 
-    /// Serves the first query of a queue once. Answers whether there may be more to do.
-    fn place_first(&mut self, now: Duration, placement: Placement, lane: Lane, effects: &mut Vec<Effect>) -> bool {
+    /// Schedules the first query of a run queue once. Returns whether another call may launch more.
+    fn launch_first(&mut self, now: Duration, placement: Placement, lane: Lane, effects: &mut Vec<Effect>) -> bool {
         let free_slots = self.workers.slots(placement).free_slots(lane);
         if free_slots == 0 {
             return false;
         }
         let first = self.queues.of(placement).lane(lane).next();
-        let Some((entry, stage)) = first.and_then(|id| self.wish(id, placement)) else {
+        let Some((entry, stage)) = first.and_then(|id| self.ready_stage(id, placement)) else {
             return false;
         };
         let query = self.queries.get(&entry.query);
-        let impatient = match query.and_then(|query| query.ready(placement).blocked) {
+        let may_oversubscribe = match query.and_then(|query| query.ready(placement).blocked) {
             None => false,
             Some(blocked) if blocked.since + self.limits.room_timeout <= now => true,
             Some(blocked) if free_slots <= blocked.free_slots => return false,
             Some(_) => false,
         };
-        let places = self.find_places(&entry, stage, placement, impatient);
+        let places = self.find_places(&entry, stage, placement, may_oversubscribe);
         if places.is_empty() {
-            self.note_blocked(now, placement, entry.query, free_slots);
+            self.record_blocked(now, placement, entry.query, free_slots);
             return false;
         }
         self.launch(now, &entry, stage, places, effects);
         true
     }
 
-    /// Places for the next tasks of a stage, in their order; none when they have to wait.
-    fn find_places(&mut self, entry: &Entry, stage: usize, placement: Placement, impatient: bool) -> Vec<Place> {
+    /// Takes places for the next tasks of a stage, in their order; none if the tasks have to wait.
+    fn find_places(
+        &mut self,
+        entry: &Entry,
+        stage: usize,
+        placement: Placement,
+        may_oversubscribe: bool,
+    ) -> Vec<Place> {
         let Some(query) = self.queries.get(&entry.query) else {
             return Vec::new();
         };
         let stage = &query.stages[stage];
-        let wants = stage.next_wants(entry.lane);
+        let demands = stage.next_demands(entry.lane);
         let pool = self.workers.slots_mut(placement);
-        match wants.as_slice() {
+        match demands.as_slice() {
             [] => Vec::new(),
-            [want] => pool.place(*want, stage.holders(), impatient).into_iter().collect(),
-            wants => pool
-                .place_together(wants, stage.holders(), impatient)
+            [demand] => pool
+                .place(*demand, stage.holders(), may_oversubscribe)
+                .into_iter()
+                .collect(),
+            demands => pool
+                .place_together(demands, stage.holders(), may_oversubscribe)
                 .unwrap_or_default(),
         }
     }
 
-    /// As [`Scheduler::find_places`], whatever attempts of the lanes before have taken.
-    fn find_places_beside(&mut self, entry: &Entry, stage: usize, placement: Placement) -> Vec<Place> {
+    /// As [`Scheduler::find_places`], but slots taken by attempts of earlier lanes count as free.
+    fn find_places_in_lane(&mut self, entry: &Entry, stage: usize, placement: Placement) -> Vec<Place> {
         let Some(query) = self.queries.get(&entry.query) else {
             return Vec::new();
         };
-        let wants = query.stages[stage].next_wants(entry.lane);
+        let demands = query.stages[stage].next_demands(entry.lane);
         let pool = self.workers.slots_mut(placement);
-        pool.place_beside(&wants).unwrap_or_default()
+        pool.place_in_lane(&demands).unwrap_or_default()
     }
 
-    /// It looks again when more slots are free, and for the last time when its patience ends.
-    fn note_blocked(&mut self, now: Duration, placement: Placement, id: QueryId, free_slots: u64) {
+    /// The first query of a run queue found too few free slots: it is tried again when more are free, or after
+    /// `Limits::room_timeout`.
+    fn record_blocked(&mut self, now: Duration, placement: Placement, id: QueryId, free_slots: u64) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
@@ -189,11 +200,11 @@ impl Scheduler {
         let since = blocked.map_or(now, |blocked| blocked.since);
         *blocked = Some(Blocked { since, free_slots });
         if is_new {
-            self.remind(now + self.limits.room_timeout, Deadline::Room(placement));
+            self.set_deadline(now + self.limits.room_timeout, Deadline::Room(placement));
         }
     }
 
-    /// The next tasks of a stage got their places, and their slots are taken already.
+    /// Launches the next tasks of a stage on `places`, whose slots are taken already.
     fn launch(&mut self, now: Duration, entry: &Entry, stage: usize, places: Vec<Place>, effects: &mut Vec<Effect>) {
         let id = entry.query;
         let Some(query) = self.queries.get_mut(&id) else {
@@ -201,14 +212,14 @@ impl Scheduler {
         };
         let placement = query.stages[stage].spec.placement;
         let queues = self.queues.of_mut(placement);
-        queues.was_served(entry.since, now.checked_sub(self.limits.starvation_timeout));
+        queues.count_launch(entry.waiting_since, now.checked_sub(self.limits.starvation_timeout));
         for Place { worker, slots } in places {
             query.touched.insert(worker);
-            self.workers.depend(worker, id);
+            self.workers.add_dependency(worker, id);
             let cost_us = query.next_cost_us();
             let taken = u64::from(slots);
             queues.settle(entry.lane, entry.group, taken, 0, Correction::More(cost_us));
-            query.take(placement, taken, cost_us);
+            query.take_slots(placement, taken, cost_us);
             query.ready_mut(placement).pass += charge(cost_us, entry.weight);
             let stage = &mut query.stages[stage];
             if let Some(stage) = stage.introduce(id, worker) {
@@ -221,17 +232,17 @@ impl Scheduler {
             }
         }
         let is_done = !query.stages[stage].is_waiting_for_places();
-        query.was_served(placement, stage, is_done, now);
-        self.stand(id, placement);
+        query.record_launch(placement, stage, is_done, now);
+        self.update_queue_entry(id, placement);
     }
 
-    /// An attempt gives its slots back; `has_run`: for what it did with them, its query is charged.
-    pub(crate) fn give_slots(&mut self, attempt: AttemptKey, hold: Hold, has_run: bool) {
-        self.workers.give(hold.worker, hold.share);
-        self.charge(attempt, hold.share.slots, has_run);
+    /// An attempt gives its slots back; `has_run`: its query is charged for using them.
+    pub(crate) fn release_slots(&mut self, attempt: AttemptKey, placed: PlacedAttempt, has_run: bool) {
+        self.workers.release_slots(placed.worker, placed.demand);
+        self.charge(attempt, placed.demand.slots, has_run);
     }
 
-    /// What an attempt has cost is known better now; it gives back so many slots.
+    /// Corrects what an attempt was charged; `slots`: how many it gives back.
     pub(crate) fn charge(&mut self, attempt: AttemptKey, slots: u32, has_run: bool) {
         let Some(query) = self.queries.get_mut(&attempt.query) else {
             return;
@@ -246,7 +257,7 @@ impl Scheduler {
         };
         let slots = u64::from(slots);
         let correction = spent.correction();
-        query.give(placement, slots, spent);
+        query.release_slots(placement, slots, spent);
         let ready = query.ready_mut(placement);
         if ready.lane == spent.lane {
             ready.pass = correction.apply(ready.pass, spent.weight);
@@ -255,13 +266,13 @@ impl Scheduler {
             .of_mut(placement)
             .settle(spent.lane, query.group, 0, slots, correction);
         for placement in [Placement::Any, Placement::Local] {
-            self.stand(attempt.query, placement);
+            self.update_queue_entry(attempt.query, placement);
         }
     }
 
-    /// A parked attempt takes its slots again, unasked.
-    pub(crate) fn take_slots_again(&mut self, attempt: AttemptKey, hold: Hold) {
-        self.workers.take(hold.worker, hold.share);
+    /// A parked attempt resumed by itself, so its slots are taken again, free or not.
+    pub(crate) fn retake_slots(&mut self, attempt: AttemptKey, placed: PlacedAttempt) {
+        self.workers.take_slots(placed.worker, placed.demand);
         let Some(query) = self.queries.get_mut(&attempt.query) else {
             return;
         };
@@ -269,19 +280,20 @@ impl Scheduler {
             return;
         };
         let placement = query.stages[stage].spec.placement;
-        let slots = u64::from(hold.share.slots);
-        query.take(placement, slots, 0);
+        let slots = u64::from(placed.demand.slots);
+        query.take_slots(placement, slots, 0);
         let weight = query.weight(self.limits.order());
         let lane = query.ready(placement).lane;
         query.stages[stage].start_clock(attempt.task, self.now, 0, weight, lane);
         self.queues
             .of_mut(placement)
             .settle(lane, query.group, slots, 0, Correction::More(0));
-        self.stand(attempt.query, placement);
+        self.update_queue_entry(attempt.query, placement);
     }
 
-    /// Workers have come or gone: limits follow, and where none is left, those that wait for one do so from now on.
-    pub(crate) fn workers_changed(&mut self, now: Duration) {
+    /// Workers joined or left: adapts the limits that depend on them. For a placement that has lost its last worker,
+    /// `Limits::no_worker_timeout` starts for all waiting queries.
+    pub(crate) fn update_capacity(&mut self, now: Duration) {
         self.admission.resize(self.workers.slots(Placement::Any).memory_bytes());
         self.may_admit = true;
         for placement in [Placement::Any, Placement::Local] {
@@ -298,13 +310,13 @@ impl Scheduler {
             queues.empty_since = Some(now);
             let waiting: Vec<_> = queues.waiting().collect();
             for query in waiting {
-                self.remind(now + self.limits.no_worker_timeout, Deadline::Worker(query, placement));
+                self.set_deadline(now + self.limits.no_worker_timeout, Deadline::Worker(query, placement));
             }
         }
     }
 
-    /// A query has waited for a worker; ends it if it still does, and has all the time.
-    pub(crate) fn give_up_waiting(
+    /// Ends a query if it still waits and there has been no worker for it during `Limits::no_worker_timeout`.
+    pub(crate) fn end_without_worker(
         &mut self,
         now: Duration,
         id: QueryId,
@@ -316,13 +328,13 @@ impl Scheduler {
         let is_empty = self.queues.of(placement).empty_since.is_some_and(has_waited);
         let is_waiting = self.queries.get(&id).is_some_and(|query| {
             let ready = query.ready(placement);
-            !ready.stages.is_empty() && has_waited(ready.since)
+            !ready.stages.is_empty() && has_waited(ready.ready_since)
         });
         if is_empty && is_waiting {
             let message = match placement {
                 Placement::Any => {
-                    "no worker has joined; start one with `squadron worker --server http://HOST:CLUSTER_PORT`, or start \
-                     the server with `--embedded-workers 1`"
+                    "no worker has joined; start one with `squadron worker --server http://HOST:CLUSTER_PORT`, or \
+                     start the server with `--embedded-workers 1`"
                 }
                 Placement::Local => "the server's local worker has stopped; start the server anew",
             };

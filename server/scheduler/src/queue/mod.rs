@@ -1,5 +1,5 @@
-//! Which query is served next, and with which task: run queues, the policy that orders them, what queries cost, and the
-//! dispatch of tasks to workers.
+//! Which query is scheduled next, and with which task: run queues, the policy that orders them, predicted costs, and
+//! the dispatch of tasks to workers.
 
 pub(crate) mod cost;
 mod dispatch;

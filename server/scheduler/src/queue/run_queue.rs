@@ -1,16 +1,18 @@
-//! The queries with tasks to place, one queue for each placement and lane: a tree of shares, whose leaves hold queries.
+//! The waiting queries of one placement and lane, which have tasks to place: a tree of shares whose leaves hold
+//! queries.
 //!
 //! ```text
 //! Node (group) ── children by pass ── Node (group) ── children by tag ── query
 //! ```
 //!
-//! At each node the child with the smallest tag comes first. Groups are charged for what their queries use,
-//! divided by their weight; what queries are charged is the policy's affair. A child that comes to wait starts at the
-//! node's virtual time, which moves with all that is charged there, divided by the weight of all that wait (as in weighted
-//! fair queueing): who was away gets no credit for it, and who has just come does not wait for those that used a lot.
+//! At each node the child with the smallest tag comes first. A group's pass grows by what its queries cost, divided by
+//! the group's weight; the tags of queries are the policy's. A child that starts to wait is listed at the node's
+//! virtual time, which grows by all that is charged there, divided by the weight of all waiting children (as in
+//! weighted fair queueing): a child gets no credit for a time in which it did not wait, and does not wait until older
+//! ones have caught up.
 //!
-//! A group that holds all the slots it may is left out until it gives some back. All operations are logarithmic in the
-//! number of queries, and linear in the depth of the tree.
+//! A group that holds as many slots as its `cpu_share` allows is not listed until it gives some back. All operations
+//! are logarithmic in the number of queries, and linear in the depth of the tree.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,27 +25,27 @@ use crate::queue::policy::{UNIT, charge};
 
 /// The weight of a group of weight 1; small, so that charges keep their fractions.
 const GROUP_UNIT: u64 = UNIT >> 20;
-/// How many of the oldest are looked at for one that may be served.
-const OLDEST_LOOKED_AT: usize = 8;
+/// How many of the longest waiting queries are checked for one whose groups may hold more slots.
+const MAX_OLDEST_CHECKED: usize = 8;
 
-/// A query's place in a queue.
+/// A query's place in a run queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) query: QueryId,
     pub(crate) group: usize,
     pub(crate) tag: u128,
     pub(crate) weight: u64,
-    /// Which queue it stands in.
+    /// The lane of the run queue.
     pub(crate) lane: Lane,
-    /// How many queries were submitted before it; decides among equals.
+    /// How many queries were submitted before it; breaks ties.
     pub(crate) number: u64,
-    /// When it was served last, or came.
-    pub(crate) since: Duration,
+    /// When it was scheduled last, or else when it started to wait.
+    pub(crate) waiting_since: Duration,
 }
 
 impl Entry {
     fn age(&self) -> (Duration, u64, QueryId, usize) {
-        (self.since, self.number, self.query, self.group)
+        (self.waiting_since, self.number, self.query, self.group)
     }
 }
 
@@ -57,15 +59,15 @@ enum Child {
 struct Node {
     parent: Option<usize>,
     weight: u64,
-    /// What it was charged, in its parent's time.
+    /// What it was charged, in the virtual time of its parent.
     pass: u128,
     virtual_time: u128,
     children: BTreeSet<(u128, Child)>,
     children_weight: u128,
     held_slots: u64,
-    most_slots: Option<u64>,
-    /// Under which tag its parent lists it.
-    listed: Option<u128>,
+    max_slots: Option<u64>,
+    /// The tag under which its parent lists it.
+    listed_tag: Option<u128>,
 }
 
 impl Node {
@@ -74,10 +76,10 @@ impl Node {
     }
 
     fn has_slots(&self) -> bool {
-        self.most_slots.is_none_or(|most| self.held_slots < most)
+        self.max_slots.is_none_or(|most| self.held_slots < most)
     }
 
-    /// Time stands still while nobody waits.
+    /// Advances the virtual time, which stands still while no child waits.
     fn advance(&mut self, correction: Correction) {
         if self.children_weight == 0 {
             return;
@@ -90,7 +92,7 @@ impl Node {
     }
 }
 
-/// What was charged and turned out to be something else.
+/// The difference between an actual cost and what was charged, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Correction {
     More(u64),
@@ -106,7 +108,7 @@ impl Correction {
         }
     }
 
-    /// The corrected pass of somebody with this weight.
+    /// The corrected pass of a query or group with this weight.
     pub(crate) fn apply(self, pass: u128, weight: u64) -> u128 {
         match self {
             Self::More(cost) => pass + charge(cost, weight),
@@ -118,14 +120,15 @@ impl Correction {
 #[derive(Debug, Default)]
 pub(crate) struct RunQueue {
     nodes: Vec<Node>,
-    /// Of each group the node that holds its own queries.
+    /// For each group the node that holds the group's own queries.
     leaves: Vec<usize>,
+    /// For each group its `cpu_share`, in percent of all slots.
     shares: Vec<Option<u32>>,
     by_age: BTreeSet<(Duration, u64, QueryId, usize)>,
 }
 
 impl RunQueue {
-    /// Nobody waits.
+    /// A run queue without queries.
     pub(crate) fn new(groups: &Groups) -> Self {
         let mut queue = Self::default();
         for group in 0..groups.count() {
@@ -152,12 +155,12 @@ impl RunQueue {
         queue
     }
 
-    /// There are so many slots now, taken or not.
+    /// Sets how many slots there are, taken or not, of which groups may hold their `cpu_share`.
     pub(crate) fn resize(&mut self, slots: u64) {
         for node in 0..self.shares.len() {
             if let Some(percent) = self.shares[node] {
-                self.nodes[node].most_slots = Some((slots * u64::from(percent) / 100).max(1));
-                self.relist(node);
+                self.nodes[node].max_slots = Some((slots * u64::from(percent) / 100).max(1));
+                self.update_listing(node);
             }
         }
     }
@@ -169,7 +172,7 @@ impl RunQueue {
         node.children.insert((entry.tag, child));
         node.children_weight += u128::from(entry.weight);
         self.by_age.insert(entry.age());
-        self.relist(leaf);
+        self.update_listing(leaf);
     }
 
     pub(crate) fn remove(&mut self, entry: &Entry) {
@@ -180,7 +183,7 @@ impl RunQueue {
             node.children_weight -= u128::from(entry.weight);
         }
         self.by_age.remove(&entry.age());
-        self.relist(leaf);
+        self.update_listing(leaf);
     }
 
     /// Where the pass of a query of this group starts.
@@ -188,14 +191,15 @@ impl RunQueue {
         self.nodes[self.leaves[group]].virtual_time
     }
 
-    /// A query of this group holds so many slots more or less, and what they cost is known better now.
+    /// A query of this group and lane takes and gives back slots, and what it was charged is corrected.
     pub(crate) fn settle(&mut self, group: usize, taken: u64, given: u64, correction: Correction) {
         self.nodes[self.leaves[group]].advance(correction);
-        self.follow(group, taken, given, correction);
+        self.settle_other_lane(group, taken, given, correction);
     }
 
-    /// As [`RunQueue::settle`], for a query that stands in another queue: the queries of this one have not been charged.
-    pub(crate) fn follow(&mut self, group: usize, taken: u64, given: u64, correction: Correction) {
+    /// As [`RunQueue::settle`] for a query of another lane: groups are charged, but the queries of this run queue are
+    /// not.
+    pub(crate) fn settle_other_lane(&mut self, group: usize, taken: u64, given: u64, correction: Correction) {
         let leaf = self.leaves[group];
         let mut at = Some(leaf);
         while let Some(number) = at {
@@ -207,10 +211,10 @@ impl RunQueue {
             node.pass = correction.apply(node.pass, node.weight);
             at = node.parent;
         }
-        self.relist(self.leaves[group]);
+        self.update_listing(self.leaves[group]);
     }
 
-    /// Who is to be served.
+    /// The query to schedule next.
     pub(crate) fn next(&self) -> Option<QueryId> {
         let mut node = self.nodes.first()?;
         if !node.has_slots() {
@@ -224,15 +228,15 @@ impl RunQueue {
         }
     }
 
-    /// Who has waited for longest, if that is since `since` at least, and may have slots.
-    pub(crate) fn oldest(&self, since: Duration) -> Option<(Duration, QueryId)> {
-        let oldest = self.by_age.iter().take(OLDEST_LOOKED_AT);
-        let mut due = oldest.take_while(|(served, ..)| *served <= since);
+    /// The query that has waited longest, if it has waited since `since` at least and its groups may hold more slots.
+    pub(crate) fn longest_waiting(&self, since: Duration) -> Option<(Duration, QueryId)> {
+        let oldest = self.by_age.iter().take(MAX_OLDEST_CHECKED);
+        let mut due = oldest.take_while(|(waiting_since, ..)| *waiting_since <= since);
         due.find(|&&(.., group)| self.has_slots(group))
-            .map(|&(served, _, query, _)| (served, query))
+            .map(|&(waiting_since, _, query, _)| (waiting_since, query))
     }
 
-    /// Whether every group above this one, and it, may hold more slots.
+    /// Whether this group and every group above it may hold more slots.
     fn has_slots(&self, group: usize) -> bool {
         let mut at = Some(self.leaves[group]);
         while let Some(number) = at {
@@ -257,11 +261,12 @@ impl RunQueue {
                 .all(|node| node.children.is_empty() && node.held_slots == 0)
     }
 
-    /// The node has changed: its parent lists it if it has something to offer, under what it was charged.
-    fn relist(&mut self, number: usize) {
+    /// After a change of a node: each parent on the way up lists its child under its pass, if the child has a waiting
+    /// query and may hold more slots.
+    fn update_listing(&mut self, number: usize) {
         let mut at = number;
         while let Some(parent) = self.nodes[at].parent {
-            let was = self.nodes[at].listed;
+            let was = self.nodes[at].listed_tag;
             let is_ready = self.nodes[at].is_ready();
             if is_ready && was.is_none() {
                 let start = self.nodes[parent].virtual_time;
@@ -282,7 +287,7 @@ impl RunQueue {
                 listing.children.insert((tag, Child::Node(at)));
                 listing.children_weight += weight;
             }
-            self.nodes[at].listed = is;
+            self.nodes[at].listed_tag = is;
             at = parent;
         }
     }

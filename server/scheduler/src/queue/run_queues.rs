@@ -9,23 +9,23 @@ use crate::graph::Placement;
 use crate::groups::Groups;
 use crate::queue::run_queue::{Correction, RunQueue};
 
-/// How often the usual order counts before the query that has waited for too long does.
-const SERVED_BETWEEN_STARVED: u32 = 3;
+/// How many launches follow the usual order before a starved query is launched out of its turn.
+const LAUNCHES_BETWEEN_STARVED: u32 = 3;
 
-/// All queues.
+/// All run queues.
 #[derive(Debug, Default)]
 pub(crate) struct RunQueues {
     any: PlacementQueues,
     local: PlacementQueues,
 }
 
-/// The queues of one placement, one for each lane of the workers. Resource groups are the same in all of them: what is
+/// The run queues of one placement, one for each lane of the workers. Resource groups span all of them: what a group is
 /// charged in one counts in the others.
 #[derive(Debug, Default)]
 pub(crate) struct PlacementQueues {
     lanes: [RunQueue; Lane::ALL.len()],
-    served_since_starved: u32,
-    /// Since when there has been no worker at all.
+    launches_since_starved: u32,
+    /// Since when there has been no worker for this placement; none while there is one.
     pub(crate) empty_since: Option<Duration>,
 }
 
@@ -77,7 +77,7 @@ impl PlacementQueues {
             if of == lane {
                 queue.settle(group, taken, given, correction);
             } else {
-                queue.follow(group, taken, given, correction);
+                queue.settle_other_lane(group, taken, given, correction);
             }
         }
     }
@@ -89,19 +89,25 @@ impl PlacementQueues {
         }
     }
 
-    /// Now and then the oldest of all who were not served since `overdue`.
-    pub(crate) fn starved(&self, overdue: Duration) -> Option<QueryId> {
-        if self.served_since_starved < SERVED_BETWEEN_STARVED {
+    /// The starvation guard: every so many launches, the longest waiting of the queries not scheduled since
+    /// `starved_since`.
+    pub(crate) fn find_starved(&self, starved_since: Duration) -> Option<QueryId> {
+        if self.launches_since_starved < LAUNCHES_BETWEEN_STARVED {
             return None;
         }
-        let oldest = self.lanes.iter().filter_map(|queue| queue.oldest(overdue));
+        let oldest = self
+            .lanes
+            .iter()
+            .filter_map(|queue| queue.longest_waiting(starved_since));
         oldest.min().map(|(_, query)| query)
     }
 
-    pub(crate) fn was_served(&mut self, since: Duration, overdue: Option<Duration>) {
-        self.served_since_starved = match overdue {
-            Some(overdue) if since <= overdue => 0,
-            Some(_) | None => self.served_since_starved.saturating_add(1),
+    /// Counts a launch of a query that had waited since `waiting_since`; the launch of a starved query starts the count
+    /// anew.
+    pub(crate) fn count_launch(&mut self, waiting_since: Duration, starved_since: Option<Duration>) {
+        self.launches_since_starved = match starved_since {
+            Some(starved_since) if waiting_since <= starved_since => 0,
+            Some(_) | None => self.launches_since_starved.saturating_add(1),
         };
     }
 

@@ -1,16 +1,16 @@
-//! What happens when, in the order of time; of equal times what was added first.
+//! Future occurrences in the order of their times; of equal times the one that was added first comes first.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-/// Things to come. The heap holds their places alone, so that it stays small however large they are.
+/// A queue of entries by time. The heap holds positions alone, so that it stays small however large entries are.
 #[derive(Debug)]
 pub(super) struct Agenda<T> {
-    /// The time, how many were added before, and the place in `entries`.
+    /// The time, how many entries were added before, and the position in `entries`.
     order: BinaryHeap<Reverse<(Duration, u64, usize)>>,
     entries: Vec<Option<T>>,
-    /// Places in `entries` that are free.
+    /// Positions in `entries` that are free.
     vacant: Vec<usize>,
     added: u64,
 }

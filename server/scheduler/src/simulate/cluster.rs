@@ -1,4 +1,4 @@
-//! What a virtual cluster is made of, and what it counts.
+//! The specification of a virtual cluster, and what a run of it counts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,30 +7,30 @@ use std::time::Duration;
 use crate::limits::Limits;
 use crate::queue::policy::Policy;
 
-/// The workers, and how the scheduler treats them.
+/// The workers, the scheduler's policy and knowledge, and the faults of a virtual cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterSpec {
     /// How many workers.
     pub workers: u32,
     /// Slots of each.
     pub slots: u32,
-    /// How queries share them.
+    /// How queries share the slots.
     pub policy: Policy,
     /// See [`Limits::priority_decay`].
     pub priority_decay: u32,
-    /// What the scheduler knows beforehand.
+    /// How well the scheduler knows what tasks will read.
     pub estimates: Estimates,
-    /// What goes wrong.
+    /// The faults to simulate.
     pub faults: Faults,
 }
 
 impl ClusterSpec {
-    /// The slots of all workers.
+    /// The slots of all workers together.
     pub fn total_slots(&self) -> u64 {
         u64::from(self.workers) * u64::from(self.slots)
     }
 
-    /// The limits under which its scheduler runs: nothing is refused.
+    /// The limits of its scheduler, under which no query is refused.
     pub fn limits(&self) -> Limits {
         let mut limits = Limits {
             policy: self.policy,
@@ -40,24 +40,24 @@ impl ClusterSpec {
         };
         limits.admission.max_running = usize::MAX;
         limits.admission.max_queued = usize::MAX;
-        limits.admission.max_of_session = usize::MAX;
+        limits.admission.max_per_session = usize::MAX;
         limits
     }
 }
 
-/// What the scheduler is told of the bytes that tasks read.
+/// What the scheduler is told about the bytes that tasks read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Estimates {
     /// Nothing.
     None,
     /// Up to four times too much or too little, the same for all tasks of a query.
     Rough,
-    /// As many as the task's time is worth.
+    /// The bytes that match the task's time.
     Exact,
 }
 
 impl Estimates {
-    /// All there are.
+    /// All kinds of estimates.
     pub const ALL: [Self; 3] = [Self::None, Self::Rough, Self::Exact];
 }
 
@@ -81,14 +81,14 @@ impl FromStr for Estimates {
     }
 }
 
-/// What goes wrong.
+/// The faults of a virtual cluster.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// The part of workers that are four times slower.
+    /// The fraction of workers that are four times slower.
     pub slow_workers: f64,
     /// How often each worker dies in an hour.
     pub deaths_per_hour: f64,
-    /// The part of reports whose connection breaks.
+    /// The fraction of reports whose connection breaks.
     pub breaks: f64,
 }
 
@@ -97,21 +97,22 @@ pub struct Faults {
 pub struct Outcome {
     /// Events that the scheduler took in.
     pub events: u64,
-    /// Effects that it answered with.
+    /// Effects that it returned.
     pub effects: u64,
-    /// Time in which slots worked, all slots together.
+    /// Time in which slots were working, summed over all slots.
     pub busy: Duration,
     /// The most attempts that ran at once.
     pub most_running: usize,
-    /// The most queries that were there at once.
+    /// The most queries at once that had been submitted and had not ended.
     pub most_queries: usize,
     /// Queries that were refused.
     pub refused: usize,
-    /// Submissions that lost workers ended and that were made again.
+    /// Submissions that ended with a lost worker and were repeated.
     pub repeated: usize,
-    /// Neither finished nor refused: 0, or the scheduler hangs.
+    /// Queries neither finished nor refused: 0 unless the scheduler hangs.
     pub unfinished: usize,
-    /// Slowdowns of short queries: time from arrival to end, over the time with all slots to itself.
+    /// Slowdowns of short queries: time from arrival to end, over the isolated time
+    /// ([`Work::isolated_time`](super::Work::isolated_time)).
     pub short: Vec<f64>,
     /// Slowdowns of long queries.
     pub long: Vec<f64>,
@@ -119,6 +120,6 @@ pub struct Outcome {
     pub prioritised: Vec<f64>,
     /// Virtual time until the last end.
     pub makespan: Duration,
-    /// Differs as soon as one effect does.
+    /// A digest of all effects; see [`Digest`](super::Digest).
     pub digest: String,
 }

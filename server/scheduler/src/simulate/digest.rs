@@ -1,4 +1,4 @@
-//! A number that differs as soon as one effect does.
+//! A hash of all effects, to compare two runs.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use squadron_proto::AttemptKey;
 
 use crate::event::Effect;
 
-/// Of all effects so far.
+/// A hash of all effects so far, which differs as soon as one effect or its time does.
 #[derive(Debug, Default)]
 pub struct Digest(DefaultHasher);
 
@@ -49,8 +49,8 @@ impl Digest {
         (attempt.query, attempt.stage, attempt.task, attempt.attempt).hash(&mut self.0);
     }
 
-    /// The number so far, in hexadecimal digits.
-    pub fn text(&self) -> String {
+    /// The hash so far, in hexadecimal digits.
+    pub fn to_hex(&self) -> String {
         format!("{:016x}", self.0.finish())
     }
 }

@@ -1,13 +1,13 @@
-//! A virtual cluster: the scheduler under virtual time, with workers that are a few numbers each.
+//! A virtual cluster: the scheduler in virtual time, with workers, connections and clients that are a few numbers each.
 //!
 //! ```text
-//! workload ── Submit ──> Scheduler::apply ── effects ──> virtual cluster: workers, wires, clients
-//!                             ^                             │  (an agenda of what happens when)
+//! workload ── Submit ──> Scheduler::apply ── effects ──> virtual cluster: workers, connections, clients
+//!                             ^                             │  (an agenda of future occurrences)
 //!                             └────── reports, losses, ticks ┘
 //! ```
 //!
-//! Nothing looks at a clock, and all chance comes from one seed: the same specification, queries and seed give the same
-//! digest of all effects, wherever they run.
+//! No clock is read, and all randomness comes from one seed: the same specification, queries and seed give the same
+//! digest of all effects on every machine.
 
 mod agenda;
 mod cluster;

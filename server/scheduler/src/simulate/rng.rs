@@ -1,4 +1,4 @@
-//! Rng from a seed, the same on every machine and with every version of every library.
+//! Random numbers from a seed, the same on every machine and with every version of every library.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use std::time::Duration;
 pub struct Rng(u64);
 
 impl Rng {
-    /// `purpose`: different ones give independent numbers for one seed.
+    /// `purpose`: different purposes give independent numbers for one seed.
     pub fn new(seed: u64, purpose: u64) -> Self {
         let mut rng = Self(seed ^ purpose.wrapping_mul(0xA24B_AED4_963E_E407));
-        rng.next();
+        rng.next_u64();
         rng
     }
 
-    /// Any number.
-    pub fn next(&mut self) -> u64 {
+    /// The next number, uniform over all values.
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -24,33 +24,33 @@ impl Rng {
     }
 
     /// From 0 to less than 1.
-    pub fn part(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    pub fn fraction(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Whether something of this probability happens.
+    /// Draws whether something with this probability happens.
     pub fn happens(&mut self, probability: f64) -> bool {
-        probability > 0.0 && self.part() < probability
+        probability > 0.0 && self.fraction() < probability
     }
 
     /// From 0 to less than `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
+        self.next_u64() % limit.max(1)
     }
 
     /// From `least` to less than `most`.
     pub fn between(&mut self, least: f64, most: f64) -> f64 {
-        least + (most - least) * self.part()
+        least + (most - least) * self.fraction()
     }
 
-    /// Exponential with this mean.
+    /// A time until the next occurrence, exponentially distributed with this mean.
     pub fn wait(&mut self, mean: Duration) -> Duration {
-        mean.mul_f64(-(1.0 - self.part()).ln())
+        mean.mul_f64(-(1.0 - self.fraction()).ln())
     }
 
     /// Bounded Pareto: heavy-tailed between `least` and `most`.
     pub fn heavy_tailed(&mut self, least: f64, most: f64, shape: f64) -> f64 {
         let ratio = (least / most).powf(shape);
-        least / (1.0 - self.part() * (1.0 - ratio)).powf(1.0 / shape)
+        least / (1.0 - self.fraction() * (1.0 - ratio)).powf(1.0 / shape)
     }
 }

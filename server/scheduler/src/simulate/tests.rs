@@ -1,4 +1,4 @@
-//! The simulation proves something only if it is the same each time, and differs when what it runs differs.
+//! The simulation is repeatable, differs when its inputs differ, and shows what the policies promise.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn faulty(policy: Policy) -> ClusterSpec {
     ClusterSpec { policy, faults, ..SPEC }
 }
 
-/// Queries that arrive at a load of 0.9.
+/// Runs queries that arrive at a load of 0.9.
 fn run(spec: &ClusterSpec, queries: u32, seed: u64) -> Outcome {
     let queries = MIX.queries(seed, queries, 0);
     let arrivals = arrivals(seed, &queries, spec.total_slots(), Some(0.9));
@@ -75,7 +75,7 @@ fn short_queries_overtake_long_under_stride() {
 }
 
 #[test]
-fn prioritised_query_runs_as_if_alone() {
+fn prioritised_query_runs_almost_isolated() {
     let spec = ClusterSpec { slots: 1, ..SPEC };
     let mix = Mix { short: 0.5, ..MIX };
     let queries = mix.queries(1, 60, 2);

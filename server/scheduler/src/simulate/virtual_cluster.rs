@@ -1,8 +1,8 @@
-//! Workers, wires and clients around the scheduler, in virtual time.
+//! Workers, connections and clients around the scheduler, in virtual time.
 //!
-//! A wire keeps the order of its messages and loses none: what a broken connection held up comes late, and everything
-//! behind it too, and what had arrived may come again. A worker that dies takes its attempts with it; its clients submit
-//! anew, and their latency still counts from the first arrival.
+//! A connection keeps the order of its messages and loses none: when it breaks, a message and all messages behind it
+//! arrive late, and a message that had arrived may arrive again. A worker that dies takes its attempts with it; the
+//! clients of their queries submit them again, and latency still counts from the first arrival.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -20,28 +20,29 @@ use crate::event::{Effect, Event};
 use crate::scheduler::Scheduler;
 
 /// How long a message travels, on average.
-const TRAVEL: Duration = Duration::from_micros(200);
-/// How long a broken connection takes to be made again, at most.
+const LATENCY: Duration = Duration::from_micros(200);
+/// How long it takes at most until a broken connection is restored.
 const RECONNECT_MS: f64 = 500.0;
-/// After how long a worker's death is seen.
-const MISSED: Duration = Duration::from_secs(2);
-/// After how long a dead worker is back.
-const BACK: Duration = Duration::from_secs(10);
-/// How much longer the tasks of a slow worker take.
+/// How long it takes until a worker's death is noticed.
+const DETECTION_DELAY: Duration = Duration::from_secs(2);
+/// How long it takes until a dead worker is back.
+const RESTART_DELAY: Duration = Duration::from_secs(10);
+/// By which factor the tasks of a slow worker take longer.
 const SLOWNESS: f64 = 4.0;
-/// How often a client submits a query again.
+/// How often a client submits a query at most.
 const MAX_TRIES: u32 = 20;
-/// What a task reads in a second.
+/// How many bytes a task reads in a second.
 const BYTES_PER_SECOND: f64 = 200e6;
 
-/// Something that will happen.
+/// Something that will happen. The number after a worker is its incarnation; if the worker has another one by then, the
+/// occurrence is stale.
 #[derive(Clone, Debug)]
-enum What {
+enum Occurrence {
     Arrives(usize),
     Report(usize, u32, AttemptKey, AttemptStatus),
     Reserve(usize, u32, AttemptKey),
     Begin(usize, u32, AttemptKey),
-    /// Holds only if the attempt's pace has not changed since.
+    /// Stale if the attempt's pace has changed since; the last number counts its changes.
     Finish(usize, u32, AttemptKey, u32),
     Read(QueryId),
     Dies(usize),
@@ -57,8 +58,8 @@ struct Live {
     is_ready: bool,
 }
 
-/// A cluster whose time is virtual: equal specifications, seeds and queries give equal effects.
-/// `O` sees every event before the scheduler takes it in, with its time.
+/// A cluster in virtual time: equal specifications, seeds and queries give equal effects.
+/// The observer `O` is called with every event and its time before the scheduler applies the event.
 pub struct VirtualCluster<O> {
     scheduler: Scheduler,
     observer: O,
@@ -68,7 +69,7 @@ pub struct VirtualCluster<O> {
     estimates: Estimates,
     rng: Rng,
     now: Duration,
-    agenda: Agenda<What>,
+    agenda: Agenda<Occurrence>,
     workers: Vec<Worker>,
     by_id: BTreeMap<WorkerId, usize>,
     queries: Vec<Work>,
@@ -83,7 +84,7 @@ pub struct VirtualCluster<O> {
 }
 
 impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
-    /// A cluster to which `queries` arrive at `arrivals`, one time each.
+    /// A cluster at which each of `queries` arrives at its time in `arrivals`.
     pub fn new(spec: &ClusterSpec, seed: u64, queries: Vec<Work>, arrivals: Vec<Duration>, observer: O) -> Self {
         let mut rng = Rng::new(seed, 3);
         let worker = |number: u32| {
@@ -120,76 +121,76 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
         }
     }
 
-    /// Runs until every query has ended, or nothing happens any more.
+    /// Runs until every query has ended, or nothing more can happen.
     pub fn run(mut self) -> Outcome {
         for worker in 0..self.workers.len() {
-            self.returns(worker);
+            self.join_worker(worker);
         }
         for (number, at) in (0..).zip(self.arrivals.clone()) {
-            self.plan(at, What::Arrives(number));
+            self.plan(at, Occurrence::Arrives(number));
         }
         while self.left > 0 {
             let next = self.agenda.next_time();
             let deadline = self.scheduler.next_deadline();
             match (next, deadline) {
                 (Some(at), deadline) if deadline.is_none_or(|deadline| at <= deadline) => {
-                    self.happen();
+                    self.handle_next();
                 }
                 (_, Some(deadline)) => {
                     self.now = self.now.max(deadline);
-                    self.tell(Event::Tick);
+                    self.send_event(Event::Tick);
                 }
                 (None, None) => break,
-                (Some(_), None) => self.happen(),
+                (Some(_), None) => self.handle_next(),
             }
         }
         Outcome {
             unfinished: self.left,
             makespan: self.now,
-            digest: self.digest.text(),
+            digest: self.digest.to_hex(),
             ..self.counts
         }
     }
 
-    fn plan(&mut self, at: Duration, what: What) {
-        self.agenda.add(at, what);
+    fn plan(&mut self, at: Duration, occurrence: Occurrence) {
+        self.agenda.add(at, occurrence);
     }
 
-    fn happen(&mut self) {
-        let Some((at, what)) = self.agenda.pop() else {
+    fn handle_next(&mut self) {
+        let Some((at, occurrence)) = self.agenda.pop() else {
             return;
         };
         self.now = self.now.max(at);
-        match what {
-            What::Arrives(number) => self.submit(number),
-            What::Report(worker, life, attempt, status) => {
+        match occurrence {
+            Occurrence::Arrives(number) => self.submit(number),
+            Occurrence::Report(worker, incarnation, attempt, status) => {
                 let worker = &self.workers[worker];
-                if worker.life == life {
+                if worker.incarnation == incarnation {
                     let worker = worker.id;
-                    self.tell(Event::Report {
+                    self.send_event(Event::Report {
                         worker,
                         attempt,
                         status,
                     });
                 }
             }
-            What::Reserve(worker, life, attempt) => self.reserve(worker, life, attempt),
-            What::Begin(worker, life, attempt) => self.begin(worker, life, attempt),
-            What::Finish(worker, life, attempt, changes) => {
-                self.finish(worker, life, attempt, changes);
+            Occurrence::Reserve(worker, incarnation, attempt) => self.reserve(worker, incarnation, attempt),
+            Occurrence::Begin(worker, incarnation, attempt) => self.begin(worker, incarnation, attempt),
+            Occurrence::Finish(worker, incarnation, attempt, changes) => {
+                self.finish(worker, incarnation, attempt, changes);
             }
-            What::Read(query) => self.tell(Event::ResultDone { query }),
-            What::Dies(worker) => self.dies(worker),
-            What::Missed(worker) => {
+            Occurrence::Read(query) => self.send_event(Event::ResultDone { query }),
+            Occurrence::Dies(worker) => self.kill_worker(worker),
+            Occurrence::Missed(worker) => {
                 let worker = self.workers[worker].id;
                 let reason = "it was silent".to_owned();
-                self.tell(Event::WorkerLost { worker, reason });
+                self.send_event(Event::WorkerLost { worker, reason });
             }
-            What::Returns(worker) => self.returns(worker),
+            Occurrence::Returns(worker) => self.join_worker(worker),
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    fn send_event(&mut self, event: Event) {
         (self.observer)(self.now, &event);
         let effects = self.scheduler.apply(self.now, event);
         self.counts.events += 1;
@@ -206,18 +207,18 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
             Effect::Launch { worker, launch } => self.launch(worker, &launch),
             Effect::Commit { worker, attempt } => {
                 let worker = self.by_id[&worker];
-                let at = self.now + self.travel();
-                self.plan(at, What::Begin(worker, self.workers[worker].life, attempt));
+                let at = self.now + self.draw_latency();
+                self.plan(at, Occurrence::Begin(worker, self.workers[worker].incarnation, attempt));
             }
             Effect::CancelAttempt { worker, attempt } => {
                 let worker = self.by_id[&worker];
-                self.stop(worker, attempt);
+                self.remove_attempt(worker, attempt);
             }
-            Effect::Ended { query, outcome, .. } => self.ended(query, outcome.err()),
+            Effect::Ended { query, outcome, .. } => self.end_query(query, outcome.err()),
             Effect::ResultReady { query, .. } => {
                 if let Some(live) = self.live.get_mut(&query) {
                     live.is_ready = true;
-                    self.read(query);
+                    self.read_result(query);
                 }
             }
             Effect::SendStage { .. } | Effect::Release { .. } | Effect::Released { .. } | Effect::Unexpected { .. } => {
@@ -242,25 +243,25 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
             changes: 0,
         };
         let worker = &mut self.workers[number];
-        let life = worker.life;
+        let incarnation = worker.incarnation;
         worker.attempts.insert(key, attempt);
-        let at = self.now + self.travel();
-        self.plan(at, What::Reserve(number, life, key));
+        let at = self.now + self.draw_latency();
+        self.plan(at, Occurrence::Reserve(number, incarnation, key));
     }
 
-    fn has(&self, worker: usize, life: u32, attempt: AttemptKey) -> bool {
+    fn has_attempt(&self, worker: usize, incarnation: u32, attempt: AttemptKey) -> bool {
         let worker = &self.workers[worker];
-        worker.is_alive && worker.life == life && worker.attempts.contains_key(&attempt)
+        worker.is_alive && worker.incarnation == incarnation && worker.attempts.contains_key(&attempt)
     }
 
-    fn reserve(&mut self, worker: usize, life: u32, attempt: AttemptKey) {
-        if self.has(worker, life, attempt) {
-            self.report(worker, attempt, AttemptStatus::Reserved);
+    fn reserve(&mut self, worker: usize, incarnation: u32, attempt: AttemptKey) {
+        if self.has_attempt(worker, incarnation, attempt) {
+            self.send_report(worker, attempt, AttemptStatus::Reserved);
         }
     }
 
-    fn begin(&mut self, worker: usize, life: u32, key: AttemptKey) {
-        if !self.has(worker, life, key) {
+    fn begin(&mut self, worker: usize, incarnation: u32, key: AttemptKey) {
+        if !self.has_attempt(worker, incarnation, key) {
             return;
         }
         let now = self.now;
@@ -270,43 +271,43 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
         attempt.pace = Some((0.0, now));
         self.running += 1;
         self.counts.most_running = self.counts.most_running.max(self.running);
-        self.report(worker, key, AttemptStatus::Running);
-        self.share(worker);
+        self.send_report(worker, key, AttemptStatus::Running);
+        self.share_cores(worker);
     }
 
-    /// Gives each attempt of a worker its pace.
-    fn share(&mut self, worker: usize) {
+    /// Shares a worker's cores among its attempts: sets their paces and plans their ends.
+    fn share_cores(&mut self, worker: usize) {
         let now = self.now;
         let entry = &mut self.workers[worker];
-        let life = entry.life;
+        let incarnation = entry.incarnation;
         let mut begun: Vec<_> = entry
             .attempts
             .iter_mut()
             .filter(|(_, attempt)| attempt.pace.is_some())
             .collect();
-        let wants: Vec<_> = begun
+        let demands: Vec<_> = begun
             .iter()
             .map(|(_, attempt)| (attempt.weight(), attempt.slots))
             .collect();
         let mut ends = Vec::new();
-        for ((key, attempt), pace) in begun.iter_mut().zip(paces(self.slots_each, &wants)) {
+        for ((key, attempt), pace) in begun.iter_mut().zip(paces(self.slots_each, &demands)) {
             if attempt.pace.is_some_and(|(was, _)| was == pace) {
                 continue;
             }
-            self.counts.busy += attempt.work(now);
+            self.counts.busy += attempt.do_work(now);
             attempt.pace = Some((pace, now));
             attempt.changes += 1;
             let end = now + attempt.left.div_f64(pace);
-            ends.push((end, What::Finish(worker, life, **key, attempt.changes)));
+            ends.push((end, Occurrence::Finish(worker, incarnation, **key, attempt.changes)));
         }
-        for (at, what) in ends {
-            self.plan(at, what);
+        for (at, occurrence) in ends {
+            self.plan(at, occurrence);
         }
     }
 
-    fn finish(&mut self, worker: usize, life: u32, key: AttemptKey, changes: u32) {
+    fn finish(&mut self, worker: usize, incarnation: u32, key: AttemptKey, changes: u32) {
         let entry = &self.workers[worker];
-        if !entry.is_alive || entry.life != life {
+        if !entry.is_alive || entry.incarnation != incarnation {
             return;
         }
         let Some(attempt) = entry.attempts.get(&key) else {
@@ -316,76 +317,76 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
             return;
         }
         let output = attempt.output(key);
-        self.stop(worker, key);
-        self.report(worker, key, AttemptStatus::Finished(output));
+        self.remove_attempt(worker, key);
+        self.send_report(worker, key, AttemptStatus::Finished(output));
         let Some(live) = self.live.get_mut(&key.query) else {
             return;
         };
         let root = self.queries[live.number].stages.len() - 1;
         if key.stage.0 as usize == root {
             live.unfinished_roots -= 1;
-            self.read(key.query);
+            self.read_result(key.query);
         }
     }
 
-    /// The client has read everything once there is everything, and it knows where.
-    fn read(&mut self, query: QueryId) {
+    /// Lets the client finish reading once the result is complete and the client knows where the result is.
+    fn read_result(&mut self, query: QueryId) {
         let live = self.live.get(&query);
         if live.is_some_and(|live| live.is_ready && live.unfinished_roots == 0) {
-            let at = self.now + self.travel();
-            self.plan(at, What::Read(query));
+            let at = self.now + self.draw_latency();
+            self.plan(at, Occurrence::Read(query));
         }
     }
 
-    /// An attempt does not run any more.
-    fn stop(&mut self, worker: usize, key: AttemptKey) {
+    /// Removes an attempt from its worker.
+    fn remove_attempt(&mut self, worker: usize, key: AttemptKey) {
         let Some(mut attempt) = self.workers[worker].attempts.remove(&key) else {
             return;
         };
         if attempt.pace.is_some() {
             self.running -= 1;
-            self.counts.busy += attempt.work(self.now);
-            self.share(worker);
+            self.counts.busy += attempt.do_work(self.now);
+            self.share_cores(worker);
         }
     }
 
-    fn report(&mut self, worker: usize, attempt: AttemptKey, status: AttemptStatus) {
-        let travel = self.travel();
+    fn send_report(&mut self, worker: usize, attempt: AttemptKey, status: AttemptStatus) {
+        let latency = self.draw_latency();
         let is_broken = self.rng.happens(self.faults.breaks);
         let delay = match is_broken {
             true => Duration::from_secs_f64(self.rng.between(1.0, RECONNECT_MS) / 1e3),
             false => Duration::ZERO,
         };
-        let arrives = (self.now + travel + delay).max(self.workers[worker].wire);
-        self.workers[worker].wire = arrives;
-        let life = self.workers[worker].life;
+        let arrives = (self.now + latency + delay).max(self.workers[worker].last_arrival);
+        self.workers[worker].last_arrival = arrives;
+        let incarnation = self.workers[worker].incarnation;
         if is_broken && self.rng.happens(0.5) {
-            // The server had it, and its acknowledgement was lost.
-            let first = What::Report(worker, life, attempt, status.clone());
+            // The server had received it, but the acknowledgement was lost.
+            let first = Occurrence::Report(worker, incarnation, attempt, status.clone());
             self.plan(arrives, first);
         }
-        self.plan(arrives, What::Report(worker, life, attempt, status));
+        self.plan(arrives, Occurrence::Report(worker, incarnation, attempt, status));
     }
 
-    fn travel(&mut self) -> Duration {
-        TRAVEL / 2 + self.rng.wait(TRAVEL / 2)
+    fn draw_latency(&mut self) -> Duration {
+        LATENCY / 2 + self.rng.wait(LATENCY / 2)
     }
 
-    fn dies(&mut self, worker: usize) {
+    fn kill_worker(&mut self, worker: usize) {
         let entry = &mut self.workers[worker];
         entry.is_alive = false;
         for mut attempt in std::mem::take(&mut entry.attempts).into_values() {
             self.running -= usize::from(attempt.pace.is_some());
-            self.counts.busy += attempt.work(self.now);
+            self.counts.busy += attempt.do_work(self.now);
         }
-        self.plan(self.now + MISSED, What::Missed(worker));
-        self.plan(self.now + BACK, What::Returns(worker));
+        self.plan(self.now + DETECTION_DELAY, Occurrence::Missed(worker));
+        self.plan(self.now + RESTART_DELAY, Occurrence::Returns(worker));
     }
 
-    fn returns(&mut self, worker: usize) {
+    fn join_worker(&mut self, worker: usize) {
         let entry = &mut self.workers[worker];
         entry.is_alive = true;
-        entry.life += 1;
+        entry.incarnation += 1;
         entry.attempts.clear();
         let joined = Event::WorkerJoined {
             worker: entry.id,
@@ -394,11 +395,11 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
             memory_bytes: 1 << 30,
             kind: WorkerKind::Remote,
         };
-        self.tell(joined);
+        self.send_event(joined);
         if self.faults.deaths_per_hour > 0.0 {
             let mean = Duration::from_secs_f64(3600.0 / self.faults.deaths_per_hour);
             let at = self.now + self.rng.wait(mean);
-            self.plan(at, What::Dies(worker));
+            self.plan(at, Occurrence::Dies(worker));
         }
     }
 
@@ -418,30 +419,30 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
             is_ready: false,
         };
         self.live.insert(graph.query, live);
-        self.tell(Event::Submit(graph));
+        self.send_event(Event::Submit(graph));
     }
 
-    fn ended(&mut self, query: QueryId, failure: Option<Failure>) {
+    fn end_query(&mut self, query: QueryId, failure: Option<Failure>) {
         let Some(Live { number, .. }) = self.live.remove(&query) else {
             return;
         };
         match failure.map(|failure| failure.kind) {
             Some(FailureKind::WorkerLost) if self.tries[number] < MAX_TRIES => {
                 self.counts.repeated += 1;
-                let at = self.now + self.travel();
-                self.plan(at, What::Arrives(number));
+                let at = self.now + self.draw_latency();
+                self.plan(at, Occurrence::Arrives(number));
                 return;
             }
             Some(_) => self.counts.refused += 1,
-            None => self.note(number),
+            None => self.record_slowdown(number),
         }
         self.left -= 1;
     }
 
-    fn note(&mut self, number: usize) {
+    fn record_slowdown(&mut self, number: usize) {
         let work = &self.queries[number];
         let took = self.now - self.arrivals[number];
-        let slowdown = took.as_secs_f64() / work.alone(self.slots).as_secs_f64();
+        let slowdown = took.as_secs_f64() / work.isolated_time(self.slots).as_secs_f64();
         let class = match (work.priority, work.is_long()) {
             (0, false) => &mut self.counts.short,
             (0, true) => &mut self.counts.long,

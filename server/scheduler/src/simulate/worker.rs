@@ -1,7 +1,7 @@
 //! A worker of the virtual cluster: its attempts, and how they share its cores.
 //!
-//! A slot is a core. Where lanes together run more than a worker has, their attempts share the cores by niceness, as
-//! `squadron-worker` lets the operating system do.
+//! A slot is a core. If the lanes together run attempts with more slots than a worker has, the attempts share the cores
+//! by niceness, as the operating system does for `squadron-worker`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,21 +15,21 @@ pub(super) struct Worker {
     pub(super) is_alive: bool,
     pub(super) slowness: f64,
     /// How often it has died.
-    pub(super) life: u32,
+    pub(super) incarnation: u32,
     pub(super) attempts: BTreeMap<AttemptKey, Attempt>,
-    /// When the last message on its way to the server arrives.
-    pub(super) wire: Duration,
+    /// When the last message that it has sent arrives at the server.
+    pub(super) last_arrival: Duration,
 }
 
 /// An attempt that the worker was asked to run.
 pub(super) struct Attempt {
     pub(super) slots: u32,
     pub(super) lane: Lane,
-    /// Its work, in time on cores of its own.
+    /// Its work: the time it takes on cores of its own.
     pub(super) takes: Duration,
-    /// What is left of that.
+    /// How much of `takes` is left.
     pub(super) left: Duration,
-    /// How much of its cores it has, since when; none before it begins.
+    /// The fraction of its cores that it has, and since when; none before it begins.
     pub(super) pace: Option<(f64, Duration)>,
     /// How often its pace has changed.
     pub(super) changes: u32,
@@ -42,15 +42,15 @@ impl Worker {
             id,
             is_alive: false,
             slowness,
-            life: 0,
+            incarnation: 0,
             attempts: BTreeMap::new(),
-            wire: Duration::ZERO,
+            last_arrival: Duration::ZERO,
         }
     }
 }
 
 impl Attempt {
-    /// Its weight when cores are shared, as the kernel's scheduler weighs the niceness of its lane.
+    /// Its weight when cores are shared: the kernel's weight for the niceness of its lane, times its slots.
     pub(super) fn weight(&self) -> f64 {
         let weight = match self.lane {
             Lane::Short => 1.0,
@@ -60,8 +60,8 @@ impl Attempt {
         weight * f64::from(self.slots)
     }
 
-    /// Brings the work that is left up to date. Returns the time that cores worked for it since the last call.
-    pub(super) fn work(&mut self, now: Duration) -> Duration {
+    /// Brings `left` up to date. Returns the time that cores worked for the attempt since the last call.
+    pub(super) fn do_work(&mut self, now: Duration) -> Duration {
         let Some((pace, since)) = &mut self.pace else {
             return Duration::ZERO;
         };
@@ -71,7 +71,7 @@ impl Attempt {
         done * self.slots
     }
 
-    /// Its output when it is finished. The processor time is what it would have taken with its cores to itself.
+    /// Its output at its end. The processor time is what it takes on cores of its own.
     pub(super) fn output(&self, key: AttemptKey) -> TaskOutput {
         let cpu_ns = (self.takes * self.slots).as_nanos();
         TaskOutput {
@@ -88,8 +88,8 @@ impl Attempt {
     }
 }
 
-/// The pace of attempts with these weights and slots on so many cores: in proportion to their weight, but none more than its
-/// slots. In the order of the attempts.
+/// The paces of attempts with these weights and slots on so many cores, in the order of the attempts: cores in
+/// proportion to weights, but to none more than its slots.
 pub(super) fn paces(cores: u32, attempts: &[(f64, u32)]) -> Vec<f64> {
     let mut paces = vec![1.0; attempts.len()];
     let mut cores = f64::from(cores);
@@ -100,7 +100,7 @@ pub(super) fn paces(cores: u32, attempts: &[(f64, u32)]) -> Vec<f64> {
         if wanted <= cores {
             return paces;
         }
-        // An attempt whose share is more than it can use is content; the others share the rest.
+        // An attempt whose share exceeds its slots gets only as many cores as slots; the others share the rest.
         let is_content = |at: &usize| cores * attempts[*at].0 / weights >= f64::from(attempts[*at].1);
         let (content, short): (Vec<_>, Vec<_>) = sharing.iter().copied().partition(is_content);
         if content.is_empty() {

@@ -1,4 +1,4 @@
-//! What arrives, and when.
+//! The queries of a simulation, and when they arrive.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::graph::{OutputPartitions, Placement, QueryOptions, StageGraph, StageS
 /// Queries with more work than this are long.
 const LONG: Duration = Duration::from_secs(1);
 
-/// A query to come.
+/// The work of one query.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Work {
     /// Producers before consumers; the last one writes the result.
@@ -20,7 +20,7 @@ pub struct Work {
     pub priority: i32,
 }
 
-/// One stage of it.
+/// The work of one stage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageWork {
     /// The stages it reads.
@@ -30,8 +30,8 @@ pub struct StageWork {
 }
 
 impl Work {
-    /// The query as its planner would hand it in. `bytes_per_second`: what the planner believes its tasks to read for each
-    /// second that they take.
+    /// The query as a planner would submit it. `bytes_per_second`: how much the planner estimates a task to read per
+    /// second of its time.
     pub(super) fn graph(&self, id: u128, bytes_per_second: f64) -> StageGraph {
         let root = self.stages.len() - 1;
         let stage = |(number, stage): (usize, &StageWork)| {
@@ -65,7 +65,7 @@ impl Work {
         }
     }
 
-    /// The time of all its tasks together.
+    /// The sum of the times of all tasks.
     pub fn total(&self) -> Duration {
         self.stages.iter().flat_map(|stage| &stage.tasks).sum()
     }
@@ -75,9 +75,9 @@ impl Work {
         self.total() > LONG
     }
 
-    /// How long it takes with all slots to itself: its longest way, on which a stage takes its longest task or its share of
-    /// the slots, whichever is more.
-    pub fn alone(&self, slots: u64) -> Duration {
+    /// How long the query takes with all slots to itself: its critical path, on which each stage takes as long as its
+    /// longest task, or as all its tasks spread evenly over the slots, whichever is more.
+    pub fn isolated_time(&self, slots: u64) -> Duration {
         let mut ends: Vec<Duration> = Vec::with_capacity(self.stages.len());
         for stage in &self.stages {
             let inputs = stage.inputs.iter().map(|&input| ends[input as usize]);
@@ -90,20 +90,20 @@ impl Work {
     }
 }
 
-/// One of the recorded queries; they are not empty.
+/// Draws one of the recorded queries, of which there must be at least one.
 fn draw(recorded: &[Work], rng: &mut Rng) -> Work {
     let at = rng.below(recorded.len() as u64);
     recorded[usize::try_from(at).unwrap_or_default()].clone()
 }
 
-/// What kinds of queries there are.
+/// A mix of queries.
 #[derive(Debug)]
 pub struct Mix {
-    /// The part of short ones.
+    /// The fraction of short queries.
     pub short: f64,
-    /// The mean task of a long one.
+    /// The mean time of a long query's tasks.
     pub task: Duration,
-    /// Queries as they were, one of which is drawn each time.
+    /// Recorded queries, one of which is drawn each time, instead of made-up ones.
     pub recorded: Option<Vec<Work>>,
 }
 
@@ -163,7 +163,7 @@ fn work<const N: usize>(stages: [Vec<Duration>; N]) -> Work {
     }
 }
 
-/// When each query arrives: a Poisson process at this load, or all at once.
+/// When each query arrives: in a Poisson process at this load, or all at once without a load.
 pub fn arrivals(seed: u64, queries: &[Work], slots: u64, load: Option<f64>) -> Vec<Duration> {
     let Some(load) = load else {
         return vec![Duration::ZERO; queries.len()];

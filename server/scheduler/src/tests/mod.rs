@@ -1,4 +1,4 @@
-//! The scheduler as a whole: situations, shares, stops, and random histories checked by a model of the workers.
+//! The scheduler as a whole: single situations, shares, stops, and random histories checked by a model of the workers.
 
 pub(crate) mod model;
 mod properties;

@@ -1,18 +1,18 @@
-//! Fake workers around the real scheduler: they do what they are told, in any order, and check that what they are told
-//! makes sense.
+//! Fake workers around the real scheduler: they carry out effects, report in any order, and check that each effect is
+//! allowed.
 
-use squadron_proto::FailureKind;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use squadron_proto::control::{AttemptStatus, Lane, Launch, OutputMode, Release};
-use squadron_proto::{AttemptKey, Failure, QueryId, StageId, TaskId, WorkerId, WorkerKind};
+use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, TaskId, WorkerId, WorkerKind};
 
 use crate::testing::some_output;
 use crate::*;
 
+/// What a fake worker knows of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+enum AttemptState {
     Launched,
     Reserved,
     Committed,
@@ -20,10 +20,10 @@ enum At {
     Parked,
 }
 
-/// What a fake worker does with an attempt it is asked to move on.
+/// What a fake worker does when it moves an attempt on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mood {
-    Good,
+pub(crate) enum Behaviour {
+    Proceed,
     Refuse,
     Park,
     Fail,
@@ -36,34 +36,34 @@ pub(crate) struct FakeWorker {
     slots: u32,
     draining: bool,
     stages: BTreeSet<(QueryId, StageId)>,
-    attempts: BTreeMap<AttemptKey, (Launch, At)>,
+    attempts: BTreeMap<AttemptKey, (Launch, AttemptState)>,
     outputs: BTreeSet<AttemptKey>,
-    /// Reports that are still on their way; they arrive in order.
+    /// Reports that have not arrived yet; they arrive in order.
     outbox: VecDeque<(AttemptKey, AttemptStatus)>,
 }
 
-/// The scheduler with its surroundings.
+/// The scheduler with its workers, and what it was told and did.
 pub(crate) struct Model {
     pub(crate) scheduler: Scheduler,
     pub(crate) now: Duration,
     history: Vec<(Duration, Event)>,
-    answers: Vec<String>,
+    recorded_effects: Vec<String>,
     pub(crate) workers: BTreeMap<WorkerId, FakeWorker>,
-    /// Lost ones, with what they still hold.
+    /// Lost workers, with what they still hold.
     pub(crate) lost: BTreeMap<WorkerId, FakeWorker>,
     pub(crate) graphs: BTreeMap<QueryId, StageGraph>,
     submitted: BTreeMap<QueryId, Duration>,
     pub(crate) ended: BTreeMap<QueryId, Result<QuerySummary, Failure>>,
     pub(crate) ready: BTreeSet<QueryId>,
-    ended_everywhere: BTreeSet<QueryId>,
+    released_queries: BTreeSet<QueryId>,
     delivered: Vec<(WorkerId, AttemptKey, AttemptStatus)>,
     finished: BTreeSet<(QueryId, StageId, TaskId)>,
     released: BTreeSet<(QueryId, StageId)>,
     launched: BTreeSet<AttemptKey>,
     lanes: BTreeMap<AttemptKey, Lane>,
-    /// Whether more may run or wait than the limits allow.
+    /// Whether more queries may run or wait than the limits allow.
     pub(crate) may_exceed: bool,
-    /// What the scheduler must believe to be taken.
+    /// The slots that the scheduler must count as taken.
     held: BTreeMap<(WorkerId, AttemptKey), (u32, Lane)>,
 }
 
@@ -73,14 +73,14 @@ impl Model {
             scheduler: Scheduler::new(limits),
             now: Duration::ZERO,
             history: Vec::new(),
-            answers: Vec::new(),
+            recorded_effects: Vec::new(),
             workers: BTreeMap::new(),
             lost: BTreeMap::new(),
             graphs: BTreeMap::new(),
             submitted: BTreeMap::new(),
             ended: BTreeMap::new(),
             ready: BTreeSet::new(),
-            ended_everywhere: BTreeSet::new(),
+            released_queries: BTreeSet::new(),
             delivered: Vec::new(),
             finished: BTreeSet::new(),
             released: BTreeSet::new(),
@@ -94,11 +94,11 @@ impl Model {
     pub(crate) fn send(&mut self, event: Event) {
         self.history.push((self.now, event.clone()));
         let effects = self.scheduler.apply(self.now, event);
-        self.answers.push(format!("{effects:?}"));
+        self.recorded_effects.push(format!("{effects:?}"));
         for effect in effects {
             self.carry_out(effect);
         }
-        let exceeded = self.scheduler.admission.exceeded();
+        let exceeded = self.scheduler.admission.exceeded_limit();
         assert!(self.may_exceed || exceeded.is_none(), "{exceeded:?}");
         let of_queries: u64 = self.scheduler.queries().iter().map(|query| query.held_slots).sum();
         let of_workers: u32 = self.held.values().map(|(slots, _)| slots).sum();
@@ -186,30 +186,34 @@ impl Model {
         self.workers.iter().filter(full).map(|(&worker, _)| worker).collect()
     }
 
-    /// Moves an attempt on; the report goes to the outbox. Answers whether it moved.
-    pub(crate) fn progress(&mut self, worker: WorkerId, attempt: AttemptKey, mood: Mood) -> bool {
+    /// Moves an attempt on; the report goes to the outbox. Returns whether the attempt moved.
+    pub(crate) fn progress(&mut self, worker: WorkerId, attempt: AttemptKey, behaviour: Behaviour) -> bool {
         let entry = self.workers.get_mut(&worker).unwrap();
-        let Some((launch, at)) = entry.attempts.get_mut(&attempt) else {
+        let Some((launch, state)) = entry.attempts.get_mut(&attempt) else {
             return false;
         };
         let streamed = launch.output == OutputMode::Streamed;
-        let status = match (*at, mood) {
-            (At::Reserved, _) => return false,
-            (At::Launched, Mood::Refuse) => AttemptStatus::Refused { reason: "full".into() },
-            (_, Mood::Fail) => AttemptStatus::Failed(Failure::new(FailureKind::Invalid, "division by zero")),
-            (_, Mood::Stop) => AttemptStatus::Failed(Failure::new(FailureKind::Cancelled, "reader gone")),
-            (At::Launched, Mood::Good | Mood::Park) => AttemptStatus::Reserved,
-            (At::Committed, Mood::Good | Mood::Park | Mood::Refuse) => AttemptStatus::Running,
-            (At::Running, Mood::Park) if streamed => AttemptStatus::Parked,
-            (At::Running, Mood::Good | Mood::Park | Mood::Refuse) => AttemptStatus::Finished(some_output()),
-            (At::Parked, Mood::Good | Mood::Park) => AttemptStatus::Resumed,
-            // What it had left fitted where its reader will find it.
-            (At::Parked, Mood::Refuse) => AttemptStatus::Finished(some_output()),
+        let status = match (*state, behaviour) {
+            (AttemptState::Reserved, _) => return false,
+            (AttemptState::Launched, Behaviour::Refuse) => AttemptStatus::Refused { reason: "full".into() },
+            (_, Behaviour::Fail) => AttemptStatus::Failed(Failure::new(FailureKind::Invalid, "division by zero")),
+            (_, Behaviour::Stop) => AttemptStatus::Failed(Failure::new(FailureKind::Cancelled, "reader gone")),
+            (AttemptState::Launched, Behaviour::Proceed | Behaviour::Park) => AttemptStatus::Reserved,
+            (AttemptState::Committed, Behaviour::Proceed | Behaviour::Park | Behaviour::Refuse) => {
+                AttemptStatus::Running
+            }
+            (AttemptState::Running, Behaviour::Park) if streamed => AttemptStatus::Parked,
+            (AttemptState::Running, Behaviour::Proceed | Behaviour::Park | Behaviour::Refuse) => {
+                AttemptStatus::Finished(some_output())
+            }
+            (AttemptState::Parked, Behaviour::Proceed | Behaviour::Park) => AttemptStatus::Resumed,
+            // A parked attempt may finish without resuming, when its remaining output fits into its store.
+            (AttemptState::Parked, Behaviour::Refuse) => AttemptStatus::Finished(some_output()),
         };
         match &status {
-            AttemptStatus::Reserved => *at = At::Reserved,
-            AttemptStatus::Running | AttemptStatus::Resumed => *at = At::Running,
-            AttemptStatus::Parked => *at = At::Parked,
+            AttemptStatus::Reserved => *state = AttemptState::Reserved,
+            AttemptStatus::Running | AttemptStatus::Resumed => *state = AttemptState::Running,
+            AttemptStatus::Parked => *state = AttemptState::Parked,
             AttemptStatus::Finished(_) => {
                 entry.outputs.insert(attempt);
                 entry.attempts.remove(&attempt);
@@ -222,24 +226,24 @@ impl Model {
         true
     }
 
-    /// Lets the oldest report of a worker arrive.
+    /// Delivers the oldest report of a worker.
     pub(crate) fn deliver(&mut self, worker: WorkerId) {
         if let Some((attempt, status)) = self.workers.get_mut(&worker).unwrap().outbox.pop_front() {
             self.delivered.push((worker, attempt, status.clone()));
-            self.arrive(worker, attempt, status);
+            self.receive(worker, attempt, status);
         }
     }
 
-    /// Lets a report that has arrived before arrive again.
+    /// Delivers a report again that has arrived before.
     pub(crate) fn repeat(&mut self, number: usize) {
         if !self.delivered.is_empty() {
             let (worker, attempt, status) = self.delivered[number % self.delivered.len()].clone();
-            self.arrive(worker, attempt, status);
+            self.receive(worker, attempt, status);
         }
     }
 
-    /// A report arrives, and what it says about slots holds if the scheduler still knows the attempt.
-    fn arrive(&mut self, worker: WorkerId, attempt: AttemptKey, status: AttemptStatus) {
+    /// A report arrives; if the scheduler still knows the attempt, the slots it must count as taken change.
+    fn receive(&mut self, worker: WorkerId, attempt: AttemptKey, status: AttemptStatus) {
         let is_current = self.workers.contains_key(&worker)
             && !self.ended.contains_key(&attempt.query)
             && !self.finished.contains(&(attempt.query, attempt.stage, attempt.task))
@@ -320,9 +324,9 @@ impl Model {
             Effect::Launch { worker, launch } => self.check_launch(worker, launch),
             Effect::Commit { worker, attempt } => {
                 assert!(!self.ended.contains_key(&attempt.query));
-                if let Some((_, at)) = self.workers.get_mut(&worker).unwrap().attempts.get_mut(&attempt) {
-                    assert_eq!(*at, At::Reserved, "committed once, after it was reserved");
-                    *at = At::Committed;
+                if let Some((_, state)) = self.workers.get_mut(&worker).unwrap().attempts.get_mut(&attempt) {
+                    assert_eq!(*state, AttemptState::Reserved, "committed once, after it was reserved");
+                    *state = AttemptState::Committed;
                 }
             }
             Effect::CancelAttempt { worker, attempt } => {
@@ -354,7 +358,7 @@ impl Model {
             }
             Effect::Released { query } => {
                 assert!(self.ended.contains_key(&query), "released before its end");
-                assert!(self.ended_everywhere.insert(query), "{query} was released twice");
+                assert!(self.released_queries.insert(query), "{query} was released twice");
                 let stopping = self.scheduler.stopping();
                 let mut running = stopping.iter().map(|stopping| stopping.attempt.query);
                 assert!(running.all(|other| other != query), "{query} still runs");
@@ -374,10 +378,10 @@ impl Model {
             entry.stages.contains(&(attempt.query, attempt.stage)),
             "launched before its stage was sent"
         );
-        // Who was passed for too long finds the slots of its own lane.
+        // A query that may be starved gets slots of which only attempts of its own lane count as taken.
         let waited = self.now - self.submitted[&attempt.query];
-        let may_be_rescued = waited >= Limits::default().starvation_timeout;
-        let counts = |lane: Lane| match may_be_rescued {
+        let may_be_starved = waited >= Limits::default().starvation_timeout;
+        let counts = |lane: Lane| match may_be_starved {
             true => lane == launch.lane,
             false => lane <= launch.lane,
         };
@@ -426,7 +430,7 @@ impl Model {
         self.held.insert((worker, attempt), (launch.slots, launch.lane));
         self.lanes.insert(attempt, launch.lane);
         let entry = self.workers.get_mut(&worker).unwrap();
-        entry.attempts.insert(attempt, (launch, At::Launched));
+        entry.attempts.insert(attempt, (launch, AttemptState::Launched));
     }
 
     fn release(&mut self, worker: WorkerId, release: &Release) {
@@ -446,14 +450,14 @@ impl Model {
         }
     }
 
-    /// Lets everybody behave until nothing is left to do.
-    pub(crate) fn settle(&mut self) {
+    /// Lets all attempts proceed and clients read until every query has ended and nothing is left to do.
+    pub(crate) fn run_to_completion(&mut self) {
         for _ in 0..10_000 {
             let mut moved = false;
             let ended = self.ended.len();
             for (worker, attempt) in self.attempts() {
                 if self.workers[&worker].attempts.contains_key(&attempt) {
-                    moved |= self.progress(worker, attempt, Mood::Good);
+                    moved |= self.progress(worker, attempt, Behaviour::Proceed);
                 }
             }
             for worker in self.outboxes() {
@@ -472,7 +476,7 @@ impl Model {
             moved |= self.ended.len() > ended;
             if self.ended.len() == self.graphs.len() && !moved {
                 assert!(
-                    self.ended.keys().eq(&self.ended_everywhere),
+                    self.ended.keys().eq(&self.released_queries),
                     "each ended query is released"
                 );
                 return;
@@ -486,14 +490,14 @@ impl Model {
                 self.tick();
             }
         }
-        panic!("it goes on for ever");
+        panic!("the queries do not end");
     }
 
     /// The same events give the same effects.
     pub(crate) fn check_replay(&self, limits: Limits) {
         let mut scheduler = Scheduler::new(limits);
-        for ((now, event), answer) in self.history.iter().zip(&self.answers) {
-            assert_eq!(&format!("{:?}", scheduler.apply(*now, event.clone())), answer);
+        for ((now, event), recorded) in self.history.iter().zip(&self.recorded_effects) {
+            assert_eq!(&format!("{:?}", scheduler.apply(*now, event.clone())), recorded);
         }
     }
 }

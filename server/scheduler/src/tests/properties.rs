@@ -1,15 +1,14 @@
-//! Random histories: workers come, go, come back, refuse, fail and repeat themselves, clients cancel, time passes; and
-//! still every query ends once, no slot is lost or given twice, and the same events give the same effects. What is
-//! checked at each step is in [`crate::tests::model`].
+//! Random histories: workers join, leave, come back, refuse, fail and repeat reports, clients cancel, time passes;
+//! still every query ends once, no slot is lost or given twice, and the same events give the same effects.
+//! [`crate::tests::model`] checks each step.
 
-use proptest::prelude::*;
-use squadron_proto::Failure;
-use squadron_proto::FailureKind;
-use squadron_proto::WorkerKind;
 use std::time::Duration;
 
+use proptest::prelude::*;
+use squadron_proto::{Failure, FailureKind, WorkerKind};
+
 use crate::testing::{graph, stage, worker};
-use crate::tests::model::{Model, Mood};
+use crate::tests::model::{Behaviour, Model};
 use crate::*;
 
 #[derive(Clone, Debug)]
@@ -21,24 +20,24 @@ enum Step {
     Lose(usize),
     Drain(usize),
     Rejoin(usize),
-    Progress(usize, Mood),
+    Progress(usize, Behaviour),
     Deliver(usize),
     Repeat(usize),
     Wait { ms: u64 },
     Tick,
 }
 
-fn mood() -> impl Strategy<Value = Mood> {
+fn any_behaviour() -> impl Strategy<Value = Behaviour> {
     prop_oneof![
-        12 => Just(Mood::Good),
-        2 => Just(Mood::Refuse),
-        3 => Just(Mood::Park),
-        1 => Just(Mood::Fail),
-        1 => Just(Mood::Stop),
+        12 => Just(Behaviour::Proceed),
+        2 => Just(Behaviour::Refuse),
+        3 => Just(Behaviour::Park),
+        1 => Just(Behaviour::Fail),
+        1 => Just(Behaviour::Stop),
     ]
 }
 
-fn kind() -> impl Strategy<Value = WorkerKind> {
+fn any_worker_kind() -> impl Strategy<Value = WorkerKind> {
     prop_oneof![
         3 => Just(WorkerKind::Remote),
         1 => Just(WorkerKind::Embedded),
@@ -46,7 +45,7 @@ fn kind() -> impl Strategy<Value = WorkerKind> {
     ]
 }
 
-fn options() -> impl Strategy<Value = QueryOptions> {
+fn any_options() -> impl Strategy<Value = QueryOptions> {
     let time_limit = prop_oneof![
         3 => Just(None),
         1 => (0..2_000_u64).prop_map(|ms| Some(TimeLimit {
@@ -70,7 +69,7 @@ fn options() -> impl Strategy<Value = QueryOptions> {
 }
 
 /// Groups a, b below a, and c, with random limits.
-fn groups() -> impl Strategy<Value = Groups> {
+fn any_groups() -> impl Strategy<Value = Groups> {
     let limits = (
         1..5_u32,
         prop::option::of(1..4_usize),
@@ -92,23 +91,24 @@ fn groups() -> impl Strategy<Value = Groups> {
                     tags: vec![tag],
                     ..Selector::default()
                 }),
-                ..GroupSpec::named(name)
+                ..GroupSpec::new(name)
             }
         };
         Groups::new(specs.map(spec).collect()).unwrap()
     })
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (any::<u64>(), options()).prop_map(|(shape, options)| Step::Submit { shape, options }),
+        6 => (any::<u64>(), any_options()).prop_map(|(shape, options)| Step::Submit { shape, options }),
         1 => any::<usize>().prop_map(Step::Cancel),
         3 => any::<usize>().prop_map(Step::ResultDone),
-        3 => (0..6_u128, 1..5_u32, kind()).prop_map(|(number, slots, kind)| Step::Join { number, slots, kind }),
+        3 => (0..6_u128, 1..5_u32, any_worker_kind())
+            .prop_map(|(number, slots, kind)| Step::Join { number, slots, kind }),
         1 => any::<usize>().prop_map(Step::Lose),
         1 => any::<usize>().prop_map(Step::Drain),
         1 => any::<usize>().prop_map(Step::Rejoin),
-        30 => (any::<usize>(), mood()).prop_map(|(number, mood)| Step::Progress(number, mood)),
+        30 => (any::<usize>(), any_behaviour()).prop_map(|(number, behaviour)| Step::Progress(number, behaviour)),
         30 => any::<usize>().prop_map(Step::Deliver),
         5 => any::<usize>().prop_map(Step::Repeat),
         3 => (0..200_u64).prop_map(|ms| Step::Wait { ms }),
@@ -155,12 +155,12 @@ fn random_graph(query: u128, shape: u64) -> StageGraph {
     graph
 }
 
-fn nth<T: Copy>(items: impl IntoIterator<Item = T>, number: usize) -> Option<T> {
+fn pick<T: Copy>(items: impl IntoIterator<Item = T>, number: usize) -> Option<T> {
     let items: Vec<_> = items.into_iter().collect();
     (!items.is_empty()).then(|| items[number % items.len()])
 }
 
-fn take(model: &mut Model, step: Step) {
+fn apply_step(model: &mut Model, step: Step) {
     match step {
         Step::Submit { shape, options } => {
             let query = model.graphs.len() as u128;
@@ -169,13 +169,13 @@ fn take(model: &mut Model, step: Step) {
             model.submit(graph);
         }
         Step::Cancel(number) => {
-            if let Some(query) = nth(model.graphs.keys().copied(), number) {
+            if let Some(query) = pick(model.graphs.keys().copied(), number) {
                 let failure = Failure::new(FailureKind::Cancelled, "the client hung up");
                 model.send(Event::Cancel { query, failure });
             }
         }
         Step::ResultDone(number) => {
-            if let Some(query) = nth(model.ready.iter().copied(), number) {
+            if let Some(query) = pick(model.ready.iter().copied(), number) {
                 model.send(Event::ResultDone { query });
             }
         }
@@ -185,27 +185,27 @@ fn take(model: &mut Model, step: Step) {
             }
         }
         Step::Lose(number) => {
-            if let Some(worker) = nth(model.workers.keys().copied(), number) {
+            if let Some(worker) = pick(model.workers.keys().copied(), number) {
                 model.lose(worker);
             }
         }
         Step::Drain(number) => {
-            if let Some(worker) = nth(model.workers.keys().copied(), number) {
+            if let Some(worker) = pick(model.workers.keys().copied(), number) {
                 model.drain(worker);
             }
         }
         Step::Rejoin(number) => {
-            if let Some(worker) = nth(model.lost.keys().copied(), number) {
+            if let Some(worker) = pick(model.lost.keys().copied(), number) {
                 model.join(worker, 1, WorkerKind::Remote);
             }
         }
-        Step::Progress(number, mood) => {
-            if let Some((worker, attempt)) = nth(model.attempts(), number) {
-                model.progress(worker, attempt, mood);
+        Step::Progress(number, behaviour) => {
+            if let Some((worker, attempt)) = pick(model.attempts(), number) {
+                model.progress(worker, attempt, behaviour);
             }
         }
         Step::Deliver(number) => {
-            if let Some(worker) = nth(model.outboxes(), number) {
+            if let Some(worker) = pick(model.outboxes(), number) {
                 model.deliver(worker);
             }
         }
@@ -221,7 +221,7 @@ fn limits(policy: Policy) -> Limits {
         admission: AdmissionLimits {
             max_running: 8,
             max_queued: 6,
-            max_of_session: 9,
+            max_per_session: 9,
         },
         policy,
         remembered_workers: 16,
@@ -233,11 +233,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_query_ends_and_nothing_is_left(
+    fn every_query_ends_and_leaves_nothing(
         policy in prop::sample::select(&Policy::ALL[..]),
-        groups in groups(),
-        others in prop::option::of((0..250_usize, groups())),
-        steps in prop::collection::vec(step(), 1..250),
+        groups in any_groups(),
+        others in prop::option::of((0..250_usize, any_groups())),
+        steps in prop::collection::vec(any_step(), 1..250),
     ) {
         let mut model = Model::new(limits(policy));
         model.send(Event::Regroup(groups));
@@ -248,13 +248,13 @@ proptest! {
             if let Some((at, groups)) = &others
                 && *at == number
             {
-                // What runs and waits may be more than the new groups allow, and stays.
+                // Queries that run or wait stay, even if they are more than the new groups allow.
                 model.may_exceed = true;
                 model.send(Event::Regroup(groups.clone()));
             }
-            take(&mut model, step);
+            apply_step(&mut model, step);
         }
-        model.settle();
+        model.run_to_completion();
         prop_assert_eq!(model.ended.len(), model.graphs.len());
         for load in model.scheduler.workers() {
             prop_assert_eq!((load.used_slots, load.running), (0, 0));
@@ -264,14 +264,14 @@ proptest! {
     }
 
     #[test]
-    fn a_query_that_is_stopped_at_any_moment_leaves_nothing(
+    fn stopped_query_leaves_nothing_behind(
         shape in any::<u64>(),
-        choices in prop::collection::vec((any::<usize>(), mood()), 0..60),
+        choices in prop::collection::vec((any::<usize>(), any_behaviour()), 0..60),
         by_time in any::<bool>(),
     ) {
         let kind = if by_time { FailureKind::Deadline } else { FailureKind::Cancelled };
         let failure = Failure::new(kind, "that is enough");
-        // Before a failure without a cause, or a report that is missing, ends the query.
+        // Shorter than the timeouts after which a failure without a cause, or a missing report, ends the query.
         let left = Limits::default().root_cause_timeout - Duration::from_millis(1);
         let mut model = Model::new(Limits::default());
         model.join(worker(100), 2, WorkerKind::Remote);
@@ -282,8 +282,8 @@ proptest! {
         graph.options.time_limit = Some(TimeLimit { left, failure: failure.clone() });
         model.submit(graph);
         model.submit(random_graph(1, !shape));
-        for (number, mood) in choices {
-            move_on(&mut model, number, mood, left / 2);
+        for (number, behaviour) in choices {
+            advance(&mut model, number, behaviour, left / 2);
         }
         let had_ended = model.ended.contains_key(&query);
         if by_time {
@@ -297,7 +297,7 @@ proptest! {
         }
         let is_there = |info: &QueryInfo| info.id == query;
         prop_assert!(!model.scheduler.queries().iter().any(is_there));
-        model.settle();
+        model.run_to_completion();
         for load in model.scheduler.workers() {
             prop_assert_eq!((load.used_slots, load.running), (0, 0));
         }
@@ -306,18 +306,18 @@ proptest! {
     }
 }
 
-/// One thing of those that may happen next, before `end`.
-fn move_on(model: &mut Model, number: usize, mood: Mood, end: Duration) {
+/// Takes one of the steps that are possible next, but no deadline from `end` on.
+fn advance(model: &mut Model, number: usize, behaviour: Behaviour, end: Duration) {
     let attempts = model.attempts();
     let outboxes = model.outboxes();
     let deadline = model.scheduler.next_deadline().filter(|&at| at < end);
-    let unread = nth(model.ready.iter().copied(), number);
+    let unread = pick(model.ready.iter().copied(), number);
     let at = number % (attempts.len() + 2 * outboxes.len() + 2);
     if let Some(&(worker, attempt)) = attempts.get(at) {
-        model.progress(worker, attempt, mood);
+        model.progress(worker, attempt, behaviour);
     } else if let Some(&worker) = outboxes.get((at - attempts.len()) / 2) {
         model.deliver(worker);
-    } else if let Some(query) = unread.filter(|_| mood != Mood::Good) {
+    } else if let Some(query) = unread.filter(|_| behaviour != Behaviour::Proceed) {
         model.send(Event::ResultDone { query });
     } else if deadline.is_some() {
         model.tick();

@@ -1,13 +1,12 @@
 //! The scheduler as a whole, one situation a test.
 
-use squadron_proto::FailureKind;
-use squadron_proto::control::{AttemptStatus, OutputMode};
-use squadron_proto::{AttemptKey, AttemptNumber, Failure, WorkerKind};
-use squadron_proto::{QueryId, StageId, TaskId};
 use std::time::Duration;
 
+use squadron_proto::control::{AttemptStatus, OutputMode};
+use squadron_proto::{AttemptKey, AttemptNumber, Failure, FailureKind, QueryId, StageId, TaskId, WorkerKind};
+
 use crate::testing::{graph, some_output, stage, worker};
-use crate::tests::model::{Model, Mood};
+use crate::tests::model::{Behaviour, Model};
 use crate::*;
 
 const FIRST: QueryId = QueryId::from_u128(1);
@@ -29,15 +28,15 @@ fn cluster_under(policy: Policy, slots: &[u32]) -> Model {
 }
 
 /// Moves all attempts of the query on by one state each.
-fn step(model: &mut Model, query: QueryId, mood: Mood) {
+fn step(model: &mut Model, query: QueryId, behaviour: Behaviour) {
     for (worker, attempt) in model.attempts() {
-        if attempt.query == query && model.progress(worker, attempt, mood) {
+        if attempt.query == query && model.progress(worker, attempt, behaviour) {
             model.deliver(worker);
         }
     }
 }
 
-fn launched(model: &Model, query: QueryId) -> usize {
+fn launched_count(model: &Model, query: QueryId) -> usize {
     model
         .attempts()
         .iter()
@@ -50,20 +49,20 @@ fn failure(model: &Model, query: QueryId) -> Failure {
 }
 
 #[test]
-fn a_query_runs_from_submission_to_summary() {
+fn query_runs_from_submission_to_summary() {
     let mut model = cluster(&[2, 2]);
     model.submit(graph(1, vec![stage(0, &[], 3), stage(1, &[0], 2)]));
-    assert_eq!(launched(&model, FIRST), 3, "the consumer waits for its input");
+    assert_eq!(launched_count(&model, FIRST), 3, "the consumer waits for its input");
     for _ in 0..3 {
-        step(&mut model, FIRST, Mood::Good);
+        step(&mut model, FIRST, Behaviour::Proceed);
     }
-    assert_eq!(launched(&model, FIRST), 2, "then it starts");
+    assert_eq!(launched_count(&model, FIRST), 2, "then it starts");
     assert!(!model.ready.contains(&FIRST));
-    step(&mut model, FIRST, Mood::Good);
-    step(&mut model, FIRST, Mood::Good);
+    step(&mut model, FIRST, Behaviour::Proceed);
+    step(&mut model, FIRST, Behaviour::Proceed);
     assert!(model.ready.contains(&FIRST), "the root runs, the result can be read");
     model.now += Duration::from_millis(7);
-    step(&mut model, FIRST, Mood::Good);
+    step(&mut model, FIRST, Behaviour::Proceed);
     assert!(model.ended.is_empty(), "not before the client has read it");
     model.send(Event::ResultDone { query: FIRST });
     let summary = model.ended[&FIRST].clone().unwrap();
@@ -73,7 +72,7 @@ fn a_query_runs_from_submission_to_summary() {
 }
 
 #[test]
-fn parts_of_the_result_say_where_which_partitions_are() {
+fn result_parts_name_worker_and_partitions() {
     let mut model = Model::new(Limits::default());
     let kind = WorkerKind::Embedded;
     let (worker, slots, address) = (worker(1), 4, String::new());
@@ -120,46 +119,46 @@ fn parts_of_the_result_say_where_which_partitions_are() {
 }
 
 #[test]
-fn queries_are_served_in_their_order() {
+fn fifo_runs_queries_in_order() {
     let mut model = cluster_under(Policy::Fifo, &[1]);
     model.submit(graph(1, vec![stage(0, &[], 2), stage(1, &[0], 1)]));
     model.submit(graph(2, vec![stage(0, &[], 1)]));
     for _ in 0..3 {
-        step(&mut model, FIRST, Mood::Good);
+        step(&mut model, FIRST, Behaviour::Proceed);
     }
     assert_eq!(
-        (launched(&model, FIRST), launched(&model, SECOND)),
+        (launched_count(&model, FIRST), launched_count(&model, SECOND)),
         (1, 0),
-        "its second task comes first"
+        "the first query's second task comes first"
     );
     for _ in 0..3 {
-        step(&mut model, FIRST, Mood::Good);
+        step(&mut model, FIRST, Behaviour::Proceed);
     }
-    model.settle();
+    model.run_to_completion();
     assert!(model.ended.values().all(Result::is_ok));
 }
 
 #[test]
-fn a_parked_root_lets_others_pass() {
+fn parked_root_releases_its_slots() {
     let mut model = cluster(&[1]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
     model.submit(graph(2, vec![stage(0, &[], 1)]));
-    step(&mut model, FIRST, Mood::Good);
-    step(&mut model, FIRST, Mood::Good);
-    assert_eq!(launched(&model, SECOND), 0);
-    step(&mut model, FIRST, Mood::Park);
+    step(&mut model, FIRST, Behaviour::Proceed);
+    step(&mut model, FIRST, Behaviour::Proceed);
+    assert_eq!(launched_count(&model, SECOND), 0);
+    step(&mut model, FIRST, Behaviour::Park);
     assert_eq!(
-        launched(&model, SECOND),
+        launched_count(&model, SECOND),
         1,
-        "nobody reads the first result, the second query runs"
+        "the first result is not read, the second query runs"
     );
-    step(&mut model, FIRST, Mood::Good);
+    step(&mut model, FIRST, Behaviour::Proceed);
     assert_eq!(model.scheduler.workers()[0].used_slots, 2, "both run now");
-    model.settle();
+    model.run_to_completion();
 }
 
 #[test]
-fn what_an_attempt_says_at_its_end_replaces_the_estimates_while_it_parked() {
+fn final_report_replaces_parked_estimates() {
     let ms = Duration::from_millis;
     let mut model = cluster(&[1]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
@@ -186,10 +185,10 @@ fn what_an_attempt_says_at_its_end_replaces_the_estimates_while_it_parked() {
 }
 
 #[test]
-fn a_cancelled_query_is_gone_at_once() {
+fn cancelled_query_ends_at_once() {
     let mut model = cluster(&[2]);
     model.submit(graph(1, vec![stage(0, &[], 2)]));
-    step(&mut model, FIRST, Mood::Good);
+    step(&mut model, FIRST, Behaviour::Proceed);
     let cancelled = Failure::new(FailureKind::Cancelled, "the client hung up");
     model.send(Event::Cancel {
         query: FIRST,
@@ -203,12 +202,12 @@ fn a_cancelled_query_is_gone_at_once() {
         failure: cancelled,
     });
     assert_eq!(model.scheduler.workers()[0].stopping, 2);
-    model.settle();
+    model.run_to_completion();
     assert!(model.scheduler.is_empty());
 }
 
 #[test]
-fn a_lost_worker_takes_its_queries_with_it_and_no_others() {
+fn lost_worker_fails_only_its_queries() {
     let mut model = cluster(&[1, 1]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
     model.submit(graph(2, vec![stage(0, &[], 1)]));
@@ -219,16 +218,16 @@ fn a_lost_worker_takes_its_queries_with_it_and_no_others() {
         failure.message.contains("http://00000000") && failure.message.contains("again"),
         "{failure}"
     );
-    model.settle();
+    model.run_to_completion();
     assert!(model.ended[&SECOND].is_ok());
 }
 
 #[test]
-fn a_lost_worker_matters_as_long_as_its_output_is_needed() {
+fn lost_worker_after_release_is_harmless() {
     let mut model = cluster(&[1, 1]);
     model.submit(graph(1, vec![stage(0, &[], 2), stage(1, &[0], 1), stage(2, &[1], 1)]));
     for _ in 0..6 {
-        step(&mut model, FIRST, Mood::Good);
+        step(&mut model, FIRST, Behaviour::Proceed);
     }
     let running: Vec<_> = model.attempts();
     assert_eq!(
@@ -244,23 +243,23 @@ fn a_lost_worker_matters_as_long_as_its_output_is_needed() {
     };
     model.lose(idle);
     assert!(model.ended.is_empty(), "what it held has been read");
-    model.settle();
+    model.run_to_completion();
     assert!(model.ended[&FIRST].is_ok());
 }
 
 #[test]
-fn a_worker_that_comes_back_is_told_what_has_ended() {
+fn returning_worker_releases_ended_queries() {
     let mut model = cluster(&[1, 1]);
     model.submit(graph(1, vec![stage(0, &[], 2)]));
-    step(&mut model, FIRST, Mood::Good);
+    step(&mut model, FIRST, Behaviour::Proceed);
     model.lose(worker(0));
     assert_eq!(model.ended.len(), 1);
     model.join(worker(0), 1, WorkerKind::Remote);
-    assert!(model.attempts().is_empty(), "it drops what it kept");
+    assert!(model.attempts().is_empty(), "it releases what it held");
 }
 
 #[test]
-fn without_a_worker_a_query_waits_a_bounded_time() {
+fn query_without_worker_fails_after_timeout() {
     let mut model = cluster(&[]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
     model.now = Duration::from_secs(6);
@@ -271,75 +270,79 @@ fn without_a_worker_a_query_waits_a_bounded_time() {
     assert_eq!(failure.kind, FailureKind::WorkerLost);
     assert!(failure.message.contains("--embedded-workers"), "{failure}");
     model.join(worker(0), 1, WorkerKind::Remote);
-    assert_eq!(launched(&model, SECOND), 1, "the second has waited for less");
+    assert_eq!(launched_count(&model, SECOND), 1, "the second has waited for less");
     model.drain(worker(0));
     model.submit(graph(3, vec![stage(0, &[], 1)]));
     model.tick();
     model.tick();
-    assert_eq!(model.ended.len(), 2, "a worker that leaves counts as none");
-    model.settle();
+    assert_eq!(model.ended.len(), 2, "a draining worker does not count");
+    model.run_to_completion();
     assert!(model.ended[&SECOND].is_ok());
 }
 
 #[test]
-fn work_for_the_local_worker_goes_there_alone() {
+fn local_stage_runs_on_local_worker() {
     let mut model = cluster(&[4]);
     let mut pinned = stage(0, &[], 1);
     pinned.placement = Placement::Local;
     model.submit(graph(1, vec![pinned]));
-    assert_eq!(launched(&model, FIRST), 0);
+    assert_eq!(launched_count(&model, FIRST), 0);
     model.join(worker(9), 1, WorkerKind::Local);
-    assert_eq!(launched(&model, FIRST), 1);
+    assert_eq!(launched_count(&model, FIRST), 1);
     model.submit(graph(2, vec![stage(0, &[], 1)]));
-    model.settle();
+    model.run_to_completion();
 }
 
 #[test]
-fn a_root_waits_until_all_its_tasks_fit_but_not_for_ever() {
+fn root_waits_for_room_until_timeout() {
     let mut model = cluster(&[3]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
     model.submit(graph(2, vec![stage(0, &[], 3)]));
-    assert_eq!(launched(&model, SECOND), 0, "two slots are free, three are wanted");
+    assert_eq!(
+        launched_count(&model, SECOND),
+        0,
+        "two slots are free, three are wanted"
+    );
     model.tick();
     assert_eq!(model.now, Limits::default().room_timeout);
-    assert_eq!(launched(&model, SECOND), 3);
-    model.settle();
+    assert_eq!(launched_count(&model, SECOND), 3);
+    model.run_to_completion();
 }
 
 #[test]
-fn a_refused_task_is_tried_again_but_not_for_ever() {
+fn refused_task_retries_until_limit() {
     let mut model = cluster(&[2]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
-    step(&mut model, FIRST, Mood::Refuse);
-    assert_eq!(launched(&model, FIRST), 0, "it pauses");
+    step(&mut model, FIRST, Behaviour::Refuse);
+    assert_eq!(launched_count(&model, FIRST), 0, "it pauses");
     model.tick();
     let again = model.attempts()[0].1;
     assert_eq!(again.attempt, AttemptNumber(1));
-    step(&mut model, FIRST, Mood::Refuse);
+    step(&mut model, FIRST, Behaviour::Refuse);
     model.tick();
-    step(&mut model, FIRST, Mood::Refuse);
+    step(&mut model, FIRST, Behaviour::Refuse);
     assert_eq!(failure(&model, FIRST).kind, FailureKind::Exhausted);
     assert!(failure(&model, FIRST).message.contains("full"));
 }
 
 #[test]
-fn the_root_cause_is_waited_for() {
+fn failing_query_waits_for_root_cause() {
     let mut model = cluster(&[4]);
-    let first_and_second = |model: &mut Model, moods: [Mood; 2]| {
-        for (mood, (worker, attempt)) in moods.into_iter().zip(model.attempts()) {
-            model.progress(worker, attempt, mood);
+    let first_and_second = |model: &mut Model, behaviours: [Behaviour; 2]| {
+        for (behaviour, (worker, attempt)) in behaviours.into_iter().zip(model.attempts()) {
+            model.progress(worker, attempt, behaviour);
             model.deliver(worker);
         }
     };
     model.submit(graph(1, vec![stage(0, &[], 2)]));
-    first_and_second(&mut model, [Mood::Stop, Mood::Fail]);
+    first_and_second(&mut model, [Behaviour::Stop, Behaviour::Fail]);
     assert_eq!(
         failure(&model, FIRST).kind,
         FailureKind::Invalid,
         "not that a reader was gone"
     );
     model.submit(graph(2, vec![stage(0, &[], 2)]));
-    first_and_second(&mut model, [Mood::Stop, Mood::Good]);
+    first_and_second(&mut model, [Behaviour::Stop, Behaviour::Proceed]);
     assert!(!model.ended.contains_key(&SECOND));
     model.tick();
     assert_eq!(
@@ -362,13 +365,13 @@ fn open_results_and_queries_are_limited() {
     });
     model.join(worker(0), 1, WorkerKind::Remote);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
-    step(&mut model, FIRST, Mood::Good);
-    step(&mut model, FIRST, Mood::Good);
+    step(&mut model, FIRST, Behaviour::Proceed);
+    step(&mut model, FIRST, Behaviour::Proceed);
     model.submit(graph(2, vec![stage(0, &[], 1)]));
     let refused = failure(&model, SECOND);
     assert_eq!(refused.kind, FailureKind::Busy);
     assert!(refused.message.contains("results are open"), "{refused}");
-    model.settle();
+    model.run_to_completion();
     for query in 3..6 {
         model.submit(graph(query, vec![stage(0, &[], 1)]));
     }
@@ -380,11 +383,11 @@ fn open_results_and_queries_are_limited() {
 }
 
 #[test]
-fn a_result_that_was_read_ends_even_if_the_last_report_does_not_come() {
+fn read_result_ends_without_last_report() {
     let mut model = cluster(&[1]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
-    step(&mut model, FIRST, Mood::Good);
-    step(&mut model, FIRST, Mood::Good);
+    step(&mut model, FIRST, Behaviour::Proceed);
+    step(&mut model, FIRST, Behaviour::Proceed);
     model.send(Event::ResultDone { query: FIRST });
     assert!(model.ended.is_empty());
     model.tick();
@@ -393,7 +396,7 @@ fn a_result_that_was_read_ends_even_if_the_last_report_does_not_come() {
 }
 
 #[test]
-fn a_worker_with_left_overs_is_told_to_drop_them() {
+fn leftovers_of_unknown_query_are_released() {
     let mut model = cluster(&[1]);
     let attempt = AttemptKey {
         query: FIRST,
@@ -424,7 +427,7 @@ fn a_worker_with_left_overs_is_told_to_drop_them() {
 }
 
 #[test]
-fn a_graph_that_could_never_end_is_refused() {
+fn invalid_graph_is_refused() {
     let backwards = graph(1, vec![stage(0, &[1], 1), stage(1, &[0], 1)]);
     let empty = graph(2, vec![stage(0, &[], 0)]);
     let two_roots = graph(3, vec![stage(0, &[], 1), stage(1, &[], 1)]);
@@ -439,25 +442,29 @@ fn a_graph_that_could_never_end_is_refused() {
 }
 
 #[test]
-fn a_worker_that_comes_back_is_told_about_a_stage_again() {
+fn returning_worker_gets_stage_again() {
     let mut model = cluster(&[1]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
-    step(&mut model, FIRST, Mood::Refuse);
+    step(&mut model, FIRST, Behaviour::Refuse);
     model.lose(worker(0));
-    assert!(model.ended.is_empty(), "the query needs nothing of it");
+    assert!(model.ended.is_empty(), "the query does not depend on it");
     model.join(worker(0), 1, WorkerKind::Remote);
     model.tick();
-    assert_eq!(launched(&model, FIRST), 1, "after the stage, as the fake worker checks");
-    model.settle();
+    assert_eq!(
+        launched_count(&model, FIRST),
+        1,
+        "after the stage, as the fake worker checks"
+    );
+    model.run_to_completion();
     assert!(model.ended[&FIRST].is_ok());
 }
 
 #[test]
-fn an_attempt_that_is_not_the_current_one_is_stopped() {
+fn stale_attempt_is_cancelled() {
     let mut model = cluster(&[1]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
     let (worker, first) = model.attempts()[0];
-    step(&mut model, FIRST, Mood::Refuse);
+    step(&mut model, FIRST, Behaviour::Refuse);
     model.tick();
     let late = Event::Report {
         worker,
@@ -472,18 +479,18 @@ fn an_attempt_that_is_not_the_current_one_is_stopped() {
 }
 
 #[test]
-fn a_kept_result_can_be_found_while_it_is_written_and_progress_never_falls() {
+fn retained_result_parts_appear_while_running() {
     let mut model = cluster(&[1, 1]);
-    let mut kept = graph(1, vec![stage(0, &[], 2), stage(1, &[0], 3)]);
-    kept.stages[1].streamed = false;
-    assert!(kept.keeps_result());
-    assert_eq!(kept.result_shape(), (3, 3));
-    model.submit(kept);
+    let mut retained = graph(1, vec![stage(0, &[], 2), stage(1, &[0], 3)]);
+    retained.stages[1].streamed = false;
+    assert!(retained.retains_result());
+    assert_eq!(retained.result_shape(), (3, 3));
+    model.submit(retained);
     let mut before = model.scheduler.progress(FIRST).unwrap();
     assert_eq!((before.fraction, before.parts.len()), (0.0, 0));
     let mut most_parts_unfinished = 0;
     while !before.is_ready {
-        step(&mut model, FIRST, Mood::Good);
+        step(&mut model, FIRST, Behaviour::Proceed);
         let after = model.scheduler.progress(FIRST).unwrap();
         assert!(after.fraction >= before.fraction && after.fraction <= 1.0);
         for part in &before.parts {
@@ -500,7 +507,7 @@ fn a_kept_result_can_be_found_while_it_is_written_and_progress_never_falls() {
 }
 
 #[test]
-fn the_time_limit_of_an_ended_query_is_forgotten() {
+fn ended_query_leaves_no_time_limit() {
     let mut model = cluster(&[1]);
     let mut graph = graph(1, vec![stage(0, &[], 1)]);
     graph.options.time_limit = Some(TimeLimit {
@@ -509,7 +516,7 @@ fn the_time_limit_of_an_ended_query_is_forgotten() {
     });
     model.submit(graph);
     assert!(model.scheduler.next_deadline().is_some());
-    model.settle();
+    model.run_to_completion();
     assert!(model.ended[&FIRST].is_ok());
     let next = model.scheduler.next_deadline();
     assert!(next.is_none_or(|at| at < Duration::from_secs(60)), "{next:?}");

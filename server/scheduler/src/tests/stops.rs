@@ -1,31 +1,29 @@
-//! Each way to stop a query, in each state it can be in: it ends at once and once, nothing of it is left anywhere, and
-//! whoever comes after finds every slot free.
+//! Each way to stop a query, in each state of the query: it ends at once and exactly once, nothing of it is left
+//! anywhere, and the next query finds every slot free.
 
-use squadron_proto::Failure;
-use squadron_proto::FailureKind;
-use squadron_proto::QueryId;
-use squadron_proto::WorkerKind;
 use std::time::Duration;
 
+use squadron_proto::{Failure, FailureKind, QueryId, WorkerKind};
+
 use crate::testing::{graph, stage, worker};
-use crate::tests::model::{Model, Mood};
+use crate::tests::model::{Behaviour, Model};
 use crate::*;
 
 const STOPPED: QueryId = QueryId::from_u128(1);
 const OTHER: QueryId = QueryId::from_u128(2);
-/// Later than a first pause after a refusal, earlier than whatever else ends a wait.
+/// Later than the first pause after a refusal, earlier than any other timeout.
 const TIME_LIMIT: Duration = Duration::from_millis(40);
 
-/// A state to be stopped in.
+/// A state in which a query is stopped.
 struct Situation {
     name: &'static str,
     /// The slots of each worker.
     workers: &'static [u32],
     max_running: usize,
-    /// Submits the graph, or one of another form, and brings it there.
+    /// Submits the graph, or a reduced form of it, and brings the query into this state.
     reach: fn(&mut Model, StageGraph),
-    /// What it looks like from outside: its phase, and the slots it holds.
-    is: (QueryPhase, u64),
+    /// The phase and the slots that the query must have in this state.
+    expected: (QueryPhase, u64),
 }
 
 impl Situation {
@@ -33,18 +31,18 @@ impl Situation {
         name: &'static str,
         workers: &'static [u32],
         reach: fn(&mut Model, StageGraph),
-        is: (QueryPhase, u64),
+        expected: (QueryPhase, u64),
     ) -> Self {
         Self {
             name,
             workers,
             max_running: 10,
             reach,
-            is,
+            expected,
         }
     }
 
-    /// A model with a query in this state.
+    /// A model with a query in this state, which ends with `failure` at its time limit.
     fn model(&self, failure: &Failure) -> Model {
         let mut limits = Limits::default();
         limits.admission.max_running = self.max_running;
@@ -60,12 +58,12 @@ impl Situation {
         (self.reach)(&mut model, graph);
         let queries = model.scheduler.queries();
         let query = queries.iter().find(|query| query.id == STOPPED).unwrap();
-        assert_eq!((query.phase, query.held_slots), self.is, "{}", self.name);
+        assert_eq!((query.phase, query.held_slots), self.expected, "{}", self.name);
         model
     }
 }
 
-/// The same query with its last stage alone.
+/// The same query with only its last stage.
 fn root_only(mut graph: StageGraph) -> StageGraph {
     graph.stages.remove(0);
     graph.stages[0].inputs.clear();
@@ -76,20 +74,20 @@ fn submit_other(model: &mut Model) {
     model.submit(graph(2, vec![stage(0, &[], 1)]));
 }
 
-/// All attempts of the query do one thing more, and the scheduler hears of it.
-fn step(model: &mut Model, mood: Mood) {
+/// Moves all attempts of the query on by one step, and delivers their reports.
+fn step(model: &mut Model, behaviour: Behaviour) {
     for (worker, attempt) in model.attempts() {
-        if attempt.query == STOPPED && model.progress(worker, attempt, mood) {
+        if attempt.query == STOPPED && model.progress(worker, attempt, behaviour) {
             model.deliver(worker);
         }
     }
 }
 
-/// Until the query has done so many steps in good mood.
+/// Submits the query and lets it proceed by so many steps.
 fn submit_and_step(model: &mut Model, graph: StageGraph, steps: usize) {
     model.submit(graph);
     for _ in 0..steps {
-        step(model, Mood::Good);
+        step(model, Behaviour::Proceed);
     }
 }
 
@@ -165,7 +163,7 @@ const SITUATIONS: [Situation; 15] = [
         &[2],
         |model, graph| {
             model.submit(graph);
-            step(model, Mood::Refuse);
+            step(model, Behaviour::Refuse);
         },
         (QueryPhase::Running, 0),
     ),
@@ -174,7 +172,7 @@ const SITUATIONS: [Situation; 15] = [
         &[2],
         |model, graph| {
             model.submit(graph);
-            step(model, Mood::Refuse);
+            step(model, Behaviour::Refuse);
             model.tick();
         },
         (QueryPhase::Running, 2),
@@ -190,7 +188,7 @@ const SITUATIONS: [Situation; 15] = [
         &[1, 1],
         |model, graph| {
             submit_and_step(model, root_only(graph), 2);
-            step(model, Mood::Park);
+            step(model, Behaviour::Park);
         },
         (QueryPhase::Running, 0),
     ),
@@ -209,31 +207,31 @@ const SITUATIONS: [Situation; 15] = [
         |model, graph| {
             submit_and_step(model, graph, 2);
             let (worker, attempt) = model.attempts()[0];
-            model.progress(worker, attempt, Mood::Stop);
+            model.progress(worker, attempt, Behaviour::Stop);
             model.deliver(worker);
         },
         (QueryPhase::Failing, 2),
     ),
 ];
 
-/// The query has just been stopped: nothing is left, and nothing that still comes changes that.
+/// Checks a query that has just been stopped: nothing of it is left, and later events do not change that.
 fn check_stopped(mut model: Model, situation: &Situation, failure: &Failure) {
     let name = situation.name;
     assert_eq!(model.ended[&STOPPED].as_ref(), Err(failure), "{name}");
     let is_its = |attempt: &squadron_proto::AttemptKey| attempt.query == STOPPED;
     assert!(!model.attempts().iter().any(|(_, attempt)| is_its(attempt)), "{name}");
-    let answers = model.scheduler.apply(
+    let effects = model.scheduler.apply(
         model.now,
         Event::Cancel {
             query: STOPPED,
             failure: failure.clone(),
         },
     );
-    assert!(answers.is_empty(), "{name}: stopped twice: {answers:?}");
+    assert!(effects.is_empty(), "{name}: stopped twice: {effects:?}");
     if situation.workers.is_empty() {
         model.join(worker(0), 1, WorkerKind::Remote);
     }
-    model.settle();
+    model.run_to_completion();
     if let Some(other) = model.ended.get(&OTHER) {
         assert!(other.is_ok(), "{name}: {other:?}");
     }
@@ -241,13 +239,13 @@ fn check_stopped(mut model: Model, situation: &Situation, failure: &Failure) {
     let slots: u32 = model.scheduler.workers().iter().map(|load| load.slots).sum();
     model.submit(graph(3, vec![stage(0, &[], slots), stage(1, &[0], 1)]));
     let held: u32 = model.scheduler.workers().iter().map(|load| load.used_slots).sum();
-    assert_eq!(held, slots, "{name}: who comes after finds every slot");
-    model.settle();
+    assert_eq!(held, slots, "{name}: the next query finds every slot");
+    model.run_to_completion();
     assert!(model.ended[&QueryId::from_u128(3)].is_ok());
 }
 
 #[test]
-fn a_cancel_stops_a_query_in_any_state() {
+fn cancel_stops_query_in_any_state() {
     let failure = Failure::new(FailureKind::Cancelled, "the client hung up");
     for situation in &SITUATIONS {
         let mut model = situation.model(&failure);
@@ -260,7 +258,7 @@ fn a_cancel_stops_a_query_in_any_state() {
 }
 
 #[test]
-fn a_time_limit_stops_a_query_in_any_state() {
+fn time_limit_stops_query_in_any_state() {
     let failure = Failure::new(FailureKind::Deadline, "it took too long");
     for situation in &SITUATIONS {
         let mut model = situation.model(&failure);
@@ -274,14 +272,14 @@ fn a_time_limit_stops_a_query_in_any_state() {
 }
 
 #[test]
-fn reports_that_were_on_their_way_when_a_query_was_stopped_change_nothing() {
+fn late_reports_after_stop_change_nothing() {
     let failure = Failure::new(FailureKind::Cancelled, "the client hung up");
     for situation in &SITUATIONS {
-        for mood in [Mood::Good, Mood::Park, Mood::Fail, Mood::Stop] {
+        for behaviour in [Behaviour::Proceed, Behaviour::Park, Behaviour::Fail, Behaviour::Stop] {
             let mut model = situation.model(&failure);
             for (worker, attempt) in model.attempts() {
                 if attempt.query == STOPPED {
-                    model.progress(worker, attempt, mood);
+                    model.progress(worker, attempt, behaviour);
                 }
             }
             model.send(Event::Cancel {

@@ -1,4 +1,4 @@
-//! The workers as the scheduler knows them: who there is, and where tasks find free slots.
+//! The workers as the scheduler knows them: the pool of all workers, and where tasks find free slots.
 
 pub(crate) mod placement;
 pub(crate) mod pool;

@@ -1,24 +1,24 @@
-//! The workers as the scheduler knows them: their pools, and which queries depend on each.
+//! The pool of all workers: their slots by placement, and which queries depend on each worker.
 //!
-//! A query *touches* a worker from the first thing it is told to the query's end, and *depends* on it while an attempt of
-//! it runs there or output of it is needed from there.
+//! A query *touches* a worker from the first message about it until the query ends, and *depends* on the worker while
+//! an attempt of the query runs there or the query needs output from there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use squadron_proto::{AttemptKey, QueryId, WorkerId, WorkerKind};
 
 use crate::graph::Placement;
-use crate::info::{Stopping, WorkerLoad};
-use crate::workers::placement::{SlotPool, Want};
+use crate::info::{StoppingAttempt, WorkerLoad};
+use crate::workers::placement::{Demand, SlotPool};
 
 #[derive(Debug, Default)]
 pub(crate) struct WorkerPool {
     workers: HashMap<WorkerId, Worker>,
     any: SlotPool,
     local: SlotPool,
-    /// Queries that workers were told of and then lost without being told of their end; the oldest loss first.
-    untold: VecDeque<(WorkerId, Vec<QueryId>)>,
-    /// How many attempts of ended queries have still to stop, on all workers together.
+    /// The queries that touched each lost worker, which it must release when it comes back; the oldest loss first.
+    unsent_releases: VecDeque<(WorkerId, Vec<QueryId>)>,
+    /// For each ended query, how many attempts on all workers have still to stop.
     stopping: HashMap<QueryId, usize>,
 }
 
@@ -28,20 +28,20 @@ struct Worker {
     address: String,
     slots: u32,
     draining: bool,
-    /// The queries that touch it, with how many attempts and outputs each depends on.
+    /// The queries that touch it, each with the number of attempts and outputs it depends on.
     queries: BTreeMap<QueryId, u32>,
-    /// Attempts of ended queries that it was told to stop and has not said to have stopped.
+    /// Attempts of ended queries that it was told to stop and has not reported as stopped.
     stopping: BTreeSet<AttemptKey>,
 }
 
 /// What was lost with a worker.
 #[derive(Debug)]
 pub(crate) struct Loss {
-    /// How to name the worker to a client.
+    /// How a message to a client names the worker.
     pub(crate) name: String,
-    /// The queries that touched it, and whether they depended on it.
+    /// The queries that touched it, and whether each depended on it.
     pub(crate) queries: Vec<(QueryId, bool)>,
-    /// The ended queries of which nothing runs any more.
+    /// The ended queries whose last attempts were lost with it.
     pub(crate) released: Vec<QueryId>,
 }
 
@@ -53,7 +53,7 @@ fn placement_of(kind: WorkerKind) -> Placement {
 }
 
 impl WorkerPool {
-    /// Answers which queries the worker still has to be told the end of.
+    /// Adds a worker. Returns the queries that it must release, because they touched it when it was lost.
     pub(crate) fn join(
         &mut self,
         worker: WorkerId,
@@ -73,21 +73,22 @@ impl WorkerPool {
         };
         self.workers.insert(worker, entry);
         self.slots_mut(placement_of(kind)).join(worker, slots, memory_bytes);
-        let known = self.untold.iter().position(|(lost, _)| *lost == worker);
+        let known = self.unsent_releases.iter().position(|(lost, _)| *lost == worker);
         known
-            .and_then(|position| self.untold.remove(position))
+            .and_then(|position| self.unsent_releases.remove(position))
             .map(|(_, queries)| queries)
             .unwrap_or_default()
     }
 
-    /// `remembered`: how many lost workers to keep in mind.
+    /// Removes a worker. `remembered`: how many lost workers are remembered, with the queries that touched them.
     pub(crate) fn lose(&mut self, worker: WorkerId, remembered: usize) -> Option<Loss> {
         let entry = self.workers.remove(&worker)?;
         self.slots_mut(placement_of(entry.kind)).leave(worker);
         if !entry.queries.is_empty() {
-            self.untold.push_back((worker, entry.queries.keys().copied().collect()));
-            if self.untold.len() > remembered {
-                self.untold.pop_front();
+            self.unsent_releases
+                .push_back((worker, entry.queries.keys().copied().collect()));
+            if self.unsent_releases.len() > remembered {
+                self.unsent_releases.pop_front();
             }
         }
         let name = match entry.kind {
@@ -101,7 +102,7 @@ impl WorkerPool {
             .map(|(query, needs)| (query, needs > 0))
             .collect();
         let stopping = entry.stopping.into_iter();
-        let released = stopping.filter_map(|attempt| self.one_stopped(attempt.query));
+        let released = stopping.filter_map(|attempt| self.count_stop(attempt.query));
         Some(Loss {
             name,
             released: released.collect(),
@@ -109,6 +110,7 @@ impl WorkerPool {
         })
     }
 
+    /// The worker gets no more tasks; its attempts go on.
     pub(crate) fn drain(&mut self, worker: WorkerId) {
         if let Some(entry) = self.workers.get_mut(&worker) {
             entry.draining = true;
@@ -142,48 +144,51 @@ impl WorkerPool {
         }
     }
 
-    /// An attempt gives back its share of the worker.
-    pub(crate) fn give(&mut self, worker: WorkerId, share: Want) {
+    /// An attempt gives back what it took of the worker.
+    pub(crate) fn release_slots(&mut self, worker: WorkerId, demand: Demand) {
         if let Some(entry) = self.workers.get(&worker) {
-            self.slots_mut(placement_of(entry.kind)).give(worker, share);
+            self.slots_mut(placement_of(entry.kind)).release_slots(worker, demand);
         }
     }
 
-    /// A parked attempt takes its share again.
-    pub(crate) fn take(&mut self, worker: WorkerId, share: Want) {
+    /// A parked attempt takes its slots again.
+    pub(crate) fn take_slots(&mut self, worker: WorkerId, demand: Demand) {
         if let Some(entry) = self.workers.get(&worker) {
-            self.slots_mut(placement_of(entry.kind)).take(worker, share);
+            self.slots_mut(placement_of(entry.kind)).take_slots(worker, demand);
         }
     }
 
-    /// The query depends on one thing more of the worker.
-    pub(crate) fn depend(&mut self, worker: WorkerId, query: QueryId) {
+    /// The query depends on one more attempt or output of the worker.
+    pub(crate) fn add_dependency(&mut self, worker: WorkerId, query: QueryId) {
         if let Some(entry) = self.workers.get_mut(&worker) {
             *entry.queries.entry(query).or_default() += 1;
         }
     }
 
-    /// The query depends on `count` things less of the worker.
-    pub(crate) fn undepend(&mut self, worker: WorkerId, query: QueryId, count: u32) {
+    /// The query depends on `count` fewer attempts or outputs of the worker.
+    pub(crate) fn remove_dependencies(&mut self, worker: WorkerId, query: QueryId, count: u32) {
         if let Some(needs) = self
             .workers
             .get_mut(&worker)
             .and_then(|entry| entry.queries.get_mut(&query))
         {
-            debug_assert!(*needs >= count, "query {query} depends less than nothing on {worker}");
+            debug_assert!(
+                *needs >= count,
+                "query {query} has fewer than {count} dependencies on {worker}"
+            );
             *needs = needs.saturating_sub(count);
         }
     }
 
-    /// The worker is told of the query's end.
-    pub(crate) fn forget(&mut self, worker: WorkerId, query: QueryId) {
+    /// The query no longer touches the worker.
+    pub(crate) fn forget_query(&mut self, worker: WorkerId, query: QueryId) {
         if let Some(entry) = self.workers.get_mut(&worker) {
             entry.queries.remove(&query);
         }
     }
 
     /// The worker is told to stop an attempt whose query has ended.
-    pub(crate) fn stop(&mut self, worker: WorkerId, attempt: AttemptKey) {
+    pub(crate) fn add_stopping(&mut self, worker: WorkerId, attempt: AttemptKey) {
         if let Some(entry) = self.workers.get_mut(&worker)
             && entry.stopping.insert(attempt)
         {
@@ -191,14 +196,14 @@ impl WorkerPool {
         }
     }
 
-    /// The worker says that an attempt has ended. Answers its query if nothing of that runs any more.
-    pub(crate) fn stopped(&mut self, worker: WorkerId, attempt: AttemptKey) -> Option<QueryId> {
+    /// The worker reports that an attempt has ended. Returns the attempt's query if it was its last one to stop.
+    pub(crate) fn confirm_stop(&mut self, worker: WorkerId, attempt: AttemptKey) -> Option<QueryId> {
         let entry = self.workers.get_mut(&worker)?;
         let was_stopping = entry.stopping.remove(&attempt);
-        was_stopping.then(|| self.one_stopped(attempt.query))?
+        was_stopping.then(|| self.count_stop(attempt.query))?
     }
 
-    fn one_stopped(&mut self, query: QueryId) -> Option<QueryId> {
+    fn count_stop(&mut self, query: QueryId) -> Option<QueryId> {
         let left = self.stopping.get_mut(&query)?;
         *left -= 1;
         let is_last = *left == 0;
@@ -209,17 +214,17 @@ impl WorkerPool {
     }
 
     /// Whether attempts of an ended query have still to stop.
-    pub(crate) fn has_to_stop(&self, query: QueryId) -> bool {
+    pub(crate) fn is_stopping(&self, query: QueryId) -> bool {
         self.stopping.contains_key(&query)
     }
 
-    /// In the order of the attempts.
-    pub(crate) fn stopping(&self) -> Vec<Stopping> {
+    /// The attempts that have still to stop, in the order of their keys.
+    pub(crate) fn stopping(&self) -> Vec<StoppingAttempt> {
         let workers = self.workers.iter();
         let mut stopping: Vec<_> = workers
             .flat_map(|(&worker, entry)| {
                 let attempts = entry.stopping.iter();
-                attempts.map(move |&attempt| Stopping { attempt, worker })
+                attempts.map(move |&attempt| StoppingAttempt { attempt, worker })
             })
             .collect();
         stopping.sort_by_key(|stopping| stopping.attempt);

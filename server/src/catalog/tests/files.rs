@@ -6,14 +6,14 @@ use super::*;
 async fn every_format_is_a_table() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    parquet(&at("p.parquet"), &rows());
-    text(&at("c.csv"), "a,b\n1,x\n2,y\n3,z\n");
-    text(
+    write_parquet(&at("p.parquet"), &rows());
+    write_text(&at("c.csv"), "a,b\n1,x\n2,y\n3,z\n");
+    write_text(
         &at("j.json"),
         "{\"a\":1,\"b\":\"x\"}\n{\"a\":2,\"b\":\"y\"}\n{\"a\":3,\"b\":\"z\"}\n",
     );
-    text(&at("nd.ndjson"), "{\"a\":6,\"b\":\"x\"}\n");
-    text(&at("jl.jsonl"), "{\"a\":6,\"b\":\"x\"}\n");
+    write_text(&at("nd.ndjson"), "{\"a\":6,\"b\":\"x\"}\n");
+    write_text(&at("jl.jsonl"), "{\"a\":6,\"b\":\"x\"}\n");
     let mut arrow = FileWriter::try_new(File::create(at("i.arrow")).unwrap(), &rows().schema()).unwrap();
     arrow.write(&rows()).unwrap();
     arrow.finish().unwrap();
@@ -66,7 +66,7 @@ fn avro_file() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn compressed_text_is_read_by_its_extension() {
+async fn compressed_text_is_read_by_extension() {
     let folder = tempfile::tempdir().unwrap();
     let writer = SessionContext::new();
     for (name, format, compression) in [
@@ -93,16 +93,16 @@ async fn compressed_text_is_read_by_its_extension() {
 }
 
 #[tokio::test]
-async fn folders_are_tables_and_partitions_are_typed_columns() {
+async fn partition_folders_make_typed_columns() {
     let folder = tempfile::tempdir().unwrap();
     for (path, values) in [("day=2024-01-01/n=1", 1), ("day=2024-01-02/n=2", 2)] {
         let path = folder.path().join("events").join(path);
-        parquet(&path.join("part-0.parquet"), &rows());
-        parquet(&path.join(format!("part-{values}.parquet")), &rows());
-        text(&path.join("_SUCCESS"), "");
+        write_parquet(&path.join("part-0.parquet"), &rows());
+        write_parquet(&path.join(format!("part-{values}.parquet")), &rows());
+        write_text(&path.join("_SUCCESS"), "");
     }
-    parquet(&folder.path().join("plain/x.parquet"), &rows());
-    parquet(&folder.path().join("plain/y.parquet"), &rows());
+    write_parquet(&folder.path().join("plain/x.parquet"), &rows());
+    write_parquet(&folder.path().join("plain/y.parquet"), &rows());
     let catalog = open(folder.path()).await;
     assert_eq!(cell(&catalog, "SELECT count(*) FROM plain").await, "6");
     assert_eq!(cell(&catalog, "SELECT count(*) FROM events").await, "12");
@@ -111,7 +111,7 @@ async fn folders_are_tables_and_partitions_are_typed_columns() {
         cell(&catalog, "SELECT count(*) FROM events WHERE day = DATE '2024-01-01'").await,
         "6"
     );
-    let described = ask(&catalog, "DESCRIBE events").await.unwrap();
+    let described = query(&catalog, "DESCRIBE events").await.unwrap();
     assert!(
         described.contains("Date32") && described.contains("Int64"),
         "{described}"
@@ -119,25 +119,25 @@ async fn folders_are_tables_and_partitions_are_typed_columns() {
 }
 
 #[tokio::test]
-async fn a_partition_with_leading_zeros_is_found_by_its_text() {
+async fn partition_with_leading_zeros_is_text() {
     let folder = tempfile::tempdir().unwrap();
     for month in ["01", "12"] {
-        parquet(&folder.path().join(format!("t/month={month}/x.parquet")), &rows());
+        write_parquet(&folder.path().join(format!("t/month={month}/x.parquet")), &rows());
     }
     let catalog = open(folder.path()).await;
     assert_eq!(cell(&catalog, "SELECT count(*) FROM t WHERE month = '01'").await, "3");
 }
 
 #[tokio::test]
-async fn one_broken_table_leaves_the_others() {
+async fn broken_table_leaves_the_others() {
     let folder = tempfile::tempdir().unwrap();
-    parquet(&folder.path().join("good.parquet"), &rows());
-    text(&folder.path().join("bad.parquet"), "this is no parquet");
-    parquet(&folder.path().join("half/a.parquet"), &rows());
-    text(&folder.path().join("half/b.parquet"), "this is no parquet either");
-    text(&folder.path().join("empty.csv"), "");
-    text(&folder.path().join("dup.csv"), "a\n1\n");
-    text(&folder.path().join("dup.json"), "{\"a\":1}\n");
+    write_parquet(&folder.path().join("good.parquet"), &rows());
+    write_text(&folder.path().join("bad.parquet"), "this is no parquet");
+    write_parquet(&folder.path().join("half/a.parquet"), &rows());
+    write_text(&folder.path().join("half/b.parquet"), "this is no parquet either");
+    write_text(&folder.path().join("empty.csv"), "");
+    write_text(&folder.path().join("dup.csv"), "a\n1\n");
+    write_text(&folder.path().join("dup.json"), "{\"a\":1}\n");
     let catalog = open(folder.path()).await;
     assert_eq!(cell(&catalog, "SELECT count(*) FROM good").await, "3");
     for (table, parts) in [
@@ -146,7 +146,7 @@ async fn one_broken_table_leaves_the_others() {
         ("empty", &["empty.csv", "header"]),
         ("dup", &["dup.csv", "dup.json", "rename"]),
     ] {
-        let sentence = ask(&catalog, &format!("SELECT * FROM {table}")).await.unwrap_err();
+        let sentence = query(&catalog, &format!("SELECT * FROM {table}")).await.unwrap_err();
         assert!(!sentence.contains('\n'), "{sentence}");
         for part in parts {
             assert!(sentence.contains(part), "{table}: {sentence:?} lacks {part:?}");
@@ -157,51 +157,51 @@ async fn one_broken_table_leaves_the_others() {
         ["good"],
         "listings go on without the broken ones"
     );
-    ask(&catalog, "SHOW TABLES").await.unwrap();
+    query(&catalog, "SHOW TABLES").await.unwrap();
 
     let failure = try_open(folder.path(), true).await.unwrap_err();
     assert!(failure.message.contains("--strict"), "{failure}");
 }
 
 #[tokio::test]
-async fn a_mended_file_is_read_without_a_restart() {
+async fn repaired_file_is_read_without_restart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.parquet");
-    text(&path, "nonsense");
+    write_text(&path, "nonsense");
     let catalog = open(folder.path()).await;
-    assert!(ask(&catalog, "SELECT * FROM t").await.is_err());
-    parquet(&path, &rows());
+    assert!(query(&catalog, "SELECT * FROM t").await.is_err());
+    write_parquet(&path, &rows());
     assert_eq!(cell(&catalog, "SELECT count(*) FROM t").await, "3");
 }
 
 #[tokio::test]
-async fn new_files_are_seen_by_the_next_query() {
+async fn next_query_sees_new_files() {
     let folder = tempfile::tempdir().unwrap();
-    parquet(&folder.path().join("t/a.parquet"), &rows());
+    write_parquet(&folder.path().join("t/a.parquet"), &rows());
     fs::create_dir(folder.path().join("later")).unwrap();
     let catalog = open(folder.path()).await;
     assert_eq!(cell(&catalog, "SELECT count(*) FROM t").await, "3");
-    parquet(&folder.path().join("t/b.parquet"), &rows());
+    write_parquet(&folder.path().join("t/b.parquet"), &rows());
     assert_eq!(cell(&catalog, "SELECT count(*) FROM t").await, "6", "in a known folder");
 
-    let sentence = ask(&catalog, "SELECT * FROM later").await.unwrap_err();
+    let sentence = query(&catalog, "SELECT * FROM later").await.unwrap_err();
     assert!(sentence.contains("no data files yet"), "{sentence}");
-    parquet(&folder.path().join("later/x.parquet"), &rows());
+    write_parquet(&folder.path().join("later/x.parquet"), &rows());
     assert_eq!(
         cell(&catalog, "SELECT count(*) FROM later").await,
         "3",
         "in an empty folder"
     );
 
-    assert!(ask(&catalog, "SELECT * FROM new").await.is_err());
-    text(&folder.path().join("new.csv"), "a\n1\n");
+    assert!(query(&catalog, "SELECT * FROM new").await.is_err());
+    write_text(&folder.path().join("new.csv"), "a\n1\n");
     assert_eq!(
         cell(&catalog, "SELECT count(*) FROM new").await,
         "1",
         "as a table of its own"
     );
 
-    text(&folder.path().join("new.csv"), "a,c\n1,2\n3,4\n");
+    write_text(&folder.path().join("new.csv"), "a,c\n1,2\n3,4\n");
     assert_eq!(
         cell(&catalog, "SELECT sum(c) FROM new").await,
         "6",
@@ -209,24 +209,24 @@ async fn new_files_are_seen_by_the_next_query() {
     );
 
     fs::remove_file(folder.path().join("new.csv")).unwrap();
-    let sentence = ask(&catalog, "SELECT * FROM new").await.unwrap_err();
+    let sentence = query(&catalog, "SELECT * FROM new").await.unwrap_err();
     assert!(sentence.contains("not found"), "{sentence}");
 }
 
 #[tokio::test]
-async fn values_after_a_sample_of_nulls_are_not_lost() {
+async fn values_after_sampled_nulls_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let nulls = "1,\n".repeat(2000);
-    text(&folder.path().join("t.csv"), &format!("a,b\n{nulls}2,late\n"));
+    write_text(&folder.path().join("t.csv"), &format!("a,b\n{nulls}2,late\n"));
     let catalog = open(folder.path()).await;
     assert_eq!(cell(&catalog, "SELECT max(b) FROM t").await, "late");
 }
 
 #[tokio::test]
-async fn names_are_found_in_any_case_and_hinted() {
+async fn names_match_any_case_and_hint() {
     let folder = tempfile::tempdir().unwrap();
-    text(&folder.path().join("Orders.csv"), "a\n1\n");
-    text(&folder.path().join("line-items.csv"), "a\n1\n");
+    write_text(&folder.path().join("Orders.csv"), "a\n1\n");
+    write_text(&folder.path().join("line-items.csv"), "a\n1\n");
     let catalog = open(folder.path()).await;
     assert_eq!(cell(&catalog, "SELECT count(*) FROM orders").await, "1");
     assert_eq!(cell(&catalog, "SELECT count(*) FROM \"Orders\"").await, "1");
@@ -242,7 +242,7 @@ async fn names_are_found_in_any_case_and_hinted() {
 #[tokio::test]
 async fn named_tables_may_be_anywhere() {
     let folder = tempfile::tempdir().unwrap();
-    parquet(&folder.path().join("deep/data with space.parquet"), &rows());
+    write_parquet(&folder.path().join("deep/data with space.parquet"), &rows());
     let url = config::path_url(&folder.path().join("deep/data with space.parquet")).unwrap();
     let options = CatalogOptions {
         data: vec![DataSource::Named { name: "t".into(), url }],

@@ -1,4 +1,4 @@
-//! The catalog as a session sees it.
+//! The catalog, as sessions use it.
 
 mod files;
 mod statements;
@@ -30,14 +30,14 @@ fn rows() -> RecordBatch {
     .unwrap()
 }
 
-fn parquet(path: &Path, batch: &RecordBatch) {
+fn write_parquet(path: &Path, batch: &RecordBatch) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
     writer.write(batch).unwrap();
     writer.close().unwrap();
 }
 
-fn text(path: &Path, text: &str) {
+fn write_text(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
 }
@@ -55,7 +55,7 @@ async fn try_open(folder: &Path, strict: bool) -> Result<Catalog, Failure> {
     Catalog::open(&options, Arc::new(RuntimeEnv::default())).await
 }
 
-async fn ask(catalog: &Catalog, sql: &str) -> Result<String, String> {
+async fn query(catalog: &Catalog, sql: &str) -> Result<String, String> {
     let context = catalog.session_context();
     let failure = |error: DataFusionError| squadron_shuffle::failure::of(&error).message;
     let plan = context.state().create_logical_plan(sql).await.map_err(failure)?;
@@ -70,7 +70,7 @@ async fn ask(catalog: &Catalog, sql: &str) -> Result<String, String> {
 
 /// The only cell of the only row.
 async fn cell(catalog: &Catalog, sql: &str) -> String {
-    let table = ask(catalog, sql).await.unwrap();
+    let table = query(catalog, sql).await.unwrap();
     let line = table
         .lines()
         .nth(3)

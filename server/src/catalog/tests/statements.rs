@@ -1,74 +1,79 @@
-//! Tables from statements, and what sessions share.
+//! Tables from statements, and state that sessions share.
 
 use super::*;
 use squadron_proto::FailureKind;
 
 #[tokio::test]
-async fn external_tables_and_views_are_shared_by_all_sessions() {
+async fn sessions_share_external_tables_and_views() {
     let folder = tempfile::tempdir().unwrap();
-    parquet(&folder.path().join("x/a.parquet"), &rows());
+    write_parquet(&folder.path().join("x/a.parquet"), &rows());
     let catalog = Catalog::open(&CatalogOptions::default(), Arc::new(RuntimeEnv::default()))
         .await
         .unwrap();
     let location = folder.path().join("x/");
     let create = format!("EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'", location.display());
-    ask(&catalog, &format!("CREATE {create}")).await.unwrap();
-    ask(&catalog, "CREATE VIEW v AS SELECT a + 1 AS c FROM t")
+    query(&catalog, &format!("CREATE {create}")).await.unwrap();
+    query(&catalog, "CREATE VIEW v AS SELECT a + 1 AS c FROM t")
         .await
         .unwrap();
     assert_eq!(cell(&catalog, "SELECT sum(c) FROM v").await, "9");
     assert!(
-        ask(&catalog, &format!("CREATE {create}"))
+        query(&catalog, &format!("CREATE {create}"))
             .await
             .unwrap_err()
             .contains("already exists")
     );
-    ask(
+    query(
         &catalog,
         &create.replacen("EXTERNAL TABLE", "CREATE EXTERNAL TABLE IF NOT EXISTS", 1),
     )
     .await
     .unwrap();
     let missing = "CREATE OR REPLACE EXTERNAL TABLE t STORED AS PARQUET LOCATION '/no/such/folder/'";
-    assert!(ask(&catalog, missing).await.unwrap_err().contains("/no/such/folder"));
+    assert!(query(&catalog, missing).await.unwrap_err().contains("/no/such/folder"));
     assert_eq!(
         cell(&catalog, "SELECT count(*) FROM t").await,
         "3",
         "a failed replacement leaves the old table"
     );
-    ask(&catalog, "CREATE OR REPLACE VIEW v AS SELECT a + 2 AS c FROM t")
+    query(&catalog, "CREATE OR REPLACE VIEW v AS SELECT a + 2 AS c FROM t")
         .await
         .unwrap();
     assert_eq!(cell(&catalog, "SELECT sum(c) FROM v").await, "12");
-    assert!(ask(&catalog, "DROP TABLE v").await.unwrap_err().contains("DROP VIEW"));
-    ask(&catalog, "DROP VIEW v").await.unwrap();
-    ask(&catalog, "DROP TABLE t").await.unwrap();
-    assert!(ask(&catalog, "DROP TABLE t").await.unwrap_err().contains("no table t"));
-    ask(&catalog, "DROP TABLE IF EXISTS t").await.unwrap();
+    assert!(query(&catalog, "DROP TABLE v").await.unwrap_err().contains("DROP VIEW"));
+    query(&catalog, "DROP VIEW v").await.unwrap();
+    query(&catalog, "DROP TABLE t").await.unwrap();
+    assert!(
+        query(&catalog, "DROP TABLE t")
+            .await
+            .unwrap_err()
+            .contains("no table t")
+    );
+    query(&catalog, "DROP TABLE IF EXISTS t").await.unwrap();
 }
 
 #[tokio::test]
-async fn a_dropped_file_stays_dropped() {
+async fn dropped_file_table_stays_dropped() {
     let folder = tempfile::tempdir().unwrap();
-    text(&folder.path().join("t.csv"), "a\n1\n");
+    write_text(&folder.path().join("t.csv"), "a\n1\n");
     let catalog = open(folder.path()).await;
-    ask(&catalog, "DROP TABLE t").await.unwrap();
+    query(&catalog, "DROP TABLE t").await.unwrap();
     catalog.refresh().await;
     assert!(
-        ask(&catalog, "SELECT * FROM t")
+        query(&catalog, "SELECT * FROM t")
             .await
             .unwrap_err()
             .contains("not found")
     );
     assert!(folder.path().join("t.csv").exists(), "the file itself is the user's");
-    ask(&catalog, "CREATE VIEW t AS SELECT 7 AS a").await.unwrap();
+    query(&catalog, "CREATE VIEW t AS SELECT 7 AS a").await.unwrap();
     assert_eq!(cell(&catalog, "SELECT a FROM t").await, "7");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_that_create_one_table_one_succeeds() {
+async fn concurrent_creates_succeed_once() {
     let folder = tempfile::tempdir().unwrap();
-    parquet(&folder.path().join("x/a.parquet"), &rows());
+    write_parquet(&folder.path().join("x/a.parquet"), &rows());
     let catalog = Catalog::open(&CatalogOptions::default(), Arc::new(RuntimeEnv::default()))
         .await
         .unwrap();
@@ -79,7 +84,7 @@ async fn of_many_that_create_one_table_one_succeeds() {
     let replace = create.replacen("CREATE", "CREATE OR REPLACE", 1);
     let outcomes = futures::future::join_all((0..16).map(|_| {
         let (catalog, create) = (catalog.clone(), create.clone());
-        async move { ask(&catalog, &create).await.is_ok() }
+        async move { query(&catalog, &create).await.is_ok() }
     }))
     .await;
     assert_eq!(outcomes.iter().filter(|succeeded| **succeeded).count(), 1);
@@ -87,8 +92,8 @@ async fn of_many_that_create_one_table_one_succeeds() {
         let (catalog, replace) = (catalog.clone(), replace.clone());
         async move {
             match number % 2 {
-                0 => ask(&catalog, &replace).await.map(drop),
-                _ => ask(&catalog, "SELECT count(*) FROM t").await.map(drop),
+                0 => query(&catalog, &replace).await.map(drop),
+                _ => query(&catalog, "SELECT count(*) FROM t").await.map(drop),
             }
         }
     }))
@@ -96,22 +101,22 @@ async fn of_many_that_create_one_table_one_succeeds() {
     for outcome in mixed {
         outcome.unwrap();
     }
-    let drops = futures::future::join_all((0..8).map(|_| ask(&catalog, "DROP TABLE t"))).await;
+    let drops = futures::future::join_all((0..8).map(|_| query(&catalog, "DROP TABLE t"))).await;
     assert_eq!(drops.iter().filter(|outcome| outcome.is_ok()).count(), 1);
 }
 
 #[tokio::test]
-async fn store_options_never_show() {
+async fn plans_and_errors_hide_store_options() {
     let catalog = Catalog::open(&CatalogOptions::default(), Arc::new(RuntimeEnv::default()))
         .await
         .unwrap();
-    // A port where nothing listens: the statement fails, which is all this needs.
+    // A port where nothing listens: the statement fails, which is all that this test needs.
     let create = "CREATE EXTERNAL TABLE t (a INT) STORED AS CSV LOCATION 's3://bucket/x.csv' OPTIONS (\
         'aws.endpoint' 'http://127.0.0.1:9', 'aws.access_key_id' 'AKIA', 'aws.secret_access_key' 'hush')";
     let context = catalog.session_context();
     let plan = context.state().create_logical_plan(create).await.unwrap();
     assert!(!plan.display_indent().to_string().contains("hush"));
-    ask(&catalog, &format!("EXPLAIN {create}")).await.map_or_else(
+    query(&catalog, &format!("EXPLAIN {create}")).await.map_or_else(
         |sentence| assert!(!sentence.contains("hush")),
         |shown| assert!(!shown.contains("hush")),
     );
@@ -119,7 +124,7 @@ async fn store_options_never_show() {
         panic!();
     };
     assert!(!statement.definition.clone().unwrap_or_default().contains("hush"));
-    let sentence = ask(&catalog, &create.replace("aws.endpoint", "aws.end_point"))
+    let sentence = query(&catalog, &create.replace("aws.endpoint", "aws.end_point"))
         .await
         .unwrap_err();
     assert!(
@@ -133,9 +138,9 @@ async fn store_options_never_show() {
 }
 
 #[tokio::test]
-async fn information_schema_and_settings_are_per_session() {
+async fn schema_and_settings_are_per_session() {
     let folder = tempfile::tempdir().unwrap();
-    text(&folder.path().join("t.csv"), "a,b\n1,x\n");
+    write_text(&folder.path().join("t.csv"), "a,b\n1,x\n");
     let catalog = open(folder.path()).await;
     assert_eq!(
         cell(
@@ -145,7 +150,7 @@ async fn information_schema_and_settings_are_per_session() {
         .await,
         "2"
     );
-    assert!(ask(&catalog, "SHOW TABLES").await.unwrap().contains("| t "));
+    assert!(query(&catalog, "SHOW TABLES").await.unwrap().contains("| t "));
     let one = catalog.session_context();
     catalog
         .set_option(&one, "datafusion.execution.batch_size", Some("17"))
@@ -161,7 +166,7 @@ async fn information_schema_and_settings_are_per_session() {
 }
 
 #[tokio::test]
-async fn a_session_costs_little() {
+async fn session_context_is_cheap() {
     let catalog = Catalog::open(&CatalogOptions::default(), Arc::new(RuntimeEnv::default()))
         .await
         .unwrap();
@@ -180,7 +185,7 @@ async fn a_session_costs_little() {
 }
 
 #[tokio::test]
-async fn tpch_tables_are_served_from_the_cache() {
+async fn tpch_tables_come_from_cache() {
     let cache = tempfile::tempdir().unwrap();
     let options = CatalogOptions {
         tpch: Some(tpch::Tpch {

@@ -20,19 +20,19 @@ use tpchgen_arrow::{
 
 use super::progress::Progress;
 
-/// Rows of one file, so that a large table has files enough for many readers.
+/// Rows of one file, so that a large table has enough files for many readers.
 const ROWS_PER_FILE: u64 = 1_500_000;
 
 /// A table never has more files than this; at large scales the files grow instead.
 const MAX_FILES: u64 = 64;
 
-/// Row groups of one file: the pieces in which a scan can be shared out.
+/// Row groups of one file: the pieces that a scan can be split into.
 const ROW_GROUPS_PER_FILE: u64 = 8;
 
 /// Smaller row groups cost more in metadata than they give in parallelism.
 const MIN_ROWS_PER_GROUP: u64 = 8_192;
 
-/// Larger ones cost memory while they are written.
+/// Larger row groups cost memory while they are written.
 const MAX_ROWS_PER_GROUP: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ struct Piece {
     rows: u64,
 }
 
-/// The files of all tables, the large ones first so that no core ends with a large one alone.
+/// The files of all tables, large ones first so that no core is left with a large one at the end.
 fn pieces(scale: f64) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Table::ALL
         .into_iter()
@@ -130,7 +130,7 @@ fn pieces(scale: f64) -> Vec<Piece> {
     pieces
 }
 
-/// Writes everything into `folder`, on all cores.
+/// Writes all tables into `folder`, on all cores.
 pub(super) fn write_tables(scale: f64, folder: &Path) -> Result<(), Failure> {
     let pieces = pieces(scale);
     let progress = Progress::new(scale, pieces.iter().map(|piece| piece.rows).sum());
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_cover_every_table_and_grow_with_the_scale() {
+    fn pieces_cover_tables_and_scale_up() {
         let files = |scale, table| pieces(scale).iter().filter(|piece| piece.table == table).count();
         assert_eq!(files(0.01, Table::LineItem), 1);
         assert_eq!(files(1.0, Table::LineItem), 4);

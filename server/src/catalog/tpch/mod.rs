@@ -1,9 +1,9 @@
-//! The TPC-H tables: generated once per scale, kept as Parquet in a cache folder.
+//! The TPC-H tables: generated once per scale, and kept as Parquet in a cache folder.
 //!
 //! ```text
 //! CACHE/tpch-v1-sf1.lock        held while generating
-//! CACHE/tpch-v1-sf1.partial/    what is being written; removed by the next one to hold the lock
-//! CACHE/tpch-v1-sf1/            complete, since a rename puts it there
+//! CACHE/tpch-v1-sf1.partial/    being written; a leftover is removed by the next process that holds the lock
+//! CACHE/tpch-v1-sf1/            complete: renamed when all files are written
 //!     nation.parquet
 //!     lineitem/lineitem-000.parquet ...
 //! ```
@@ -20,10 +20,10 @@ use squadron_proto::{Failure, FailureKind};
 
 use crate::config::GenerateTpchArgs;
 
-/// Raised when the same scale would be written with other files or bytes.
+/// Raised when the same scale is written with other files or bytes.
 const LAYOUT_VERSION: u32 = 1;
 
-/// Which TPC-H tables, and where they are kept.
+/// The scale of the TPC-H tables, and where they are kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tpch {
     /// 1 is 1 GB of raw data.
@@ -36,7 +36,7 @@ pub struct Tpch {
 }
 
 impl Tpch {
-    /// The folder with the eight tables, generated now unless they are cached.
+    /// Returns the folder with the eight tables, which it generates unless they are cached.
     ///
     /// # Errors
     /// `Storage` when the cache folder cannot be written.
@@ -46,7 +46,7 @@ impl Tpch {
             return Ok(folder);
         }
         match self.program.as_deref().filter(|program| is_squadron(program)) {
-            Some(program) => self.generate_apart(program).await?,
+            Some(program) => self.run_generator(program).await?,
             None => {
                 let (scale, cache_dir) = (self.scale, self.cache_dir.clone());
                 tokio::task::spawn_blocking(move || generate(scale, &cache_dir))
@@ -63,7 +63,7 @@ impl Tpch {
         }
     }
 
-    async fn generate_apart(&self, program: &Path) -> Result<(), Failure> {
+    async fn run_generator(&self, program: &Path) -> Result<(), Failure> {
         let cannot_start = |error| storage(format!("{} cannot be started: {error}", program.display()));
         let mut child = tokio::process::Command::new(program)
             .arg("generate-tpch")
@@ -75,10 +75,10 @@ impl Tpch {
             .kill_on_drop(true)
             .spawn()
             .map_err(cannot_start)?;
-        // Held until the child ends: it ends when this closes, so it never outlives this process.
-        let leash = child.stdin.take();
+        // Held until the child ends: the child exits when this closes, so it never outlives this process.
+        let child_stdin = child.stdin.take();
         let status = child.wait().await.map_err(cannot_start)?;
-        drop(leash);
+        drop(child_stdin);
         match status.success() {
             true => Ok(()),
             false => Err(storage(format!(
@@ -90,7 +90,7 @@ impl Tpch {
     }
 }
 
-/// `squadron generate-tpch`. Ends with whoever started it: when standard input closes.
+/// `squadron generate-tpch`. Exits when standard input closes, and so ends with the process that started it.
 pub fn run(args: &GenerateTpchArgs) -> ExitCode {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -105,7 +105,7 @@ pub fn run(args: &GenerateTpchArgs) -> ExitCode {
     }
 }
 
-/// Writes the tables unless they are there, and returns their folder. Blocks, also while another process writes them.
+/// Writes the tables unless they exist, and returns their folder. Blocks, also while another process writes them.
 ///
 /// # Errors
 /// `Storage` when the cache folder cannot be written.
@@ -139,7 +139,7 @@ pub fn generate(scale: f64, cache_dir: &Path) -> Result<PathBuf, Failure> {
         return Err(failure);
     }
     fs::rename(&partial, &folder).map_err(cannot(&folder))?;
-    // Dropping the file would do; saying so shows how far the lock reaches.
+    // Dropping the file would unlock it too; the call shows where the lock ends.
     let _ = lock.unlock();
     Ok(folder)
 }
@@ -148,7 +148,7 @@ fn folder(scale: f64, cache_dir: &Path) -> PathBuf {
     cache_dir.join(format!("tpch-v{LAYOUT_VERSION}-sf{scale}"))
 }
 
-/// Other programs that use this crate cannot be asked to generate.
+/// Whether `program` has the command `generate-tpch`; other programs that use this crate do not.
 fn is_squadron(program: &Path) -> bool {
     program.file_stem().is_some_and(|name| name == env!("CARGO_PKG_NAME"))
 }
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn two_at_once_generate_once() {
+    fn concurrent_calls_generate_once() {
         let cache = tempfile::tempdir().unwrap();
         let modified = || fs::metadata(folder(0.001, cache.path())).unwrap().modified().unwrap();
         let folders = std::thread::scope(|scope| {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_process_left_is_removed() {
+    fn generate_removes_partial_leftovers() {
         let cache = tempfile::tempdir().unwrap();
         let partial = folder(0.001, cache.path()).with_added_extension("partial");
         fs::create_dir(&partial).unwrap();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_cannot_be_written_names_the_flag() {
+    fn unwritable_cache_error_names_flag() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let failure = generate(0.001, &file.path().join("below")).unwrap_err();
         assert!(failure.message.contains("--cache-dir"), "{failure}");

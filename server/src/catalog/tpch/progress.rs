@@ -1,11 +1,11 @@
-//! How far the generator is: a bar on a terminal, a line now and then in a log.
+//! Progress of the generator: a bar on a terminal, otherwise a few lines in the log.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A log line for each of so many per cent.
+/// The progress between two log lines, in per cent.
 const LOG_STEP_PERCENT: u64 = 20;
 
 pub(super) struct Progress {

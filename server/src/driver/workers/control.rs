@@ -17,7 +17,7 @@ use squadron_proto::ticket::ClusterKey;
 use squadron_proto::wire::control as wire;
 use squadron_proto::wire::control::control_server::{Control, ControlServer};
 use squadron_proto::{MAX_CONTROL_MESSAGE_BYTES, PROTOCOL_VERSION};
-use squadron_shuffle::listen::ConnectionInfo;
+use squadron_shuffle::net::listen::ConnectionInfo;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -46,7 +46,8 @@ pub struct ControlService {
 }
 
 impl ControlService {
-    /// A service for workers that know `key`'s secret; where the key is random, for any worker, which is handed the key.
+    /// A service for workers that know `key`'s secret; where the key is random, for any worker, which is handed the
+    /// key.
     pub fn new(registry: Registry, key: ClusterKey) -> Self {
         Self {
             registry,

@@ -145,7 +145,7 @@ fn secret() -> ClusterKey {
 }
 
 #[tokio::test]
-async fn a_worker_joins_reports_and_leaves() {
+async fn worker_joins_reports_and_leaves() {
     let mut server = Server::start(secret(), RegistryOptions::default()).await;
     let mut worker = Dialled::register(&server, &secret()).await;
     let joined = WorkerEventKind::Joined {
@@ -197,7 +197,7 @@ async fn a_worker_joins_reports_and_leaves() {
 }
 
 #[tokio::test]
-async fn without_a_secret_a_worker_is_handed_the_key() {
+async fn worker_without_secret_receives_the_key() {
     let key = ClusterKey::random();
     let mut server = Server::start(key.clone(), RegistryOptions::default()).await;
     let _worker = Dialled::register(&server, &key).await;
@@ -205,7 +205,7 @@ async fn without_a_secret_a_worker_is_handed_the_key() {
 }
 
 #[tokio::test]
-async fn another_protocol_version_is_refused_with_both_versions() {
+async fn other_protocol_version_is_refused_by_name() {
     let server = Server::start(secret(), RegistryOptions::default()).await;
     let status = Dialled::refused(&server, &secret(), |registration| {
         registration.protocol_version = PROTOCOL_VERSION + 6;
@@ -222,7 +222,7 @@ async fn another_protocol_version_is_refused_with_both_versions() {
 }
 
 #[tokio::test]
-async fn who_does_not_know_the_secret_stays_outside() {
+async fn worker_with_wrong_secret_is_refused() {
     let server = Server::start(secret(), RegistryOptions::default()).await;
     let status = Dialled::refused(&server, &ClusterKey::from_secret("guess"), |_| {}).await;
     assert_eq!(status.code(), Code::Unauthenticated);
@@ -236,7 +236,7 @@ async fn who_does_not_know_the_secret_stays_outside() {
 }
 
 #[tokio::test]
-async fn a_worker_nobody_can_dial_is_refused() {
+async fn unreachable_worker_address_is_refused() {
     let server = Server::start(secret(), RegistryOptions::default()).await;
     for address in [
         "",
@@ -258,7 +258,7 @@ async fn a_worker_nobody_can_dial_is_refused() {
 }
 
 #[tokio::test]
-async fn garbage_ends_the_stream_and_nothing_else() {
+async fn garbage_ends_only_its_stream() {
     let mut server = Server::start(secret(), RegistryOptions::default()).await;
     let mut garbled = Dialled::dial(&server).await;
     garbled.out.send(wire::WorkerMessage { message: None }).await.unwrap();
@@ -279,7 +279,7 @@ async fn garbage_ends_the_stream_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_silent_worker_is_lost() {
+async fn silent_worker_is_lost() {
     let options = RegistryOptions {
         heartbeat_interval: Duration::from_millis(30),
         heartbeat_timeout: Duration::from_millis(150),
@@ -303,7 +303,7 @@ async fn a_silent_worker_is_lost() {
 }
 
 #[tokio::test]
-async fn a_later_connection_takes_the_place_of_the_earlier() {
+async fn later_connection_replaces_the_earlier() {
     let mut server = Server::start(secret(), RegistryOptions::default()).await;
     let mut first = Dialled::register(&server, &secret()).await;
     let _second = Dialled::register(&server, &secret()).await;

@@ -1,4 +1,4 @@
-//! The workers of this server: who they are, how to reach them, and what they say.
+//! The workers of this server: their connections, and the messages both ways.
 //!
 //! ```text
 //! driver ── Registry::send ──> Outbox ──> embedded worker (channel) | remote worker (control stream)

@@ -1,4 +1,4 @@
-//! Who is connected, and how: one entry and one task a worker, embedded or remote.
+//! The connections of workers, embedded and remote: one entry and one task a worker.
 //!
 //! | happens | entry | event |
 //! |---|---|---|

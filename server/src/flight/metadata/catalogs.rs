@@ -11,14 +11,14 @@ use datafusion::logical_expr::TableType;
 use datafusion::prelude::SessionContext;
 use squadron_proto::Failure;
 
-use super::patterns::matching;
-use super::unbuilt;
+use super::failure::from_builder;
+use super::patterns::filter_names;
 use crate::catalog::SYSTEM_SCHEMA;
 
-/// The type of the tables that describe the others.
+/// The type of tables that describe the server and other tables.
 pub(super) const SYSTEM_TABLE: &str = "SYSTEM TABLE";
 
-/// The names of tables' types, sorted.
+/// The names of table types, sorted.
 const TABLE_TYPES: [&str; 4] = ["LOCAL TEMPORARY", SYSTEM_TABLE, "TABLE", "VIEW"];
 
 /// Whether the tables of a schema describe the server and the other tables.
@@ -26,7 +26,7 @@ pub(super) fn is_system(schema: &str) -> bool {
     schema == INFORMATION_SCHEMA || schema == SYSTEM_SCHEMA
 }
 
-/// The name that JDBC and ODBC programs filter by.
+/// The name by which JDBC and ODBC programs filter.
 pub(super) fn table_type_name(table_type: TableType) -> &'static str {
     match table_type {
         TableType::Base => "TABLE",
@@ -41,7 +41,7 @@ pub(super) fn catalogs(context: &SessionContext) -> Result<RecordBatch, Failure>
     for catalog in context.catalog_names() {
         builder.append(catalog);
     }
-    builder.build().map_err(unbuilt)
+    builder.build().map_err(from_builder)
 }
 
 /// Rows of CommandGetDbSchemas.
@@ -51,10 +51,10 @@ pub(super) fn db_schemas(context: &SessionContext, command: &CommandGetDbSchemas
     for (catalog, schema) in schemas(context, command.catalog.as_deref(), pattern)? {
         builder.append(catalog, schema);
     }
-    builder.build().map_err(unbuilt)
+    builder.build().map_err(from_builder)
 }
 
-/// Catalog and schema names in order: the catalog exactly, the schema by a pattern.
+/// Catalog and schema names in order; the catalog is matched exactly, the schema by a pattern.
 pub(super) fn schemas(
     context: &SessionContext,
     catalog: Option<&str>,
@@ -76,13 +76,13 @@ pub(super) fn schemas(
             schemas.push(INFORMATION_SCHEMA.into());
         }
         schemas.sort_unstable();
-        let schemas = matching(schemas, pattern)?;
+        let schemas = filter_names(schemas, pattern)?;
         found.extend(schemas.into_iter().map(|schema| (name.clone(), schema)));
     }
     Ok(found)
 }
 
-/// A schema to read tables from; the one that describes the others is made on the spot, as DataFusion does.
+/// A schema to read tables from; the information schema is made for each call, as DataFusion does.
 pub(super) fn provider(context: &SessionContext, catalog: &str, schema: &str) -> Option<Arc<dyn SchemaProvider>> {
     if schema == INFORMATION_SCHEMA {
         let catalogs = Arc::clone(context.state_ref().read().catalog_list());

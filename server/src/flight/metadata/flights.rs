@@ -1,7 +1,7 @@
 //! ListFlights: every table is a flight, under the path `[catalog, schema, table]`.
 //!
-//! The criteria are a LIKE pattern of table names, as in CommandGetTables; none means all. The tables of the information
-//! schema are left out: they describe, they hold nothing of their own.
+//! The criteria are a LIKE pattern of table names, as in CommandGetTables; without criteria all tables are listed.
+//! System tables are left out: they only describe other tables and the server.
 
 use arrow_flight::{FlightDescriptor, FlightInfo};
 use datafusion::prelude::SessionContext;
@@ -9,9 +9,9 @@ use squadron_proto::Failure;
 use tracing::warn;
 
 use super::catalogs::{is_system, provider, schemas};
-use super::patterns::matching;
-use crate::flight::statement;
+use super::patterns::filter_names;
 use crate::flight::status::invalid;
+use crate::flight::{info, statement};
 use crate::query::{Queries, Session};
 
 /// The paths of the tables that match.
@@ -27,19 +27,19 @@ pub(in crate::flight) fn paths(context: &SessionContext, criteria: &[u8]) -> Res
         let Some(provider) = provider(context, &catalog, &schema) else {
             continue;
         };
-        for table in matching(provider.table_names(), pattern)? {
+        for table in filter_names(provider.table_names(), pattern)? {
             paths.push([catalog.clone(), schema.clone(), table]);
         }
     }
     Ok(paths)
 }
 
-/// The flight of one table; none for one that cannot be read, which must not hide the others.
+/// The flight of one table; `None` for a table that cannot be read, which must not hide the others.
 pub(in crate::flight) async fn flight(queries: &Queries, session: &Session, path: [String; 3]) -> Option<FlightInfo> {
     let schema = async {
-        let sql = statement::of_path(session, &path)?;
-        let planned = statement::plan(queries, session, &sql, None).await?;
-        statement::encapsulated(&planned.schema)
+        let sql = statement::select_table(session, &path)?;
+        let source = statement::source(session, &sql, None)?;
+        info::encapsulate(&queries.prepare(session, source).await?.schema)
     };
     match schema.await {
         Ok(schema) => {

@@ -1,7 +1,7 @@
 //! Primary and foreign keys.
 //!
-//! Primary keys are those that `CREATE EXTERNAL TABLE` declares; nobody checks that the files keep them. There are no
-//! foreign keys, hence a schema for no rows. arrow-flight has no builders for either; names, order and nullability are
+//! Primary keys are those that `CREATE EXTERNAL TABLE` declares; the files are not checked against them. There are no
+//! foreign keys, hence a schema without rows. arrow-flight has no builders for either; names, order and nullability are
 //! those of `format/FlightSql.proto`.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::catalogs::{provider, schemas};
 
-/// Of CommandGetPrimaryKeys.
+/// The schema of CommandGetPrimaryKeys.
 pub(super) fn primary_keys_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("catalog_name", DataType::Utf8, true),
@@ -29,7 +29,7 @@ pub(super) fn primary_keys_schema() -> SchemaRef {
     ]))
 }
 
-/// Of CommandGetExportedKeys, CommandGetImportedKeys and CommandGetCrossReference.
+/// The schema of CommandGetExportedKeys, CommandGetImportedKeys and CommandGetCrossReference.
 pub(super) fn foreign_keys_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("pk_catalog_name", DataType::Utf8, true),
@@ -70,7 +70,7 @@ pub(super) async fn primary_keys(
                     rows.append([&catalog, &schema, &command.table, &column.name], column.number);
                 }
             }
-            // Dropped since.
+            // The table was dropped after its name was read.
             Ok(None) => {}
             Err(error) => warn!(table = command.table, "table cannot be described: {error}"),
         }
@@ -78,7 +78,7 @@ pub(super) async fn primary_keys(
     rows.finish()
 }
 
-/// A column of a key, and its place there from 1.
+/// A column of a key, and its position in the key from 1.
 struct KeyColumn {
     name: String,
     number: i32,
@@ -107,7 +107,7 @@ fn key_columns(table: &dyn TableProvider) -> Vec<KeyColumn> {
         .collect()
 }
 
-/// Rows of CommandGetPrimaryKeys. A table has one key at most, and schemas come in order, so the rows do too.
+/// Rows of CommandGetPrimaryKeys. They are in order, since schemas are and a table has at most one key.
 #[derive(Default)]
 struct PrimaryKeys {
     names: [StringBuilder; 4],
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_are_those_that_were_declared() {
+    async fn declared_primary_keys_are_listed() {
         let key = |schema: &str, column: &str, number| (schema.to_owned(), column.to_owned(), number);
         let all = [key("other", "x", 1), key("public", "c", 1), key("public", "b", 2)];
         assert_eq!(keys_of("keyed", None).await, all);

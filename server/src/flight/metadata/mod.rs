@@ -1,6 +1,7 @@
-//! The metadata commands: their schemas, exact to name and nullability as Flight SQL lays down, and their rows.
+//! The metadata commands: their schemas, exact to name and nullability as Flight SQL defines them, and their rows.
 
 mod catalogs;
+mod failure;
 pub(super) mod flights;
 mod keys;
 mod patterns;
@@ -11,19 +12,17 @@ mod types;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
-use arrow_flight::error::FlightError;
 use arrow_flight::sql::{
     Command, CommandGetCatalogs, CommandGetDbSchemas, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTables,
     CommandGetXdbcTypeInfo,
 };
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use squadron_proto::Failure;
 use squadron_shuffle::encode;
-use tonic::Status;
 
-use super::status;
+use super::status::{self, Stream};
 
 /// A metadata command.
 pub(super) enum Metadata {
@@ -39,8 +38,8 @@ pub(super) enum Metadata {
 }
 
 impl Metadata {
-    /// The command, if it is one of metadata.
-    pub(super) fn of(command: &Command) -> Option<Self> {
+    /// The command, if it is a metadata command.
+    pub(super) fn from_command(command: &Command) -> Option<Self> {
         Some(match command {
             Command::CommandGetCatalogs(CommandGetCatalogs {}) => Self::Catalogs,
             Command::CommandGetDbSchemas(command) => Self::DbSchemas(command.clone()),
@@ -84,20 +83,12 @@ impl Metadata {
         }
     }
 
-    /// The rows as Flight frames, from the encoder that results take too.
-    pub(super) async fn frames(
-        &self,
-        context: &SessionContext,
-    ) -> Result<BoxStream<'static, Result<FlightData, Status>>, Failure> {
+    /// The rows as Flight frames, from the same encoder as results.
+    pub(super) async fn frames(&self, context: &SessionContext) -> Result<Stream<FlightData>, Failure> {
         let batch = self.rows(context).await?;
         let frames = encode::frames(batch.schema(), stream::iter([Ok(batch)]));
         Ok(frames
-            .map(|frame| frame.map_err(|failure| status::of(&failure, None)))
+            .map(|frame| frame.map_err(|failure| status::from_failure(&failure, None)))
             .boxed())
     }
-}
-
-/// The builders of arrow-flight fail on what a client asked for only by an impossible pattern.
-fn unbuilt(error: FlightError) -> Failure {
-    status::invalid(format!("the metadata cannot be listed: {error}"))
 }

@@ -1,4 +1,4 @@
-//! Search patterns: `%` any text, `_` any character, `\` before either for itself.
+//! Search patterns: `%` is any text, `_` any character, and `\` before either makes it literal.
 
 use arrow::array::StringArray;
 use arrow::compute::like;
@@ -7,7 +7,7 @@ use squadron_proto::Failure;
 use crate::flight::status::invalid;
 
 /// The names that match; all without a pattern.
-pub(super) fn matching(names: Vec<String>, pattern: Option<&str>) -> Result<Vec<String>, Failure> {
+pub(super) fn filter_names(names: Vec<String>, pattern: Option<&str>) -> Result<Vec<String>, Failure> {
     let Some(pattern) = pattern.filter(|pattern| *pattern != "%") else {
         return Ok(names);
     };
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_are_those_of_sql() {
+    fn patterns_match_as_sql_like() {
         for (pattern, name, expected) in [
             ("orders", "orders", true),
             ("orders", "Orders", false),
@@ -43,22 +43,22 @@ mod tests {
             ("a%b\nc", "a\nb\nc", true),
             ("(", "(", true),
         ] {
-            let found = matching(vec![name.into()], Some(pattern)).unwrap();
+            let found = filter_names(vec![name.into()], Some(pattern)).unwrap();
             assert_eq!(!found.is_empty(), expected, "{pattern} on {name}");
         }
     }
 
     #[test]
-    fn odd_patterns_are_no_panic() {
+    fn odd_patterns_match_without_panic() {
         for pattern in [r"\", r"%\", "[", "\u{0}", &"%_".repeat(500)] {
-            let found = matching(vec!["orders".into()], Some(pattern));
+            let found = filter_names(vec!["orders".into()], Some(pattern));
             assert!(found.is_ok_and(|names| names.is_empty()), "{pattern}");
         }
     }
 
     #[test]
-    fn no_pattern_is_every_name() {
+    fn missing_pattern_keeps_every_name() {
         let names = vec!["a".to_string(), String::new()];
-        assert_eq!(matching(names.clone(), None), Ok(names));
+        assert_eq!(filter_names(names.clone(), None), Ok(names));
     }
 }

@@ -1,8 +1,8 @@
 //! CommandGetSqlInfo: what the server is and can do.
 //!
-//! Every key of Flight SQL is served with the type that the drivers cast to, since JDBC casts without looking and some
+//! Every key of Flight SQL is served with the type that the drivers cast to, since JDBC casts without a check and some
 //! tools fail on a missing key: flags are bool, bit masks int32, limits and ordinals int64, function lists string
-//! lists. No other key is served, because JDBC keeps them in a map of the known ones.
+//! lists. No other key is served, because JDBC stores the keys in a map of those that it knows.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -21,8 +21,8 @@ use datafusion::{functions, functions_nested};
 use squadron_proto::Failure;
 use squadron_shuffle::conform::conform;
 
-use super::unbuilt;
-use crate::flight::FlightOptions;
+use super::failure::from_builder;
+use crate::flight::limits::FlightOptions;
 use crate::planner::schema::client_schema;
 use crate::planner::substrait;
 
@@ -32,7 +32,7 @@ const ANSI92_ENTRY_SQL: i32 = 0;
 /// No limit, or none that is known.
 const NO_LIMIT: i64 = 0;
 
-/// Words of DataFusion's SQL that SQL:2003 has not reserved.
+/// Keywords of DataFusion's SQL that SQL:2003 does not reserve.
 const KEYWORDS: &[&str] = &[
     "ANALYZE",
     "ANTI",
@@ -62,7 +62,7 @@ const KEYWORDS: &[&str] = &[
     "VIEW",
 ];
 
-/// The types of SQL's CONVERT, and what they are here.
+/// The types of SQL's CONVERT, and the types they are here.
 const CONVERTIBLE: &[(SqlSupportsConvert, DataType)] = &[
     (SqlSupportsConvert::SqlConvertBigint, DataType::Int64),
     (SqlSupportsConvert::SqlConvertBinary, DataType::Binary),
@@ -95,13 +95,13 @@ pub(super) fn schema() -> SchemaRef {
     SchemaRef::clone(&SCHEMA)
 }
 
-/// The keys asked for; all when none is named.
+/// The rows of `keys`; all rows when it is empty.
 pub(super) fn rows(keys: &[u32]) -> Result<RecordBatch, Failure> {
-    let rows = INFO.record_batch(keys.iter().copied()).map_err(unbuilt)?;
+    let rows = INFO.record_batch(keys.iter().copied()).map_err(from_builder)?;
     conform(rows, &SCHEMA)
 }
 
-/// As arrow-flight makes it, but with the names for the columns of the map by which JDBC finds them.
+/// arrow-flight's schema, but with the names by which JDBC finds the columns of a map.
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| client_schema(&INFO.schema()));
 
 static INFO: LazyLock<SqlInfoData> = LazyLock::new(|| {
@@ -139,7 +139,7 @@ fn server(builder: &mut SqlInfoDataBuilder) {
     builder.append(SqlInfo::FlightSqlServerTransactionTimeout, 0_i32);
 }
 
-/// How things are named and defined, and which functions there are.
+/// Naming and definition of catalogs, schemas, tables and identifiers, and the functions.
 fn names(builder: &mut SqlInfoDataBuilder) {
     builder.append(SqlInfo::SqlDdlCatalog, false);
     builder.append(SqlInfo::SqlDdlSchema, true);
@@ -154,17 +154,20 @@ fn names(builder: &mut SqlInfoDataBuilder) {
     let nulls = SqlNullOrdering::SqlNullsSortedHigh as i64;
     builder.append(SqlInfo::SqlNullOrdering, nulls);
     builder.append(SqlInfo::SqlKeywords, KEYWORDS);
-    builder.append(SqlInfo::SqlNumericFunctions, listed(functions::math::functions()));
+    builder.append(SqlInfo::SqlNumericFunctions, list_names(functions::math::functions()));
     let mut text = functions::string::functions();
     text.extend(functions::unicode::functions());
     text.extend(functions::regex::functions());
     text.extend(functions::encoding::functions());
     text.extend(functions::crypto::functions());
-    builder.append(SqlInfo::SqlStringFunctions, listed(text));
+    builder.append(SqlInfo::SqlStringFunctions, list_names(text));
     let mut system = functions::core::functions();
     system.extend(functions_nested::all_default_nested_functions());
-    builder.append(SqlInfo::SqlSystemFunctions, listed(system));
-    builder.append(SqlInfo::SqlDatetimeFunctions, listed(functions::datetime::functions()));
+    builder.append(SqlInfo::SqlSystemFunctions, list_names(system));
+    builder.append(
+        SqlInfo::SqlDatetimeFunctions,
+        list_names(functions::datetime::functions()),
+    );
     builder.append(SqlInfo::SqlSearchStringEscape, "\\");
     builder.append(SqlInfo::SqlExtraNameCharacters, "");
     builder.append(SqlInfo::SqlSchemaTerm, "schema");
@@ -173,7 +176,7 @@ fn names(builder: &mut SqlInfoDataBuilder) {
     builder.append(SqlInfo::SqlCatalogAtStart, true);
 }
 
-/// What SQL may be written.
+/// The supported SQL grammar.
 fn grammar(builder: &mut SqlInfoDataBuilder) {
     builder.append(SqlInfo::SqlSupportsColumnAliasing, true);
     builder.append(SqlInfo::SqlNullPlusNullIsNull, true);
@@ -284,7 +287,7 @@ fn mask<const N: usize>(ordinals: [i32; N]) -> i32 {
     ordinals.iter().fold(0, |mask, ordinal| mask | 1 << ordinal)
 }
 
-/// What CAST converts each type to, as the kernel that does it says.
+/// The types that CAST converts each type to, by the cast kernel.
 fn conversions() -> BTreeMap<i32, Vec<i32>> {
     let targets = |from: &DataType| {
         let castable = CONVERTIBLE.iter().filter(|(_, to)| can_cast_types(from, to));
@@ -296,8 +299,8 @@ fn conversions() -> BTreeMap<i32, Vec<i32>> {
         .collect()
 }
 
-/// The names of functions, also those under which they are known besides.
-fn listed(functions: Vec<Arc<ScalarUDF>>) -> Vec<String> {
+/// The names of functions, with their aliases.
+fn list_names(functions: Vec<Arc<ScalarUDF>>) -> Vec<String> {
     let mut names: Vec<String> = functions
         .iter()
         .flat_map(|function| std::iter::once(function.name()).chain(function.aliases().iter().map(String::as_str)))
@@ -345,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_has_the_type_that_drivers_cast_to() {
+    fn keys_have_types_drivers_cast_to() {
         let all = keys_and_types(&rows(&[]).unwrap());
         let expected: Vec<_> = (0..=11)
             .chain(100..=101)
@@ -356,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn the_union_has_the_children_of_the_specification() {
+    fn union_children_follow_the_specification() {
         let DataType::Union(fields, _) = schema().field(1).data_type().clone() else {
             panic!("not a union");
         };
@@ -375,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_filtered_and_unknown_ones_absent() {
+    fn filter_drops_unknown_keys() {
         let some = keys_and_types(&rows(&[8, 0, 999_999]).unwrap());
         assert_eq!(some, [(0, TEXT), (8, BITMASK)]);
         assert_eq!(rows(&[999_999]).unwrap().num_rows(), 0);
@@ -397,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn the_functions_are_those_that_sql_knows() {
+    fn listed_functions_exist_in_sql() {
         let known = SessionContext::new().state();
         for (key, some) in [
             (SqlInfo::SqlNumericFunctions, "CEIL"),
@@ -415,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn conversions_are_those_that_cast_makes() {
+    fn conversions_match_the_cast_kernel() {
         let conversions = conversions();
         let to = |from: SqlSupportsConvert| &conversions[&(from as i32)];
         let (number, text) = (

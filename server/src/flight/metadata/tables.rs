@@ -13,13 +13,13 @@ use squadron_proto::Failure;
 use tracing::warn;
 
 use super::catalogs::{SYSTEM_TABLE, is_system, provider, schemas, table_type_name};
-use super::patterns::matching;
-use super::unbuilt;
-use crate::planner::columns::described;
+use super::failure::from_builder;
+use super::patterns::filter_names;
+use crate::planner::columns::describe;
 use crate::planner::schema::client_schema;
 
-/// Where a table stands.
-struct Place<'a> {
+/// The full name of a table.
+struct TableName<'a> {
     catalog: &'a str,
     schema: &'a str,
     table: &'a str,
@@ -34,58 +34,57 @@ pub(super) async fn tables(context: &SessionContext, command: &CommandGetTables)
         let Some(provider) = provider(context, &catalog, &schema) else {
             continue;
         };
-        for table in matching(provider.table_names(), table_pattern)? {
-            let place = Place {
+        for table in filter_names(provider.table_names(), table_pattern)? {
+            let name = TableName {
                 catalog: &catalog,
                 schema: &schema,
                 table: &table,
             };
-            append(&mut builder, &*provider, &place).await?;
+            append(&mut builder, &*provider, &name).await?;
         }
     }
-    builder.build().map_err(unbuilt)
+    builder.build().map_err(from_builder)
 }
 
 async fn append(
     builder: &mut GetTablesBuilder,
     provider: &dyn SchemaProvider,
-    place: &Place<'_>,
+    name: &TableName<'_>,
 ) -> Result<(), Failure> {
-    let seen = match look_at(provider, place, builder.include_schema()).await {
-        Ok(Some(seen)) => seen,
+    let (table_type, columns) = match describe_table(provider, name, builder.include_schema()).await {
+        Ok(Some(description)) => description,
         // Dropped since its name was read.
         Ok(None) => return Ok(()),
         // One table that cannot be read must not hide the others; it has no columns to show.
         Err(error) => {
-            warn!(table = place.table, "table cannot be described: {error}");
+            warn!(table = name.table, "table cannot be described: {error}");
             (TableType::Base, Schema::empty())
         }
     };
-    let (table_type, columns) = seen;
-    let table_type = match is_system(place.schema) {
+    let table_type = match is_system(name.schema) {
         true => SYSTEM_TABLE,
         false => table_type_name(table_type),
     };
-    let Place { catalog, schema, table } = *place;
+    let TableName { catalog, schema, table } = *name;
     builder
         .append(catalog, schema, table, table_type, &columns)
-        .map_err(unbuilt)
+        .map_err(from_builder)
 }
 
-/// A table's type and, if asked for, its columns; the type alone may be known without opening the table.
-async fn look_at(
+/// A table's type and, with `with_columns`, its columns; the type alone may be known without opening the table.
+async fn describe_table(
     provider: &dyn SchemaProvider,
-    place: &Place<'_>,
+    name: &TableName<'_>,
     with_columns: bool,
 ) -> DataFusionResult<Option<(TableType, Schema)>> {
     if !with_columns {
-        let table_type = provider.table_type(place.table).await?;
+        let table_type = provider.table_type(name.table).await?;
         return Ok(table_type.map(|table_type| (table_type, Schema::empty())));
     }
-    let table = provider.table(place.table).await?;
+    let table = provider.table(name.table).await?;
     Ok(table.map(|table| {
-        let origin = TableReference::full(place.catalog, place.schema, place.table);
-        let columns = described(&client_schema(&table.schema()), |_| Some(&origin));
+        let origin = TableReference::full(name.catalog, name.schema, name.table);
+        let columns = describe(&client_schema(&table.schema()), |_| Some(&origin));
         (table.table_type(), columns)
     }))
 }
@@ -127,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tables_and_views_are_listed_in_order() {
+    async fn tables_and_views_are_sorted() {
         assert_eq!(
             names(CommandGetTables::default()).await,
             ["other.orders TABLE", "public.order_names VIEW", "public.orders TABLE"]
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_tables_that_describe_others_are_system_tables() {
+    async fn information_schema_has_system_tables() {
         let command = CommandGetTables {
             db_schema_filter_pattern: Some(INFORMATION_SCHEMA.into()),
             include_schema: true,
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_schema_is_an_encapsulated_message_that_drivers_understand() {
+    async fn table_schema_is_encapsulated_ipc() {
         let command = CommandGetTables {
             db_schema_filter_pattern: Some("public".into()),
             table_name_filter_pattern: Some("orders".into()),
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_shapes_have_the_schema_that_was_announced() {
+    async fn rows_match_the_announced_schema() {
         for include_schema in [false, true] {
             let command = CommandGetTables {
                 include_schema,

@@ -1,7 +1,7 @@
 //! CommandGetXdbcTypeInfo: the SQL types, under the numbers of ODBC and JDBC.
 //!
-//! One name may stand under several numbers, since drivers look up a column's type by either. Arrays, structs, maps and
-//! unions have no number there.
+//! One name may have several numbers, since drivers look up a column's type by either. Arrays, structs, maps and unions
+//! have no number in ODBC and JDBC.
 
 use std::sync::LazyLock;
 
@@ -11,12 +11,12 @@ use arrow_flight::sql::metadata::{XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDa
 use arrow_flight::sql::{Nullable, Searchable, XdbcDataType, XdbcDatetimeSubcode};
 use squadron_proto::Failure;
 
-use super::unbuilt;
+use super::failure::from_builder;
 
-/// Of a decimal.
+/// The most digits of a decimal.
 const MAX_DIGITS: i32 = 76;
 
-/// What programs reserve for a text or for bytes whose length nobody declares; values may be longer.
+/// The length that programs reserve for a text or for bytes without a declared length; values may be longer.
 const MAX_LENGTH: i32 = 65_536;
 
 /// The schema of CommandGetXdbcTypeInfo.
@@ -26,7 +26,7 @@ pub(super) fn xdbc_schema() -> SchemaRef {
 
 /// All types, or those with a given number.
 pub(super) fn xdbc_rows(data_type: Option<i32>) -> Result<RecordBatch, Failure> {
-    XDBC_TYPES.record_batch(data_type).map_err(unbuilt)
+    XDBC_TYPES.record_batch(data_type).map_err(from_builder)
 }
 
 static XDBC_TYPES: LazyLock<XdbcTypeInfoData> = LazyLock::new(|| {
@@ -38,7 +38,7 @@ static XDBC_TYPES: LazyLock<XdbcTypeInfoData> = LazyLock::new(|| {
     builder.build().expect("every row has every required field")
 });
 
-/// Numbers and truth values. Sizes of numbers are decimal digits.
+/// Numbers and booleans. Sizes of numbers are decimal digits.
 fn exact_types() -> Vec<XdbcTypeInfo> {
     [
         ("BOOLEAN", XdbcDataType::XdbcBit, 1),
@@ -67,7 +67,7 @@ fn exact_types() -> Vec<XdbcTypeInfo> {
             minimum_scale: is_decimal.then_some(0),
             maximum_scale: is_decimal.then_some(MAX_DIGITS),
             num_prec_radix: is_number.then_some(10),
-            ..named(name, data_type, size)
+            ..base_type(name, data_type, size)
         }
     })
     .collect()
@@ -111,22 +111,22 @@ fn quoted_types() -> Vec<XdbcTypeInfo> {
             data_type
         },
         datetime_subcode: subcode,
-        ..named(name, data_type, size)
+        ..base_type(name, data_type, size)
     })
     .collect()
 }
 
-/// Of months, days and nanoseconds together, for which there is no subcode.
+/// An interval of months, days and nanoseconds together, which has no subcode.
 fn interval() -> XdbcTypeInfo {
     XdbcTypeInfo {
         literal_prefix: Some("INTERVAL '".into()),
         literal_suffix: Some("'".into()),
         datetime_subcode: Some(XdbcDatetimeSubcode::XdbcSubcodeUnknown),
-        ..named("INTERVAL", XdbcDataType::XdbcInterval, MAX_LENGTH)
+        ..base_type("INTERVAL", XdbcDataType::XdbcInterval, MAX_LENGTH)
     }
 }
 
-fn named(name: &str, data_type: XdbcDataType, size: i32) -> XdbcTypeInfo {
+fn base_type(name: &str, data_type: XdbcDataType, size: i32) -> XdbcTypeInfo {
     XdbcTypeInfo {
         type_name: name.into(),
         local_type_name: Some(name.into()),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn all_types_in_order_or_one() {
+    fn type_info_is_sorted_and_filtered() {
         let all = xdbc_rows(None).unwrap();
         assert_eq!(all.schema(), xdbc_schema());
         let numbers = all.column(1).as_primitive::<Int32Type>().values();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_and_type_info_use_the_same_names() {
+    fn columns_and_type_info_share_names() {
         let all = xdbc_rows(None).unwrap();
         for data_type in [
             DataType::Boolean,
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_name_is_a_type_in_sql() {
+    async fn every_type_name_casts_in_sql() {
         let context = SessionContext::new();
         for name in names(&xdbc_rows(None).unwrap()) {
             let sql = format!("SELECT CAST(NULL AS {name})");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use squadron_proto::WorkerId;
 use squadron_proto::ticket::ClusterKey;
-use squadron_shuffle::listen;
+use squadron_shuffle::net::listen;
 use squadron_worker::{Engine, WorkerOptions, embedded};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -20,16 +20,16 @@ use crate::driver::Driver;
 use crate::driver::workers::{Registry, RegistryOptions};
 use crate::flight;
 use crate::planner::{Planner, SizeOptions};
-use crate::query::history::{History, HistoryLimits};
-use crate::query::results::{OpenResults, ResultReader};
-use crate::query::retained::KeptResults;
-use crate::query::{Locations, OpenSessions, Planning, Polls, Principal, Queries, QueryParts, Session};
-use crate::sql::PlannedStatement;
+use crate::query::history::HistoryLimits;
+use crate::query::records::QueryRecords;
+use crate::query::results::ResultReader;
+use crate::query::{Locations, OpenSessions, Planning, Principal, Queries, QueryParts, Session};
+use crate::sql::{PlannedStatement, Source};
 use crate::writes::Writes;
 use squadron_proto::WorkerKind;
 use squadron_scheduler::Limits;
 
-/// What speaks to the server.
+/// A Flight SQL client.
 pub(super) type Client = FlightSqlServiceClient<Channel>;
 
 /// A client with the server it is connected to.
@@ -61,11 +61,11 @@ pub(in crate::flight) async fn empty_catalog() -> Catalog {
 /// A planned statement and the session it was planned for.
 pub(in crate::flight) async fn planned(sql: &str) -> (Session, PlannedStatement) {
     let (queries, session) = queries_and_session().await;
-    let planned = queries.plan(&session, sql).await.unwrap();
+    let planned = queries.prepare(&session, Source::Sql(sql.to_owned())).await.unwrap();
     (session, planned)
 }
 
-/// Queries without workers, good to plan, and a session of them.
+/// Queries that can be planned but not run, and a session of them.
 pub(in crate::flight) async fn queries_and_session() -> (Queries, Session) {
     let (engine, key) = engine();
     let mut server = JoinSet::new();
@@ -115,12 +115,8 @@ async fn queries(engine: &Arc<Engine>, key: ClusterKey, server: &mut JoinSet<()>
         .await
         .unwrap();
     let (registry, events) = Registry::new(RegistryOptions::default());
-    let (driver, scheduler) = Driver::new(
-        Limits::default(),
-        History::open(HistoryLimits::default()).unwrap(),
-        registry.clone(),
-        events,
-    );
+    let records = QueryRecords::open(HistoryLimits::default(), Duration::from_secs(60)).unwrap();
+    let (driver, scheduler) = Driver::new(Limits::default(), Arc::new(records.clone()), registry.clone(), events);
     server.spawn(driver.run(CancellationToken::new()));
     for kind in [WorkerKind::Embedded, WorkerKind::Local] {
         let id = WorkerId::new();
@@ -140,14 +136,11 @@ async fn queries(engine: &Arc<Engine>, key: ClusterKey, server: &mut JoinSet<()>
         reader: ResultReader {
             store: engine.store.clone(),
             fetcher: engine.fetcher.clone(),
-            scheduler: scheduler.clone(),
         },
-        kept: KeptResults::new(Duration::from_secs(60), scheduler.clone()),
-        polls: Polls::new(Duration::from_secs(60)),
+        records,
         locations: Locations::Server,
         scheduler,
         sessions: OpenSessions::default(),
-        results: OpenResults::new(Duration::from_secs(60)),
         writes: Writes::new(tokio::runtime::Handle::current()),
         key,
         ticket_lifetime: Duration::from_secs(60),

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_metadata_command_gives_what_it_announced() {
+async fn metadata_rows_match_announced_schemas() {
     let mut client = connect().await;
     let mut infos = vec![
         client.get_catalogs().await.unwrap(),

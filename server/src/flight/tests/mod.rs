@@ -1,4 +1,4 @@
-//! The service over loopback, as its clients meet it.
+//! The service over loopback, through a client.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ use prost::Message;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use super::command::pack;
 use super::messages::{
     CloseSessionRequest, CloseSessionResult, CloseSessionStatus, CreatePreparedStatementResult,
     GetSessionOptionsRequest, GetSessionOptionsResult, OptionValue, SessionOptionValue, SetSessionOptionsRequest,
     SetSessionOptionsResult,
 };
-use super::statement::packed;
 
 mod harness;
 mod metadata;
@@ -81,7 +81,7 @@ async fn prepare(client: &mut Client, sql: &str) -> CreatePreparedStatementResul
         query: sql.into(),
         transaction_id: None,
     };
-    let body = act(client, "CreatePreparedStatement", packed(&request))
+    let body = act(client, "CreatePreparedStatement", pack(&request))
         .await
         .unwrap()
         .unwrap();
@@ -90,7 +90,7 @@ async fn prepare(client: &mut Client, sql: &str) -> CreatePreparedStatementResul
 }
 
 fn command(message: &impl ProstMessageExt) -> FlightDescriptor {
-    FlightDescriptor::new_cmd(packed(message))
+    FlightDescriptor::new_cmd(pack(message))
 }
 
 /// DoPut with the messages of a batch, or with the command alone.

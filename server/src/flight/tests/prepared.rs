@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ddl_of_jdbc_runs_once_in_do_put() {
+async fn jdbc_ddl_runs_once_in_do_put() {
     let mut client = connect().await;
     let prepared = prepare(&mut client, "CREATE VIEW jdbc AS SELECT 8 AS x").await;
     assert_eq!(prepared.is_update, Some(true));
@@ -19,41 +19,41 @@ async fn ddl_of_jdbc_runs_once_in_do_put() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_schema_wherever_it_is_told() {
+async fn every_rpc_announces_one_schema() {
     let mut client = connect().await;
     let sql = "SELECT 1 AS a, 'x' AS b, CAST(NULL AS DOUBLE) AS c";
     let prepared = prepare(&mut client, sql).await;
     assert_eq!(prepared.is_update, Some(false));
-    let told = Schema::try_from(IpcMessage(prepared.dataset_schema)).unwrap();
+    let announced = Schema::try_from(IpcMessage(prepared.dataset_schema)).unwrap();
     let request = CommandStatementQuery {
         query: sql.into(),
         transaction_id: None,
     };
     let schema = raw(&mut client).get_schema(command(&request)).await.unwrap();
-    assert_eq!(Schema::try_from(schema.into_inner()).unwrap(), told);
+    assert_eq!(Schema::try_from(schema.into_inner()).unwrap(), announced);
     let handle = prepared.prepared_statement_handle;
     let info = run_prepared(&mut client, &handle).await.unwrap();
-    assert_eq!(fetch(&mut client, &info).await.0, told);
+    assert_eq!(fetch(&mut client, &info).await.0, announced);
     let request = CommandPreparedStatementQuery {
         prepared_statement_handle: handle,
     };
     let schema = raw(&mut client).get_schema(command(&request)).await.unwrap();
-    assert_eq!(Schema::try_from(schema.into_inner()).unwrap(), told);
+    assert_eq!(Schema::try_from(schema.into_inner()).unwrap(), announced);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bound_value_does_not_change_the_schema_that_was_told() {
+async fn bound_value_keeps_the_schema() {
     let mut client = connect().await;
     let prepared = prepare(&mut client, "SELECT CAST(? AS BIGINT) AS n").await;
-    let told = Schema::try_from(IpcMessage(prepared.dataset_schema)).unwrap();
+    let announced = Schema::try_from(IpcMessage(prepared.dataset_schema)).unwrap();
     let bound = bind(&mut client, &prepared.prepared_statement_handle, 1).await;
     let info = run_prepared(&mut client, &bound).await.unwrap();
-    assert_eq!(info.clone().try_decode_schema().unwrap(), told);
-    assert_eq!(fetch(&mut client, &info).await.0, told);
+    assert_eq!(info.clone().try_decode_schema().unwrap(), announced);
+    assert_eq!(fetch(&mut client, &info).await.0, announced);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bound_parameters_follow_the_handle_that_was_answered() {
+async fn parameters_follow_the_answered_handle() {
     let mut client = connect().await;
     let prepared = prepare(&mut client, "SELECT CAST(? AS BIGINT)").await;
     let parameters = Schema::try_from(IpcMessage(prepared.parameter_schema)).unwrap();
@@ -62,7 +62,7 @@ async fn bound_parameters_follow_the_handle_that_was_answered() {
     let one = bind(&mut client, &handle, 1).await;
     let two = bind(&mut client, &handle, 2).await;
     assert!(one != two && !one.is_empty());
-    // Both handles at once, and the old one, which means the last binding.
+    // Both handles at once, and the statement's own handle, which means the last binding.
     for (handle, expected) in [(&one, 1), (&two, 2), (&handle, 2), (&one, 1)] {
         let info = run_prepared(&mut client, handle).await.unwrap();
         assert_eq!(numbers(&mut client, &info).await, [expected]);
@@ -70,7 +70,7 @@ async fn bound_parameters_follow_the_handle_that_was_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closed_statement_is_gone_and_closing_twice_is_fine() {
+async fn closing_a_statement_is_idempotent() {
     let mut client = connect().await;
     let handle = prepare(&mut client, "SELECT CAST(? AS BIGINT)")
         .await
@@ -80,7 +80,7 @@ async fn a_closed_statement_is_gone_and_closing_twice_is_fine() {
         prepared_statement_handle: bound.clone(),
     };
     for _ in 0..2 {
-        let result = act(&mut client, "ClosePreparedStatement", packed(&request)).await;
+        let result = act(&mut client, "ClosePreparedStatement", pack(&request)).await;
         assert_eq!(result.unwrap(), None);
     }
     for handle in [&handle, &bound, &Bytes::from_static(b"\xff\xfe")] {
@@ -90,7 +90,7 @@ async fn a_closed_statement_is_gone_and_closing_twice_is_fine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_wrong_number_of_parameters_is_refused() {
+async fn wrong_parameter_count_is_refused() {
     let mut client = connect().await;
     let handle = prepare(&mut client, "SELECT CAST(? AS BIGINT) + CAST(? AS BIGINT)")
         .await

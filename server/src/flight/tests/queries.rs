@@ -1,9 +1,9 @@
-//! Statements: run, named, read once.
+//! Statements: their ids, rows and cancellation.
 
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_runs_and_is_named() {
+async fn query_runs_under_its_id() {
     let mut client = connect().await;
     let info = client.execute("SELECT 41 + 1".into(), None).await.unwrap();
     let id = str::from_utf8(&info.app_metadata).unwrap();
@@ -13,7 +13,7 @@ async fn a_query_runs_and_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_is_read_once() {
+async fn result_is_read_once() {
     let mut client = connect().await;
     let info = client.execute("SELECT 1".into(), None).await.unwrap();
     numbers(&mut client, &info).await;
@@ -37,7 +37,7 @@ async fn ddl_runs_once_in_get_flight_info() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_is_answered_before_the_client_closes_its_side() {
+async fn update_answers_before_client_closes() {
     let mut client = connect().await;
     let request = CommandStatementUpdate {
         query: "CREATE VIEW open AS SELECT 1".into(),
@@ -50,7 +50,7 @@ async fn an_update_is_answered_before_the_client_closes_its_side() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_query_has_no_rows() {
+async fn cancelled_query_has_no_rows() {
     let mut client = connect().await;
     let info = client.execute("SELECT 1".into(), None).await.unwrap();
     let request = CancelFlightInfoRequest::new(info.clone());
@@ -64,7 +64,7 @@ async fn a_cancelled_query_has_no_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_message_arrives() {
+async fn large_message_is_accepted() {
     let mut client = connect().await;
     // Above tonic's own limit of 4 MiB.
     let sql = format!("SELECT length('{}') AS n", "x".repeat(6 * 1024 * 1024));

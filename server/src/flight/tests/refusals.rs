@@ -1,19 +1,19 @@
-//! What is not served, and what cannot be read.
+//! Requests that are refused: not served, or malformed.
 
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exactly_the_listed_actions_are_served() {
+async fn only_listed_actions_are_served() {
     let mut client = connect().await;
     let listed = raw(&mut client).list_actions(Empty {}).await.unwrap().into_inner();
     let listed: Vec<_> = listed.try_collect().await.unwrap();
     assert!(listed.len() >= 5);
     for action in listed {
-        // Garbage reaches the action and is judged there.
+        // Garbage reaches the action, which refuses it.
         let outcome = act(&mut client, &action.r#type, vec![0xff; 9]).await;
         assert_eq!(outcome.unwrap_err().code(), Code::InvalidArgument, "{}", action.r#type);
     }
-    // Every other action of Flight and Flight SQL is refused by name, and so is one that nobody knows.
+    // Every other action of Flight and Flight SQL is refused by name, and so is an unknown action.
     for name in [
         "BeginSavepoint",
         "EndSavepoint",
@@ -25,14 +25,14 @@ async fn exactly_the_listed_actions_are_served() {
         assert_eq!(refused.code(), Code::Unimplemented, "{name}");
         assert!(refused.message().contains(name), "{refused}");
     }
-    let begin = packed(&ActionBeginTransactionRequest {});
+    let begin = pack(&ActionBeginTransactionRequest {});
     let status = act(&mut client, "BeginTransaction", begin).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("BeginTransaction"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_served_says_its_name() {
+async fn unserved_commands_are_named() {
     let mut client = connect().await;
     let raw = raw(&mut client);
     let ingest = CommandStatementIngest::default();
@@ -61,7 +61,7 @@ async fn what_is_not_served_says_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_is_an_error_and_the_server_goes_on() {
+async fn server_survives_garbage_requests() {
     let mut client = connect().await;
     let garbage = || vec![0xff_u8; 40];
     let broken = |url: &str| {
@@ -91,7 +91,7 @@ async fn garbage_is_an_error_and_the_server_goes_on() {
     let forged = TicketStatementQuery {
         statement_handle: garbage().into(),
     };
-    let ticket = Ticket::new(packed(&forged));
+    let ticket = Ticket::new(pack(&forged));
     let status = raw(&mut client).do_get(ticket).await.unwrap_err();
     assert!(status.message().contains("not issued by this server"), "{status}");
     let path = FlightDescriptor::new_path(vec!["orders".into()]);
@@ -119,7 +119,7 @@ async fn garbage_parameters_are_invalid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_of_a_transaction_is_refused() {
+async fn statement_in_transaction_is_refused() {
     let mut client = connect().await;
     let request = CommandStatementQuery {
         query: "SELECT 1".into(),

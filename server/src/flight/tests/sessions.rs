@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn handshake_answers_a_token_that_carries_the_session() {
+async fn handshake_token_carries_the_session() {
     let mut client = connect().await;
     let token = client.handshake("user", "password").await.unwrap();
     assert_eq!(client.token().unwrap().as_bytes(), token);
@@ -20,7 +20,7 @@ async fn handshake_answers_a_token_that_carries_the_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cookie_is_offered_until_it_comes_back() {
+async fn cookie_is_sent_until_returned() {
     let mut client = connect().await;
     let descriptor = || command(&CommandGetTables::default());
     let first = raw(&mut client).get_flight_info(descriptor()).await.unwrap();
@@ -33,7 +33,7 @@ async fn a_cookie_is_offered_until_it_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn session_options_are_set_read_and_closed() {
+async fn session_options_last_until_close() {
     let mut client = connect().await;
     let text = |text: &str| SessionOptionValue {
         value: Some(OptionValue::Text(text.into())),

@@ -1,7 +1,7 @@
 //! What a plan declares: the names behind its anchors, and what DataFusion calls these functions.
 //!
-//! Functions are resolved by name alone. A name may carry the signature of its arguments (`add:i32_i32`); which extension
-//! file it comes from does not matter.
+//! Functions are resolved by name alone. A name may carry the signature of its arguments (`add:i32_i32`); which
+//! extension file it comes from does not matter.
 
 use std::collections::HashMap;
 
@@ -12,36 +12,36 @@ use datafusion_substrait::substrait::proto::function_argument::ArgType;
 use datafusion_substrait::substrait::proto::{AggregateFunction, FunctionArgument, Plan};
 use datafusion_substrait::variation_const::{FLOAT_16_TYPE_NAME, NULL_TYPE_NAME};
 
-use super::{invalid, unsupported};
+use super::errors::{invalid, unsupported};
 
 /// The types that DataFusion's own plans declare, those of its old releases too.
 const KNOWN_TYPES: [&str; 3] = [FLOAT_16_TYPE_NAME, "interval-month-day-nano", NULL_TYPE_NAME];
 
-/// Who wrote a plan, where its words mean something of their own.
+/// The producer of a plan, where its names or relations mean something else than in the standard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
     /// Its functions are DataFusion's.
     DataFusion,
     /// Its projections give their expressions alone, where the standard puts the columns of the input before them.
     DuckDb,
-    /// What the standard says.
+    /// The standard's.
     Standard,
 }
 
-/// The release of Substrait, 0.x, up to which DuckDB's plans are in a dialect.
+/// The release of Substrait, 0.x, up to which DuckDB's plans are in `Dialect::DuckDb`.
 const LAST_OF_DUCKDB: u32 = 53;
 
 /// The names of a plan.
 pub(super) struct Declarations {
     pub(super) dialect: Dialect,
-    /// What DataFusion's consumer looks functions up in: its own names.
+    /// The functions under DataFusion's own names, where its consumer looks them up.
     pub(super) extensions: Extensions,
     /// The functions as the plan calls them.
     declared: HashMap<u32, String>,
 }
 
 impl Declarations {
-    pub(super) fn of(plan: &Plan) -> Result<Self> {
+    pub(super) fn from_plan(plan: &Plan) -> Result<Self> {
         let version = plan.version.as_ref();
         let producer = version.map(|version| (version.producer.as_str(), version.minor_number));
         let dialect = match producer {
@@ -57,7 +57,7 @@ impl Declarations {
             .collect();
         if dialect != Dialect::DataFusion {
             for name in extensions.functions.values_mut() {
-                let own = datafusion_name(&bare(name));
+                let own = datafusion_name(&bare_name(name));
                 *name = own;
             }
         }
@@ -101,7 +101,7 @@ impl Declarations {
             Some(name) => Err(unsupported(format!(
                 "the type '{name}' (reference {reference}) is not supported"
             ))),
-            // Plans of old releases of DataFusion write intervals so.
+            // Old releases of DataFusion use these anchors for intervals without declaring them.
             None if (1..=3).contains(&reference) => Ok(()),
             None => Err(invalid(format!(
                 "the Substrait plan uses the type with anchor {reference}, which it does not declare"
@@ -109,7 +109,8 @@ impl Declarations {
         }
     }
 
-    /// Makes an aggregate function one of DataFusion's, where an argument that is no expression says which one it is.
+    /// Replaces an aggregate function by DataFusion's, where an argument that is no expression, or an option, selects
+    /// it.
     pub(super) fn settle_aggregate(&mut self, function: &mut AggregateFunction) -> Result<()> {
         let declared = self.function(function.function_reference)?.to_owned();
         if self.dialect == Dialect::DataFusion {
@@ -134,7 +135,7 @@ impl Declarations {
                 }
             })?;
         }
-        let own = match (bare(&declared).as_str(), choices.as_slice()) {
+        let own = match (bare_name(&declared).as_str(), choices.as_slice()) {
             (_, []) => return Ok(()),
             ("std_dev", [one]) if one == "POPULATION" => "stddev_pop",
             ("variance", [one]) if one == "POPULATION" => "var_pop",
@@ -160,7 +161,7 @@ impl Declarations {
     }
 }
 
-/// What a function does here where it may be told; another wish is refused.
+/// The one value of each option that DataFusion's functions implement; any other is refused.
 const BEHAVIOUR: [(&str, &str); 7] = [
     ("case_sensitivity", "CASE_SENSITIVE"),
     ("division_type", "TRUNCATE"),
@@ -171,12 +172,12 @@ const BEHAVIOUR: [(&str, &str); 7] = [
     ("rounding", "TIE_TO_EVEN"),
 ];
 
-/// Refuses an option that asks for what the function does not do.
+/// Refuses an option unless one of the values in `preference` is what the function does.
 pub(super) fn check_option(function: &str, name: &str, preference: &[String]) -> Result<()> {
-    let fulfilled = BEHAVIOUR
+    let is_fulfilled = BEHAVIOUR
         .iter()
         .any(|(option, value)| *option == name && preference.iter().any(|wish| wish == value));
-    if fulfilled {
+    if is_fulfilled {
         return Ok(());
     }
     Err(unsupported(format!(
@@ -199,7 +200,7 @@ pub(super) fn is_distinct(invocation: i32) -> bool {
 }
 
 /// The name without its signature, in lower case.
-pub(super) fn bare(name: &str) -> String {
+pub(super) fn bare_name(name: &str) -> String {
     name.split(':').next().unwrap_or(name).to_lowercase()
 }
 

@@ -1,4 +1,7 @@
-//! Scalar functions of Substrait's standard extensions that DataFusion has otherwise, or not under one name.
+//! Scalar functions of Substrait's standard extensions that DataFusion implements differently, or under several names.
+//!
+//! Arguments of a function are expressions again, so this file and `reader` import each other: the recursion of the
+//! reader.
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
@@ -10,11 +13,11 @@ use datafusion_substrait::logical_plan::consumer::{from_scalar_function, from_su
 use datafusion_substrait::substrait::proto::FunctionArgument;
 use datafusion_substrait::substrait::proto::expression::ScalarFunction;
 
-use super::declarations::{Dialect, bare, check_option, choice};
+use super::declarations::{Dialect, bare_name, check_option, choice};
+use super::errors::{invalid, unsupported};
 use super::reader::Reader;
-use super::{invalid, unsupported};
 
-/// The expression of a scalar function.
+/// Reads a scalar function as an expression.
 pub(super) async fn scalar(reader: &Reader<'_>, function: &ScalarFunction, input: &DFSchema) -> Result<Expr> {
     let declared = reader.declarations.function(function.function_reference)?;
     if reader.declarations.dialect == Dialect::DataFusion {
@@ -26,11 +29,11 @@ pub(super) async fn scalar(reader: &Reader<'_>, function: &ScalarFunction, input
         declared,
         input,
     };
-    match bare(declared).as_str() {
+    match bare_name(declared).as_str() {
         "concat" => call.concat().await,
         "extract" => call.extract().await,
-        "greatest" => call.unless_null(own::greatest).await,
-        "least" => call.unless_null(own::least).await,
+        "greatest" => call.null_if_any_null(own::greatest).await,
+        "least" => call.null_if_any_null(own::least).await,
         "like" => call.like().await,
         _ => call.plain().await,
     }
@@ -56,9 +59,9 @@ impl Call<'_> {
         from_scalar_function(self.reader, self.function, self.input).await
     }
 
-    /// DataFusion's `concat` skips NULLs, which is to be asked for.
+    /// DataFusion's `concat` skips NULLs; in the standard that is an option.
     async fn concat(&self) -> Result<Expr> {
-        if self.asks("null_handling", "IGNORE_NULLS") {
+        if self.requests("null_handling", "IGNORE_NULLS") {
             self.check_options(&["null_handling"])?;
             return from_scalar_function(self.reader, self.function, self.input).await;
         }
@@ -67,7 +70,7 @@ impl Call<'_> {
             let op = Operator::StringConcat;
             Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
         });
-        joined.ok_or_else(|| self.wrong("takes one or more texts"))
+        joined.ok_or_else(|| self.misused("takes one or more texts"))
     }
 
     /// The part of a date or time: `extract(YEAR, x)`.
@@ -82,17 +85,17 @@ impl Call<'_> {
             .collect();
         let mut values = from_substrait_func_args(self.reader, &values, self.input).await?;
         let (component, from_zero) = match choices.as_slice() {
-            // Some write the component as a text.
+            // Some producers write the component as a text.
             [] if values.len() == 2 => (text(&values.remove(0)), false),
             [component] | [component, "ONE"] => (Some((*component).to_owned()), false),
             [component, "ZERO"] => (Some((*component).to_owned()), true),
             _ => (None, false),
         };
-        let component = component.ok_or_else(|| self.wrong("takes a component and a time"))?;
+        let component = component.ok_or_else(|| self.misused("takes a component and a time"))?;
         let [of] = values.as_slice() else {
-            return Err(self.wrong("is supported with a component and a time alone"));
+            return Err(self.misused("is supported with a component and a time alone"));
         };
-        let part = part(&component).ok_or_else(|| {
+        let part = datafusion_part(&component).ok_or_else(|| {
             unsupported(format!(
                 "the function '{}' with the argument {component} is not supported",
                 self.declared
@@ -103,19 +106,19 @@ impl Call<'_> {
     }
 
     /// DataFusion's `least` and `greatest` skip NULLs; those of the standard do not.
-    async fn unless_null(&self, of: fn(Vec<Expr>) -> Expr) -> Result<Expr> {
+    async fn null_if_any_null(&self, of: fn(Vec<Expr>) -> Expr) -> Result<Expr> {
         self.check_options(&[])?;
         let arguments = self.arguments().await?;
         let no_null = arguments
             .iter()
             .map(|argument| argument.clone().is_not_null())
             .reduce(Expr::and);
-        let no_null = no_null.ok_or_else(|| self.wrong("takes one or more values"))?;
+        let no_null = no_null.ok_or_else(|| self.misused("takes one or more values"))?;
         when(no_null, of(arguments)).end()
     }
 
     async fn like(&self) -> Result<Expr> {
-        if !self.asks("case_sensitivity", "CASE_INSENSITIVE") {
+        if !self.requests("case_sensitivity", "CASE_INSENSITIVE") {
             return self.plain().await;
         }
         self.check_options(&["case_sensitivity"])?;
@@ -127,7 +130,7 @@ impl Call<'_> {
                 None,
                 true,
             ))),
-            Err(_) => Err(self.wrong("takes a text and a pattern")),
+            Err(_) => Err(self.misused("takes a text and a pattern")),
         }
     }
 
@@ -135,8 +138,8 @@ impl Call<'_> {
         from_substrait_func_args(self.reader, &self.function.arguments, self.input).await
     }
 
-    /// Whether the first wish for an option is `value`.
-    fn asks(&self, name: &str, value: &str) -> bool {
+    /// Whether the first preference for an option is `value`.
+    fn requests(&self, name: &str, value: &str) -> bool {
         let options = &self.function.options;
         options
             .iter()
@@ -151,7 +154,7 @@ impl Call<'_> {
             .try_for_each(|option| check_option(self.declared, &option.name, &option.preference))
     }
 
-    fn wrong(&self, how: &str) -> datafusion::error::DataFusionError {
+    fn misused(&self, how: &str) -> datafusion::error::DataFusionError {
         invalid(format!("the function '{}' of the Substrait plan {how}", self.declared))
     }
 }
@@ -164,8 +167,8 @@ fn text(expression: &Expr) -> Option<String> {
     }
 }
 
-/// What DataFusion calls a component of a time, where both mean the same.
-fn part(component: &str) -> Option<&'static str> {
+/// DataFusion's name for a component of a time, where it has one of the same meaning.
+fn datafusion_part(component: &str) -> Option<&'static str> {
     Some(match component.to_uppercase().as_str() {
         "YEAR" => "year",
         "QUARTER" => "quarter",

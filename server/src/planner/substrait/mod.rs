@@ -8,16 +8,20 @@
 //!
 //! | part | what it is for |
 //! |---|---|
+//! | `limits`, `errors` | how large a plan may be, and the two errors it can get |
 //! | `declarations` | the plan's names for its anchors, and what DataFusion calls these functions |
-//! | `check` | one walk over everything that came in: limits, and by name what is not supported |
+//! | `check` | one walk over the whole plan: counts against the limits, and refuses by name what is not supported |
 //! | `reader` | DataFusion's consumer, with our own tables, fields and parameters |
-//! | `read`, `functions` | relations and functions that DataFusion's consumer reads otherwise than they are meant |
+//! | `read`, `functions` | relations and functions that DataFusion's consumer reads differently from the standard |
 //!
-//! A plan comes from outside: nothing in it is believed, and a panic of a library over it is the plan's error.
+//! A plan is untrusted input: its sizes and references are checked, and a panic of a library that reads it is an
+//! `Invalid` error of the plan.
 
 mod check;
 mod declarations;
+mod errors;
 mod functions;
+mod limits;
 mod read;
 mod reader;
 #[cfg(test)]
@@ -32,27 +36,16 @@ use datafusion_substrait::logical_plan::consumer::from_substrait_plan_with_consu
 use datafusion_substrait::substrait::proto::Plan;
 use futures::FutureExt;
 use prost::Message;
-use squadron_proto::{Failure, FailureKind};
+use squadron_proto::FailureKind;
 use squadron_shuffle::failure;
 
 use self::declarations::Declarations;
+use self::errors::invalid;
+use self::limits::{MAX_DEPTH, MAX_PLAN_BYTES};
 use self::reader::Reader;
 use crate::error::panic_message;
 
-/// Bytes of a plan. Decoded it takes some ten times as many.
-const MAX_PLAN_BYTES: usize = 16 * 1024 * 1024;
-
-/// Relations of a plan.
-const MAX_RELATIONS: usize = 1_000;
-
-/// Expressions of a plan, the cells of its virtual tables included.
-const MAX_EXPRESSIONS: usize = 500_000;
-
-/// Protobuf messages inside one another, as every protobuf library has it; prost enforces it while it decodes. A relation is two
-/// of them, a function three.
-const MAX_DEPTH: usize = 100;
-
-/// The newest release of Substrait whose plans are understood.
+/// The newest release of Substrait whose plans are read.
 pub fn newest_version() -> String {
     use datafusion_substrait::substrait::version;
     format!(
@@ -63,24 +56,24 @@ pub fn newest_version() -> String {
     )
 }
 
-/// The oldest release of Substrait whose plans are understood: before it the arguments of functions were written otherwise.
+/// The oldest release of Substrait whose plans are read: older ones write the arguments of functions in another form.
 pub const OLDEST_VERSION: &str = "0.20.0";
 
 /// Reads a plan over the tables and functions of `state`. The names of its root are the names of the columns.
 ///
 /// # Errors
-/// `Invalid` for what is no plan and for names and references that lead nowhere, `Unsupported` for what the server does not do;
-/// both name it.
+/// `Invalid` for bytes that are no plan and for names and references that lead nowhere, `Unsupported` for a feature
+/// that the server does not support; both name the fault.
 pub async fn logical_plan(state: &SessionState, bytes: &[u8]) -> Result<LogicalPlan> {
     let mut plan = decode(bytes)?;
-    let mut declarations = Declarations::of(&plan)?;
+    let mut declarations = Declarations::from_plan(&plan)?;
     check::check(&mut plan, &mut declarations)?;
     let reader = Reader::new(state, &declarations, &plan.parameter_bindings)?;
     blamed_on_plan(from_substrait_plan_with_consumer(&reader, &plan)).await
 }
 
-/// Libraries that work on a plan from outside take it for granted that it fits together: where they panic or speak of a
-/// fault of their own, the plan is at fault.
+/// Runs `work` on a plan of a client. Libraries take it for granted that such a plan is consistent: where they panic or
+/// report an internal error, the plan is at fault.
 ///
 /// # Errors
 /// Those of `work`, and `Invalid` where it panics.
@@ -110,7 +103,7 @@ fn decode(bytes: &[u8]) -> Result<Plan> {
             MAX_PLAN_BYTES / (1024 * 1024)
         )));
     }
-    // No protobuf message begins with a brace: it would be the start of a group, which no plan has.
+    // No plan begins with a brace: in protobuf it would be the start of a group, which plans do not have.
     if bytes.trim_ascii_start().first() == Some(&b'{') {
         return Err(invalid(
             "the Substrait plan is JSON; send it in the binary form of protobuf",
@@ -122,21 +115,11 @@ fn decode(bytes: &[u8]) -> Result<Plan> {
 fn undecodable(error: &str) -> DataFusionError {
     if error.contains("recursion limit") {
         return invalid(format!(
-            "the Substrait plan nests deeper than {MAX_DEPTH} protobuf messages, some 45 relations or 30 functions inside one \
-             another; give `and`, `or` and the like all their arguments at once"
+            "the Substrait plan nests deeper than {MAX_DEPTH} protobuf messages, some 45 relations or 30 functions \
+             inside one another; give `and`, `or` and the like all their arguments at once"
         ));
     }
     invalid(format!(
         "the bytes are not a Substrait plan in the binary form of protobuf: {error}"
     ))
-}
-
-/// An error for a plan that is wrong.
-fn invalid(message: impl Into<String>) -> DataFusionError {
-    failure::into_datafusion(Failure::new(FailureKind::Invalid, message.into()))
-}
-
-/// An error for what a plan may say, but the server does not do.
-fn unsupported(message: impl Into<String>) -> DataFusionError {
-    failure::into_datafusion(Failure::new(FailureKind::Unsupported, message.into()))
 }

@@ -1,9 +1,12 @@
 //! Read relations: tables of the catalog, and rows that the plan brings along.
 //!
-//! DataFusion's consumer hands the filter of a read to the table alone, which may apply it by halves, forgets the filter and the
-//! mask of a virtual table, and refuses a plan that declares a column as required where the table may hold NULL. Here the
-//! filter is a filter, the mask a projection, and a declared schema is matched by name and type: what may be NULL is for
-//! the table to say.
+//! DataFusion's consumer hands the filter of a read to the table alone, which may apply only a part of it, ignores the
+//! filter and the mask of a virtual table, and refuses a plan that declares a column as required where the table may
+//! hold NULL. Here the filter becomes a filter node, the mask a projection, and a declared schema is matched by name
+//! and type; whether a column may hold NULL follows from the table.
+//!
+//! A filter is an expression, which may hold subqueries with reads: this file and `reader` import each other, the
+//! recursion of the reader.
 
 use std::sync::Arc;
 
@@ -17,18 +20,18 @@ use datafusion_substrait::substrait::proto::expression::MaskExpression;
 use datafusion_substrait::substrait::proto::read_rel::{NamedTable, ReadType};
 use datafusion_substrait::substrait::proto::{NamedStruct, ReadRel};
 
+use super::errors::{invalid, unsupported};
 use super::reader::{Reader, check_field};
-use super::{invalid, unsupported};
 use crate::config::nearest;
 
-/// The rows of a read relation.
+/// Reads a read relation.
 pub(super) async fn read(reader: &Reader<'_>, relation: &ReadRel) -> Result<LogicalPlan> {
     let declared = relation
         .base_schema
         .as_ref()
         .ok_or_else(|| invalid("the Substrait plan has a read relation without a base schema"))?;
     let plan = match &relation.read_type {
-        Some(ReadType::NamedTable(table)) => named(reader, table, declared).await?,
+        Some(ReadType::NamedTable(table)) => scan_table(reader, table, declared).await?,
         _ => virtual_rows(from_read_rel(reader, relation).await?)?,
     };
     let plan = match &relation.filter {
@@ -39,19 +42,19 @@ pub(super) async fn read(reader: &Reader<'_>, relation: &ReadRel) -> Result<Logi
         None => plan,
     };
     match &relation.projection {
-        Some(mask) => masked(plan, mask),
+        Some(mask) => apply_mask(plan, mask),
         None => Ok(plan),
     }
 }
 
-async fn named(reader: &Reader<'_>, table: &NamedTable, declared: &NamedStruct) -> Result<LogicalPlan> {
-    let (name, provider) = reader.table(&reference(&table.names)?).await?;
+async fn scan_table(reader: &Reader<'_>, table: &NamedTable, declared: &NamedStruct) -> Result<LogicalPlan> {
+    let (name, provider) = reader.table(&table_reference(&table.names)?).await?;
     let declared = from_substrait_named_struct(reader, declared)?;
     let schema = provider.schema();
     let columns = declared
         .fields()
         .iter()
-        .map(|field| column(&schema, field, &name))
+        .map(|field| find_column(&schema, field, &name))
         .collect::<Result<Vec<_>>>()?;
     let alias = reader.alias(&name);
     let scan = LogicalPlanBuilder::scan(name, provider_as_source(provider), Some(columns))?;
@@ -61,7 +64,7 @@ async fn named(reader: &Reader<'_>, table: &NamedTable, declared: &NamedStruct) 
     }
 }
 
-fn reference(names: &[String]) -> Result<TableReference> {
+fn table_reference(names: &[String]) -> Result<TableReference> {
     match names {
         [table] => Ok(TableReference::bare(table.as_str())),
         [schema, table] => Ok(TableReference::partial(schema.as_str(), table.as_str())),
@@ -74,8 +77,9 @@ fn reference(names: &[String]) -> Result<TableReference> {
     }
 }
 
-/// Which column of the table a declared one is: of the same name, else of the only one that differs in case alone.
-fn column(schema: &Schema, declared: &Field, table: &TableReference) -> Result<usize> {
+/// The index of a declared column in the table: the column of the same name, else the only one that differs in case
+/// alone.
+fn find_column(schema: &Schema, declared: &Field, table: &TableReference) -> Result<usize> {
     let name = declared.name();
     let same = |exact: bool| {
         let mut matching = schema.fields().iter().enumerate().filter(move |(_, field)| {
@@ -94,7 +98,7 @@ fn column(schema: &Schema, declared: &Field, table: &TableReference) -> Result<u
             "the Substrait plan reads a column '{name}', which table '{table}' does not have{hint}"
         )));
     };
-    if alike(field.data_type(), declared.data_type()) {
+    if is_same_kind(field.data_type(), declared.data_type()) {
         return Ok(index);
     }
     Err(invalid(format!(
@@ -104,13 +108,13 @@ fn column(schema: &Schema, declared: &Field, table: &TableReference) -> Result<u
     )))
 }
 
-/// Whether the values are the same ones, however they are laid out.
-fn alike(one: &DataType, other: &DataType) -> bool {
+/// Whether both types hold the same values, in whatever layout.
+fn is_same_kind(one: &DataType, other: &DataType) -> bool {
     let both = |kind: fn(&DataType) -> bool| kind(one) && kind(other);
     DFSchema::datatype_is_logically_equal(one, other) || both(DataType::is_string) || both(DataType::is_binary)
 }
 
-/// Rows that the plan brings along, of the types that it declares for them.
+/// The virtual table with the types that the plan declares for its columns, each nullable.
 fn virtual_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
     let LogicalPlan::Values(rows) = plan else {
         return Ok(plan);
@@ -122,18 +126,18 @@ fn virtual_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
             row.len()
         )));
     }
-    let fields: Vec<FieldRef> = rows.schema.fields().iter().map(nullable).collect();
+    let fields: Vec<FieldRef> = rows.schema.fields().iter().map(to_nullable).collect();
     let schema = Arc::new(DFSchema::from_unqualified_fields(fields.into(), Default::default())?);
     LogicalPlanBuilder::values_with_schema(rows.values, &schema)?.build()
 }
 
-/// The field as one that may hold NULL, which nobody has checked that it does not.
-fn nullable(field: &FieldRef) -> FieldRef {
+/// The field as nullable: the rows of a virtual table are not checked for NULL.
+fn to_nullable(field: &FieldRef) -> FieldRef {
     Arc::new(field.as_ref().clone().with_nullable(true))
 }
 
-/// A projection without its first columns: its last `count` ones.
-pub(super) fn last_columns(plan: LogicalPlan, count: usize) -> Result<LogicalPlan> {
+/// Drops all but the last `count` columns of a projection.
+pub(super) fn keep_last_columns(plan: LogicalPlan, count: usize) -> Result<LogicalPlan> {
     let LogicalPlan::Projection(mut projection) = plan else {
         return Ok(plan);
     };
@@ -143,7 +147,7 @@ pub(super) fn last_columns(plan: LogicalPlan, count: usize) -> Result<LogicalPla
     LogicalPlanBuilder::from(input).project(last)?.build()
 }
 
-fn masked(plan: LogicalPlan, mask: &MaskExpression) -> Result<LogicalPlan> {
+fn apply_mask(plan: LogicalPlan, mask: &MaskExpression) -> Result<LogicalPlan> {
     let Some(select) = &mask.select else {
         return Ok(plan);
     };

@@ -1,4 +1,7 @@
-//! DataFusion's consumer of Substrait with our own way to tables, columns and parameters.
+//! DataFusion's consumer of Substrait, with tables, columns and parameters resolved by our own rules.
+//!
+//! Relations hold expressions and expressions hold relations, so [`Reader`] calls `read` and `functions`, and both call
+//! it again: the one circle of imports here, and a real recursion.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +25,8 @@ use datafusion_substrait::substrait::proto::{
 };
 
 use super::declarations::{Declarations, Dialect};
-use super::{functions, invalid, read, unsupported};
+use super::errors::{invalid, unsupported};
+use super::{functions, read};
 
 /// Parameters of a plan.
 const MAX_PARAMETERS: u32 = 10_000;
@@ -31,7 +35,7 @@ const MAX_PARAMETERS: u32 = 10_000;
 pub(super) struct Reader<'a> {
     pub(super) state: &'a SessionState,
     pub(super) declarations: &'a Declarations,
-    /// Values that the plan brings along for its parameters.
+    /// Values that the plan binds to its parameters.
     bindings: HashMap<u32, &'a Literal>,
     /// How often each table was read so far.
     reads: Mutex<HashMap<TableReference, usize>>,
@@ -61,8 +65,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Another name for a table that was read before. Plans tell columns apart by number and DataFusion by name, so that a column
-    /// and the same one of an outer query would be one.
+    /// Another name for a table that was read before. Plans distinguish columns by number and DataFusion by name, so
+    /// that without it a column and the same column of an outer query would be one.
     pub(super) fn alias(&self, table: &TableReference) -> Option<TableReference> {
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
         let count = reads.entry(table.clone()).or_default();
@@ -70,9 +74,9 @@ impl<'a> Reader<'a> {
         (*count > 1).then(|| TableReference::bare(format!("{}#{count}", table.table())))
     }
 
-    /// The table of that name: as it is written, else in lower case, as SQL takes names without quotes.
+    /// Finds a table by its name: as it is written, else in lower case, as SQL treats names without quotes.
     pub(super) async fn table(&self, written: &TableReference) -> Result<(TableReference, Arc<dyn TableProvider>)> {
-        for name in [written.clone(), in_lower_case(written)] {
+        for name in [written.clone(), to_lower_case(written)] {
             if let Some(table) = self.resolve_table_ref(&name).await? {
                 return Ok((name, table));
             }
@@ -82,7 +86,8 @@ impl<'a> Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// DataFusion tells a column of an outer query from one of its own by the name alone.
+    /// Refuses a column of an outer query whose name is also one of `input`: DataFusion distinguishes them by name
+    /// alone.
     fn refuse_ambiguous(&self, reference: &FieldReference, field: i32, input: &DFSchema) -> Result<()> {
         let Some(RootType::OuterReference(outer)) = &reference.root_type else {
             return Ok(());
@@ -96,13 +101,13 @@ impl Reader<'_> {
             return Ok(());
         }
         Err(unsupported(format!(
-            "the Substrait plan refers to column '{column}' of an outer query where there is a column of the same name, which is \
-             not supported; give one of them another name in a project relation, or read it from a table"
+            "the Substrait plan refers to column '{column}' of an outer query where there is a column of the same \
+             name, which is not supported; give one of them another name in a project relation, or read it from a table"
         )))
     }
 }
 
-fn in_lower_case(name: &TableReference) -> TableReference {
+fn to_lower_case(name: &TableReference) -> TableReference {
     let lower = |part: &str| part.to_lowercase();
     match name {
         TableReference::Bare { table } => TableReference::bare(lower(table)),
@@ -138,12 +143,12 @@ impl SubstraitConsumer for Reader<'_> {
         let plan = from_project_rel(self, relation).await?;
         let kind = relation.common.as_ref().and_then(|it| it.emit_kind.as_ref());
         match (self.declarations.dialect, kind) {
-            (Dialect::DuckDb, None) => read::last_columns(plan, relation.expressions.len()),
+            (Dialect::DuckDb, None) => read::keep_last_columns(plan, relation.expressions.len()),
             _ => Ok(plan),
         }
     }
 
-    /// Where rows go is for the server to decide.
+    /// Skips the exchange: the server decides itself where rows go.
     async fn consume_exchange(&self, relation: &ExchangeRel) -> Result<LogicalPlan> {
         match relation.input.as_deref() {
             Some(input) => self.consume_rel(input).await,
@@ -227,7 +232,7 @@ fn struct_field(reference: &FieldReference) -> Option<i32> {
     }
 }
 
-/// Refuses a number of a field that its input does not have; `fields` is none where that is found out elsewhere.
+/// Refuses the number of a field that its input does not have. Without `fields` nothing is checked: DataFusion does it.
 pub(super) fn check_field(field: i32, fields: Option<usize>) -> Result<()> {
     let Some(fields) = fields else { return Ok(()) };
     if usize::try_from(field).is_ok_and(|field| field < fields) {

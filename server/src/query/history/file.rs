@@ -1,12 +1,13 @@
-//! The history on disk, so that a server which starts anew still knows what it did: one JSON object a line.
+//! The history on disk, so that a server which starts anew still knows the queries of the last one: one JSON object a
+//! line.
 //!
 //! ```text
 //! <state-dir>/queries.jsonl      appended to
-//! <state-dir>/queries.old.jsonl  the one before; replaced when the first is half of what both may be
+//! <state-dir>/queries.old.jsonl  the file before; replaced when the first is half of what both may be
 //! ```
 //!
-//! A thread of its own writes, so that a slow disk holds nobody up; when it cannot follow, lines are left out and the log says
-//! so. A line that cannot be read (the server died while it wrote it) is skipped.
+//! A thread of its own writes, so that a slow disk delays no query; when it cannot follow, lines are left out and the
+//! log says so. A line that cannot be read (the server died while it wrote it) is skipped.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -17,8 +18,9 @@ use std::thread::{self, JoinHandle};
 use squadron_proto::{Failure, FailureKind};
 use tracing::warn;
 
-use super::line::Line;
-use super::{HistoryLimits, Past};
+use super::completed::CompletedQuery;
+use super::entry::Entry;
+use super::limits::HistoryLimits;
 
 /// Lines that wait for the disk; more are left out.
 const WAITING_LINES: usize = 4096;
@@ -26,7 +28,7 @@ const WAITING_LINES: usize = 4096;
 /// Writes what ends. Dropping it waits until everything is written.
 #[derive(Debug)]
 pub(super) struct Writer {
-    lines: Option<SyncSender<Line>>,
+    lines: Option<SyncSender<Entry>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -35,7 +37,7 @@ impl Writer {
     ///
     /// # Errors
     /// `Invalid`, naming the flag, when the folder cannot be used.
-    pub(super) fn open(folder: &Path, limits: &HistoryLimits) -> Result<(Self, Vec<Past>), Failure> {
+    pub(super) fn open(folder: &Path, limits: &HistoryLimits) -> Result<(Self, Vec<CompletedQuery>), Failure> {
         let unusable = |error: io::Error| {
             let message = format!(
                 "--state-dir {} cannot be used: {error}; give a folder that this user may write to",
@@ -49,8 +51,8 @@ impl Writer {
             old: folder.join("queries.old.jsonl"),
             max_bytes: limits.max_disk_bytes / 2,
         };
-        let mut past = files.read(&files.old).map_err(unusable)?;
-        past.extend(files.read(&files.current).map_err(unusable)?);
+        let mut completed = files.read(&files.old).map_err(unusable)?;
+        completed.extend(files.read(&files.current).map_err(unusable)?);
         let file = files.append().map_err(unusable)?;
         let (lines, received) = sync_channel(WAITING_LINES);
         let thread = thread::Builder::new()
@@ -61,15 +63,15 @@ impl Writer {
             lines: Some(lines),
             thread: Some(thread),
         };
-        Ok((writer, past))
+        Ok((writer, completed))
     }
 
     /// Never waits.
-    pub(super) fn write(&self, past: &Past) {
+    pub(super) fn write(&self, completed: &CompletedQuery) {
         let Some(lines) = &self.lines else {
             return;
         };
-        if let Err(TrySendError::Full(line)) = lines.try_send(Line::of(past)) {
+        if let Err(TrySendError::Full(line)) = lines.try_send(Entry::of(completed)) {
             warn!(query_id = line.query(), "the disk is too slow: left out of the history");
         }
     }
@@ -93,24 +95,24 @@ struct Files {
 }
 
 impl Files {
-    fn read(&self, path: &Path) -> io::Result<Vec<Past>> {
+    fn read(&self, path: &Path) -> io::Result<Vec<CompletedQuery>> {
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let (mut past, mut unreadable) = (Vec::new(), 0);
+        let (mut completed, mut unreadable) = (Vec::new(), 0);
         for line in BufReader::new(file).split(b'\n') {
-            let parsed = serde_json::from_slice::<Line>(&line?).ok();
-            match parsed.and_then(Line::into_past) {
-                Some(read) => past.push(read),
+            let parsed = serde_json::from_slice::<Entry>(&line?).ok();
+            match parsed.and_then(Entry::into_completed) {
+                Some(read) => completed.push(read),
                 None => unreadable += 1,
             }
         }
         if unreadable > 0 {
             warn!(path = %path.display(), unreadable, "lines of the history are skipped");
         }
-        Ok(past)
+        Ok(completed)
     }
 
     /// A line that was cut off must not spoil the next one.
@@ -141,7 +143,7 @@ fn ends_with_line_break(path: &Path) -> io::Result<bool> {
     Ok(last == [b'\n'])
 }
 
-fn write_all(lines: &Receiver<Line>, files: &Files, mut file: File) {
+fn write_all(lines: &Receiver<Entry>, files: &Files, mut file: File) {
     for line in lines {
         let written = serde_json::to_vec(&line)
             .map_err(io::Error::from)
@@ -162,7 +164,7 @@ fn write_all(lines: &Receiver<Line>, files: &Files, mut file: File) {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use super::super::tests::{asked, failed};
+    use super::super::tests::{failed, request};
     use super::*;
 
     fn limits(max_disk_bytes: u64) -> HistoryLimits {
@@ -172,50 +174,51 @@ mod tests {
         }
     }
 
-    fn past(id: u128) -> Past {
+    fn completed(id: u128) -> CompletedQuery {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
-        Past {
-            asked: asked(id).into(),
+        CompletedQuery {
+            request: request(id).into(),
             ended: at,
             outcome: failed("no \"such\"\ntable"),
             info: None,
-            freed: Some(at),
+            released: Some(at),
             epoch: SystemTime::UNIX_EPOCH,
         }
     }
 
-    fn ids(past: &[Past]) -> Vec<u128> {
-        past.iter()
-            .map(|past| u128::from_be_bytes(past.asked.id.to_bytes()[..].try_into().unwrap()))
+    fn ids(completed: &[CompletedQuery]) -> Vec<u128> {
+        completed
+            .iter()
+            .map(|completed| u128::from_be_bytes(completed.request.id.to_bytes()[..].try_into().unwrap()))
             .collect()
     }
 
     #[test]
-    fn what_was_written_is_read_again_but_for_what_was_cut_off() {
+    fn truncated_line_is_skipped_when_read() {
         let folder = tempfile::tempdir().unwrap();
         let (writer, before) = Writer::open(folder.path(), &limits(1 << 20)).unwrap();
         assert_eq!(before, []);
-        writer.write(&past(1));
-        writer.write(&past(2));
+        writer.write(&completed(1));
+        writer.write(&completed(2));
         drop(writer);
         let file = folder.path().join("queries.jsonl");
         let text = fs::read_to_string(&file).unwrap();
         fs::write(&file, &text[..text.len() - 9]).unwrap();
         let (writer, before) = Writer::open(folder.path(), &limits(1 << 20)).unwrap();
-        assert_eq!(before, [past(1)]);
-        writer.write(&past(3));
+        assert_eq!(before, [completed(1)]);
+        writer.write(&completed(3));
         drop(writer);
         let (_, before) = Writer::open(folder.path(), &limits(1 << 20)).unwrap();
         assert_eq!(ids(&before), [1, 3]);
     }
 
     #[test]
-    fn it_takes_no_more_of_the_disk_than_it_may() {
+    fn files_stay_within_their_disk_limit() {
         let folder = tempfile::tempdir().unwrap();
         let most = 4096;
         let (writer, _) = Writer::open(folder.path(), &limits(most)).unwrap();
         for id in 1..=100 {
-            writer.write(&past(id));
+            writer.write(&completed(id));
         }
         drop(writer);
         let (_, before) = Writer::open(folder.path(), &limits(most)).unwrap();
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_used_is_named() {
+    fn unusable_folder_fails_with_its_flag() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let failure = Writer::open(file.path(), &limits(1)).unwrap_err();
         assert!(failure.message.contains("--state-dir"), "{failure}");

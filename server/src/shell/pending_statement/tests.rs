@@ -1,4 +1,4 @@
-//! Against a server that is nothing but a list of the calls it gets.
+//! Against a fake server that records its calls.
 
 use std::sync::{Arc, Mutex};
 
@@ -18,10 +18,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 
-/// Which calls the server got, in their order.
+/// The calls that the server received, in order.
 type Calls = Arc<Mutex<Vec<String>>>;
 
-/// A server that is polled `polls` times for a statement, or answers GetFlightInfo alone.
+/// A server that is polled `polls` times for a statement; without polls it serves GetFlightInfo alone.
 struct Fake {
     polls: Option<usize>,
     calls: Calls,
@@ -30,8 +30,8 @@ struct Fake {
 type Answer<T> = Result<Response<T>, Status>;
 type Stream<T> = BoxStream<'static, Result<T, Status>>;
 
-/// The statement of a descriptor, or the number of the poll that it is for.
-fn asked(descriptor: &FlightDescriptor) -> String {
+/// The statement of a descriptor, or the number of its poll.
+fn decode(descriptor: &FlightDescriptor) -> String {
     let command = Any::decode(descriptor.cmd.as_ref())
         .ok()
         .and_then(|any| Command::try_from(any).ok());
@@ -42,8 +42,8 @@ fn asked(descriptor: &FlightDescriptor) -> String {
 }
 
 impl Fake {
-    fn called(&self, rpc: &str, descriptor: &FlightDescriptor) {
-        let call = format!("{rpc} {}", asked(descriptor));
+    fn record(&self, rpc: &str, descriptor: &FlightDescriptor) {
+        let call = format!("{rpc} {}", decode(descriptor));
         self.calls.lock().unwrap().push(call);
     }
 }
@@ -59,9 +59,9 @@ impl FlightService for Fake {
     type DoExchangeStream = Stream<FlightData>;
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
-        let asked_for = asked(request.get_ref());
-        self.called("get", request.get_ref());
-        match asked_for.as_str() {
+        let statement = decode(request.get_ref());
+        self.record("get", request.get_ref());
+        match statement.as_str() {
             "BEGIN" => Err(Status::unimplemented("no transactions")),
             _ => Ok(Response::new(FlightInfo::new().with_app_metadata("got"))),
         }
@@ -69,15 +69,15 @@ impl FlightService for Fake {
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Answer<PollInfo> {
         let descriptor = request.into_inner();
-        self.called("poll", &descriptor);
-        let asked_for = asked(&descriptor);
-        let Some(polls) = self.polls.filter(|_| asked_for != "BEGIN") else {
+        self.record("poll", &descriptor);
+        let statement = decode(&descriptor);
+        let Some(polls) = self.polls.filter(|_| statement != "BEGIN") else {
             return Err(Status::unimplemented("not served"));
         };
-        let number: usize = asked_for.parse().unwrap_or(0);
+        let number: usize = statement.parse().unwrap_or(0);
         let next = (number < polls).then(|| FlightDescriptor::new_cmd((number + 1).to_string()));
         Ok(Response::new(PollInfo {
-            // All but the first may be silent about it.
+            // Only the first answer must have it.
             info: (number == 0).then(|| FlightInfo::new().with_app_metadata("polled")),
             progress: Some(number as f64 / polls.max(1) as f64),
             flight_descriptor: next,
@@ -118,7 +118,7 @@ impl FlightService for Fake {
     }
 }
 
-/// A client, what its server was asked, and the server.
+/// A client, the calls of its server, and the server's task.
 async fn connect(polls: Option<usize>) -> (Client, Calls, JoinSet<()>) {
     let calls = Calls::default();
     let fake = Fake {
@@ -134,57 +134,57 @@ async fn connect(polls: Option<usize>) -> (Client, Calls, JoinSet<()>) {
     let mut server = JoinSet::new();
     server.spawn(async move { serving.await.unwrap() });
     let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
-    (Client::over(FlightServiceClient::new(channel)), calls, server)
+    (Client::new(FlightServiceClient::new(channel)), calls, server)
 }
 
-fn taken(calls: &Calls) -> Vec<String> {
+fn take_calls(calls: &Calls) -> Vec<String> {
     std::mem::take(&mut calls.lock().unwrap())
 }
 
 #[tokio::test]
-async fn a_statement_that_is_done_at_once_takes_one_call() {
+async fn finished_statement_takes_one_call() {
     let (mut client, calls, _server) = connect(Some(0)).await;
-    let begun = client.begin("SELECT 1").await.unwrap();
-    assert!(begun.is_whole());
-    assert_eq!(taken(&calls), ["poll SELECT 1"]);
+    let statement = client.begin("SELECT 1").await.unwrap();
+    assert!(statement.is_complete());
+    assert_eq!(take_calls(&calls), ["poll SELECT 1"]);
 }
 
 #[tokio::test]
-async fn a_statement_is_sent_once_and_polled_to_its_end() {
+async fn statement_is_sent_once_and_polled() {
     let (mut client, calls, _server) = connect(Some(2)).await;
-    let mut begun = client.begin("INSERT").await.unwrap();
-    let mut told = vec![begun.progress];
-    while !begun.is_whole() {
-        client.poll(&mut begun).await.unwrap();
-        told.push(begun.progress);
+    let mut statement = client.begin("INSERT").await.unwrap();
+    let mut progress = vec![statement.progress];
+    while !statement.is_complete() {
+        client.poll(&mut statement).await.unwrap();
+        progress.push(statement.progress);
     }
-    assert_eq!(taken(&calls), ["poll INSERT", "poll 1", "poll 2"]);
-    assert_eq!(told, [Some(0.0), Some(0.5), Some(1.0)]);
-    assert_eq!(begun.info.app_metadata, "polled", "what was told is kept");
-    client.poll(&mut begun).await.unwrap();
-    assert!(taken(&calls).is_empty(), "there is nothing more to ask");
+    assert_eq!(take_calls(&calls), ["poll INSERT", "poll 1", "poll 2"]);
+    assert_eq!(progress, [Some(0.0), Some(0.5), Some(1.0)]);
+    assert_eq!(statement.info.app_metadata, "polled", "the first FlightInfo stays");
+    client.poll(&mut statement).await.unwrap();
+    assert!(take_calls(&calls).is_empty(), "a complete statement is not polled");
 }
 
 #[tokio::test]
-async fn a_server_without_polls_is_asked_for_one_once() {
+async fn server_without_polls_is_tried_once() {
     let (mut client, calls, _server) = connect(None).await;
-    for asked in [&["poll a", "get a"][..], &["get a"]] {
-        let begun = client.begin("a").await.unwrap();
-        assert!(begun.is_whole());
-        assert_eq!((begun.progress, taken(&calls)), (None, strings(asked)));
+    for expected in [&["poll a", "get a"][..], &["get a"]] {
+        let statement = client.begin("a").await.unwrap();
+        assert!(statement.is_complete());
+        assert_eq!((statement.progress, take_calls(&calls)), (None, strings(expected)));
     }
 }
 
 #[tokio::test]
-async fn what_a_server_with_polls_refuses_is_not_sent_again() {
+async fn refused_statement_is_not_sent_again() {
     let (mut client, calls, _server) = connect(Some(0)).await;
-    // Who refuses may be the server or its polls.
+    // A refusal may be about the statement or about polls.
     client.begin("BEGIN").await.unwrap_err();
-    assert_eq!(taken(&calls), ["poll BEGIN", "get BEGIN"]);
+    assert_eq!(take_calls(&calls), ["poll BEGIN", "get BEGIN"]);
     client.begin("a").await.unwrap();
-    assert_eq!(taken(&calls), ["poll a"]);
+    assert_eq!(take_calls(&calls), ["poll a"]);
     client.begin("BEGIN").await.unwrap_err();
-    assert_eq!(taken(&calls), ["poll BEGIN"]);
+    assert_eq!(take_calls(&calls), ["poll BEGIN"]);
 }
 
 fn strings(texts: &[&str]) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Processes of a small cluster, and what its tests say about rows.
+//! Processes of a small cluster, and helpers for the rows of its tests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
 
-use crate::testing::{TestStore, key, numbered, store};
+use crate::testing::{TestStore, key, number_rows, store};
 use crate::{
     AttemptContext, DataService, FetchOptions, Fetcher, ShuffleReadExec, ShuffleWriteExec, WritePartitioning, Written,
     failure, serve,
@@ -41,7 +41,7 @@ pub(super) fn cluster_key() -> ClusterKey {
 }
 
 impl Node {
-    /// `budget_bytes` of what it fetches.
+    /// A process with a memory pool of `pool_bytes`, none for no limit, and a fetch budget of `budget_bytes`.
     pub(super) fn new(pool_bytes: Option<usize>, budget_bytes: usize) -> Self {
         let test = store(pool_bytes);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -70,7 +70,7 @@ impl Node {
         }
     }
 
-    /// As kill -9: connections break, nobody answers.
+    /// Stops the server like kill -9: connections break, and the port does not answer.
     pub(super) fn die(&mut self) {
         if let Some(runtime) = self.server.take() {
             runtime.shutdown_background();
@@ -82,7 +82,7 @@ impl Node {
         Arc::new(TaskContext::default().with_session_config(config))
     }
 
-    /// Runs a stage here: `input` holds the batches of each of its partitions.
+    /// Runs a stage on this node: `input` has the batches of each of its partitions.
     pub(super) async fn write(
         &self,
         key: AttemptKey,
@@ -118,14 +118,14 @@ impl Node {
         writer.finish().map_err(failure::into_datafusion)
     }
 
-    /// The context of a consumer here, whose stage 2 reads stage 1.
+    /// The context of a consumer on this node, whose stage 2 reads stage 1.
     pub(super) fn consumer(&self, producers: Vec<Producer>) -> Arc<TaskContext> {
         let key = key(2, 0);
         self.test.store.release(&Release {
             query: key.query,
             stages: vec![key.stage],
         });
-        let schema = numbered(0, 1).schema();
+        let schema = number_rows(0, 1).schema();
         let writer = self.test.store.create(key, schema, vec![], OutputMode::Retained);
         let input = StageInput {
             stage: StageId(1),
@@ -163,7 +163,7 @@ pub(super) fn scan(input: &[Vec<RecordBatch>]) -> Arc<dyn ExecutionPlan> {
 }
 
 pub(super) fn by_number(partitions: usize) -> WritePartitioning {
-    let schema = numbered(0, 1).schema();
+    let schema = number_rows(0, 1).schema();
     WritePartitioning::Hash {
         exprs: vec![col("number", &schema).unwrap()],
         partitions,
@@ -175,10 +175,10 @@ pub(super) fn read(schema: SchemaRef, partitions: usize) -> ShuffleReadExec {
     ShuffleReadExec::new(StageId(1), schema, partitioning, None)
 }
 
-/// Many batches of `rows` rows altogether, starting at `start`.
+/// Batches of 1000 rows, `rows` in all, numbered from `start`.
 pub(super) fn rows(start: i64, rows: i64) -> Vec<RecordBatch> {
     let starts = (start..start + rows).step_by(1000);
-    starts.map(|start| numbered(start, 1000)).collect()
+    starts.map(|start| number_rows(start, 1000)).collect()
 }
 
 pub(super) async fn collect(stream: SendableRecordBatchStream) -> Vec<RecordBatch> {
@@ -191,7 +191,7 @@ pub(super) async fn collect_all(plan: &dyn ExecutionPlan, context: &Arc<TaskCont
     futures::future::join_all(streams.map(collect)).await
 }
 
-pub(super) fn sorted(mut numbers: Vec<i64>) -> Vec<i64> {
+pub(super) fn sort(mut numbers: Vec<i64>) -> Vec<i64> {
     numbers.sort_unstable();
     numbers
 }
@@ -200,8 +200,8 @@ pub(super) fn kind(error: &DataFusionError) -> FailureKind {
     failure::of(error).kind
 }
 
-/// Waits for what another task is about to do.
-pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
+/// Waits until `holds`, for 20 seconds at most.
+pub(super) async fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let wait = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;

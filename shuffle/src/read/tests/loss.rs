@@ -1,4 +1,4 @@
-//! What breaks, stops, or was never there.
+//! Tests of lost servers, missing outputs, failures and dropped streams.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,27 +15,27 @@ use squadron_proto::{Failure, FailureKind, StageId};
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-use super::cluster::{Node, cluster_key, collect, eventually, kind, read, rows};
-use crate::testing::{key, numbered, numbers};
+use super::cluster::{Node, cluster_key, collect, kind, read, rows, wait_until};
+use crate::testing::{key, number_rows, numbers};
 use crate::{WritePartitioning, failure};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_dies_in_the_middle_is_an_error() {
+async fn dying_server_fails_the_stream() {
     let (here, mut there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
-    let schema = numbered(0, 1).schema();
+    let schema = number_rows(0, 1).schema();
     let writer = there
         .test
         .store
         .create(key(1, 0), Arc::clone(&schema), vec![0, 1], OutputMode::Retained)
         .unwrap();
     for partition in 0..2 {
-        writer.push(partition, numbered(0, 1000)).await.unwrap();
+        writer.push(partition, number_rows(0, 1000)).await.unwrap();
     }
     writer.finish_partition(0);
     let context = here.consumer(vec![there.producer(0, 0..2)]);
     let plan = read(schema, 2);
     let mut stream = plan.execute(1, Arc::clone(&context)).unwrap();
-    assert_eq!(stream.next().await.unwrap().unwrap(), numbered(0, 1000));
+    assert_eq!(stream.next().await.unwrap().unwrap(), number_rows(0, 1000));
     there.die();
     let error = stream.next().await.unwrap().unwrap_err();
     assert_eq!(kind(&error), FailureKind::ShuffleLost);
@@ -44,9 +44,9 @@ async fn a_server_that_dies_in_the_middle_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_there_is_shuffle_lost_and_names_the_address() {
+async fn missing_output_names_its_address() {
     let (here, mut there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
-    let plan = || read(numbered(0, 1).schema(), 1);
+    let plan = || read(number_rows(0, 1).schema(), 1);
     let unknown = |context| async move {
         let error = plan().execute(0, context).unwrap().next().await.unwrap().unwrap_err();
         assert_eq!(kind(&error), FailureKind::ShuffleLost);
@@ -60,9 +60,9 @@ async fn what_is_not_there_is_shuffle_lost_and_names_the_address() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failure_of_the_producer_arrives_with_its_kind() {
+async fn producer_failure_keeps_its_kind() {
     let (here, there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
-    let schema = numbered(0, 1).schema();
+    let schema = number_rows(0, 1).schema();
     let writer = there
         .test
         .store
@@ -78,9 +78,9 @@ async fn a_failure_of_the_producer_arrives_with_its_kind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dropping_the_streams_ends_the_fetch_and_frees_everything() {
+async fn dropped_streams_end_the_fetch() {
     let (here, there) = (Node::new(None, 1 << 16), Node::new(None, 1 << 16));
-    let schema = numbered(0, 1).schema();
+    let schema = number_rows(0, 1).schema();
     let writer = there
         .test
         .store
@@ -92,7 +92,7 @@ async fn dropping_the_streams_ends_the_fetch_and_frees_everything() {
     let write = async {
         let mut pushed = 0;
         loop {
-            match writer.push(pushed % 2, numbered(0, 1000)).await {
+            match writer.push(pushed % 2, number_rows(0, 1000)).await {
                 Ok(()) => pushed += 1,
                 Err(failure) => return failure.kind,
             }
@@ -102,7 +102,7 @@ async fn dropping_the_streams_ends_the_fetch_and_frees_everything() {
         streams[0].next().await.unwrap().unwrap();
         streams[1].next().await.unwrap().unwrap();
         streams.clear();
-        eventually("everything is freed", || {
+        wait_until("everything is freed", || {
             let usage = here.test.store.usage();
             (usage.memory_bytes, usage.disk_bytes) == (0, 0)
         })
@@ -114,7 +114,7 @@ async fn dropping_the_streams_ends_the_fetch_and_frees_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_stream_dropped_early_does_not_hold_up_the_other() {
+async fn dropped_stream_leaves_others_running() {
     let (here, there) = (Node::new(None, 1 << 16), Node::new(None, 1 << 16));
     let input = [rows(0, 100_000), rows(100_000, 20_000)];
     there
@@ -122,7 +122,7 @@ async fn one_stream_dropped_early_does_not_hold_up_the_other() {
         .await
         .unwrap();
     let context = here.consumer(vec![there.producer(0, 0..2)]);
-    let plan = read(numbered(0, 1).schema(), 2);
+    let plan = read(number_rows(0, 1).schema(), 2);
     let mut early = plan.execute(0, Arc::clone(&context)).unwrap();
     let stays = plan.execute(1, context).unwrap();
     early.next().await.unwrap().unwrap();
@@ -131,7 +131,7 @@ async fn one_stream_dropped_early_does_not_hold_up_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_a_fetch_ticket_of_the_cluster_is_served() {
+async fn service_accepts_cluster_tickets_only() {
     let there = Node::new(None, 1 << 20);
     there
         .write(key(1, 0), vec![0], &[rows(0, 1000)], WritePartitioning::Identity)
@@ -180,9 +180,9 @@ async fn only_a_fetch_ticket_of_the_cluster_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failing_input_fails_the_writer() {
+async fn failing_input_fails_the_writer() {
     let here = Node::new(None, 1 << 20);
-    let schema = numbered(0, 1).schema();
+    let schema = number_rows(0, 1).schema();
     let text = col("text", &schema).unwrap();
     let not_a_number = cast(text, &schema, DataType::Int64);
     let partitioning = WritePartitioning::Hash {
@@ -197,7 +197,7 @@ async fn a_failing_input_fails_the_writer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_that_wait_do_not_hold_up_others_of_the_connection() {
+async fn waiting_streams_leave_connection_usable() {
     let (here, there) = (Node::new(None, 1 << 16), Node::new(None, 1 << 16));
     let input = [rows(0, 100_000)];
     let identity = WritePartitioning::Identity;
@@ -205,14 +205,14 @@ async fn streams_that_wait_do_not_hold_up_others_of_the_connection() {
     // Several windows of HTTP/2 in all.
     assert!(written.unwrap().partitions[0].bytes > 4_000_000);
     let context = here.consumer(vec![there.producer(0, [0])]);
-    let plans: Vec<_> = (0..8).map(|_| read(numbered(0, 1).schema(), 1)).collect();
+    let plans: Vec<_> = (0..8).map(|_| read(number_rows(0, 1).schema(), 1)).collect();
     let mut waiting = Vec::new();
     for plan in &plans {
         let mut stream = plan.execute(0, Arc::clone(&context)).unwrap();
         stream.next().await.unwrap().unwrap();
         waiting.push(stream);
     }
-    let plan = read(numbered(0, 1).schema(), 1);
+    let plan = read(number_rows(0, 1).schema(), 1);
     let all = collect(plan.execute(0, context).unwrap());
     let all = tokio::time::timeout(Duration::from_secs(30), all).await;
     assert_eq!(numbers(&all.unwrap()), (0..100_000).collect::<Vec<_>>());

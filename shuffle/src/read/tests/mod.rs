@@ -1,4 +1,4 @@
-//! Whole ways of rows: written by one node, served, fetched and read by another, over real sockets.
+//! Tests of the whole path of rows: written by one node, served, fetched and read by another, over real sockets.
 
 mod cluster;
 mod loss;
@@ -17,12 +17,12 @@ use futures::StreamExt;
 use squadron_proto::control::Release;
 use squadron_proto::{FailureKind, StageId};
 
-use crate::testing::{key, numbered, numbers, samples, without_columns};
+use crate::testing::{key, number_rows, numbers, samples, without_columns};
 use crate::{ShuffleReadExec, ShuffleWriteExec, WritePartitioning};
-use cluster::{Node, by_number, collect, collect_all, eventually, kind, read, rows, scan, sorted};
+use cluster::{Node, by_number, collect, collect_all, kind, read, rows, scan, sort, wait_until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hash_partitions_come_together_from_two_processes() {
+async fn hash_partitions_merge_two_processes() {
     let (here, there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
     let inputs = [
         [rows(0, 20_000), rows(20_000, 20_000)],
@@ -37,10 +37,10 @@ async fn hash_partitions_come_together_from_two_processes() {
     }
     assert_eq!(total, 80_000);
     let context = here.consumer(vec![here.producer(0, 0..5), there.producer(1, 0..5)]);
-    let plan = read(numbered(0, 1).schema(), 5);
+    let plan = read(number_rows(0, 1).schema(), 5);
     let read = collect_all(&plan, &context).await;
 
-    // Where DataFusion itself would send them.
+    // DataFusion itself would send the rows to the same partitions.
     let all = scan(&inputs.concat());
     let WritePartitioning::Hash { exprs, partitions } = by_number(5) else {
         unreachable!()
@@ -48,7 +48,7 @@ async fn hash_partitions_come_together_from_two_processes() {
     let reference = RepartitionExec::try_new(all, Partitioning::Hash(exprs, partitions)).unwrap();
     let reference = collect_all(&reference, &Arc::new(TaskContext::default())).await;
     for (read, reference) in read.iter().zip(&reference) {
-        assert_eq!(sorted(numbers(read)), sorted(numbers(reference)));
+        assert_eq!(sort(numbers(read)), sort(numbers(reference)));
         let few = read.iter().filter(|batch| batch.num_rows() < 4000).count();
         assert!(few <= 8, "{few} of {} batches are small", read.len());
     }
@@ -58,7 +58,7 @@ async fn hash_partitions_come_together_from_two_processes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_keeps_partitions_and_their_order() {
+async fn identity_keeps_partitions_and_order() {
     let (here, there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
     let near = [rows(0, 5_000), rows(5_000, 5_000)];
     let far = [rows(10_000, 5_000)];
@@ -70,7 +70,7 @@ async fn identity_keeps_partitions_and_their_order() {
         .await
         .unwrap();
     let context = here.consumer(vec![here.producer(0, [0, 2]), there.producer(1, [1])]);
-    let schema = numbered(0, 1).schema();
+    let schema = number_rows(0, 1).schema();
     let order = PhysicalSortExpr::new_default(col("number", &schema).unwrap());
     let plan = ShuffleReadExec::new(
         StageId(1),
@@ -84,7 +84,7 @@ async fn identity_keeps_partitions_and_their_order() {
     }
     assert!(
         Arc::ptr_eq(read[0][0].column(0), near[0][0].column(0)),
-        "handed over as it is"
+        "batches are not copied"
     );
 
     let part = plan.with_partitions(vec![2, 1]).unwrap();
@@ -96,7 +96,7 @@ async fn identity_keeps_partitions_and_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_is_not_claimed_for_several_producers() {
+async fn ordered_read_refuses_several_producers() {
     let here = Node::new(None, 1 << 20);
     for task in 0..2 {
         here.write(key(1, task), vec![0], &[rows(0, 1000)], WritePartitioning::Identity)
@@ -104,7 +104,7 @@ async fn an_order_is_not_claimed_for_several_producers() {
             .unwrap();
     }
     let context = here.consumer(vec![here.producer(0, [0]), here.producer(1, [0])]);
-    let schema = numbered(0, 1).schema();
+    let schema = number_rows(0, 1).schema();
     let order = PhysicalSortExpr::new_default(col("number", &schema).unwrap());
     let one = Partitioning::UnknownPartitioning(1);
     let plan = ShuffleReadExec::new(StageId(1), schema, one, LexOrdering::new([order]));
@@ -113,10 +113,10 @@ async fn an_order_is_not_claimed_for_several_producers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn skewed_partitions_read_one_after_the_other_neither_block_nor_fill_memory() {
+async fn sequential_skewed_reads_stay_bounded() {
     let budget = 256 * 1024;
     let (here, there) = (Node::new(None, budget), Node::new(None, budget));
-    // One partition has most of the rows, and two outputs are mixed in one stream.
+    // One partition has most of the rows, and one stream mixes two outputs.
     for (task, start) in [(0, 0), (1, 100_000)] {
         let input = [
             rows(start, 60_000),
@@ -131,7 +131,7 @@ async fn skewed_partitions_read_one_after_the_other_neither_block_nor_fill_memor
     for first in [2, 0, 1] {
         let producers = vec![there.producer(0, 0..3), there.producer(1, 0..3)];
         let context = here.consumer(producers);
-        let plan = read(numbered(0, 1).schema(), 3);
+        let plan = read(number_rows(0, 1).schema(), 3);
         let streams = (0..3).map(|partition| plan.execute(partition, Arc::clone(&context)));
         let mut streams: Vec<_> = streams.map(Result::unwrap).map(Some).collect();
         let mut total = Vec::new();
@@ -143,9 +143,9 @@ async fn skewed_partitions_read_one_after_the_other_neither_block_nor_fill_memor
                 assert!(held <= 3 * budget as u64, "{held} bytes in memory");
             }
         }
-        assert_eq!(sorted(total), (0..200_000).collect::<Vec<_>>());
+        assert_eq!(sort(total), (0..200_000).collect::<Vec<_>>());
         drop(plan);
-        eventually("everything is freed", || {
+        wait_until("everything is freed", || {
             let usage = here.test.store.usage();
             (usage.memory_bytes, usage.disk_bytes) == (0, 0)
         })
@@ -154,21 +154,21 @@ async fn skewed_partitions_read_one_after_the_other_neither_block_nor_fill_memor
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_memory_fetched_rows_go_over_the_disk() {
+async fn fetched_rows_spill_without_memory() {
     let (here, there) = (Node::new(Some(1000), 1 << 20), Node::new(Some(1000), 1 << 20));
     let input = [rows(0, 30_000), rows(30_000, 30_000)];
     let written = there.write(key(1, 0), vec![0, 1], &input, by_number(4)).await.unwrap();
     assert!(written.spilled_bytes > 100_000);
     let context = here.consumer(vec![there.producer(0, 0..4)]);
-    let plan = read(numbered(0, 1).schema(), 4);
+    let plan = read(number_rows(0, 1).schema(), 4);
     let read = collect_all(&plan, &context).await.concat();
-    assert_eq!(sorted(numbers(&read)), (0..60_000).collect::<Vec<_>>());
+    assert_eq!(sort(numbers(&read)), (0..60_000).collect::<Vec<_>>());
     assert_eq!(here.test.pool.reserved(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_kind_of_batch_arrives_as_it_was_sent() {
-    // With a budget of nothing, everything that is not awaited goes over the disk.
+async fn every_type_arrives_unchanged() {
+    // With a budget of zero, every batch for a partition that is not hungry goes to disk.
     for budget in [1 << 20, 0] {
         let (here, there) = (Node::new(None, budget), Node::new(None, budget));
         for (name, batch) in samples() {
@@ -200,7 +200,7 @@ fn release() -> Release {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_without_columns_keep_their_number() {
+async fn columnless_rows_keep_their_count() {
     let (here, there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
     let input = [vec![without_columns(10), without_columns(20)]];
     there
@@ -215,24 +215,24 @@ async fn rows_without_columns_keep_their_number() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_executed_again_is_read_again() {
+async fn repeated_execution_reads_again() {
     let (here, there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
     there
         .write(key(1, 0), vec![0, 1], &[rows(0, 3000), rows(3000, 3000)], by_number(2))
         .await
         .unwrap();
     let context = here.consumer(vec![there.producer(0, 0..2)]);
-    let plan = read(numbered(0, 1).schema(), 2);
+    let plan = read(number_rows(0, 1).schema(), 2);
     let first = collect(plan.execute(0, Arc::clone(&context)).unwrap()).await;
     let other = collect(plan.execute(1, Arc::clone(&context)).unwrap()).await;
     let again = collect(plan.execute(0, Arc::clone(&context)).unwrap()).await;
-    assert_eq!(sorted(numbers(&first)), sorted(numbers(&again)));
+    assert_eq!(sort(numbers(&first)), sort(numbers(&again)));
     assert_eq!(numbers(&first).len() + numbers(&other).len(), 6000);
 }
 
 #[test]
-fn nodes_are_shown_in_one_line() {
-    let schema = numbered(0, 1).schema();
+fn nodes_display_in_one_line() {
+    let schema = number_rows(0, 1).schema();
     let read: Arc<dyn ExecutionPlan> = Arc::new(read(Arc::clone(&schema), 3));
     let write = ShuffleWriteExec::new(read, by_number(8), schema);
     assert_eq!(

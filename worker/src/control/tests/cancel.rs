@@ -1,4 +1,4 @@
-//! Plans that would run for minutes, each cancelled at a random moment: however deep in their work they are, they stop.
+//! Plans that would run for minutes, each cancelled at a random moment: they stop at any point of their work.
 
 use std::time::Instant;
 
@@ -7,13 +7,13 @@ use rand::Rng;
 
 use super::*;
 use crate::engine::WorkerOptions;
-use crate::testing::{in_process, options};
+use crate::testing::{in_process_stage, options};
 use squadron_proto::ticket::ClusterKey;
 
-/// When the cancel comes, at the latest.
+/// The latest moment of a cancel.
 const LATEST: Duration = Duration::from_millis(400);
 
-/// How long an attempt may take to stop here, where nothing is optimised and other tests run beside.
+/// How long an attempt may take to stop in an unoptimised build, beside other tests.
 const BOUND: Duration = Duration::from_secs(10);
 
 /// Name, whether joins may hash, and the statement.
@@ -88,26 +88,26 @@ const PLANS: &[(&str, bool, &str)] = &[
     ),
 ];
 
-/// Runs the statement and cancels it after `delay`. Answers how long the attempt took to stop.
-async fn cancelled(line: &mut Line, task: u32, sql: &str, hashes: bool, delay: Duration) -> Duration {
+/// Runs the statement and cancels it after `delay`. Returns how long the attempt took to stop.
+async fn cancel_after(server: &mut ServerEnd, task: u32, sql: &str, hashes: bool, delay: Duration) -> Duration {
     let config = SessionConfig::new()
         .with_target_partitions(2)
         .set_bool("datafusion.optimizer.prefer_hash_join", hashes);
     let context = SessionContext::new_with_config(config);
     let query = context.sql(sql).await.unwrap();
     let plan = query.create_physical_plan().await.unwrap();
-    line.say(ServerMessage::Stage(in_process(plan))).await;
-    line.start(launch(task, 2)).await;
-    assert_eq!(line.status(task).await, AttemptStatus::Running, "{sql}");
+    server.send(ServerMessage::Stage(in_process_stage(plan))).await;
+    server.start(launch(task, 2)).await;
+    assert_eq!(server.status(task).await, AttemptStatus::Running, "{sql}");
     tokio::time::sleep(delay).await;
     let told = Instant::now();
-    line.say(ServerMessage::Cancel(key(task))).await;
-    assert_eq!(line.status(task).await, AttemptStatus::Cancelled, "{sql}");
+    server.send(ServerMessage::Cancel(key(task))).await;
+    assert_eq!(server.status(task).await, AttemptStatus::Cancelled, "{sql}");
     told.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancel_is_heard_by_plans_that_work_without_a_pause() {
+async fn cancel_stops_every_busy_plan() {
     let (_folder, options) = options();
     let options = WorkerOptions {
         memory_bytes: 512 * 1024 * 1024,
@@ -115,16 +115,16 @@ async fn a_cancel_is_heard_by_plans_that_work_without_a_pause() {
     };
     let engine = Engine::new(&options, ClusterKey::random(), None).unwrap();
     let control = Control::new(Arc::clone(&engine), WORKER, 2, Delivery::Acknowledged);
-    let mut line = Line::connect(control);
+    let mut server = ServerEnd::connect(control);
     for (task, (name, hashes, sql)) in (0..).zip(PLANS) {
         let delay = rand::rng().random_range(Duration::ZERO..LATEST);
-        let took = cancelled(&mut line, task, sql, *hashes, delay).await;
+        let took = cancel_after(&mut server, task, sql, *hashes, delay).await;
         println!("{name}: told after {delay:?}, stopped after {took:?}");
         assert!(took < BOUND, "{name}: told after {delay:?}, stopped after {took:?}");
-        line.say(everything()).await;
+        server.send(release_all()).await;
     }
     let empty = async {
-        // What operators spawned ends at its next yield.
+        // Tasks that operators spawned end at their next yield.
         while engine.memory_used_bytes() > 0 || engine.store.usage() != Default::default() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

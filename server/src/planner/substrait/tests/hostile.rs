@@ -1,4 +1,4 @@
-//! Plans that are broken, deep or large: an error of the caller's, in bounded time and memory, and never a panic.
+//! Plans that are broken, deep or large: an error that blames the plan, in bounded time and memory, and never a panic.
 
 use std::sync::LazyLock;
 
@@ -9,23 +9,23 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A plan with most of what plans have, by DataFusion's own producer.
-fn busy() -> Vec<u8> {
+/// A plan with most kinds of relations and expressions, by DataFusion's own producer.
+fn rich_plan() -> Vec<u8> {
     let context = context();
-    let plan = planning(async {
-        let sql = "SELECT p.name, count(*) AS n, sum(q.id) OVER (ORDER BY p.name) AS s FROM people p LEFT JOIN people q ON \
-            p.id = q.id WHERE p.name LIKE 'a%' OR p.id IN (SELECT id FROM people) GROUP BY p.name, q.id HAVING count(*) > 0 \
-            ORDER BY 1 LIMIT 3";
+    let plan = run_on_planning_stack(async {
+        let sql = "SELECT p.name, count(*) AS n, sum(q.id) OVER (ORDER BY p.name) AS s FROM people p LEFT JOIN people q \
+                   ON p.id = q.id WHERE p.name LIKE 'a%' OR p.id IN (SELECT id FROM people) GROUP BY p.name, q.id \
+                   HAVING count(*) > 0 ORDER BY 1 LIMIT 3";
         let plan = context.state().create_logical_plan(sql).await.unwrap();
         to_substrait_plan(&plan, &context.state()).unwrap()
     });
     plan.encode_to_vec()
 }
 
-static BUSY: LazyLock<Vec<u8>> = LazyLock::new(busy);
+static RICH_PLAN: LazyLock<Vec<u8>> = LazyLock::new(rich_plan);
 
-/// Blames the plan, not the server.
-fn judged(outcome: Result<LogicalPlan, Failure>) {
+/// Asserts that a failure blames the plan, not the server.
+fn assert_blames_plan(outcome: Result<LogicalPlan, Failure>) {
     if let Err(failure) = outcome {
         let kind = failure.kind;
         assert!(
@@ -36,20 +36,20 @@ fn judged(outcome: Result<LogicalPlan, Failure>) {
     }
 }
 
-/// Plans `bytes` as far as its client hears of it.
-async fn planned(context: &SessionContext, bytes: &[u8]) -> Result<LogicalPlan, Failure> {
+/// Plans `bytes`; the failure is the one that the client gets.
+async fn plan_bytes(context: &SessionContext, bytes: &[u8]) -> Result<LogicalPlan, Failure> {
     let plan = logical_plan(&context.state(), bytes).await;
     plan.map_err(|error| failure::of(&error))
 }
 
 #[test]
-fn a_plan_cut_anywhere_is_read_or_refused() {
-    let bytes = BUSY.clone();
+fn truncated_plan_is_read_or_refused() {
+    let bytes = RICH_PLAN.clone();
     let context = context();
-    planning(async {
-        assert!(planned(&context, &bytes).await.is_ok());
+    run_on_planning_stack(async {
+        assert!(plan_bytes(&context, &bytes).await.is_ok());
         for end in 0..bytes.len() {
-            judged(planned(&context, &bytes[..end]).await);
+            assert_blames_plan(plan_bytes(&context, &bytes[..end]).await);
         }
     });
 }
@@ -58,20 +58,20 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn a_plan_with_wrong_bytes_is_read_or_refused(
+    fn corrupted_plan_is_read_or_refused(
         places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)
     ) {
-        let mut bytes = BUSY.clone();
+        let mut bytes = RICH_PLAN.clone();
         for (place, byte) in places {
             let place = place.index(bytes.len());
             bytes[place] = byte;
         }
-        judged(read_bytes(&bytes));
+        assert_blames_plan(read_bytes(&bytes));
     }
 }
 
-/// A message inside a field of another one.
-fn inside(field: u8, message: &[u8]) -> Vec<u8> {
+/// Encodes a message as a field of another message.
+fn nest(field: u8, message: &[u8]) -> Vec<u8> {
     let mut bytes = vec![field << 3 | 2];
     let mut length = message.len();
     while length >= 0x80 {
@@ -88,21 +88,21 @@ fn deep_relations(levels: usize) -> Vec<u8> {
     let mut rel = read_people().encode_to_vec();
     for _ in 0..levels {
         let condition = literal(LiteralType::Boolean(true)).encode_to_vec();
-        let filter = [inside(2, &rel), inside(3, &condition)].concat();
-        rel = inside(2, &filter);
+        let filter = [nest(2, &rel), nest(3, &condition)].concat();
+        rel = nest(2, &filter);
     }
-    inside(3, &inside(1, &rel))
+    nest(3, &nest(1, &rel))
 }
 
-/// `levels` calls of `not` around a literal, in a filter: (Expression.scalar_function(3) . ScalarFunction.arguments(4) .
-/// FunctionArgument.value(3))*
+/// `levels` calls of `not` around a literal, in a filter: (Expression.scalar_function(3) . ScalarFunction.arguments(4)
+/// . FunctionArgument.value(3))*
 fn deep_expressions(levels: usize) -> Vec<u8> {
     let mut expression = literal(LiteralType::Boolean(true)).encode_to_vec();
     for _ in 0..levels {
-        expression = inside(3, &inside(4, &inside(3, &expression)));
+        expression = nest(3, &nest(4, &nest(3, &expression)));
     }
-    let filter = [inside(2, &read_people().encode_to_vec()), inside(3, &expression)];
-    let tree = inside(3, &inside(1, &inside(2, &filter.concat())));
+    let filter = [nest(2, &read_people().encode_to_vec()), nest(3, &expression)];
+    let tree = nest(3, &nest(1, &nest(2, &filter.concat())));
     let declared = Plan {
         relations: Vec::new(),
         ..plan(&["not:bool"], read_people(), &[])
@@ -111,14 +111,14 @@ fn deep_expressions(levels: usize) -> Vec<u8> {
 }
 
 #[test]
-fn deep_plans_are_refused_and_less_deep_ones_run() {
+fn depth_limit_refuses_only_deep_plans() {
     for (name, of, most) in [
         ("relations", deep_relations as fn(usize) -> Vec<u8>, 45),
         ("expressions", deep_expressions, 28),
     ] {
         let context = context();
-        let rows = planning(async {
-            let plan = planned(&context, &of(most)).await.unwrap();
+        let rows = run_on_planning_stack(async {
+            let plan = plan_bytes(&context, &of(most)).await.unwrap();
             let frame = context.execute_logical_plan(plan).await.unwrap();
             frame.count().await.unwrap()
         });
@@ -132,7 +132,7 @@ fn deep_plans_are_refused_and_less_deep_ones_run() {
 }
 
 #[test]
-fn many_relations_and_expressions_are_refused() {
+fn counts_above_the_limits_are_refused() {
     let set = datafusion_substrait::substrait::proto::SetRel {
         inputs: vec![read_people(); MAX_RELATIONS],
         op: 6,
@@ -156,9 +156,9 @@ fn many_relations_and_expressions_are_refused() {
     assert!(failure.message.contains("expressions"), "{}", failure.message);
 }
 
-/// A mapping of a few bytes an entry repeats an expression of a megabyte.
+/// A mapping with entries of a few bytes repeats an expression of a megabyte.
 #[test]
-fn a_small_plan_does_not_become_a_large_one() {
+fn repeated_large_expression_is_refused() {
     let mut root = project(read_people(), vec![text(&"x".repeat(1 << 20))]);
     let Some(RelType::Project(it)) = root.rel_type.as_mut() else {
         unreachable!("project() makes one");

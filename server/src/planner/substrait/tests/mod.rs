@@ -1,4 +1,4 @@
-//! Plans made by hand over two small tables, and by DataFusion's own producer.
+//! Plans made by hand over a small table, and by DataFusion's own producer.
 
 mod hostile;
 mod plans;
@@ -35,13 +35,14 @@ use prost::Message;
 use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure;
 
+use super::limits::{MAX_EXPRESSIONS, MAX_RELATIONS};
 use super::*;
 
-/// As the server plans.
+/// The stack of the server's planning threads.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
 
-/// Runs a future as the server plans: on a stack of its own.
-fn planning<T: Send>(work: impl Future<Output = T> + Send) -> T {
+/// Runs a future as the server plans: on a thread with a large stack.
+fn run_on_planning_stack<T: Send>(work: impl Future<Output = T> + Send) -> T {
     thread::scope(|scope| {
         let body = move || {
             let runtime = tokio::runtime::Builder::new_current_thread();
@@ -69,7 +70,7 @@ fn context() -> SessionContext {
 
 fn read_bytes(bytes: &[u8]) -> Result<LogicalPlan, Failure> {
     let state = context().state();
-    planning(logical_plan(&state, bytes)).map_err(|error| failure::of(&error))
+    run_on_planning_stack(logical_plan(&state, bytes)).map_err(|error| failure::of(&error))
 }
 
 fn read_plan(plan: &Plan) -> Result<LogicalPlan, Failure> {
@@ -79,7 +80,7 @@ fn read_plan(plan: &Plan) -> Result<LogicalPlan, Failure> {
 /// The rows of a plan, as a table in text.
 fn rows(plan: &Plan) -> String {
     let context = context();
-    let batches = planning(async {
+    let batches = run_on_planning_stack(async {
         let plan = logical_plan(&context.state(), &plan.encode_to_vec()).await;
         let frame = context.execute_logical_plan(plan.unwrap()).await.unwrap();
         frame.collect().await.unwrap()
@@ -188,7 +189,7 @@ fn argument(value: Expression) -> FunctionArgument {
     }
 }
 
-/// The function that the plan declares at this place.
+/// A call of the function that the plan declares with this anchor.
 fn call(anchor: u32, arguments: Vec<Expression>) -> Expression {
     Expression {
         rex_type: Some(RexType::ScalarFunction(ScalarFunction {

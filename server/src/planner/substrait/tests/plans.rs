@@ -1,4 +1,4 @@
-//! What plans give.
+//! The rows and schemas of plans.
 
 use datafusion_substrait::substrait::proto::expression::field_reference::OuterReference;
 use datafusion_substrait::substrait::proto::expression::mask_expression::{StructItem, StructSelect};
@@ -16,7 +16,7 @@ fn has_id(anchor: u32) -> Expression {
 }
 
 #[test]
-fn a_required_column_of_a_nullable_table_stays_nullable() {
+fn nullable_table_overrides_required_column() {
     let plan = plan(&[], read_people(), &["a", "b"]);
     let read = read_plan(&plan).unwrap();
     let fields = read.schema().fields();
@@ -25,9 +25,9 @@ fn a_required_column_of_a_nullable_table_stays_nullable() {
     assert_eq!(rows(&plan).lines().count(), 4 + 4);
 }
 
-/// A table may apply a filter by halves, or not at all, as this one does.
+/// A table may apply a filter partly, or not at all, as this one does.
 #[test]
-fn the_filter_of_a_read_is_a_filter() {
+fn read_filter_is_always_applied() {
     let mut read = read_of(&["people"], people());
     read.filter = Some(Box::new(has_id(0)));
     let plan = plan(
@@ -39,7 +39,7 @@ fn the_filter_of_a_read_is_a_filter() {
 }
 
 #[test]
-fn columns_are_chosen_by_name_and_by_mask() {
+fn columns_match_by_name_and_mask() {
     let nullable = Nullability::Nullable;
     let reordered = vec![("name", string_type(nullable, 0)), ("id", i64_type(nullable))];
     let mut read = read_of(&["people"], schema(reordered));
@@ -55,7 +55,7 @@ fn columns_are_chosen_by_name_and_by_mask() {
 }
 
 #[test]
-fn names_are_taken_as_written_else_as_sql_takes_them() {
+fn names_fall_back_to_lower_case() {
     let upper = schema(vec![
         ("ID", i64_type(Nullability::Required)),
         ("Name", string_type(Nullability::Required, 0)),
@@ -73,7 +73,7 @@ fn names_are_taken_as_written_else_as_sql_takes_them() {
 }
 
 #[test]
-fn a_virtual_table_has_the_types_it_declares_and_its_own_filter() {
+fn virtual_table_keeps_types_and_filter() {
     let row = |value| nested::Struct {
         fields: vec![literal(LiteralType::I32(value))],
     };
@@ -93,7 +93,7 @@ fn a_virtual_table_has_the_types_it_declares_and_its_own_filter() {
 }
 
 #[test]
-fn functions_mean_what_the_standard_says() {
+fn standard_functions_follow_the_standard() {
     let name = || field(1);
     let id = || field(0);
     for (function, arguments, expected) in [
@@ -122,7 +122,7 @@ fn functions_mean_what_the_standard_says() {
 }
 
 #[test]
-fn an_option_is_honoured() {
+fn case_insensitive_option_is_honoured() {
     let mut like = call(0, vec![field(1), text("b%")]);
     let Some(RexType::ScalarFunction(function)) = like.rex_type.as_mut() else {
         unreachable!("call() makes a function");
@@ -136,7 +136,7 @@ fn an_option_is_honoured() {
 }
 
 #[test]
-fn a_part_of_a_date_is_extracted() {
+fn extract_gives_parts_of_dates() {
     // 2026-11-22
     let date = literal(LiteralType::Date(20_779));
     for (component, indexing, expected) in [
@@ -162,9 +162,9 @@ fn a_part_of_a_date_is_extracted() {
     }
 }
 
-/// DataFusion's own `concat` skips NULLs, and its plans mean it.
+/// DataFusion's own `concat` skips NULLs, and its plans expect that.
 #[test]
-fn functions_of_datafusion_mean_what_datafusion_does() {
+fn datafusion_plans_use_datafusion_functions() {
     let joined = call(0, vec![field(1), text("!")]);
     let mut plan = plan(&["concat"], project(read_people(), vec![joined]), &["x"]);
     plan.version = Some(Version {
@@ -174,9 +174,9 @@ fn functions_of_datafusion_mean_what_datafusion_does() {
     assert_eq!(column(&plan), ["ann!", "!", "Bob!", "cat!"]);
 }
 
-/// DuckDB's projections give their expressions alone, and say nothing of it.
+/// DuckDB's projections give their expressions alone, without an output mapping that says so.
 #[test]
-fn a_projection_of_duckdb_gives_its_expressions() {
+fn duckdb_projection_gives_only_its_expressions() {
     let mut root = project(read_people(), vec![field(1)]);
     if let Some(RelType::Project(it)) = root.rel_type.as_mut() {
         it.common = None;
@@ -191,9 +191,9 @@ fn a_projection_of_duckdb_gives_its_expressions() {
     assert_eq!(column(&plan), ["ann", "", "Bob", "cat"]);
 }
 
-/// A table inside and outside of a subquery: who has another one with a greater number?
+/// One table inside and outside of a subquery: the rows for which another row has a greater id.
 #[test]
-fn a_column_of_an_outer_query_is_not_the_inner_one() {
+fn outer_column_differs_from_inner_column() {
     let mut outer = field(0);
     if let Some(RexType::Selection(it)) = outer.rex_type.as_mut() {
         it.root_type = Some(RootType::OuterReference(OuterReference { steps_out: 1 }));
@@ -221,7 +221,7 @@ fn parameter(reference: u32) -> Expression {
 }
 
 #[test]
-fn parameters_are_counted_from_one_and_typed() {
+fn parameters_are_typed_and_numbered() {
     let equal = call(0, vec![field(0), parameter(0)]);
     let plan = plan(&["equal:any_any"], filter(read_people(), equal), &["id", "name"]);
     let types = read_plan(&plan).unwrap().get_parameter_types().unwrap();
@@ -233,7 +233,7 @@ fn parameters_are_counted_from_one_and_typed() {
 }
 
 #[test]
-fn a_parameter_that_the_plan_binds_is_a_value() {
+fn bound_parameter_becomes_a_value() {
     let equal = call(0, vec![field(0), parameter(7)]);
     let filtered = filter(read_people(), equal);
     let mut plan = plan(&["equal:any_any"], project(filtered, vec![field(1)]), &["x"]);
@@ -248,7 +248,7 @@ fn a_parameter_that_the_plan_binds_is_a_value() {
 }
 
 #[test]
-fn a_varchar_is_a_text() {
+fn varchar_literal_compares_as_text() {
     let name = literal(LiteralType::VarChar(
         datafusion_substrait::substrait::proto::expression::literal::VarChar {
             value: "cat".into(),

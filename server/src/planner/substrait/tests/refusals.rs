@@ -1,4 +1,4 @@
-//! What is refused, and by which name.
+//! Plans that are refused, and the names in their errors.
 
 use datafusion_substrait::substrait::proto::aggregate_rel::{Grouping, Measure};
 use datafusion_substrait::substrait::proto::expression::nested;
@@ -14,7 +14,7 @@ use datafusion_substrait::substrait::proto::{
 use super::*;
 
 #[track_caller]
-fn refused(plan: &Plan, kind: FailureKind, says: &[&str]) {
+fn assert_refused(plan: &Plan, kind: FailureKind, says: &[&str]) {
     let failure = read_plan(plan).expect_err("it is refused");
     assert_eq!(failure.kind, kind, "{}", failure.message);
     for word in says {
@@ -30,7 +30,7 @@ fn refused(plan: &Plan, kind: FailureKind, says: &[&str]) {
 use FailureKind::{Invalid, Unsupported};
 
 #[test]
-fn what_is_no_binary_plan_says_what_it_is() {
+fn unreadable_bytes_are_refused_by_form() {
     for (bytes, says) in [
         (&b""[..], "empty"),
         (b" {\"relations\": []}", "JSON"),
@@ -46,47 +46,47 @@ fn what_is_no_binary_plan_says_what_it_is() {
 }
 
 #[test]
-fn a_plan_has_one_relation_tree() {
+fn plan_needs_exactly_one_tree() {
     let mut plan = plan(&[], read_people(), &["a", "b"]);
     let tree = plan.relations.clone();
     plan.relations.clear();
     plan.expected_type_urls.push("x".into());
-    refused(&plan, Invalid, &["no relation"]);
+    assert_refused(&plan, Invalid, &["no relation"]);
     plan.relations = [tree.clone(), tree].concat();
-    refused(&plan, Unsupported, &["2 relation trees"]);
+    assert_refused(&plan, Unsupported, &["2 relation trees"]);
 }
 
 #[test]
-fn tables_and_columns_are_named() {
+fn unknown_tables_and_columns_are_named() {
     let read = |names: &[&str], schema| rel(RelType::Read(Box::new(read_of(names, schema))));
     let of = |root| plan(&[], root, &[]);
-    refused(&of(read(&["peple"], people())), Invalid, &["table 'peple' not found"]);
-    refused(
+    assert_refused(&of(read(&["peple"], people())), Invalid, &["table 'peple' not found"]);
+    assert_refused(
         &of(read(&["a", "b", "c"], people())),
         Invalid,
         &["table 'a.b.c' not found"],
     );
-    refused(&of(read(&["a", "b", "c", "d"], people())), Invalid, &["4 parts"]);
-    refused(&of(read(&[], people())), Invalid, &["without a name"]);
+    assert_refused(&of(read(&["a", "b", "c", "d"], people())), Invalid, &["4 parts"]);
+    assert_refused(&of(read(&[], people())), Invalid, &["without a name"]);
     let other = schema(vec![("nme", string_type(Nullability::Nullable, 0))]);
-    refused(
+    assert_refused(
         &of(read(&["people"], other)),
         Invalid,
         &["'nme'", "'people'", "did you mean 'name'?"],
     );
     let other = schema(vec![("name", i64_type(Nullability::Nullable))]);
-    refused(&of(read(&["people"], other)), Invalid, &["'name'", "Int64", "Utf8"]);
+    assert_refused(&of(read(&["people"], other)), Invalid, &["'name'", "Int64", "Utf8"]);
 }
 
 #[test]
-fn functions_are_named() {
+fn unsupported_functions_are_named() {
     let of = |functions: &[&str], root| plan(functions, project(read_people(), vec![root]), &["x"]);
-    refused(
+    assert_refused(
         &of(&["frobnicate:i64"], call(0, vec![field(0)])),
         Unsupported,
         &["frobnicate"],
     );
-    refused(&of(&["add:i64_i64"], call(5, vec![field(0)])), Invalid, &["anchor 5"]);
+    assert_refused(&of(&["add:i64_i64"], call(5, vec![field(0)])), Invalid, &["anchor 5"]);
     let mut like = call(0, vec![field(1), text("b%")]);
     let Some(RexType::ScalarFunction(function)) = like.rex_type.as_mut() else {
         unreachable!("call() makes a function");
@@ -95,7 +95,7 @@ fn functions_are_named() {
         name: "case_sensitivity".into(),
         preference: vec!["CASE_INSENSITIVE_ASCII".into()],
     }];
-    refused(
+    assert_refused(
         &of(&["like:str_str"], like),
         Unsupported,
         &["like:str_str", "CASE_INSENSITIVE_ASCII"],
@@ -109,7 +109,7 @@ fn functions_are_named() {
             },
         );
     }
-    refused(
+    assert_refused(
         &of(&["extract:req_date"], chosen),
         Unsupported,
         &["extract:req_date", "MILLISECOND"],
@@ -137,7 +137,7 @@ fn aggregate(functions: &[&str], function: AggregateFunction, groupings: usize) 
 }
 
 #[test]
-fn aggregates_are_whole_known_and_of_one_grouping() {
+fn unsupported_aggregates_are_refused_by_name() {
     let count = |phase: AggregationPhase| AggregateFunction {
         phase: phase.into(),
         ..Default::default()
@@ -145,14 +145,14 @@ fn aggregates_are_whole_known_and_of_one_grouping() {
     let whole = count(AggregationPhase::InitialToResult);
     let half = count(AggregationPhase::InitialToIntermediate);
     assert!(read_plan(&aggregate(&["count:"], whole.clone(), 1)).is_ok());
-    refused(
+    assert_refused(
         &aggregate(&["count:"], half, 1),
         Unsupported,
         &["count:", "INTERMEDIATE"],
     );
-    refused(&aggregate(&["mode:i64"], whole.clone(), 1), Unsupported, &["mode"]);
-    refused(&aggregate(&[], whole.clone(), 1), Invalid, &["anchor 0"]);
-    refused(
+    assert_refused(&aggregate(&["mode:i64"], whole.clone(), 1), Unsupported, &["mode"]);
+    assert_refused(&aggregate(&[], whole.clone(), 1), Invalid, &["anchor 0"]);
+    assert_refused(
         &aggregate(&["count:"], whole.clone(), 2),
         Unsupported,
         &["several groupings"],
@@ -164,14 +164,14 @@ fn aggregates_are_whole_known_and_of_one_grouping() {
     if let Some(RelType::Aggregate(it)) = root.input.as_mut().unwrap().rel_type.as_mut() {
         it.groupings[0].expression_references = vec![3];
     }
-    refused(&astray, Invalid, &["expression 3 of 1"]);
+    assert_refused(&astray, Invalid, &["expression 3 of 1"]);
 }
 
 #[test]
-fn references_that_lead_nowhere_are_numbered() {
+fn dangling_references_are_refused_by_number() {
     for number in [2, -1, i32::MAX, i32::MIN] {
         let plan = plan(&[], project(read_people(), vec![field(number)]), &["x"]);
-        refused(&plan, Invalid, &[&format!("field {number} "), "2 fields"]);
+        assert_refused(&plan, Invalid, &[&format!("field {number} "), "2 fields"]);
     }
     let mut emit = plan(&[], project(read_people(), vec![field(0)]), &["x"]);
     let Some(plan_rel::RelType::Root(root)) = emit.relations[0].rel_type.as_mut() else {
@@ -185,11 +185,11 @@ fn references_that_lead_nowhere_are_numbered() {
             ..Default::default()
         });
     }
-    refused(&emit, Invalid, &["9"]);
+    assert_refused(&emit, Invalid, &["9"]);
 }
 
 #[test]
-fn types_and_their_variations_are_named() {
+fn unsupported_types_and_variations_are_named() {
     let variation = |declared: bool, reference| {
         let columns = schema(vec![("name", string_type(Nullability::Nullable, reference))]);
         let mut plan = plan(&[], rel(RelType::Read(Box::new(read_of(&["people"], columns)))), &[]);
@@ -204,13 +204,13 @@ fn types_and_their_variations_are_named() {
         }
         plan
     };
-    refused(
+    assert_refused(
         &variation(true, 2),
         Unsupported,
         &["'compressed'", "reference 2", "string"],
     );
-    refused(&variation(false, 7), Unsupported, &["reference 7", "string"]);
-    // One that nothing uses does no harm, and DataFusion's own need no declaration.
+    assert_refused(&variation(false, 7), Unsupported, &["reference 7", "string"]);
+    // A variation that no type uses is accepted, and DataFusion's own need no declaration.
     assert!(read_plan(&variation(true, 0)).is_ok());
     assert!(read_plan(&variation(false, 2)).is_ok());
 
@@ -220,7 +220,7 @@ fn types_and_their_variations_are_named() {
     }));
     let columns = schema(vec![("name", own)]);
     let mut plan = plan(&[], rel(RelType::Read(Box::new(read_of(&["people"], columns)))), &[]);
-    refused(&plan, Invalid, &["type with anchor 9"]);
+    assert_refused(&plan, Invalid, &["type with anchor 9"]);
     plan.extensions.push(SimpleExtensionDeclaration {
         mapping_type: Some(MappingType::ExtensionType(ExtensionType {
             type_anchor: 9,
@@ -228,11 +228,11 @@ fn types_and_their_variations_are_named() {
             ..Default::default()
         })),
     });
-    refused(&plan, Unsupported, &["'point'"]);
+    assert_refused(&plan, Unsupported, &["'point'"]);
 }
 
 #[test]
-fn relations_that_are_not_served_are_named() {
+fn unsupported_relations_are_named() {
     for (kind, says) in [
         (RelType::HashJoin(Box::default()), "HashJoinRel"),
         (RelType::Write(Box::default()), "WriteRel"),
@@ -241,21 +241,21 @@ fn relations_that_are_not_served_are_named() {
             "extension relation",
         ),
     ] {
-        refused(&plan(&[], rel(kind), &[]), Unsupported, &[says]);
+        assert_refused(&plan(&[], rel(kind), &[]), Unsupported, &[says]);
     }
     let mut files = read_of(&[], people());
     files.read_type = Some(ReadType::LocalFiles(LocalFiles::default()));
     let files = plan(&[], rel(RelType::Read(Box::new(files))), &[]);
-    refused(&files, Unsupported, &["local files", "CREATE EXTERNAL TABLE"]);
+    assert_refused(&files, Unsupported, &["local files", "CREATE EXTERNAL TABLE"]);
     let cross = rel(RelType::Cross(Box::new(CrossRel {
         left: Some(Box::new(read_people())),
         ..Default::default()
     })));
-    refused(&plan(&[], cross, &[]), Invalid, &["cross", "lacks an input"]);
+    assert_refused(&plan(&[], cross, &[]), Invalid, &["cross", "lacks an input"]);
 }
 
 #[test]
-fn an_enhancement_is_not_ignored() {
+fn enhancement_is_refused_by_name() {
     let mut plan = plan(&[], read_people(), &[]);
     let mut extension = AdvancedExtension {
         enhancement: Some(Default::default()),
@@ -265,11 +265,11 @@ fn an_enhancement_is_not_ignored() {
         enhancement.type_url = "acme/time-travel".into();
     }
     plan.advanced_extensions = Some(extension);
-    refused(&plan, Unsupported, &["acme/time-travel"]);
+    assert_refused(&plan, Unsupported, &["acme/time-travel"]);
 }
 
 #[test]
-fn rows_of_a_virtual_table_fit_its_columns() {
+fn virtual_rows_must_fit_their_columns() {
     let table = |fields: Vec<Expression>| {
         let read = ReadRel {
             base_schema: Some(schema(vec![("n", i64_type(Nullability::Required))])),
@@ -281,7 +281,7 @@ fn rows_of_a_virtual_table_fit_its_columns() {
         };
         plan(&[], rel(RelType::Read(Box::new(read))), &["n"])
     };
-    refused(&table(vec![number(1), number(2)]), Invalid, &[]);
+    assert_refused(&table(vec![number(1), number(2)]), Invalid, &[]);
     let boolean = table(vec![literal(LiteralType::FixedBinary(vec![1]))]);
     assert!(read_plan(&boolean).is_err());
 }

@@ -1,13 +1,13 @@
-//! Object stores by their specification: how the server and every worker come to read the same files.
+//! Builds object stores from their specification, so that the server and every worker read the same files.
 //!
 //! ```text
 //! s3://bucket              settings from this process's environment (AWS_*, GOOGLE_*, AZURE_*)
-//! s3+4f1c9a02://bucket     the same, with the options of a table laid over the environment
+//! s3+4f1c9a02://bucket     the same, with the options of a table overriding the environment
 //! ```
 //!
 //! A table with options of its own gets a tag in the scheme of its URL, because DataFusion finds stores by scheme and
-//! host alone: so two tables may read one bucket with different keys, and secrets stay out of URLs and plans. What a URL
-//! stands for never changes; registering it again is free.
+//! host alone: this way two tables may read one bucket with different keys, and secrets stay out of URLs and plans. A
+//! URL means the same store for ever; registering it again has no effect.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use squadron_proto::control::ObjectStoreSpec;
 use squadron_proto::{Failure, FailureKind};
 use url::{Position, Url};
 
-/// How often a request is repeated when the store does not answer as it should.
+/// How often a failed request is repeated.
 const MAX_RETRIES: usize = 5;
 
-/// How long a request is repeated at most. The store's own default, three minutes, is a hang to whoever waits.
+/// How long a request is repeated at most. The default of `object_store`, three minutes, looks like a hang to users.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The kinds of stores, with the namespaces of their table options and the prefix of their variables.
@@ -40,7 +40,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn of_scheme(scheme: &str) -> Option<Self> {
+    fn from_scheme(scheme: &str) -> Option<Self> {
         match scheme {
             "file" => Some(Self::Local),
             "s3" | "s3a" => Some(Self::S3),
@@ -70,19 +70,19 @@ pub fn is_store_option(key: &str) -> bool {
         .any(|kind| namespace.is_some_and(|namespace| kind.namespaces().contains(&namespace)))
 }
 
-/// The URL that stands for the store of `url` with options of its own, told apart by `tag`.
+/// The URL for the store of `url` with options of its own, distinguished by `tag`.
 ///
 /// # Errors
 /// When `tag` cannot be part of a scheme.
-pub fn tagged(url: &Url, tag: &str) -> Result<Url, Failure> {
+pub fn tag_url(url: &Url, tag: &str) -> Result<Url, Failure> {
     let text = format!("{}+{tag}{}", url.scheme(), &url[Position::AfterScheme..]);
     Url::parse(&text).map_err(|error| Failure::internal(format!("{text} is not a URL: {error}")))
 }
 
-/// Makes the store of `spec` known to `runtime`, unless it is already.
+/// Registers the store of `spec` with `runtime`, unless its URL is registered already.
 ///
 /// # Errors
-/// `Invalid` for a scheme or an option that is not known, and where the settings do not make a store.
+/// `Invalid` for an unknown scheme or option, and for settings from which no store can be built.
 pub fn register(runtime: &RuntimeEnv, spec: &ObjectStoreSpec) -> Result<(), Failure> {
     let url = Url::parse(&spec.url)
         .map_err(|error| invalid(format!("{} is not the URL of an object store ({error})", spec.url)))?;
@@ -98,14 +98,14 @@ pub fn register(runtime: &RuntimeEnv, spec: &ObjectStoreSpec) -> Result<(), Fail
     Ok(())
 }
 
-/// The store, or none for the local file system, which every runtime knows.
+/// The store, or none for the local file system, which every runtime has registered.
 fn build(
     url: &Url,
     environment: &[(String, String)],
     options: &[(String, String)],
 ) -> Result<Option<Arc<dyn ObjectStore>>, Failure> {
     let scheme = url.scheme().split('+').next().unwrap_or_default();
-    let kind = Kind::of_scheme(scheme).ok_or_else(|| {
+    let kind = Kind::from_scheme(scheme).ok_or_else(|| {
         invalid(format!(
             "{url} has the scheme {scheme}, which is not supported; use file, s3, gs, az, http or https"
         ))
@@ -133,7 +133,7 @@ fn s3(url: &str, environment: &[(String, String)], options: &[(String, String)])
         AmazonS3Builder::new().with_url(url).with_retry(retry()),
         |builder, (key, value)| builder.with_config(key, value),
     );
-    // Who names an endpoint without TLS means it.
+    // An endpoint without TLS is intended.
     let plain_endpoint = [S3Endpoint, Endpoint]
         .iter()
         .find_map(|key| builder.get_config_value(key))
@@ -187,7 +187,7 @@ fn http(url: &str, options: &[(String, String)]) -> Result<HttpBuilder, Failure>
         .fold(builder, |builder, (key, value)| builder.with_config(key, value)))
 }
 
-/// Variables with `prefix` that the store has a setting for; others with that prefix belong to other programs.
+/// Variables with `prefix` that are settings of the store; others with that prefix belong to other programs.
 fn parse_environment<'a, K: FromStr + 'a>(
     prefix: &'a str,
     environment: &'a [(String, String)],
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scheme_makes_a_store_once() {
+    fn schemes_register_one_store_each() {
         let runtime = RuntimeEnv::default();
         for (url, options) in [
             ("s3://bucket", &[("aws.region", "eu-west-1")][..]),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn options_lie_over_the_environment() {
+    fn options_override_the_environment() {
         let environment = pairs(&[
             ("AWS_ACCESS_KEY_ID", "env-key"),
             ("AWS_SECRET_ACCESS_KEY", "env-secret"),
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_schemes_and_options_are_refused_without_their_values() {
+    fn unknown_schemes_and_options_are_refused() {
         let runtime = RuntimeEnv::default();
         let failure = register(&runtime, &spec("ftp://host", &[])).unwrap_err();
         assert!(failure.message.contains("ftp"), "{failure}");
@@ -320,11 +320,11 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_keeps_everything_but_the_scheme() {
+    fn tag_changes_only_the_scheme() {
         let url = Url::parse("s3://bucket/a%20b/").unwrap();
-        assert_eq!(tagged(&url, "4f1c").unwrap().as_str(), "s3+4f1c://bucket/a%20b/");
+        assert_eq!(tag_url(&url, "4f1c").unwrap().as_str(), "s3+4f1c://bucket/a%20b/");
         let url = Url::parse("http://host:8080/x").unwrap();
-        assert_eq!(tagged(&url, "4f1c").unwrap().as_str(), "http+4f1c://host:8080/x");
+        assert_eq!(tag_url(&url, "4f1c").unwrap().as_str(), "http+4f1c://host:8080/x");
         assert!(is_store_option("aws.region") && !is_store_option("format.delimiter") && !is_store_option("region"));
     }
 }

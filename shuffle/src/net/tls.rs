@@ -1,4 +1,4 @@
-//! Encryption between processes: what a port shows, and whom a client trusts.
+//! TLS between processes: the certificate of a port, and the authorities that a client trusts.
 
 use std::fmt;
 use std::path::Path;
@@ -12,26 +12,26 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{Error, RootCertStore, ServerConfig};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
-/// The certificate of a port, with its key.
+/// The certificate of a port, and its private key.
 #[derive(Clone)]
 pub struct ServerTls(Arc<ServerConfig>);
 
 impl ServerTls {
-    /// Reads a certificate (with those that lead to its authority, if there are any) and its private key from PEM files.
+    /// Reads a certificate (with its chain, if there is one) and its private key from PEM files.
     ///
     /// # Errors
     /// `Invalid`, naming flag and file, for files that cannot be read, hold something else or do not belong together.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, Failure> {
-        let chain =
-            certificates(&read("--tls-cert", certificate)?).map_err(|why| wrong("--tls-cert", certificate, &why))?;
+        let chain = parse_certificates(&read("--tls-cert", certificate)?)
+            .map_err(|why| invalid_file("--tls-cert", certificate, &why))?;
         let secret = PrivateKeyDer::from_pem_slice(&read("--tls-key", key)?).map_err(|_| {
-            wrong(
+            invalid_file(
                 "--tls-key",
                 key,
                 "holds no private key in PEM form; give the file that begins with -----BEGIN PRIVATE KEY-----",
             )
         })?;
-        // The one source of cryptography in this process, named so that no other can be taken for the default.
+        // The only cryptography provider of this process, named so that another dependency cannot install a default.
         let provider = Arc::new(ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -39,7 +39,7 @@ impl ServerTls {
             .with_no_client_auth()
             .with_single_cert(chain, secret);
         let mut config = config.map_err(|error| match error {
-            Error::InconsistentKeys(_) => wrong(
+            Error::InconsistentKeys(_) => invalid_file(
                 "--tls-key",
                 key,
                 &format!(
@@ -47,7 +47,7 @@ impl ServerTls {
                     certificate.display()
                 ),
             ),
-            other => wrong(
+            other => invalid_file(
                 "--tls-cert",
                 certificate,
                 &format!("cannot be used ({other}); give a certificate of version 3 and its key"),
@@ -68,27 +68,27 @@ impl fmt::Debug for ServerTls {
     }
 }
 
-/// Whom a client believes that a server is what it says it is.
+/// The certificate authorities that a client trusts.
 #[derive(Clone, Debug, Default)]
 pub struct Trust(Option<Certificate>);
 
 impl Trust {
-    /// Those whom browsers believe.
+    /// The public authorities that browsers trust.
     pub fn public() -> Self {
         Self::default()
     }
 
-    /// The authorities, or the very certificates, of a PEM file, and nobody else.
+    /// The authorities, or the servers' own certificates, in a PEM file, and no others.
     ///
     /// # Errors
     /// `Invalid`, naming flag and file, for a file that cannot be read or holds no certificate.
-    pub fn of_file(path: &Path) -> Result<Self, Failure> {
+    pub fn from_file(path: &Path) -> Result<Self, Failure> {
         const FLAG: &str = "--tls-ca";
         let pem = read(FLAG, path)?;
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(&pem).map_err(|why| wrong(FLAG, path, &why))? {
+        for certificate in parse_certificates(&pem).map_err(|why| invalid_file(FLAG, path, &why))? {
             roots.add(certificate).map_err(|error| {
-                wrong(
+                invalid_file(
                     FLAG,
                     path,
                     &format!("holds a certificate that cannot be trusted ({error}); give that of the authority"),
@@ -98,10 +98,10 @@ impl Trust {
         Ok(Self(Some(Certificate::from_pem(pem))))
     }
 
-    /// Makes a connection to an `https` address encrypted; others stay as they are.
+    /// Adds TLS to `endpoint` if its address is `https`; other endpoints stay as they are.
     ///
     /// # Errors
-    /// When the certificates cannot be used, which [`Trust::of_file`] has ruled out.
+    /// When the certificates cannot be used, which [`Trust::from_file`] rules out.
     pub fn secure(&self, endpoint: Endpoint) -> Result<Endpoint, tonic::transport::Error> {
         if endpoint.uri().scheme_str() != Some("https") {
             return Ok(endpoint);
@@ -114,9 +114,9 @@ impl Trust {
     }
 }
 
-/// Why a connection failed, with what to do where it failed for want of trust or of encryption.
-pub fn explained(reason: String) -> String {
-    let mend = if reason.contains("UnknownIssuer") || reason.contains("CaUsedAsEndEntity") {
+/// Adds advice to the reason of a failed connection, if trust or encryption is at fault.
+pub fn explain(reason: String) -> String {
+    let advice = if reason.contains("UnknownIssuer") || reason.contains("CaUsedAsEndEntity") {
         "its certificate is not trusted, name its authority with --tls-ca FILE"
     } else if reason.contains("not valid for name") || reason.contains("NotValidForName") {
         "its certificate is for another name, dial a name or address that stands in it"
@@ -125,12 +125,12 @@ pub fn explained(reason: String) -> String {
     } else {
         return reason;
     };
-    format!("{reason}; {mend}")
+    format!("{reason}; {advice}")
 }
 
 fn read(flag: &str, path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| {
-        wrong(
+        invalid_file(
             flag,
             path,
             &format!("cannot be read ({error}); name a readable PEM file"),
@@ -138,8 +138,8 @@ fn read(flag: &str, path: &Path) -> Result<Vec<u8>, Failure> {
     })
 }
 
-/// `Err` is the half sentence after the file's name.
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+/// Parses at least one certificate. An error is the half sentence that follows the file's name.
+fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match certificates {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
@@ -147,7 +147,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-fn wrong(flag: &str, path: &Path, why: &str) -> Failure {
+fn invalid_file(flag: &str, path: &Path, why: &str) -> Failure {
     Failure::new(FailureKind::Invalid, format!("{flag} {} {why}", path.display()))
 }
 
@@ -163,7 +163,7 @@ pub(crate) mod testing {
         (cert.pem(), signing_key.serialize_pem())
     }
 
-    /// A certificate of its own for a test.
+    /// A fresh self-signed certificate for `localhost`.
     pub(crate) fn identity() -> ServerTls {
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_cannot_be_used_are_named_with_their_flag() {
+    fn unusable_files_are_named_with_flag() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -207,9 +207,9 @@ mod tests {
                 assert!(failure.message.contains(part), "{failure}");
             }
         }
-        assert!(Trust::of_file(&cert).is_ok());
+        assert!(Trust::from_file(&cert).is_ok());
         for (path, says) in [(&none, "cannot be read"), (&text, "no certificate")] {
-            let failure = Trust::of_file(path).unwrap_err();
+            let failure = Trust::from_file(path).unwrap_err();
             assert!(failure.message.contains("--tls-ca"), "{failure}");
             assert!(failure.message.contains(says), "{failure}");
         }

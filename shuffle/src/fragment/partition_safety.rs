@@ -1,8 +1,8 @@
-//! The list of plan nodes known to be safe in several tasks.
+//! The list of plan nodes whose partitions may safely run in several tasks.
 //!
-//! A task runs some partitions of its own instance of a stage plan. That is exact only for nodes whose partitions share
-//! no state, or share state in a way that each instance holds alone. Everything that is not listed here runs with all
-//! its partitions in one task, so that a new DataFusion node costs speed, never rows.
+//! A task runs some partitions of its own instance of a stage plan. The result is exact only for nodes whose partitions
+//! share no state, or whose shared state is complete in each instance. A node that is not listed here runs with all its
+//! partitions in one task, so that a new DataFusion node costs speed, never rows.
 
 use datafusion::common::JoinType;
 use datafusion::datasource::physical_plan::FileScanConfig;
@@ -29,18 +29,18 @@ use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 
 use crate::{ShuffleReadExec, WriteFilesExec};
 
-/// How a node may be spread over tasks, by itself; a fragment is as free as its least free node.
+/// How the partitions of one node may be spread over tasks. A fragment is as restricted as its most restricted node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Apart {
+pub enum PartitionSafety {
     /// Its partitions may run in different instances.
-    Free,
-    /// All its partitions run in one task; what is below it may be cut off.
+    Independent,
+    /// All its partitions run in one task; the plan below it may be cut off.
     OneTask,
-    /// Unknown: it and all below it run in one task, uncut.
+    /// Unknown: the node and the plan below it run in one task, uncut.
     Opaque,
 }
 
-/// Which children of a node every task needs whole, and which it needs its share of.
+/// How much of a node's child a task needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildShare {
     /// The partitions that the task runs.
@@ -49,39 +49,39 @@ pub enum ChildShare {
     Whole,
 }
 
-/// The verdict on one node.
-pub fn apart(node: &dyn ExecutionPlan) -> Apart {
+/// How the partitions of `node` may be spread over tasks.
+pub fn partition_safety(node: &dyn ExecutionPlan) -> PartitionSafety {
     if is_row_by_row(node) || node.is::<ShuffleReadExec>() {
-        return Apart::Free;
+        return PartitionSafety::Independent;
     }
     if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
-        return aggregate_apart(aggregate.mode());
+        return aggregate_safety(aggregate.mode());
     }
     if let Some(join) = node.downcast_ref::<HashJoinExec>() {
-        return hash_join_apart(join);
+        return hash_join_safety(join);
     }
     if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() {
-        return free_if(build_side_is_read_only(*join.join_type()));
+        return independent_if(build_side_is_read_only(*join.join_type()));
     }
     if let Some(sort) = node.downcast_ref::<SortExec>() {
-        return free_if(sort.preserve_partitioning());
+        return independent_if(sort.preserve_partitioning());
     }
     if let Some(window) = node.downcast_ref::<BoundedWindowAggExec>() {
-        return free_if(!window.partition_keys().is_empty());
+        return independent_if(!window.partition_keys().is_empty());
     }
     if let Some(window) = node.downcast_ref::<WindowAggExec>() {
-        return free_if(!window.partition_keys().is_empty());
+        return independent_if(!window.partition_keys().is_empty());
     }
     if let Some(source) = node.downcast_ref::<DataSourceExec>() {
-        return free_if(source.data_source().downcast_ref::<FileScanConfig>().is_some());
+        return independent_if(source.data_source().downcast_ref::<FileScanConfig>().is_some());
     }
     if is_known_single(node) {
-        return Apart::OneTask;
+        return PartitionSafety::OneTask;
     }
-    Apart::Opaque
+    PartitionSafety::Opaque
 }
 
-/// What a task needs of each child of `node`, in the order of its children.
+/// How much a task needs of each child of `node`, in the order of its children.
 pub fn child_shares(node: &dyn ExecutionPlan) -> Vec<ChildShare> {
     let children = node.children().len();
     let first_is_whole = node.is::<CrossJoinExec>()
@@ -101,8 +101,8 @@ pub fn child_shares(node: &dyn ExecutionPlan) -> Vec<ChildShare> {
         .collect()
 }
 
-/// Whether a join of this type only reads its build side, so that every task may hold the whole of it. The other types
-/// emit build rows at the end, which needs to know what all probe partitions matched.
+/// Whether a join of this type only reads its build side, so that every task may hold all of it. The other types emit
+/// build rows at the end, for which they must know the matches of all probe partitions.
 pub fn build_side_is_read_only(join_type: JoinType) -> bool {
     match join_type {
         JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => true,
@@ -110,8 +110,12 @@ pub fn build_side_is_read_only(join_type: JoinType) -> bool {
     }
 }
 
-fn free_if(free: bool) -> Apart {
-    if free { Apart::Free } else { Apart::OneTask }
+fn independent_if(is_independent: bool) -> PartitionSafety {
+    if is_independent {
+        PartitionSafety::Independent
+    } else {
+        PartitionSafety::OneTask
+    }
 }
 
 fn is_row_by_row(node: &dyn ExecutionPlan) -> bool {
@@ -138,23 +142,23 @@ fn is_known_single(node: &dyn ExecutionPlan) -> bool {
         || node.is::<PlaceholderRowExec>()
 }
 
-fn aggregate_apart(mode: &AggregateMode) -> Apart {
+fn aggregate_safety(mode: &AggregateMode) -> PartitionSafety {
     match mode {
         AggregateMode::Partial
         | AggregateMode::PartialReduce
         | AggregateMode::FinalPartitioned
-        | AggregateMode::SinglePartitioned => Apart::Free,
-        AggregateMode::Final | AggregateMode::Single => Apart::OneTask,
+        | AggregateMode::SinglePartitioned => PartitionSafety::Independent,
+        AggregateMode::Final | AggregateMode::Single => PartitionSafety::OneTask,
     }
 }
 
-fn hash_join_apart(join: &HashJoinExec) -> Apart {
+fn hash_join_safety(join: &HashJoinExec) -> PartitionSafety {
     if join.null_aware {
-        return Apart::OneTask;
+        return PartitionSafety::OneTask;
     }
     match join.partition_mode() {
-        PartitionMode::Partitioned => Apart::Free,
-        PartitionMode::CollectLeft => free_if(build_side_is_read_only(*join.join_type())),
-        PartitionMode::Auto => Apart::OneTask,
+        PartitionMode::Partitioned => PartitionSafety::Independent,
+        PartitionMode::CollectLeft => independent_if(build_side_is_read_only(*join.join_type())),
+        PartitionMode::Auto => PartitionSafety::OneTask,
     }
 }

@@ -1,9 +1,9 @@
-//! Connections that other processes open: TCP, or TLS over it, each with a number of its own.
+//! Accepts connections of other processes: TCP, or TLS over it, each with a number of its own.
 //!
 //! ```text
 //! accept ──────────────────────────────────────────────> Connection      a port without TLS
 //!    └──> first byte: a TLS handshake? ──> handshake ──> Connection      a port with TLS
-//!                          └─ no ──────────────────────> Connection, whose every request is refused with a sentence
+//!                          └─ no ──────────────────────> Connection, whose requests are refused with advice
 //! ```
 
 use std::io;
@@ -24,28 +24,29 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 use tracing::debug;
 
-use crate::tls::ServerTls;
+use super::tls::ServerTls;
 
 /// How long a peer may take from the connection to the end of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many peers may be in a handshake at once; more wait to be accepted.
+/// How many handshakes may run at once; further peers wait to be accepted.
 const MAX_HANDSHAKES: usize = 1024;
-/// How long nobody is accepted after an error, such as too many open files.
+/// How long the listener pauses after an error, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// The type of a TLS record that begins a handshake.
+/// The first byte of a TLS handshake: its record type.
 const TLS_HANDSHAKE: u8 = 22;
 
-/// No two connections of a process have the same number.
+/// The number of the next connection of this process.
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
-/// Which connection a request came over; among the extensions of every request.
+/// The connection of a request; every request has it among its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionInfo {
-    /// Unlike the peer's address, a number is never used again.
+    /// A number that, unlike the peer's address, is never used again.
     pub id: u64,
-    /// Who opened it.
+    /// The address of the peer.
     pub peer: SocketAddr,
-    is_mistaken: bool,
+    /// The peer does not encrypt, though the port requires TLS.
+    is_plaintext: bool,
 }
 
 /// An accepted connection.
@@ -57,7 +58,7 @@ pub struct Connection {
 
 type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// The connections of `listener`, encrypted where there is `tls`. Never ends and never fails.
+/// The connections of `listener`, encrypted if there is `tls`. Never ends and never fails.
 pub fn incoming(listener: TcpListener, tls: Option<&ServerTls>) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let incoming = Incoming {
         listener,
@@ -70,14 +71,14 @@ pub fn incoming(listener: TcpListener, tls: Option<&ServerTls>) -> impl Stream<I
     })
 }
 
-/// For every server on [`incoming`]: refuses the requests of peers that do not encrypt where they should.
+/// Refuses the requests of peers that do not encrypt though the port requires TLS. For every server on [`incoming`].
 ///
 /// # Errors
 /// InvalidArgument for such a peer.
-pub fn refuse_mistaken(request: Request<()>) -> Result<Request<()>, Status> {
+pub fn refuse_plaintext(request: Request<()>) -> Result<Request<()>, Status> {
     let connection = request.extensions().get::<ConnectionInfo>();
     match connection {
-        Some(ConnectionInfo { is_mistaken: true, .. }) => Err(Status::invalid_argument(
+        Some(ConnectionInfo { is_plaintext: true, .. }) => Err(Status::invalid_argument(
             "this port speaks TLS; connect with grpc+tls:// (or https://), or turn encryption on in the driver",
         )),
         _ => Ok(request),
@@ -120,7 +121,7 @@ impl Incoming {
         let info = ConnectionInfo {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             peer,
-            is_mistaken: false,
+            is_plaintext: false,
         };
         let Some(tls) = self.tls.clone() else {
             return Some(Connection {
@@ -143,7 +144,7 @@ async fn handshake(tls: TlsAcceptor, stream: TcpStream, info: ConnectionInfo) ->
         return Ok(Connection {
             transport: Either::Left(stream),
             info: ConnectionInfo {
-                is_mistaken: true,
+                is_plaintext: true,
                 ..info
             },
         });
@@ -200,7 +201,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::tls::testing::identity;
+    use crate::net::tls::testing::identity;
 
     async fn listener() -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -208,14 +209,14 @@ mod tests {
         (listener, address)
     }
 
-    fn asked(info: ConnectionInfo) -> Result<Request<()>, Status> {
+    fn send_request(info: ConnectionInfo) -> Result<Request<()>, Status> {
         let mut request = Request::new(());
         request.extensions_mut().insert(info);
-        refuse_mistaken(request)
+        refuse_plaintext(request)
     }
 
     #[tokio::test]
-    async fn every_connection_has_its_own_number() {
+    async fn connections_get_unique_numbers() {
         let (listener, address) = listener().await;
         let mut incoming = Box::pin(incoming(listener, None));
         let mut infos = Vec::new();
@@ -223,7 +224,7 @@ mod tests {
             let client = TcpStream::connect(address).await.unwrap();
             let info = incoming.next().await.unwrap().unwrap().connect_info();
             assert_eq!(info.peer, client.local_addr().unwrap());
-            assert!(asked(info).is_ok());
+            assert!(send_request(info).is_ok());
             infos.push(info.id);
         }
         infos.sort_unstable();
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_does_not_encrypt_is_told_so_and_holds_up_nobody() {
+    async fn plaintext_peer_is_told_to_encrypt() {
         let (listener, address) = listener().await;
         let tls = identity();
         let mut incoming = Box::pin(incoming(listener, Some(&tls)));
@@ -242,8 +243,8 @@ mod tests {
         let mut connection = incoming.next().await.unwrap().unwrap();
         let mut read = [0; 3];
         connection.read_exact(&mut read).await.unwrap();
-        assert_eq!(&read, b"PRI", "nothing of what it said is lost");
-        let status = asked(connection.connect_info()).unwrap_err();
+        assert_eq!(&read, b"PRI", "the peer's first bytes are still there");
+        let status = send_request(connection.connect_info()).unwrap_err();
         assert!(status.message().contains("grpc+tls://"), "{status}");
     }
 }

@@ -1,4 +1,4 @@
-//! A query that has ended as a line of the history's file.
+//! A completed query as one line of the history's file.
 //!
 //! Times are microseconds since 1970. Unknown keys are ignored, so that an older release reads what a newer one wrote.
 
@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use squadron_proto::{AttemptNumber, Failure, FailureKind, StageId, TaskId};
 
-use super::{Asked, Past};
+use super::completed::{CompletedQuery, QueryRequest};
 use squadron_scheduler::{QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, TaskInfo, TaskPhase};
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Line {
+pub(super) struct Entry {
     query: String,
     user: Option<Arc<str>>,
     session: Arc<str>,
@@ -31,24 +31,25 @@ struct Run {
     group: Arc<str>,
     queued_us: u64,
     started_us: Option<u64>,
-    drained_us: Option<u64>,
+    #[serde(alias = "drained_us")]
+    delivering_us: Option<u64>,
     spent_us: u64,
     reserved_memory_bytes: u64,
     progress: u32,
-    stages: Vec<StageLine>,
+    stages: Vec<StageEntry>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct StageLine {
+struct StageEntry {
     stage: u32,
     is_finished: bool,
     started_us: Option<u64>,
     finished_us: Option<u64>,
-    tasks: Vec<TaskLine>,
+    tasks: Vec<TaskEntry>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct TaskLine {
+struct TaskEntry {
     task: u32,
     end: TaskEnd,
     /// Its number and its worker.
@@ -79,32 +80,32 @@ struct Used {
     peak_memory_bytes: u64,
 }
 
-impl Line {
-    pub(super) fn of(past: &Past) -> Self {
-        let asked = &past.asked;
-        let failure = past.outcome.as_ref().err();
+impl Entry {
+    pub(super) fn of(completed: &CompletedQuery) -> Self {
+        let request = &completed.request;
+        let failure = completed.outcome.as_ref().err();
         Self {
-            query: asked.id.to_string(),
-            user: asked.user.clone(),
-            session: Arc::clone(&asked.session),
-            statement: asked.statement.clone(),
-            tag: asked.tag.clone(),
-            priority: asked.priority,
-            created_us: microseconds(asked.at),
-            ended_us: microseconds(past.ended),
+            query: request.id.to_string(),
+            user: request.user.clone(),
+            session: Arc::clone(&request.session),
+            statement: request.statement.clone(),
+            tag: request.tag.clone(),
+            priority: request.priority,
+            created_us: microseconds(request.at),
+            ended_us: microseconds(completed.ended),
             failure: failure.map(|failure| (failure.kind.name().to_owned(), failure.message.clone())),
-            run: past.info.as_ref().map(|info| Run::of(info, past.epoch)),
+            run: completed.info.as_ref().map(|info| Run::of(info, completed.epoch)),
         }
     }
 
-    /// The query's id, for messages.
+    /// The query's id.
     pub(super) fn query(&self) -> &str {
         &self.query
     }
 
-    /// None where something in it is not what it has to be.
-    pub(super) fn into_past(self) -> Option<Past> {
-        let asked = Asked {
+    /// None when a value in it is not valid.
+    pub(super) fn into_completed(self) -> Option<CompletedQuery> {
+        let request = QueryRequest {
             id: self.query.parse().ok()?,
             user: self.user,
             session: self.session,
@@ -115,20 +116,20 @@ impl Line {
         };
         let outcome = match self.failure {
             None => Ok(()),
-            Some((kind, message)) => Err(Failure::new(FailureKind::named(&kind)?, message)),
+            Some((kind, message)) => Err(Failure::new(FailureKind::from_name(&kind)?, message)),
         };
         let info = match self.run {
             None => None,
-            Some(run) => Some(Arc::new(run.into_info(&asked)?)),
+            Some(run) => Some(Arc::new(run.into_info(&request)?)),
         };
         let ended = UNIX_EPOCH + Duration::from_micros(self.ended_us);
-        Some(Past {
-            asked: Arc::new(asked),
+        Some(CompletedQuery {
+            request: Arc::new(request),
             ended,
             outcome,
             info,
-            // It was written down when it ended; what it left running then is of the past.
-            freed: Some(ended),
+            // It was written down when it ended; what it left running then is of the completed.
+            released: Some(ended),
             epoch: UNIX_EPOCH,
         })
     }
@@ -141,36 +142,36 @@ impl Run {
             group: Arc::clone(&info.group),
             queued_us: time(info.submitted),
             started_us: info.started.map(time),
-            drained_us: info.delivering_since.map(time),
+            delivering_us: info.delivering_since.map(time),
             spent_us: u64::try_from(info.spent.as_micros()).unwrap_or(u64::MAX),
             reserved_memory_bytes: info.memory_bytes,
             progress: info.progress,
             stages: info
                 .stages
                 .iter()
-                .map(|stage| StageLine {
+                .map(|stage| StageEntry {
                     stage: stage.id.0,
                     is_finished: stage.finished.is_some(),
                     started_us: stage.started.map(time),
                     finished_us: stage.finished.map(time),
-                    tasks: stage.tasks.iter().map(|task| TaskLine::of(task, time)).collect(),
+                    tasks: stage.tasks.iter().map(|task| TaskEntry::of(task, time)).collect(),
                 })
                 .collect(),
         }
     }
 
-    fn into_info(self, asked: &Asked) -> Option<QueryInfo> {
+    fn into_info(self, request: &QueryRequest) -> Option<QueryInfo> {
         Some(QueryInfo {
-            id: asked.id,
-            user: asked.user.clone(),
-            session: Arc::clone(&asked.session),
-            tag: asked.tag.clone(),
-            priority: asked.priority,
+            id: request.id,
+            user: request.user.clone(),
+            session: Arc::clone(&request.session),
+            tag: request.tag.clone(),
+            priority: request.priority,
             group: self.group,
             phase: QueryPhase::Delivering,
             submitted: Duration::from_micros(self.queued_us),
             started: self.started_us.map(Duration::from_micros),
-            delivering_since: self.drained_us.map(Duration::from_micros),
+            delivering_since: self.delivering_us.map(Duration::from_micros),
             spent: Duration::from_micros(self.spent_us),
             held_slots: 0,
             memory_bytes: self.reserved_memory_bytes,
@@ -178,13 +179,13 @@ impl Run {
             stages: self
                 .stages
                 .into_iter()
-                .map(StageLine::into_info)
+                .map(StageEntry::into_info)
                 .collect::<Option<_>>()?,
         })
     }
 }
 
-impl StageLine {
+impl StageEntry {
     fn into_info(self) -> Option<StageInfo> {
         Some(StageInfo {
             id: StageId(self.stage),
@@ -194,12 +195,16 @@ impl StageLine {
             },
             started: self.started_us.map(Duration::from_micros),
             finished: self.finished_us.map(Duration::from_micros),
-            tasks: self.tasks.into_iter().map(TaskLine::into_info).collect::<Option<_>>()?,
+            tasks: self
+                .tasks
+                .into_iter()
+                .map(TaskEntry::into_info)
+                .collect::<Option<_>>()?,
         })
     }
 }
 
-impl TaskLine {
+impl TaskEntry {
     fn of(task: &TaskInfo, time: impl Fn(Duration) -> u64) -> Self {
         Self {
             task: task.id.0,
@@ -279,11 +284,11 @@ fn microseconds(time: SystemTime) -> u64 {
 mod tests {
     use squadron_proto::WorkerId;
 
-    use super::super::tests::{asked, failed};
+    use super::super::tests::{failed, request};
     use super::*;
 
     #[test]
-    fn a_query_with_its_stages_and_tasks_survives() {
+    fn query_with_stages_survives_the_file() {
         let task = TaskInfo {
             id: TaskId(3),
             phase: TaskPhase::Finished,
@@ -302,11 +307,11 @@ mod tests {
                 peak_memory_bytes: 7,
             }),
         };
-        let asked = asked(9);
+        let request = request(9);
         let info = QueryInfo {
-            id: asked.id,
+            id: request.id,
             user: None,
-            session: Arc::clone(&asked.session),
+            session: Arc::clone(&request.session),
             tag: None,
             priority: 0,
             group: "server".into(),
@@ -326,16 +331,16 @@ mod tests {
                 tasks: vec![task],
             }],
         };
-        let past = Past {
-            asked: Arc::new(asked),
+        let past = CompletedQuery {
+            request: Arc::new(request),
             ended: UNIX_EPOCH + Duration::from_secs(3),
             outcome: failed("late"),
             info: Some(Arc::new(info)),
-            freed: Some(UNIX_EPOCH + Duration::from_secs(3)),
+            released: Some(UNIX_EPOCH + Duration::from_secs(3)),
             epoch: UNIX_EPOCH,
         };
-        let text = serde_json::to_string(&Line::of(&past)).unwrap();
-        let line: Line = serde_json::from_str(&text).unwrap();
-        assert_eq!(line.into_past(), Some(past));
+        let text = serde_json::to_string(&Entry::of(&past)).unwrap();
+        let line: Entry = serde_json::from_str(&text).unwrap();
+        assert_eq!(line.into_completed(), Some(past));
     }
 }

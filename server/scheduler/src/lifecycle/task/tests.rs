@@ -1,0 +1,166 @@
+//! Reports on one task, one situation a test.
+
+use super::*;
+
+const WORKER: WorkerId = WorkerId::from_u128(1);
+const OTHER: WorkerId = WorkerId::from_u128(2);
+
+const DEMAND: Demand = Demand {
+    slots: 2,
+    bytes: 7,
+    lane: Lane::Short,
+};
+
+fn launched_task() -> (Task, AttemptNumber) {
+    let mut task = Task::new();
+    assert!(task.make_pending());
+    let attempt = task.launch(WORKER, DEMAND);
+    (task, attempt)
+}
+
+fn refused_status() -> AttemptStatus {
+    AttemptStatus::Refused { reason: "full".into() }
+}
+
+#[test]
+fn attempt_runs_from_launch_to_finish() {
+    let (mut task, attempt) = launched_task();
+    let placed = PlacedAttempt {
+        worker: WORKER,
+        attempt,
+        demand: DEMAND,
+    };
+    let life = [
+        (AttemptStatus::Reserved, Change::Commit),
+        (AttemptStatus::Running, Change::Started),
+        (AttemptStatus::Parked, Change::Parked { placed, started: false }),
+        (AttemptStatus::Resumed, Change::Resumed(placed)),
+        (
+            AttemptStatus::Finished(TaskOutput::default()),
+            Change::Finished {
+                placed,
+                held_slots: true,
+                started: false,
+            },
+        ),
+    ];
+    for (status, change) in life {
+        assert_eq!(task.apply_report(WORKER, attempt, status.clone()), (change, None));
+        assert_eq!(
+            task.apply_report(WORKER, attempt, status),
+            (Change::Repeated, None),
+            "a repeated report"
+        );
+    }
+    assert!(task.live_attempt().is_none());
+}
+
+#[test]
+fn report_of_other_attempt_is_ignored() {
+    let (mut task, attempt) = launched_task();
+    for (worker, attempt) in [(OTHER, attempt), (WORKER, AttemptNumber(9))] {
+        assert_eq!(
+            task.apply_report(worker, attempt, AttemptStatus::Reserved),
+            (Change::Unknown, None)
+        );
+    }
+    assert_eq!(
+        task.apply_report(WORKER, attempt, AttemptStatus::Reserved),
+        (Change::Commit, None)
+    );
+}
+
+#[test]
+fn relaunch_after_refusal_is_new_attempt() {
+    let (mut task, first) = launched_task();
+    let (change, odd) = task.apply_report(WORKER, first, refused_status());
+    assert!(matches!(change, Change::Refused { refusals: 1, .. }) && odd.is_none());
+    assert!(task.make_pending());
+    assert!(!task.make_pending(), "only once");
+    let second = task.launch(WORKER, DEMAND);
+    assert_ne!(first, second);
+    assert_eq!(
+        task.apply_report(WORKER, first, refused_status()),
+        (Change::Unknown, None)
+    );
+}
+
+#[test]
+fn impossible_progress_is_accepted_and_flagged() {
+    let (mut task, attempt) = launched_task();
+    let (change, odd) = task.apply_report(WORKER, attempt, AttemptStatus::Parked);
+    assert!(matches!(change, Change::Parked { started: true, .. }) && odd.is_some());
+    let (change, odd) = task.apply_report(WORKER, attempt, AttemptStatus::Finished(TaskOutput::default()));
+    assert!(matches!(change, Change::Finished { held_slots: false, .. }) && odd.is_none());
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A task whose attempt ran for 5 ms on two slots and then parked, with the cost of that.
+fn parked_task() -> (Task, AttemptNumber, Spent) {
+    let (mut task, attempt) = launched_task();
+    task.start_clock(Duration::ZERO, 100, 7, Lane::Short);
+    task.apply_report(WORKER, attempt, AttemptStatus::Reserved);
+    task.apply_report(WORKER, attempt, AttemptStatus::Parked);
+    let spent = task.stop_clock(Some(5 * MS), DEMAND.slots).unwrap();
+    (task, attempt, spent)
+}
+
+fn finished_status(cpu: Duration) -> AttemptStatus {
+    let mut output = TaskOutput::default();
+    output.metrics.cpu_ns = u64::try_from(cpu.as_nanos()).unwrap();
+    AttemptStatus::Finished(output)
+}
+
+#[test]
+fn slot_time_counts_until_cpu_reported() {
+    let (mut task, attempt, spent) = parked_task();
+    let so_far = (spent.charged_us, spent.before_us, spent.actual_us);
+    assert_eq!(so_far, (100, 0, 10_000));
+    assert_eq!(spent.correction(), Correction::More(9_900));
+    assert_eq!(
+        task.stop_clock(Some(9 * MS), DEMAND.slots),
+        None,
+        "the clock has stopped"
+    );
+    task.apply_report(WORKER, attempt, AttemptStatus::Resumed);
+    task.start_clock(20 * MS, 0, 7, Lane::Short);
+    task.apply_report(WORKER, attempt, finished_status(3 * MS));
+    let spent = task.stop_clock(Some(30 * MS), DEMAND.slots).unwrap();
+    assert_eq!((spent.before_us, spent.actual_us), (10_000, 3_000));
+    assert_eq!(spent.correction(), Correction::Less(7_000));
+}
+
+#[test]
+fn parked_finish_charges_reported_cpu() {
+    let (mut task, attempt, _) = parked_task();
+    task.apply_report(WORKER, attempt, finished_status(11 * MS));
+    let spent = task.stop_clock(Some(30 * MS), 0).unwrap();
+    assert_eq!(spent.correction(), Correction::More(1_000));
+}
+
+#[test]
+fn unreported_cpu_charges_slot_time() {
+    let (mut task, attempt, _) = parked_task();
+    task.apply_report(WORKER, attempt, AttemptStatus::Resumed);
+    task.start_clock(20 * MS, 0, 7, Lane::Short);
+    task.apply_report(WORKER, attempt, finished_status(Duration::ZERO));
+    let spent = task.stop_clock(Some(30 * MS), DEMAND.slots).unwrap();
+    assert_eq!((spent.before_us, spent.actual_us), (10_000, 30_000));
+}
+
+#[test]
+fn next_attempt_starts_without_charges() {
+    let (mut task, attempt) = launched_task();
+    task.start_clock(Duration::ZERO, 100, 7, Lane::Short);
+    task.apply_report(WORKER, attempt, refused_status());
+    let spent = task.stop_clock(None, DEMAND.slots).unwrap();
+    assert_eq!(spent.correction(), Correction::Less(100));
+    assert!(task.make_pending());
+    let attempt = task.launch(WORKER, DEMAND);
+    task.start_clock(10 * MS, 50, 7, Lane::Short);
+    task.apply_report(WORKER, attempt, AttemptStatus::Reserved);
+    task.apply_report(WORKER, attempt, finished_status(MS));
+    let spent = task.stop_clock(Some(30 * MS), DEMAND.slots).unwrap();
+    assert_eq!((spent.before_us, spent.correction()), (0, Correction::More(950)));
+}

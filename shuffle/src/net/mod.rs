@@ -1,0 +1,5 @@
+//! Connections to other systems: ports that accept peers, TLS on both ends, and object stores.
+
+pub mod listen;
+pub mod object_stores;
+pub mod tls;
