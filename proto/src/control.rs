@@ -25,9 +25,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use lane::Lane;
-
 use crate::{AttemptKey, AttemptNumber, Failure, QueryId, StageId, TaskId, WorkerId};
+pub use lane::Lane;
 
 /// From server to worker.
 #[derive(Clone, Debug)]

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use squadron_scheduler::{GroupSpec, Groups, Selector};
 
 use crate::config;
-use squadron_scheduler::{GroupSpec, Groups, Selector};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

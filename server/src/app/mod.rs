@@ -18,8 +18,10 @@ use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::Stream;
+use squadron_proto::WorkerKind;
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::{Failure, FailureKind, WorkerId};
+use squadron_scheduler::{AdmissionLimits, Limits, Policy};
 use squadron_shuffle::net::listen::{self, Connection};
 use squadron_shuffle::{DataService, ServerTls, Trust};
 use squadron_worker::{Engine, RemoteOptions, WorkerOptions};
@@ -42,8 +44,6 @@ use crate::query::results::ResultReader;
 use crate::query::{Locations, OpenSessions, Planning, Queries, QueryParts};
 use crate::system;
 use crate::writes::Writes;
-use squadron_proto::WorkerKind;
-use squadron_scheduler::{AdmissionLimits, Limits, Policy};
 
 /// How long a ticket is good for; the result behind it is usually gone long before.
 const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);

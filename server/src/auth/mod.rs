@@ -31,16 +31,15 @@ use moka::sync::Cache;
 use squadron_proto::{Failure, FailureKind};
 use tracing::warn;
 
-pub use credentials::Credentials;
-pub use passwords::hash;
-pub use principal::Principal;
-pub use tokens::Digest;
-
 use self::file::WatchedFile;
 use self::passwords::PasswordHashes;
 use self::throttle::Throttle;
 use self::tokens::Tokens;
 use self::users::Users;
+pub use credentials::Credentials;
+pub use passwords::hash;
+pub use principal::Principal;
+pub use tokens::Digest;
 
 /// How many correct passwords are remembered at once.
 const MAX_REMEMBERED: u64 = 10_000;

@@ -15,7 +15,6 @@ use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::{CreateExternalTable, CreateView, DdlStatement, LogicalPlan};
 use datafusion::optimizer::Analyzer;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
-
 use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure::into_datafusion;
 

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
+use squadron_proto::WorkerKind;
 use squadron_proto::control::{AttemptStatus, Report, ServerMessage, WorkerMessage};
 use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
+use squadron_scheduler::QuerySummary;
+use squadron_scheduler::testing::{graph, some_output, stage};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::directory::Subscribers;
 use super::workers::RegistryOptions;
 use super::*;
-use squadron_proto::WorkerKind;
-use squadron_scheduler::QuerySummary;
-use squadron_scheduler::testing::{graph, some_output, stage};
 
 const WORKER: WorkerId = WorkerId::from_u128(9);
 

@@ -50,7 +50,6 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 use crate::auth::Authenticator;
 use crate::catalog::Catalog;
 use crate::query::Queries;
-
 pub use gate::Gate;
 pub use limits::{FlightOptions, MAX_HEADER_LIST_BYTES};
 pub use service::Service;

@@ -19,10 +19,10 @@ use datafusion::logical_expr::Explain;
 use datafusion::physical_plan::ExecutionPlanProperties;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use squadron_proto::control::TaskMetrics;
+use squadron_scheduler::{QuerySummary, StageSummary};
 
 use super::cut::Output;
 use super::stages::{PlannedStage, StagedPlan};
-use squadron_scheduler::{QuerySummary, StageSummary};
 
 /// The rows of `EXPLAIN`: the logical plan and the stages.
 ///

@@ -13,6 +13,7 @@ use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use squadron_proto::control::{ObjectStoreSpec, PlanRef, ScanSplits};
 use squadron_proto::{Failure, FailureKind, MAX_CONTROL_MESSAGE_BYTES, QueryId, StageId};
+use squadron_scheduler::{OutputPartitions, Placement, QueryOptions, StageGraph, StageSpec, TaskSpec};
 use squadron_shuffle::failure;
 use squadron_shuffle::fragment::{self, InProcessPlan, lossy};
 use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WritePartitioning};
@@ -20,7 +21,6 @@ use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WriteP
 use super::cut::Output;
 use super::estimate::scans;
 use super::size::{SizedFragment, map_reads, reads};
-use squadron_scheduler::{OutputPartitions, Placement, QueryOptions, StageGraph, StageSpec, TaskSpec};
 
 /// The largest stage plan that is sent, in bytes: a control message, less the other fields of the message.
 const MAX_PLAN_BYTES: usize = MAX_CONTROL_MESSAGE_BYTES - 1024 * 1024;

@@ -9,6 +9,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use squadron_proto::QueryId;
 use squadron_proto::control::PlanRef;
+use squadron_scheduler::{Placement, StageGraph};
 use squadron_shuffle::fragment::lossy;
 use tempfile::TempDir;
 
@@ -17,7 +18,6 @@ use super::schema::client_schema;
 use super::stages::GraphContext;
 use super::*;
 use crate::datafusion_workarounds::physical_rules;
-use squadron_scheduler::{Placement, StageGraph};
 
 const TWO_WORKERS: ClusterShape = ClusterShape { workers: 2, slots: 4 };
 const ONE_WORKER: ClusterShape = ClusterShape { workers: 1, slots: 2 };

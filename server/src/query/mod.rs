@@ -6,7 +6,7 @@
 //!                                  expiring
 //! ```
 //!
-//! Each query has one [`record`], in one map ([`records`]); whatever stops a query finds it there ([`lifecycle`]).
+//! Each query has one record (`record`), in one map ([`records`]); whatever stops a query finds it there (`lifecycle`).
 //! Statements that change something (DDL, SET, INSERT, COPY, KILL) run to their end when they are started, exactly
 //! once, never while a result is read.
 

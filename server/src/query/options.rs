@@ -6,12 +6,12 @@ use std::time::Duration;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use squadron_proto::{Failure, FailureKind};
+use squadron_scheduler::{QueryOptions, TimeLimit};
 use tokio::time::Instant;
 
 use super::sessions::Session;
 use crate::catalog::SYSTEM_SCHEMA;
 use crate::settings::{Endpoints, SquadronOptions};
-use squadron_scheduler::{QueryOptions, TimeLimit};
 
 /// When a query ends at the latest, planning included.
 #[derive(Clone, Debug)]

@@ -5,10 +5,10 @@
 //! Only when the plans alone are too many is a query refused.
 
 use squadron_proto::{Failure, FailureKind};
+use squadron_scheduler::StageGraph;
 use tracing::warn;
 
 use super::Queries;
-use squadron_scheduler::StageGraph;
 
 impl Queries {
     /// Reserves memory for the plan of a query.

@@ -92,7 +92,7 @@ struct Unanswered<'a> {
 }
 
 impl Unanswered<'_> {
-    /// Only what its client is to ask about again is remembered.
+    /// The client was answered. It polls again only for a query that is not done.
     fn end(mut self, answer: &Result<Polled, Failure>) {
         self.is_told = true;
         if !matches!(answer, Ok(polled) if !polled.is_done) {
@@ -105,7 +105,7 @@ impl Drop for Unanswered<'_> {
     /// The client went away before its answer.
     fn drop(&mut self) {
         if !self.is_told {
-            // That it is not known is as good.
+            // A query that is not known needs no cancel.
             let _ = self.queries.cancel(self.owner, self.query);
             self.queries.parts.records.end_polls(self.query);
         }
@@ -195,14 +195,12 @@ impl Queries {
         let Some(plan) = plan.cloned() else {
             return Ok(Arc::clone(&statement.schema));
         };
-        let (session, statement) = (session.clone(), statement.clone());
-        self.on_planner(
-            &session.clone(),
-            async move { bound_schema(&session, &statement, &plan) },
-        )
-        .await
+        let (owned, statement) = (session.clone(), statement.clone());
+        let schema = async move { bound_schema(&owned, &statement, &plan) };
+        self.on_planner(session, schema).await
     }
 
+    /// Starts the query in a task, which stops with the record's poll.
     fn starting(
         &self,
         starting: Starting,

@@ -1,4 +1,4 @@
-//! All queries of the server, one [`Record`] each, in one map; and the history of those that have ended.
+//! All queries of the server, one record each, in one map; and the history of those that have ended.
 //!
 //! ```text
 //! begin ──> starting ──submitted──> with the scheduler ──ended──> completed ──> part of the history

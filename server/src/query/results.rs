@@ -8,7 +8,7 @@
 //!
 //! That is a result with one endpoint: it waits in the query's record, and the client that takes it owns it. When the
 //! stream is dropped before its end, or the client does not come in time, the query is cancelled. A result with several
-//! endpoints stays where it was written, see [`super::retained`].
+//! endpoints stays where it was written, see `retained`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +22,13 @@ use futures::stream::{self, BoxStream, SelectAll};
 use futures::{StreamExt, TryStreamExt};
 use squadron_proto::ticket::Fetch;
 use squadron_proto::{Failure, FailureKind};
+use squadron_scheduler::{QueryProgress, QuerySummary, ResultPart};
 use squadron_shuffle::fetch::Fetched;
 use squadron_shuffle::{Fetcher, Store, encode};
 use tokio::sync::watch;
 
 use super::retained::{Reading, RetainedResult, gone};
 use crate::driver::{QueryEvents, QueryUpdate};
-use squadron_scheduler::{QueryProgress, QuerySummary, ResultPart};
 
 /// Frames on their way to a client.
 pub type Frames = BoxStream<'static, Result<FlightData, Failure>>;

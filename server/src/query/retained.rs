@@ -18,10 +18,10 @@ use bytes::Bytes;
 use datafusion::arrow::datatypes::SchemaRef;
 use squadron_proto::ticket::{ClusterKey, Fetch, FetchOutput, Subject};
 use squadron_proto::{AttemptKey, Failure, FailureKind, TaskId};
+use squadron_scheduler::{QueryProgress, ResultPart};
 use tokio::sync::watch;
 
 use crate::driver::QueryEvents;
-use squadron_scheduler::{QueryProgress, ResultPart};
 
 /// The most endpoints of a result, unless its root stage has more tasks: some clients open all of them at once.
 const MAX_ENDPOINTS: usize = 64;

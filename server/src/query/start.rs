@@ -82,7 +82,8 @@ impl Queries {
     /// Parses and resolves a statement; nothing runs.
     ///
     /// # Errors
-    /// As [`parse`].
+    /// `Invalid` with line and column for wrong SQL and for what is no Substrait plan, `NotFound` for an unknown table with
+    /// the nearest name, `Unsupported` for what the server does not do.
     pub async fn prepare(&self, session: &Session, source: Source) -> Result<PlannedStatement, Failure> {
         let text = source.text();
         if let Some(statement) = parse_at_once(&source, text.clone())? {

@@ -32,10 +32,9 @@ use squadron_shuffle::Trust;
 use self::address::Address;
 use self::client::{Client, Login};
 use self::error::Error;
+pub use self::password::hash_password;
 use self::script::Shell;
 use crate::config::SqlArgs;
-
-pub use self::password::hash_password;
 
 /// Runs the shell and returns the exit code of its process: 0, 1 after an SQL error, a cancelled statement or without a
 /// connection, 2 for flags that cannot be used.

@@ -12,12 +12,12 @@ pub(crate) mod planning_errors;
 pub(crate) mod redact;
 pub mod statement;
 
-pub use self::parse::Source;
-
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::LogicalPlan;
+
+pub use self::parse::Source;
 
 /// Whether a statement has rows to give or a change to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::error::Result;
+use squadron_proto::WorkerKind;
+use squadron_scheduler::GroupLoad;
 
 use super::rows::Columns;
 use crate::driver::Snapshot;
 use crate::driver::workers::WorkerInfo;
-use squadron_proto::WorkerKind;
-use squadron_scheduler::GroupLoad;
 
 pub(super) fn workers(workers: &[WorkerInfo]) -> Result<RecordBatch> {
     Columns::new(workers)

@@ -2,10 +2,10 @@
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::error::Result;
+use squadron_scheduler::{QueryInfo, Resources};
 
 use super::rows::Columns;
 use super::view::QueryView;
-use squadron_scheduler::{QueryInfo, Resources};
 
 /// A query with the resources that all its tasks used together.
 struct Row<'a> {

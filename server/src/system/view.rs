@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId};
+use squadron_scheduler::{QueryInfo, QueryPhase, StageInfo, TaskInfo, TaskPhase};
 
 use crate::auth::Principal;
 use crate::driver::SchedulerHandle;
 use crate::query::history::QueryRequest;
 use crate::query::records::{ActiveQuery, QueryRecords};
-use squadron_scheduler::{QueryInfo, QueryPhase, StageInfo, TaskInfo, TaskPhase};
 
 /// Queries, the oldest first.
 pub(super) struct View {

@@ -2,10 +2,10 @@
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::error::Result;
+use squadron_scheduler::{Resources, StagePhase};
 
 use super::rows::Columns;
 use super::view::{StageView, TaskView};
-use squadron_scheduler::{Resources, StagePhase};
 
 pub(super) fn stages(stages: &[StageView<'_>]) -> Result<RecordBatch> {
     let used = |row: &StageView<'_>| row.stage.resources();

@@ -1,5 +1,7 @@
 //! Finds what DataFusion's encoding drops without an error. A fragment with any of it runs in the server's process.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::memory::MemorySourceConfig;
@@ -9,7 +11,6 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec, WindowExpr};
-use std::sync::Arc;
 
 use crate::WriteFilesExec;
 

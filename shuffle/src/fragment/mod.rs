@@ -23,7 +23,6 @@ use datafusion_proto::bytes::{
 use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
 
 use crate::codec::ShuffleCodec;
-
 pub use slice::{slice, strip_scans};
 
 /// The content of `PlanRef::InProcess`: a stage plan, root [`crate::ShuffleWriteExec`], that runs once and whole.

@@ -30,15 +30,14 @@ use datafusion::execution::memory_pool::MemoryPool;
 use squadron_proto::control::{OutputMode, Release};
 use squadron_proto::{AttemptKey, AttemptNumber, Failure, FailureKind, QueryId, StageId, TaskId};
 
-pub(crate) use disk::{Block, SpillFile};
-pub(crate) use memory::{Charge, MemoryStore};
-pub use output::{OutputWriter, Written};
-pub use reader::PartitionReader;
-
 use disk::DiskStore;
+pub(crate) use disk::{Block, SpillFile};
 use folder::Folder;
+pub(crate) use memory::{Charge, MemoryStore};
 use output::Output;
+pub use output::{OutputWriter, Written};
 use overflow::{DiskOutput, Overflow};
+pub use reader::PartitionReader;
 
 /// Where batches spill, and the limits of a store.
 #[derive(Clone, Debug)]

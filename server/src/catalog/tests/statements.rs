@@ -1,7 +1,8 @@
 //! Tables from statements, and state that sessions share.
 
-use super::*;
 use squadron_proto::FailureKind;
+
+use super::*;
 
 #[tokio::test]
 async fn sessions_share_external_tables_and_views() {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use ring::rand::{SecureRandom, SystemRandom};
+use squadron_proto::WorkerKind;
 use squadron_proto::control::{Challenge, Registered, Registration, ServerMessage, WorkerMessage};
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::wire::control as wire;
@@ -25,7 +26,6 @@ use tracing::{info, warn};
 
 use super::registry::{Joining, Refusal, Registry, Vitals};
 use super::transport::{Outbox, Transport};
-use squadron_proto::WorkerKind;
 
 /// How many messages wait in a control stream before the backlog fills.
 const STREAM_MESSAGES: usize = 256;

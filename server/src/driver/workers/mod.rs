@@ -9,11 +9,11 @@ mod control;
 mod registry;
 mod transport;
 
+use squadron_proto::{WorkerId, WorkerKind};
+
 pub use control::ControlService;
 pub use registry::{Registry, RegistryOptions, WorkerEvent, WorkerEventKind};
 pub use transport::Unreachable;
-
-use squadron_proto::{WorkerId, WorkerKind};
 
 /// A worker as the server sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use squadron_proto::WorkerKind;
 use squadron_proto::control::{AttemptStatus, Heartbeat, ServerMessage, WorkerMessage};
 use squadron_proto::{AttemptKey, WorkerId};
 use tokio::sync::mpsc;
@@ -24,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::transport::{Outbox, Patience, Transport, Unreachable};
-use squadron_proto::WorkerKind;
 
 /// How many events may wait for the driver before the workers' streams are read no further.
 const EVENTS: usize = 4096;

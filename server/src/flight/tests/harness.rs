@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use squadron_proto::WorkerId;
+use squadron_proto::WorkerKind;
 use squadron_proto::ticket::ClusterKey;
+use squadron_scheduler::Limits;
 use squadron_shuffle::net::listen;
 use squadron_worker::{Engine, WorkerOptions, embedded};
 use tokio::net::TcpListener;
@@ -26,8 +28,6 @@ use crate::query::results::ResultReader;
 use crate::query::{Locations, OpenSessions, Planning, Principal, Queries, QueryParts, Session};
 use crate::sql::{PlannedStatement, Source};
 use crate::writes::Writes;
-use squadron_proto::WorkerKind;
-use squadron_scheduler::Limits;
 
 /// A Flight SQL client.
 pub(super) type Client = FlightSqlServiceClient<Channel>;

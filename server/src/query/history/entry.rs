@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use squadron_proto::{AttemptNumber, Failure, FailureKind, StageId, TaskId};
+use squadron_scheduler::{QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, TaskInfo, TaskPhase};
 
 use super::completed::{CompletedQuery, QueryRequest};
-use squadron_scheduler::{QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, TaskInfo, TaskPhase};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Entry {

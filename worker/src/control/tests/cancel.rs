@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use datafusion::prelude::SessionConfig;
 use rand::Rng;
+use squadron_proto::ticket::ClusterKey;
 
 use super::*;
 use crate::engine::WorkerOptions;
 use crate::testing::{in_process_stage, options};
-use squadron_proto::ticket::ClusterKey;
 
 /// The latest moment of a cancel.
 const LATEST: Duration = Duration::from_millis(400);
