@@ -21,7 +21,7 @@ pub trait QueryDirectory: fmt::Debug + Send + Sync {
     /// Shows the subscriber of a query to `look`, if the query was submitted and has not ended.
     fn with_subscriber(&self, query: QueryId, look: &mut dyn FnMut(&Subscriber));
 
-    /// The scheduler has ended the query, or never took it. Returns the subscriber, who is to be told.
+    /// The scheduler has ended the query, or never took it. Returns the subscriber, so that the driver tells it.
     fn ended(&self, query: QueryId, outcome: Result<(), Failure>, info: Option<Box<QueryInfo>>) -> Option<Subscriber>;
 
     /// No worker runs anything of the query any more. It may have ended long ago.

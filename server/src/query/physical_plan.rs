@@ -61,6 +61,16 @@ pub(super) struct PlanContext {
     pub(super) limit: Option<Limit>,
 }
 
+impl PlanContext {
+    /// For a query that the server reads itself, once: what `squadron.endpoints` says is for the rows of clients.
+    pub(super) fn read_by_server(self) -> Self {
+        Self {
+            endpoints: Endpoints::One,
+            ..self
+        }
+    }
+}
+
 impl Queries {
     /// Plans what is to be executed. `schema`: that of its rows, where it is known. Runs on a planning thread.
     ///
@@ -96,7 +106,8 @@ impl Queries {
             LogicalPlan::Analyze(analyze) => {
                 let inner = analyze.input.as_ref().clone();
                 let schema = planned(frozen_schema(&context.session.context.state(), &inner))?;
-                Ok(Lowered::Analyze(self.physical_query(context, inner, schema).await?))
+                let context = context.clone().read_by_server();
+                Ok(Lowered::Analyze(self.physical_query(&context, inner, schema).await?))
             }
             query => {
                 let schema = match schema {
@@ -195,8 +206,8 @@ impl Queries {
         // SHOW tells what the session has set, not what planning makes of it.
         let options = Arc::clone(state.config().options());
         state.config_mut().set_extension(options);
-        let _reading = self.parts.writes.lock_for_planning(&plan).await;
-        let _reading = planned(_reading.map_err(failure::into_datafusion))?;
+        let locked = self.parts.writes.lock_for_planning(&plan).await;
+        let _guard = planned(locked.map_err(failure::into_datafusion))?;
         let plan = planned(settings_table::with_snapshot(plan, state.config_options()))?;
         let write = destination.map(Destination::write);
         let plan = self.parts.planner.plan(&state, &plan, shape, write).await;

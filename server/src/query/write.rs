@@ -27,7 +27,7 @@ impl Queries {
         );
         let (destination, rows) = resolved.await?;
         let write = self.parts.writes.begin(destination).await?;
-        let context = &self.limited(context);
+        let context = &self.limited(context).read_by_server();
         let (queries, planning, destination) = (self.clone(), context.clone(), write.destination().clone());
         let planned = self.on_planner(&context.session, async move {
             queries.physical_write(&planning, rows, &destination).await
