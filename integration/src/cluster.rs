@@ -33,6 +33,7 @@ const PRINTED_LOG_LINES: usize = 120;
 pub struct ClusterBuilder {
     remote_workers: usize,
     slots: Option<usize>,
+    memory_mib: Option<u64>,
     serve: Vec<String>,
     worker: Vec<String>,
     variables: Vec<(String, String)>,
@@ -61,6 +62,12 @@ impl ClusterBuilder {
     /// Slots of each worker, remote or embedded.
     pub fn slots(mut self, count: usize) -> Self {
         self.slots = Some(count);
+        self
+    }
+
+    /// `--memory` of each process, in MiB, in place of what fits any test.
+    pub fn memory_mib(mut self, mib: u64) -> Self {
+        self.memory_mib = Some(mib);
         self
     }
 
@@ -154,7 +161,8 @@ impl ClusterBuilder {
 
     fn command(&self, subcommand: &str, spill: PathBuf) -> Command {
         let mut command = Command::new(squadron());
-        command.args([subcommand, "--memory", &format!("{MEMORY_MIB}MiB")]);
+        let memory_mib = self.memory_mib.unwrap_or(MEMORY_MIB);
+        command.args([subcommand, "--memory", &format!("{memory_mib}MiB")]);
         command.arg("--spill-dir");
         command.arg(spill);
         if let Some(slots) = self.slots {
@@ -277,7 +285,7 @@ impl Cluster {
 
     /// The `--memory` of each process, which its queries may use.
     pub fn memory_bytes(&self) -> u64 {
-        MEMORY_MIB << 20
+        self.builder.memory_mib.unwrap_or(MEMORY_MIB) << 20
     }
 
     /// Peak resident memory of each living process, by its name (Linux).

@@ -29,6 +29,7 @@ pub mod datafusion_workarounds;
 pub mod driver;
 pub mod error;
 pub mod flight;
+mod plan_limits;
 pub mod planner;
 pub mod query;
 pub mod settings;

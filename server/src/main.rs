@@ -12,6 +12,10 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Statements and plans are handed on and dropped here, however deeply they nest; the untouched part of a stack costs
+/// address space alone.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
 fn main() -> ExitCode {
     let command = match config::from_process() {
         Ok(command) => command,
@@ -19,6 +23,7 @@ fn main() -> ExitCode {
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .thread_name("squadron-io")
+        .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
     {

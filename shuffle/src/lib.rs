@@ -22,6 +22,7 @@ pub mod encode;
 pub mod failure;
 pub mod fetch;
 pub mod fragment;
+pub mod functions;
 pub mod net;
 pub mod read;
 pub mod serve;

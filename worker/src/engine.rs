@@ -40,12 +40,14 @@ pub struct WorkerOptions {
     pub streamed_bytes: usize,
     /// How much one input of an attempt reads ahead from other workers, in bytes.
     pub fetch_bytes: usize,
+    /// How large a single value may be that a function makes, in bytes.
+    pub max_value_bytes: u64,
     /// Certificate authorities trusted for the server and for other workers.
     pub trust: Trust,
 }
 
 impl Default for WorkerOptions {
-    /// One slot a core, 1 GiB of memory, 100 GiB of disk.
+    /// One slot a core, 1 GiB of memory, 100 GiB of disk, values of 256 MiB.
     fn default() -> Self {
         Self {
             slots: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -54,6 +56,7 @@ impl Default for WorkerOptions {
             max_spill_bytes: 100 * 1024 * 1024 * 1024,
             streamed_bytes: 8 * 1024 * 1024,
             fetch_bytes: 32 * 1024 * 1024,
+            max_value_bytes: 256 * 1024 * 1024,
             trust: Trust::public(),
         }
     }
@@ -105,7 +108,7 @@ impl Engine {
             .with_disk_manager_builder(disk)
             .build_arc()
             .map_err(|error| failure::of(&error))?;
-        let functions = SessionContext::new_with_config_rt(SessionConfig::new(), Arc::clone(&runtime)).task_ctx();
+        let functions = functions(&runtime, options.max_value_bytes)?;
         let fetcher = Fetcher::new(FetchOptions {
             server_address,
             budget_bytes: options.fetch_bytes,
@@ -172,6 +175,15 @@ impl Engine {
             runtime,
         ))
     }
+}
+
+/// A context with every function that a plan may name.
+fn functions(runtime: &Arc<RuntimeEnv>, max_value_bytes: u64) -> Result<Arc<TaskContext>, Failure> {
+    let context = SessionContext::new_with_config_rt(SessionConfig::new(), Arc::clone(runtime));
+    let mut state = context.state();
+    squadron_shuffle::functions::bound(&mut state, max_value_bytes, &runtime.memory_pool)
+        .map_err(|error| failure::of(&error))?;
+    Ok(SessionContext::new_with_state(state).task_ctx())
 }
 
 #[cfg(test)]

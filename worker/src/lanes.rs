@@ -18,8 +18,9 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::niceness;
 
-/// Deep plans recurse. The untouched part of a stack costs only address space.
-const STACK_BYTES: usize = 16 * 1024 * 1024;
+/// Plans and their expressions recurse, as deeply as the server lets them nest. The untouched part of a stack costs only
+/// address space.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// How many threads of a lane may wait for local files at a time.
 const BLOCKING_THREADS: usize = 128;

@@ -64,9 +64,15 @@ pub(crate) fn measure<T>(usage: Arc<Usage>, future: impl Future<Output = T> + Se
     static SET_TRACER: std::sync::Once = std::sync::Once::new();
     // In a process that has a tracer already, tasks spawned inside plans are not measured.
     SET_TRACER.call_once(|| _ = set_join_set_tracer(&Tracer));
-    Measured {
-        usage,
-        future: future.boxed(),
+    Measured::new(usage, future)
+}
+
+impl<T> Measured<T> {
+    /// The task does not take part in tokio's cooperative scheduling: its budget counts the operators that a poll passes
+    /// on its way down, so a plan of more than 128 levels never reaches its leaves. [`crate::yielding`] ends polls by time.
+    fn new(usage: Arc<Usage>, future: impl Future<Output = T> + Send + 'static) -> Self {
+        let future = tokio::task::unconstrained(future).boxed();
+        Self { usage, future }
     }
 }
 
@@ -164,7 +170,7 @@ struct Tracer;
 impl JoinSetTracer for Tracer {
     fn trace_future(&self, future: BoxFuture<'static, Box<dyn Any + Send>>) -> BoxFuture<'static, Box<dyn Any + Send>> {
         match Current::usage() {
-            Some(usage) => Measured { usage, future }.boxed(),
+            Some(usage) => Measured::new(usage, future).boxed(),
             None => future,
         }
     }

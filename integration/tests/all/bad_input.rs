@@ -1,8 +1,10 @@
 //! Bad input of every kind: the server answers with a client error and goes on.
 
 mod garbage;
+mod shapes;
 mod sql;
 mod tickets;
+mod values;
 mod workers;
 
 use squadron_integration::client::Client;

@@ -37,6 +37,7 @@ use crate::config::{self, EndpointLocations, PolicyName, ServeArgs, WorkArgs, Wo
 use crate::driver::workers::{ControlService, Registry, RegistryOptions};
 use crate::driver::{Driver, SchedulerHandle};
 use crate::flight::{self, FlightOptions, Gate, SizeLimited};
+use crate::plan_limits::PlanLimits;
 use crate::planner::{Planner, SizeOptions};
 use crate::query::history::HistoryLimits;
 use crate::query::records::QueryRecords;
@@ -64,7 +65,13 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     let trust = trust(args.tls_ca.as_deref())?;
     let key = cluster_key(args);
     let engine = Engine::new(&engine_options(args, trust), key.clone(), None)?;
-    let catalog = Catalog::open(&CatalogOptions::from(args), Arc::clone(&engine.runtime)).await?;
+    let options = CatalogOptions::from(args);
+    let opened = Catalog::open(&options, Arc::clone(&engine.runtime));
+    // Tables may be many, or slow to answer.
+    let Some(catalog) = shutdown.run_until_cancelled(opened).await else {
+        return Ok(());
+    };
+    let catalog = catalog?;
     let client_listener = bind(args.listen, "--listen").await?;
     let cluster_listener = match args.cluster_listen {
         Some(address) => Some(bind(address, "--cluster-listen").await?),
@@ -176,6 +183,7 @@ fn worker_options(args: &WorkArgs, workers: usize, trust: Trust) -> WorkerOption
         memory_bytes: size(args.memory_bytes(workers)),
         spill_dir: args.spill_dir.clone(),
         max_spill_bytes: args.max_spill_bytes,
+        max_value_bytes: args.max_value_bytes,
         streamed_bytes: size(args.stream_bytes),
         fetch_bytes: size(args.fetch_bytes),
         trust,
@@ -293,9 +301,18 @@ fn queries(args: &ServeArgs, engine: &Engine, shared: SharedParts) -> Result<Que
         query_timeout: args.query_timeout,
         scheduler_memory: args.scheduler_memory,
         // The server's own work, whatever its workers may use.
-        planning: Planning::start(config::cores())?,
+        planning: Planning::start(config::cores(), plan_limits(args))?,
         sessions: shared.sessions,
     }))
+}
+
+fn plan_limits(args: &ServeArgs) -> PlanLimits {
+    PlanLimits {
+        plan_bytes: args.plan_memory,
+        // One statement alone may always be planned.
+        total_bytes: args.scheduler_memory.max(args.plan_memory),
+        timeout: args.plan_timeout,
+    }
 }
 
 /// Runs a task that never ends until the server stops, which does not wait for it.

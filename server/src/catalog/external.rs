@@ -16,6 +16,7 @@ use squadron_shuffle::failure;
 use squadron_shuffle::net::object_stores;
 use url::Url;
 
+use super::source::refuse_special;
 use super::stores::Stores;
 
 /// Takes the options of the object store (`aws.*`, `gcp.*`, `azure.*`, `http.*`) out of the statement, registers the
@@ -66,6 +67,13 @@ impl ExternalTableFactory {
     async fn open(&self, state: &dyn Session, statement: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
         if let Some(missing) = statement.locations.iter().find(|location| is_missing(location)) {
             return plan_err!("there is no file or folder {missing}; correct LOCATION");
+        }
+        for url in statement
+            .locations
+            .iter()
+            .filter_map(|location| Url::parse(location).ok())
+        {
+            refuse_special(&url).map_err(failure::into_datafusion)?;
         }
         self.listing.create(state, statement).await.map_err(|error| {
             let failure = failure::of(&error);

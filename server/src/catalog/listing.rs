@@ -1,6 +1,8 @@
 //! Opens the file or folder at a URL as a table: layout, schema, and an error that names the file that cannot be read.
 
+use std::any::Any;
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -11,13 +13,14 @@ use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTable
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionState;
 use datafusion::object_store::{self, ObjectMeta, ObjectStore, ObjectStoreExt};
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use squadron_proto::{Failure, FailureKind};
 use url::Url;
 
 use super::format::{FORMATS, FormatKind};
 use super::layout::Layout;
 use super::names::{DEFAULT_CATALOG, DEFAULT_SCHEMA, display_url};
+use super::source::refuse_special;
 use super::stores::Stores;
 
 /// How many files one table may have; a longer listing is probably that of a wrong folder.
@@ -41,12 +44,26 @@ pub(super) async fn open(
         let message = format!("table {name} cannot be read: {}: {reason}", display_url(url));
         Failure::new(failure.kind, message)
     };
+    refuse_special(url)?;
     let opener = TableOpener {
         name,
         state,
         url: stores.locate(url, &[]).map_err(about)?,
     };
-    opener.open().await.map_err(about)
+    // Decoders of broken files may panic; the other tables are served all the same.
+    let opened = AssertUnwindSafe(opener.open()).catch_unwind().await;
+    opened
+        .unwrap_or_else(|panic| Err(broken(panic.as_ref())))
+        .map_err(about)
+}
+
+fn broken(panic: &(dyn Any + Send)) -> Failure {
+    let said = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    invalid(format!("its content is broken ({said})"))
 }
 
 struct TableOpener<'a> {

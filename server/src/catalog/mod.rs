@@ -37,14 +37,17 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SessionContext, SessionState};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::DdlStatement;
+use datafusion::optimizer::Optimizer;
 use datafusion::prelude::SessionConfig;
 use squadron_proto::Failure;
 use squadron_proto::control::ObjectStoreSpec;
+use squadron_shuffle::functions;
 use tokio::task::JoinSet;
 
 use crate::auth::Principal;
 use crate::config::{self, DataSource, ServeArgs};
-use crate::datafusion_workarounds;
+use crate::datafusion_workarounds::{self, balance};
+use crate::plan_limits::rules;
 use crate::settings::session::OptionError;
 use crate::settings::{self, SquadronOptions};
 use external::ExternalTableFactory;
@@ -55,7 +58,7 @@ pub use stores::StoreLease;
 use stores::Stores;
 
 /// Where the tables of a catalog come from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct CatalogOptions {
     /// Folders, files and named URLs.
     pub data: Vec<DataSource>,
@@ -63,6 +66,20 @@ pub struct CatalogOptions {
     pub tpch: Option<tpch::Tpch>,
     /// Whether a table that cannot be read keeps the catalog from opening.
     pub strict: bool,
+    /// How large a single value may be that a function makes while constants are folded, in bytes.
+    pub max_value_bytes: u64,
+}
+
+impl Default for CatalogOptions {
+    /// No tables, values of 256 MiB.
+    fn default() -> Self {
+        Self {
+            data: Vec::new(),
+            tpch: None,
+            strict: false,
+            max_value_bytes: 256 * 1024 * 1024,
+        }
+    }
 }
 
 impl From<&ServeArgs> for CatalogOptions {
@@ -75,6 +92,7 @@ impl From<&ServeArgs> for CatalogOptions {
                 program: std::env::current_exe().ok(),
             }),
             strict: args.strict,
+            max_value_bytes: args.work.max_value_bytes,
         }
     }
 }
@@ -118,7 +136,7 @@ impl Catalog {
         }
         // The schema needs a state to open tables, and the state needs the schema: so the schema gets a state of its
         // own, with the same runtime and settings and an empty catalog.
-        let (opener, _) = prepare_state(Arc::clone(&runtime), &factory)?;
+        let (opener, _) = prepare_state(Arc::clone(&runtime), &factory, options.max_value_bytes)?;
         let schema = Arc::new(SharedSchema::new(sources, opener, Arc::clone(&stores)));
         for failure in schema.rescan().await {
             if options.strict {
@@ -129,7 +147,7 @@ impl Catalog {
             }
             tracing::warn!("{}", failure.message);
         }
-        let (state, catalog) = prepare_state(runtime, &factory)?;
+        let (state, catalog) = prepare_state(runtime, &factory, options.max_value_bytes)?;
         catalog
             .register_schema(DEFAULT_SCHEMA, Arc::clone(&schema) as _)
             .map_err(|error| squadron_shuffle::failure::of(&error))?;
@@ -244,6 +262,7 @@ const MAX_SQL_DEPTH: usize = 1000;
 fn prepare_state(
     runtime: Arc<RuntimeEnv>,
     factory: &Arc<ExternalTableFactory>,
+    max_value_bytes: u64,
 ) -> Result<(SessionState, Arc<MemoryCatalogProvider>), Failure> {
     let mut config = SessionConfig::new()
         .with_information_schema(true)
@@ -263,7 +282,15 @@ fn prepare_state(
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
-        .with_physical_optimizer_rules(datafusion_workarounds::physical_rules())
+        .with_analyzer_rules(rules::with_analyzer_checkpoints(
+            datafusion_workarounds::analyzer_rules(),
+        ))
+        .with_optimizer_rules(rules::with_optimizer_checkpoints(balance::balanced(
+            Optimizer::new().rules,
+        )))
+        .with_physical_optimizer_rules(rules::with_physical_checkpoints(
+            datafusion_workarounds::physical_rules(),
+        ))
         .with_catalog_list(Arc::new(catalogs))
         .build();
     let factories: HashMap<String, Arc<dyn TableProviderFactory>> = state
@@ -272,5 +299,7 @@ fn prepare_state(
         .map(|format| (format.clone(), Arc::clone(factory) as _))
         .collect();
     *state.table_factories_mut() = factories;
+    let pool = Arc::clone(&state.runtime_env().memory_pool);
+    functions::bound(&mut state, max_value_bytes, &pool).map_err(|error| squadron_shuffle::failure::of(&error))?;
     Ok((state, catalog))
 }

@@ -68,13 +68,17 @@ pub(super) type Candidates = BTreeMap<String, Result<Url, Failure>>;
 pub(super) fn scan(sources: &[Source]) -> (Candidates, Vec<Failure>) {
     let mut found: BTreeMap<String, Vec<Url>> = BTreeMap::new();
     let mut failures = Vec::new();
+    let mut special = Vec::new();
     for source in sources {
         match source {
             Source::Single { name, url } => found.entry(table_name(name)).or_default().push(url.clone()),
             Source::Folder(path) => match list_tables(path) {
                 Ok(tables) => {
-                    for (name, url) in tables {
-                        found.entry(name).or_default().push(url);
+                    for (name, place) in tables {
+                        match place {
+                            Ok(url) => found.entry(name).or_default().push(url),
+                            Err(failure) => special.push((name, failure)),
+                        }
                     }
                 }
                 Err(failure) => failures.push(failure),
@@ -90,7 +94,11 @@ pub(super) fn scan(sources: &[Source]) -> (Candidates, Vec<Failure>) {
         };
         (name, candidate)
     });
-    (candidates.collect(), failures)
+    let mut candidates: Candidates = candidates.collect();
+    for (name, failure) in special {
+        candidates.entry(name).or_insert(Err(failure));
+    }
+    (candidates, failures)
 }
 
 fn conflict(name: &str, first: &Url, second: &Url) -> Failure {
@@ -104,8 +112,11 @@ fn conflict(name: &str, first: &Url, second: &Url) -> Failure {
     )
 }
 
+/// A table's name, and where it is or why it cannot be read.
+type Place = (String, Result<Url, Failure>);
+
 /// The tables of one `--data` path, sorted by name.
-fn list_tables(path: &Path) -> Result<Vec<(String, Url)>, Failure> {
+fn list_tables(path: &Path) -> Result<Vec<Place>, Failure> {
     let unreadable = |error: std::io::Error| {
         Failure::new(
             FailureKind::Storage,
@@ -134,19 +145,42 @@ fn list_tables(path: &Path) -> Result<Vec<(String, Url)>, Failure> {
             // Partition folders: the folder as a whole is the table.
             return Ok(itself());
         }
-        if entry.is_dir() || Format::of(&name).is_some() {
+        if entry.is_dir() || entry.is_file() && Format::of(&name).is_some() {
             tables.extend(local_table(&name, &entry));
+        } else if Format::of(&name).is_some() {
+            tables.push((table_name(Format::stem(&name)), Err(no_file(&entry))));
         }
     }
-    tables.sort();
+    tables.sort_by(|(left, _), (right, _)| left.cmp(right));
     Ok(tables)
 }
 
-fn local_table(file_name: &str, path: &Path) -> Option<(String, Url)> {
+/// Refuses a local URL of something else than a file or a folder, without opening it.
+pub(super) fn refuse_special(url: &Url) -> Result<(), Failure> {
+    let path = url.to_file_path().ok().filter(|_| url.scheme() == "file");
+    match path {
+        Some(path) if path.exists() && !path.is_file() && !path.is_dir() => Err(no_file(&path)),
+        _ => Ok(()),
+    }
+}
+
+/// Reading a pipe or a device would wait for ever, or never end.
+fn no_file(path: &Path) -> Failure {
+    let what = match path.exists() {
+        true => "is a pipe, a socket or a device",
+        false => "is a link that leads nowhere or in a circle",
+    };
+    Failure::new(
+        FailureKind::Invalid,
+        format!("{} {what}, no file; it is left out", path.display()),
+    )
+}
+
+fn local_table(file_name: &str, path: &Path) -> Option<Place> {
     let url = path_url(path)
         .inspect_err(|reason| tracing::warn!("{} {reason}", path.display()))
         .ok()?;
-    Some((table_name(Format::stem(file_name)), url))
+    Some((table_name(Format::stem(file_name)), Ok(url)))
 }
 
 /// Files that tools leave beside data: `.part.crc`, `_SUCCESS`, `_delta_log`.

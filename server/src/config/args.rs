@@ -166,6 +166,13 @@ pub struct ServeArgs {
     /// results; queries are refused as Unavailable only when plans alone take all of it.
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = values::parse_size)]
     pub scheduler_memory: u64,
+    /// How much memory the plan of one statement may take, by the planner's estimate; a statement that needs more is
+    /// refused. What is being planned at a time may take --scheduler-memory together.
+    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = values::parse_size)]
+    pub plan_memory: u64,
+    /// How long one statement may be planned.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::parse_duration)]
+    pub plan_timeout: Duration,
     /// How many bytes of a scan are worth a task of their own. Smaller tables are read in fewer tasks.
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = values::parse_size)]
     pub min_task_bytes: u64,
@@ -241,6 +248,9 @@ pub struct WorkArgs {
     /// How many bytes may lie in --spill-dir at once; more fails the query that asks for them.
     #[arg(long, value_name = "SIZE", default_value = "100GiB", value_parser = values::parse_size)]
     pub max_spill_bytes: u64,
+    /// How large a single value may be that a function such as repeat or range makes.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::parse_size)]
+    pub max_value_bytes: u64,
     /// How far a result may run ahead of its reader, per task.
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = values::parse_size)]
     pub stream_bytes: u64,

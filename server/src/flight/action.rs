@@ -143,7 +143,7 @@ async fn create(
     request: ActionCreatePreparedStatementRequest,
 ) -> Result<Bytes, Failure> {
     let transaction = request.transaction_id.as_ref();
-    let source = statement::source(session, &request.query, transaction)?;
+    let source = statement::source(request.query, transaction)?;
     let planned = parts.queries.prepare(session, source).await?;
     let result = parts.statements.create(session, planned).await?;
     Ok(result.into_any().encode_to_vec().into())

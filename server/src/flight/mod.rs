@@ -31,7 +31,6 @@ mod messages;
 mod metadata;
 mod options;
 mod parameters;
-mod placeholders;
 mod prepared;
 mod properties;
 mod put;

@@ -57,7 +57,7 @@ pub(super) async fn put(
 }
 
 async fn update(queries: &Queries, session: &Session, command: CommandStatementUpdate) -> Result<PutResult, Failure> {
-    let source = statement::source(session, &command.query, command.transaction_id.as_ref())?;
+    let source = statement::source(command.query, command.transaction_id.as_ref())?;
     run(queries, session, Execution::Source(source)).await
 }
 

@@ -202,12 +202,12 @@ impl Service {
 fn resolve(session: &Session, descriptor: &FlightDescriptor, rpc: &str) -> Result<Target, Failure> {
     if command::is_path(descriptor) {
         let sql = statement::select_table(session, &descriptor.path)?;
-        return Ok(Target::Source(statement::source(session, &sql, None)?));
+        return Ok(Target::Source(statement::source(sql, None)?));
     }
     Ok(match command::read(descriptor)? {
         Command::CommandStatementQuery(command) => {
             let transaction = command.transaction_id.as_ref();
-            Target::Source(statement::source(session, &command.query, transaction)?)
+            Target::Source(statement::source(command.query, transaction)?)
         }
         Command::CommandStatementSubstraitPlan(command) => {
             Target::Source(substrait::source(command.plan, command.transaction_id.as_ref())?)

@@ -1,22 +1,20 @@
 //! SQL statements as clients send them: their source text, and the FlightInfo that leads to their rows.
 
-use std::borrow::Cow;
-
 use arrow_flight::{FlightDescriptor, FlightInfo};
 use bytes::Bytes;
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, dialect_from_str};
 use squadron_proto::Failure;
 
+use super::endpoints;
 use super::status::{invalid, unsupported};
-use super::{endpoints, placeholders};
 use crate::query::{Execution, Queries, Session};
 use crate::sql::Source;
 use crate::sql::statement::NO_TRANSACTIONS;
 
-/// A statement as its client sent it, with numbered placeholders.
-pub(super) fn source(session: &Session, sql: &str, transaction: Option<&Bytes>) -> Result<Source, Failure> {
+/// A statement as its client sent it.
+pub(super) fn source(sql: String, transaction: Option<&Bytes>) -> Result<Source, Failure> {
     refuse_transaction(transaction)?;
-    Ok(Source::Sql(number_placeholders(session, sql)?.into_owned()))
+    Ok(Source::Sql(sql))
 }
 
 /// Starts a statement and answers the endpoints of its rows. DDL and DML have run when this returns.
@@ -54,11 +52,6 @@ pub(super) fn refuse_transaction(id: Option<&Bytes>) -> Result<(), Failure> {
         return Err(unsupported(NO_TRANSACTIONS));
     }
     Ok(())
-}
-
-/// Numbers the placeholders of a statement, by the dialect of the session.
-fn number_placeholders<'a>(session: &Session, sql: &'a str) -> Result<Cow<'a, str>, Failure> {
-    placeholders::number(sql, &*dialect(session))
 }
 
 fn dialect(session: &Session) -> Box<dyn Dialect> {

@@ -33,6 +33,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 
+use crate::plan_limits;
 pub use size::{ClusterShape, SizeOptions};
 pub use stages::StagedPlan;
 pub use write::FileWrite;
@@ -65,6 +66,7 @@ impl Planner {
         shape: ClusterShape,
         write: Option<&FileWrite>,
     ) -> Result<StagedPlan> {
+        plan_limits::check_plan(logical)?;
         let logical = state.optimize(logical)?;
         let mut state = with_partitions(state, shape.slots.max(1));
         if shape.workers > 1 {

@@ -20,51 +20,84 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use squadron_proto::{Failure, FailureKind};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Interval};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
+
+use crate::plan_limits::{self, PlanBudget, PlanBudgets, PlanLimits, too_slow};
 
 /// How long work may keep its turn while others wait.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How much work may go on without its turn: threads beyond one for each turn.
 const OVERLONG: usize = 8;
-/// Planning recurses with the nesting of a statement; the untouched part of a stack costs address space alone.
-const STACK_BYTES: usize = 16 * 1024 * 1024;
+/// How much longer than its time limit work may take to notice it.
+const GRACE: Duration = Duration::from_millis(500);
+/// Planning recurses with the nesting of a statement, which has a limit ([`crate::plan_limits`]); the untouched part of a
+/// stack costs address space alone.
+const STACK_BYTES: usize = 256 * 1024 * 1024;
 
 /// Plans statements. Clones share the threads, which end with the last of them.
 #[derive(Clone, Debug)]
 pub struct Planning {
     threads: Arc<Threads>,
     turns: Arc<Turns>,
+    budgets: Arc<PlanBudgets>,
 }
 
 impl Planning {
-    /// Lets `turns` statements be planned at once.
+    /// Lets `turns` statements be planned at once, each within `limits`.
     ///
     /// # Errors
     /// `Exhausted` when no threads can be had.
-    pub fn start(turns: usize) -> Result<Self, Failure> {
+    pub fn start(turns: usize, limits: PlanLimits) -> Result<Self, Failure> {
         Ok(Self {
             threads: Arc::new(Threads::start(turns.max(1) + OVERLONG)?),
             turns: Arc::new(Turns::new(turns.max(1))),
+            budgets: PlanBudgets::new(limits),
         })
     }
 
-    /// Does the work when its turns come. Dropping the future ends it where it waits next.
+    /// Does the work when its turns come. Dropping the future ends it where it waits or passes a checkpoint next.
     ///
     /// # Errors
-    /// That of the work, `Internal` when it panics.
+    /// That of the work, `Internal` when it panics, `Deadline` when it takes longer than the limit.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         priority: i32,
         work: impl Future<Output = Result<T, Failure>> + Send + 'static,
     ) -> Result<T, Failure> {
-        let in_turn = InTurn::new(Arc::clone(&self.turns), priority, work.boxed());
+        let budget = AbandonOnDrop(self.budgets.budget());
+        let (begun, begins) = oneshot::channel();
+        let turns = Arc::clone(&self.turns);
+        let in_turn = InTurn::new(turns, priority, Arc::clone(&budget.0), begun, work.boxed());
         let task = self.threads.handle().spawn(in_turn.in_current_span());
-        match AbortOnDropHandle::new(task).await {
-            Ok(outcome) => outcome,
-            Err(error) => Err(Failure::internal(format!("planning ended early: {error}"))),
+        tokio::select! {
+            outcome = AbortOnDropHandle::new(task) => match outcome {
+                Ok(outcome) => outcome,
+                Err(error) => Err(Failure::internal(format!("planning ended early: {error}"))),
+            },
+            // A pass that is overlong by itself goes on, without anybody who waits for it.
+            () = elapsed(begins, self.budgets.timeout() + GRACE) => Err(too_slow(self.budgets.timeout())),
         }
+    }
+}
+
+/// Ends the planning of a statement when nobody waits for it any more.
+struct AbandonOnDrop(Arc<PlanBudget>);
+
+impl Drop for AbandonOnDrop {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+/// Waits until work that has begun has had so much time.
+async fn elapsed(begins: oneshot::Receiver<()>, time: Duration) {
+    match begins.await {
+        Ok(()) => tokio::time::sleep(time).await,
+        // It ended without beginning.
+        Err(_) => std::future::pending().await,
     }
 }
 
@@ -224,16 +257,27 @@ struct InTurn<T> {
     turns: Arc<Turns>,
     place: Place,
     work: BoxFuture<'static, T>,
+    budget: Arc<PlanBudget>,
+    /// Told when the first turn comes.
+    begun: Option<oneshot::Sender<()>>,
     /// Looks for overlong turns while this work waits for one.
     watch: Option<Pin<Box<Interval>>>,
 }
 
 impl<T> InTurn<T> {
-    fn new(turns: Arc<Turns>, priority: i32, work: BoxFuture<'static, T>) -> Self {
+    fn new(
+        turns: Arc<Turns>,
+        priority: i32,
+        budget: Arc<PlanBudget>,
+        begun: oneshot::Sender<()>,
+        work: BoxFuture<'static, T>,
+    ) -> Self {
         Self {
             place: turns.place(priority),
             turns,
             work,
+            budget,
+            begun: Some(begun),
             watch: None,
         }
     }
@@ -260,6 +304,11 @@ impl<T> Future for InTurn<T> {
             return Poll::Pending;
         };
         self.watch = None;
+        if let Some(begun) = self.begun.take() {
+            self.budget.begin();
+            let _ = begun.send(());
+        }
+        let _within_budget = plan_limits::enter(&self.budget);
         self.work.poll_unpin(context)
     }
 }
@@ -280,8 +329,14 @@ mod tests {
 
     use super::*;
 
+    const NO_LIMITS: PlanLimits = PlanLimits {
+        plan_bytes: u64::MAX,
+        total_bytes: u64::MAX,
+        timeout: Duration::from_secs(3600),
+    };
+
     fn one_turn() -> Planning {
-        Planning::start(1).unwrap()
+        Planning::start(1, NO_LIMITS).unwrap()
     }
 
     /// Work that holds its thread until the sender is dropped, once it has begun.
@@ -302,7 +357,14 @@ mod tests {
     }
 
     fn in_turn(planning: &Planning) -> InTurn<()> {
-        InTurn::new(Arc::clone(&planning.turns), 0, async {}.boxed())
+        let (begun, _) = oneshot::channel();
+        InTurn::new(
+            Arc::clone(&planning.turns),
+            0,
+            planning.budgets.budget(),
+            begun,
+            async {}.boxed(),
+        )
     }
 
     fn is_at_rest(planning: &Planning) -> bool {
@@ -385,6 +447,68 @@ mod tests {
         assert!(planning.turns.lock().granted.contains(&second.place));
         assert!(second.poll_unpin(&mut context).is_ready());
         assert!(is_at_rest(&planning));
+    }
+
+    /// Work that never waits, but passes checkpoints; tells how it ended.
+    async fn busy_work(ended: mpsc::Sender<FailureKind>) -> Result<(), Failure> {
+        let error = loop {
+            if let Err(error) = plan_limits::check() {
+                break error;
+            }
+            std::thread::yield_now();
+        };
+        let failure = squadron_shuffle::failure::of(&error);
+        let _ = ended.send(failure.kind);
+        Err(failure)
+    }
+
+    #[tokio::test]
+    async fn slow_work_ends_at_its_time_limit() {
+        let limits = PlanLimits {
+            timeout: Duration::from_millis(20),
+            ..NO_LIMITS
+        };
+        let planning = Planning::start(1, limits).unwrap();
+        let (ended, end) = mpsc::channel();
+        let failure = planning.run(0, busy_work(ended)).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Deadline);
+        assert!(failure.message.contains("--plan-timeout"), "{failure}");
+        assert_eq!(end.recv(), Ok(FailureKind::Deadline));
+    }
+
+    #[tokio::test]
+    async fn overlong_pass_is_not_waited_for() {
+        let limits = PlanLimits {
+            timeout: Duration::from_millis(20),
+            ..NO_LIMITS
+        };
+        let planning = Planning::start(1, limits).unwrap();
+        let (release, held) = mpsc::channel::<()>();
+        let pass = async move {
+            let _ = held.recv();
+            Ok(())
+        };
+        let failure = planning.run(0, pass).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Deadline);
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn dropped_work_ends_at_its_next_checkpoint() {
+        let planning = one_turn();
+        let (ended, end) = mpsc::channel();
+        let (begun, begins) = oneshot::channel();
+        let work = async move {
+            let _ = begun.send(());
+            busy_work(ended).await
+        };
+        let mut run = Box::pin(planning.run(0, work));
+        tokio::select! {
+            outcome = &mut run => panic!("ended by itself: {outcome:?}"),
+            _ = begins => {}
+        }
+        drop(run);
+        assert_eq!(end.recv(), Ok(FailureKind::Cancelled));
     }
 
     #[tokio::test]

@@ -10,8 +10,6 @@
 //! The widths of the columns come from a bounded preview of the first rows, so that a large result is never held in
 //! memory. A later, wider value is written whole and shifts the frame: values are never cut.
 
-use std::fmt::Write as _;
-
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
@@ -136,8 +134,10 @@ fn write_row(cells: &[Vec<String>], widths: &[usize], right: &[bool], out: &mut 
             let text = cell.get(line).map_or("", String::as_str);
             let padding = column.saturating_sub(width(text));
             let (before, after) = if *right { (padding, 0) } else { (0, padding) };
-            // Writing to a string cannot fail.
-            let _ = write!(out, "| {:before$}{text}{:after$} ", "", "");
+            out.push_str("| ");
+            out.extend(std::iter::repeat_n(' ', before));
+            out.push_str(text);
+            out.extend(std::iter::repeat_n(' ', after + 1));
         }
         out.push_str("|\n");
     }

@@ -13,6 +13,9 @@ use squadron_proto::{Failure, FailureKind, QueryId};
 const USAGE: &str = "write KILL QUERY '<query_id>' or KILL SESSION '<session_id>', with an id from system.queries or \
                      system.sessions";
 
+/// The longest statement that is looked at, for it is done where its client waits. Ids are short.
+const MAX_BYTES: usize = 16 * 1024;
+
 /// What is to be stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
@@ -32,9 +35,16 @@ pub(crate) struct Kill {
 /// # Errors
 /// `Invalid` when it begins like one and goes on otherwise.
 pub(crate) fn parse(sql: &str) -> Result<Option<LogicalPlan>, Failure> {
-    let begins = sql.trim_start().get(..4);
+    let sql = sql.trim_start();
+    let begins = sql.get(..4);
     if !begins.is_some_and(|word| word.eq_ignore_ascii_case("kill")) {
         return Ok(None);
+    }
+    if sql.len() > MAX_BYTES {
+        return match sql.as_bytes()[4].is_ascii_whitespace() {
+            true => Err(Failure::new(FailureKind::Invalid, USAGE)),
+            false => Ok(None),
+        };
     }
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else {
         return Err(Failure::new(FailureKind::Invalid, USAGE));

@@ -6,9 +6,12 @@
 
 pub(crate) mod bind;
 pub(crate) mod kill;
+mod limits;
 pub(crate) mod parameters;
 pub(crate) mod parse;
+mod placeholders;
 pub(crate) mod planning_errors;
+mod recursion;
 pub(crate) mod redact;
 pub mod statement;
 

@@ -14,15 +14,16 @@ use super::parameters::{Parameters, infer_types, parameters_of, settle};
 use super::planning_errors::{locate, planned, unknown_table, with_end_of};
 use super::redact::redact;
 use super::statement::{count_schema, frozen_schema, is_write, kind_of, refuse_transaction, refuse_unserved};
-use super::{PlannedStatement, StatementKind, kill};
+use super::{PlannedStatement, StatementKind, kill, limits};
 use crate::catalog::Catalog;
+use crate::plan_limits;
 use crate::planner::substrait;
 use crate::settings;
 
 /// A statement as its client sent it.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// SQL, its placeholders numbered.
+    /// SQL.
     Sql(String),
     /// A Substrait plan in its binary form.
     Substrait(Bytes),
@@ -79,16 +80,17 @@ pub(crate) fn parse_at_once(source: &Source, text: Option<Arc<str>>) -> Result<O
 type Resolved = (LogicalPlan, Parameters, SchemaRef);
 
 async fn resolve_sql(state: &SessionState, sql: &str) -> DataFusionResult<Resolved> {
-    let dialect = state.config_options().sql_parser.dialect;
-    let statement = state.sql_to_statement(sql, &dialect).map_err(locate)?;
+    let statement = limits::parse(state, sql)?;
     refuse_transaction(&statement)?;
     let statement = settings::session::normalize(statement);
     let plan = state.statement_to_plan(statement).await.map_err(locate)?;
+    plan_limits::check_plan(&plan)?;
     with_parameters(state, plan).map_err(locate)
 }
 
 async fn resolve_substrait(state: &SessionState, plan: &Bytes) -> DataFusionResult<Resolved> {
     let plan = substrait::logical_plan(state, plan).await?;
+    plan_limits::check_plan(&plan)?;
     substrait::blamed_on_plan(async { with_parameters(state, plan) }).await
 }
 

@@ -7,11 +7,16 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 /// Characters of a statement that are kept.
 const MAX_CHARACTERS: usize = 4096;
+/// Statements up to this length are searched for OPTIONS, which is done where their client waits.
+const MAX_SEARCHED_BYTES: usize = 256 * 1024;
+/// What is shown of a statement whose OPTIONS cannot be taken out.
+const WITH_OPTIONS: &str = "(a statement with OPTIONS)";
 
 /// The statement without the values of its OPTIONS, which may be credentials, and cut where it is very long.
 pub(crate) fn redact(sql: &str) -> Arc<str> {
     let text = match has_options(sql) {
-        true => without_options(sql).unwrap_or_else(|| "(a statement with OPTIONS)".to_owned()),
+        true if sql.len() > MAX_SEARCHED_BYTES => WITH_OPTIONS.to_owned(),
+        true => without_options(sql).unwrap_or_else(|| WITH_OPTIONS.to_owned()),
         false => sql.to_owned(),
     };
     let text = text.trim();

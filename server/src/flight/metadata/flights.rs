@@ -38,7 +38,7 @@ pub(in crate::flight) fn paths(context: &SessionContext, criteria: &[u8]) -> Res
 pub(in crate::flight) async fn flight(queries: &Queries, session: &Session, path: [String; 3]) -> Option<FlightInfo> {
     let schema = async {
         let sql = statement::select_table(session, &path)?;
-        let source = statement::source(session, &sql, None)?;
+        let source = statement::source(sql, None)?;
         info::encapsulate(&queries.prepare(session, source).await?.schema)
     };
     match schema.await {

@@ -21,6 +21,7 @@ use crate::catalog::{Catalog, CatalogOptions};
 use crate::driver::Driver;
 use crate::driver::workers::{Registry, RegistryOptions};
 use crate::flight;
+use crate::plan_limits::PlanLimits;
 use crate::planner::{Planner, SizeOptions};
 use crate::query::history::HistoryLimits;
 use crate::query::records::QueryRecords;
@@ -145,7 +146,15 @@ async fn queries(engine: &Arc<Engine>, key: ClusterKey, server: &mut JoinSet<()>
         key,
         ticket_lifetime: Duration::from_secs(60),
         query_timeout: None,
-        planning: Planning::start(2).unwrap(),
+        planning: Planning::start(
+            2,
+            PlanLimits {
+                plan_bytes: 1 << 30,
+                total_bytes: 1 << 30,
+                timeout: Duration::from_secs(60),
+            },
+        )
+        .unwrap(),
         scheduler_memory: 1 << 30,
         in_process: true,
     };

@@ -9,11 +9,14 @@
 //! `SELECT DISTINCT x ... ORDER BY x LIMIT 3` then keeps 3 rows before it looks for duplicates. A fetch in a limit node
 //! of its own is not moved, and a later rule puts it back into the sort where that is safe.
 
+pub(crate) mod balance;
+
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -28,6 +31,13 @@ use squadron_shuffle::fragment::partition_safety::build_side_is_read_only;
 
 /// A rule of the physical optimizer, as sessions take it.
 pub type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
+
+/// DataFusion's analyzer, with the workarounds before the first rule.
+pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let mut rules = Analyzer::new().rules;
+    rules.insert(0, Arc::new(balance::BalanceChains));
+    rules
+}
 
 /// DataFusion's rules with the workarounds inserted.
 pub fn physical_rules() -> Vec<Rule> {

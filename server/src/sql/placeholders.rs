@@ -7,9 +7,7 @@ use std::borrow::Cow;
 
 use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
-use squadron_proto::Failure;
-
-use super::status::invalid;
+use squadron_proto::{Failure, FailureKind};
 
 /// Numbers every `?` of a statement from the left.
 ///
@@ -35,9 +33,8 @@ pub(super) fn number<'a>(sql: &'a str, dialect: &dyn Dialect) -> Result<Cow<'a, 
         }
     }
     if has_numbered && !places.is_empty() {
-        return Err(invalid(
-            "the statement mixes ? with numbered placeholders; use one of the two forms",
-        ));
+        let mixed = "the statement mixes ? with numbered placeholders; use one of the two forms";
+        return Err(Failure::new(FailureKind::Invalid, mixed));
     }
     Ok(rewrite(sql, &places))
 }

@@ -1,0 +1,182 @@
+//! How large the values of a function will be, from its arguments.
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::kernels::length::length;
+use datafusion::arrow::datatypes::{DataType, Int64Type};
+use datafusion::common::Result;
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
+
+/// The functions that can make large values of small arguments, and how they grow.
+pub(super) const GROWING: [(&str, Growth); 10] = [
+    ("repeat", Growth::Repeat),
+    ("lpad", Growth::Pad),
+    ("rpad", Growth::Pad),
+    ("replace", Growth::Replace),
+    ("concat", Growth::Concat),
+    ("concat_ws", Growth::Concat),
+    ("array_repeat", Growth::ArrayRepeat),
+    ("array_resize", Growth::ArrayResize),
+    ("range", Growth::Range),
+    ("generate_series", Growth::Range),
+];
+
+/// How the size of a value follows from the arguments.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Growth {
+    /// A text, so many times.
+    Repeat,
+    /// A text of so many characters.
+    Pad,
+    /// A text in which each occurrence of another grows.
+    Replace,
+    /// All texts together.
+    Concat,
+    /// An element, so many times.
+    ArrayRepeat,
+    /// So many elements.
+    ArrayResize,
+    /// The numbers between two.
+    Range,
+}
+
+/// The sizes of the values of a batch, in bytes. Upper bounds where the exact size would cost as much as the value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sizes {
+    pub(super) largest: u64,
+    pub(super) total: u64,
+}
+
+/// What an element of an array takes at least.
+const ELEMENT_BYTES: u64 = 8;
+
+impl Growth {
+    /// Nothing for arguments of other types or numbers than expected: the function refuses them, or is small.
+    pub(super) fn sizes(self, args: &ScalarFunctionArgs) -> Result<Sizes> {
+        let rows = args.number_rows;
+        let columns = args.args.as_slice();
+        match (self, columns) {
+            (Self::Repeat, [text, count]) => {
+                let (text, count) = (lengths(text)?, numbers(count)?);
+                Ok(sum(rows, columns, |row| text.at(row).saturating_mul(count.at(row))))
+            }
+            (Self::Pad, [_, count, ..]) => {
+                let count = numbers(count)?;
+                Ok(sum(rows, columns, |row| count.at(row)))
+            }
+            (Self::Replace, [text, from, to]) => {
+                let (text, from, to) = (lengths(text)?, lengths(from)?, lengths(to)?);
+                Ok(sum(rows, columns, |row| {
+                    let occurrences = text.at(row) / from.at(row).max(1);
+                    let growth = to.at(row).saturating_sub(from.at(row));
+                    text.at(row).saturating_add(occurrences.saturating_mul(growth))
+                }))
+            }
+            (Self::Concat, texts) => {
+                let texts = texts.iter().map(lengths).collect::<Result<Vec<_>>>()?;
+                Ok(sum(rows, columns, |row| {
+                    let lengths = texts.iter().map(|text| text.at(row));
+                    lengths.fold(0, u64::saturating_add)
+                }))
+            }
+            (Self::ArrayRepeat, [element, count]) => {
+                let (bytes, count) = (element_bytes(element), numbers(count)?);
+                Ok(sum(rows, columns, |row| count.at(row).saturating_mul(bytes)))
+            }
+            (Self::ArrayResize, [_, count, ..]) => {
+                let count = numbers(count)?;
+                Ok(sum(rows, columns, |row| count.at(row).saturating_mul(ELEMENT_BYTES)))
+            }
+            (Self::Range, [end]) => {
+                let end = numbers(end)?;
+                Ok(sum(rows, columns, |row| end.at(row).saturating_mul(ELEMENT_BYTES)))
+            }
+            (Self::Range, [start, end]) => range(rows, columns, start, end, None),
+            (Self::Range, [start, end, step]) => range(rows, columns, start, end, Some(step)),
+            _ => Ok(Sizes::default()),
+        }
+    }
+}
+
+fn range(
+    rows: usize,
+    columns: &[ColumnarValue],
+    start: &ColumnarValue,
+    end: &ColumnarValue,
+    step: Option<&ColumnarValue>,
+) -> Result<Sizes> {
+    let (start, end) = (numbers(start)?, numbers(end)?);
+    let step = step.map(numbers).transpose()?;
+    Ok(sum(rows, columns, |row| {
+        let step = step.as_ref().map_or(1, |step| step.signed(row).unsigned_abs());
+        let distance = start.signed(row).abs_diff(end.signed(row));
+        (distance / step.max(1)).saturating_mul(ELEMENT_BYTES)
+    }))
+}
+
+/// A constant makes one value for all rows.
+fn sum(rows: usize, columns: &[ColumnarValue], bytes: impl Fn(usize) -> u64) -> Sizes {
+    let are_constant = columns.iter().all(|column| matches!(column, ColumnarValue::Scalar(_)));
+    let rows = if are_constant { 1 } else { rows };
+    (0..rows).map(bytes).fold(Sizes::default(), |sizes, bytes| Sizes {
+        largest: sizes.largest.max(bytes),
+        total: sizes.total.saturating_add(bytes),
+    })
+}
+
+/// A number for each row, or one for all.
+struct Numbers {
+    values: Option<ArrayRef>,
+}
+
+impl Numbers {
+    /// 0 for NULL, and for what is no number.
+    fn signed(&self, row: usize) -> i64 {
+        let Some(values) = &self.values else {
+            return 0;
+        };
+        let values = values.as_primitive::<Int64Type>();
+        let row = if values.len() == 1 { 0 } else { row };
+        if values.is_null(row) { 0 } else { values.value(row) }
+    }
+
+    /// 0 for negative numbers too.
+    fn at(&self, row: usize) -> u64 {
+        u64::try_from(self.signed(row)).unwrap_or(0)
+    }
+}
+
+fn array(column: &ColumnarValue) -> Result<ArrayRef> {
+    match column {
+        ColumnarValue::Array(array) => Ok(ArrayRef::clone(array)),
+        ColumnarValue::Scalar(value) => value.to_array_of_size(1),
+    }
+}
+
+fn numbers(column: &ColumnarValue) -> Result<Numbers> {
+    let values = array(column)?;
+    let values = match values.data_type() {
+        data_type if data_type.is_integer() => Some(cast(&values, &DataType::Int64)?),
+        _ => None,
+    };
+    Ok(Numbers { values })
+}
+
+/// The lengths of texts, in bytes.
+fn lengths(column: &ColumnarValue) -> Result<Numbers> {
+    let values = array(column)?;
+    let values = match values.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some(cast(&length(&values)?, &DataType::Int64)?),
+        _ => None,
+    };
+    Ok(Numbers { values })
+}
+
+/// What one element takes on average.
+fn element_bytes(column: &ColumnarValue) -> u64 {
+    let bytes = match column {
+        ColumnarValue::Scalar(value) => value.size(),
+        ColumnarValue::Array(array) => array.get_array_memory_size() / array.len().max(1),
+    };
+    (bytes as u64).max(ELEMENT_BYTES)
+}
