@@ -1,5 +1,6 @@
 //! Bad input of every kind: the server answers with a client error and goes on.
 
+mod files;
 mod garbage;
 mod shapes;
 mod sql;

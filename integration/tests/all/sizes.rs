@@ -103,6 +103,9 @@ fn row_above_worker_limit_is_refused() {
         for workers in TOPOLOGIES {
             let large = cluster().workers(workers).slots(1).tpch(0.01);
             let large = large.serve_arg("--max-message-bytes").serve_arg("1GiB");
+            let large = large
+                .serve_arg("--max-value-bytes=1GiB")
+                .worker_arg("--max-value-bytes=1GiB");
             let large = large.start().await;
             let client = large.client().await;
             let sql = "SELECT repeat(substr(r_name, 1, 1), 270000000) AS cell FROM region WHERE r_regionkey = 1";

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -65,15 +65,12 @@ impl ExternalTableFactory {
     }
 
     async fn open(&self, state: &dyn Session, statement: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
-        if let Some(missing) = statement.locations.iter().find(|location| is_missing(location)) {
-            return plan_err!("there is no file or folder {missing}; correct LOCATION");
-        }
-        for url in statement
-            .locations
-            .iter()
-            .filter_map(|location| Url::parse(location).ok())
-        {
-            refuse_special(&url).map_err(failure::into_datafusion)?;
+        for location in &statement.locations {
+            let Some(path) = local_path(location) else { continue };
+            if !location.contains(['*', '?', '[']) && !path.exists() {
+                return plan_err!("there is no file or folder {location}; correct LOCATION");
+            }
+            refuse_special(&path).map_err(failure::into_datafusion)?;
         }
         self.listing.create(state, statement).await.map_err(|error| {
             let failure = failure::of(&error);
@@ -115,14 +112,13 @@ fn split_options(options: &HashMap<String, String>) -> (Vec<(String, String)>, H
     (store.into_iter().collect(), format)
 }
 
-/// Whether a location is a local path without a glob that does not exist.
-fn is_missing(location: &str) -> bool {
-    let path = match Url::parse(location) {
+/// The local path of a location, if it is one.
+pub(super) fn local_path(location: &str) -> Option<PathBuf> {
+    match Url::parse(location) {
         Ok(url) if url.scheme() == "file" => url.to_file_path().ok(),
         Ok(_) => None,
         Err(_) => Some(location.into()),
-    };
-    path.is_some_and(|path| !location.contains(['*', '?', '[']) && !path.exists())
+    }
 }
 
 /// The error of a statement that creates a table which exists already.

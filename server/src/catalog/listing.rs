@@ -17,6 +17,7 @@ use futures::{FutureExt, TryStreamExt};
 use squadron_proto::{Failure, FailureKind};
 use url::Url;
 
+use super::external::local_path;
 use super::format::{FORMATS, FormatKind};
 use super::layout::Layout;
 use super::names::{DEFAULT_CATALOG, DEFAULT_SCHEMA, display_url};
@@ -44,7 +45,9 @@ pub(super) async fn open(
         let message = format!("table {name} cannot be read: {}: {reason}", display_url(url));
         Failure::new(failure.kind, message)
     };
-    refuse_special(url)?;
+    if let Some(path) = local_path(url.as_str()) {
+        refuse_special(&path)?;
+    }
     let opener = TableOpener {
         name,
         state,

@@ -155,12 +155,11 @@ fn list_tables(path: &Path) -> Result<Vec<Place>, Failure> {
     Ok(tables)
 }
 
-/// Refuses a local URL of something else than a file or a folder, without opening it.
-pub(super) fn refuse_special(url: &Url) -> Result<(), Failure> {
-    let path = url.to_file_path().ok().filter(|_| url.scheme() == "file");
-    match path {
-        Some(path) if path.exists() && !path.is_file() && !path.is_dir() => Err(no_file(&path)),
-        _ => Ok(()),
+/// Refuses a path of something else than a file or a folder, without opening it.
+pub(super) fn refuse_special(path: &Path) -> Result<(), Failure> {
+    match path.exists() && !path.is_file() && !path.is_dir() {
+        true => Err(no_file(path)),
+        false => Ok(()),
     }
 }
 

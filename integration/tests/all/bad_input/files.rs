@@ -1,0 +1,91 @@
+//! Files that are no tables: pipes, devices, links in circles, broken footers. The server starts, says which and why, and
+//! serves the others.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use squadron_integration::cluster::cluster;
+use tonic::Code;
+
+use super::assert_still_answers;
+use crate::support::{Mismatches, bounded, failure_of, minutes, seconds};
+
+fn make_pipe(path: &Path) {
+    let status = Command::new("mkfifo")
+        .arg(path)
+        .status()
+        .expect("there is a `mkfifo` command");
+    assert!(status.success());
+}
+
+/// A Parquet file whose footer says that it is longer than the file, and one whose footer is noise.
+fn write_broken_parquet(folder: &Path) {
+    let with_footer = |length: u32| [b"PAR1".as_slice(), &[7; 64], &length.to_le_bytes(), b"PAR1"].concat();
+    fs::write(folder.join("long_footer.parquet"), with_footer(u32::MAX - 9)).unwrap();
+    fs::write(folder.join("noise.parquet"), with_footer(64)).unwrap();
+    fs::write(folder.join("short.parquet"), b"PAR1").unwrap();
+}
+
+#[test]
+fn special_and_broken_files_are_left_out() {
+    bounded(minutes(5), async {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path();
+        fs::write(data.join("good.csv"), "x\n1\n2\n").unwrap();
+        make_pipe(&data.join("pipe.csv"));
+        symlink("/dev/zero", data.join("device.csv")).unwrap();
+        symlink("circle.csv", data.join("circle.csv")).unwrap();
+        symlink("nowhere", data.join("dangling.csv")).unwrap();
+        write_broken_parquet(data);
+        // A folder that contains itself, and one with a pipe among its files.
+        fs::create_dir(data.join("looped")).unwrap();
+        symlink(data.join("looped"), data.join("looped/again")).unwrap();
+        fs::create_dir(data.join("parts")).unwrap();
+        fs::write(data.join("parts/a.csv"), "x\n3\n").unwrap();
+        make_pipe(&data.join("parts/b.csv"));
+
+        let mut cluster = cluster().slots(1).data(data).start().await;
+        let client = cluster.client().await;
+        let mut mismatches = Mismatches::default();
+        for (table, rows) in [("good", 2), ("parts", 1)] {
+            let (_, batches) = client.query(&format!("SELECT * FROM {table}")).await.unwrap();
+            assert_eq!(
+                batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
+                rows,
+                "{table}"
+            );
+        }
+        for (table, file) in [
+            ("pipe", "pipe.csv"),
+            ("device", "device.csv"),
+            ("circle", "circle.csv"),
+            ("dangling", "dangling.csv"),
+            ("long_footer", "long_footer.parquet"),
+            ("noise", "noise.parquet"),
+            ("short", "short.parquet"),
+            ("looped", "looped"),
+        ] {
+            let status = failure_of(&client, &format!("SELECT * FROM {table}")).await;
+            let is_named = status.message().contains(file) && cluster.server().log().contains(file);
+            let outcome = match status.code() {
+                Code::Internal | Code::Unknown => Err(format!("a bug: {status}")),
+                _ if !is_named => Err(format!("{file} is not named, or not logged: {status}")),
+                _ => Ok(()),
+            };
+            mismatches.note(table, outcome);
+        }
+        let create = format!(
+            "CREATE EXTERNAL TABLE made STORED AS CSV LOCATION '{}'",
+            data.join("pipe.csv").display()
+        );
+        let status = client.update(&create).await.expect_err("a pipe is no table");
+        assert!(status.message().contains("pipe"), "{status}");
+        mismatches.assert_none();
+        assert_still_answers(&client).await;
+        cluster.server().terminate();
+        let status = cluster.server().wait_for_exit(seconds(30)).await;
+        assert!(status.success(), "{status}");
+    });
+}
