@@ -30,6 +30,7 @@ mod niceness;
 mod outbox;
 mod remote;
 mod runner;
+mod spilling;
 mod stage;
 #[cfg(test)]
 mod testing;

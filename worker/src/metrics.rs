@@ -1,5 +1,7 @@
 //! The metrics of an attempt, operator by operator.
 
+use std::sync::Arc;
+
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
@@ -7,6 +9,7 @@ use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::metrics::MetricsSet;
 use squadron_shuffle::FETCHED_BYTES;
 
+use crate::spilling::{JoinInputExec, SpillingJoinExec};
 use crate::yielding::YieldExec;
 
 /// Limit of an operator's line, in characters: IN lists and file lists would get longer.
@@ -36,8 +39,8 @@ pub(crate) fn collect(plan: &dyn ExecutionPlan) -> PlanMetrics {
 }
 
 fn visit(plan: &dyn ExecutionPlan, depth: usize, metrics: &mut PlanMetrics) {
-    if let Some(yielding) = plan.downcast_ref::<YieldExec>() {
-        return visit(yielding.input().as_ref(), depth, metrics);
+    if let Some(input) = passed_on(plan) {
+        return visit(input.as_ref(), depth, metrics);
     }
     if metrics.operators.len() < LINES_LIMIT {
         metrics.operators.push(line(plan, depth));
@@ -48,6 +51,14 @@ fn visit(plan: &dyn ExecutionPlan, depth: usize, metrics: &mut PlanMetrics) {
     metrics.fetched_bytes += count(&set, FETCHED_BYTES).unwrap_or(0);
     for child in plan.children() {
         visit(child.as_ref(), depth + 1, metrics);
+    }
+}
+
+/// The input of a node that the attempt added and that only passes rows on.
+fn passed_on(plan: &dyn ExecutionPlan) -> Option<&Arc<dyn ExecutionPlan>> {
+    match plan.downcast_ref::<YieldExec>() {
+        Some(yielding) => Some(yielding.input()),
+        None => plan.downcast_ref::<JoinInputExec>()?.input(),
     }
 }
 
@@ -69,7 +80,17 @@ fn count(set: &MetricsSet, name: &str) -> Option<u64> {
 
 /// An operator and its metrics, summed over its partitions, in one line even where an expression holds a line break.
 fn line(plan: &dyn ExecutionPlan, depth: usize) -> String {
-    let text = DisplayableExecutionPlan::with_metrics(plan).one_line().to_string();
+    let shown = |plan| DisplayableExecutionPlan::with_metrics(plan).one_line().to_string();
+    let text = match plan.downcast_ref::<SpillingJoinExec>() {
+        None => shown(plan),
+        Some(spilling) => {
+            let join = shown(spilling.join());
+            match spilling.metrics().filter(|metrics| metrics.spill_count() > Some(0)) {
+                Some(metrics) => format!("{}, spilled=[{metrics}]", join.trim_end()),
+                None => join,
+            }
+        }
+    };
     let mut line = "  ".repeat(depth);
     line.extend(text.trim_end().chars().take(LINE_LIMIT).map(
         |character| {

@@ -30,6 +30,7 @@ use tracing::Instrument;
 use crate::attempts::Phase;
 use crate::engine::Engine;
 use crate::metrics;
+use crate::spilling::with_spilling_joins;
 use crate::stage::StagePlan;
 use crate::usage::{Usage, measure};
 use crate::yielding::with_yields;
@@ -159,7 +160,9 @@ impl Attempt {
         let context = self.engine.attempt_context(config, Arc::clone(&self.usage));
         Ok(Prepared {
             usage: Arc::clone(&self.usage),
-            plan: with_yields(plan).map_err(|error| failure::of(&error))?,
+            plan: with_yields(plan)
+                .and_then(with_spilling_joins)
+                .map_err(|error| failure::of(&error))?,
             context,
             writer,
         })

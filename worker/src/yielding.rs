@@ -51,12 +51,19 @@ pub(crate) fn with_yields(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Execut
     let children = children.map(|(index, child)| {
         let input = with_yields(child)?;
         let is_cut = cut_child == Some(index);
-        Ok(Arc::new(YieldExec { input, is_cut }) as Arc<dyn ExecutionPlan>)
+        Ok(Arc::new(YieldExec::new(input, is_cut)) as Arc<dyn ExecutionPlan>)
     });
     let children = children.collect::<Result<Vec<_>>>()?;
     // A node's properties are those of its input, so nothing has to be derived anew.
     let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
     plan.replace_children(children, options)
+}
+
+/// Ends the task's poll if it has taken a quantum: for loops that wait for nothing.
+pub(crate) async fn give_way() {
+    if poll_start().is_some_and(|started| started.elapsed() >= QUANTUM) {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The child on whose batches an operator may work for long without polling an input: the probe side of a join with a
@@ -78,6 +85,11 @@ pub(crate) struct YieldExec {
 }
 
 impl YieldExec {
+    /// Passes the rows of `input` on, in slices if `is_cut`.
+    pub(crate) fn new(input: Arc<dyn ExecutionPlan>, is_cut: bool) -> Self {
+        Self { input, is_cut }
+    }
+
     /// The operator whose rows it passes on.
     pub(crate) fn input(&self) -> &Arc<dyn ExecutionPlan> {
         &self.input

@@ -1,7 +1,7 @@
 //! Batches on local disk, for those that do not fit into memory.
 //!
 //! One file per output, created with its first batch; each batch is a block of it: a complete Arrow IPC stream,
-//! compressed with LZ4. A file whose blocks are all freed is truncated to zero bytes, and removed with its output.
+//! compressed with LZ4, whose checksum (CRC-32) is kept in memory and verified when it is read. A file whose blocks are all freed is truncated to zero bytes, and removed with its output.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -65,11 +65,19 @@ impl DiskStore {
         Err(Failure::new(
             FailureKind::Exhausted,
             format!(
-                "the shuffle holds {used} of at most {} bytes in {}; allow more, or put --spill-dir on a larger disk",
+                "spilled rows take {used} of at most {} bytes in {}; raise --max-spill-bytes, or put --spill-dir on a larger disk",
                 self.max_bytes,
                 self.folder.path().display()
             ),
         ))
+    }
+
+    fn damaged(&self) -> Failure {
+        let folder = self.folder.path().display();
+        Failure::new(
+            FailureKind::Storage,
+            format!("a spill file in {folder} does not hold what was written to it; check the disk of --spill-dir"),
+        )
     }
 
     fn io_failure(&self, action: &str, error: &io::Error) -> Failure {
@@ -106,6 +114,7 @@ pub(crate) struct Block {
     file: Arc<SpillFile>,
     offset: u64,
     bytes: usize,
+    checksum: u32,
 }
 
 impl SpillFile {
@@ -118,6 +127,7 @@ impl SpillFile {
                 file: Arc::clone(self),
                 offset,
                 bytes: bytes.len(),
+                checksum: crc32fast::hash(bytes),
             }),
             Err(error) => {
                 self.store.used_bytes.fetch_sub(length, Ordering::Relaxed);
@@ -183,6 +193,9 @@ impl Block {
         let mut bytes = vec![0; self.bytes];
         self.fill(&mut bytes)
             .map_err(|error| self.file.store.io_failure("read", &error))?;
+        if crc32fast::hash(&bytes) != self.checksum {
+            return Err(self.file.store.damaged());
+        }
         Ok(bytes)
     }
 
@@ -222,6 +235,10 @@ impl DiskBatch {
     /// Bytes on disk.
     pub(crate) fn bytes(&self) -> u64 {
         self.block.bytes as u64
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
     }
 
     /// Reads the batch as it was put. Blocks the thread.

@@ -18,6 +18,7 @@ mod output;
 mod overflow;
 mod partition;
 mod reader;
+mod spill;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ use output::Output;
 pub use output::{OutputWriter, Written};
 use overflow::{DiskOutput, Overflow};
 pub use reader::PartitionReader;
+pub use spill::{Spill, SpilledBatch};
 
 /// Where batches spill, and the limits of a store.
 #[derive(Clone, Debug)]
@@ -199,6 +201,11 @@ impl Store {
     /// Charges to this store's pool, for rows on their way in or out.
     pub(crate) fn memory(&self) -> &Arc<MemoryStore> {
         &self.0.memory
+    }
+
+    /// A spill file for the rows of an operator. Counted against the same limit as the shuffle's.
+    pub fn spill(&self) -> Spill {
+        Spill::new(self.0.disk.file())
     }
 
     /// A spill file for rows on their way in that do not fit into memory.

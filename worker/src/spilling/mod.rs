@@ -1,0 +1,59 @@
+//! Joins larger than memory: a hash join whose build side does not fit goes to disk in pieces.
+//!
+//! ```text
+//! SpillingJoinExec (HashJoinExec) ──┬─ JoinInputExec ── build side
+//!        │                          └─ JoinInputExec ── probe side
+//!        └ collects the build side first, charged to the pool
+//!            fits:         the hash join runs as planned, over the collected rows
+//!            does not fit: build, then probe rows are scattered by the hash of their keys over pieces on disk, and the
+//!                          pieces are joined one after another
+//! ```
+//!
+//! A piece that still does not fit is scattered again by another hash; one that holds too many rows of too few keys is
+//! joined in chunks of its build side. The smallest chunk is granted beyond the pool's limit, so a join that went to
+//! disk always ends. This is the grace hash join of Kitsuregawa, Tanaka and Moto-oka, "Application of Hash to Data Base
+//! Machine and Its Architecture" (1983), with the hybrid idea left out: a build side is in memory or on disk.
+//!
+//! Pieces mix the order of the rows. Where the plan counts on an order, the joined rows are sorted again.
+
+mod build;
+mod input;
+mod join;
+mod joining;
+mod pieces;
+mod probe;
+mod scatter;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::joins::HashJoinExec;
+
+pub(crate) use input::JoinInputExec;
+pub(crate) use join::SpillingJoinExec;
+
+/// `plan` with a [`SpillingJoinExec`] in place of each hash join.
+pub(crate) fn with_spilling_joins(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let children = plan.children();
+    if children.is_empty() {
+        return Ok(plan);
+    }
+    let children = children.into_iter().cloned().map(with_spilling_joins);
+    let children = children.collect::<Result<Vec<_>>>()?;
+    // A node's properties are those of what it stands for, so nothing has to be derived anew.
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
+    let plan = plan.replace_children(children, options)?;
+    match plan.downcast_ref::<HashJoinExec>() {
+        Some(join) if can_spill(join) => Ok(Arc::new(SpillingJoinExec::new(join)?)),
+        _ => Ok(plan),
+    }
+}
+
+/// `NOT IN` with a further condition asks for nulls row by row, which pieces cannot answer.
+fn can_spill(join: &HashJoinExec) -> bool {
+    !(join.null_aware && join.filter().is_some())
+}
