@@ -139,6 +139,8 @@ pub struct Stage {
     pub settings: Vec<(String, String)>,
     /// The object stores that the plan reads.
     pub stores: Vec<ObjectStoreSpec>,
+    /// How much of its memory the worker keeps for the query, in bytes.
+    pub reserved_bytes: u64,
 }
 
 /// An object store and the options of its tables. Options may hold secrets: `Debug` shows their keys alone.

@@ -9,18 +9,18 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryLimit, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use squadron_proto::Failure;
 use squadron_proto::control::Lane;
 use squadron_proto::ticket::ClusterKey;
+use squadron_proto::{Failure, QueryId};
 use squadron_shuffle::{FetchOptions, Fetcher, Store, StoreOptions, Trust, failure};
 use tokio::runtime::Handle;
 
 use crate::lanes::Lanes;
-use crate::memory::AttemptPool;
+use crate::memory::{AttemptPool, Shares};
 use crate::usage::Usage;
 
 /// The sorts of an attempt together reserve at most one part in so many of the memory pool for their merges.
-const MERGE_SHARE: usize = 8;
+const MERGE_SHARE: usize = 16;
 
 /// How many of the largest consumers an out-of-memory message names.
 const REPORTED_CONSUMERS: NonZeroUsize = NonZeroUsize::new(5).expect("5 is not 0");
@@ -34,7 +34,7 @@ pub struct WorkerOptions {
     pub memory_bytes: usize,
     /// Where operators and shuffle spill; none: a folder in the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
-    /// How much operators may hold on disk, in bytes. The shuffle may hold as much again.
+    /// How much operators and shuffle may hold on disk, in bytes.
     pub max_spill_bytes: u64,
     /// How much of a streamed output is buffered for its reader, in bytes.
     pub streamed_bytes: usize,
@@ -70,6 +70,7 @@ pub struct Engine {
     pub runtime: Arc<RuntimeEnv>,
     /// Reads the output of attempts of other processes.
     pub fetcher: Fetcher,
+    shares: Arc<Shares>,
     lanes: Lanes,
     /// Holds every function a plan may name. Filling a registry takes milliseconds, copying it microseconds.
     functions: Arc<TaskContext>,
@@ -98,11 +99,7 @@ impl Engine {
                 max_spill_bytes: options.max_spill_bytes,
             },
         )?;
-        // Inside the store's folder, which is cleaned up even after a process that was killed.
-        let folder = store.folder().to_owned();
-        let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![folder]))
-            .with_max_temp_directory_size(options.max_spill_bytes);
+        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Custom(store.operator_files()));
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(pool)
             .with_disk_manager_builder(disk)
@@ -116,6 +113,7 @@ impl Engine {
             ..FetchOptions::new(key)
         });
         Ok(Arc::new(Self {
+            shares: Arc::new(Shares::new(Arc::clone(&runtime.memory_pool), store.clone())),
             store,
             runtime,
             fetcher,
@@ -129,6 +127,14 @@ impl Engine {
         self.lanes.handle(lane)
     }
 
+    /// Size of the memory pool, in bytes.
+    pub(crate) fn memory_limit_bytes(&self) -> usize {
+        match self.runtime.memory_pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes,
+            MemoryLimit::Infinite | MemoryLimit::Unknown => usize::MAX,
+        }
+    }
+
     /// Bytes taken from the memory pool.
     pub fn memory_used_bytes(&self) -> u64 {
         self.runtime.memory_pool.reserved() as u64
@@ -137,10 +143,7 @@ impl Engine {
     /// Settings for an attempt with so many sorts. All sorts run at once, and each reserves memory for the merge of its
     /// spilled runs: DataFusion's 10 MB each can be more than the pool has.
     pub(crate) fn with_merge_reservation(&self, config: SessionConfig, sorts: usize) -> SessionConfig {
-        let MemoryLimit::Finite(pool_bytes) = self.runtime.memory_pool.memory_limit() else {
-            return config;
-        };
-        let fair = pool_bytes / MERGE_SHARE / sorts.max(1);
+        let fair = self.memory_limit_bytes() / MERGE_SHARE / sorts.max(1);
         // The config is shared by all attempts of the stage: it is copied only where it must change.
         if config.options().execution.sort_spill_reservation_bytes <= fair {
             return config;
@@ -153,11 +156,15 @@ impl Engine {
         self.context(config, Arc::clone(&self.runtime))
     }
 
-    /// A context to run a plan in; the plan's memory is counted to `usage`.
-    pub(crate) fn attempt_context(&self, config: SessionConfig, usage: Arc<Usage>) -> Arc<TaskContext> {
-        let pool = Arc::clone(&self.runtime.memory_pool);
+    /// The memory of one attempt, counted to `usage`.
+    pub(crate) fn attempt_memory(&self, query: QueryId, reserved: usize, usage: Arc<Usage>) -> Arc<AttemptPool> {
+        Arc::new(AttemptPool::new(Arc::clone(&self.shares), query, reserved, usage))
+    }
+
+    /// A context to run a plan in, with the attempt's memory.
+    pub(crate) fn attempt_context(&self, config: SessionConfig, memory: Arc<AttemptPool>) -> Arc<TaskContext> {
         let runtime = RuntimeEnv {
-            memory_pool: Arc::new(AttemptPool::new(pool, usage)),
+            memory_pool: memory,
             ..RuntimeEnv::clone(&self.runtime)
         };
         self.context(config, Arc::new(runtime))
@@ -194,9 +201,7 @@ mod tests {
     #[tokio::test]
     async fn merge_reservations_share_part_of_pool() {
         let (_folder, engine) = testing::engine();
-        let MemoryLimit::Finite(pool_bytes) = engine.runtime.memory_pool.memory_limit() else {
-            panic!("the pool has a limit");
-        };
+        let pool_bytes = engine.memory_limit_bytes();
         let reserved = |partitions| {
             let config = engine.with_merge_reservation(SessionConfig::new(), partitions);
             config.options().execution.sort_spill_reservation_bytes

@@ -1,92 +1,253 @@
-//! The process's memory pool as one attempt sees it: the same pool, with the attempt's own share counted.
+//! The memory of the process, shared out to the queries that run.
+//!
+//! ```text
+//! operator ── AttemptPool (one attempt) ── Shares (one process) ── pool (counts, and names the largest consumers)
+//!                                             `─ refused: the shuffle's kept rows go to disk, then asked again
+//! ```
+//!
+//! A query alone gets almost everything. Beside others, each is sure of a part: what it reserved, and half of an equal
+//! share of the rest as long as it runs. The rest goes to whoever asks first. A query with more than its equal share, counting one
+//! query that may come, leaves an eighth of the pool free, so that a newcomer finds a start.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use datafusion::common::Result;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{
+    MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation, human_readable_size,
+};
+use squadron_proto::QueryId;
+use squadron_shuffle::Store;
 
 use crate::usage::Usage;
 
-/// Takes everything from `pool` and counts it to `usage`.
+/// Queries with more than their share leave one part in so many of the pool free.
+const HEADROOM: usize = 8;
+
+/// Kept rows go to disk at least so much of the pool at a time, one part in so many.
+const MOVED_SHARE: usize = 32;
+
+/// Who holds how much of the process's memory.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    pool: Arc<dyn MemoryPool>,
+    store: Store,
+    queries: Mutex<HashMap<QueryId, Holding>>,
+}
+
+/// What the attempts of a query hold in this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Holding {
+    attempts: usize,
+    /// Attempts that wait for their clients: they ask for nothing.
+    parked: usize,
+    bytes: usize,
+    reserved: usize,
+}
+
+impl Shares {
+    /// Shares `pool` out. Rows that `store` keeps in memory make room.
+    pub(crate) fn new(pool: Arc<dyn MemoryPool>, store: Store) -> Self {
+        Self {
+            pool,
+            store,
+            queries: Mutex::default(),
+        }
+    }
+
+    fn queries(&self) -> MutexGuard<'_, HashMap<QueryId, Holding>> {
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, query: QueryId, change: impl FnOnce(&mut Holding)) {
+        if let Some(holding) = self.queries().get_mut(&query) {
+            change(holding);
+        }
+    }
+
+    fn join(&self, query: QueryId, reserved: usize) {
+        let mut queries = self.queries();
+        let holding = queries.entry(query).or_default();
+        holding.attempts += 1;
+        holding.reserved = reserved;
+    }
+
+    fn leave(&self, query: QueryId, was_parked: bool) {
+        let mut queries = self.queries();
+        if let Some(holding) = queries.get_mut(&query) {
+            holding.attempts -= 1;
+            holding.parked -= usize::from(was_parked);
+            if holding.attempts == 0 {
+                queries.remove(&query);
+            }
+        }
+    }
+
+    fn try_grow(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) -> Result<()> {
+        let Err(refused) = self.try_grow_once(query, reservation, bytes) else {
+            return Ok(());
+        };
+        let moved = match self.pool.memory_limit() {
+            MemoryLimit::Finite(limit) => self.store.move_to_disk(bytes.max(limit / MOVED_SHARE)),
+            MemoryLimit::Infinite | MemoryLimit::Unknown => Ok(false),
+        };
+        match moved {
+            Ok(true) => self.try_grow_once(query, reservation, bytes),
+            Ok(false) => Err(refused),
+            Err(failure) => {
+                tracing::warn!(%failure, "rows that wait for their readers stay in memory");
+                Err(refused)
+            }
+        }
+    }
+
+    fn try_grow_once(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) -> Result<()> {
+        let mut queries = self.queries();
+        if let MemoryLimit::Finite(limit) = self.pool.memory_limit()
+            && !allows(&queries, query, bytes, limit, self.pool.reserved())
+        {
+            let held = queries.get(&query).map_or(0, |holding| holding.bytes);
+            let message = format!(
+                "{} asked for {} more; its query holds {} of the {} of --memory, of which {} is taken, and {} other \
+                 queries run here: raise --memory, or run fewer queries at once",
+                reservation.consumer().name(),
+                human_readable_size(bytes),
+                human_readable_size(held),
+                human_readable_size(limit),
+                human_readable_size(self.pool.reserved()),
+                queries.len().saturating_sub(1),
+            );
+            return Err(DataFusionError::ResourcesExhausted(message));
+        }
+        self.pool.try_grow(reservation, bytes)?;
+        if let Some(holding) = queries.get_mut(&query) {
+            holding.bytes += bytes;
+        }
+        Ok(())
+    }
+}
+
+/// Whether `query` may take `bytes` more of a pool of `limit`, of which `taken` is taken.
+fn allows(queries: &HashMap<QueryId, Holding>, query: QueryId, bytes: usize, limit: usize, taken: usize) -> bool {
+    let Some(free) = limit.saturating_sub(taken).checked_sub(bytes) else {
+        return false;
+    };
+    let running = queries.values().filter(|holding| holding.is_running()).count();
+    let reserved = queries.values().map(|holding| holding.reserved);
+    let reserved = reserved.fold(0, usize::saturating_add);
+    let half_share = limit.saturating_sub(reserved) / (2 * running.max(1));
+    let sure = |holding: &Holding| match holding.is_running() {
+        true => holding.reserved.saturating_add(half_share),
+        false => holding.reserved,
+    };
+    let own = queries.get(&query).copied().unwrap_or_default();
+    let wanted = own.bytes.saturating_add(bytes);
+    if wanted <= sure(&own) {
+        return true;
+    }
+    let others = queries.iter().filter(|(other, _)| **other != query);
+    let claims = others.map(|(_, holding)| sure(holding).saturating_sub(holding.bytes));
+    let claimed = claims.fold(0, usize::saturating_add);
+    let headroom = if wanted > limit / (running + 1) {
+        limit / HEADROOM
+    } else {
+        0
+    };
+    free >= claimed.saturating_add(headroom)
+}
+
+impl Holding {
+    fn is_running(&self) -> bool {
+        self.attempts > self.parked
+    }
+}
+
+/// The process's memory as one attempt sees it: within its query's share, and counted to the attempt.
 #[derive(Debug)]
 pub(crate) struct AttemptPool {
-    pool: Arc<dyn MemoryPool>,
+    shares: Arc<Shares>,
+    query: QueryId,
+    is_parked: AtomicBool,
     usage: Arc<Usage>,
 }
 
 impl AttemptPool {
-    pub(crate) fn new(pool: Arc<dyn MemoryPool>, usage: Arc<Usage>) -> Self {
-        Self { pool, usage }
+    /// `reserved` bytes are kept for the query in this process.
+    pub(crate) fn new(shares: Arc<Shares>, query: QueryId, reserved: usize, usage: Arc<Usage>) -> Self {
+        shares.join(query, reserved);
+        Self {
+            shares,
+            query,
+            is_parked: AtomicBool::new(false),
+            usage,
+        }
+    }
+
+    /// The attempt waits for its client, or no longer does.
+    pub(crate) fn set_parked(&self, is_parked: bool) {
+        if self.is_parked.swap(is_parked, Ordering::Relaxed) == is_parked {
+            return;
+        }
+        self.shares.update(self.query, |holding| match is_parked {
+            true => holding.parked += 1,
+            false => holding.parked -= 1,
+        });
+    }
+}
+
+impl Drop for AttemptPool {
+    fn drop(&mut self) {
+        self.shares.leave(self.query, *self.is_parked.get_mut());
     }
 }
 
 impl fmt::Display for AttemptPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.pool.fmt(f)
+        self.shares.pool.fmt(f)
     }
 }
 
 impl MemoryPool for AttemptPool {
     fn name(&self) -> &str {
-        self.pool.name()
+        self.shares.pool.name()
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
-        self.pool.register(consumer);
+        self.shares.pool.register(consumer);
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
-        self.pool.unregister(consumer);
+        self.shares.pool.unregister(consumer);
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        self.pool.grow(reservation, additional);
+        self.shares.pool.grow(reservation, additional);
+        self.shares.update(self.query, |holding| holding.bytes += additional);
         self.usage.grow(additional);
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
-        self.pool.shrink(reservation, shrink);
+        self.shares.pool.shrink(reservation, shrink);
+        self.shares.update(self.query, |holding| holding.bytes -= shrink);
         self.usage.shrink(shrink);
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        self.pool.try_grow(reservation, additional)?;
+        self.shares.try_grow(self.query, reservation, additional)?;
         self.usage.grow(additional);
         Ok(())
     }
 
     fn reserved(&self) -> usize {
-        self.pool.reserved()
+        self.shares.pool.reserved()
     }
 
     fn memory_limit(&self) -> MemoryLimit {
-        self.pool.memory_limit()
+        self.shares.pool.memory_limit()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use datafusion::execution::memory_pool::GreedyMemoryPool;
-
-    use super::*;
-
-    #[test]
-    fn attempt_pool_counts_granted_bytes_only() {
-        let shared: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100));
-        let other = MemoryConsumer::new("other").register(&shared);
-        other.grow(50);
-        let usage = Arc::new(Usage::default());
-        let pool: Arc<dyn MemoryPool> = Arc::new(AttemptPool::new(Arc::clone(&shared), Arc::clone(&usage)));
-        let reservation = MemoryConsumer::new("attempt").register(&pool);
-        reservation.try_grow(40).unwrap();
-        assert!(reservation.try_grow(20).is_err());
-        assert_eq!(shared.reserved(), 90);
-        reservation.shrink(30);
-        reservation.grow(5);
-        assert_eq!(usage.peak_memory_bytes(), 40);
-        drop(reservation);
-        assert_eq!(shared.reserved(), 50);
-        assert!(matches!(pool.memory_limit(), MemoryLimit::Finite(100)));
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::metrics::MetricsSet;
 use squadron_shuffle::FETCHED_BYTES;
 
-use crate::spilling::{JoinInputExec, SpillingJoinExec};
+use crate::spilling::{LateInputExec, SpillingJoinExec};
 use crate::yielding::YieldExec;
 
 /// Limit of an operator's line, in characters: IN lists and file lists would get longer.
@@ -58,7 +58,7 @@ fn visit(plan: &dyn ExecutionPlan, depth: usize, metrics: &mut PlanMetrics) {
 fn passed_on(plan: &dyn ExecutionPlan) -> Option<&Arc<dyn ExecutionPlan>> {
     match plan.downcast_ref::<YieldExec>() {
         Some(yielding) => Some(yielding.input()),
-        None => plan.downcast_ref::<JoinInputExec>()?.input(),
+        None => plan.downcast_ref::<LateInputExec>()?.input(),
     }
 }
 

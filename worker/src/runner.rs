@@ -22,15 +22,16 @@ use futures::{FutureExt, StreamExt};
 use squadron_proto::control::{AttemptStatus, Launch, OutputMode, TaskMetrics, TaskOutput};
 use squadron_proto::{AttemptKey, Failure, FailureKind};
 use squadron_shuffle::{AttemptContext, OutputWriter, ShuffleWriteExec, WritePartitioning, Written, failure, fragment};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::attempts::Phase;
 use crate::engine::Engine;
+use crate::memory::AttemptPool;
 use crate::metrics;
-use crate::spilling::with_spilling_joins;
+use crate::spilling::{with_bounded_memory, with_external_sorts};
 use crate::stage::StagePlan;
 use crate::usage::{Usage, measure};
 use crate::yielding::with_yields;
@@ -76,6 +77,7 @@ fn count_sorts(plan: &Arc<dyn ExecutionPlan>) -> usize {
 /// A plan instance with its own output.
 struct Prepared {
     usage: Arc<Usage>,
+    memory: Arc<AttemptPool>,
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
     writer: OutputWriter,
@@ -109,7 +111,7 @@ impl Attempt {
         self.enter(Phase::Running).await;
         let outcome = tokio::select! {
             biased;
-            never = self.report_parking(prepared.writer.waiting()) => match never {},
+            never = self.report_parking(&prepared) => match never {},
             outcome = prepared.drive(self.launch.attempt, &self.stop) => outcome,
         };
         match outcome.and_then(|()| prepared.writer.finish()) {
@@ -127,7 +129,9 @@ impl Attempt {
         let partitions = &self.launch.partitions;
         let stage = self.stage.context(&self.engine)?;
         let plan = self.stage.instance(&stage)?;
-        let plan = fragment::slice(plan, partitions, &self.launch.scans).map_err(|error| failure::of(&error))?;
+        let plan = fragment::slice(plan, partitions, &self.launch.scans)
+            .and_then(|plan| with_external_sorts(plan, self.engine.memory_limit_bytes()))
+            .map_err(|error| failure::of(&error))?;
         let local = plan.output_partitioning().partition_count();
         if !partitions.is_empty() && partitions.len() != local {
             let wanted = partitions.len();
@@ -157,11 +161,14 @@ impl Attempt {
         let config = stage.session_config().clone();
         let config = self.engine.with_merge_reservation(config, count_sorts(&plan));
         let config = config.with_extension(Arc::new(attempt));
-        let context = self.engine.attempt_context(config, Arc::clone(&self.usage));
+        let reserved = self.stage.reserved_bytes();
+        let memory = self.engine.attempt_memory(key.query, reserved, Arc::clone(&self.usage));
+        let context = self.engine.attempt_context(config, Arc::clone(&memory));
         Ok(Prepared {
             usage: Arc::clone(&self.usage),
+            memory,
             plan: with_yields(plan)
-                .and_then(with_spilling_joins)
+                .and_then(with_bounded_memory)
                 .map_err(|error| failure::of(&error))?,
             context,
             writer,
@@ -169,12 +176,14 @@ impl Attempt {
     }
 
     /// Reports each time that a streamed output starts or stops waiting for its reader.
-    async fn report_parking(&self, mut waiting: watch::Receiver<bool>) -> Infallible {
+    async fn report_parking(&self, prepared: &Prepared) -> Infallible {
+        let mut waiting = prepared.writer.waiting();
         let mut reported = false;
         loop {
             let waits = *waiting.borrow_and_update();
             if waits != reported && self.launch.output == OutputMode::Streamed {
                 reported = waits;
+                prepared.memory.set_parked(waits);
                 self.enter(if waits { Phase::Parked } else { Phase::Running }).await;
             }
             if waiting.changed().await.is_err() {

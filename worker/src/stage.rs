@@ -22,6 +22,7 @@ pub(crate) struct StagePlan {
     plan: Plan,
     settings: Vec<(String, String)>,
     stores: Vec<ObjectStoreSpec>,
+    reserved_bytes: usize,
     /// The context in which plans are decoded; made by the first attempt for all.
     context: OnceLock<Result<Arc<TaskContext>, Failure>>,
 }
@@ -41,6 +42,7 @@ impl StagePlan {
             },
             settings: stage.settings,
             stores: stage.stores,
+            reserved_bytes: usize::try_from(stage.reserved_bytes).unwrap_or(usize::MAX),
             context: OnceLock::new(),
         }
     }
@@ -55,6 +57,11 @@ impl StagePlan {
             Ok(engine.task_context(session_config(&self.settings)))
         });
         context.clone()
+    }
+
+    /// How much memory the process keeps for the query, in bytes.
+    pub(crate) fn reserved_bytes(&self) -> usize {
+        self.reserved_bytes
     }
 
     /// An instance of the whole plan, for one attempt.

@@ -80,6 +80,7 @@ pub(crate) fn stage_of(plan: PlanRef) -> Stage {
         plan,
         settings: vec![],
         stores: vec![],
+        reserved_bytes: 0,
     }
 }
 

@@ -124,6 +124,7 @@ impl TryFrom<Stage> for wire::Stage {
                     options: settings_to_wire(store.options),
                 })
                 .collect(),
+            reserved_bytes: stage.reserved_bytes,
         })
     }
 }
@@ -145,6 +146,7 @@ impl TryFrom<wire::Stage> for Stage {
                     options: settings_from_wire(store.options),
                 })
                 .collect(),
+            reserved_bytes: stage.reserved_bytes,
         })
     }
 }

@@ -144,7 +144,11 @@ impl SpillFile {
         };
         let offset = open.end;
         open.file.seek(SeekFrom::Start(offset))?;
-        open.file.write_all(bytes)?;
+        if let Err(error) = open.file.write_all(bytes) {
+            // A full disk has taken a part of the block, which nobody counts. What cannot be cut off is written over.
+            let _ = open.file.set_len(offset);
+            return Err(error);
+        }
         open.end += bytes.len() as u64;
         open.live_bytes += bytes.len() as u64;
         Ok(offset)
@@ -154,7 +158,14 @@ impl SpillFile {
         let number = self.store.files.fetch_add(1, Ordering::Relaxed);
         let path = self.store.folder.path().join(number.to_string());
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).open(&path)?;
+        let options = options.read(true).write(true).create_new(true);
+        let file = match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.store.folder.restore()?;
+                options.open(&path)?
+            }
+            opened => opened?,
+        };
         Ok(OpenFile {
             file,
             path,
@@ -180,7 +191,10 @@ impl Drop for SpillFile {
         let open = self.open.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = open.take() {
             self.store.used_bytes.fetch_sub(open.end, Ordering::Relaxed);
-            if let Err(error) = fs::remove_file(&open.path) {
+            let removed = fs::remove_file(&open.path);
+            if let Err(error) = removed
+                && error.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(path = %open.path.display(), %error, "cannot remove a spill file");
             }
         }
@@ -188,6 +202,10 @@ impl Drop for SpillFile {
 }
 
 impl Block {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+
     /// Reads the bytes of the block. Blocks the thread.
     pub(crate) fn read(&self) -> Result<Vec<u8>, Failure> {
         let mut bytes = vec![0; self.bytes];
@@ -234,7 +252,7 @@ impl DiskBatch {
 
     /// Bytes on disk.
     pub(crate) fn bytes(&self) -> u64 {
-        self.block.bytes as u64
+        self.block.bytes()
     }
 
     pub(crate) fn rows(&self) -> usize {

@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use squadron_proto::{Failure, FailureKind, WorkerId};
 
@@ -17,9 +18,10 @@ const SETUP_LOCK: &str = "squadron-shuffle.lock";
 /// A folder that this process alone uses; removed on drop.
 #[derive(Debug)]
 pub(crate) struct Folder {
+    parent: PathBuf,
     path: PathBuf,
     /// Locked for as long as the folder is in use.
-    _owner: File,
+    owner: Mutex<File>,
 }
 
 impl Folder {
@@ -40,16 +42,24 @@ impl Folder {
     }
 
     fn try_create(parent: &Path) -> io::Result<Self> {
-        fs::create_dir_all(parent)?;
-        let setup = File::create(parent.join(SETUP_LOCK))?;
-        setup.lock()?;
+        let _setup = lock_setup(parent)?;
         remove_abandoned(parent)?;
         // A worker id serves as a unique name.
         let path = parent.join(format!("{PREFIX}{}", WorkerId::new()));
-        create_private_dir(&path)?;
-        let owner = File::create(path.join(OWNER_LOCK))?;
-        owner.lock()?;
-        Ok(Self { path, _owner: owner })
+        let owner = Mutex::new(create_owned(&path)?);
+        let parent = parent.to_owned();
+        Ok(Self { parent, path, owner })
+    }
+
+    /// Makes the folder again if somebody has removed it.
+    pub(crate) fn restore(&self) -> io::Result<()> {
+        let _setup = lock_setup(&self.parent)?;
+        if !self.path.is_dir() {
+            let owner = create_owned(&self.path)?;
+            *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+            tracing::warn!(path = %self.path.display(), "the spill folder was removed; made again");
+        }
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -59,10 +69,29 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        let removed = fs::remove_dir_all(&self.path);
+        if let Err(error) = removed
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the spill folder");
         }
     }
+}
+
+/// Until the lock is dropped, no other process creates or removes folders in `parent`.
+fn lock_setup(parent: &Path) -> io::Result<File> {
+    fs::create_dir_all(parent)?;
+    let setup = File::create(parent.join(SETUP_LOCK))?;
+    setup.lock()?;
+    Ok(setup)
+}
+
+/// Creates the folder and locks it.
+fn create_owned(path: &Path) -> io::Result<File> {
+    create_private_dir(path)?;
+    let owner = File::create(path.join(OWNER_LOCK))?;
+    owner.lock()?;
+    Ok(owner)
 }
 
 /// Creates a folder that other users of the machine cannot read.
@@ -120,6 +149,17 @@ mod tests {
         drop(first);
         assert!(!path.exists());
         assert!(second.path().exists());
+    }
+
+    #[test]
+    fn removed_folder_is_restored() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = Folder::create(parent.path()).unwrap();
+        folder.restore().unwrap();
+        fs::remove_dir_all(parent.path()).unwrap();
+        folder.restore().unwrap();
+        let _other = Folder::create(parent.path()).unwrap();
+        assert!(folder.path().exists(), "it still has its owner");
     }
 
     #[test]

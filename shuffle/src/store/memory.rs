@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
-/// Stored batches take at most one part in this many of a limited pool: a join cannot spill to disk, the shuffle can.
+/// Stored batches take at most one part in this many of a limited pool.
 const POOL_SHARE: usize = 2;
 
 /// Charges bytes to the pool, for batches that are stored in memory.
 #[derive(Debug)]
 pub(crate) struct MemoryStore {
     consumer: MemoryReservation,
-    held: Arc<AtomicUsize>,
+    /// Bytes of rows that are on their way, and stay in memory.
+    passing: Arc<AtomicUsize>,
+    /// Bytes of rows that are kept, which can go to disk.
+    kept: Arc<AtomicUsize>,
     limit: usize,
 }
 
@@ -31,38 +34,54 @@ impl MemoryStore {
         };
         Self {
             consumer: MemoryConsumer::new("shuffle").register(pool),
-            held: Arc::default(),
+            passing: Arc::default(),
+            kept: Arc::default(),
             limit,
         }
     }
 
     /// Bytes charged now.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.passing.load(Ordering::Relaxed).saturating_add(self.kept_bytes())
     }
 
-    /// Takes `bytes` from the pool, unless that would exceed the pool or the shuffle's share of it.
+    /// Bytes charged for rows that can go to disk.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes` from the pool for rows on their way, unless that would exceed the pool or the shuffle's share of
+    /// it.
     pub(crate) fn try_charge(&self, bytes: usize) -> Option<Charge> {
-        let held = self.held.fetch_add(bytes, Ordering::Relaxed);
-        let charge = Charge {
-            reservation: self.consumer.new_empty(),
-            held: Arc::clone(&self.held),
-        };
-        if held.saturating_add(bytes) > self.limit || charge.reservation.try_grow(bytes).is_err() {
-            self.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.try_charge_to(&self.passing, bytes)
+    }
+
+    /// Takes `bytes` from the pool for rows that are kept, within the same limits.
+    pub(crate) fn try_charge_kept(&self, bytes: usize) -> Option<Charge> {
+        self.try_charge_to(&self.kept, bytes)
+    }
+
+    fn try_charge_to(&self, held: &Arc<AtomicUsize>, bytes: usize) -> Option<Charge> {
+        if self.held_bytes().saturating_add(bytes) > self.limit {
             return None;
         }
-        Some(charge)
+        let reservation = self.consumer.new_empty();
+        reservation.try_grow(bytes).ok()?;
+        held.fetch_add(bytes, Ordering::Relaxed);
+        Some(Charge {
+            reservation,
+            held: Arc::clone(held),
+        })
     }
 
     /// Takes `bytes` from the pool, even beyond its limit: for what must be in memory now and is about to be consumed.
     pub(crate) fn charge(&self, bytes: usize) -> Charge {
-        self.held.fetch_add(bytes, Ordering::Relaxed);
+        self.passing.fetch_add(bytes, Ordering::Relaxed);
         let reservation = self.consumer.new_empty();
         reservation.grow(bytes);
         Charge {
             reservation,
-            held: Arc::clone(&self.held),
+            held: Arc::clone(&self.passing),
         }
     }
 

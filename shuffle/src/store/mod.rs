@@ -14,6 +14,7 @@ mod batch_store;
 mod disk;
 mod folder;
 mod memory;
+mod operator_files;
 mod output;
 mod overflow;
 mod partition;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::datatypes::SchemaRef;
+use datafusion::execution::TempFileFactory;
 use datafusion::execution::memory_pool::MemoryPool;
 use squadron_proto::control::{OutputMode, Release};
 use squadron_proto::{AttemptKey, AttemptNumber, Failure, FailureKind, QueryId, StageId, TaskId};
@@ -35,6 +37,7 @@ use disk::DiskStore;
 pub(crate) use disk::{Block, SpillFile};
 use folder::Folder;
 pub(crate) use memory::{Charge, MemoryStore};
+use operator_files::OperatorFiles;
 use output::Output;
 pub use output::{OutputWriter, Written};
 use overflow::{DiskOutput, Overflow};
@@ -73,11 +76,12 @@ struct Inner {
     disk: Arc<DiskStore>,
     streamed_bytes: usize,
     outputs: Mutex<BTreeMap<AttemptKey, Arc<Output>>>,
+    /// Locked while rows are moved to disk.
+    moving: Mutex<()>,
 }
 
 impl Store {
-    /// A store whose memory is charged to `pool`. Of a limited pool it takes at most half, which leaves the rest to
-    /// operators that cannot spill. Folders left in `options.spill_dir` by processes that were killed are removed.
+    /// A store whose memory is charged to `pool`. Of a limited pool it takes at most half. Folders left in `options.spill_dir` by processes that were killed are removed.
     ///
     /// # Errors
     /// When the spill folder cannot be used.
@@ -88,6 +92,7 @@ impl Store {
             disk: Arc::new(DiskStore::new(folder, options.max_spill_bytes)),
             streamed_bytes: options.streamed_bytes,
             outputs: Mutex::default(),
+            moving: Mutex::default(),
         })))
     }
 
@@ -189,6 +194,30 @@ impl Store {
         self.0.disk.folder()
     }
 
+    /// Moves kept rows from memory to disk until `bytes` of memory are free again, or none are left there. Blocks the
+    /// thread. Returns whether rows were moved, by this call or by another one meanwhile.
+    ///
+    /// # Errors
+    /// When the disk or its limit is full, or the disk fails. Rows that were not moved stay in memory.
+    pub fn move_to_disk(&self, bytes: usize) -> Result<bool, Failure> {
+        let memory = &self.0.memory;
+        let before = memory.kept_bytes();
+        if before == 0 {
+            return Ok(false);
+        }
+        let _one_at_a_time = self.0.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = before.saturating_sub(bytes);
+        let is_enough = || memory.kept_bytes() <= target;
+        let outputs: Vec<_> = self.outputs().values().cloned().collect();
+        for output in outputs {
+            if is_enough() {
+                break;
+            }
+            output.move_to_disk(is_enough)?;
+        }
+        Ok(memory.kept_bytes() < before)
+    }
+
     /// What the store holds now.
     pub fn usage(&self) -> StoreUsage {
         StoreUsage {
@@ -201,6 +230,11 @@ impl Store {
     /// Charges to this store's pool, for rows on their way in or out.
     pub(crate) fn memory(&self) -> &Arc<MemoryStore> {
         &self.0.memory
+    }
+
+    /// Makes the spill files of DataFusion's operators.
+    pub fn operator_files(&self) -> Arc<dyn TempFileFactory> {
+        Arc::new(OperatorFiles(Arc::clone(&self.0.disk)))
     }
 
     /// A spill file for the rows of an operator. Counted against the same limit as the shuffle's.

@@ -102,6 +102,35 @@ impl Output {
         self.partitions.get(&number)
     }
 
+    /// Moves kept rows to disk until `is_enough`. No effect on streamed output, which is small.
+    pub(super) fn move_to_disk(&self, is_enough: impl Fn() -> bool) -> Result<(), Failure> {
+        if self.mode == OutputMode::Streamed {
+            return Ok(());
+        }
+        for partition in self.partitions.values() {
+            let mut end = usize::MAX;
+            while !is_enough() {
+                match partition.move_last(end, |batch| self.spill(batch))? {
+                    Some(position) => end = position,
+                    None => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn spill(&self, batch: RecordBatch) -> Result<StoredBatch, Failure> {
+        let stored = self.batches.to_disk(batch)?;
+        self.count_spilled(&stored);
+        Ok(stored)
+    }
+
+    fn count_spilled(&self, stored: &StoredBatch) {
+        if let StoredBatch::Disk(batch) = stored {
+            self.spilled_bytes.fetch_add(batch.bytes(), Ordering::Relaxed);
+        }
+    }
+
     /// Frees all rows; readers get `failure`, writers Cancelled.
     pub(super) fn abandon(&self, failure: &Failure) {
         for partition in self.partitions.values() {
@@ -149,9 +178,7 @@ impl Output {
             Put::Stored(stored) => stored,
             Put::Full(_) => return Err(Failure::internal("a disk store without room or error")),
         };
-        if let StoredBatch::Disk(batch) = &stored {
-            self.spilled_bytes.fetch_add(batch.bytes(), Ordering::Relaxed);
-        }
+        self.count_spilled(&stored);
         partition.append(Entry { stored, rows, bytes })
     }
 

@@ -17,7 +17,7 @@ use crate::{compact, failure};
 impl BatchStore for MemoryStore {
     fn put(&self, batch: RecordBatch) -> Result<Put, Failure> {
         let batch = compact::compact(batch).map_err(|error| failure::arrow(&error))?;
-        Ok(match self.try_charge(compact::held_bytes(&batch)) {
+        Ok(match self.try_charge_kept(compact::held_bytes(&batch)) {
             Some(charge) => Put::Stored(StoredBatch::in_memory(batch, charge)),
             None => Put::Full(batch),
         })
@@ -53,6 +53,14 @@ pub(crate) struct Overflow {
 impl Overflow {
     pub(crate) fn new(memory: Arc<MemoryStore>, disk: DiskOutput) -> Self {
         Self { memory, disk }
+    }
+
+    /// The same batch on disk.
+    pub(crate) fn to_disk(&self, batch: RecordBatch) -> Result<StoredBatch, Failure> {
+        match self.disk.put(batch)? {
+            Put::Stored(stored) => Ok(stored),
+            Put::Full(_) => Err(Failure::internal("a disk store without room or error")),
+        }
     }
 }
 

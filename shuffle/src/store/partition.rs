@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use arrow::array::RecordBatch;
 use squadron_proto::control::OutputMode;
 use squadron_proto::{Failure, FailureKind};
 
@@ -152,6 +153,34 @@ impl Partition {
             Phase::Failed(failure) => Err(failure.clone()),
             Phase::Writing | Phase::Finished => Ok((state.rows, state.bytes)),
         }
+    }
+
+    /// Replaces the last batch in memory before position `end` by what `write` makes of it. Readers come to the last
+    /// batches last. Returns its position; none when no batch before `end` is in memory.
+    pub(super) fn move_last(
+        &self,
+        end: usize,
+        write: impl FnOnce(RecordBatch) -> Result<StoredBatch, Failure>,
+    ) -> Result<Option<usize>, Failure> {
+        let in_memory = |entry: &Entry| match &entry.stored {
+            StoredBatch::Memory { batch, .. } => Some(batch.clone()),
+            StoredBatch::Disk(_) => None,
+        };
+        let last = {
+            let state = self.lock();
+            let entries = state.entries.iter().enumerate().take(end);
+            let mut found = entries.filter_map(|(position, entry)| Some((position, in_memory(entry)?)));
+            found.next_back()
+        };
+        let Some((position, batch)) = last else {
+            return Ok(None);
+        };
+        // Readers go on meanwhile.
+        let moved = write(batch)?;
+        if let Some(entry) = self.lock().entries.get_mut(position) {
+            entry.stored = moved;
+        }
+        Ok(Some(position))
     }
 
     /// The batch at `position`, or `None` after the last; a streamed batch is removed.

@@ -1,4 +1,4 @@
-//! The inputs of a hash join that may go to disk.
+//! Inputs of operators whose rows are decided after their execution.
 
 use std::fmt;
 use std::pin::Pin;
@@ -36,7 +36,7 @@ impl Rows {
     /// When they were taken before, or the partition was not executed: a bug.
     pub(super) fn take(&self) -> Result<SendableRecordBatchStream> {
         let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        rows.ok_or_else(|| internal_datafusion_err!("an input of a join was read twice, or before it was executed"))
+        rows.ok_or_else(|| internal_datafusion_err!("an input was read twice, or before it was executed"))
     }
 
     pub(super) fn put(&self, rows: SendableRecordBatchStream) {
@@ -44,8 +44,8 @@ impl Rows {
     }
 }
 
-/// Stands for one side of a join: what it yields is decided when the join first asks, after its execution.
-pub(crate) struct JoinInputExec {
+/// Stands for an input of an operator: what it yields is decided when the operator first asks, after its execution.
+pub(crate) struct LateInputExec {
     /// The planned input; none for the rows of a piece.
     input: Option<Arc<dyn ExecutionPlan>>,
     properties: Arc<PlanProperties>,
@@ -54,15 +54,15 @@ pub(crate) struct JoinInputExec {
     context: Arc<Mutex<Option<Arc<TaskContext>>>>,
 }
 
-impl fmt::Debug for JoinInputExec {
+impl fmt::Debug for LateInputExec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinInputExec")
+        f.debug_struct("LateInputExec")
             .field("input", &self.input)
             .finish_non_exhaustive()
     }
 }
 
-impl JoinInputExec {
+impl LateInputExec {
     /// Stands for a planned input.
     pub(super) fn planned(input: Arc<dyn ExecutionPlan>) -> Self {
         let partitions = input.output_partitioning().partition_count();
@@ -76,8 +76,14 @@ impl JoinInputExec {
 
     /// One partition with these rows.
     pub(super) fn piece(rows: SendableRecordBatchStream) -> Self {
+        let properties = EquivalenceProperties::new(rows.schema());
+        Self::piece_with(rows, properties)
+    }
+
+    /// One partition with these rows, which have these properties.
+    pub(super) fn piece_with(rows: SendableRecordBatchStream, properties: EquivalenceProperties) -> Self {
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(rows.schema()),
+            properties,
             Partitioning::UnknownPartitioning(1),
             EmissionType::Incremental,
             Boundedness::Bounded,
@@ -100,26 +106,26 @@ impl JoinInputExec {
         &self.rows
     }
 
-    /// Executes the planned input in `context`, whatever the join is executed in.
+    /// Executes the planned input in `context`, whatever the operator is executed in.
     pub(super) fn set_context(&self, context: Arc<TaskContext>) {
         *self.context.lock().unwrap_or_else(PoisonError::into_inner) = Some(context);
     }
 
     fn context(&self) -> Result<Arc<TaskContext>> {
         let context = self.context.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        context.ok_or_else(|| internal_datafusion_err!("an input of a join was executed before the join"))
+        context.ok_or_else(|| internal_datafusion_err!("an input was executed before its operator"))
     }
 }
 
-impl DisplayAs for JoinInputExec {
+impl DisplayAs for LateInputExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JoinInputExec")
+        write!(f, "LateInputExec")
     }
 }
 
-impl ExecutionPlan for JoinInputExec {
+impl ExecutionPlan for LateInputExec {
     fn name(&self) -> &'static str {
-        "JoinInputExec"
+        "LateInputExec"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {

@@ -19,7 +19,7 @@ use futures::future::{BoxFuture, Shared, join_all};
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};
 
 use super::build::{self, Build};
-use super::input::JoinInputExec;
+use super::input::LateInputExec;
 use super::joining::Joining;
 use super::pieces::{Piece, Pieces};
 use super::probe::{self, Gathering, Probe};
@@ -36,8 +36,8 @@ pub(crate) struct SpillingJoinExec {
 /// What the partitions of one join share.
 struct State {
     join: Arc<HashJoinExec>,
-    build: Arc<JoinInputExec>,
-    probe: Arc<JoinInputExec>,
+    build: Arc<LateInputExec>,
+    probe: Arc<LateInputExec>,
     joining: OnceLock<Arc<Joining>>,
     /// One per partition of the build side, from its execution to the end of its partition of the join.
     builds: Vec<Mutex<Option<SharedBuild>>>,
@@ -59,8 +59,8 @@ impl SpillingJoinExec {
     /// # Errors
     /// When the join cannot be built again, which is a bug.
     pub(crate) fn new(join: &HashJoinExec) -> Result<Self> {
-        let build = Arc::new(JoinInputExec::planned(Arc::clone(join.left())));
-        let probe = Arc::new(JoinInputExec::planned(Arc::clone(join.right())));
+        let build = Arc::new(LateInputExec::planned(Arc::clone(join.left())));
+        let probe = Arc::new(LateInputExec::planned(Arc::clone(join.right())));
         let children: Vec<Arc<dyn ExecutionPlan>> = vec![Arc::clone(&build) as _, Arc::clone(&probe) as _];
         let join = join.builder().with_new_children(children)?.build()?;
         Ok(Self {
@@ -264,7 +264,7 @@ impl State {
         let pieces = pieces.map(|(build, probe)| Piece::new(build, probe)).collect();
         let mut rows = Pieces::new(Arc::clone(joining), pieces).into_rows();
         if let Some(order) = self.join.properties().output_ordering() {
-            let sort = SortExec::new(order.clone(), Arc::new(JoinInputExec::piece(rows)));
+            let sort = SortExec::new(order.clone(), Arc::new(LateInputExec::piece(rows)));
             rows = sort.execute(0, joining.context())?;
         }
         if self.join.fetch().is_some() {

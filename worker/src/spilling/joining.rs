@@ -20,7 +20,7 @@ use futures::{StreamExt, stream};
 use squadron_shuffle::failure::into_datafusion;
 use squadron_shuffle::{AttemptContext, Spill, Store};
 
-use super::input::JoinInputExec;
+use super::input::LateInputExec;
 use super::scatter::{Scatter, SpilledRows};
 use crate::yielding::YieldExec;
 
@@ -189,8 +189,8 @@ impl Joining {
     ) -> Result<HashJoinExecBuilder> {
         // The join looks at all pairs of a probe batch at once where it has a filter.
         let is_cut = self.join.filter().is_some();
-        let build = Arc::new(YieldExec::new(Arc::new(JoinInputExec::piece(build)), false));
-        let probe = Arc::new(YieldExec::new(Arc::new(JoinInputExec::piece(probe)), is_cut));
+        let build = Arc::new(YieldExec::new(Arc::new(LateInputExec::piece(build)), false));
+        let probe = Arc::new(YieldExec::new(Arc::new(LateInputExec::piece(probe)), is_cut));
         Ok(self
             .join
             .builder()

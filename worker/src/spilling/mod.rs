@@ -1,8 +1,12 @@
-//! Joins larger than memory: a hash join whose build side does not fit goes to disk in pieces.
+//! Queries larger than memory: what DataFusion's operators cannot do within it.
+//!
+//! # Joins
+//!
+//! A hash join whose build side does not fit goes to disk in pieces.
 //!
 //! ```text
-//! SpillingJoinExec (HashJoinExec) ──┬─ JoinInputExec ── build side
-//!        │                          └─ JoinInputExec ── probe side
+//! SpillingJoinExec (HashJoinExec) ──┬─ LateInputExec ── build side
+//!        │                          └─ LateInputExec ── probe side
 //!        └ collects the build side first, charged to the pool
 //!            fits:         the hash join runs as planned, over the collected rows
 //!            does not fit: build, then probe rows are scattered by the hash of their keys over pieces on disk, and the
@@ -15,6 +19,11 @@
 //! Machine and Its Architecture" (1983), with the hybrid idea left out: a build side is in memory or on disk.
 //!
 //! Pieces mix the order of the rows. Where the plan counts on an order, the joined rows are sorted again.
+//!
+//! # Others
+//!
+//! Window functions run for some groups at a time ([`window`]); large limits become sorts ([`top`]). Sorts and
+//! aggregates spill by themselves.
 
 mod build;
 mod input;
@@ -25,6 +34,8 @@ mod probe;
 mod scatter;
 #[cfg(test)]
 mod tests;
+mod top;
+mod window;
 
 use std::sync::Arc;
 
@@ -33,23 +44,25 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::joins::HashJoinExec;
 
-pub(crate) use input::JoinInputExec;
+pub(crate) use input::LateInputExec;
 pub(crate) use join::SpillingJoinExec;
+pub(crate) use top::with_external_sorts;
 
-/// `plan` with a [`SpillingJoinExec`] in place of each hash join.
-pub(crate) fn with_spilling_joins(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+/// `plan` with joins that may go to disk, and windows whose memory is charged.
+pub(crate) fn with_bounded_memory(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let children = plan.children();
     if children.is_empty() {
         return Ok(plan);
     }
-    let children = children.into_iter().cloned().map(with_spilling_joins);
+    let children = children.into_iter().cloned().map(with_bounded_memory);
     let children = children.collect::<Result<Vec<_>>>()?;
     // A node's properties are those of what it stands for, so nothing has to be derived anew.
     let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
     let plan = plan.replace_children(children, options)?;
     match plan.downcast_ref::<HashJoinExec>() {
         Some(join) if can_spill(join) => Ok(Arc::new(SpillingJoinExec::new(join)?)),
-        _ => Ok(plan),
+        Some(_) => Ok(plan),
+        None => Ok(window::bounded(&plan)?.unwrap_or(plan)),
     }
 }
 

@@ -1,10 +1,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::catalog::MemTable;
 use datafusion::catalog::memory::MemorySourceConfig;
 use datafusion::common::{JoinSide, JoinType, NullEquality};
 use datafusion::error::Result;
@@ -17,7 +19,7 @@ use datafusion::physical_plan::joins::{HashJoinExecBuilder, PartitionMode};
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use datafusion::prelude::SessionConfig;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::future::try_join_all;
 use futures::{FutureExt, TryStreamExt};
 use proptest::prelude::*;
@@ -29,10 +31,9 @@ use squadron_proto::ticket::ClusterKey;
 use squadron_shuffle::{AttemptContext, failure};
 use tempfile::TempDir;
 
-use super::{SpillingJoinExec, with_spilling_joins};
+use super::{SpillingJoinExec, with_bounded_memory, with_external_sorts};
 use crate::engine::{Engine, WorkerOptions};
 use crate::testing;
-use crate::usage::Usage;
 use crate::yielding::with_yields;
 
 const JOIN_TYPES: [JoinType; 10] = [
@@ -269,13 +270,14 @@ impl Run {
             .with_batch_size(256)
             .with_sort_spill_reservation_bytes(SMALL_POOL)
             .with_extension(Arc::new(attempt));
-        self.engine.attempt_context(config, Arc::new(Usage::default()))
+        let memory = self.engine.attempt_memory(testing::QUERY, 0, Arc::default());
+        self.engine.attempt_context(config, memory)
     }
 
     /// The rows of `plan`, partition after partition.
     fn rows(&self, plan: &Arc<dyn ExecutionPlan>, may_spill: bool) -> Result<(Arc<dyn ExecutionPlan>, Vec<String>)> {
         let plan = match may_spill {
-            true => with_spilling_joins(with_yields(Arc::clone(plan))?)?,
+            true => with_bounded_memory(with_yields(Arc::clone(plan))?)?,
             false => Arc::clone(plan),
         };
         let context = self.context();
@@ -294,9 +296,18 @@ impl Run {
         Ok((plan, batches.iter().flatten().flat_map(texts).collect()))
     }
 
+    /// Tasks that operators have spawned end soon after them.
     fn assert_nothing_left(&self) {
-        assert_eq!(self.engine.memory_used_bytes(), 0);
-        assert_eq!(self.engine.store.usage().disk_bytes, 0);
+        let held = || (self.engine.memory_used_bytes(), self.engine.store.usage().disk_bytes);
+        let freed = async {
+            while held() != (0, 0) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let freed = self
+            .runtime
+            .block_on(async { tokio::time::timeout(Duration::from_secs(10), freed).await });
+        assert!(freed.is_ok(), "memory and disk still held: {:?}", held());
     }
 }
 
@@ -433,6 +444,87 @@ fn join_that_fits_is_not_spilled() {
     assert_eq!(spills(plan.as_ref()), 0);
     drop(plan);
     run.assert_nothing_left();
+}
+
+/// The plan of a statement over `t`, in which one row in ten has no key.
+fn plan_of(run: &Run, sql: &str, partitions: usize) -> Arc<dyn ExecutionPlan> {
+    let rows = table(3, 6_000, Keys::Spread(200));
+    let config = SessionConfig::new()
+        .with_target_partitions(partitions)
+        .with_batch_size(256);
+    let context = SessionContext::new_with_config(config);
+    let table = MemTable::try_new(schema(), vec![rows]).unwrap();
+    context.register_table("t", Arc::new(table)).unwrap();
+    let plan = async { context.sql(sql).await?.create_physical_plan().await };
+    run.runtime.block_on(plan).unwrap()
+}
+
+fn has_node(plan: &dyn ExecutionPlan, name: &str) -> bool {
+    plan.name() == name || plan.children().into_iter().any(|child| has_node(child.as_ref(), name))
+}
+
+#[test]
+fn windows_run_group_by_group() {
+    let statements = [
+        "SELECT number, sum(number) OVER (PARTITION BY key) FROM t",
+        "SELECT number, count(*) OVER (PARTITION BY key), max(text) OVER (PARTITION BY key) FROM t",
+        "SELECT number, last_value(number) OVER (PARTITION BY key ORDER BY number
+            ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) FROM t",
+        "SELECT number, ntile(3) OVER (PARTITION BY key, number % 2 ORDER BY number) FROM t",
+    ];
+    for sql in statements {
+        for partitions in [1, 3] {
+            let large = Run::new(1 << 30);
+            let (_, mut expected) = large.rows(&plan_of(&large, sql, partitions), false).unwrap();
+            let small = Run::new(16 * SMALL_POOL);
+            let (plan, mut rows) = small.rows(&plan_of(&small, sql, partitions), true).unwrap();
+            assert!(has_node(plan.as_ref(), "WindowChunksExec"), "{sql}");
+            expected.sort_unstable();
+            rows.sort_unstable();
+            assert!(expected == rows, "{sql} over {partitions} partitions");
+            drop(plan);
+            small.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn window_without_groups_is_charged() {
+    for sql in [
+        "SELECT number, text, sum(number) OVER () FROM t",
+        "SELECT number, text, lead(number, 5000) OVER (ORDER BY number) FROM t",
+    ] {
+        let large = Run::new(1 << 30);
+        let (plan, rows) = large.rows(&plan_of(&large, sql, 1), true).unwrap();
+        assert!(has_node(plan.as_ref(), "ChargedWindowExec"), "{sql}");
+        assert_eq!(rows.len(), 6_000);
+        drop(plan);
+        large.assert_nothing_left();
+        let small = Run::new(8 * SMALL_POOL);
+        let error = small.rows(&plan_of(&small, sql, 1), true).unwrap_err();
+        let failure = failure::of(&error);
+        assert_eq!(failure.kind, FailureKind::Exhausted, "{failure}");
+        assert!(failure.message.contains("WindowRows"), "{failure}");
+        small.assert_nothing_left();
+    }
+}
+
+#[test]
+fn large_limits_become_sorts() {
+    let sql = "SELECT text, number FROM t ORDER BY text, number LIMIT 5000";
+    for partitions in [1, 3] {
+        let large = Run::new(1 << 30);
+        let plan = plan_of(&large, sql, partitions);
+        let kept = with_external_sorts(Arc::clone(&plan), 1 << 30).unwrap();
+        assert!(!has_node(kept.as_ref(), "LocalLimitExec"), "they fit");
+        let (_, expected) = large.rows(&plan, false).unwrap();
+        let small = Run::new(8 * SMALL_POOL);
+        let sorting = with_external_sorts(plan_of(&small, sql, partitions), 8 * SMALL_POOL).unwrap();
+        assert!(has_node(sorting.as_ref(), "LocalLimitExec"));
+        let (_, rows) = small.rows(&sorting, true).unwrap();
+        assert!(expected == rows);
+        small.assert_nothing_left();
+    }
 }
 
 fn key_kinds() -> impl Strategy<Value = Keys> {

@@ -129,9 +129,10 @@ impl Admission {
     /// before.
     ///
     /// # Errors
-    /// `Busy` if the query would have to wait and a queue is full.
+    /// `Busy` if the query would have to wait and a queue is full; Exhausted if it reserves more memory than there is.
     pub(crate) fn enter(&mut self, candidate: &Candidate) -> Result<(), Failure> {
         self.check_session(candidate)?;
+        self.check_memory(candidate)?;
         self.enqueue(candidate);
         if self.next() == Some(candidate.query) {
             return Ok(());
@@ -229,26 +230,55 @@ impl Admission {
         choices
     }
 
+    /// The first of the group's own queries whose reservation fits; one that must wait for memory holds none back that
+    /// fits.
     fn pick_own(&self, group: usize) -> Result<QueryId, Full> {
-        let Some(&(_, _, query, memory_bytes)) = self.nodes[group].waiting.first() else {
-            return Err(Full(group));
-        };
-        match self.find_short_of_memory(group, memory_bytes) {
-            Some(full) => Err(Full(full)),
-            None => Ok(query),
+        let mut full = Full(group);
+        for &(_, _, query, memory_bytes) in &self.nodes[group].waiting {
+            match self.find_short_of_memory(group, memory_bytes) {
+                None => return Ok(query),
+                Some(short) => full = Full(short),
+            }
         }
+        Err(full)
     }
 
-    /// The lowest group with too little memory left. A query that asks for more than a group has runs when no other
-    /// query of the group has reserved any.
+    /// The lowest group with too little memory left.
     fn find_short_of_memory(&self, group: usize, memory_bytes: u64) -> Option<usize> {
         if memory_bytes == 0 {
             return None;
         }
         self.groups.path(group).find(|&group| {
             let reserved = self.nodes[group].load.memory_bytes;
+            // Workers may have left since the query was admitted to the queue: alone it runs with what there is.
             reserved > 0 && reserved.saturating_add(memory_bytes) > self.memory_limit(group)
         })
+    }
+
+    /// Refuses a reservation that can never be met. As long as there is no worker, nobody knows.
+    fn check_memory(&self, candidate: &Candidate) -> Result<(), Failure> {
+        if self.memory_bytes == 0 {
+            return Ok(());
+        }
+        let wanted = candidate.memory_bytes;
+        let Some(short) = self
+            .groups
+            .path(candidate.group)
+            .find(|&group| wanted > self.memory_limit(group))
+        else {
+            return Ok(());
+        };
+        let most = self.memory_limit(short);
+        let of = match short {
+            0 => "all workers".to_owned(),
+            _ => format!("group {}", self.groups.spec(short).name),
+        };
+        Err(Failure::new(
+            FailureKind::Exhausted,
+            format!(
+                "squadron.reserved_memory = {wanted} is more than the {most} bytes of {of}; reserve less, or add workers"
+            ),
+        ))
     }
 
     fn memory_limit(&self, group: usize) -> u64 {

@@ -162,28 +162,41 @@ fn groups_run_queries_by_weight() {
 }
 
 #[test]
-fn first_memory_waiter_blocks_later_queries() {
+fn memory_waiter_holds_none_back_that_fits() {
     let limits = AdmissionLimits {
         max_running: 10,
         ..limits()
     };
     let mut admission = Admission::new(limits, Groups::default());
-    admission.resize(100);
     let wants = |number, memory_bytes| Candidate {
         memory_bytes,
         ..candidate(number, 0)
     };
+    // Without a worker, nobody knows how much there will be.
+    admission.enter(&wants(9, 900)).unwrap();
+    admission.leave(&wants(9, 900));
+    admission.resize(100);
+    let refused = admission.enter(&wants(9, 101)).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Exhausted);
+    assert!(refused.message.contains("squadron.reserved_memory"), "{refused}");
     let mut waiting = Vec::new();
-    let started = enter(&mut admission, &mut waiting, [wants(0, 60), wants(1, 50), wants(2, 10)]);
-    assert_eq!(started, [0], "the third would fit, but not before the second");
+    let started = enter(
+        &mut admission,
+        &mut waiting,
+        [wants(0, 60), wants(1, 50), wants(2, 10), wants(3, 0)],
+    );
+    assert_eq!(started, [0, 2, 3], "the second waits for the first");
     admission.end(&wants(0, 60), Duration::ZERO);
-    assert_eq!(settle(&mut admission, &mut waiting), [1, 2]);
-    assert_eq!(enter(&mut admission, &mut waiting, [wants(3, 900)]), [0_u64; 0]);
-    admission.end(&wants(1, 50), Duration::ZERO);
+    assert_eq!(settle(&mut admission, &mut waiting), [1]);
+    // All but one worker have left.
+    admission.resize(40);
     admission.end(&wants(2, 10), Duration::ZERO);
+    admission.end(&wants(1, 50), Duration::ZERO);
+    admission.enqueue(&wants(4, 50));
+    waiting.push(wants(4, 50));
     assert_eq!(
         settle(&mut admission, &mut waiting),
-        [3],
-        "a query that asks for more than there is runs alone"
+        [4],
+        "alone it runs with what there is"
     );
 }

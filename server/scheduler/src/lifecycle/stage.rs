@@ -185,13 +185,14 @@ impl Stage {
     }
 
     /// The message with what all attempts share, if the worker has not got it yet.
-    pub(crate) fn introduce(&mut self, query: QueryId, worker: WorkerId) -> Option<StageMessage> {
+    pub(crate) fn introduce(&mut self, query: QueryId, worker: WorkerId, reserved_bytes: u64) -> Option<StageMessage> {
         self.sent_to.insert(worker).then(|| StageMessage {
             query,
             stage: self.spec.id,
             plan: self.spec.plan.clone(),
             settings: self.spec.settings.clone(),
             stores: self.spec.stores.clone(),
+            reserved_bytes,
         })
     }
 
@@ -418,8 +419,8 @@ mod tests {
         stage.start(Duration::ZERO, Sources::default());
         let launch = stage.launch_next(QUERY, A, 3, Lane::Short).unwrap();
         assert_eq!((launch.attempt.task, launch.slots), (TaskId(1), 3));
-        assert!(stage.introduce(QUERY, A).is_some());
-        assert!(stage.introduce(QUERY, A).is_none(), "a worker gets it once");
+        assert!(stage.introduce(QUERY, A, 0).is_some());
+        assert!(stage.introduce(QUERY, A, 0).is_none(), "a worker gets it once");
     }
 
     #[test]

@@ -221,8 +221,12 @@ impl Scheduler {
             queues.settle(entry.lane, entry.group, taken, 0, Correction::More(cost_us));
             query.take_slots(placement, taken, cost_us);
             query.ready_mut(placement).pass += charge(cost_us, entry.weight);
+            let reserved_bytes = self
+                .workers
+                .slots(placement)
+                .memory_part(worker, query.options.memory_bytes);
             let stage = &mut query.stages[stage];
-            if let Some(stage) = stage.introduce(id, worker) {
+            if let Some(stage) = stage.introduce(id, worker, reserved_bytes) {
                 effects.push(Effect::SendStage { worker, stage });
             }
             if let Some(launch) = stage.launch_next(id, worker, slots, entry.lane) {

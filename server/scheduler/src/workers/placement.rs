@@ -193,6 +193,13 @@ impl SlotPool {
         self.memory_bytes
     }
 
+    /// The part of `bytes` that falls to a worker, by its part of all memory.
+    pub(crate) fn memory_part(&self, worker: WorkerId, bytes: u64) -> u64 {
+        let own = self.workers.get(&worker).map_or(0, |entry| entry.memory_bytes);
+        let part = u128::from(bytes) * u128::from(own) / u128::from(self.memory_bytes.max(own).max(1));
+        u64::try_from(part).unwrap_or(u64::MAX)
+    }
+
     /// Whether no worker accepts tasks.
     pub(crate) fn is_empty(&self) -> bool {
         self.open_workers() == 0

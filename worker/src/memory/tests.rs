@@ -1,0 +1,120 @@
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use squadron_shuffle::StoreOptions;
+use tempfile::TempDir;
+
+use super::*;
+
+const LIMIT: usize = 800;
+
+fn query(number: u128) -> QueryId {
+    QueryId::from_u128(number)
+}
+
+struct Process {
+    _folder: TempDir,
+    shares: Arc<Shares>,
+}
+
+impl Process {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(LIMIT));
+        let options = StoreOptions {
+            spill_dir: folder.path().to_owned(),
+            streamed_bytes: 1024,
+            max_spill_bytes: u64::MAX,
+        };
+        let store = Store::new(Arc::clone(&pool), options).unwrap();
+        Self {
+            _folder: folder,
+            shares: Arc::new(Shares::new(pool, store)),
+        }
+    }
+
+    fn attempt(&self, number: u128, reserved: usize) -> (Arc<AttemptPool>, MemoryReservation) {
+        let shares = Arc::clone(&self.shares);
+        let attempt = Arc::new(AttemptPool::new(shares, query(number), reserved, Arc::default()));
+        let pool: Arc<dyn MemoryPool> = Arc::clone(&attempt) as _;
+        let reservation = MemoryConsumer::new(format!("query {number}")).register(&pool);
+        (attempt, reservation)
+    }
+}
+
+#[test]
+fn attempt_counts_granted_bytes_only() {
+    let process = Process::new();
+    let usage = Arc::new(Usage::default());
+    let attempt = AttemptPool::new(Arc::clone(&process.shares), query(1), 0, Arc::clone(&usage));
+    let pool: Arc<dyn MemoryPool> = Arc::new(attempt);
+    let reservation = MemoryConsumer::new("attempt").register(&pool);
+    reservation.try_grow(400).unwrap();
+    assert!(reservation.try_grow(500).is_err());
+    assert_eq!(process.shares.pool.reserved(), 400);
+    reservation.shrink(300);
+    reservation.grow(5);
+    assert_eq!(usage.peak_memory_bytes(), 400);
+    drop(reservation);
+    assert_eq!(process.shares.pool.reserved(), 0);
+    drop(pool);
+    assert!(process.shares.queries().is_empty());
+}
+
+#[test]
+fn query_alone_leaves_room_for_one_that_comes() {
+    let process = Process::new();
+    let (_alone, first) = process.attempt(1, 0);
+    first.try_grow(700).unwrap();
+    let refused = first.try_grow(1).unwrap_err().to_string();
+    assert!(refused.contains("query 1 asked for 1.0 B more"), "{refused}");
+    assert!(refused.contains("--memory"), "{refused}");
+    let (_second, second) = process.attempt(2, 0);
+    second.try_grow(100).unwrap();
+    assert!(second.try_grow(1).is_err());
+    // What the first gives back, the second may have.
+    first.shrink(300);
+    assert!(first.try_grow(300).is_err());
+    second.try_grow(100).unwrap();
+}
+
+#[test]
+fn queries_are_sure_of_half_an_equal_share() {
+    let process = Process::new();
+    let (_first, first) = process.attempt(1, 0);
+    let (second_attempt, second) = process.attempt(2, 0);
+    // Half of 400 is the second's, and a hundred are for a third.
+    first.try_grow(500).unwrap();
+    assert!(first.try_grow(1).is_err());
+    second.try_grow(200).unwrap();
+    drop((second, second_attempt));
+    first.try_grow(200).unwrap();
+}
+
+#[test]
+fn parked_queries_claim_nothing() {
+    let process = Process::new();
+    let (_first, first) = process.attempt(1, 0);
+    let (second_attempt, second) = process.attempt(2, 0);
+    second_attempt.set_parked(true);
+    first.try_grow(700).unwrap();
+    first.shrink(700);
+    second_attempt.set_parked(false);
+    assert!(first.try_grow(700).is_err());
+    second_attempt.set_parked(true);
+    drop((second_attempt, second));
+    assert_eq!(process.shares.queries().len(), 1);
+    first.try_grow(700).unwrap();
+}
+
+#[test]
+fn reservation_is_kept_for_its_query() {
+    let process = Process::new();
+    let (reserving, reserved) = process.attempt(1, 600);
+    let (_other, other) = process.attempt(2, 0);
+    // Beyond the reservation, half of an equal share of the rest is the first's.
+    other.try_grow(150).unwrap();
+    assert!(other.try_grow(1).is_err());
+    reserving.set_parked(true);
+    assert!(other.try_grow(51).is_err(), "the reservation holds also while it waits");
+    other.try_grow(50).unwrap();
+    reserved.try_grow(600).unwrap();
+}
