@@ -83,10 +83,17 @@ impl StagePlan {
 
 /// The defaults with `settings` on top. A setting that this process does not know changes nothing here: it may belong
 /// to the server alone, or to another release.
-fn session_config(settings: &[(String, String)]) -> SessionConfig {
+pub(crate) fn session_config(settings: &[(String, String)]) -> SessionConfig {
     let mut config = SessionConfig::new();
     let options = config.options_mut();
-    for (key, value) in settings {
+    // With more than one batch in a file, a RepartitionExec of DataFusion 55.2 can wait for ever: its reader waits for
+    // the end of a file that one input writes, while the batch it wants is in the file of another, and the first input
+    // waits for the reader.
+    let one_batch_a_file = (
+        "datafusion.execution.max_spill_file_size_bytes".to_owned(),
+        "1".to_owned(),
+    );
+    for (key, value) in settings.iter().chain([&one_batch_a_file]) {
         if let Err(error) = options.set(key, value) {
             debug!(key, %error, "setting ignored");
         }

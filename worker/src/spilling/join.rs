@@ -1,6 +1,7 @@
 //! The plan node.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -41,6 +42,8 @@ struct State {
     joining: OnceLock<Arc<Joining>>,
     /// One per partition of the build side, from its execution to the end of its partition of the join.
     builds: Vec<Mutex<Option<SharedBuild>>>,
+    /// Whether a build side went to disk, also after it was forgotten.
+    has_spilled: Arc<AtomicBool>,
     gathering: Gathering,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -67,6 +70,7 @@ impl SpillingJoinExec {
             state: Arc::new(State {
                 joining: OnceLock::new(),
                 builds: build.rows().iter().map(|_| Mutex::default()).collect(),
+                has_spilled: Arc::default(),
                 gathering: Gathering::new(probe.rows().len()),
                 metrics: ExecutionPlanMetricsSet::new(),
                 join: Arc::new(join),
@@ -169,10 +173,12 @@ impl State {
         let number = self.build_of(partition);
         let rows = self.build.rows()[number].clone();
         let joining = Arc::clone(joining);
+        let has_spilled = Arc::clone(&self.has_spilled);
         let build = async move {
             let (build, batches) = build::collect(rows.take()?, &joining).await?;
-            if let Some(batches) = batches {
-                rows.put(batches);
+            match batches {
+                Some(batches) => rows.put(batches),
+                None => has_spilled.store(true, Ordering::Relaxed),
             }
             Ok(Arc::new(build))
         };
@@ -235,11 +241,9 @@ impl State {
         }
         let builds = (0..self.builds.len()).filter_map(|number| self.shared_build(number));
         for build in join_all(builds).await {
-            if let Build::Spilled(_) = build.map_err(DataFusionError::Shared)?.as_ref() {
-                return Ok(true);
-            }
+            build.map_err(DataFusionError::Shared)?;
         }
-        Ok(false)
+        Ok(self.has_spilled.load(Ordering::Relaxed))
     }
 
     async fn join_pieces(

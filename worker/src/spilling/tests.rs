@@ -33,8 +33,8 @@ use tempfile::TempDir;
 
 use super::{SpillingJoinExec, with_bounded_memory, with_external_sorts};
 use crate::engine::{Engine, WorkerOptions};
-use crate::testing;
 use crate::yielding::with_yields;
+use crate::{stage, testing};
 
 const JOIN_TYPES: [JoinType; 10] = [
     JoinType::Inner,
@@ -266,7 +266,7 @@ impl Run {
             fetcher: self.engine.fetcher.clone(),
             writer: writer.unwrap(),
         };
-        let config = SessionConfig::new()
+        let config = stage::session_config(&[])
             .with_batch_size(256)
             .with_sort_spill_reservation_bytes(SMALL_POOL)
             .with_extension(Arc::new(attempt));
@@ -524,6 +524,33 @@ fn large_limits_become_sorts() {
         let (_, rows) = small.rows(&sorting, true).unwrap();
         assert!(expected == rows);
         small.assert_nothing_left();
+    }
+}
+
+/// Each time the inputs race for the spill files anew.
+#[test]
+fn outputs_of_repartition_are_read_one_after_another() {
+    for _ in 0..20 {
+        let inputs = [4, 5].map(|seed| table(seed, 40_000, Keys::Spread(5_000)));
+        let source = MemorySourceConfig::try_new_exec(&inputs, schema(), None).unwrap();
+        let partitioning = Partitioning::Hash(vec![column("key", 0)], 2);
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(RepartitionExec::try_new(source, partitioning).unwrap());
+        // Rows of the output that nobody reads yet go to disk.
+        let run = Run::new(8 * SMALL_POOL);
+        let context = run.context();
+        let outputs = [0, 1].map(|partition| plan.execute(partition, Arc::clone(&context)).unwrap());
+        let counts = run.runtime.spawn(async {
+            let mut counts = Vec::new();
+            for output in outputs {
+                let batches: Vec<_> = output.try_collect().await.unwrap();
+                counts.push(batches.iter().map(RecordBatch::num_rows).sum::<usize>());
+            }
+            counts
+        });
+        let counts = async { tokio::time::timeout(Duration::from_secs(60), counts).await };
+        let counts = run.runtime.block_on(counts).expect("the outputs end").unwrap();
+        assert_eq!(counts.iter().sum::<usize>(), 80_000, "{counts:?}");
+        assert!(plan.metrics().unwrap().spill_count().unwrap() > 0);
     }
 }
 
