@@ -130,7 +130,10 @@ impl Attempt {
         let stage = self.stage.context(&self.engine)?;
         let plan = self.stage.instance(&stage)?;
         let plan = fragment::slice(plan, partitions, &self.launch.scans)
-            .and_then(|plan| with_external_sorts(plan, self.engine.memory_limit_bytes()))
+            .and_then(|plan| {
+                let batch_size = stage.session_config().batch_size();
+                with_external_sorts(plan, self.engine.memory_limit_bytes(), batch_size)
+            })
             .map_err(|error| failure::of(&error))?;
         let local = plan.output_partitioning().partition_count();
         if !partitions.is_empty() && partitions.len() != local {

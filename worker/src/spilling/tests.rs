@@ -515,11 +515,11 @@ fn large_limits_become_sorts() {
     for partitions in [1, 3] {
         let large = Run::new(1 << 30);
         let plan = plan_of(&large, sql, partitions);
-        let kept = with_external_sorts(Arc::clone(&plan), 1 << 30).unwrap();
+        let kept = with_external_sorts(Arc::clone(&plan), 1 << 30, 256).unwrap();
         assert!(!has_node(kept.as_ref(), "LocalLimitExec"), "they fit");
         let (_, expected) = large.rows(&plan, false).unwrap();
         let small = Run::new(8 * SMALL_POOL);
-        let sorting = with_external_sorts(plan_of(&small, sql, partitions), 8 * SMALL_POOL).unwrap();
+        let sorting = with_external_sorts(plan_of(&small, sql, partitions), 8 * SMALL_POOL, 256).unwrap();
         assert!(has_node(sorting.as_ref(), "LocalLimitExec"));
         let (_, rows) = small.rows(&sorting, true).unwrap();
         assert!(expected == rows);

@@ -1,0 +1,113 @@
+//! Queries larger than the memory they get: exact, or refused with an error that says who asked for how much.
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use futures::future::join_all;
+use squadron_integration::client::Client;
+use squadron_integration::cluster::{Cluster, ClusterBuilder, cluster};
+use squadron_integration::compare::compare;
+use squadron_integration::tpch::{QUERIES, query};
+use tonic::Code;
+
+use crate::support::{Mismatches, bounded, minutes};
+use crate::tpch::{SCALE_FACTOR, expected_results};
+
+/// What a worker gets for the queries of scale factor 0.01; their build sides and sorts need up to ten times as much.
+const LITTLE_MIB: u64 = 3;
+
+async fn start(builder: ClusterBuilder, memory_mib: u64) -> Cluster {
+    builder.memory_mib(memory_mib).tpch(SCALE_FACTOR).start().await
+}
+
+/// One query, compared with the reference.
+async fn check(client: &Client, number: u8) -> Result<(), String> {
+    let expected = &expected_results().await[usize::from(number) - 1];
+    let rows = client.query(&query(number, SCALE_FACTOR)).await;
+    let rows = rows.map_err(|status| status.to_string())?;
+    compare(&expected.rows, &rows, &expected.order).map_err(|difference| difference.to_string())
+}
+
+async fn spilled_bytes(client: &Client) -> i64 {
+    let sql = "SELECT CAST(coalesce(sum(spilled_bytes), 0) AS BIGINT) FROM system.queries";
+    let (_, batches) = client.query(sql).await.expect("the server shows its queries");
+    let sums = batches[0].column(0).as_primitive::<Int64Type>();
+    sums.value(0)
+}
+
+async fn assert_exact_in_little_memory(builder: ClusterBuilder) {
+    let cluster = start(builder, LITTLE_MIB).await;
+    let client = cluster.client().await;
+    let mut mismatches = Mismatches::default();
+    // Twice: what the first round leaves behind must not be in the way of the second.
+    for round in 1..=2 {
+        for number in 1..=QUERIES {
+            let outcome = check(&client, number).await;
+            mismatches.note(&format!("TPC-H query {number}, round {round}"), outcome);
+        }
+    }
+    mismatches.assert_none();
+    assert!(
+        spilled_bytes(&client).await > 0,
+        "everything fitted: the test tests nothing"
+    );
+}
+
+#[test]
+fn tpch_is_exact_in_little_memory() {
+    bounded(minutes(15), assert_exact_in_little_memory(cluster().slots(2)));
+}
+
+#[test]
+fn tpch_is_exact_on_two_workers_with_little_memory() {
+    let builder = cluster().workers(2).slots(2).tiny_splits();
+    bounded(minutes(15), assert_exact_in_little_memory(builder));
+}
+
+#[test]
+fn too_little_memory_is_said_clearly() {
+    bounded(minutes(10), async {
+        let cluster = start(cluster().slots(2), 1).await;
+        let client = cluster.client().await;
+        let mut mismatches = Mismatches::default();
+        let mut refused = 0;
+        for number in 1..=QUERIES {
+            let sql = query(number, SCALE_FACTOR);
+            let Err(status) = client.query(&sql).await else {
+                continue;
+            };
+            refused += 1;
+            let outcome = match status.code() {
+                Code::ResourceExhausted if status.message().contains("--memory") => Ok(()),
+                _ => Err(status.to_string()),
+            };
+            mismatches.note(&format!("TPC-H query {number}"), outcome);
+        }
+        mismatches.assert_none();
+        assert!(refused > 0, "1 MiB is enough for everything: the test tests nothing");
+        check(&client, 1).await.expect("the server still answers");
+    });
+}
+
+/// Queries with large build sides, sorts and aggregates, at the same time.
+async fn assert_greedy_queries_finish(at_once: usize) {
+    let cluster = start(cluster().slots(2), 2 * LITTLE_MIB).await;
+    let clients = join_all((0..at_once).map(|_| cluster.client())).await;
+    let greedy: [u8; 8] = [18, 9, 21, 7, 10, 13, 3, 20];
+    let runs = clients.iter().zip(greedy.into_iter().cycle());
+    let outcomes = join_all(runs.map(|(client, number)| async move { (number, check(client, number).await) })).await;
+    let mut mismatches = Mismatches::default();
+    for (number, outcome) in outcomes {
+        mismatches.note(&format!("TPC-H query {number} beside {} others", at_once - 1), outcome);
+    }
+    mismatches.assert_none();
+}
+
+#[test]
+fn two_greedy_queries_finish_beside_each_other() {
+    bounded(minutes(5), assert_greedy_queries_finish(2));
+}
+
+#[test]
+fn eight_greedy_queries_finish_beside_each_other() {
+    bounded(minutes(5), assert_greedy_queries_finish(8));
+}
