@@ -231,12 +231,18 @@ pub struct Release {
 }
 
 /// A sign of life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heartbeat {
     /// Attempts that are running.
     pub running_attempts: u32,
     /// Bytes taken from the memory pool.
     pub memory_used_bytes: u64,
+    /// How many of them the shuffle and results take.
+    pub shuffle_bytes: u64,
+    /// Bytes of spilled rows on disk.
+    pub disk_bytes: u64,
+    /// Resident memory of the process; 0 where the system does not tell.
+    pub resident_bytes: u64,
 }
 
 /// An attempt changed its state.

@@ -9,8 +9,10 @@ use squadron::{app, shell, signals};
 use squadron_proto::Failure;
 use tracing_subscriber::EnvFilter;
 
+/// Its options are in `.cargo/config.toml`.
+#[cfg(not(target_env = "msvc"))]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Statements and plans are handed on and dropped here, however deeply they nest; the untouched part of a stack costs
 /// address space alone.

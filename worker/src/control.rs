@@ -28,6 +28,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::attempts::{Cancel, Commit, Registry};
 use crate::engine::Engine;
+use crate::guard;
 use crate::outbox::{Delivery, Outbox};
 use crate::runner::{Attempt, Change, Progress};
 use crate::stage::StagePlan;
@@ -379,9 +380,13 @@ impl Control {
     }
 
     fn heartbeat(&self) -> Heartbeat {
+        let usage = self.engine.store.usage();
         Heartbeat {
             running_attempts: u32::try_from(self.registry.running()).unwrap_or(u32::MAX),
             memory_used_bytes: self.engine.memory_used_bytes(),
+            shuffle_bytes: usage.memory_bytes,
+            disk_bytes: usage.disk_bytes,
+            resident_bytes: guard::resident_bytes().unwrap_or(0) as u64,
         }
     }
 

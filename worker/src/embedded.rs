@@ -1,6 +1,7 @@
 //! A worker inside the server's process: the same control loop behind two channels.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use squadron_proto::WorkerId;
@@ -18,6 +19,9 @@ use crate::outbox::Delivery;
 /// How many messages may wait in each direction.
 const CHANNEL_MESSAGES: usize = 1_024;
 
+/// How often a worker says how much memory its process holds.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+
 /// The server's ends of an embedded worker.
 pub struct EmbeddedWorker {
     /// Messages of the server. Dropping it (all clones) stops the worker: its attempts are stopped, its output is
@@ -29,8 +33,8 @@ pub struct EmbeddedWorker {
     pub task: JoinSet<()>,
 }
 
-/// Starts a worker of `slots` slots on the engine of this process. It neither registers nor sends heartbeats: the
-/// caller adds it to the registry.
+/// Starts a worker of `slots` slots on the engine of this process. It does not register: the caller adds it to the
+/// registry.
 ///
 /// # Panics
 /// Outside a tokio runtime.
@@ -44,7 +48,7 @@ pub fn embedded(engine: Arc<Engine>, worker: WorkerId, slots: usize) -> Embedded
         let mut connection = Connection {
             incoming: ReceiverStream::new(incoming).map(Ok),
             outgoing,
-            heartbeat: None,
+            heartbeat: Some(HEARTBEAT_INTERVAL),
             leave: CancellationToken::new(),
         };
         let disconnected = control.serve(&mut connection).await;

@@ -15,6 +15,7 @@ use squadron_proto::{Failure, QueryId};
 use squadron_shuffle::{FetchOptions, Fetcher, Store, StoreOptions, Trust, failure};
 use tokio::runtime::Handle;
 
+use crate::guard;
 use crate::lanes::Lanes;
 use crate::memory::{AttemptPool, Shares};
 use crate::usage::Usage;
@@ -112,14 +113,21 @@ impl Engine {
             trust: options.trust.clone(),
             ..FetchOptions::new(key)
         });
-        Ok(Arc::new(Self {
+        let engine = Arc::new(Self {
             shares: Arc::new(Shares::new(Arc::clone(&runtime.memory_pool), store.clone())),
             store,
             runtime,
             fetcher,
             lanes: Lanes::start(options.slots)?,
             functions,
-        }))
+        });
+        guard::watch(&engine)?;
+        Ok(engine)
+    }
+
+    /// Who holds how much memory.
+    pub(crate) fn shares(&self) -> &Shares {
+        &self.shares
     }
 
     /// Where plans of a lane run: `slots` threads of its own, which give way to those of shorter lanes.

@@ -23,6 +23,7 @@ mod data;
 mod dial;
 mod embedded;
 mod engine;
+mod guard;
 mod lanes;
 mod memory;
 mod metrics;

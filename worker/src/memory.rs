@@ -11,15 +11,16 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{
     MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation, human_readable_size,
 };
-use squadron_proto::QueryId;
+use squadron_proto::{Failure, QueryId};
 use squadron_shuffle::Store;
+use tokio::sync::watch;
 
 use crate::usage::Usage;
 
@@ -34,7 +35,11 @@ const MOVED_SHARE: usize = 32;
 pub(crate) struct Shares {
     pool: Arc<dyn MemoryPool>,
     store: Store,
+    /// Bytes of the process that nobody has charged, beyond its overhead.
+    unknown: AtomicUsize,
     queries: Mutex<HashMap<QueryId, Holding>>,
+    /// Queries that must end, for the attempts that wait for it.
+    ended: watch::Sender<Option<(QueryId, Failure)>>,
 }
 
 /// What the attempts of a query hold in this process.
@@ -53,8 +58,31 @@ impl Shares {
         Self {
             pool,
             store,
+            unknown: AtomicUsize::new(0),
             queries: Mutex::default(),
+            ended: watch::Sender::new(None),
         }
+    }
+
+    /// Counts so many bytes as taken that nobody has charged.
+    pub(crate) fn set_unknown(&self, bytes: usize) {
+        self.unknown.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Ends the query that began last, with `failure`.
+    pub(crate) fn end_newest(&self, failure: &Failure) {
+        // Ids of queries sort by time.
+        let newest = self.queries().keys().max().copied();
+        if let Some(query) = newest {
+            self.ended.send_replace(Some((query, failure.clone())));
+        }
+    }
+
+    /// Bytes taken, known or not.
+    fn taken(&self) -> usize {
+        self.pool
+            .reserved()
+            .saturating_add(self.unknown.load(Ordering::Relaxed))
     }
 
     fn queries(&self) -> MutexGuard<'_, HashMap<QueryId, Holding>> {
@@ -106,7 +134,7 @@ impl Shares {
     fn try_grow_once(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) -> Result<()> {
         let mut queries = self.queries();
         if let MemoryLimit::Finite(limit) = self.pool.memory_limit()
-            && !allows(&queries, query, bytes, limit, self.pool.reserved())
+            && !allows(&queries, query, bytes, limit, self.taken())
         {
             let held = queries.get(&query).map_or(0, |holding| holding.bytes);
             let message = format!(
@@ -116,7 +144,7 @@ impl Shares {
                 human_readable_size(bytes),
                 human_readable_size(held),
                 human_readable_size(limit),
-                human_readable_size(self.pool.reserved()),
+                human_readable_size(self.taken()),
                 queries.len().saturating_sub(1),
             );
             return Err(DataFusionError::ResourcesExhausted(message));
@@ -182,6 +210,18 @@ impl AttemptPool {
             query,
             is_parked: AtomicBool::new(false),
             usage,
+        }
+    }
+
+    /// Waits until the query must end for want of memory.
+    pub(crate) async fn ended(&self) -> Failure {
+        let mut ended = self.shares.ended.subscribe();
+        let is_own = |ended: &Option<(QueryId, Failure)>| ended.as_ref().is_some_and(|(query, _)| *query == self.query);
+        let found = ended.wait_for(is_own).await.ok().and_then(|found| found.clone());
+        match found {
+            Some((_, failure)) => failure,
+            // Never: the sender lives in `shares`.
+            None => std::future::pending().await,
         }
     }
 

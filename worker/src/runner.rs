@@ -220,6 +220,7 @@ impl Prepared {
         let outcome = tokio::select! {
             biased;
             () = stop.cancelled() => Err(stop_failure()),
+            failure = self.memory.ended() => Err(failure),
             outcome = join_all(key, &mut partitions) => outcome,
         };
         partitions.shutdown().await;

@@ -259,6 +259,9 @@ impl From<WorkerMessage> for wire::WorkerMessage {
             WorkerMessage::Heartbeat(heartbeat) => Message::Heartbeat(wire::Heartbeat {
                 running_attempts: heartbeat.running_attempts,
                 memory_used_bytes: heartbeat.memory_used_bytes,
+                shuffle_bytes: heartbeat.shuffle_bytes,
+                disk_bytes: heartbeat.disk_bytes,
+                resident_bytes: heartbeat.resident_bytes,
             }),
             WorkerMessage::Report(report) => Message::Report(report.into()),
             WorkerMessage::Leaving => Message::Leaving(wire::Leaving {}),
@@ -287,6 +290,9 @@ impl TryFrom<wire::WorkerMessage> for WorkerMessage {
             Message::Heartbeat(heartbeat) => Self::Heartbeat(Heartbeat {
                 running_attempts: heartbeat.running_attempts,
                 memory_used_bytes: heartbeat.memory_used_bytes,
+                shuffle_bytes: heartbeat.shuffle_bytes,
+                disk_bytes: heartbeat.disk_bytes,
+                resident_bytes: heartbeat.resident_bytes,
             }),
             Message::Report(report) => Self::Report(report.try_into()?),
             Message::Leaving(wire::Leaving {}) => Self::Leaving,

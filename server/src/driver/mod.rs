@@ -360,7 +360,7 @@ impl Driver {
                     stopping: load.stopping,
                     draining: load.draining,
                     memory_bytes: vitals.memory_bytes,
-                    memory_used_bytes: vitals.memory_used_bytes,
+                    last_heartbeat: vitals.last_heartbeat,
                     version: vitals.version,
                 }
             })

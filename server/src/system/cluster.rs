@@ -29,7 +29,10 @@ pub(super) fn workers(workers: &[WorkerInfo]) -> Result<RecordBatch> {
         .count("running_attempts", |worker| u64::from(worker.running))
         .count("stopping_attempts", |worker| worker.stopping as u64)
         .count("memory_bytes", |worker| worker.memory_bytes)
-        .count("memory_used_bytes", |worker| worker.memory_used_bytes)
+        .count("memory_used_bytes", |worker| worker.last_heartbeat.memory_used_bytes)
+        .count("shuffle_bytes", |worker| worker.last_heartbeat.shuffle_bytes)
+        .count("resident_bytes", |worker| worker.last_heartbeat.resident_bytes)
+        .count("disk_bytes", |worker| worker.last_heartbeat.disk_bytes)
         .text("version", |worker| worker.version.as_str())
         .batch()
 }

@@ -1,3 +1,4 @@
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use squadron_shuffle::StoreOptions;
 use tempfile::TempDir;
@@ -117,4 +118,29 @@ fn reservation_is_kept_for_its_query() {
     assert!(other.try_grow(51).is_err(), "the reservation holds also while it waits");
     other.try_grow(50).unwrap();
     reserved.try_grow(600).unwrap();
+}
+
+#[test]
+fn memory_that_nobody_charged_counts_as_taken() {
+    let process = Process::new();
+    let (_attempt, reservation) = process.attempt(1, 0);
+    process.shares.set_unknown(300);
+    reservation.try_grow(400).unwrap();
+    let refused = reservation.try_grow(1).unwrap_err().to_string();
+    assert!(refused.contains("of which 700.0 B is taken"), "{refused}");
+    process.shares.set_unknown(0);
+    reservation.try_grow(300).unwrap();
+}
+
+#[tokio::test]
+async fn newest_query_is_ended() {
+    let process = Process::new();
+    let (old, _held) = process.attempt(1, 0);
+    let (new, _held) = process.attempt(2, 0);
+    let failure = Failure::new(squadron_proto::FailureKind::Exhausted, "too much");
+    let ended = SpawnedTask::spawn(async move { new.ended().await });
+    process.shares.end_newest(&failure);
+    assert_eq!(ended.await.unwrap(), failure);
+    let spared = tokio::time::timeout(std::time::Duration::ZERO, old.ended());
+    assert!(spared.await.is_err());
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use ring::rand::{SecureRandom, SystemRandom};
 use squadron_proto::WorkerKind;
-use squadron_proto::control::{Challenge, Registered, Registration, ServerMessage, WorkerMessage};
+use squadron_proto::control::{Challenge, Heartbeat, Registered, Registration, ServerMessage, WorkerMessage};
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::wire::control as wire;
 use squadron_proto::wire::control::control_server::{Control, ControlServer};
@@ -189,7 +189,7 @@ fn joining(registration: Registration) -> Joining {
         address: registration.flight_address,
         vitals: Vitals {
             memory_bytes: registration.memory_bytes,
-            memory_used_bytes: 0,
+            last_heartbeat: Heartbeat::default(),
             version: registration.version,
         },
     }

@@ -161,6 +161,7 @@ async fn worker_joins_reports_and_leaves() {
     let beat = Heartbeat {
         running_attempts: 0,
         memory_used_bytes: 77,
+        ..Heartbeat::default()
     };
     worker.say(WorkerMessage::Heartbeat(beat)).await;
     for sequence in [1, 1, 2] {
@@ -174,7 +175,7 @@ async fn worker_joins_reports_and_leaves() {
         );
     }
     assert_eq!(server.event().await, WorkerEventKind::Draining);
-    assert_eq!(server.registry.vitals(WORKER).memory_used_bytes, 77);
+    assert_eq!(server.registry.vitals(WORKER).last_heartbeat.memory_used_bytes, 77);
 
     server
         .registry
@@ -290,7 +291,7 @@ async fn silent_worker_is_lost() {
     for _ in 0..10 {
         let beat = Heartbeat {
             running_attempts: 0,
-            memory_used_bytes: 0,
+            ..Heartbeat::default()
         };
         worker.say(WorkerMessage::Heartbeat(beat)).await;
         tokio::time::sleep(Duration::from_millis(30)).await;

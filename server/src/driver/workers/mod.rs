@@ -9,6 +9,7 @@ mod control;
 mod registry;
 mod transport;
 
+use squadron_proto::control::Heartbeat;
 use squadron_proto::{WorkerId, WorkerKind};
 
 pub use control::ControlService;
@@ -36,8 +37,8 @@ pub struct WorkerInfo {
     pub draining: bool,
     /// Its memory pool, in bytes.
     pub memory_bytes: u64,
-    /// Bytes taken from the pool, as of its last heartbeat.
-    pub memory_used_bytes: u64,
+    /// Its last heartbeat.
+    pub last_heartbeat: Heartbeat,
     /// Its release.
     pub version: String,
 }

@@ -114,7 +114,7 @@ pub(super) struct Joining {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Vitals {
     pub(crate) memory_bytes: u64,
-    pub(crate) memory_used_bytes: u64,
+    pub(crate) last_heartbeat: Heartbeat,
     pub(crate) version: String,
 }
 
@@ -201,7 +201,7 @@ impl Registry {
             address: String::new(),
             vitals: Vitals {
                 memory_bytes,
-                memory_used_bytes: 0,
+                last_heartbeat: Heartbeat::default(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             },
         };
@@ -428,7 +428,7 @@ impl Registry {
         if let Some(entry) = self.connections().by_worker.get_mut(&attached.worker)
             && entry.number == attached.connection
         {
-            entry.vitals.memory_used_bytes = heartbeat.memory_used_bytes;
+            entry.vitals.last_heartbeat = heartbeat;
         }
     }
 
