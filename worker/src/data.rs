@@ -26,7 +26,7 @@ impl DataServer {
         // With a shutdown signal, here one that never comes, a dropped server lets its connections end their work.
         let server = serve::http2()
             .add_service(service.into_server())
-            .serve_with_incoming_shutdown(listen::incoming(listener, tls), std::future::pending());
+            .serve_with_incoming_shutdown(listen::incoming(listener, tls, None), std::future::pending());
         let mut task = JoinSet::new();
         task.spawn(server);
         Ok(Self { task })

@@ -19,7 +19,7 @@ use tracing::warn;
 use crate::engine::Engine;
 
 /// How often the resident memory is read.
-const INTERVAL: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a process needs beside the pool: its code, tables of the allocator, decoders and encoders of a few batches.
 pub(crate) const OVERHEAD_BYTES: usize = 150 * 1024 * 1024;

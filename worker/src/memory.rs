@@ -27,6 +27,10 @@ use crate::usage::Usage;
 /// Queries with more than their share leave one part in so many of the pool free.
 const HEADROOM: usize = 8;
 
+/// What nobody has charged counts for one part in so many of the pool at most. A part of it is memory that is free again
+/// but not yet back with the system, and operators that get nothing at all cannot even spill.
+const UNKNOWN_SHARE: usize = 4;
+
 /// Kept rows go to disk at least so much of the pool at a time, one part in so many.
 const MOVED_SHARE: usize = 32;
 
@@ -78,11 +82,10 @@ impl Shares {
         }
     }
 
-    /// Bytes taken, known or not.
-    fn taken(&self) -> usize {
-        self.pool
-            .reserved()
-            .saturating_add(self.unknown.load(Ordering::Relaxed))
+    /// Bytes taken of a pool of `limit`, known or not.
+    fn taken(&self, limit: usize) -> usize {
+        let unknown = self.unknown.load(Ordering::Relaxed).min(limit / UNKNOWN_SHARE);
+        self.pool.reserved().saturating_add(unknown)
     }
 
     fn queries(&self) -> MutexGuard<'_, HashMap<QueryId, Holding>> {
@@ -134,7 +137,7 @@ impl Shares {
     fn try_grow_once(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) -> Result<()> {
         let mut queries = self.queries();
         if let MemoryLimit::Finite(limit) = self.pool.memory_limit()
-            && !allows(&queries, query, bytes, limit, self.taken())
+            && !allows(&queries, query, bytes, limit, self.taken(limit))
         {
             let held = queries.get(&query).map_or(0, |holding| holding.bytes);
             let message = format!(
@@ -144,7 +147,7 @@ impl Shares {
                 human_readable_size(bytes),
                 human_readable_size(held),
                 human_readable_size(limit),
-                human_readable_size(self.taken()),
+                human_readable_size(self.taken(limit)),
                 queries.len().saturating_sub(1),
             );
             return Err(DataFusionError::ResourcesExhausted(message));

@@ -19,6 +19,7 @@ mod drivers;
 mod endpoints;
 mod faults;
 mod limits;
+mod load;
 mod memory;
 mod metadata;
 mod parameters;

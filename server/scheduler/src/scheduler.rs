@@ -175,6 +175,11 @@ impl Scheduler {
             .select(&graph.options, settings.unwrap_or_default())
     }
 
+    /// Why a query handed in now would be refused whatever it is; none while there is room for its result.
+    pub fn refusal(&self) -> Option<Failure> {
+        self.check_open_results().err()
+    }
+
     fn check_open_results(&self) -> Result<(), Failure> {
         if self.open_results < self.limits.max_open_results {
             return Ok(());

@@ -22,6 +22,7 @@ use squadron_proto::WorkerKind;
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::{Failure, FailureKind, WorkerId};
 use squadron_scheduler::{AdmissionLimits, Limits, Policy};
+use squadron_shuffle::net::calls::{CountCalls, IdleLimits};
 use squadron_shuffle::net::listen::{self, Connection};
 use squadron_shuffle::{DataService, ServerTls, Trust};
 use squadron_worker::{Engine, RemoteOptions, WorkerOptions};
@@ -109,14 +110,18 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     let cluster_address = match cluster_listener {
         Some(listener) => {
             let address = local_address(&listener)?;
-            let incoming = listen::incoming(listener, tls.as_ref());
+            let incoming = listen::incoming(listener, tls.as_ref(), None);
             serve_cluster(incoming, &registry, &engine, key, &stop, &mut owned);
             Some(address)
         }
         None => None,
     };
     let service = flight::service(queries.clone(), catalog, authenticator, &flight_options(args));
-    let incoming = listen::incoming(client_listener, tls.as_ref());
+    let idle = IdleLimits {
+        connection: args.idle_timeout,
+        reader: args.idle_reader_timeout,
+    };
+    let incoming = listen::incoming(client_listener, tls.as_ref(), Some(idle));
     serve_clients(incoming, service, &stop, &mut owned).await;
     announce(client_address, cluster_address, tls.is_some());
 
@@ -368,6 +373,7 @@ async fn serve_clients(
     set_serving(&health_reporter, &service).await;
     let server = squadron_shuffle::serve::http2()
         .http2_max_header_list_size(flight::MAX_HEADER_LIST_BYTES)
+        .layer(CountCalls)
         .add_service(health)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

@@ -103,6 +103,13 @@ pub struct ServeArgs {
     /// How long a session, a login and a prepared statement are kept after their last use.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::parse_duration)]
     pub session_idle_timeout: Duration,
+    /// How long a client's connection may be without a call before it is closed; clients connect again when they need to.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::parse_duration)]
+    pub idle_timeout: Duration,
+    /// How long a client may leave the next part of an answer unread before the answer is given up and its query
+    /// cancelled.
+    #[arg(long, value_name = "TIME", default_value = "30m", value_parser = values::parse_duration)]
+    pub idle_reader_timeout: Duration,
     /// How many sessions, and how many logins, are kept at once; beyond it the least recently used are forgotten.
     #[arg(long, value_name = "N", default_value = "10000", value_parser = values::parse_at_least_one)]
     pub max_sessions: usize,

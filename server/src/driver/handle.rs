@@ -25,17 +25,23 @@ pub struct SchedulerHandle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) signals: Arc<Signals>,
     pub(super) capacity: Arc<Mutex<Capacity>>,
+    pub(super) refusal: Arc<Mutex<Option<Failure>>>,
     pub(super) directory: Arc<dyn QueryDirectory>,
     pub(super) plan_bytes: Arc<AtomicU64>,
 }
 
 impl SchedulerHandle {
-    /// Hands in a query. That the scheduler refused it comes as its end, like any other failure.
+    /// Hands in a query. Why the scheduler refuses it comes as its end, like any other failure, where it is not known
+    /// before.
     ///
     /// # Errors
-    /// `Draining` when the server is shutting down, `Internal` for a query that its directory does not take.
+    /// `Busy` when too many results are open, `Draining` when the server is shutting down, `Internal` for a query that its directory does not take.
     pub async fn submit(&self, graph: StageGraph) -> Result<QueryEvents, Failure> {
         let query = graph.query;
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(failure) = refusal.filter(|_| !graph.options.is_exempt) {
+            return Err(failure);
+        }
         // From here to the end nothing is awaited: a query is in the directory if and only if the driver gets it.
         let place = self.commands.reserve().await.map_err(|_| stopping())?;
         let plan = Counted::new(&self.plan_bytes, counted_bytes(&graph));

@@ -52,6 +52,7 @@ pub struct Driver {
     directory: Arc<dyn QueryDirectory>,
     /// For planning, which must not wait for the driver.
     capacity: Arc<Mutex<Capacity>>,
+    refusal: Arc<Mutex<Option<Failure>>>,
     /// Which connection of a worker counts; what older ones still say does not.
     joined: HashMap<WorkerId, u64>,
     start: Instant,
@@ -68,10 +69,12 @@ impl Driver {
         let (sender, commands) = mpsc::channel(MAILBOX_COMMANDS);
         let signals = Arc::new(Signals::default());
         let capacity = Arc::<Mutex<Capacity>>::default();
+        let refusal = Arc::<Mutex<Option<Failure>>>::default();
         let handle = SchedulerHandle {
             commands: sender,
             signals: Arc::clone(&signals),
             capacity: Arc::clone(&capacity),
+            refusal: Arc::clone(&refusal),
             directory: Arc::clone(&directory),
             plan_bytes: Arc::default(),
         };
@@ -83,6 +86,7 @@ impl Driver {
             signals,
             directory,
             capacity,
+            refusal,
             joined: HashMap::new(),
             start: Instant::now(),
         };
@@ -228,6 +232,7 @@ impl Driver {
                 let mut capacity = self.capacity.lock().unwrap_or_else(PoisonError::into_inner);
                 *capacity = self.scheduler.capacity();
             }
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = self.scheduler.refusal();
             let failed = self.failed_with_readers(&effects);
             for effect in effects {
                 self.tell_cause(&effect, &failed);

@@ -32,7 +32,7 @@ pub(super) fn info(
         .with_ordered(endpoints.is_ordered)
         .with_total_records(endpoints.total_records)
         .with_endpoints(endpoints.endpoints.into_iter().map(endpoint).collect());
-    info.flight_descriptor = echo(descriptor);
+    info.flight_descriptor = Some(echo(descriptor));
     info.schema = encapsulate(schema)?;
     Ok(info)
 }

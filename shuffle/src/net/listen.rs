@@ -9,6 +9,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 use tracing::debug;
 
+use super::calls::{Calls, IdleLimits, IdleTimer};
 use super::tls::ServerTls;
 
 /// How long a peer may take from the connection to the end of the TLS handshake.
@@ -39,7 +41,7 @@ const TLS_HANDSHAKE: u8 = 22;
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// The connection of a request; every request has it among its extensions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ConnectionInfo {
     /// A number that, unlike the peer's address, is never used again.
     pub id: u64,
@@ -47,6 +49,7 @@ pub struct ConnectionInfo {
     pub peer: SocketAddr,
     /// The peer does not encrypt, though the port requires TLS.
     is_plaintext: bool,
+    pub(super) calls: Arc<Calls>,
 }
 
 /// An accepted connection.
@@ -54,19 +57,27 @@ pub struct ConnectionInfo {
 pub struct Connection {
     transport: Transport,
     info: ConnectionInfo,
+    idle: Option<IdleTimer>,
 }
 
 type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// The connections of `listener`, encrypted if there is `tls`. Never ends and never fails.
-pub fn incoming(listener: TcpListener, tls: Option<&ServerTls>) -> impl Stream<Item = io::Result<Connection>> + use<> {
+/// The connections of `listener`, encrypted if there is `tls`. Never ends and never fails. With `idle`,
+/// connections without calls are closed; their server must count the calls ([`super::calls::CountCalls`]).
+pub fn incoming(
+    listener: TcpListener,
+    tls: Option<&ServerTls>,
+    idle: Option<IdleLimits>,
+) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let incoming = Incoming {
         listener,
+        idle,
         tls: tls.map(ServerTls::acceptor),
         handshakes: JoinSet::new(),
     };
     futures::stream::unfold(incoming, |mut incoming| async move {
-        let connection = incoming.next().await;
+        let mut connection = incoming.next().await;
+        connection.idle = incoming.idle.map(IdleTimer::new);
         Some((Ok(connection), incoming))
     })
 }
@@ -88,6 +99,7 @@ pub fn refuse_plaintext(request: Request<()>) -> Result<Request<()>, Status> {
 struct Incoming {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
+    idle: Option<IdleLimits>,
     handshakes: JoinSet<io::Result<Connection>>,
 }
 
@@ -122,11 +134,13 @@ impl Incoming {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             peer,
             is_plaintext: false,
+            calls: Arc::default(),
         };
         let Some(tls) = self.tls.clone() else {
             return Some(Connection {
                 transport: Either::Left(stream),
                 info,
+                idle: None,
             });
         };
         self.handshakes
@@ -147,11 +161,13 @@ async fn handshake(tls: TlsAcceptor, stream: TcpStream, info: ConnectionInfo) ->
                 is_plaintext: true,
                 ..info
             },
+            idle: None,
         });
     }
     Ok(Connection {
         transport: Either::Right(Box::new(tls.accept(stream).await?)),
         info,
+        idle: None,
     })
 }
 
@@ -159,13 +175,25 @@ impl Connected for Connection {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> ConnectionInfo {
-        self.info
+        self.info.clone()
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_read(cx, buffer)
+        let this = &mut *self;
+        if let Poll::Ready(read) = Pin::new(&mut this.transport).poll_read(cx, buffer) {
+            return Poll::Ready(read);
+        }
+        let is_expired = this
+            .idle
+            .as_mut()
+            .is_some_and(|idle| idle.poll_expired(&this.info.calls, cx));
+        match is_expired {
+            // As if the peer had closed its side: the server ends the connection in good order.
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
     }
 }
 
@@ -218,14 +246,14 @@ mod tests {
     #[tokio::test]
     async fn connections_get_unique_numbers() {
         let (listener, address) = listener().await;
-        let mut incoming = Box::pin(incoming(listener, None));
+        let mut incoming = Box::pin(incoming(listener, None, None));
         let mut infos = Vec::new();
         for _ in 0..3 {
             let client = TcpStream::connect(address).await.unwrap();
             let info = incoming.next().await.unwrap().unwrap().connect_info();
             assert_eq!(info.peer, client.local_addr().unwrap());
-            assert!(send_request(info).is_ok());
             infos.push(info.id);
+            assert!(send_request(info).is_ok());
         }
         infos.sort_unstable();
         infos.dedup();
@@ -236,7 +264,7 @@ mod tests {
     async fn plaintext_peer_is_told_to_encrypt() {
         let (listener, address) = listener().await;
         let tls = identity();
-        let mut incoming = Box::pin(incoming(listener, Some(&tls)));
+        let mut incoming = Box::pin(incoming(listener, Some(&tls), None));
         let _silent = TcpStream::connect(address).await.unwrap();
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"PRI * HTTP/2.0").await.unwrap();

@@ -124,12 +124,16 @@ fn reservation_is_kept_for_its_query() {
 fn memory_that_nobody_charged_counts_as_taken() {
     let process = Process::new();
     let (_attempt, reservation) = process.attempt(1, 0);
-    process.shares.set_unknown(300);
-    reservation.try_grow(400).unwrap();
+    process.shares.set_unknown(100);
+    reservation.try_grow(600).unwrap();
     let refused = reservation.try_grow(1).unwrap_err().to_string();
     assert!(refused.contains("of which 700.0 B is taken"), "{refused}");
+    // At most a quarter of the pool.
+    process.shares.set_unknown(usize::MAX);
+    reservation.shrink(100);
+    reservation.try_grow(1).unwrap_err();
     process.shares.set_unknown(0);
-    reservation.try_grow(300).unwrap();
+    reservation.try_grow(200).unwrap();
 }
 
 #[tokio::test]

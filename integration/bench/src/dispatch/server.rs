@@ -47,7 +47,7 @@ impl Server {
         let control = ControlService::new(registry, ClusterKey::random()).into_server();
         let served = serve::http2()
             .add_service(control)
-            .serve_with_incoming_shutdown(listen::incoming(listener, None), stop.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(listen::incoming(listener, None, None), stop.clone().cancelled_owned());
         owned.spawn(async move {
             if let Err(error) = served.await {
                 eprintln!("the cluster port ended: {error}");

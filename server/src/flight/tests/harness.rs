@@ -97,7 +97,7 @@ pub(super) async fn connect() -> Connected {
     let address = listener.local_addr().unwrap();
     let serving = Server::builder()
         .add_service(service)
-        .serve_with_incoming(listen::incoming(listener, None));
+        .serve_with_incoming(listen::incoming(listener, None, None));
     server.spawn(async move { serving.await.unwrap() });
     let channel = Channel::from_shared(format!("http://{address}"))
         .unwrap()
