@@ -31,6 +31,7 @@ mod niceness;
 mod outbox;
 mod remote;
 mod runner;
+mod scan_errors;
 mod spilling;
 mod stage;
 #[cfg(test)]

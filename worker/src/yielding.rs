@@ -31,6 +31,7 @@ use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{Stream, StreamExt};
 
+use crate::scan_errors::with_file_names;
 use crate::usage::{Stopwatch, poll_start};
 
 /// How long a poll may take before the next request for rows ends it. Long against the cost of a switch, short against
@@ -145,7 +146,7 @@ impl ExecutionPlan for YieldExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         Ok(Box::pin(YieldStream {
-            rows: self.input.execute(partition, context)?,
+            rows: with_file_names(&self.input, partition, self.input.execute(partition, context)?),
             slices: self.is_cut.then(Slices::default),
             ended_poll: None,
         }))

@@ -11,6 +11,7 @@ use tonic::Code;
 
 use super::assert_still_answers;
 use crate::support::{Mismatches, bounded, failure_of, minutes, seconds};
+use crate::tpch::tpch_path;
 
 fn make_pipe(path: &Path) {
     let status = Command::new("mkfifo")
@@ -87,5 +88,28 @@ fn special_and_broken_files_are_left_out() {
         cluster.server().terminate();
         let status = cluster.server().wait_for_exit(seconds(30)).await;
         assert!(status.success(), "{status}");
+    });
+}
+
+/// Rows cannot be read whose pages are damaged, though the footer is fine.
+#[test]
+fn error_of_damaged_pages_names_the_file() {
+    bounded(minutes(3), async {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path();
+        let mut bytes = fs::read(tpch_path("customer")).unwrap();
+        bytes[4..2_000].fill(0xA5);
+        fs::write(data.join("damaged.parquet"), &bytes).unwrap();
+        fs::write(data.join("good.csv"), "x\n1\n2\n").unwrap();
+        let cluster = cluster().slots(1).data(data).start().await;
+        let client = cluster.client().await;
+        let status = failure_of(&client, "SELECT * FROM damaged").await;
+        assert!(status.message().contains("damaged.parquet"), "{status}");
+        assert!(
+            !matches!(status.code(), Code::Internal | Code::Unknown),
+            "a bug: {status}"
+        );
+        let (_, rows) = client.query("SELECT * FROM good").await.expect("the others are served");
+        assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), 2);
     });
 }

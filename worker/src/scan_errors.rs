@@ -1,0 +1,112 @@
+//! Names the files of a scan in its errors: decoders tell what is wrong with the bytes, not whose bytes they are.
+
+use std::sync::Arc;
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::TryStreamExt;
+use squadron_proto::Failure;
+use squadron_shuffle::failure;
+
+/// How many files an error names.
+const MAX_NAMES: usize = 3;
+
+/// The rows of a partition of `plan`, whose errors name the partition's files if it is a scan of files.
+pub(crate) fn with_file_names(
+    plan: &Arc<dyn ExecutionPlan>,
+    partition: usize,
+    rows: SendableRecordBatchStream,
+) -> SendableRecordBatchStream {
+    let scan = plan.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
+    let Some(config) = scan.and_then(|source| source.downcast_ref::<FileScanConfig>()) else {
+        return rows;
+    };
+    let Some(files) = config.file_groups.get(partition).cloned() else {
+        return rows;
+    };
+    let schema = rows.schema();
+    let rows = rows.map_err(move |error| match is_of_file(error.find_root()) {
+        false => error,
+        true => {
+            let names = files.iter().map(|file| file.object_meta.location.as_ref());
+            name_files(&error, &names.collect::<Vec<_>>())
+        }
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, rows))
+}
+
+/// Whether the bytes of a file are the cause, or that they cannot be had; not an expression that the scan evaluates.
+fn is_of_file(error: &DataFusionError) -> bool {
+    use ArrowError as E;
+    match error {
+        DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) => true,
+        DataFusionError::ArrowError(inner, _) => matches!(
+            inner.as_ref(),
+            E::ParquetError(_) | E::IpcError(_) | E::CsvError(_) | E::JsonError(_) | E::AvroError(_)
+        ),
+        _ => false,
+    }
+}
+
+fn name_files(error: &DataFusionError, names: &[&str]) -> DataFusionError {
+    let failure = failure::of(error);
+    if names.iter().any(|name| failure.message.contains(name)) {
+        return failure::into_datafusion(failure);
+    }
+    let shown = names[..names.len().min(MAX_NAMES)].join(", ");
+    let more = match names.len().saturating_sub(MAX_NAMES) {
+        0 => String::new(),
+        more => format!(" and {more} others"),
+    };
+    let which = if names.len() == 1 {
+        "the file"
+    } else {
+        "one of the files"
+    };
+    let message = format!(
+        "{which} {shown}{more} cannot be read, or changed while it was read: {}; if it changed, run the statement again",
+        failure.message
+    );
+    failure::into_datafusion(Failure::new(failure.kind, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::parquet::errors::ParquetError;
+    use squadron_proto::FailureKind;
+
+    use super::*;
+
+    #[test]
+    fn error_of_file_names_it() {
+        let corrupt = || DataFusionError::ParquetError(Box::new(ParquetError::General("snappy: corrupt input".into())));
+        assert!(is_of_file(&corrupt()));
+        let named = failure::of(&name_files(&corrupt(), &["data/a.parquet"]));
+        assert!(
+            named.message.starts_with("the file data/a.parquet cannot be read"),
+            "{named}"
+        );
+        assert!(named.message.contains("snappy: corrupt input"), "{named}");
+        let many = failure::of(&name_files(
+            &corrupt(),
+            &["t/1.csv", "t/2.csv", "t/3.csv", "t/4.csv", "t/5.csv"],
+        ));
+        assert!(
+            many.message
+                .starts_with("one of the files t/1.csv, t/2.csv, t/3.csv and 2 others"),
+            "{many}"
+        );
+        assert_eq!(many.kind, FailureKind::Invalid);
+    }
+
+    #[test]
+    fn error_of_expression_is_left_alone() {
+        assert!(!is_of_file(&ArrowError::DivideByZero.into()));
+        assert!(!is_of_file(&DataFusionError::ResourcesExhausted("no".into())));
+    }
+}
