@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryLimit, MemoryPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use squadron_proto::control::Lane;
@@ -43,12 +43,14 @@ pub struct WorkerOptions {
     pub fetch_bytes: usize,
     /// How large a single value may be that a function makes, in bytes.
     pub max_value_bytes: u64,
+    /// Whether what the process holds beside the pool counts; not where several pools share a process.
+    pub watches_memory: bool,
     /// Certificate authorities trusted for the server and for other workers.
     pub trust: Trust,
 }
 
 impl Default for WorkerOptions {
-    /// One slot a core, 1 GiB of memory, 100 GiB of disk, values of 256 MiB.
+    /// One slot a core, 1 GiB of memory, watched, 100 GiB of disk, values of 256 MiB.
     fn default() -> Self {
         Self {
             slots: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -58,6 +60,7 @@ impl Default for WorkerOptions {
             streamed_bytes: 8 * 1024 * 1024,
             fetch_bytes: 32 * 1024 * 1024,
             max_value_bytes: 256 * 1024 * 1024,
+            watches_memory: true,
             trust: Trust::public(),
         }
     }
@@ -113,21 +116,18 @@ impl Engine {
             trust: options.trust.clone(),
             ..FetchOptions::new(key)
         });
-        let engine = Arc::new(Self {
-            shares: Arc::new(Shares::new(Arc::clone(&runtime.memory_pool), store.clone())),
+        let shares = Arc::new(Shares::new(Arc::clone(&runtime.memory_pool), store.clone()));
+        if options.watches_memory {
+            guard::watch(&shares)?;
+        }
+        Ok(Arc::new(Self {
+            shares,
             store,
             runtime,
             fetcher,
             lanes: Lanes::start(options.slots)?,
             functions,
-        });
-        guard::watch(&engine)?;
-        Ok(engine)
-    }
-
-    /// Who holds how much memory.
-    pub(crate) fn shares(&self) -> &Shares {
-        &self.shares
+        }))
     }
 
     /// Where plans of a lane run: `slots` threads of its own, which give way to those of shorter lanes.
@@ -137,10 +137,7 @@ impl Engine {
 
     /// Size of the memory pool, in bytes.
     pub(crate) fn memory_limit_bytes(&self) -> usize {
-        match self.runtime.memory_pool.memory_limit() {
-            MemoryLimit::Finite(bytes) => bytes,
-            MemoryLimit::Infinite | MemoryLimit::Unknown => usize::MAX,
-        }
+        self.shares.limit_bytes()
     }
 
     /// Bytes taken from the memory pool.

@@ -1,13 +1,13 @@
-//! Watches the resident memory of the process, which is more than the memory pool knows of.
+//! Watches the memory of the process, which is more than the memory pool knows of.
 //!
 //! ```text
-//! resident <= pool + overhead        operators get what the pool has, less what is resident and unknown to it
-//!          >  pool + overhead        rows that wait for their readers go to disk
-//!          >  ... for a while, and by much      the newest query ends with an error that says so
+//! anonymous <= pool + overhead       operators get what the pool has, less what is unknown to it
+//!           >  pool + overhead       rows that wait for their readers go to disk
+//!           >  ... for a while, and by much      the newest query ends with an error that says so
 //! ```
 //!
 //! Decoders, encoders, results of functions and packets are not charged one by one. What they hold together is the
-//! resident memory without what the pool has given out and without the process itself.
+//! anonymous memory without what the pool has given out and without the process itself.
 
 use std::fs;
 use std::sync::{Arc, Weak};
@@ -16,26 +16,29 @@ use std::time::{Duration, Instant};
 use squadron_proto::{Failure, FailureKind};
 use tracing::warn;
 
-use crate::engine::Engine;
+use crate::memory::Shares;
 
 /// How often the resident memory is read.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a process needs beside the pool: its code, tables of the allocator, decoders and encoders of a few batches.
-pub(crate) const OVERHEAD_BYTES: usize = 150 * 1024 * 1024;
+/// What a process needs beside the pool and the pages of its binary (about 100 MiB): tables of the allocator, decoders and
+/// encoders of a few batches.
+const OVERHEAD_BYTES: usize = 50 * 1024 * 1024;
 
-/// A query ends when the process has for so long been beyond pool and overhead by one part in so many of the pool.
+/// A query ends when the process has for so long been beyond pool and overhead by one part in so many of the pool, and by
+/// so many bytes at least: small pools are exceeded easily, and do no harm.
 const PATIENCE: Duration = Duration::from_secs(2);
 const EXCESS_SHARE: usize = 4;
+const EXCESS_BYTES: usize = 256 * 1024 * 1024;
 
-/// Watches from a thread of its own, which ends with `engine`. Where the system does not tell the resident memory, nobody
+/// Watches from a thread of its own, which ends with `shares`. Where the system does not tell the resident memory, nobody
 /// watches.
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub(crate) fn watch(engine: &Arc<Engine>) -> Result<(), Failure> {
+pub(crate) fn watch(shares: &Arc<Shares>) -> Result<(), Failure> {
     let mut guard = Guard {
-        engine: Arc::downgrade(engine),
+        shares: Arc::downgrade(shares),
         exceeded: None,
     };
     let thread = std::thread::Builder::new().name("squadron-guard".to_owned());
@@ -51,15 +54,24 @@ pub(crate) fn watch(engine: &Arc<Engine>) -> Result<(), Failure> {
 
 /// The resident memory of this process, in bytes.
 pub(crate) fn resident_bytes() -> Option<usize> {
+    status_bytes("VmRSS:")
+}
+
+/// The same without pages of files, which the system takes back when it needs them.
+fn anonymous_bytes() -> Option<usize> {
+    status_bytes("RssAnon:")
+}
+
+fn status_bytes(name: &str) -> Option<usize> {
     // In KiB, unlike /proc/self/statm, which counts pages of a size that it does not tell.
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
 
 struct Guard {
-    engine: Weak<Engine>,
+    shares: Weak<Shares>,
     /// Since when the process has been far beyond its memory.
     exceeded: Option<Instant>,
 }
@@ -67,21 +79,21 @@ struct Guard {
 impl Guard {
     /// Looks once. Returns whether to look again.
     fn look(&mut self) -> bool {
-        let (Some(engine), Some(resident)) = (self.engine.upgrade(), resident_bytes()) else {
+        let (Some(shares), Some(resident)) = (self.shares.upgrade(), anonymous_bytes()) else {
             return false;
         };
-        let limit = engine.memory_limit_bytes().saturating_add(OVERHEAD_BYTES);
-        let pool = usize::try_from(engine.memory_used_bytes()).unwrap_or(usize::MAX);
+        let pool = shares.limit_bytes();
+        let limit = pool.saturating_add(OVERHEAD_BYTES);
         // What the pool has given out may not be touched yet, so this is the least that the rest holds.
-        let unknown = resident.saturating_sub(pool).saturating_sub(OVERHEAD_BYTES);
-        engine.shares().set_unknown(unknown);
+        let unknown = resident
+            .saturating_sub(shares.reserved_bytes())
+            .saturating_sub(OVERHEAD_BYTES);
+        shares.set_unknown(unknown);
         let excess = resident.saturating_sub(limit);
-        if excess > 0
-            && let Err(failure) = engine.store.move_to_disk(excess)
-        {
-            warn!(%failure, "rows that wait for their readers stay in memory");
+        if excess > 0 {
+            shares.make_room(excess);
         }
-        if excess <= engine.memory_limit_bytes() / EXCESS_SHARE {
+        if excess <= EXCESS_BYTES.max(pool / EXCESS_SHARE) {
             self.exceeded = None;
         } else if self.exceeded.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
             self.exceeded = None;
@@ -89,12 +101,10 @@ impl Guard {
                 "this process holds {} MiB, more than its --memory of {} MiB and what it needs beside it; the newest \
                  query was ended: run fewer queries at once, or larger machines with a smaller --memory",
                 resident >> 20,
-                engine.memory_limit_bytes() >> 20,
+                pool >> 20,
             );
             warn!("{message}");
-            engine
-                .shares()
-                .end_newest(&Failure::new(FailureKind::Exhausted, message));
+            shares.end_newest(&Failure::new(FailureKind::Exhausted, message));
         }
         true
     }

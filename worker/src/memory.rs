@@ -41,6 +41,8 @@ pub(crate) struct Shares {
     store: Store,
     /// Bytes of the process that nobody has charged, beyond its overhead.
     unknown: AtomicUsize,
+    /// Whether it was said that rows cannot go to disk.
+    has_warned: AtomicBool,
     queries: Mutex<HashMap<QueryId, Holding>>,
     /// Queries that must end, for the attempts that wait for it.
     ended: watch::Sender<Option<(QueryId, Failure)>>,
@@ -63,8 +65,39 @@ impl Shares {
             pool,
             store,
             unknown: AtomicUsize::new(0),
+            has_warned: AtomicBool::new(false),
             queries: Mutex::default(),
             ended: watch::Sender::new(None),
+        }
+    }
+
+    /// Size of the pool, in bytes.
+    pub(crate) fn limit_bytes(&self) -> usize {
+        match self.pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes,
+            MemoryLimit::Infinite | MemoryLimit::Unknown => usize::MAX,
+        }
+    }
+
+    /// Bytes taken from the pool.
+    pub(crate) fn reserved_bytes(&self) -> usize {
+        self.pool.reserved()
+    }
+
+    /// Moves rows that wait for their readers to disk, up to `bytes` of them. Returns whether any were moved.
+    pub(crate) fn make_room(&self, bytes: usize) -> bool {
+        match self.store.move_to_disk(bytes) {
+            Ok(has_moved) => {
+                self.has_warned.store(false, Ordering::Relaxed);
+                has_moved
+            }
+            Err(failure) => {
+                // A full disk is full each time.
+                if !self.has_warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%failure, "rows that wait for their readers stay in memory");
+                }
+                false
+            }
         }
     }
 
@@ -120,17 +153,9 @@ impl Shares {
         let Err(refused) = self.try_grow_once(query, reservation, bytes) else {
             return Ok(());
         };
-        let moved = match self.pool.memory_limit() {
-            MemoryLimit::Finite(limit) => self.store.move_to_disk(bytes.max(limit / MOVED_SHARE)),
-            MemoryLimit::Infinite | MemoryLimit::Unknown => Ok(false),
-        };
-        match moved {
-            Ok(true) => self.try_grow_once(query, reservation, bytes),
-            Ok(false) => Err(refused),
-            Err(failure) => {
-                tracing::warn!(%failure, "rows that wait for their readers stay in memory");
-                Err(refused)
-            }
+        match self.make_room(bytes.max(self.limit_bytes() / MOVED_SHARE)) {
+            true => self.try_grow_once(query, reservation, bytes),
+            false => Err(refused),
         }
     }
 

@@ -92,6 +92,7 @@ pub(crate) fn options() -> (TempDir, WorkerOptions) {
         memory_bytes: 64 * 1024 * 1024,
         spill_dir: Some(folder.path().to_owned()),
         streamed_bytes: 16 * 1024,
+        watches_memory: false,
         ..WorkerOptions::default()
     };
     (folder, options)

@@ -29,7 +29,8 @@ TABLES = {
     ],
     "workers": [
         "worker_id", "kind", "address", "state", "slots", "used_slots", "running_attempts", "stopping_attempts",
-        "memory_bytes", "memory_used_bytes", "version",
+        "memory_bytes", "memory_used_bytes", "shuffle_bytes", "resident_bytes",
+        "disk_bytes", "version",
     ],
     "sessions": ["session_id", "user", "created_at", "last_used_at", "queries"],
     "groups": ["name", "running", "queued", "held_slots", "reserved_memory_bytes"],

@@ -22,7 +22,8 @@ use squadron_proto::WorkerKind;
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::{Failure, FailureKind, WorkerId};
 use squadron_scheduler::{AdmissionLimits, Limits, Policy};
-use squadron_shuffle::net::calls::{CountCalls, IdleLimits};
+use squadron_shuffle::net::calls::IdleLimits;
+use squadron_shuffle::net::count_calls::CountCalls;
 use squadron_shuffle::net::listen::{self, Connection};
 use squadron_shuffle::{DataService, ServerTls, Trust};
 use squadron_worker::{Engine, RemoteOptions, WorkerOptions};
@@ -191,6 +192,7 @@ fn worker_options(args: &WorkArgs, workers: usize, trust: Trust) -> WorkerOption
         max_value_bytes: args.max_value_bytes,
         streamed_bytes: size(args.stream_bytes),
         fetch_bytes: size(args.fetch_bytes),
+        watches_memory: true,
         trust,
     }
 }

@@ -15,15 +15,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
-use tower::{Layer, Service};
 use tracing::info;
-
-use super::listen::ConnectionInfo;
 
 /// When connections and readers are given up.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +58,7 @@ impl Calls {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(self: &Arc<Self>) -> OpenCall {
+    pub(super) fn begin(self: &Arc<Self>) -> OpenCall {
         let mut state = self.state();
         let number = state.next;
         state.next += 1;
@@ -89,7 +85,7 @@ impl Calls {
 }
 
 /// A call, until it is dropped.
-struct OpenCall {
+pub(super) struct OpenCall {
     calls: Arc<Calls>,
     number: u64,
 }
@@ -144,55 +140,8 @@ impl IdleTimer {
     }
 }
 
-/// Counts the calls of connections from [`super::listen::incoming`].
-#[derive(Clone, Copy, Debug)]
-pub struct CountCalls;
-
-impl<S> Layer<S> for CountCalls {
-    type Service = CountedCalls<S>;
-
-    fn layer(&self, service: S) -> Self::Service {
-        CountedCalls { service }
-    }
-}
-
-/// A service whose calls are counted.
-#[derive(Clone, Debug)]
-pub struct CountedCalls<S> {
-    service: S,
-}
-
-impl<S> Service<http::Request<Body>> for CountedCalls<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: 'static,
-{
-    type Response = http::Response<Body>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.service.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let connection = request.extensions().get::<ConnectionInfo>();
-        let call = connection.map(|connection| connection.calls.begin());
-        let response = self.service.call(request);
-        async move {
-            let response = response.await?;
-            Ok(match call {
-                Some(call) => response.map(|body| Body::new(Answer::new(body, call))),
-                None => response,
-            })
-        }
-        .boxed()
-    }
-}
-
 /// The answer of a call, on its way to the client.
-struct Answer(Arc<CallBody>);
+pub(super) struct Answer(Arc<CallBody>);
 
 struct CallBody {
     progress: Mutex<Progress>,
@@ -215,7 +164,7 @@ struct Progress {
 }
 
 impl Answer {
-    fn new(body: Body, call: OpenCall) -> Self {
+    pub(super) fn new(body: Body, call: OpenCall) -> Self {
         let number = call.number;
         let answer = Arc::new(CallBody {
             progress: Mutex::new(Progress {

@@ -63,7 +63,7 @@ pub struct Connection {
 type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// The connections of `listener`, encrypted if there is `tls`. Never ends and never fails. With `idle`,
-/// connections without calls are closed; their server must count the calls ([`super::calls::CountCalls`]).
+/// connections without calls are closed; their server must count the calls ([`super::count_calls::CountCalls`]).
 pub fn incoming(
     listener: TcpListener,
     tls: Option<&ServerTls>,

@@ -12,6 +12,8 @@
 
 mod batch_store;
 mod disk;
+#[cfg(test)]
+mod disk_tests;
 mod folder;
 mod memory;
 mod operator_files;

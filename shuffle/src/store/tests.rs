@@ -1,11 +1,9 @@
 //! Tests of the store: the contract of its media, and outputs with their writers and readers.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use datafusion::execution::TempFileFactory;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, UnboundedMemoryPool};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use squadron_proto::control::{OutputMode, Release};
@@ -15,7 +13,6 @@ use super::batch_store::{BatchStore, Put, StoredBatch};
 use super::disk::DiskStore;
 use super::folder::Folder;
 use super::memory::MemoryStore;
-use super::operator_files::OperatorFiles;
 use super::overflow::{DiskOutput, Overflow};
 use super::{Store, StoreOptions, StoreUsage};
 use crate::OutputWriter;
@@ -67,7 +64,7 @@ fn memory(pool: Arc<dyn MemoryPool>) -> Arc<MemoryStore> {
     Arc::new(MemoryStore::new(&pool))
 }
 
-fn disk(max_bytes: u64) -> (tempfile::TempDir, Arc<DiskStore>) {
+pub(super) fn disk(max_bytes: u64) -> (tempfile::TempDir, Arc<DiskStore>) {
     let parent = tempfile::tempdir().unwrap();
     let folder = Folder::create(parent.path()).unwrap();
     (parent, Arc::new(DiskStore::new(folder, max_bytes)))
@@ -129,7 +126,7 @@ fn full_disk_names_the_flag() {
     ));
 }
 
-fn open(store: &Store, partitions: u32, mode: OutputMode) -> (AttemptKey, OutputWriter) {
+pub(super) fn open(store: &Store, partitions: u32, mode: OutputMode) -> (AttemptKey, OutputWriter) {
     let schema = number_rows(0, 1).schema();
     let key = key(1, 0);
     let writer = store.create(key, schema, (0..partitions).collect(), mode).unwrap();
@@ -140,7 +137,7 @@ async fn read_all(store: &Store, key: AttemptKey, partition: u32) -> Result<Vec<
     store.read(key, partition)?.try_collect().await
 }
 
-fn release_all() -> Release {
+pub(super) fn release_all() -> Release {
     Release {
         query: QueryId::from_u128(1),
         stages: vec![],
@@ -257,7 +254,7 @@ async fn dropped_store_removes_spill_folder() {
     assert_eq!(files().len(), 1, "the setup lock alone: {:?}", files());
 }
 
-fn walk(folder: &std::path::Path) -> Vec<String> {
+pub(super) fn walk(folder: &std::path::Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries
         .flat_map(|path| {
@@ -522,103 +519,4 @@ async fn readers_learn_why_query_failed() {
     }
     let pushed = writer.push(1, number_rows(0, 1)).await;
     assert_eq!(pushed.unwrap_err().kind, FailureKind::Cancelled);
-}
-
-#[tokio::test]
-async fn kept_rows_make_room() {
-    let test = store(Some(64_000_000));
-    let store = &test.store;
-    let (key, writer) = open(store, 2, OutputMode::Retained);
-    for n in 0..20 {
-        writer
-            .push(n % 2, number_rows(i64::from(n) * 10_000, 10_000))
-            .await
-            .unwrap();
-    }
-    let before = store.usage();
-    assert_eq!(before.disk_bytes, 0);
-    // A reader has the first rows, and gets the rest from disk.
-    let mut reader = store.read(key, 0).unwrap();
-    let first = reader.try_next().await.unwrap().unwrap();
-    assert!(store.move_to_disk(100_000).unwrap());
-    let between = store.usage();
-    assert!(between.memory_bytes + 100_000 <= before.memory_bytes);
-    assert!(between.memory_bytes > 0, "no more than was asked for");
-    assert!(store.move_to_disk(usize::MAX).unwrap());
-    assert!(!store.move_to_disk(usize::MAX).unwrap(), "nothing is left in memory");
-    assert_eq!(store.usage().memory_bytes, 0);
-    writer.push(0, number_rows(200_000, 10)).await.unwrap();
-    writer.finish().unwrap();
-    let rest: Vec<_> = reader.try_collect().await.unwrap();
-    let even = (0..20i64)
-        .filter(|n| n % 2 == 0)
-        .flat_map(|n| n * 10_000..(n + 1) * 10_000);
-    let expected: Vec<_> = even.chain(200_000..200_010).collect();
-    assert_eq!([numbers(&[first]), numbers(&rest)].concat(), expected);
-    store.release(&release_all());
-    assert_eq!(store.usage(), StoreUsage::default());
-}
-
-#[test]
-fn damaged_block_is_noticed() {
-    let (parent, disk) = disk(u64::MAX);
-    let output = DiskOutput::new(disk.file());
-    let Put::Stored(stored) = output.put(number_rows(0, 1000)).unwrap() else {
-        panic!("a disk store without room");
-    };
-    let file = walk(parent.path())
-        .into_iter()
-        .find(|path| path.ends_with("/0"))
-        .unwrap();
-    let mut bytes = std::fs::read(&file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&file, bytes).unwrap();
-    let failure = stored.load().unwrap_err();
-    assert_eq!(failure.kind, FailureKind::Storage);
-    assert!(failure.message.contains("--spill-dir"), "{failure}");
-}
-
-#[tokio::test]
-async fn operator_files_are_read_while_they_are_written() {
-    let (_parent, disk) = disk(1_000_000);
-    let files = OperatorFiles(Arc::clone(&disk));
-    let file = files.create_temp_file("a test").unwrap();
-    let mut writer = file.open_writer().unwrap();
-    let bytes: Vec<u8> = (0..400_000u32).map(|n| n as u8).collect();
-    let read = async || {
-        let chunks: Vec<_> = file.read_stream().unwrap().try_collect().await.unwrap();
-        chunks.concat()
-    };
-    writer.write_all(&bytes[..100]).unwrap();
-    writer.flush().unwrap();
-    assert_eq!(read().await, bytes[..100]);
-    writer.write_all(&bytes[100..]).unwrap();
-    writer.finish().unwrap();
-    assert_eq!(read().await, bytes);
-    assert_eq!(file.size(), Some(400_000));
-    assert_eq!(disk.used_bytes(), 400_000);
-    let refused = writer.write_all(&[0; 700_000]).unwrap_err();
-    let failure = crate::failure::of(&refused.into());
-    assert_eq!(failure.kind, FailureKind::Exhausted);
-    assert!(failure.message.contains("--max-spill-bytes"), "{failure}");
-    drop((writer, file));
-    assert_eq!(disk.used_bytes(), 0);
-}
-
-#[test]
-fn removed_spill_folder_is_made_again() {
-    let (parent, disk) = disk(u64::MAX);
-    let old = DiskOutput::new(disk.file());
-    let Put::Stored(stored) = old.put(number_rows(0, 1000)).unwrap() else {
-        panic!("a disk store without room");
-    };
-    std::fs::remove_dir_all(parent.path()).unwrap();
-    assert_eq!(
-        stored.load().unwrap(),
-        number_rows(0, 1000),
-        "the open file is still there"
-    );
-    let new = DiskOutput::new(disk.file());
-    assert!(new.put(number_rows(0, 1000)).is_ok());
 }

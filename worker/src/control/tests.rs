@@ -510,8 +510,12 @@ async fn embedded_worker_ends_with_its_channel() {
     worker.to_worker.send(ServerMessage::Launch(launch)).await.unwrap();
     worker.to_worker.send(ServerMessage::Commit(key(0))).await.unwrap();
     for expected in [AttemptStatus::Reserved, AttemptStatus::Running] {
-        let Some(WorkerMessage::Report(report)) = worker.from_worker.recv().await else {
-            panic!("a report");
+        let report = loop {
+            match worker.from_worker.recv().await {
+                Some(WorkerMessage::Report(report)) => break report,
+                Some(WorkerMessage::Heartbeat(_)) => {}
+                other => panic!("{other:?} instead of a report"),
+            }
         };
         assert_eq!(report.status, expected);
     }

@@ -117,6 +117,15 @@ impl LateInputExec {
     }
 }
 
+/// What stands behind `inputs`, for an operator that makes inputs of its own again.
+pub(super) fn planned_inputs(inputs: Vec<Arc<dyn ExecutionPlan>>) -> Vec<Arc<dyn ExecutionPlan>> {
+    let planned = inputs.into_iter().map(|input| {
+        let late = input.downcast_ref::<LateInputExec>();
+        late.and_then(LateInputExec::input).cloned().unwrap_or(input)
+    });
+    planned.collect()
+}
+
 impl DisplayAs for LateInputExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LateInputExec")

@@ -20,7 +20,7 @@ use futures::future::{BoxFuture, Shared, join_all};
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};
 
 use super::build::{self, Build};
-use super::input::LateInputExec;
+use super::input::{LateInputExec, planned_inputs};
 use super::joining::Joining;
 use super::pieces::{Piece, Pieces};
 use super::probe::{self, Gathering, Probe};
@@ -125,8 +125,15 @@ impl ExecutionPlan for SpillingJoinExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let join = self.state.join.builder().with_new_children(children)?.build()?;
-        Ok(Arc::new(Self::new(&join)?))
+        let builder = self.state.join.builder().with_new_children(planned_inputs(children))?;
+        Ok(Arc::new(Self::new(&builder.build()?)?))
+    }
+
+    /// A recursive query executes its plan once for each step.
+    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
+        let children = self.state.join.children().into_iter().cloned().collect();
+        let builder = self.state.join.builder().with_new_children(planned_inputs(children))?;
+        Ok(Arc::new(Self::new(&builder.reset_state().build()?)?))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {

@@ -30,7 +30,7 @@ use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::input::LateInputExec;
+use super::input::{LateInputExec, planned_inputs};
 
 /// Complete groups go through the window functions once they have so many bytes, or earlier when the pool refuses.
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
@@ -337,7 +337,8 @@ impl ExecutionPlan for ChargedWindowExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
         options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let window = Arc::clone(&self.window).replace_children(children, options)?;
+        let inputs = planned_inputs(children);
+        let window = Arc::clone(&self.window).replace_children(inputs, options)?;
         Ok(Arc::new(Self::new(&window)?))
     }
 
