@@ -81,12 +81,12 @@ impl Scatter {
         }
         let (batch, ranges) = self.order_by_piece(batch)?;
         let bytes = get_record_batch_memory_size(&batch);
-        if self.reservation.size() + bytes > BUFFERED_BYTES || self.reservation.try_grow(bytes).is_err() {
-            self.write_buffered()?;
-            // One batch has to be somewhere.
-            self.reservation.grow(bytes);
-        }
+        let is_granted = self.reservation.try_grow(bytes).is_ok();
         self.buffered.push((batch, ranges));
+        // Without memory each batch is written at once, in small blocks.
+        if !is_granted || self.reservation.size() >= BUFFERED_BYTES {
+            self.write_buffered()?;
+        }
         Ok(())
     }
 
