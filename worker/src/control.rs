@@ -78,7 +78,7 @@ pub(crate) struct Connection<I> {
     pub(crate) incoming: I,
     /// Messages to the server.
     pub(crate) outgoing: mpsc::Sender<WorkerMessage>,
-    /// The heartbeat interval; `None` inside the server's process.
+    /// The heartbeat interval; `None`: no heartbeats.
     pub(crate) heartbeat: Option<Duration>,
     /// Cancelled when the worker shall leave.
     pub(crate) leave: CancellationToken,

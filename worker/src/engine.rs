@@ -176,17 +176,22 @@ impl Engine {
     }
 
     fn context(&self, config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Arc<TaskContext> {
-        Arc::new(TaskContext::new(
-            None,
-            self.functions.session_id(),
-            config,
-            self.functions.scalar_functions().clone(),
-            self.functions.higher_order_functions().clone(),
-            self.functions.aggregate_functions().clone(),
-            self.functions.window_functions().clone(),
-            runtime,
-        ))
+        context_like(&self.functions, config, runtime)
     }
+}
+
+/// A context with the functions of `context`, other settings and another runtime.
+pub(crate) fn context_like(context: &TaskContext, config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Arc<TaskContext> {
+    Arc::new(TaskContext::new(
+        context.task_id(),
+        context.session_id(),
+        config,
+        context.scalar_functions().clone(),
+        context.higher_order_functions().clone(),
+        context.aggregate_functions().clone(),
+        context.window_functions().clone(),
+        runtime,
+    ))
 }
 
 /// A context with every function that a plan may name.

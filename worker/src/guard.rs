@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::memory::Shares;
 
-/// How often the resident memory is read.
+/// How often the anonymous memory is read.
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a process needs beside the pool and the pages of its binary (about 100 MiB): tables of the allocator, decoders and
@@ -31,8 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const EXCESS_SHARE: usize = 4;
 const EXCESS_BYTES: usize = 256 * 1024 * 1024;
 
-/// Watches from a thread of its own, which ends with `shares`. Where the system does not tell the resident memory, nobody
-/// watches.
+/// Watches from a thread of its own, which ends with `shares`. Where the system does not tell the anonymous memory,
+/// nobody watches.
 ///
 /// # Errors
 /// When the thread cannot be started.
@@ -79,17 +79,17 @@ struct Guard {
 impl Guard {
     /// Looks once. Returns whether to look again.
     fn look(&mut self) -> bool {
-        let (Some(shares), Some(resident)) = (self.shares.upgrade(), anonymous_bytes()) else {
+        let (Some(shares), Some(held)) = (self.shares.upgrade(), anonymous_bytes()) else {
             return false;
         };
         let pool = shares.limit_bytes();
         let limit = pool.saturating_add(OVERHEAD_BYTES);
         // What the pool has given out may not be touched yet, so this is the least that the rest holds.
-        let unknown = resident
+        let unknown = held
             .saturating_sub(shares.reserved_bytes())
             .saturating_sub(OVERHEAD_BYTES);
         shares.set_unknown(unknown);
-        let excess = resident.saturating_sub(limit);
+        let excess = held.saturating_sub(limit);
         if excess > 0 {
             shares.make_room(excess);
         }
@@ -100,7 +100,7 @@ impl Guard {
             let message = format!(
                 "this process holds {} MiB, more than its --memory of {} MiB and what it needs beside it; the newest \
                  query was ended: run fewer queries at once, or larger machines with a smaller --memory",
-                resident >> 20,
+                held >> 20,
                 pool >> 20,
             );
             warn!("{message}");

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A query alone gets almost everything. Beside others, each is sure of a part: what it reserved, and half of an equal
-//! share of the rest as long as it runs. The rest goes to whoever asks first. A query with more than its equal share, counting one
-//! query that may come, leaves an eighth of the pool free, so that a newcomer finds a start.
+//! share of the rest as long as it runs. What no query is sure of goes to the query that asks first. A query that holds
+//! more than an equal share, counting one query that may start later, leaves an eighth of the pool free for that query.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! request ── CountCalls ── service ── response ── CallBody ── HTTP/2
-//!                `── Calls of the connection <──────┘  last asked for, by whom the next step is
+//!                `── Calls of the connection <──────┘  since when HTTP/2 has not asked for the next part
 //!                      `── IdleTimer, polled while the connection waits for the peer
 //! ```
 

@@ -51,7 +51,7 @@ impl Folder {
         Ok(Self { parent, path, owner })
     }
 
-    /// Makes the folder again if somebody has removed it.
+    /// Makes the folder again if another process has removed it.
     pub(crate) fn restore(&self) -> io::Result<()> {
         let _setup = lock_setup(&self.parent)?;
         if !self.path.is_dir() {

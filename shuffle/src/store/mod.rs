@@ -83,7 +83,8 @@ struct Inner {
 }
 
 impl Store {
-    /// A store whose memory is charged to `pool`. Of a limited pool it takes at most half. Folders left in `options.spill_dir` by processes that were killed are removed.
+    /// A store whose memory is charged to `pool`. Of a limited pool it takes at most half. Folders left in
+    /// `options.spill_dir` by processes that were killed are removed.
     ///
     /// # Errors
     /// When the spill folder cannot be used.

@@ -111,7 +111,5 @@ async fn spill(
     while let Some(batch) = rows.try_next().await? {
         scatter.push(&batch)?;
     }
-    let pieces = scatter.finish()?;
-    joining.count_spilled(&pieces);
-    Ok(pieces)
+    joining.finish(scatter)
 }

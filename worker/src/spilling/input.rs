@@ -17,7 +17,7 @@ use datafusion::physical_plan::execution_plan::{
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
 use futures::StreamExt;
 
-/// The rows of one partition, until somebody takes them.
+/// The rows of one partition, until the operator or the code that replaces it takes them.
 #[derive(Clone)]
 pub(super) struct Rows(Arc<Mutex<Option<SendableRecordBatchStream>>>);
 
@@ -26,7 +26,7 @@ impl Rows {
         Self(Arc::default())
     }
 
-    pub(super) fn new(rows: SendableRecordBatchStream) -> Self {
+    fn new(rows: SendableRecordBatchStream) -> Self {
         Self(Arc::new(Mutex::new(Some(rows))))
     }
 
@@ -51,7 +51,7 @@ pub(crate) struct LateInputExec {
     properties: Arc<PlanProperties>,
     rows: Vec<Rows>,
     /// The context in which the input is executed.
-    context: Arc<Mutex<Option<Arc<TaskContext>>>>,
+    context: Mutex<Option<Arc<TaskContext>>>,
 }
 
 impl fmt::Debug for LateInputExec {
@@ -70,7 +70,7 @@ impl LateInputExec {
             properties: Arc::clone(input.properties()),
             rows: std::iter::repeat_with(Rows::none).take(partitions).collect(),
             input: Some(input),
-            context: Arc::default(),
+            context: Mutex::default(),
         }
     }
 
@@ -92,7 +92,7 @@ impl LateInputExec {
             input: None,
             properties: Arc::new(properties),
             rows: vec![Rows::new(rows)],
-            context: Arc::default(),
+            context: Mutex::default(),
         }
     }
 

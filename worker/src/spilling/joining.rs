@@ -18,10 +18,11 @@ use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, SpillMetrics};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, stream};
 use squadron_shuffle::failure::into_datafusion;
-use squadron_shuffle::{AttemptContext, Spill, Store};
+use squadron_shuffle::{AttemptContext, Store};
 
 use super::input::LateInputExec;
 use super::scatter::{Scatter, SpilledRows};
+use crate::engine::context_like;
 use crate::yielding::YieldExec;
 
 /// A side of a join.
@@ -83,16 +84,21 @@ impl Joining {
 
     /// Scatters rows of a side over pieces; `level` says how often they were scattered before.
     pub(super) fn scatter(&self, side: Side, level: usize) -> Scatter {
-        let input = match side {
-            Side::Build => self.join.left(),
-            Side::Probe => self.join.right(),
-        };
         let reservation = self.reservation("HashJoinSpill");
-        Scatter::new(self.keys(side), level, input.schema(), self.spill(), reservation)
+        Scatter::new(
+            self.keys(side),
+            level,
+            self.schema(side),
+            self.store.spill(),
+            reservation,
+        )
     }
 
-    fn spill(&self) -> Spill {
-        self.store.spill()
+    fn schema(&self, side: Side) -> SchemaRef {
+        match side {
+            Side::Build => self.join.left().schema(),
+            Side::Probe => self.join.right().schema(),
+        }
     }
 
     fn keys(&self, side: Side) -> Vec<PhysicalExprRef> {
@@ -104,8 +110,14 @@ impl Joining {
         keys.cloned().collect()
     }
 
-    /// Counts rows as written.
-    pub(super) fn count_spilled(&self, pieces: &[SpilledRows]) {
+    /// The rows of each piece, counted as written.
+    pub(super) fn finish(&self, scatter: Scatter) -> Result<Vec<SpilledRows>> {
+        let pieces = scatter.finish()?;
+        self.count_spilled(&pieces);
+        Ok(pieces)
+    }
+
+    fn count_spilled(&self, pieces: &[SpilledRows]) {
         let batches = || pieces.iter().flat_map(|piece| &piece.batches);
         self.metrics.spill_file_count.add(1);
         self.metrics
@@ -123,8 +135,7 @@ impl Joining {
 
     /// Joins build rows with probe rows.
     pub(super) fn join_rows(&self, build: SpilledRows, probe: SpilledRows) -> Result<SendableRecordBatchStream> {
-        let builder = self.builder(self.build_rows(build), self.rows(Side::Probe, probe))?;
-        builder.build()?.execute(0, self.uncharged())
+        self.join_collected(self.build_rows(build), self.rows(Side::Probe, probe))
     }
 
     /// Joins build rows that are in memory with the rest of a probe side.
@@ -226,32 +237,18 @@ impl Joining {
     }
 
     fn rows(&self, side: Side, rows: SpilledRows) -> SendableRecordBatchStream {
-        let schema = match side {
-            Side::Build => self.join.left().schema(),
-            Side::Probe => self.join.right().schema(),
-        };
         let batches = rows.batches.into_iter();
         let batches = batches.map(|batch| batch.read().map_err(into_datafusion));
-        Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter(batches)))
+        Box::pin(RecordBatchStreamAdapter::new(self.schema(side), stream::iter(batches)))
     }
 
     /// The same rows under the planned schema, which may allow nulls where these have none.
     fn with_schema(&self, rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
         let schema = self.join.schema();
         let renamed = Arc::clone(&schema);
-        let rows = rows.map(move |batch| with_schema(&batch?, &renamed));
+        let rows = rows.map(move |batch| Ok(batch?.with_schema(Arc::clone(&renamed))?));
         Box::pin(RecordBatchStreamAdapter::new(schema, rows))
     }
-}
-
-fn with_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    let columns = batch.columns().to_vec();
-    Ok(RecordBatch::try_new_with_options(
-        Arc::clone(schema),
-        columns,
-        &options,
-    )?)
 }
 
 /// `context` with a memory pool that grants everything.
@@ -260,14 +257,5 @@ fn uncharged(context: &TaskContext) -> Arc<TaskContext> {
         memory_pool: Arc::new(UnboundedMemoryPool::default()),
         ..RuntimeEnv::clone(&context.runtime_env())
     };
-    Arc::new(TaskContext::new(
-        context.task_id(),
-        context.session_id(),
-        context.session_config().clone(),
-        context.scalar_functions().clone(),
-        context.higher_order_functions().clone(),
-        context.aggregate_functions().clone(),
-        context.window_functions().clone(),
-        Arc::new(runtime),
-    ))
+    context_like(context, context.session_config().clone(), Arc::new(runtime))
 }

@@ -218,7 +218,5 @@ async fn scatter(rows: SpilledRows, side: Side, level: usize, joining: &Joining)
         scatter.push(&batch.read().map_err(into_datafusion)?)?;
         give_way().await;
     }
-    let pieces = scatter.finish()?;
-    joining.count_spilled(&pieces);
-    Ok(pieces)
+    joining.finish(scatter)
 }

@@ -43,8 +43,7 @@ pub(super) async fn scatter(mut rows: SendableRecordBatchStream, joining: &Joini
         has_null = has_null || joining.join().null_aware && joining.has_null_key(&batch)?;
         scatter.push(&batch)?;
     }
-    let pieces = scatter.finish()?;
-    joining.count_spilled(&pieces);
+    let pieces = joining.finish(scatter)?;
     Ok(Probe { pieces, has_null })
 }
 

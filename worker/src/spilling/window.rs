@@ -1,9 +1,9 @@
 //! Window functions within the memory that the pool grants.
 //!
 //! ```text
-//! WindowChunksExec (WindowAggExec)       rows of complete groups, a few megabytes at a time, through a plan of their own
-//! ChargedWindowExec (any window node) ── LateInputExec ── input
-//!        `─ counts what comes out             `─ charges what goes in
+//! Chunks (WindowAggExec)       rows of complete groups, a few megabytes at a time, through a plan of their own
+//! Charged (any window node) ── LateInputExec ── input
+//!        `─ counts what comes out      `─ charges what goes in
 //! ```
 //!
 //! A `WindowAggExec` takes all rows before it yields any, though rows of different groups (`PARTITION BY`) have nothing to
@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::{SortColumn, concat_batches, partition};
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
+use datafusion::common::{Result, internal_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
@@ -40,53 +40,69 @@ pub(super) fn bounded(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn Ex
     if let Some(window) = plan.downcast_ref::<WindowAggExec>() {
         let keys = window.partition_by_sort_keys()?;
         if !keys.is_empty() {
-            return Ok(Some(Arc::new(WindowChunksExec::new(window.clone(), keys))));
+            return Ok(Some(Arc::new(BoundedWindowExec::in_chunks(window, keys))));
         }
     } else if !plan.is::<BoundedWindowAggExec>() {
         return Ok(None);
     }
-    Ok(Some(Arc::new(ChargedWindowExec::new(plan)?)))
+    Ok(Some(Arc::new(BoundedWindowExec::charged(plan)?)))
 }
 
 fn reservation(context: &TaskContext) -> MemoryReservation {
     MemoryConsumer::new("WindowRows").register(context.memory_pool())
 }
 
-/// Runs the functions of a [`WindowAggExec`] for some groups at a time.
-struct WindowChunksExec {
-    window: WindowAggExec,
-    /// `PARTITION BY`, by which the input is sorted.
-    keys: Vec<PhysicalSortExpr>,
-    metrics: ExecutionPlanMetricsSet,
+/// A window node that stays within memory, or charges what it takes.
+#[derive(Debug)]
+struct BoundedWindowExec {
+    window: Arc<dyn ExecutionPlan>,
+    method: Method,
 }
 
-impl WindowChunksExec {
-    fn new(window: WindowAggExec, keys: Vec<PhysicalSortExpr>) -> Self {
+#[derive(Debug)]
+enum Method {
+    Chunks(ChunkedWindow),
+    /// Charges the rows that the node holds: those that went in and have not come out.
+    Charged(Arc<LateInputExec>),
+}
+
+impl BoundedWindowExec {
+    /// Runs the functions of `window` for some groups at a time; its input is sorted by `keys` (`PARTITION BY`).
+    fn in_chunks(window: &WindowAggExec, keys: Vec<PhysicalSortExpr>) -> Self {
         Self {
-            window,
-            keys,
-            metrics: ExecutionPlanMetricsSet::new(),
+            window: Arc::new(window.clone()),
+            method: Method::Chunks(ChunkedWindow {
+                window: window.clone(),
+                keys,
+                metrics: ExecutionPlanMetricsSet::new(),
+            }),
         }
     }
-}
 
-impl fmt::Debug for WindowChunksExec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WindowChunksExec")
-            .field("window", &self.window)
-            .finish_non_exhaustive()
+    fn charged(window: &Arc<dyn ExecutionPlan>) -> Result<Self> {
+        let [input] = window.children()[..] else {
+            return internal_err!("{} has one child", window.name());
+        };
+        let input = Arc::new(LateInputExec::planned(Arc::clone(input)));
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
+        let window = Arc::clone(window).replace_children(vec![Arc::clone(&input) as _], options)?;
+        let method = Method::Charged(input);
+        Ok(Self { window, method })
     }
 }
 
-impl DisplayAs for WindowChunksExec {
+impl DisplayAs for BoundedWindowExec {
     fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.window.fmt_as(format, f)
     }
 }
 
-impl ExecutionPlan for WindowChunksExec {
+impl ExecutionPlan for BoundedWindowExec {
     fn name(&self) -> &'static str {
-        "WindowChunksExec"
+        match &self.method {
+            Method::Chunks(_) => "WindowChunksExec",
+            Method::Charged(_) => "ChargedWindowExec",
+        }
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -113,8 +129,7 @@ impl ExecutionPlan for WindowChunksExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
         options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let window: Arc<dyn ExecutionPlan> = Arc::new(self.window.clone());
-        let window = window.replace_children(children, options)?;
+        let window = Arc::clone(&self.window).replace_children(planned_inputs(children), options)?;
         Ok(bounded(&window)?.unwrap_or(window))
     }
 
@@ -123,6 +138,30 @@ impl ExecutionPlan for WindowChunksExec {
         self.replace_children(children, options)
     }
 
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        match &self.method {
+            Method::Chunks(chunked) => chunked.execute(partition, context),
+            Method::Charged(input) => execute_charged(self.window.as_ref(), input, partition, context),
+        }
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        match &self.method {
+            Method::Chunks(chunked) => Some(chunked.metrics.clone_inner()),
+            Method::Charged(_) => self.window.metrics(),
+        }
+    }
+}
+
+/// The window functions of a node, run for some groups at a time.
+#[derive(Debug)]
+struct ChunkedWindow {
+    window: WindowAggExec,
+    keys: Vec<PhysicalSortExpr>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl ChunkedWindow {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let chunks = Chunks {
             rows: self.window.input().execute(partition, Arc::clone(&context))?,
@@ -134,7 +173,7 @@ impl ExecutionPlan for WindowChunksExec {
         };
         let window = self.window.clone();
         let count = MetricBuilder::new(&self.metrics).global_counter("chunks");
-        let schema = self.schema();
+        let schema = self.window.schema();
         let rows = chunks.into_stream().map(move |chunk| {
             count.add(1);
             run(&window, chunk?, Arc::clone(&context))
@@ -144,10 +183,6 @@ impl ExecutionPlan for WindowChunksExec {
             .try_flatten()
             .inspect_ok(move |batch| metrics.record_output(batch.num_rows()));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
     }
 }
 
@@ -276,96 +311,25 @@ impl Chunks {
     }
 }
 
-/// Charges the rows that a window node holds: those that went in and have not come out.
-struct ChargedWindowExec {
-    window: Arc<dyn ExecutionPlan>,
-    input: Arc<LateInputExec>,
-}
-
-impl ChargedWindowExec {
-    fn new(window: &Arc<dyn ExecutionPlan>) -> Result<Self> {
-        let [input] = window.children()[..] else {
-            return datafusion::common::internal_err!("{} has one child", window.name());
-        };
-        let input = Arc::new(LateInputExec::planned(Arc::clone(input)));
-        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
-        let window = Arc::clone(window).replace_children(vec![Arc::clone(&input) as _], options)?;
-        Ok(Self { window, input })
-    }
-}
-
-impl fmt::Debug for ChargedWindowExec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChargedWindowExec")
-            .field("window", &self.window)
-            .finish_non_exhaustive()
-    }
-}
-
-impl DisplayAs for ChargedWindowExec {
-    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.window.fmt_as(format, f)
-    }
-}
-
-impl ExecutionPlan for ChargedWindowExec {
-    fn name(&self) -> &'static str {
-        "ChargedWindowExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.window.properties()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        self.window.maintains_input_order()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        self.window.children()
-    }
-
-    fn apply_expressions(
-        &self,
-        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        self.window.apply_expressions(f)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-        options: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let inputs = planned_inputs(children);
-        let window = Arc::clone(&self.window).replace_children(inputs, options)?;
-        Ok(Arc::new(Self::new(&window)?))
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-        self.replace_children(children, options)
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let held = Arc::new(Held {
-            reservation: reservation(&context),
-            row_bytes: AtomicUsize::new(0),
-        });
-        self.input.set_context(Arc::clone(&context));
-        let output = self.window.execute(partition, context)?;
-        let late = &self.input.rows()[partition];
-        let (rows, entering) = (late.take()?, Arc::clone(&held));
-        late.put(observe(rows, move |batch| entering.enter(batch)));
-        Ok(observe(output, move |batch| {
-            held.leave(batch.num_rows());
-            Ok(())
-        }))
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        self.window.metrics()
-    }
+fn execute_charged(
+    window: &dyn ExecutionPlan,
+    input: &LateInputExec,
+    partition: usize,
+    context: Arc<TaskContext>,
+) -> Result<SendableRecordBatchStream> {
+    let held = Arc::new(Held {
+        reservation: reservation(&context),
+        row_bytes: AtomicUsize::new(0),
+    });
+    input.set_context(Arc::clone(&context));
+    let output = window.execute(partition, context)?;
+    let late = &input.rows()[partition];
+    let (rows, entering) = (late.take()?, Arc::clone(&held));
+    late.put(observe(rows, move |batch| entering.enter(batch)));
+    Ok(observe(output, move |batch| {
+        held.leave(batch.num_rows());
+        Ok(())
+    }))
 }
 
 /// What a partition of a window node holds.
