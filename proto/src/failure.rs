@@ -3,6 +3,7 @@
 //! A kind decides two things, each in one place: whether another attempt may succeed ([`FailureKind::is_retryable`]),
 //! and the gRPC code that clients see ([`FailureKind::grpc_code`]).
 
+use std::any::Any;
 use std::fmt;
 
 use tonic::Code;
@@ -155,6 +156,12 @@ impl FailureKind {
             Self::Internal => Code::Internal,
         }
     }
+}
+
+/// What a panic said, if it was text.
+pub fn panic_message(panic: &(dyn Any + Send)) -> Option<&str> {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    panic.downcast_ref::<&str>().copied().or(text)
 }
 
 impl From<Failure> for wire::Failure {

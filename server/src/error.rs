@@ -1,7 +1,5 @@
 //! Failures as gRPC statuses for clients. The codes are those of [`FailureKind::grpc_code`].
 
-use std::any::Any;
-
 use squadron_proto::{Failure, FailureKind, QueryId};
 use tonic::Status;
 use tracing::error;
@@ -21,12 +19,6 @@ pub fn status(failure: &Failure, query: Option<QueryId>) -> Status {
         ));
     }
     Status::new(failure.kind.grpc_code(), format!("{}{about}", failure.message))
-}
-
-/// What a panic said, if it was text.
-pub fn panic_message(panic: &(dyn Any + Send)) -> Option<&str> {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    panic.downcast_ref::<&str>().copied().or(text)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::buffer::Buffer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{RecordBatchDecoder, read_dictionary};
 use arrow::ipc::{MessageHeader, root_as_message};
@@ -14,16 +14,30 @@ use bytes::Bytes;
 use prost::Message;
 use squadron_proto::Failure;
 
+use crate::messages::{check, without_panics};
+
 /// Buffers at multiples of this are used in place; arrow would copy others one by one.
 const ALIGNMENT: usize = 64;
 
+/// The schema that the first message of a fetch holds.
+///
+/// # Errors
+/// Internal, when it holds none.
+pub fn schema(data: &FlightData) -> Result<SchemaRef, Failure> {
+    let read = without_panics(|| Schema::try_from(data)).map_err(unreadable)?;
+    Ok(Arc::new(read))
+}
+
 /// The messages of one batch: its dictionaries, then itself.
 #[derive(Debug, Default)]
-pub(crate) struct Packet(Vec<FlightData>);
+pub struct Packet(Vec<FlightData>);
 
 impl Packet {
     /// Adds the next message. Returns whether it was the last one of the batch.
-    pub(crate) fn push(&mut self, data: FlightData) -> Result<bool, Failure> {
+    ///
+    /// # Errors
+    /// Internal, when it is neither a dictionary nor a batch.
+    pub fn push(&mut self, data: FlightData) -> Result<bool, Failure> {
         let message = root_as_message(&data.data_header).map_err(unreadable)?;
         let complete = match message.header_type() {
             MessageHeader::DictionaryBatch => false,
@@ -34,18 +48,19 @@ impl Packet {
         Ok(complete)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether no message was added yet.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Bytes of all messages.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let messages = self.0.iter();
         messages.map(|data| data.data_header.len() + data.data_body.len()).sum()
     }
 
     /// Encodes the messages for a spill file.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let length = self.0.iter().map(FlightData::encoded_len).sum::<usize>();
         let mut bytes = Vec::with_capacity(length + 10 * self.0.len());
         for data in &self.0 {
@@ -55,7 +70,10 @@ impl Packet {
     }
 
     /// Decodes the messages of a spill file.
-    pub(crate) fn from_bytes(mut bytes: Bytes) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// Internal, when they cannot be read.
+    pub fn from_bytes(mut bytes: Bytes) -> Result<Self, Failure> {
         let mut messages = Vec::new();
         while !bytes.is_empty() {
             messages.push(FlightData::decode_length_delimited(&mut bytes).map_err(unreadable)?);
@@ -64,18 +82,24 @@ impl Packet {
     }
 
     /// Decodes the batch, sent with the schema `sent`, as one of the schema `wanted`; these differ in metadata at most.
-    pub(crate) fn decode(self, sent: &SchemaRef, wanted: &SchemaRef) -> Result<RecordBatch, Failure> {
+    ///
+    /// # Errors
+    /// Internal, when the messages are not a batch of that schema.
+    pub fn decode(self, sent: &SchemaRef, wanted: &SchemaRef) -> Result<RecordBatch, Failure> {
         let mut dictionaries = HashMap::new();
         for data in self.0 {
             let message = root_as_message(&data.data_header).map_err(unreadable)?;
+            check(&message, &data.data_body).map_err(unreadable)?;
             let body = align(&data.data_body);
+            let version = message.version();
             if let Some(dictionary) = message.header_as_dictionary_batch() {
-                let version = message.version();
-                read_dictionary(&body, dictionary, sent, &mut dictionaries, &version).map_err(unreadable)?;
+                without_panics(|| read_dictionary(&body, dictionary, sent, &mut dictionaries, &version))
+                    .map_err(unreadable)?;
             } else if let Some(batch) = message.header_as_record_batch() {
-                let version = message.version();
-                let decoder = RecordBatchDecoder::try_new(&body, batch, Arc::clone(sent), &dictionaries, &version);
-                let batch = decoder.and_then(RecordBatchDecoder::read_record_batch);
+                let batch = without_panics(|| {
+                    RecordBatchDecoder::try_new(&body, batch, Arc::clone(sent), &dictionaries, &version)?
+                        .read_record_batch()
+                });
                 return with_schema(&batch.map_err(unreadable)?, wanted).map_err(unreadable);
             }
         }

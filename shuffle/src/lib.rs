@@ -13,16 +13,18 @@
 //! [`Store`] holds the output of attempts, in memory first and on disk when the memory pool refuses. The two plan nodes
 //! find the store, and everything else that belongs to one attempt, in the [`AttemptContext`] of their `TaskContext`.
 
+pub mod arrow_files;
 pub mod codec;
 mod compact;
 pub mod conform;
 pub mod context;
-mod decode;
+pub mod decode;
 pub mod encode;
 pub mod failure;
 pub mod fetch;
 pub mod fragment;
 pub mod functions;
+pub mod messages;
 pub mod net;
 pub mod read;
 pub mod serve;

@@ -20,8 +20,11 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::{FutureExt, StreamExt};
 use squadron_proto::control::{AttemptStatus, Launch, OutputMode, TaskMetrics, TaskOutput};
+use squadron_proto::failure::panic_message;
 use squadron_proto::{AttemptKey, Failure, FailureKind};
-use squadron_shuffle::{AttemptContext, OutputWriter, ShuffleWriteExec, WritePartitioning, Written, failure, fragment};
+use squadron_shuffle::{
+    AttemptContext, OutputWriter, ShuffleWriteExec, WritePartitioning, Written, arrow_files, failure, fragment,
+};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -170,7 +173,8 @@ impl Attempt {
         Ok(Prepared {
             usage: Arc::clone(&self.usage),
             memory,
-            plan: with_yields(plan)
+            plan: arrow_files::with_checked_scans(plan)
+                .and_then(with_yields)
                 .and_then(with_bounded_memory)
                 .map_err(|error| failure::of(&error))?,
             context,
@@ -290,10 +294,6 @@ fn join_failure(key: AttemptKey, error: JoinError) -> Failure {
 
 /// A panic in a plan is a bug, of Squadron or of DataFusion, that must not fail other queries.
 fn panic_failure(key: AttemptKey, panic: &(dyn Any + Send)) -> Failure {
-    let said = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
+    let said = panic_message(panic).unwrap_or("no message");
     Failure::internal(format!("attempt {key} panicked: {said}"))
 }

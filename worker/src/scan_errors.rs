@@ -1,5 +1,7 @@
-//! Names the files of a scan in its errors: decoders tell what is wrong with the bytes, not whose bytes they are.
+//! Names the files of a scan in its errors and panics: decoders tell what is wrong with the bytes, not whose bytes they are.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
@@ -9,8 +11,9 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::TryStreamExt;
-use squadron_proto::Failure;
+use futures::StreamExt;
+use squadron_proto::failure::panic_message;
+use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure;
 
 /// How many files an error names.
@@ -30,11 +33,18 @@ pub(crate) fn with_file_names(
         return rows;
     };
     let schema = rows.schema();
-    let rows = rows.map_err(move |error| match is_of_file(error.find_root()) {
-        false => error,
-        true => {
-            let names = files.iter().map(|file| file.object_meta.location.as_ref());
-            name_files(&error, &names.collect::<Vec<_>>())
+    let rows = AssertUnwindSafe(rows).catch_unwind().map(move |read| {
+        let names = || {
+            files
+                .iter()
+                .map(|file| file.object_meta.location.as_ref())
+                .collect::<Vec<_>>()
+        };
+        match read {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(error)) if is_of_file(error.find_root()) => Err(name_files(&failure::of(&error), &names())),
+            Ok(Err(error)) => Err(error),
+            Err(panic) => Err(name_files(&panic_failure(panic.as_ref()), &names())),
         }
     });
     Box::pin(RecordBatchStreamAdapter::new(schema, rows))
@@ -53,10 +63,15 @@ fn is_of_file(error: &DataFusionError) -> bool {
     }
 }
 
-fn name_files(error: &DataFusionError, names: &[&str]) -> DataFusionError {
-    let failure = failure::of(error);
+/// Decoders panic where a length or an offset in a file is impossible.
+fn panic_failure(panic: &(dyn Any + Send)) -> Failure {
+    let said = panic_message(panic).unwrap_or("no message");
+    Failure::new(FailureKind::Invalid, format!("its content is broken ({said})"))
+}
+
+fn name_files(failure: &Failure, names: &[&str]) -> DataFusionError {
     if names.iter().any(|name| failure.message.contains(name)) {
-        return failure::into_datafusion(failure);
+        return failure::into_datafusion(failure.clone());
     }
     let shown = names[..names.len().min(MAX_NAMES)].join(", ");
     let more = match names.len().saturating_sub(MAX_NAMES) {
@@ -86,14 +101,14 @@ mod tests {
     fn error_of_file_names_it() {
         let corrupt = || DataFusionError::ParquetError(Box::new(ParquetError::General("snappy: corrupt input".into())));
         assert!(is_of_file(&corrupt()));
-        let named = failure::of(&name_files(&corrupt(), &["data/a.parquet"]));
+        let named = failure::of(&name_files(&failure::of(&corrupt()), &["data/a.parquet"]));
         assert!(
             named.message.starts_with("the file data/a.parquet cannot be read"),
             "{named}"
         );
         assert!(named.message.contains("snappy: corrupt input"), "{named}");
         let many = failure::of(&name_files(
-            &corrupt(),
+            &failure::of(&corrupt()),
             &["t/1.csv", "t/2.csv", "t/3.csv", "t/4.csv", "t/5.csv"],
         ));
         assert!(

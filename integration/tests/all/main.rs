@@ -18,6 +18,7 @@ mod cursors;
 mod drivers;
 mod endpoints;
 mod faults;
+mod fuzz;
 mod limits;
 mod load;
 mod memory;

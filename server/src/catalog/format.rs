@@ -13,6 +13,8 @@ use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::execution::context::SessionState;
 
+use super::checked_format::CheckedFormat;
+
 /// The names of the formats, for messages.
 pub(super) const FORMATS: &str = "Parquet, CSV, JSON lines, Arrow or Avro";
 
@@ -74,7 +76,7 @@ impl Format {
     /// DataFusion's reader, with the session's defaults.
     pub(super) fn reader(&self, state: &SessionState) -> Arc<dyn FileFormat> {
         let execution = &state.config_options().execution;
-        match self.kind {
+        let reader: Arc<dyn FileFormat> = match self.kind {
             FormatKind::Parquet => Arc::new(ParquetFormat::new().with_options(TableParquetOptions {
                 global: execution.parquet.clone(),
                 ..TableParquetOptions::default()
@@ -87,7 +89,8 @@ impl Format {
             FormatKind::Json => Arc::new(JsonFormat::default().with_file_compression_type(self.compression)),
             FormatKind::Arrow => Arc::new(ArrowFormat),
             FormatKind::Avro => Arc::new(AvroFormat),
-        }
+        };
+        Arc::new(CheckedFormat::new(reader))
     }
 }
 

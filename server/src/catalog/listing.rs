@@ -1,8 +1,6 @@
 //! Opens the file or folder at a URL as a table: layout, schema, and an error that names the file that cannot be read.
 
-use std::any::Any;
 use std::collections::HashSet;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -13,7 +11,7 @@ use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTable
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionState;
 use datafusion::object_store::{self, ObjectMeta, ObjectStore, ObjectStoreExt};
-use futures::{FutureExt, TryStreamExt};
+use futures::TryStreamExt;
 use squadron_proto::{Failure, FailureKind};
 use url::Url;
 
@@ -53,20 +51,7 @@ pub(super) async fn open(
         state,
         url: stores.locate(url, &[]).map_err(about)?,
     };
-    // Decoders of broken files may panic; the other tables are served all the same.
-    let opened = AssertUnwindSafe(opener.open()).catch_unwind().await;
-    opened
-        .unwrap_or_else(|panic| Err(broken(panic.as_ref())))
-        .map_err(about)
-}
-
-fn broken(panic: &(dyn Any + Send)) -> Failure {
-    let said = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
-    invalid(format!("its content is broken ({said})"))
+    opener.open().await.map_err(about)
 }
 
 struct TableOpener<'a> {

@@ -10,6 +10,7 @@
 //!
 //! All sessions share one schema, so a table that one session creates is seen by the next statement of every other.
 
+mod checked_format;
 mod ddl;
 mod external;
 mod format;
@@ -50,6 +51,8 @@ use crate::datafusion_workarounds::{self, balance};
 use crate::plan_limits::rules;
 use crate::settings::session::OptionError;
 use crate::settings::{self, SquadronOptions};
+use checked_format::check_formats;
+pub use checked_format::unchecked;
 use external::ExternalTableFactory;
 pub use names::{DEFAULT_CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA};
 use schema::SharedSchema;
@@ -300,6 +303,8 @@ fn prepare_state(
         .collect();
     *state.table_factories_mut() = factories;
     let pool = Arc::clone(&state.runtime_env().memory_pool);
-    functions::bound(&mut state, max_value_bytes, &pool).map_err(|error| squadron_shuffle::failure::of(&error))?;
+    check_formats(&mut state)
+        .and_then(|()| functions::bound(&mut state, max_value_bytes, &pool))
+        .map_err(|error| squadron_shuffle::failure::of(&error))?;
     Ok((state, catalog))
 }

@@ -13,12 +13,12 @@ use arrow_flight::FlightData;
 use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
 use arrow_flight::error::FlightError;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
+use squadron_proto::failure::panic_message;
 use squadron_proto::{Failure, FailureKind};
 use tonic::{Code, Status};
 
 use super::sizes;
 use super::status::invalid;
-use crate::error::panic_message;
 
 /// Bytes of one set of parameters, uncompressed.
 const MAX_PARAMETER_BYTES: u64 = 64 * 1024 * 1024;

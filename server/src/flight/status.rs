@@ -5,11 +5,12 @@ use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
 use futures::stream::BoxStream;
+use squadron_proto::failure::panic_message;
 use squadron_proto::{Failure, FailureKind, QueryId};
 use tonic::{Response, Status};
 use tracing::debug;
 
-use crate::error::{self, panic_message};
+use crate::error;
 
 /// Encoded bytes of a status message; gRPC for Java accepts 8 KiB of headers in all.
 const MAX_MESSAGE_BYTES: usize = 6 * 1024;

@@ -25,7 +25,7 @@ use squadron_shuffle::{FileEncoding, FileTarget, StagedFile, failure};
 use url::Url;
 
 use super::folder_locks::StorePath;
-use crate::catalog::{Catalog, StoreLease};
+use crate::catalog::{Catalog, StoreLease, unchecked};
 use crate::planner::FileWrite;
 use crate::planner::schema::{client_schema, without_views};
 
@@ -431,7 +431,7 @@ async fn resolve_encoding(
             format.get_ext()
         ))
     };
-    let is_array = format
+    let is_array = unchecked(format)
         .downcast_ref::<JsonFormat>()
         .is_some_and(|json| !json.options().newline_delimited);
     if is_array {

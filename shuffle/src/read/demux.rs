@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::physical_plan::metrics::Count;
 use futures::{FutureExt, StreamExt};
@@ -30,7 +30,7 @@ use squadron_proto::ticket::Fetch;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::decode::Packet;
+use crate::decode::{Packet, schema};
 use crate::fetch::{Fetched, Fetcher};
 use crate::store::{Block, Charge, MemoryStore, SpillFile, Store};
 
@@ -171,11 +171,7 @@ async fn transfer(fetcher: &Fetcher, shared: &Arc<Shared>, source: Source) -> Re
     loop {
         shared.wait_for_demand().await;
         match stream.next().await.transpose()? {
-            Some(Fetched::Schema(data)) => {
-                sent = Schema::try_from(&data)
-                    .map(Arc::new)
-                    .map_err(|error| Failure::internal(format!("a fetched schema cannot be read: {error}")))?;
-            }
+            Some(Fetched::Schema(data)) => sent = schema(&data)?,
             Some(Fetched::Frame(tag, data)) => {
                 if packet.push(data)? {
                     let packet = std::mem::take(&mut packet);

@@ -25,7 +25,10 @@ const CRATES: [(&str, &[&str]); 7] = [
             "squadron-worker",
         ],
     ),
-    ("integration", &["squadron"]),
+    (
+        "integration",
+        &["squadron", "squadron-proto", "squadron-shuffle", "squadron-worker"],
+    ),
     (
         "integration/bench",
         &[

@@ -5,7 +5,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::Int64Type;
+use arrow::ipc::writer::FileWriter;
 use squadron_integration::cluster::cluster;
 use tonic::Code;
 
@@ -111,5 +115,34 @@ fn error_of_damaged_pages_names_the_file() {
         );
         let (_, rows) = client.query("SELECT * FROM good").await.expect("the others are served");
         assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), 2);
+    });
+}
+
+/// DataFusion reads the columns of Arrow files by their position in the first file.
+#[test]
+fn arrow_files_may_order_their_columns_differently() {
+    fn write(path: &Path, batch: &RecordBatch) {
+        let mut writer = FileWriter::try_new(fs::File::create(path).unwrap(), &batch.schema()).unwrap();
+        writer.write(batch).unwrap();
+        writer.finish().unwrap();
+    }
+    bounded(minutes(3), async {
+        let folder = tempfile::tempdir().unwrap();
+        let table = folder.path().join("mixed");
+        fs::create_dir(&table).unwrap();
+        let column = |values: [i64; 2]| Arc::new(Int64Array::from(values.to_vec())) as ArrayRef;
+        let first = RecordBatch::try_from_iter([("a", column([1, 2])), ("b", column([10, 20]))]).unwrap();
+        write(&table.join("1.arrow"), &first);
+        write(&table.join("2.arrow"), &first.project(&[1, 0]).unwrap());
+        let cluster = cluster().workers(2).slots(1).data(folder.path()).start().await;
+        let client = cluster.client().await;
+        for (sql, sums) in [
+            ("SELECT sum(a) AS a, sum(b) AS b FROM mixed", vec![6, 60]),
+            ("SELECT sum(b) AS b FROM mixed", vec![60]),
+        ] {
+            let (_, rows) = client.query(sql).await.unwrap();
+            let sum = |column: usize| rows[0].column(column).as_primitive::<Int64Type>().value(0);
+            assert_eq!((0..sums.len()).map(sum).collect::<Vec<_>>(), sums, "{sql}");
+        }
     });
 }

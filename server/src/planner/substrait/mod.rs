@@ -37,13 +37,13 @@ use datafusion_substrait::substrait::proto::Plan;
 use futures::FutureExt;
 use prost::Message;
 use squadron_proto::FailureKind;
+use squadron_proto::failure::panic_message;
 use squadron_shuffle::failure;
 
 use self::declarations::Declarations;
 use self::errors::invalid;
 use self::limits::{MAX_DEPTH, MAX_PLAN_BYTES};
 use self::reader::Reader;
-use crate::error::panic_message;
 
 /// The newest release of Substrait whose plans are read.
 pub fn newest_version() -> String {

@@ -1,0 +1,204 @@
+//! A format whose files may be damaged: what its reader cannot understand, or panics at, is an error that names the file.
+//!
+//! Readers panic where a length, an offset or a statistic of a file is impossible. The columns of Arrow files are told by
+//! [`arrow_files::schema`]: DataFusion's reader allocates what a damaged file asks for, and the process ends when
+//! that cannot be had.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::Session;
+use datafusion::common::{GetExt, Statistics};
+use datafusion::datasource::file_format::arrow::ArrowFormat;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::file_format::{FileFormat, FileFormatFactory, FileMeta};
+use datafusion::datasource::physical_plan::{FileScanConfig, FileSinkConfig, FileSource};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::error::Result;
+use datafusion::execution::SessionState;
+use datafusion::object_store::{ObjectMeta, ObjectStore};
+use datafusion::physical_expr::{LexOrdering, LexRequirement};
+use datafusion::physical_plan::ExecutionPlan;
+use futures::FutureExt;
+use squadron_proto::failure::panic_message;
+use squadron_proto::{Failure, FailureKind};
+use squadron_shuffle::{arrow_files, failure};
+
+/// The extensions under which DataFusion keeps its formats.
+const EXTENSIONS: [&str; 5] = ["parquet", "csv", "json", "arrow", "avro"];
+
+/// Makes the formats of `CREATE EXTERNAL TABLE` and `COPY` checked ones.
+pub(super) fn check_formats(state: &mut SessionState) -> Result<()> {
+    for extension in EXTENSIONS {
+        if let Some(inner) = state.get_file_format_factory(extension) {
+            state.register_file_format(Arc::new(CheckedFormatFactory { inner }), true)?;
+        }
+    }
+    Ok(())
+}
+
+/// The format within a checked one.
+pub fn unchecked(format: &dyn FileFormat) -> &dyn FileFormat {
+    let checked = format.downcast_ref::<CheckedFormat>();
+    checked.map_or(format, |checked| checked.inner.as_ref())
+}
+
+#[derive(Debug)]
+pub(super) struct CheckedFormat {
+    inner: Arc<dyn FileFormat>,
+}
+
+impl CheckedFormat {
+    pub(super) fn new(inner: Arc<dyn FileFormat>) -> Self {
+        Self { inner }
+    }
+
+    async fn schema_of(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        object: &ObjectMeta,
+    ) -> Result<SchemaRef> {
+        let work = async {
+            if self.inner.is::<ArrowFormat>() {
+                return arrow_files::schema(store, object).await;
+            }
+            self.inner
+                .infer_schema(state, store, std::slice::from_ref(object))
+                .await
+        };
+        checked(object, work).await
+    }
+}
+
+/// The outcome of `work`, which reads `object`; its errors and panics name the file.
+async fn checked<T>(object: &ObjectMeta, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let failure = match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(Ok(read)) => return Ok(read),
+        Ok(Err(error)) => failure::of(&error),
+        Err(panic) => {
+            let said = panic_message(panic.as_ref()).unwrap_or("its reader gave up");
+            Failure::new(FailureKind::Invalid, format!("its content is broken ({said})"))
+        }
+    };
+    let file = object.location.as_ref();
+    let message = match failure.message.contains(file) {
+        true => failure.message,
+        false => format!("the file {file} cannot be read: {}", failure.message),
+    };
+    Err(failure::into_datafusion(Failure::new(failure.kind, message)))
+}
+
+#[async_trait]
+impl FileFormat for CheckedFormat {
+    fn get_ext(&self) -> String {
+        self.inner.get_ext()
+    }
+
+    fn get_ext_with_compression(&self, compression: &FileCompressionType) -> Result<String> {
+        self.inner.get_ext_with_compression(compression)
+    }
+
+    fn compression_type(&self) -> Option<FileCompressionType> {
+        self.inner.compression_type()
+    }
+
+    async fn infer_schema(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        objects: &[ObjectMeta],
+    ) -> Result<SchemaRef> {
+        if let [object] = objects {
+            return self.schema_of(state, store, object).await;
+        }
+        if !self.inner.is::<ArrowFormat>() {
+            // Many files are read at a time.
+            let work = AssertUnwindSafe(self.inner.infer_schema(state, store, objects));
+            if let Ok(Ok(schema)) = work.catch_unwind().await {
+                return Ok(schema);
+            }
+        }
+        // One after the other, to find the one that cannot be read.
+        let mut schemas = Vec::with_capacity(objects.len());
+        for object in objects {
+            schemas.push(Arc::unwrap_or_clone(self.schema_of(state, store, object).await?));
+        }
+        Ok(Arc::new(Schema::try_merge(schemas)?))
+    }
+
+    async fn infer_stats(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        table_schema: SchemaRef,
+        object: &ObjectMeta,
+    ) -> Result<Statistics> {
+        let work = self.inner.infer_stats(state, store, table_schema, object);
+        checked(object, work).await
+    }
+
+    async fn infer_ordering(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        table_schema: SchemaRef,
+        object: &ObjectMeta,
+    ) -> Result<Option<LexOrdering>> {
+        let work = self.inner.infer_ordering(state, store, table_schema, object);
+        checked(object, work).await
+    }
+
+    async fn infer_stats_and_ordering(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        table_schema: SchemaRef,
+        object: &ObjectMeta,
+    ) -> Result<FileMeta> {
+        let work = self.inner.infer_stats_and_ordering(state, store, table_schema, object);
+        checked(object, work).await
+    }
+
+    async fn create_physical_plan(&self, state: &dyn Session, scan: FileScanConfig) -> Result<Arc<dyn ExecutionPlan>> {
+        self.inner.create_physical_plan(state, scan).await
+    }
+
+    async fn create_writer_physical_plan(
+        &self,
+        input: Arc<dyn ExecutionPlan>,
+        state: &dyn Session,
+        sink: FileSinkConfig,
+        order: Option<LexRequirement>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.inner.create_writer_physical_plan(input, state, sink, order).await
+    }
+
+    fn file_source(&self, table_schema: TableSchema) -> Arc<dyn FileSource> {
+        self.inner.file_source(table_schema)
+    }
+}
+
+#[derive(Debug)]
+struct CheckedFormatFactory {
+    inner: Arc<dyn FileFormatFactory>,
+}
+
+impl FileFormatFactory for CheckedFormatFactory {
+    fn create(&self, state: &dyn Session, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
+        Ok(Arc::new(CheckedFormat::new(self.inner.create(state, options)?)))
+    }
+
+    fn default(&self) -> Arc<dyn FileFormat> {
+        Arc::new(CheckedFormat::new(self.inner.default()))
+    }
+}
+
+impl GetExt for CheckedFormatFactory {
+    fn get_ext(&self) -> String {
+        self.inner.get_ext()
+    }
+}
