@@ -34,9 +34,9 @@ use datafusion::catalog::{
 };
 use datafusion::config::{ConfigNonZeroUsize, ConfigOptions};
 use datafusion::error::DataFusionError;
-use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SessionContext, SessionState};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::logical_expr::DdlStatement;
 use datafusion::optimizer::Optimizer;
 use datafusion::prelude::SessionConfig;
@@ -48,6 +48,7 @@ use tokio::task::JoinSet;
 use crate::auth::Principal;
 use crate::config::{self, DataSource, ServeArgs};
 use crate::datafusion_workarounds::{self, balance};
+use crate::plan_limits::concat::BoundConcatenation;
 use crate::plan_limits::rules;
 use crate::settings::session::OptionError;
 use crate::settings::{self, SquadronOptions};
@@ -306,5 +307,8 @@ fn prepare_state(
     check_formats(&mut state)
         .and_then(|()| functions::bound(&mut state, max_value_bytes, &pool))
         .map_err(|error| squadron_shuffle::failure::of(&error))?;
+    if let Ok(function) = state.udf(functions::JOIN_TEXTS) {
+        state.add_analyzer_rule(Arc::new(BoundConcatenation { function }));
+    }
     Ok((state, catalog))
 }

@@ -11,6 +11,7 @@
 //! few hundred bytes can stand for a plan of a billion nodes. The weight is an estimate of what all passes together
 //! take, from the number of nodes, columns and expressions that they walk over ([`size`]).
 
+pub(crate) mod concat;
 pub(crate) mod rules;
 mod size;
 

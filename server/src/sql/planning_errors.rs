@@ -36,8 +36,13 @@ pub(crate) fn planned<T>(result: DataFusionResult<T>) -> Result<T, Failure> {
 
 fn planning_failure(error: &DataFusionError) -> Failure {
     let mut failure = failure::of(error);
-    let foreign = matches!(error.find_root(), DataFusionError::External(_));
-    if foreign && failure.kind == FailureKind::Internal {
+    let is_of_statement = match error.find_root() {
+        DataFusionError::External(_) => true,
+        // Types of a statement that do not fit, as in `1 BETWEEN true AND 2`.
+        DataFusionError::Internal(message) => message.contains("coerce"),
+        _ => false,
+    };
+    if is_of_statement && failure.kind == FailureKind::Internal {
         failure.kind = FailureKind::Invalid;
     }
     failure

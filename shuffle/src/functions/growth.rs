@@ -4,17 +4,22 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::compute::kernels::length::length;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::Result;
+use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 
+use super::regexp;
+
 /// The functions that can make large values of small arguments, and how they grow.
-pub(super) const GROWING: [(&str, Growth); 10] = [
+pub(super) const GROWING: [(&str, Growth); 13] = [
     ("repeat", Growth::Repeat),
     ("lpad", Growth::Pad),
     ("rpad", Growth::Pad),
     ("replace", Growth::Replace),
     ("concat", Growth::Concat),
     ("concat_ws", Growth::Concat),
+    ("overlay", Growth::Concat),
+    ("regexp_replace", Growth::RegexpReplace),
+    ("array_concat", Growth::ArrayConcat),
     ("array_repeat", Growth::ArrayRepeat),
     ("array_resize", Growth::ArrayResize),
     ("range", Growth::Range),
@@ -30,8 +35,12 @@ pub(super) enum Growth {
     Pad,
     /// A text in which each occurrence of another grows.
     Replace,
+    /// A text in which each match of a pattern grows.
+    RegexpReplace,
     /// All texts together.
     Concat,
+    /// The elements of all arrays together.
+    ArrayConcat,
     /// An element, so many times.
     ArrayRepeat,
     /// So many elements.
@@ -79,12 +88,28 @@ impl Growth {
                     lengths.fold(0, u64::saturating_add)
                 }))
             }
+            (Self::RegexpReplace, [text, pattern, replacement, flags @ ..]) => {
+                let growth = regexp::Growing::new(text, pattern, replacement, flags.first())?;
+                Ok(sum(rows, columns, |row| growth.at(row)))
+            }
+            (Self::ArrayConcat, arrays) => {
+                let sizes = arrays.iter().map(array_bytes).collect::<Result<Vec<_>>>()?;
+                Ok(sum(rows, columns, |row| {
+                    let sizes = sizes
+                        .iter()
+                        .map(|(elements, bytes)| elements.at(row).saturating_mul(*bytes));
+                    sizes.fold(0, u64::saturating_add)
+                }))
+            }
             (Self::ArrayRepeat, [element, count]) => {
                 let (bytes, count) = (element_bytes(element), numbers(count)?);
                 Ok(sum(rows, columns, |row| count.at(row).saturating_mul(bytes)))
             }
             (Self::ArrayResize, [_, count, ..]) => {
                 let count = numbers(count)?;
+                if (0..rows).any(|row| count.signed(row) < 0) {
+                    return exec_err!("array_resize needs a size of 0 or more");
+                }
                 Ok(sum(rows, columns, |row| count.at(row).saturating_mul(ELEMENT_BYTES)))
             }
             (Self::Range, [end]) => {
@@ -125,7 +150,7 @@ fn sum(rows: usize, columns: &[ColumnarValue], bytes: impl Fn(usize) -> u64) -> 
 }
 
 /// A number for each row, or one for all.
-struct Numbers {
+pub(super) struct Numbers {
     values: Option<ArrayRef>,
 }
 
@@ -141,12 +166,12 @@ impl Numbers {
     }
 
     /// 0 for negative numbers too.
-    fn at(&self, row: usize) -> u64 {
+    pub(super) fn at(&self, row: usize) -> u64 {
         u64::try_from(self.signed(row)).unwrap_or(0)
     }
 }
 
-fn array(column: &ColumnarValue) -> Result<ArrayRef> {
+pub(super) fn array(column: &ColumnarValue) -> Result<ArrayRef> {
     match column {
         ColumnarValue::Array(array) => Ok(ArrayRef::clone(array)),
         ColumnarValue::Scalar(value) => value.to_array_of_size(1),
@@ -163,13 +188,28 @@ fn numbers(column: &ColumnarValue) -> Result<Numbers> {
 }
 
 /// The lengths of texts, in bytes.
-fn lengths(column: &ColumnarValue) -> Result<Numbers> {
+pub(super) fn lengths(column: &ColumnarValue) -> Result<Numbers> {
     let values = array(column)?;
     let values = match values.data_type() {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some(cast(&length(&values)?, &DataType::Int64)?),
         _ => None,
     };
     Ok(Numbers { values })
+}
+
+/// The number of elements of each array, and what one takes on average.
+fn array_bytes(column: &ColumnarValue) -> Result<(Numbers, u64)> {
+    let arrays = array(column)?;
+    let values = match arrays.data_type() {
+        DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
+            Some(cast(&length(&arrays)?, &DataType::Int64)?)
+        }
+        _ => None,
+    };
+    let counts = Numbers { values };
+    let elements: u64 = (0..arrays.len()).map(|row| counts.at(row)).sum();
+    let bytes = arrays.get_array_memory_size() as u64 / elements.max(1);
+    Ok((counts, bytes.max(ELEMENT_BYTES)))
 }
 
 /// What one element takes on average.

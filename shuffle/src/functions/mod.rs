@@ -10,6 +10,8 @@
 //! batch are charged to the memory pool while they are made.
 
 mod growth;
+mod join_texts;
+mod regexp;
 #[cfg(test)]
 mod tests;
 
@@ -30,24 +32,29 @@ use datafusion::logical_expr::{
 };
 
 use self::growth::{GROWING, Growth};
+pub use self::join_texts::JOIN_TEXTS;
+use self::join_texts::JoinTexts;
 
-/// Replaces the functions of `registry` that can make large values by bounded ones of the same names.
+/// Replaces the functions of `registry` that can make large values by bounded ones of the same names, and adds
+/// [`JOIN_TEXTS`].
 ///
 /// # Errors
 /// None unless the registry takes no functions.
 pub fn bound(registry: &mut dyn FunctionRegistry, max_value_bytes: u64, pool: &Arc<dyn MemoryPool>) -> Result<()> {
+    let bounded = |inner: &Arc<dyn ScalarUDFImpl>, growth| Bounded {
+        inner: Arc::clone(inner),
+        growth,
+        max_value_bytes,
+        pool: Arc::clone(pool),
+    };
     for (name, growth) in GROWING {
-        let Ok(function) = registry.udf(name) else {
-            continue;
-        };
-        let bounded = Bounded {
-            inner: Arc::clone(function.inner()),
-            growth,
-            max_value_bytes,
-            pool: Arc::clone(pool),
-        };
-        registry.register_udf(Arc::new(ScalarUDF::new_from_impl(bounded)))?;
+        if let Ok(function) = registry.udf(name) {
+            let function = bounded(function.inner(), growth);
+            registry.register_udf(Arc::new(ScalarUDF::new_from_impl(function)))?;
+        }
     }
+    let join: Arc<dyn ScalarUDFImpl> = Arc::new(JoinTexts::default());
+    registry.register_udf(Arc::new(ScalarUDF::new_from_impl(bounded(&join, Growth::Concat))))?;
     Ok(())
 }
 

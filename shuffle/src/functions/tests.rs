@@ -37,6 +37,18 @@ async fn large_values_are_refused_before_they_are_made() {
             "concat(repeat('x', 1000000), repeat('x', n / 2))",
             "concat(repeat('x', 1000000), repeat('y', 2000000))",
         ),
+        (
+            "\"||\"(repeat('x', 1000000), repeat('x', n / 2))",
+            "\"||\"(repeat('x', 1000000), repeat('y', 2000000))",
+        ),
+        (
+            "regexp_replace(repeat('x', 1000000), 'x', repeat('y', n / 100), 'g')",
+            "regexp_replace(repeat('x', 1000), 'x', repeat('y', 1000000), 'g')",
+        ),
+        (
+            "array_concat(range(100000), range(100000), range(n / 20))",
+            "array_concat(range(100000), range(100000))",
+        ),
         ("array_repeat(1, n)", "array_repeat(1, 2000000000)"),
         ("array_resize([1], n, 0)", "array_resize([1], 2000000000, 0)"),
         ("range(n)", "range(1, 1000000000000)"),
@@ -68,6 +80,48 @@ async fn values_of_a_batch_are_charged_to_the_pool() {
     assert_eq!(pool.reserved(), 0);
 }
 
+/// Matches are counted where a value could be large: one that is not is made.
+#[tokio::test]
+async fn replacement_without_matches_is_small() {
+    let (context, pool) = context();
+    let sql = "SELECT regexp_replace(repeat('x', 500000), 'y', repeat('z', 1000), 'g') FROM (VALUES (1), (2)) AS t(n)";
+    assert_eq!(outcome(&context, sql).await.unwrap(), 2);
+    assert_eq!(pool.reserved(), 0);
+}
+
+#[tokio::test]
+async fn joined_texts_equal_those_of_the_operator() {
+    let (context, _) = context();
+    for data_type in ["Utf8", "LargeUtf8", "Utf8View"] {
+        let rows = format!(
+            "(SELECT arrow_cast(a, '{data_type}') AS a, arrow_cast(b, '{data_type}') AS b FROM (VALUES ('aä', 'b'), \
+             ('', 'x'), (NULL, 'y'), ('z', NULL)) AS t(a, b))"
+        );
+        let constant = format!("arrow_cast('-', '{data_type}')");
+        for (operator, function) in [
+            ("a || b || a".to_owned(), "\"||\"(a, b, a)".to_owned()),
+            (format!("a || {constant} || b"), format!("\"||\"(a, {constant}, b)")),
+            (
+                format!("a || {constant} || NULL"),
+                format!("\"||\"(a, {constant}, arrow_cast(NULL, '{data_type}'))"),
+            ),
+            (
+                format!("{constant} || {constant}"),
+                format!("\"||\"({constant}, {constant})"),
+            ),
+        ] {
+            let sql =
+                |expression: &str| format!("SELECT {expression} AS x, arrow_typeof({expression}) AS t FROM {rows}");
+            let read = async |sql: String| context.sql(&sql).await.unwrap().to_string().await.unwrap();
+            assert_eq!(
+                read(sql(&function)).await,
+                read(sql(&operator)).await,
+                "{data_type}: {operator}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn bounded_functions_give_the_same_values() {
     let (bounded, _) = context();
@@ -80,6 +134,11 @@ async fn bounded_functions_give_the_same_values() {
         "replace(s, 'a', 'bb')",
         "concat(s, n, NULL, 'x')",
         "concat_ws(',', s, s)",
+        "overlay(coalesce(s, 'abc') placing 'xyz' from 1)",
+        "regexp_replace(s, 'a|b', '<\\0>')",
+        "regexp_replace(s, '.', repeat('x', 1000), 'g')",
+        "regexp_replace(repeat(s, 3000), '(A)(.)', '\\2\\1', 'gi')",
+        "array_concat([n], [1, NULL], range(n))",
         "array_repeat(s, n)",
         "array_repeat([n], 2)",
         "array_resize([n, 2], abs(n), 0)",

@@ -7,7 +7,7 @@ use super::assert_still_answers;
 use crate::support::{Mismatches, bounded, minutes, two_workers};
 
 /// Statements, the code that each must end with, and words of its message.
-const WRONG: [(&str, Code, &[&str]); 26] = [
+const WRONG: [(&str, Code, &[&str]); 29] = [
     ("SELEC 1", Code::InvalidArgument, &["SELEC", "Line: 1", "Column: 1"]),
     ("SELECT 1 +", Code::InvalidArgument, &["Line: 1", "Column"]),
     (
@@ -44,6 +44,17 @@ const WRONG: [(&str, Code, &[&str]); 26] = [
         Code::InvalidArgument,
         &["Int64"],
     ),
+    (
+        "SELECT 1 BETWEEN (2 BETWEEN 1 AND 3) AND 3",
+        Code::InvalidArgument,
+        &["BETWEEN", "Boolean"],
+    ),
+    (
+        "SELECT array_resize([r_regionkey], -1) FROM region",
+        Code::InvalidArgument,
+        &["array_resize", "0 or more"],
+    ),
+    ("SELECT array_resize([1], -1)", Code::InvalidArgument, &["array_resize"]),
     ("SELECT CAST('x' AS INT)", Code::InvalidArgument, &["x"]),
     ("SELECT DATE '2024-02-30'", Code::InvalidArgument, &["2024-02-30"]),
     (

@@ -12,7 +12,7 @@ const MEMORY_MIB: u64 = 200;
 const OVERHEAD_MIB: u64 = 150;
 
 /// Statements, and words of their errors.
-const HUGE: [(&str, &str); 7] = [
+const HUGE: [(&str, &str); 10] = [
     ("SELECT length(repeat('x', 2000000000))", "--max-value-bytes"),
     (
         "SELECT length(repeat('a', 2000000000)), length(repeat('b', 2000000000)), length(lpad('c', 2000000000))",
@@ -25,6 +25,20 @@ const HUGE: [(&str, &str); 7] = [
     ),
     (
         "SELECT replace(repeat(r_name, 100000), 'A', repeat('x', 100000)) FROM region",
+        "--max-value-bytes",
+    ),
+    (
+        "SELECT length(x || x || x || x || x || x || x || x || x || x) FROM \
+         (SELECT repeat(r_name, 6000000) AS x FROM region WHERE r_regionkey = 1)",
+        "--max-value-bytes",
+    ),
+    (
+        "SELECT length(regexp_replace(repeat(r_name, 10000), '.', repeat('x', 100000), 'g')) FROM region",
+        "--max-value-bytes",
+    ),
+    (
+        "SELECT cardinality(array_concat(x, x, x, x)) FROM \
+         (SELECT range(0, 10000000 + r_regionkey) AS x FROM region WHERE r_regionkey = 1)",
         "--max-value-bytes",
     ),
     // Each value is within the limit, those of a batch are not.

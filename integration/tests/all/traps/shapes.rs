@@ -231,3 +231,47 @@ fn large_cells_and_types_survive() {
         ),
     ]);
 }
+
+/// Chains of `||` are planned as one call: names, NULL and types stay those of the operator.
+#[test]
+fn joined_texts_match() {
+    let chain = join_numbered(300, " || ", |number| format!("'{number}'"));
+    check_traps(vec![
+        same(
+            "names of columns",
+            "SELECT s || '-' || s, s || NULL, id || 'x', 'x' || id || s FROM facts",
+        ),
+        same(
+            "NULL within a chain",
+            "SELECT (s || nullif(s, s)) || 'x' AS a, coalesce(s || NULL, '?') AS b FROM facts",
+        ),
+        same("constants", "SELECT 'a' || 'b', 1 || 'b', 'a' || NULL"),
+        same("binary is left alone", "SELECT id, X'01' || X'02' FROM tiny"),
+        same("arrays are left alone", "SELECT [id] || [1], id || [2] FROM tiny"),
+        same(
+            "in a condition",
+            "SELECT id FROM facts WHERE s || 'x' LIKE s || '%' AND s || 'x' IN ('ax', 'bx')",
+        ),
+        same(
+            "in groups",
+            "SELECT s || 'x', count(*), max(s || 'y') FROM facts GROUP BY s || 'x' HAVING s || 'x' > 'b'",
+        ),
+        same(
+            "in an order",
+            "SELECT s FROM (SELECT DISTINCT s FROM facts) ORDER BY s || 'x' DESC",
+        ),
+        same(
+            "in a join",
+            "SELECT a.id, b.id FROM tiny a JOIN other b ON a.s || 'x' = b.s || 'x'",
+        ),
+        same(
+            "in a subquery that refers to the outer query",
+            "SELECT id FROM tiny WHERE EXISTS (SELECT 1 FROM facts f WHERE f.s || 'x' = tiny.s || 'x')",
+        ),
+        same(
+            "in a window",
+            "SELECT id, lag(s || 'x') OVER (PARTITION BY s || 'y' ORDER BY id) FROM tiny",
+        ),
+        same("a long chain", format!("SELECT id, {chain} || s FROM tiny")),
+    ]);
+}
