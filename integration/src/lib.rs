@@ -4,6 +4,7 @@ pub mod client;
 pub mod cluster;
 pub mod compare;
 pub mod fuzz;
+pub mod impostor;
 pub mod process;
 pub mod time_limit;
 pub mod tpch;

@@ -14,14 +14,16 @@ use arrow_flight::{FlightData, Ticket};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use prost::Message;
-use squadron_proto::Failure;
 use squadron_proto::ticket::{ClusterKey, Fetch, Subject};
 use squadron_proto::wire::ticket::FetchTag;
+use squadron_proto::{Failure, WorkerId};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::encode::MAX_MESSAGE_BYTES;
+use crate::identity;
 use crate::net::tls::Trust;
 use crate::status::{from_status, shuffle_lost};
 
@@ -114,6 +116,21 @@ impl Fetcher {
             open,
             state: State::Start,
         })
+    }
+
+    /// Asks which worker answers at `address`, within `limit`; none: something else does.
+    ///
+    /// # Errors
+    /// ShuffleLost, naming the address, when nothing answers in time.
+    pub async fn identify(&self, address: &str, limit: Duration) -> Result<Option<WorkerId>, Failure> {
+        let lost = |reason: &str| shuffle_lost(address, reason);
+        let endpoint = endpoint(&self.resolve(address)?)
+            .and_then(|endpoint| self.0.options.trust.secure(endpoint))
+            .map_err(|error| lost(&error.to_string()))?;
+        match timeout(limit, identity::ask(endpoint)).await {
+            Ok(answer) => answer.map_err(|reason| lost(&reason)),
+            Err(_) => Err(lost("no answer")),
+        }
     }
 
     /// See [`FetchOptions::budget_bytes`].

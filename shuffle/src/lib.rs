@@ -24,6 +24,7 @@ pub mod failure;
 pub mod fetch;
 pub mod fragment;
 pub mod functions;
+mod identity;
 pub mod messages;
 pub mod net;
 pub mod read;

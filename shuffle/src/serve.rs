@@ -28,7 +28,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use prost::Message;
 use squadron_proto::ticket::{ClusterKey, Fetch, FetchOutput, Subject, TicketError};
 use squadron_proto::wire::ticket::FetchTag;
-use squadron_proto::{AttemptKey, Failure, FailureKind};
+use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
@@ -36,6 +36,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::layer::util::{Identity, Stack};
 
 use crate::encode::{self, Frames, MAX_MESSAGE_BYTES, Piece};
+use crate::identity;
 use crate::net::listen;
 use crate::status::to_status;
 use crate::store::{PartitionReader, Store};
@@ -63,6 +64,13 @@ pub fn http2() -> Http2 {
 /// The Flight service of a process's shuffle output.
 #[derive(Clone)]
 pub struct DataService {
+    /// None before the process has joined a server.
+    rows: Option<Rows>,
+    worker: Option<WorkerId>,
+}
+
+#[derive(Clone)]
+struct Rows {
     store: Store,
     key: ClusterKey,
 }
@@ -70,7 +78,27 @@ pub struct DataService {
 impl DataService {
     /// Serves the outputs of `store` to callers with a ticket signed with `key`.
     pub fn new(store: Store, key: ClusterKey) -> Self {
-        Self { store, key }
+        Self {
+            rows: Some(Rows { store, key }),
+            worker: None,
+        }
+    }
+
+    /// Serves nothing yet but the answer to [`crate::Fetcher::identify`].
+    pub fn of_joining_worker(worker: WorkerId) -> Self {
+        Self {
+            rows: None,
+            worker: Some(worker),
+        }
+    }
+
+    /// Says that it is this worker when it is asked.
+    #[must_use]
+    pub fn with_identity(self, worker: WorkerId) -> Self {
+        Self {
+            worker: Some(worker),
+            ..self
+        }
     }
 
     /// For a tonic server; see also [`http2`].
@@ -81,6 +109,18 @@ impl DataService {
             .max_encoding_message_size(2 * MAX_MESSAGE_BYTES)
     }
 
+    fn open(&self, ticket: &Ticket) -> Result<FrameStream, Failure> {
+        match &self.rows {
+            Some(rows) => rows.open(ticket),
+            None => Err(Failure::new(
+                FailureKind::ShuffleLost,
+                "this worker has not joined its server yet",
+            )),
+        }
+    }
+}
+
+impl Rows {
     /// The rows that a ticket entitles to; its signature is checked before its fields.
     fn open(&self, ticket: &Ticket) -> Result<FrameStream, Failure> {
         let subject = self.key.open(&ticket.ticket, SystemTime::now());
@@ -226,9 +266,9 @@ impl FlightService for DataService {
         Ok(Response::new(frames.boxed()))
     }
 
-    async fn handshake(&self, _: Request<Streaming<HandshakeRequest>>) -> Answer<Self::HandshakeStream> {
-        let welcome = stream::iter([Ok(HandshakeResponse::default())]);
-        let mut answer = Response::new(welcome.boxed());
+    async fn handshake(&self, request: Request<Streaming<HandshakeRequest>>) -> Answer<Self::HandshakeStream> {
+        let welcome = identity::answer(request.into_inner(), self.worker);
+        let mut answer = Response::new(stream::once(welcome).boxed());
         // Drivers that log in expect a token back.
         answer.metadata_mut().insert(
             "authorization",

@@ -127,6 +127,8 @@ struct Remote {
     shutdown: CancellationToken,
     backoff: Backoff,
     worker: Option<RegisteredWorker>,
+    /// Says who this is while there is no registered worker to say it.
+    joining: Option<DataServer>,
 }
 
 /// The parts of a worker that exist from its first registration on.
@@ -157,12 +159,16 @@ impl Remote {
             shutdown,
             backoff: Backoff::new(),
             worker: None,
+            joining: None,
         }
     }
 
     /// Dials until a session stands; none after a shutdown. Meanwhile the attempts of a registered worker go on.
     async fn connect(&mut self) -> Result<Option<Session>, Failure> {
         let was_registered = self.worker.is_some();
+        if !was_registered && self.joining.is_none() {
+            self.joining = Some(self.serve_data(DataService::of_joining_worker(self.dialer.worker))?);
+        }
         let dial = dial(&self.dialer, &self.options.server, &mut self.backoff, was_registered);
         let offline = async {
             match &mut self.worker {
@@ -196,6 +202,7 @@ impl Remote {
                     former.control.stop().await;
                 }
                 info!(server = %self.options.server, worker = %self.dialer.worker, "joined");
+                self.joining = None;
                 self.worker = Some(self.new_worker(registered)?);
             }
         }
@@ -219,12 +226,16 @@ impl Remote {
         };
         let worker = &self.options.worker;
         let engine = Engine::new(worker, key.clone(), Some(dialer.server.clone()))?;
-        let service = DataService::new(engine.store.clone(), key);
+        let service = DataService::new(engine.store.clone(), key).with_identity(dialer.worker);
         Ok(RegisteredWorker {
             ticket_key: registered.ticket_key.to_vec(),
-            data: DataServer::start(&self.bound.listener, self.options.tls.as_ref(), service)?,
+            data: self.serve_data(service)?,
             control: Control::new(engine, dialer.worker, dialer.slots, Delivery::Acknowledged),
         })
+    }
+
+    fn serve_data(&self, service: DataService) -> Result<DataServer, Failure> {
+        DataServer::start(&self.bound.listener, self.options.tls.as_ref(), service)
     }
 
     /// Serves one session. True when the worker has left the server and has stopped.

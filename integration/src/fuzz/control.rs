@@ -1,5 +1,7 @@
 //! What a worker, or what claims to be one, sends to the cluster port.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use prost::Message;
 use squadron_proto::control::WorkerMessage;
 use squadron_proto::ticket::ClusterKey;
@@ -8,14 +10,14 @@ use squadron_proto::wire::control::{
     self as wire, AttemptKey, Finished, Heartbeat, Leaving, PartitionOutput, Register, Report, server_message,
     worker_message,
 };
-use squadron_proto::{PROTOCOL_VERSION, QueryId, WorkerId};
+use squadron_proto::{PROTOCOL_VERSION, QueryId};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::Endpoint;
 
-use super::server::{CLUSTER_SECRET, Server};
+use super::server::{CLUSTER_SECRET, Server, WORKER};
 use super::{frames, judge_status};
 
 /// How many messages of one input are sent.
@@ -50,7 +52,8 @@ async fn converse(server: &Server, registers: bool, messages: Vec<wire::WorkerMe
         let Some(server_message::Message::Challenge(challenge)) = challenge.message else {
             return Err(Status::internal(format!("{challenge:?} is no challenge")));
         };
-        drop(outgoing.send(registration(&challenge.nonce)).await);
+        let registration = registration(server.worker_address.url(), &challenge.nonce);
+        drop(outgoing.send(registration).await);
     }
     for message in messages {
         // The server may have hung up already.
@@ -67,18 +70,19 @@ fn message(message: worker_message::Message) -> wire::WorkerMessage {
     wire::WorkerMessage { message: Some(message) }
 }
 
-fn registration(nonce: &[u8]) -> wire::WorkerMessage {
-    const EPOCH: u64 = 1;
-    let worker = WorkerId::new();
+/// Each is that of a newer start of the worker.
+fn registration(flight_address: &str, nonce: &[u8]) -> wire::WorkerMessage {
+    static EPOCH: AtomicU64 = AtomicU64::new(0);
+    let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
     message(worker_message::Message::Register(Register {
         protocol_version: PROTOCOL_VERSION,
-        worker: worker.to_bytes(),
-        epoch: EPOCH,
-        flight_address: "http://127.0.0.1:9".into(),
+        worker: WORKER.to_bytes(),
+        epoch,
+        flight_address: flight_address.into(),
         slots: 1,
         memory_bytes: 1 << 30,
         version: "0.0.0".into(),
-        proof: ClusterKey::from_secret(CLUSTER_SECRET).proof(nonce, worker, EPOCH),
+        proof: ClusterKey::from_secret(CLUSTER_SECRET).proof(nonce, WORKER, epoch),
     }))
 }
 
@@ -106,9 +110,9 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let heartbeat = message(worker_message::Message::Heartbeat(Heartbeat::default()));
     let leaving = message(worker_message::Message::Leaving(Leaving {}));
     let conversations = [
-        (0, vec![registration(b""), heartbeat.clone(), leaving.clone()]),
+        (0, vec![registration("", b""), heartbeat.clone(), leaving.clone()]),
         (1, vec![heartbeat, report, leaving]),
-        (1, vec![registration(b"")]),
+        (1, vec![registration("", b"")]),
     ];
     let joined = conversations.map(|(first, messages)| {
         let bytes = messages.iter().flat_map(Message::encode_length_delimited_to_vec);

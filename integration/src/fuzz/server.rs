@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use squadron::app;
 use squadron::config::{self, Command};
+use squadron_proto::WorkerId;
 use squadron_worker::Engine;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -18,12 +19,16 @@ use tonic::transport::Endpoint;
 
 use super::ANSWER_LIMIT;
 use crate::client::Client;
+use crate::impostor::ImpostorAddress;
 
 /// As in `squadron serve`.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// Of the server and of what claims to be its workers.
 pub(super) const CLUSTER_SECRET: &str = "a secret of the fuzz targets";
+
+/// The worker that targets pretend to be.
+pub(super) const WORKER: WorkerId = WorkerId::from_u128(5);
 
 /// What every target reads: a few rows of the usual types.
 const TABLE: &str =
@@ -36,6 +41,8 @@ pub struct Server {
     folder: TempDir,
     cluster_url: String,
     client: Client,
+    /// Where the worker [`WORKER`] answers.
+    pub(super) worker_address: ImpostorAddress,
     /// The command of a prepared statement with two parameters.
     pub(super) prepared: OnceLock<Vec<u8>>,
     /// A worker's, beside the one of the server.
@@ -85,10 +92,11 @@ impl Server {
             }
         });
         Self {
-            runtime,
             folder,
             cluster_url: format!("http://{cluster_listen}"),
+            worker_address: runtime.block_on(ImpostorAddress::of(WORKER)),
             client,
+            runtime,
             prepared: OnceLock::new(),
             engine: OnceLock::new(),
             stop,

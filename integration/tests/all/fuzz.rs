@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use squadron_integration::fuzz::{Server, target};
+use squadron_integration::fuzz::{Server, TARGETS, target};
 
 use crate::support::Mismatches;
 
@@ -76,6 +76,22 @@ fn check(name: &str) {
     let after = (target.judge)(&seeds[0]);
     mismatches.note(&format!("{name}: afterwards"), after);
     mismatches.assert_none();
+}
+
+/// Writes the seeds to where `cargo fuzz run` begins.
+#[test]
+#[ignore = "a tool for fuzzing, see CONTRIBUTING.md"]
+fn write_seeds() {
+    let _server = Server::get();
+    for target in TARGETS {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("fuzz/corpus")
+            .join(target.name);
+        fs::create_dir_all(&folder).unwrap();
+        for (number, seed) in (target.seeds)().iter().enumerate() {
+            fs::write(folder.join(format!("seed-{number}")), seed).unwrap();
+        }
+    }
 }
 
 #[test]

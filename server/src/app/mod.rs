@@ -351,7 +351,7 @@ fn serve_cluster(
     stop: &CancellationToken,
     owned: &mut JoinSet<()>,
 ) {
-    let control = ControlService::new(registry.clone(), key.clone()).into_server();
+    let control = ControlService::new(registry.clone(), key.clone(), engine.fetcher.clone()).into_server();
     let data = DataService::new(engine.store.clone(), key).into_server();
     let server = squadron_shuffle::serve::http2()
         .add_service(control)

@@ -99,6 +99,10 @@ impl Destination {
         url.scheme() == "file"
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub(super) fn staging_parent(&self) -> Path {
         self.folder.clone().join(STAGING_FOLDER)
     }

@@ -10,6 +10,7 @@
 //! or its client disconnected, removes the files of its attempts.
 
 mod destination;
+mod durable;
 mod folder_locks;
 mod publish;
 mod staging;

@@ -10,7 +10,9 @@ use squadron_shuffle::{StagedFile, failure};
 use tracing::{info, warn};
 
 use super::destination::Destination;
+use super::durable;
 use super::folder_locks::FolderLocks;
+use super::staging::local_path;
 
 /// How many files are checked, and moved, at once.
 const MOVE_CONCURRENCY: usize = 16;
@@ -35,7 +37,7 @@ pub(super) async fn publish(
     let store = destination.store();
     let checks: Vec<_> = moves
         .iter()
-        .map(|staged| check_staged(store.as_ref(), destination, &staged.file))
+        .map(|staged| staged.prepare(store.as_ref(), destination))
         .collect();
     stream::iter(checks)
         .buffered(MOVE_CONCURRENCY)
@@ -44,7 +46,12 @@ pub(super) async fn publish(
     let _guard = locks.lock_for_publish(destination.lock_path()).await;
     let runs: Vec<_> = moves.iter().map(|staged| staged.run(store, destination)).collect();
     let outcomes: Vec<Result<(), Failure>> = stream::iter(runs).buffered(MOVE_CONCURRENCY).collect().await;
-    let Some(failure) = outcomes.iter().find_map(|outcome| outcome.clone().err()) else {
+    let moved = outcomes.iter().cloned().collect::<Result<(), Failure>>();
+    let published = match moved {
+        Ok(()) if destination.is_local() => sync_names(destination, &moves).await,
+        moved => moved,
+    };
+    let Err(failure) = published else {
         info!(files = moves.len(), rows, "published");
         return Ok(rows);
     };
@@ -94,6 +101,11 @@ fn plan_moves(destination: &Destination, mut files: Vec<StagedFile>) -> Vec<Move
         .collect()
 }
 
+async fn sync_names(destination: &Destination, moves: &[Move]) -> Result<(), Failure> {
+    let files: Vec<_> = moves.iter().map(|staged| local_path(&staged.to)).collect();
+    durable::sync_folders(&local_path(destination.folder()), &files).await
+}
+
 async fn check_staged(store: &dyn ObjectStore, destination: &Destination, file: &StagedFile) -> Result<(), Failure> {
     let why = match store.head(&file.path).await {
         Ok(found) if found.size == file.bytes => return Ok(()),
@@ -112,6 +124,15 @@ async fn check_staged(store: &dyn ObjectStore, destination: &Destination, file: 
 }
 
 impl Move {
+    /// Checks that the file is whole, and on the disk.
+    async fn prepare(&self, store: &dyn ObjectStore, destination: &Destination) -> Result<(), Failure> {
+        check_staged(store, destination, &self.file).await?;
+        match destination.is_local() {
+            true => durable::sync_file(local_path(&self.file.path)).await,
+            false => Ok(()),
+        }
+    }
+
     async fn run(&self, store: &Arc<dyn ObjectStore>, destination: &Destination) -> Result<(), Failure> {
         let moved = if destination.is_local() {
             store.rename(&self.file.path, &self.to).await

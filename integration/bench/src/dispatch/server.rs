@@ -12,7 +12,7 @@ use squadron_proto::QueryId;
 use squadron_proto::ticket::ClusterKey;
 use squadron_scheduler::{Limits, StageGraph};
 use squadron_shuffle::net::listen;
-use squadron_shuffle::serve;
+use squadron_shuffle::{FetchOptions, Fetcher, serve};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -44,7 +44,9 @@ impl Server {
         let stop = CancellationToken::new();
         let mut owned = JoinSet::new();
         owned.spawn(driver.run(stop.clone()));
-        let control = ControlService::new(registry, ClusterKey::random()).into_server();
+        let key = ClusterKey::random();
+        let fetcher = Fetcher::new(FetchOptions::new(key.clone()));
+        let control = ControlService::new(registry, key, fetcher).into_server();
         let served = serve::http2()
             .add_service(control)
             .serve_with_incoming_shutdown(listen::incoming(listener, None, None), stop.clone().cancelled_owned());

@@ -1,11 +1,16 @@
 //! Garbage from workers on the cluster port, and garbage on the data port of a worker.
 
+use std::process::Command;
 use std::time::Duration;
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use arrow_flight::Ticket;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use futures::StreamExt;
 use squadron_integration::cluster::{Cluster, cluster};
+use squadron_integration::impostor::ImpostorAddress;
+use squadron_integration::process::{Process, squadron};
 use squadron_proto::wire::control::control_client::ControlClient;
 use squadron_proto::wire::control::{
     AttemptKey, Finished, Heartbeat, Leaving, PartitionOutput, Register, Report, ServerMessage, WorkerMessage, report,
@@ -23,6 +28,8 @@ use crate::support::{bounded, minutes, seconds};
 
 /// A fake worker at the other end of a control stream.
 struct Impostor {
+    worker: WorkerId,
+    address: ImpostorAddress,
     outgoing: mpsc::Sender<WorkerMessage>,
     incoming: Streaming<ServerMessage>,
 }
@@ -33,7 +40,14 @@ impl Impostor {
         let mut client = ControlClient::new(channel(cluster.cluster_url()).await);
         let joined = client.join(ReceiverStream::new(messages)).await;
         let incoming = joined.expect("everyone may dial").into_inner();
-        Self { outgoing, incoming }
+        let worker = WorkerId::new();
+        let address = ImpostorAddress::of(worker).await;
+        Self {
+            worker,
+            address,
+            outgoing,
+            incoming,
+        }
     }
 
     async fn send(&self, message: worker_message::Message) {
@@ -58,7 +72,12 @@ impl Impostor {
 
     /// Registers as a worker with one slot.
     async fn register(&mut self) {
-        self.send(worker_message::Message::Register(registration())).await;
+        let registration = Register {
+            worker: self.worker.to_bytes(),
+            flight_address: self.address.url().into(),
+            ..registration()
+        };
+        self.send(worker_message::Message::Register(registration)).await;
         let registered = timeout(seconds(30), async {
             while let Some(message) = self.incoming.next().await {
                 if let Some(server_message::Message::Registered(_)) = message.expect("no refusal").message {
@@ -76,6 +95,7 @@ async fn channel(url: &str) -> Channel {
     endpoint.connect().await.expect("it listens")
 }
 
+/// Of a worker that answers nowhere.
 fn registration() -> Register {
     Register {
         protocol_version: PROTOCOL_VERSION,
@@ -147,6 +167,32 @@ fn invalid_registration_is_refused_with_reason() {
             }
         }
         assert_still_answers(&cluster.client().await).await;
+    });
+}
+
+/// A worker counts when it answers at the address that it advertises.
+#[test]
+fn worker_that_advertises_anothers_address_is_refused() {
+    bounded(minutes(5), async {
+        let cluster = start().await;
+        let client = cluster.client().await;
+        let taken = cluster.worker_url(0).trim_start_matches("grpc://").to_owned();
+        let mut command = Command::new(squadron());
+        command.args(["worker", "--server", cluster.cluster_url(), "--advertise", &taken]);
+        let folder = tempfile::tempdir().unwrap();
+        let mut second = Process::start("second", command, folder.path().join("log"));
+        let status = second.wait_for_exit(seconds(60)).await;
+        assert!(!status.success(), "it must not run");
+        let log = second.log();
+        for word in ["another worker answers", "--advertise", &taken] {
+            assert!(log.contains(word), "{word} is missing: {log}");
+        }
+        let (_, rows) = client
+            .query("SELECT count(*) AS n FROM system.workers WHERE address <> ''")
+            .await
+            .unwrap();
+        let count = rows[0].column(0).as_primitive::<Int64Type>().value(0);
+        assert_eq!(count, 1);
     });
 }
 

@@ -18,6 +18,7 @@ use squadron_proto::ticket::ClusterKey;
 use squadron_proto::wire::control as wire;
 use squadron_proto::wire::control::control_server::{Control, ControlServer};
 use squadron_proto::{MAX_CONTROL_MESSAGE_BYTES, PROTOCOL_VERSION};
+use squadron_shuffle::Fetcher;
 use squadron_shuffle::net::listen::ConnectionInfo;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,6 +32,8 @@ use super::transport::{Outbox, Transport};
 const STREAM_MESSAGES: usize = 256;
 /// How long a dialler may take to register.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the address of a worker may take to answer.
+const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(3);
 /// How many diallers may be registering at once.
 const REGISTERING_AT_ONCE: usize = 256;
 const NONCE_BYTES: usize = 32;
@@ -42,16 +45,18 @@ type Outgoing = mpsc::Sender<Result<wire::ServerMessage, Status>>;
 pub struct ControlService {
     registry: Registry,
     key: ClusterKey,
+    fetcher: Fetcher,
     registering: Arc<Semaphore>,
 }
 
 impl ControlService {
     /// A service for workers that know `key`'s secret; where the key is random, for any worker, which is handed the
-    /// key.
-    pub fn new(registry: Registry, key: ClusterKey) -> Self {
+    /// key. A worker counts when `fetcher` finds it at the address that it advertises.
+    pub fn new(registry: Registry, key: ClusterKey, fetcher: Fetcher) -> Self {
         Self {
             registry,
             key,
+            fetcher,
             registering: Arc::new(Semaphore::new(REGISTERING_AT_ONCE)),
         }
     }
@@ -111,6 +116,7 @@ impl ControlService {
         match WorkerMessage::try_from(first) {
             Ok(WorkerMessage::Register(registration)) => {
                 self.check(&registration, &nonce)?;
+                self.find(&registration).await?;
                 Ok(registration)
             }
             Ok(WorkerMessage::Heartbeat(_) | WorkerMessage::Report(_) | WorkerMessage::Leaving) => Err(
@@ -145,6 +151,26 @@ impl ControlService {
             ));
         }
         check_address(&registration.flight_address)
+    }
+
+    /// Makes sure that the worker itself answers at the address that it advertises: it would be given work whose output
+    /// nobody can fetch.
+    async fn find(&self, registration: &Registration) -> Result<(), Status> {
+        let address = &registration.flight_address;
+        match self.fetcher.identify(address, IDENTIFY_TIMEOUT).await {
+            Ok(Some(worker)) if worker == registration.worker => Ok(()),
+            Ok(other) => {
+                let who = other.map_or("no worker of this release", |_| "another worker");
+                Err(Status::invalid_argument(format!(
+                    "the worker advertises {address}, where {who} answers; start it with --advertise HOST:PORT"
+                )))
+            }
+            Err(failure) => Err(Status::unavailable(format!(
+                "the server does not reach the worker at {address}, which it advertises: {}; open that port, or start the \
+                 worker with --advertise HOST:PORT",
+                failure.message
+            ))),
+        }
     }
 
     /// A member from here on; answers why it is none any more.

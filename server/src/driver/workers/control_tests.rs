@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use squadron_proto::control::{AttemptStatus, Heartbeat, Report};
 use squadron_proto::wire::control::control_client::ControlClient;
 use squadron_proto::{AttemptKey, AttemptNumber, QueryId, StageId, TaskId, WorkerId};
+use squadron_shuffle::{DataService, FetchOptions};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -25,7 +26,8 @@ struct Server {
 impl Server {
     async fn start(key: ClusterKey, options: RegistryOptions) -> Self {
         let (registry, events) = Registry::new(options);
-        let service = ControlService::new(registry.clone(), key).into_server();
+        let service =
+            ControlService::new(registry.clone(), key.clone(), Fetcher::new(FetchOptions::new(key))).into_server();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let mut tasks = JoinSet::new();
@@ -33,6 +35,7 @@ impl Server {
             let incoming = TcpListenerStream::new(listener);
             tonic::transport::Server::builder()
                 .add_service(service)
+                .add_service(DataService::of_joining_worker(WORKER).into_server())
                 .serve_with_incoming(incoming)
                 .await
                 .unwrap();
@@ -64,6 +67,8 @@ struct Dialled {
     out: mpsc::Sender<wire::WorkerMessage>,
     incoming: Streaming<wire::ServerMessage>,
     nonce: Bytes,
+    /// Where a worker answers.
+    flight_address: String,
 }
 
 impl Dialled {
@@ -75,6 +80,7 @@ impl Dialled {
             out,
             incoming,
             nonce: Bytes::new(),
+            flight_address: server.address.clone(),
         };
         let ServerMessage::Challenge(challenge) = dialled.hear().await.unwrap() else {
             panic!("the server speaks first, with a challenge");
@@ -98,7 +104,7 @@ impl Dialled {
             protocol_version: PROTOCOL_VERSION,
             worker: WORKER,
             epoch: 3,
-            flight_address: "http://10.0.0.7:4000".to_owned(),
+            flight_address: self.flight_address.clone(),
             slots: 2,
             memory_bytes: 1 << 30,
             version: "0.1.0".to_owned(),
@@ -151,7 +157,7 @@ async fn worker_joins_reports_and_leaves() {
     let joined = WorkerEventKind::Joined {
         kind: WorkerKind::Remote,
         slots: 2,
-        address: "http://10.0.0.7:4000".to_owned(),
+        address: server.address.clone(),
         memory_bytes: 1 << 30,
     };
     let event = server.events.recv().await.unwrap();
@@ -215,8 +221,9 @@ async fn other_protocol_version_is_refused_by_name() {
     .await;
     assert_eq!(status.code(), Code::InvalidArgument);
     let ours = format!("{PROTOCOL_VERSION} (release {})", env!("CARGO_PKG_VERSION"));
+    let theirs = format!("version {} (release 9.9.9)", PROTOCOL_VERSION + 6);
     assert!(
-        status.message().contains("version 7 (release 9.9.9)") && status.message().contains(&ours),
+        status.message().contains(&theirs) && status.message().contains(&ours),
         "{status}"
     );
     assert!(!server.registry.is_reachable(WORKER));
@@ -256,6 +263,34 @@ async fn unreachable_worker_address_is_refused() {
     }
     let status = Dialled::refused(&server, &secret(), |registration| registration.slots = 0).await;
     assert!(status.message().contains("--slots"), "{status}");
+}
+
+/// A worker counts when it answers where it says.
+#[tokio::test]
+async fn address_of_another_is_refused() {
+    let server = Server::start(secret(), RegistryOptions::default()).await;
+    let stranger = WorkerId::from_u128(6);
+    let mut dialled = Dialled::dial(&server).await;
+    let mut registration = dialled.registration(&secret());
+    registration.worker = stranger;
+    registration.proof = secret().proof(&dialled.nonce, stranger, 3);
+    dialled.say(WorkerMessage::Register(registration)).await;
+    let status = dialled.hear().await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().contains("another worker answers"), "{status}");
+
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let closed = format!("http://{}", closed.local_addr().unwrap());
+    let status = Dialled::refused(&server, &secret(), |registration| {
+        registration.flight_address = closed.clone()
+    })
+    .await;
+    // The worker tries again: a port may be opened later.
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(
+        status.message().contains(&closed) && status.message().contains("--advertise"),
+        "{status}"
+    );
 }
 
 #[tokio::test]
