@@ -9,6 +9,7 @@
 //! cancel    thousands of queries stopped at random moments: time until the workers have released them
 //! dispatch  empty tasks through real workers: the cost of scheduling
 //! simulate  the scheduler under virtual time with up to thousands of workers, policies side by side
+//! soak      clients of every kind for minutes, then nothing of them may be left
 //! memory    the server's peak memory while a client reads a large result slowly
 //! ```
 //!
@@ -29,6 +30,7 @@ mod policies;
 mod reference;
 mod simulate;
 mod slowdowns;
+mod soak;
 pub mod stats;
 mod stream;
 mod system;
@@ -78,6 +80,8 @@ enum Command {
     Burst(burst::BurstArgs),
     /// Queries stopped at random moments, in every way: how long until nothing of them is left, and what stays.
     Cancel(cancel::CancelArgs),
+    /// Clients of every kind for minutes: rows, and what the processes hold afterwards.
+    Soak(soak::SoakArgs),
     /// Empty tasks through real workers: how fast they start, and what the scheduler costs.
     Dispatch(dispatch::DispatchArgs),
     /// The server's own scheduler under virtual time: slowdowns, fairness and its cost, policies side by side.
@@ -142,6 +146,7 @@ async fn run(command: Command) -> Result<Verdict> {
         Command::Mixed(args) => mixed::run(&args).await,
         Command::Burst(args) => burst::run(&args).await,
         Command::Cancel(args) => cancel::run(&args).await,
+        Command::Soak(args) => soak::run(&args).await,
         Command::Dispatch(args) => dispatch::run(&args).await,
         Command::Simulate(args) => simulate::run(&args).await,
         Command::Plain(args) => plain::run(&args).await,

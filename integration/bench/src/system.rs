@@ -136,6 +136,11 @@ impl System {
         self.processes.first().map(Process::id)
     }
 
+    /// Of all processes; none of a server that was not started here.
+    pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.processes.iter().map(Process::id)
+    }
+
     /// Processor seconds that all processes and this process, the client, used so far.
     pub(super) fn cpu_seconds(&self) -> Option<f64> {
         let client = usage::cpu_seconds(std::process::id())?;
@@ -147,8 +152,24 @@ impl System {
         if self.processes.is_empty() {
             return None;
         }
-        let pids: Vec<_> = self.processes.iter().map(Process::id).collect();
+        let pids: Vec<_> = self.pids().collect();
         usage::cpu_seconds_of(&pids)
+    }
+
+    /// Lets [`Self::peak_memory_bytes`] begin anew.
+    pub(super) fn reset_peak_memory(&self) {
+        for process in &self.processes {
+            usage::reset_peak_memory(process.id());
+        }
+    }
+
+    /// Peak resident memory of the process that holds most; not known for a server that was not started here.
+    pub(super) fn peak_memory_bytes(&self) -> Option<u64> {
+        let peaks = self
+            .processes
+            .iter()
+            .map(|process| usage::peak_memory_bytes(process.id()));
+        peaks.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
     /// The number of files of spilled rows; not known for a server that was not started here.

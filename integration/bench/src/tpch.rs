@@ -4,14 +4,15 @@ pub(super) mod figures;
 
 use std::time::Instant;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use squadron_integration::compare::compare;
 use squadron_integration::tpch;
 
-use self::figures::{QueryFigures, Timing, TpchFigures};
+use self::figures::{Held, QueryFigures, Timing, TpchFigures};
 use crate::connection::{self, Connection};
 use crate::machine::Machine;
 use crate::reference::{Expected, Reference};
@@ -117,6 +118,7 @@ impl Harness<'_> {
         let mut runs = Vec::new();
         let mut reference_runs = Vec::new();
         let mut difference = None;
+        self.system.reset_peak_memory();
         for _ in 0..self.args.runs {
             self.step(query, "squadron");
             match self.run_once(&sql, &expected).await {
@@ -134,12 +136,16 @@ impl Harness<'_> {
                 reference_runs.push(self.reference.time(&sql).await?);
             }
         }
+        let held = Held {
+            peak_memory_bytes: self.system.peak_memory_bytes(),
+            spilled_bytes: self.spilled_bytes().await,
+        };
         let rows = expected.rows.1.iter().map(RecordBatch::num_rows).sum();
         if let Some(difference) = &difference {
             self.progress
                 .suspend(|| eprintln!("q{query:02} is not exact: {difference}"));
         }
-        Ok(QueryFigures::new(query, rows, difference, runs, reference_runs))
+        Ok(QueryFigures::new(query, rows, difference, runs, reference_runs, held))
     }
 
     /// Times one run and, after the time was taken, compares its result with the expected one.
@@ -150,6 +156,18 @@ impl Harness<'_> {
         let timing = Timing::new(began.elapsed().as_secs_f64(), cpu_before, self.system.cpu_seconds());
         let difference = compare(&expected.rows, &rows, &expected.order).err();
         Ok((timing, difference.map(|difference| difference.to_string())))
+    }
+
+    /// What the last runs wrote to disk at most; not known for a server that does not say it.
+    async fn spilled_bytes(&mut self) -> Option<u64> {
+        let sql = format!(
+            "SELECT CAST(max(spilled_bytes) AS BIGINT) FROM (SELECT spilled_bytes FROM system.queries ORDER BY started_at DESC \
+             LIMIT {})",
+            self.args.runs
+        );
+        let (_, batches) = connection::query(&mut self.connection, &sql).await.ok()?;
+        let column = batches.first()?.column(0).as_primitive_opt::<Int64Type>()?.clone();
+        (column.len() == 1 && column.is_valid(0)).then(|| column.value(0).unsigned_abs())
     }
 
     fn step(&self, query: u8, what: &str) {

@@ -21,6 +21,11 @@ pub(super) fn peak_memory_bytes(pid: u32) -> Option<u64> {
     status_bytes(pid, "VmHWM:")
 }
 
+/// Forgets the peak so far. Returns whether the system allows that.
+pub(super) fn reset_peak_memory(pid: u32) -> bool {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").is_ok()
+}
+
 /// Resident memory of a process now, in bytes.
 pub(super) fn memory_bytes(pid: u32) -> Option<u64> {
     status_bytes(pid, "VmRSS:")

@@ -21,6 +21,15 @@ impl Timing {
     }
 }
 
+/// What the runs of one query took of memory and disk.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct Held {
+    /// Peak resident memory of the process that held most; not known for a server that was not started here.
+    pub(crate) peak_memory_bytes: Option<u64>,
+    /// Bytes that overflowed to disk, of the run that wrote most.
+    pub(crate) spilled_bytes: Option<u64>,
+}
+
 /// All figures.
 #[derive(Debug, Serialize)]
 pub(crate) struct TpchFigures {
@@ -47,6 +56,8 @@ pub(crate) struct QueryFigures {
     reference_seconds: Option<f64>,
     reference_cpu_seconds: Option<f64>,
     ratio: Option<f64>,
+    #[serde(flatten)]
+    held: Held,
     runs: Vec<Timing>,
     reference_runs: Vec<Timing>,
 }
@@ -58,6 +69,7 @@ impl QueryFigures {
         difference: Option<String>,
         runs: Vec<Timing>,
         reference_runs: Vec<Timing>,
+        held: Held,
     ) -> Self {
         let seconds = median_seconds(&runs);
         let reference_seconds = median_seconds(&reference_runs);
@@ -71,6 +83,7 @@ impl QueryFigures {
             reference_seconds,
             reference_cpu_seconds: median_cpu_seconds(&reference_runs),
             ratio: seconds.zip(reference_seconds).map(|(ours, theirs)| ours / theirs),
+            held,
             runs,
             reference_runs,
         }
@@ -119,14 +132,14 @@ fn median_cpu_seconds(runs: &[Timing]) -> Option<f64> {
 
 pub(super) fn head() -> String {
     format!(
-        "{:5} {:>9} {:>12} {:>12} {:>7} {:>10} {:>10}  exact",
-        "query", "rows", "squadron s", "reference s", "ratio", "cpu s", "ref cpu s"
+        "{:5} {:>9} {:>12} {:>12} {:>7} {:>10} {:>10} {:>9} {:>10}  exact",
+        "query", "rows", "squadron s", "reference s", "ratio", "cpu s", "ref cpu s", "peak MiB", "spilled MB"
     )
 }
 
 pub(super) fn row(query: &QueryFigures) -> String {
     format!(
-        "q{:02}   {:>9} {:>12} {:>12} {:>7} {:>10} {:>10}  {}",
+        "q{:02}   {:>9} {:>12} {:>12} {:>7} {:>10} {:>10} {:>9} {:>10}  {}",
         query.query,
         query.rows,
         format_or_dash(query.seconds, 3),
@@ -134,19 +147,23 @@ pub(super) fn row(query: &QueryFigures) -> String {
         format_or_dash(query.ratio, 2),
         format_or_dash(query.cpu_seconds, 2),
         format_or_dash(query.reference_cpu_seconds, 2),
+        format_or_dash(query.held.peak_memory_bytes.map(|bytes| bytes as f64 / 1_048_576.0), 0),
+        format_or_dash(query.held.spilled_bytes.map(|bytes| bytes as f64 / 1e6), 0),
         if query.exact { "yes" } else { "NO" },
     )
 }
 
 pub(super) fn total_row(figures: &TpchFigures) -> String {
     format!(
-        "total {:>9} {:>12} {:>12} {:>7} {:>10} {:>10}  {}",
+        "total {:>9} {:>12} {:>12} {:>7} {:>10} {:>10} {:>9} {:>10}  {}",
         "",
         format_or_dash(figures.total_seconds, 3),
         format_or_dash(figures.total_reference_seconds, 3),
         format_or_dash(figures.total_ratio, 3),
         format_or_dash(figures.total_cpu_seconds, 2),
         format_or_dash(figures.total_reference_cpu_seconds, 2),
+        "",
+        "",
         if figures.exact { "yes" } else { "NO" },
     )
 }
@@ -169,8 +186,15 @@ pub(crate) mod tests {
     /// Figures with every key, also for the test of the documentation.
     pub(crate) fn sample() -> TpchFigures {
         TpchFigures::of(vec![
-            QueryFigures::new(1, 4, None, timings(&[3.0, 1.0, 2.0]), timings(&[1.0, 1.0, 5.0])),
-            QueryFigures::new(2, 9, None, timings(&[1.0]), timings(&[1.0])),
+            QueryFigures::new(
+                1,
+                4,
+                None,
+                timings(&[3.0, 1.0, 2.0]),
+                timings(&[1.0, 1.0, 5.0]),
+                Held::default(),
+            ),
+            QueryFigures::new(2, 9, None, timings(&[1.0]), timings(&[1.0]), Held::default()),
         ])
     }
 
@@ -196,6 +220,7 @@ pub(crate) mod tests {
             Some("no worker".into()),
             vec![],
             timings(&[9.0]),
+            Held::default(),
         ));
         let figures = TpchFigures::of(queries);
         assert!(!figures.is_exact());
@@ -204,14 +229,21 @@ pub(crate) mod tests {
 
     #[test]
     fn ratio_is_absent_without_reference() {
-        let figures = TpchFigures::of(vec![QueryFigures::new(1, 4, None, timings(&[1.0]), vec![])]);
+        let figures = TpchFigures::of(vec![QueryFigures::new(
+            1,
+            4,
+            None,
+            timings(&[1.0]),
+            vec![],
+            Held::default(),
+        )]);
         assert_eq!((figures.queries[0].ratio, figures.total_ratio), (None, None));
         assert!(row(&figures.queries[0]).ends_with("yes"));
     }
 
     #[test]
     fn totals_are_absent_without_runs() {
-        let failed = QueryFigures::new(1, 4, Some("no worker".into()), vec![], vec![]);
+        let failed = QueryFigures::new(1, 4, Some("no worker".into()), vec![], vec![], Held::default());
         let figures = TpchFigures::of(vec![failed]);
         assert_eq!((figures.total_seconds, figures.total_ratio), (None, None));
     }
