@@ -52,6 +52,8 @@ use crate::writes::Writes;
 const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The history takes at most this part of the scheduler's memory, also when the rest is free.
 const HISTORY_PART: u64 = 4;
+/// The plans of prepared statements take at most this part of it.
+const PREPARED_PART: u64 = 4;
 /// How often a draining server looks whether everything has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long connections may take to close once all queries have ended.
@@ -212,6 +214,7 @@ fn flight_options(args: &ServeArgs) -> FlightOptions {
         session_idle_timeout: args.session_idle_timeout,
         max_sessions: args.max_sessions as u64,
         max_prepared_statements: args.max_prepared_statements as u64,
+        max_prepared_bytes: args.scheduler_memory / PREPARED_PART,
         ..FlightOptions::default()
     }
 }

@@ -113,7 +113,8 @@ pub struct ServeArgs {
     /// How many sessions, and how many logins, are kept at once; beyond it the least recently used are forgotten.
     #[arg(long, value_name = "N", default_value = "10000", value_parser = values::parse_at_least_one)]
     pub max_sessions: usize,
-    /// How many prepared statements are kept at once; beyond it the least recently used are forgotten.
+    /// How many prepared statements are kept at once; beyond it, or when their plans take a quarter of
+    /// --scheduler-memory, the least recently used are forgotten.
     #[arg(long, value_name = "N", default_value = "10000", value_parser = values::parse_at_least_one)]
     pub max_prepared_statements: usize,
     /// Where clients are sent for results of several endpoints (SET squadron.endpoints = parallel): to the workers that

@@ -18,6 +18,8 @@ pub struct FlightOptions {
     pub max_sessions: u64,
     /// Prepared statements held at once; beyond it the least recently used is dropped.
     pub max_prepared_statements: u64,
+    /// Bytes of the plans of all prepared statements, by an estimate; beyond it the least recently used are dropped.
+    pub max_prepared_bytes: u64,
     /// Bytes of bound parameters held at once; beyond it the least recently used are dropped.
     pub max_bound_bytes: u64,
 }
@@ -29,6 +31,7 @@ impl Default for FlightOptions {
             session_idle_timeout: Duration::from_secs(3600),
             max_sessions: 10_000,
             max_prepared_statements: 10_000,
+            max_prepared_bytes: 256 * 1024 * 1024,
             max_bound_bytes: 256 * 1024 * 1024,
         }
     }

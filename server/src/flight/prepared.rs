@@ -20,6 +20,7 @@ use super::info::encapsulate;
 use super::limits::FlightOptions;
 use super::messages::CreatePreparedStatementResult;
 use super::session::random_name;
+use crate::plan_limits;
 use crate::query::{Principal, Session};
 use crate::sql::{PlannedStatement, StatementKind};
 
@@ -34,6 +35,8 @@ struct Statement {
     session: String,
     owner: Principal,
     planned: PlannedStatement,
+    /// About what its plan and text take.
+    bytes: u64,
     /// The binding that the statement's own handle means.
     last_binding: Mutex<Option<String>>,
 }
@@ -46,8 +49,11 @@ pub(super) struct Prepared {
 
 impl Statements {
     pub(super) fn new(options: &FlightOptions) -> Self {
+        // Both limits in one: as many statements as there may be take all bytes, however small they are.
+        let least = options.max_prepared_bytes / options.max_prepared_statements.max(1);
         let statements = Cache::builder()
-            .max_capacity(options.max_prepared_statements)
+            .max_capacity(options.max_prepared_bytes)
+            .weigher(move |_, statement: &Arc<Statement>| u32::try_from(statement.bytes.max(least)).unwrap_or(u32::MAX))
             .time_to_idle(options.session_idle_timeout)
             .eviction_policy(EvictionPolicy::lru())
             .support_invalidation_closures()
@@ -83,6 +89,7 @@ impl Statements {
         let statement = Statement {
             session: session.id.clone(),
             owner: session.principal.clone(),
+            bytes: plan_limits::kept_bytes(&planned.plan) + planned.text.as_ref().map_or(0, |text| text.len() as u64),
             planned,
             last_binding: Mutex::new(None),
         };

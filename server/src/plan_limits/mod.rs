@@ -39,6 +39,11 @@ pub struct PlanLimits {
     pub timeout: Duration,
 }
 
+/// About how many bytes `plan` takes while it is kept, as that of a prepared statement.
+pub(crate) fn kept_bytes(plan: &LogicalPlan) -> u64 {
+    Size::of(plan).kept_bytes()
+}
+
 /// The budgets of all statements that are planned at a time.
 #[derive(Debug)]
 pub(crate) struct PlanBudgets {

@@ -88,10 +88,14 @@ fn engine() -> (Arc<Engine>, ClusterKey) {
 
 /// A new server without tables, and a client of it.
 pub(super) async fn connect() -> Connected {
+    connect_with(flight::FlightOptions::default()).await
+}
+
+/// The same with these limits.
+pub(super) async fn connect_with(options: flight::FlightOptions) -> Connected {
     let (engine, key) = engine();
     let mut server = JoinSet::new();
     let queries = queries(&engine, key, &mut server).await;
-    let options = flight::FlightOptions::default();
     let service = flight::service(queries.0, queries.1, Authenticator::open_to_all(), &options);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

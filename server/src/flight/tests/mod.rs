@@ -37,7 +37,7 @@ mod queries;
 mod refusals;
 mod sessions;
 
-use harness::{Client, connect};
+use harness::{Client, connect, connect_with};
 pub(super) use harness::{empty_catalog, planned, queries_and_session};
 
 /// Rows of a FlightInfo, with its one endpoint.

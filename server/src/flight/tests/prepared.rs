@@ -1,5 +1,6 @@
 //! Prepared statements and bound parameters.
 
+use super::super::FlightOptions;
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,4 +102,32 @@ async fn wrong_parameter_count_is_refused() {
     let status = put(&mut client, &request, Some(&row(1))).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("2 parameters but 1"), "{status}");
+}
+
+/// Beyond the bytes of their plans the least recently used statement is forgotten, beyond their number too.
+#[tokio::test(flavor = "multi_thread")]
+async fn prepared_statements_are_bounded() {
+    let by_bytes = FlightOptions {
+        max_prepared_bytes: 1024 * 1024,
+        ..FlightOptions::default()
+    };
+    let by_number = FlightOptions {
+        max_prepared_statements: 5,
+        ..FlightOptions::default()
+    };
+    let wide = (0..300).map(|number| format!("{number} + 1")).collect::<Vec<_>>();
+    for (options, sql) in [
+        (by_bytes, format!("SELECT {}", wide.join(", "))),
+        (by_number, "SELECT 1".to_owned()),
+    ] {
+        let mut client = connect_with(options).await;
+        let first = prepare(&mut client, &sql).await.prepared_statement_handle;
+        for _ in 0..300 {
+            prepare(&mut client, &sql).await;
+        }
+        let last = prepare(&mut client, &sql).await.prepared_statement_handle;
+        run_prepared(&mut client, &last).await.expect("the last one is kept");
+        let status = run_prepared(&mut client, &first).await.expect_err("it is forgotten");
+        assert_eq!(status.code(), Code::NotFound, "{status}");
+    }
 }
