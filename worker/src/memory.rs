@@ -9,6 +9,8 @@
 //! share of the rest as long as it runs. What no query is sure of goes to the query that asks first. A query that holds
 //! more than an equal share, counting one query that may start later, leaves an eighth of the pool free for that query.
 
+mod tables;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,6 +24,7 @@ use squadron_proto::{Failure, QueryId};
 use squadron_shuffle::Store;
 use tokio::sync::watch;
 
+use self::tables::Tables;
 use crate::usage::Usage;
 
 /// Queries with more than their share leave one part in so many of the pool free.
@@ -44,6 +47,7 @@ pub(crate) struct Shares {
     /// Whether it was said that rows cannot go to disk.
     has_warned: AtomicBool,
     queries: Mutex<HashMap<QueryId, Holding>>,
+    tables: Mutex<Tables>,
     /// Queries that must end, for the attempts that wait for it.
     ended: watch::Sender<Option<(QueryId, Failure)>>,
 }
@@ -67,6 +71,7 @@ impl Shares {
             unknown: AtomicUsize::new(0),
             has_warned: AtomicBool::new(false),
             queries: Mutex::default(),
+            tables: Mutex::default(),
             ended: watch::Sender::new(None),
         }
     }
@@ -125,6 +130,10 @@ impl Shares {
         self.queries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn update(&self, query: QueryId, change: impl FnOnce(&mut Holding)) {
         if let Some(holding) = self.queries().get_mut(&query) {
             change(holding);
@@ -161,8 +170,10 @@ impl Shares {
 
     fn try_grow_once(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) -> Result<()> {
         let mut queries = self.queries();
+        let mut tables = self.tables();
+        let leap = tables.next_leap(reservation);
         if let MemoryLimit::Finite(limit) = self.pool.memory_limit()
-            && !allows(&queries, query, bytes, limit, self.taken(limit))
+            && !allows(&queries, query, bytes.saturating_add(leap), limit, self.taken(limit))
         {
             let held = queries.get(&query).map_or(0, |holding| holding.bytes);
             let message = format!(
@@ -178,6 +189,7 @@ impl Shares {
             return Err(DataFusionError::ResourcesExhausted(message));
         }
         self.pool.try_grow(reservation, bytes)?;
+        tables.grown(reservation, bytes);
         if let Some(holding) = queries.get_mut(&query) {
             holding.bytes += bytes;
         }
@@ -298,6 +310,7 @@ impl MemoryPool for AttemptPool {
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
         self.shares.pool.shrink(reservation, shrink);
+        self.shares.tables().shrunk(reservation);
         self.shares.update(self.query, |holding| holding.bytes -= shrink);
         self.usage.shrink(shrink);
     }

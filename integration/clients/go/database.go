@@ -15,6 +15,7 @@ var databaseTests = []test{
 	{"database/sql: parameters", databaseParameters},
 	{"database/sql: exec", databaseExec},
 	{"database/sql: every row", databaseEveryRow},
+	{"database/sql: long statement", databaseLongStatement},
 	{"database/sql: errors", databaseErrors},
 }
 
@@ -55,6 +56,15 @@ func databaseExec(ctx context.Context, address string) {
 	succeeds(database.QueryRowContext(ctx, "SELECT count(*) FROM go_database_view").Scan(&count))
 	equal(5, count)
 	must(database.ExecContext(ctx, "DROP VIEW go_database_view"))
+}
+
+func databaseLongStatement(ctx context.Context, address string) {
+	database := open(address)
+	defer database.Close()
+	var length int64
+	row := database.QueryRowContext(ctx, "SELECT length('"+strings.Repeat("x", 2_000_000)+"')")
+	succeeds(row.Scan(&length))
+	equal(2_000_000, length)
 }
 
 func databaseEveryRow(ctx context.Context, address string) {

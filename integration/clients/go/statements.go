@@ -19,6 +19,7 @@ import (
 
 var statementTests = []test{
 	{"execute", execute},
+	{"statement of two megabytes", longStatement},
 	{"every row arrives", everyRow},
 	{"schemas are the same everywhere", sameSchemas},
 	{"an empty result has its schema", emptyResult},
@@ -91,6 +92,13 @@ func execute(ctx context.Context, address string) {
 	defer client.Close()
 	names := query(ctx, client, "SELECT r_regionkey, r_name FROM region ORDER BY r_regionkey")
 	equal("[[0 AFRICA] [1 AMERICA] [2 ASIA] [3 EUROPE] [4 MIDDLE EAST]]", names.rows)
+}
+
+func longStatement(ctx context.Context, address string) {
+	client := connect(ctx, address)
+	defer client.Close()
+	length := query(ctx, client, "SELECT length('"+strings.Repeat("x", 2_000_000)+"')")
+	equal("[[2000000]]", length.rows)
 }
 
 func everyRow(ctx context.Context, address string) {

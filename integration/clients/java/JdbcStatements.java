@@ -40,6 +40,7 @@ final class JdbcStatements {
         tests.put("queryTimeout", JdbcStatements::queryTimeout);
         tests.put("cancel", JdbcStatements::cancel);
         tests.put("bigCell", JdbcStatements::bigCell);
+        tests.put("bigStatement", JdbcStatements::bigStatement);
         tests.put("updateCounts", JdbcStatements::updateCounts);
         tests.put("autoCommit", JdbcStatements::autoCommit);
         tests.put("catalogInTheUrl", JdbcStatements::catalogInTheUrl);
@@ -238,6 +239,15 @@ final class JdbcStatements {
                 ResultSet rows = statement.executeQuery("SELECT repeat('x', 20000000) AS cell")) {
             check(rows.next(), "no row");
             equal(20_000_000, rows.getString(1).length());
+        }
+    }
+
+    static void bigStatement(Connection connection) throws SQLException {
+        String sql = "SELECT length('" + "x".repeat(2_000_000) + "') AS length";
+        try (Statement statement = connection.createStatement();
+                ResultSet rows = statement.executeQuery(sql)) {
+            check(rows.next(), "no row");
+            equal(2_000_000, rows.getInt(1));
         }
     }
 

@@ -27,6 +27,12 @@ def test_execute_and_fetch(url):
         assert cursor.fetchone() is None
 
 
+def test_statement_of_two_megabytes(url):
+    with connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT length('{'x' * 2_000_000}')")
+        assert cursor.fetchall() == [(2_000_000,)]
+
+
 def test_fetch_arrow_table(url):
     with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT * FROM lineitem")

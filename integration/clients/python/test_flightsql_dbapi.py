@@ -25,6 +25,12 @@ def test_client_execute(url):
     assert table(server, server.execute("SELECT * FROM lineitem")).num_rows == 60_175
 
 
+def test_statement_of_two_megabytes(url):
+    server = client(url)
+    info = server.execute(f"SELECT length('{'x' * 2_000_000}') AS n")
+    assert table(server, info).column("n").to_pylist() == [2_000_000]
+
+
 def test_cursor(url):
     cursor = connect(client(url)).cursor()
     cursor.execute("SELECT n_nationkey, n_name FROM nation ORDER BY n_nationkey LIMIT 3")

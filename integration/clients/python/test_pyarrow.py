@@ -79,6 +79,12 @@ def test_statement(url):
         assert table.column("r_name").to_pylist() == ["AFRICA", "AMERICA", "ASIA", "EUROPE", "MIDDLE EAST"]
 
 
+def test_statement_of_two_megabytes(url):
+    with connect(url) as client:
+        info = client.get_flight_info(statement(f"SELECT length('{'x' * 2_000_000}') AS n"))
+        assert rows(client, info).column("n").to_pylist() == [2_000_000]
+
+
 def test_stream_in_chunks(url):
     with connect(url) as client:
         info = client.get_flight_info(statement("SELECT * FROM orders"))

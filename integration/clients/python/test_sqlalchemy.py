@@ -25,6 +25,11 @@ def test_query(url):
         assert [tuple(row) for row in rows[:2]] == [(0, "AFRICA"), (1, "AMERICA")] and len(rows) == 5
 
 
+def test_statement_of_two_megabytes(url):
+    with engine(url).connect() as connection:
+        assert connection.execute(text(f"SELECT length('{'x' * 2_000_000}')")).scalar() == 2_000_000
+
+
 def test_user_and_token(url):
     for server in (engine(url, user="someone:secret@"), engine(url, token="anything")):
         with server.connect() as connection:

@@ -9,6 +9,9 @@ use arrow::datatypes::Int64Type;
 use futures::StreamExt;
 use squadron_integration::client::{Client, status};
 use squadron_integration::cluster::cluster;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::support::{ENDLESS, bounded, minutes, seconds};
@@ -101,4 +104,84 @@ fn unread_results_are_refused_at_once_or_hold_nobody() {
         assert!(refused.message().contains("--max-open-results"), "{refused}");
         client.cancel(&unread[0]).await.expect("a result can be given back");
     });
+}
+
+/// How many clients ask at the same time, and how often each does.
+const ACTIVE: i64 = 300;
+const QUESTIONS: i64 = 3;
+
+#[test]
+fn many_clients_are_served_at_once() {
+    const MEMORY_MIB: u64 = 256;
+    bounded(minutes(5), async {
+        let mut cluster = cluster().slots(1).memory_mib(MEMORY_MIB).tpch(0.01).start().await;
+        let mut clients = JoinSet::new();
+        for number_of_client in 0..ACTIVE {
+            let client = cluster.client().await;
+            clients.spawn(async move {
+                for question in 0..QUESTIONS {
+                    let id = number_of_client * QUESTIONS + question;
+                    let sql = format!("SELECT {id} + count(*) FROM nation WHERE n_regionkey = 1");
+                    assert_eq!(number(&client, &sql).await, id + 5);
+                }
+            });
+        }
+        // A wrong answer, or none, is a panic of its client.
+        clients.join_all().await;
+        let peak = cluster.server().peak_memory_bytes() >> 20;
+        assert!(peak <= MEMORY_MIB + 150, "the server took {peak} MiB");
+    });
+}
+
+/// A connection whose other end is gone without a word: nothing arrives, and nothing says that it ended.
+#[test]
+fn query_of_vanished_client_ends() {
+    bounded(minutes(3), async {
+        let cluster = cluster().slots(1).tpch(0.01).start().await;
+        let address = cluster.url().strip_prefix("grpc://").expect("an address").to_owned();
+        let relay = Relay::start(address).await;
+        let (vanishing, client) = (Client::connect(&relay.url).await, cluster.client().await);
+        let mut rows = vanishing.open(ENDLESS).await.expect("it starts");
+        rows.next().await.expect("it has rows").expect("it has no error");
+        relay.freeze();
+        let running = "SELECT count(*) FROM system.queries WHERE ended_at IS NULL AND statement NOT LIKE '%system.%'";
+        while number(&client, running).await > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}
+
+/// Passes the bytes of one connection on, until it is told to keep silent.
+struct Relay {
+    url: String,
+    frozen: CancellationToken,
+    _task: JoinSet<()>,
+}
+
+impl Relay {
+    async fn start(to: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("grpc://{}", listener.local_addr().expect("it is bound"));
+        let frozen = CancellationToken::new();
+        let mut task = JoinSet::new();
+        let until = frozen.clone();
+        task.spawn(async move {
+            let (mut client, _) = listener.accept().await.expect("one client comes");
+            let mut server = tokio::net::TcpStream::connect(to).await.expect("the server listens");
+            let copied = tokio::io::copy_bidirectional(&mut client, &mut server);
+            if until.run_until_cancelled(copied).await.is_none() {
+                // Both stay open.
+                std::future::pending::<()>().await;
+            }
+        });
+        Self {
+            url,
+            frozen,
+            _task: task,
+        }
+    }
+
+    fn freeze(&self) {
+        self.frozen.cancel();
+    }
 }

@@ -18,8 +18,12 @@ struct Process {
 
 impl Process {
     fn new() -> Self {
+        Self::with(LIMIT)
+    }
+
+    fn with(limit: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(LIMIT));
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(limit));
         let options = StoreOptions {
             spill_dir: folder.path().to_owned(),
             streamed_bytes: 1024,
@@ -147,4 +151,34 @@ async fn newest_query_is_ended() {
     assert_eq!(ended.await.unwrap(), failure);
     let spared = tokio::time::timeout(std::time::Duration::ZERO, old.ended());
     assert!(spared.await.is_err());
+}
+
+/// A table that leapt from 8 to 16 MiB copies itself to one of 32 next, of which nothing is charged before.
+#[test]
+fn aggregate_stops_before_its_table_leaps_beyond_the_pool() {
+    const MIB: usize = 1024 * 1024;
+    let process = Process::with(64 * MIB);
+    let (attempt, other) = process.attempt(1, 0);
+    let pool: Arc<dyn MemoryPool> = Arc::clone(&attempt) as _;
+    let aggregate = |can_spill| {
+        let consumer = MemoryConsumer::new("FinalHashAggregateStream[0]").with_can_spill(can_spill);
+        consumer.register(&pool)
+    };
+    let table = aggregate(true);
+    table.try_grow(8 * MIB).unwrap();
+    // 32 MiB more must be free from here on.
+    table.try_grow(8 * MIB).unwrap();
+    table.try_grow(MIB / 2).unwrap();
+    other.try_grow(16 * MIB).unwrap();
+    table.try_grow(MIB / 2).expect_err("the next leap does not fit");
+    // What is not a table may have it, and so may a table that has given its rows back.
+    other.try_grow(MIB).unwrap();
+    table.free();
+    table.try_grow(10 * MIB).unwrap();
+    drop(table);
+    // Nor is one stopped that cannot give way.
+    let fixed = aggregate(false);
+    for _ in 0..3 {
+        fixed.try_grow(10 * MIB).unwrap();
+    }
 }
