@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{
@@ -171,9 +172,10 @@ impl Shares {
     fn try_grow_once(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) -> Result<()> {
         let mut queries = self.queries();
         let mut tables = self.tables();
-        let leap = tables.next_leap(reservation);
+        let now = Instant::now();
+        let leaps = tables.next_leaps(reservation, now);
         if let MemoryLimit::Finite(limit) = self.pool.memory_limit()
-            && !allows(&queries, query, bytes.saturating_add(leap), limit, self.taken(limit))
+            && !allows(&queries, query, bytes.saturating_add(leaps), limit, self.taken(limit))
         {
             let held = queries.get(&query).map_or(0, |holding| holding.bytes);
             let message = format!(
@@ -189,7 +191,7 @@ impl Shares {
             return Err(DataFusionError::ResourcesExhausted(message));
         }
         self.pool.try_grow(reservation, bytes)?;
-        tables.grown(reservation, bytes);
+        tables.grown(reservation, bytes, now);
         if let Some(holding) = queries.get_mut(&query) {
             holding.bytes += bytes;
         }

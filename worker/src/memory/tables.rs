@@ -1,10 +1,12 @@
 //! Hash tables of aggregates, which grow by leaps: a table that is full is copied to one of twice its size, and only then
 //! is the difference charged. Until the copy is made both are held.
 //!
-//! An aggregate may grow while the next leap fits as well. One that may not gives back what it has: it writes its groups to
-//! disk, or hands them on.
+//! An aggregate may grow while its next leap fits as well, together with those of the others that grow: the partitions of a
+//! stage leap at about the same time. One that may not gives back what it has: it writes its groups to disk, or hands them
+//! on.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use datafusion::execution::memory_pool::MemoryReservation;
 
@@ -15,31 +17,63 @@ const AGGREGATES: &str = "HashAggregate";
 const LEAP_BYTES: usize = 1024 * 1024;
 const LEAP_SHARE: usize = 8;
 
-/// The last leap of each consumer, by its id.
+/// A table that has not grown for so long has all its rows.
+const GROWING: Duration = Duration::from_secs(1);
+
+/// The tables that have leapt, by the id of their consumer.
 #[derive(Debug, Default)]
-pub(super) struct Tables(HashMap<usize, usize>);
+pub(super) struct Tables(HashMap<usize, Table>);
+
+#[derive(Debug)]
+struct Table {
+    last_leap: usize,
+    grown: Instant,
+}
+
+impl Table {
+    /// What the next leap takes for a moment, beyond what is charged: the last one was the difference between a table of
+    /// twice and one of four times its size, so the next table is as large as four leaps.
+    fn next_leap(&self) -> usize {
+        self.last_leap.saturating_mul(4)
+    }
+}
 
 impl Tables {
-    /// What the next leap of the consumer would take for a moment, beyond what is charged: the last one was the difference
-    /// between a table of twice and one of four times its size, so the next table is as large as four leaps.
-    pub(super) fn next_leap(&self, reservation: &MemoryReservation) -> usize {
-        let last = self.0.get(&reservation.consumer().id()).copied();
-        last.unwrap_or(0).saturating_mul(4)
+    /// What the next leaps of the consumer and of the other tables that grow would take; nothing for other consumers.
+    pub(super) fn next_leaps(&self, reservation: &MemoryReservation, now: Instant) -> usize {
+        if !self.0.contains_key(&reservation.consumer().id()) {
+            return 0;
+        }
+        let growing = self
+            .0
+            .values()
+            .filter(|table| now.duration_since(table.grown) < GROWING);
+        growing.map(Table::next_leap).fold(0, usize::saturating_add)
     }
 
     /// The consumer is given `bytes` more than it holds.
-    pub(super) fn grown(&mut self, reservation: &MemoryReservation, bytes: usize) {
+    pub(super) fn grown(&mut self, reservation: &MemoryReservation, bytes: usize, now: Instant) {
         let consumer = reservation.consumer();
         let is_leap = bytes >= LEAP_BYTES && bytes >= reservation.size() / LEAP_SHARE;
         if is_leap && consumer.can_spill() && consumer.name().contains(AGGREGATES) {
-            self.0.insert(consumer.id(), bytes);
+            let table = Table {
+                last_leap: bytes,
+                grown: now,
+            };
+            self.0.insert(consumer.id(), table);
+        } else if let Some(table) = self.0.get_mut(&consumer.id()) {
+            table.grown = now;
         }
     }
 
     /// The consumer has given some back: a table that was emptied begins small.
     pub(super) fn shrunk(&mut self, reservation: &MemoryReservation) {
         let id = reservation.consumer().id();
-        if self.0.get(&id).is_some_and(|leap| reservation.size() < *leap) {
+        if self
+            .0
+            .get(&id)
+            .is_some_and(|table| reservation.size() < table.last_leap)
+        {
             self.0.remove(&id);
         }
     }
