@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use squadron_proto::control::Registered;
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::{Failure, FailureKind, WorkerId};
-use squadron_shuffle::{DataService, ServerTls};
+use squadron_shuffle::{DataService, ServerTls, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
@@ -88,17 +88,11 @@ pub async fn serve(
         return Ok(());
     };
     let mut remote = Remote::new(options, bound?, shutdown);
-    let mut on_ready = Some(on_ready);
-    while let Some(session) = remote.connect().await? {
-        let heartbeat = remote.register(&session.registered).await?;
-        if let Some(on_ready) = on_ready.take() {
-            on_ready(&remote.bound.advertised);
-        }
-        if remote.serve_session(session, heartbeat).await? {
-            return Ok(());
-        }
+    let ended = remote.run(on_ready).await;
+    if let Some(worker) = &remote.worker {
+        worker.store.close();
     }
-    Ok(())
+    ended
 }
 
 /// Tries until there is a route to the server.
@@ -137,6 +131,7 @@ struct RegisteredWorker {
     ticket_key: Vec<u8>,
     control: Control,
     data: DataServer,
+    store: Store,
 }
 
 impl Remote {
@@ -161,6 +156,21 @@ impl Remote {
             worker: None,
             joining: None,
         }
+    }
+
+    /// Serves one session after the other, until the worker has left.
+    async fn run(&mut self, on_ready: impl FnOnce(&str)) -> Result<(), Failure> {
+        let mut on_ready = Some(on_ready);
+        while let Some(session) = self.connect().await? {
+            let heartbeat = self.register(&session.registered).await?;
+            if let Some(on_ready) = on_ready.take() {
+                on_ready(&self.bound.advertised);
+            }
+            if self.serve_session(session, heartbeat).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Dials until a session stands; none after a shutdown. Meanwhile the attempts of a registered worker go on.
@@ -226,10 +236,12 @@ impl Remote {
         };
         let worker = &self.options.worker;
         let engine = Engine::new(worker, key.clone(), Some(dialer.server.clone()))?;
-        let service = DataService::new(engine.store.clone(), key).with_identity(dialer.worker);
+        let store = engine.store.clone();
+        let service = DataService::new(store.clone(), key).with_identity(dialer.worker);
         Ok(RegisteredWorker {
             ticket_key: registered.ticket_key.to_vec(),
             data: self.serve_data(service)?,
+            store,
             control: Control::new(engine, dialer.worker, dialer.slots, Delivery::Acknowledged),
         })
     }

@@ -135,6 +135,7 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
     if tokio::time::timeout(CLOSE_TIMEOUT, closed(&mut owned)).await.is_err() {
         info!("some connections were still open and are dropped");
     }
+    engine.store.close();
     Ok(())
 }
 

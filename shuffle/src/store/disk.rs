@@ -39,6 +39,10 @@ impl DiskStore {
         }
     }
 
+    pub(crate) fn remove_folder(&self) {
+        self.folder.remove();
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }

@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use squadron_proto::{Failure, FailureKind, WorkerId};
@@ -22,6 +23,7 @@ pub(crate) struct Folder {
     path: PathBuf,
     /// Locked for as long as the folder is in use.
     owner: Mutex<File>,
+    is_removed: AtomicBool,
 }
 
 impl Folder {
@@ -47,12 +49,19 @@ impl Folder {
         // A worker id serves as a unique name.
         let path = parent.join(format!("{PREFIX}{}", WorkerId::new()));
         let owner = Mutex::new(create_owned(&path)?);
-        let parent = parent.to_owned();
-        Ok(Self { parent, path, owner })
+        Ok(Self {
+            parent: parent.to_owned(),
+            path,
+            owner,
+            is_removed: AtomicBool::new(false),
+        })
     }
 
     /// Makes the folder again if another process has removed it.
     pub(crate) fn restore(&self) -> io::Result<()> {
+        if self.is_removed.load(Ordering::Relaxed) {
+            return Err(io::Error::other("this process is about to end"));
+        }
         let _setup = lock_setup(&self.parent)?;
         if !self.path.is_dir() {
             let owner = create_owned(&self.path)?;
@@ -62,6 +71,20 @@ impl Folder {
         Ok(())
     }
 
+    /// Removes the folder for good, while others may still hold this: a process that ends drops nothing that a thread of
+    /// it still uses.
+    pub(crate) fn remove(&self) {
+        if self.is_removed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let removed = fs::remove_dir_all(&self.path);
+        if let Err(error) = removed
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the spill folder");
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -69,12 +92,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let removed = fs::remove_dir_all(&self.path);
-        if let Err(error) = removed
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the spill folder");
-        }
+        self.remove();
     }
 }
 
@@ -160,6 +178,16 @@ mod tests {
         folder.restore().unwrap();
         let _other = Folder::create(parent.path()).unwrap();
         assert!(folder.path().exists(), "it still has its owner");
+    }
+
+    #[test]
+    fn folder_that_is_removed_for_good_stays_so() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = Folder::create(parent.path()).unwrap();
+        folder.remove();
+        assert!(!folder.path().exists());
+        folder.restore().expect_err("the process ends");
+        assert!(!folder.path().exists());
     }
 
     #[test]

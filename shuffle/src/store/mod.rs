@@ -191,6 +191,12 @@ impl Store {
         }
     }
 
+    /// Removes the store's own folder, and everything in it, also while something still uses the store: the process is
+    /// about to end.
+    pub fn close(&self) {
+        self.0.disk.remove_folder();
+    }
+
     /// The store's own folder, removed with the store, including everything in it. If this process is killed, the next
     /// one removes it.
     pub fn folder(&self) -> &Path {
