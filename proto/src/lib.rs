@@ -33,6 +33,10 @@ pub const PROTOCOL_VERSION: u32 = 2;
 /// The largest control message either end accepts, in bytes: enough for a stage plan with many thousands of files.
 pub const MAX_CONTROL_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
+/// The largest message that a worker sends, in bytes: what an attempt wrote and its operators did, in so many lines. Less
+/// than what it is sent, since the server reads the first one of anybody.
+pub const MAX_WORKER_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+
 /// A message from outside that lacks a required field or has an invalid one.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("malformed {what}")]

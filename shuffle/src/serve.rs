@@ -41,6 +41,8 @@ use crate::net::listen;
 use crate::status::to_status;
 use crate::store::{PartitionReader, Store};
 
+/// The largest request: a ticket that names every output of a stage. It is read before its signature is.
+const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 /// A peer that does not answer a ping for this long is disconnected.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -104,7 +106,7 @@ impl DataService {
     /// For a tonic server; see also [`http2`].
     pub fn into_server(self) -> FlightServiceServer<Self> {
         FlightServiceServer::new(self)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
             // The encoder refuses larger rows with a better message.
             .max_encoding_message_size(2 * MAX_MESSAGE_BYTES)
     }

@@ -80,9 +80,11 @@ fn reader_that_stops_loses_its_result() {
 #[test]
 fn unread_results_are_refused_at_once_or_hold_nobody() {
     const LIMIT: usize = 60;
+    const MEMORY_MIB: u64 = 128;
     bounded(minutes(3), async {
-        let cluster = cluster()
+        let mut cluster = cluster()
             .slots(1)
+            .memory_mib(MEMORY_MIB)
             .tpch(0.01)
             .serve_arg(format!("--max-open-results={LIMIT}"))
             .serve_arg("--max-running=1000")
@@ -91,7 +93,7 @@ fn unread_results_are_refused_at_once_or_hold_nobody() {
         let client = cluster.client().await;
         let mut unread = Vec::new();
         let refused = loop {
-            match client.info("SELECT * FROM nation").await {
+            match client.info("SELECT * FROM lineitem").await {
                 Ok(info) => unread.push(info),
                 Err(refused) => break refused,
             }
@@ -103,6 +105,8 @@ fn unread_results_are_refused_at_once_or_hold_nobody() {
         assert_eq!(refused.code(), Code::Unavailable, "{refused}");
         assert!(refused.message().contains("--max-open-results"), "{refused}");
         client.cancel(&unread[0]).await.expect("a result can be given back");
+        let peak = cluster.server().peak_memory_bytes() >> 20;
+        assert!(peak <= MEMORY_MIB + 150, "the server took {peak} MiB");
     });
 }
 

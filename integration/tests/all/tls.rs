@@ -6,6 +6,9 @@ use squadron_integration::client::Client;
 use squadron_integration::cluster::{Cluster, ClusterBuilder, cluster};
 use squadron_integration::process::{Process, squadron};
 
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
 use crate::callers::{Caller, Certificates, Files, PASSWORD, TOKEN, run, text};
 use crate::clients::run_suite;
 use crate::drivers::{jdbc_driver, python_environment, suites};
@@ -27,6 +30,33 @@ fn encrypted_cluster(pem: &Certificates) -> ClusterBuilder {
 
 fn authority(pem: &Certificates) -> String {
     std::fs::read_to_string(&pem.authority).expect("the test wrote it")
+}
+
+/// More silent peers than handshakes may run at once do not keep a client out.
+#[test]
+fn silent_peers_do_not_lock_a_port() {
+    const SILENT: usize = 1_100;
+    bounded(minutes(2), async {
+        let files = Files::new();
+        let pem = files.certificates();
+        let cluster = encrypted_cluster(&pem).start().await;
+        let address = cluster.url().trim_start_matches("grpc+tls://").to_owned();
+        let mut silent = Vec::new();
+        for _ in 0..SILENT {
+            silent.push(TcpStream::connect(&address).await.expect("it is accepted"));
+        }
+        let authority = authority(&pem);
+        let client = Client::connect_tls(cluster.url(), &authority);
+        let client = timeout(seconds(5), client)
+            .await
+            .expect("before the silent ones give up");
+        client
+            .expect("the certificate is trusted")
+            .query("SELECT 1")
+            .await
+            .expect("it runs");
+        drop(silent);
+    });
 }
 
 #[test]

@@ -54,6 +54,8 @@ const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const HISTORY_PART: u64 = 4;
 /// The plans of prepared statements take at most this part of it.
 const PREPARED_PART: u64 = 4;
+/// See [`streams`].
+const MIN_STREAMS: u32 = 1_000;
 /// How often a draining server looks whether everything has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long connections may take to close once all queries have ended.
@@ -125,7 +127,7 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
         reader: args.idle_reader_timeout,
     };
     let incoming = listen::incoming(client_listener, tls.as_ref(), Some(idle));
-    serve_clients(incoming, service, &stop, &mut owned).await;
+    serve_clients(incoming, service, streams(args), &stop, &mut owned).await;
     announce(client_address, cluster_address, tls.is_some());
 
     shutdown.cancelled().await;
@@ -368,10 +370,18 @@ fn serve_cluster(
     });
 }
 
+/// Calls of one connection at a time; more of them wait. Results that are not read to their end are calls as well, and
+/// must not hold up those that would free them.
+fn streams(args: &ServeArgs) -> u32 {
+    let results = u32::try_from(args.max_open_results).unwrap_or(u32::MAX);
+    results.saturating_mul(2).max(MIN_STREAMS)
+}
+
 /// The port for clients: Flight SQL and health.
 async fn serve_clients(
     incoming: impl Stream<Item = io::Result<Connection>> + Send + 'static,
     service: Gate<SizeLimited<FlightServiceServer<flight::Service>>>,
+    streams: u32,
     stop: &CancellationToken,
     owned: &mut JoinSet<()>,
 ) {
@@ -379,6 +389,7 @@ async fn serve_clients(
     set_serving(&health_reporter, &service).await;
     let server = squadron_shuffle::serve::http2()
         .http2_max_header_list_size(flight::MAX_HEADER_LIST_BYTES)
+        .max_concurrent_streams(streams)
         .layer(CountCalls)
         .add_service(health)
         .add_service(service)

@@ -12,8 +12,10 @@ use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use http_body_util::{BodyExt, Limited};
 use squadron_proto::Failure;
 use squadron_shuffle::net::listen::ConnectionInfo;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Extensions, Request, Response};
 use tonic::metadata::MetadataMap;
@@ -24,6 +26,9 @@ use super::{credentials, status};
 use crate::auth::{Authenticator, Principal};
 
 const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
+
+/// The largest login, in bytes.
+const MAX_HANDSHAKE_BYTES: usize = 64 * 1024;
 
 /// A service behind the gate.
 #[derive(Clone)]
@@ -60,7 +65,7 @@ where
         let copy = self.service.clone();
         let mut service = std::mem::replace(&mut self.service, copy);
         if request.uri().path() == HANDSHAKE {
-            return service.call(request).boxed();
+            return service.call(request.map(limit_handshake)).boxed();
         }
         let authenticator = self.authenticator.clone();
         let headers = request.headers();
@@ -80,6 +85,17 @@ where
         }
         .boxed()
     }
+}
+
+/// The body of those who are not known yet ends, with an error, where no login is longer.
+fn limit_handshake(body: Body) -> Body {
+    let limited = Limited::new(body, MAX_HANDSHAKE_BYTES);
+    Body::new(limited.map_err(|error| match error.downcast::<Status>() {
+        Ok(status) => *status,
+        Err(_) => Status::resource_exhausted(format!(
+            "a Handshake may have {MAX_HANDSHAKE_BYTES} bytes: user and password, or a token"
+        )),
+    }))
 }
 
 /// The principal of a request; headers are read only where the server requires authentication.

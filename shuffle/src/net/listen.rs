@@ -6,6 +6,7 @@
 //!                          └─ no ──────────────────────> Connection, whose requests are refused with advice
 //! ```
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
@@ -30,7 +31,7 @@ use super::tls::ServerTls;
 
 /// How long a peer may take from the connection to the end of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many handshakes may run at once; further peers wait to be accepted.
+/// How many handshakes may run at once; for further peers the oldest are given up.
 const MAX_HANDSHAKES: usize = 1024;
 /// How long the listener pauses after an error, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -74,6 +75,7 @@ pub fn incoming(
         idle,
         tls: tls.map(ServerTls::acceptor),
         handshakes: JoinSet::new(),
+        oldest: VecDeque::new(),
     };
     futures::stream::unfold(incoming, |mut incoming| async move {
         let mut connection = incoming.next().await;
@@ -101,13 +103,15 @@ struct Incoming {
     tls: Option<TlsAcceptor>,
     idle: Option<IdleLimits>,
     handshakes: JoinSet<io::Result<Connection>>,
+    /// Those of `handshakes` that may still be going on, the oldest first.
+    oldest: VecDeque<AbortHandle>,
 }
 
 impl Incoming {
     async fn next(&mut self) -> Connection {
         loop {
             tokio::select! {
-                accepted = self.listener.accept(), if self.handshakes.len() < MAX_HANDSHAKES => match accepted {
+                accepted = self.listener.accept() => match accepted {
                     Ok((stream, peer)) => if let Some(connection) = self.accept(stream, peer) {
                         return connection;
                     },
@@ -122,6 +126,16 @@ impl Incoming {
                     Err(error) => debug!(%error, "TLS handshake ended early"),
                 },
             }
+        }
+    }
+
+    /// Gives up the oldest handshake when there are too many: peers that say nothing do not keep out those that do.
+    fn make_room(&mut self) {
+        self.oldest.retain(|handshake| !handshake.is_finished());
+        if self.oldest.len() >= MAX_HANDSHAKES
+            && let Some(oldest) = self.oldest.pop_front()
+        {
+            oldest.abort();
         }
     }
 
@@ -143,8 +157,9 @@ impl Incoming {
                 idle: None,
             });
         };
-        self.handshakes
-            .spawn(async move { tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream, info)).await? });
+        self.make_room();
+        let work = async move { tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream, info)).await? };
+        self.oldest.push_back(self.handshakes.spawn(work));
         None
     }
 }

@@ -275,6 +275,31 @@ fn non_grpc_bytes_end_one_connection() {
     });
 }
 
+/// Those who have not logged in send no more than a login.
+#[test]
+fn large_handshake_is_refused() {
+    bounded(Duration::from_secs(120), async {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = folder.path().join("tokens");
+        std::fs::write(&tokens, "someone:0123456789abcdef0123\n").unwrap();
+        let cluster = cluster().slots(1).serve_arg("--tokens");
+        let mut cluster = cluster.serve_arg(tokens.to_string_lossy()).start().await;
+        let client = cluster.client().await;
+        let before = cluster.server().peak_memory_bytes();
+        let greeting = HandshakeRequest {
+            protocol_version: 0,
+            payload: vec![b'x'; 100 << 20].into(),
+        };
+        let answer = client.flight().handshake(stream::iter([greeting])).await;
+        let status = read_stream(answer).await.expect_err("no login is so long");
+        assert!(status.message().contains("Handshake"), "{status}");
+        let more = cluster.server().peak_memory_bytes().saturating_sub(before) >> 20;
+        assert!(more < 50, "the server took {more} MiB for it");
+        let unknown = client.query("SELECT 1").await.expect_err("nobody has logged in");
+        assert_eq!(unknown.code(), Code::Unauthenticated, "{unknown}");
+    });
+}
+
 #[test]
 fn only_client_errors_blame_the_caller() {
     assert!(!blames_caller(&Status::new(Code::Internal, "bug")));

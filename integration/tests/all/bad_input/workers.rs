@@ -170,6 +170,26 @@ fn invalid_registration_is_refused_with_reason() {
     });
 }
 
+/// What nobody has registered for is not read: the first message of a worker is short.
+#[test]
+fn large_message_of_a_stranger_is_refused() {
+    bounded(minutes(2), async {
+        let mut cluster = start().await;
+        let mut impostor = Impostor::dial(&cluster).await;
+        let huge = Register {
+            version: "x".repeat(100 << 20),
+            ..registration()
+        };
+        let before = cluster.server().peak_memory_bytes();
+        impostor.send(worker_message::Message::Register(huge)).await;
+        let status = impostor.wait_for_dismissal().await;
+        assert!(status.message().contains("too large"), "{status}");
+        let more = cluster.server().peak_memory_bytes().saturating_sub(before) >> 20;
+        assert!(more < 50, "the server took {more} MiB for it");
+        assert_still_answers(&cluster.client().await).await;
+    });
+}
+
 /// A worker counts when it answers at the address that it advertises.
 #[test]
 fn worker_that_advertises_anothers_address_is_refused() {

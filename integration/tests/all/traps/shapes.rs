@@ -50,6 +50,11 @@ fn empty_shapes_match_the_reference() {
         same("all columns of one row", "SELECT * FROM one"),
         same("only NULL", "SELECT NULL FROM tiny"),
         same("series", "SELECT value FROM generate_series(1, 5000)"),
+        exactly(
+            "a series counted",
+            "SELECT count(*) FROM generate_series(1, 5000)",
+            &[["5000"]],
+        ),
         same(
             "a series joined",
             "SELECT count(*), sum(f.v) FROM generate_series(0, 100) AS s(x) JOIN facts f ON f.id = s.x",

@@ -17,7 +17,7 @@ use squadron_proto::control::{Challenge, Heartbeat, Registered, Registration, Se
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::wire::control as wire;
 use squadron_proto::wire::control::control_server::{Control, ControlServer};
-use squadron_proto::{MAX_CONTROL_MESSAGE_BYTES, PROTOCOL_VERSION};
+use squadron_proto::{MAX_CONTROL_MESSAGE_BYTES, MAX_WORKER_MESSAGE_BYTES, PROTOCOL_VERSION};
 use squadron_shuffle::Fetcher;
 use squadron_shuffle::net::listen::ConnectionInfo;
 use tokio::sync::{Semaphore, mpsc};
@@ -64,7 +64,7 @@ impl ControlService {
     /// As a part of a tonic server, with the message limits of the control stream.
     pub fn into_server(self) -> ControlServer<Self> {
         ControlServer::new(self)
-            .max_decoding_message_size(MAX_CONTROL_MESSAGE_BYTES)
+            .max_decoding_message_size(MAX_WORKER_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_CONTROL_MESSAGE_BYTES)
     }
 
