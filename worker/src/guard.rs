@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! anonymous <= pool + overhead       operators get what the pool has, less what is unknown to it
-//!           >  pool + overhead       rows that wait for their readers go to disk
-//!           >  ... for a while, and by much      the newest query ends with an error that says so
+//!           >  pool + overhead       rows that wait for their readers go to disk; plans that stream their rows wait, if
+//!                                    there are results that nobody reads
+//!           >  ... for a second      of the results that nobody reads, the newest is given up
+//!           >  ... and by much       the newest query ends with an error that says so
 //! ```
 //!
 //! Decoders, encoders, results of functions and packets are not charged one by one. What they hold together is the
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 use squadron_proto::{Failure, FailureKind};
 use tracing::warn;
 
-use crate::memory::Shares;
+use crate::memory::{Room, Shares};
 
 /// How often the anonymous memory is read.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -24,6 +26,10 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// What a process needs beside the pool and the pages of its binary (about 100 MiB): tables of the allocator, decoders and
 /// encoders of a few batches.
 const OVERHEAD_BYTES: usize = 50 * 1024 * 1024;
+
+/// A result that nobody reads holds what its plan has decoded. It is given up when the process has been beyond pool and
+/// overhead for so long; what the one before held is back with the system by then.
+const UNREAD_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// A query ends when the process has for so long been beyond pool and overhead by one part in so many of the pool, and by
 /// so many bytes at least: small pools are exceeded easily, and do no harm.
@@ -40,6 +46,7 @@ pub(crate) fn watch(shares: &Arc<Shares>) -> Result<(), Failure> {
     let mut guard = Guard {
         shares: Arc::downgrade(shares),
         exceeded: None,
+        far_exceeded: None,
     };
     let thread = std::thread::Builder::new().name("squadron-guard".to_owned());
     let started = thread.spawn(move || {
@@ -72,8 +79,10 @@ fn status_bytes(name: &str) -> Option<usize> {
 
 struct Guard {
     shares: Weak<Shares>,
-    /// Since when the process has been far beyond its memory.
+    /// Since when the process has been beyond its memory.
     exceeded: Option<Instant>,
+    /// Since when it has been far beyond.
+    far_exceeded: Option<Instant>,
 }
 
 impl Guard {
@@ -90,13 +99,30 @@ impl Guard {
             .saturating_sub(OVERHEAD_BYTES);
         shares.set_unknown(unknown);
         let excess = held.saturating_sub(limit);
+        shares.set_room(match held {
+            held if held > limit => Room::Exceeded,
+            held if held > limit / 2 => Room::Scarce,
+            _ => Room::Plenty,
+        });
         if excess > 0 {
             shares.make_room(excess);
         }
-        if excess <= EXCESS_BYTES.max(pool / EXCESS_SHARE) {
-            self.exceeded = None;
-        } else if self.exceeded.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
-            self.exceeded = None;
+        if has_lasted(&mut self.exceeded, excess > 0, UNREAD_PATIENCE) {
+            let message = format!(
+                "this result was given up, since nobody was reading it and the process holds {} MiB, more than its --memory \
+                 of {} MiB and what it needs beside it: read results soon, or raise --memory",
+                held >> 20,
+                pool >> 20,
+            );
+            if shares.end_newest_unread(&Failure::new(FailureKind::Exhausted, message)) {
+                warn!(
+                    held_mib = held >> 20,
+                    "memory is short: a result that nobody reads was given up"
+                );
+            }
+        }
+        let is_far = excess > EXCESS_BYTES.max(pool / EXCESS_SHARE);
+        if has_lasted(&mut self.far_exceeded, is_far, PATIENCE) {
             let message = format!(
                 "this process holds {} MiB, more than its --memory of {} MiB and what it needs beside it; the newest \
                  query was ended: run fewer queries at once, or larger machines with a smaller --memory",
@@ -108,4 +134,17 @@ impl Guard {
         }
         true
     }
+}
+
+/// Whether a condition has held for `patience` by now; if so, it begins anew.
+fn has_lasted(since: &mut Option<Instant>, holds: bool, patience: Duration) -> bool {
+    if !holds {
+        *since = None;
+        return false;
+    }
+    let has_lasted = since.get_or_insert_with(Instant::now).elapsed() >= patience;
+    if has_lasted {
+        *since = None;
+    }
+    has_lasted
 }

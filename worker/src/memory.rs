@@ -9,6 +9,7 @@
 //! share of the rest as long as it runs. What no query is sure of goes to the query that asks first. A query that holds
 //! more than an equal share, counting one query that may start later, leaves an eighth of the pool free for that query.
 
+mod room;
 mod tables;
 
 use std::collections::HashMap;
@@ -25,6 +26,8 @@ use squadron_proto::{Failure, QueryId};
 use squadron_shuffle::Store;
 use tokio::sync::watch;
 
+use self::room::Starts;
+pub(crate) use self::room::{Room, START_TIME, Start};
 use self::tables::Tables;
 use crate::usage::Usage;
 
@@ -51,6 +54,7 @@ pub(crate) struct Shares {
     tables: Mutex<Tables>,
     /// Queries that must end, for the attempts that wait for it.
     ended: watch::Sender<Option<(QueryId, Failure)>>,
+    starts: Starts,
 }
 
 /// What the attempts of a query hold in this process.
@@ -59,6 +63,8 @@ struct Holding {
     attempts: usize,
     /// Attempts that wait for their clients: they ask for nothing.
     parked: usize,
+    /// Attempts that have not started, for want of memory.
+    waiting: usize,
     bytes: usize,
     reserved: usize,
 }
@@ -74,6 +80,7 @@ impl Shares {
             queries: Mutex::default(),
             tables: Mutex::default(),
             ended: watch::Sender::new(None),
+            starts: Starts::default(),
         }
     }
 
@@ -116,9 +123,32 @@ impl Shares {
     pub(crate) fn end_newest(&self, failure: &Failure) {
         // Ids of queries sort by time.
         let newest = self.queries().keys().max().copied();
-        if let Some(query) = newest {
+        self.end(newest, failure);
+    }
+
+    /// Ends the query that began last of those whose results nobody reads, with `failure`. Returns whether there was one.
+    pub(crate) fn end_newest_unread(&self, failure: &Failure) -> bool {
+        let queries = self.queries();
+        let unread = queries.iter().filter(|(_, holding)| holding.is_unread());
+        let newest = unread.map(|(query, _)| *query).max();
+        drop(queries);
+        self.end(newest, failure);
+        newest.is_some()
+    }
+
+    fn end(&self, query: Option<QueryId>, failure: &Failure) {
+        if let Some(query) = query {
             self.ended.send_replace(Some((query, failure.clone())));
         }
+    }
+
+    /// Says how much of its memory the process holds.
+    pub(crate) fn set_room(&self, room: Room) {
+        self.starts.set_room(room);
+    }
+
+    fn has_unread(&self) -> bool {
+        self.queries().values().any(Holding::is_unread)
     }
 
     /// Bytes taken of a pool of `limit`, known or not.
@@ -230,7 +260,12 @@ fn allows(queries: &HashMap<QueryId, Holding>, query: QueryId, bytes: usize, lim
 
 impl Holding {
     fn is_running(&self) -> bool {
-        self.attempts > self.parked
+        self.attempts > self.parked + self.waiting
+    }
+
+    /// Whether it holds rows that nobody reads.
+    fn is_unread(&self) -> bool {
+        self.parked > 0 && !self.is_running()
     }
 }
 
@@ -267,6 +302,18 @@ impl AttemptPool {
         }
     }
 
+    /// Waits until a plan may start that streams its rows, and calls `waits` before it does. Nothing when others may start
+    /// beside it.
+    pub(crate) async fn wait_for_room(&self, waits: impl FnOnce()) -> Option<Start> {
+        let has_unread = || self.shares.has_unread();
+        if self.shares.starts.is_free(has_unread) {
+            return None;
+        }
+        waits();
+        let _waiting = WaitingForRoom::new(self);
+        self.shares.starts.wait(has_unread).await
+    }
+
     /// The attempt waits for its client, or no longer does.
     pub(crate) fn set_parked(&self, is_parked: bool) {
         if self.is_parked.swap(is_parked, Ordering::Relaxed) == is_parked {
@@ -276,6 +323,22 @@ impl AttemptPool {
             true => holding.parked += 1,
             false => holding.parked -= 1,
         });
+    }
+}
+
+/// Counts an attempt as waiting until it is dropped.
+struct WaitingForRoom<'a>(&'a AttemptPool);
+
+impl<'a> WaitingForRoom<'a> {
+    fn new(pool: &'a AttemptPool) -> Self {
+        pool.shares.update(pool.query, |holding| holding.waiting += 1);
+        Self(pool)
+    }
+}
+
+impl Drop for WaitingForRoom<'_> {
+    fn drop(&mut self) {
+        self.0.shares.update(self.0.query, |holding| holding.waiting -= 1);
     }
 }
 

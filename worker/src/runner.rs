@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::execution_plan::EmissionType;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::{FutureExt, StreamExt};
@@ -25,14 +26,15 @@ use squadron_proto::{AttemptKey, Failure, FailureKind};
 use squadron_shuffle::{
     AttemptContext, OutputWriter, ShuffleWriteExec, WritePartitioning, Written, arrow_files, failure, fragment,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::attempts::Phase;
 use crate::engine::Engine;
-use crate::memory::AttemptPool;
+use crate::memory::{AttemptPool, START_TIME, Start};
 use crate::metrics;
 use crate::spilling::{with_bounded_memory, with_external_sorts};
 use crate::stage::StagePlan;
@@ -84,6 +86,8 @@ struct Prepared {
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
     writer: OutputWriter,
+    is_streamed: bool,
+    waits_for_room: watch::Sender<bool>,
 }
 
 impl Attempt {
@@ -179,21 +183,29 @@ impl Attempt {
                 .map_err(|error| failure::of(&error))?,
             context,
             writer,
+            is_streamed: self.launch.output == OutputMode::Streamed,
+            waits_for_room: watch::Sender::new(false),
         })
     }
 
-    /// Reports each time that a streamed output starts or stops waiting for its reader.
+    /// Reports each time that a streamed output starts or stops waiting, for its reader or for memory.
     async fn report_parking(&self, prepared: &Prepared) -> Infallible {
-        let mut waiting = prepared.writer.waiting();
+        let mut for_reader = prepared.writer.waiting();
+        let mut for_room = prepared.waits_for_room.subscribe();
         let mut reported = false;
         loop {
-            let waits = *waiting.borrow_and_update();
-            if waits != reported && self.launch.output == OutputMode::Streamed {
+            let waits_for_reader = *for_reader.borrow_and_update();
+            let waits = waits_for_reader || *for_room.borrow_and_update();
+            if waits != reported && prepared.is_streamed {
                 reported = waits;
-                prepared.memory.set_parked(waits);
+                prepared.memory.set_parked(waits_for_reader);
                 self.enter(if waits { Phase::Parked } else { Phase::Running }).await;
             }
-            if waiting.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = for_reader.changed() => changed,
+                changed = for_room.changed() => changed,
+            };
+            if changed.is_err() {
                 return std::future::pending().await;
             }
         }
@@ -213,6 +225,12 @@ impl Prepared {
     /// Executes all partitions until the last has ended, the first has failed or `stop` is cancelled. None of them runs
     /// any more when this returns.
     async fn drive(&self, key: AttemptKey, stop: &CancellationToken) -> Result<(), Failure> {
+        let start = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(stop_failure()),
+            failure = self.memory.ended() => return Err(failure),
+            start = self.wait_for_room() => start,
+        };
         let mut partitions = JoinSet::new();
         // All are executed before any is polled: operators with shared state expect to see all their partitions first.
         for partition in 0..self.plan.output_partitioning().partition_count() {
@@ -225,10 +243,37 @@ impl Prepared {
             biased;
             () = stop.cancelled() => Err(stop_failure()),
             failure = self.memory.ended() => Err(failure),
+            never = self.end_start(start) => match never {},
             outcome = join_all(key, &mut partitions) => outcome,
         };
         partitions.shutdown().await;
         outcome
+    }
+
+    /// Waits until the plan may start, if it holds what it has decoded while nobody reads its rows. Its slots are free
+    /// meanwhile.
+    async fn wait_for_room(&self) -> Option<Start> {
+        // The plan ends in a shuffle write, which yields nothing.
+        let mut sources = self.plan.children().into_iter();
+        let reads_all_first = sources.all(|source| source.pipeline_behavior() == EmissionType::Final);
+        if !self.is_streamed || reads_all_first {
+            return None;
+        }
+        let waits = || {
+            self.waits_for_room.send_replace(true);
+        };
+        let start = self.memory.wait_for_room(waits).await;
+        self.waits_for_room.send_replace(false);
+        start
+    }
+
+    /// Lets the next plan start when this one has filled its output, or has a client that reads.
+    async fn end_start(&self, start: Option<Start>) -> Infallible {
+        let mut waiting = self.writer.waiting();
+        // Either way it has started.
+        let _ = timeout(START_TIME, waiting.wait_for(|waits| *waits)).await;
+        drop(start);
+        std::future::pending().await
     }
 
     fn summarize(&self, written: Written, committed: Instant) -> TaskOutput {

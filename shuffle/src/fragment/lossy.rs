@@ -10,6 +10,7 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
+use datafusion::physical_plan::memory::LazyMemoryExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec, WindowExpr};
 
 use crate::WriteFilesExec;
@@ -47,6 +48,10 @@ fn node_reason(node: &dyn ExecutionPlan) -> Option<&'static str> {
         if groups.has_grouping_set() && groups.expr().is_empty() {
             return Some("GROUPING SETS without columns");
         }
+    }
+    if node.is::<LazyMemoryExec>() && node.schema().fields().is_empty() {
+        // Decoding loses that the rows have no columns, but not those of the schema.
+        return Some("a series of which no column is read");
     }
     limit_reason(node)
 }

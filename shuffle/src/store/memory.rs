@@ -76,13 +76,22 @@ impl MemoryStore {
 
     /// Takes `bytes` from the pool, even beyond its limit: for what must be in memory now and is about to be consumed.
     pub(crate) fn charge(&self, bytes: usize) -> Charge {
-        self.passing.fetch_add(bytes, Ordering::Relaxed);
+        self.charge_to(&self.passing, bytes)
+    }
+
+    fn charge_to(&self, held: &Arc<AtomicUsize>, bytes: usize) -> Charge {
+        held.fetch_add(bytes, Ordering::Relaxed);
         let reservation = self.consumer.new_empty();
         reservation.grow(bytes);
         Charge {
             reservation,
-            held: Arc::clone(&self.passing),
+            held: Arc::clone(held),
         }
+    }
+
+    /// The same for rows that can go to disk.
+    pub(crate) fn charge_kept(&self, bytes: usize) -> Charge {
+        self.charge_to(&self.kept, bytes)
     }
 
     /// An empty reservation that its owner grows and shrinks.

@@ -102,9 +102,10 @@ impl Output {
         self.partitions.get(&number)
     }
 
-    /// Moves kept rows to disk until `is_enough`. No effect on streamed output, which is small.
+    /// Moves rows to disk until `is_enough`: those that are kept, and streamed ones that wait for their reader.
     pub(super) fn move_to_disk(&self, is_enough: impl Fn() -> bool) -> Result<(), Failure> {
-        if self.mode == OutputMode::Streamed {
+        let waits = *self.waiting.borrow() || self.finished.load(Ordering::Acquire);
+        if self.mode == OutputMode::Streamed && !waits {
             return Ok(());
         }
         for partition in self.partitions.values() {
@@ -216,13 +217,13 @@ impl Output {
     fn admit(&self, partition: &Partition, bytes: u64) -> Result<Option<memory::Charge>, Failure> {
         let size = usize::try_from(bytes).unwrap_or(usize::MAX);
         if partition.is_empty()? {
-            return Ok(Some(self.memory.charge(size)));
+            return Ok(Some(self.memory.charge_kept(size)));
         }
         let held = self.streamed_bytes.load(Ordering::Relaxed);
         if held.saturating_add(bytes) > self.streamed_limit {
             return Ok(None);
         }
-        Ok(self.memory.try_charge(size))
+        Ok(self.memory.try_charge_kept(size))
     }
 
     fn finish_partition(&self, partition: &Partition) {

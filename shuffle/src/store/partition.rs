@@ -26,6 +26,8 @@ pub(super) struct Partition {
 struct State {
     phase: Phase,
     entries: VecDeque<Entry>,
+    /// How many batches were before the first of `entries`: a streamed batch that was read is removed.
+    removed: usize,
     rows: u64,
     bytes: u64,
     reader: Reader,
@@ -62,6 +64,7 @@ impl Partition {
             state: Mutex::new(State {
                 phase: Phase::Writing,
                 entries: VecDeque::new(),
+                removed: 0,
                 rows: 0,
                 bytes: 0,
                 reader: Reader::Expected,
@@ -94,7 +97,7 @@ impl Partition {
         }
         let mut state = self.lock();
         state.reader = Reader::Gone;
-        let unread = std::mem::take(&mut state.entries);
+        let unread = state.take_entries();
         unread.iter().map(|entry| entry.bytes).sum()
     }
 
@@ -138,7 +141,7 @@ impl Partition {
         let mut state = self.lock();
         if !matches!(state.phase, Phase::Failed(_)) {
             state.phase = Phase::Failed(failure.clone());
-            state.entries = VecDeque::new();
+            state.take_entries();
             state.wake();
         }
     }
@@ -168,16 +171,18 @@ impl Partition {
         };
         let last = {
             let state = self.lock();
-            let entries = state.entries.iter().enumerate().take(end);
-            let mut found = entries.filter_map(|(position, entry)| Some((position, in_memory(entry)?)));
-            found.next_back()
+            let after = end.min(state.removed + state.entries.len());
+            let mut positions = (state.removed..after).rev();
+            positions.find_map(|position| Some((position, in_memory(&state.entries[position - state.removed])?)))
         };
         let Some((position, batch)) = last else {
             return Ok(None);
         };
         // Readers go on meanwhile.
         let moved = write(batch)?;
-        if let Some(entry) = self.lock().entries.get_mut(position) {
+        let mut state = self.lock();
+        let index = position.checked_sub(state.removed);
+        if let Some(entry) = index.and_then(|index| state.entries.get_mut(index)) {
             entry.stored = moved;
         }
         Ok(Some(position))
@@ -191,7 +196,7 @@ impl Partition {
         }
         let next = match self.mode {
             OutputMode::Retained => state.entries.get(position).cloned(),
-            OutputMode::Streamed => state.entries.pop_front(),
+            OutputMode::Streamed => state.pop_entry(),
         };
         match (next, &state.phase) {
             (Some(entry), _) => Poll::Ready(Some(Ok(entry))),
@@ -219,6 +224,17 @@ impl State {
             }
             Phase::Finished => Err(Failure::internal("rows for a finished partition")),
         }
+    }
+
+    fn pop_entry(&mut self) -> Option<Entry> {
+        let first = self.entries.pop_front();
+        self.removed += usize::from(first.is_some());
+        first
+    }
+
+    fn take_entries(&mut self) -> VecDeque<Entry> {
+        self.removed += self.entries.len();
+        std::mem::take(&mut self.entries)
     }
 
     fn wake(&mut self) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, UnboundedMemoryPool};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use squadron_proto::control::{OutputMode, Release};
@@ -422,6 +423,35 @@ async fn oversized_batch_still_goes_through() {
     assert!(writer.push(0, number_rows(0, 1)).now_or_never().is_none());
     writer.finish().unwrap();
     assert_eq!(read_all(&test.store, key, 0).await.unwrap(), [number_rows(0, 10_000)]);
+}
+
+/// Streamed rows that nobody reads make room, and are read in their order when their reader comes.
+#[tokio::test]
+async fn streamed_rows_that_wait_go_to_disk() {
+    let test = store(Some(64 * 1024 * 1024));
+    let (key, writer) = open(&test.store, 1, OutputMode::Streamed);
+    let pushed = fill(&writer, 0).await;
+    let mut waiting = writer.waiting();
+    let more = writer.clone();
+    let pushing = SpawnedTask::spawn(async move { more.push(0, number_rows(7_000, 100)).await });
+    waiting.wait_for(|waits| *waits).await.unwrap();
+    let held = test.store.usage().memory_bytes;
+    assert!(test.store.move_to_disk(usize::MAX).unwrap());
+    let usage = test.store.usage();
+    assert!(usage.memory_bytes < held && usage.disk_bytes > 0, "{usage:?}");
+
+    let mut reader = test.store.read(key, 0).unwrap();
+    let first = reader.next().await.unwrap().unwrap();
+    pushing.await.unwrap().unwrap();
+    writer.finish().unwrap();
+    // A position is that of the batch, however many were read meanwhile.
+    test.store.move_to_disk(usize::MAX).unwrap();
+    let rest: Vec<_> = reader.try_collect().await.unwrap();
+    assert_eq!(rest.len() as i64, pushed);
+    let batches = std::iter::once(&first).chain(&rest);
+    let batches: Vec<_> = batches.cloned().collect();
+    assert!(numbers(&batches).is_sorted());
+    assert_eq!(test.store.usage().disk_bytes, 0);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::memory_pool::GreedyMemoryPool;
+use futures::FutureExt;
 use squadron_shuffle::StoreOptions;
 use tempfile::TempDir;
 
@@ -186,4 +187,31 @@ fn aggregate_stops_before_its_table_leaps_beyond_the_pool() {
     for _ in 0..3 {
         fixed.try_grow(10 * MIB).unwrap();
     }
+}
+
+/// Plans wait while the process holds too much and results that nobody reads are a cause; the newest of these gives way.
+#[tokio::test]
+async fn unread_results_hold_plans_back_and_give_way() {
+    let process = Process::new();
+    let (running, _) = process.attempt(1, 0);
+    let (unread, _) = process.attempt(2, 0);
+    let (next, _) = process.attempt(3, 0);
+    process.shares.set_room(Room::Exceeded);
+    // Memory that running queries hold comes back by itself.
+    assert!(next.wait_for_room(|| panic!("it need not wait")).await.is_none());
+    unread.set_parked(true);
+    let waiting = SpawnedTask::spawn(async move { next.wait_for_room(|| ()).await });
+    tokio::task::yield_now().await;
+    let failure = Failure::internal("unread");
+    assert!(process.shares.end_newest_unread(&failure), "one that waits is none");
+    assert_eq!(unread.ended().await, failure);
+    assert!(running.ended().now_or_never().is_none(), "it is not unread");
+    process.shares.set_room(Room::Scarce);
+    let start = waiting.await.unwrap().expect("others must not start beside it");
+    let (another, _) = process.attempt(4, 0);
+    assert!(another.wait_for_room(|| ()).now_or_never().is_none());
+    drop(start);
+    assert!(another.wait_for_room(|| ()).await.is_some());
+    drop(unread);
+    assert!(!process.shares.end_newest_unread(&failure));
 }
