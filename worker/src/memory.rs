@@ -193,10 +193,14 @@ impl Shares {
         let Err(refused) = self.try_grow_once(query, reservation, bytes) else {
             return Ok(());
         };
-        match self.make_room(bytes.max(self.limit_bytes() / MOVED_SHARE)) {
+        let outcome = match self.make_room(bytes.max(self.limit_bytes() / MOVED_SHARE)) {
             true => self.try_grow_once(query, reservation, bytes),
             false => Err(refused),
+        };
+        if outcome.is_err() {
+            self.tables().refused(reservation);
         }
+        outcome
     }
 
     fn try_grow_once(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) -> Result<()> {

@@ -161,8 +161,8 @@ impl Harness<'_> {
     /// What the last runs wrote to disk at most; not known for a server that does not say it.
     async fn spilled_bytes(&mut self) -> Option<u64> {
         let sql = format!(
-            "SELECT CAST(max(spilled_bytes) AS BIGINT) FROM (SELECT spilled_bytes FROM system.queries ORDER BY started_at DESC \
-             LIMIT {})",
+            "SELECT CAST(max(spilled_bytes) AS BIGINT) FROM (SELECT spilled_bytes FROM system.queries WHERE ended_at IS NOT NULL \
+             ORDER BY ended_at DESC LIMIT {})",
             self.args.runs
         );
         let (_, batches) = connection::query(&mut self.connection, &sql).await.ok()?;

@@ -66,6 +66,11 @@ impl Tables {
         }
     }
 
+    /// The consumer gives way: what it asks for meanwhile, it needs for that.
+    pub(super) fn refused(&mut self, reservation: &MemoryReservation) {
+        self.0.remove(&reservation.consumer().id());
+    }
+
     /// The consumer has given some back: a table that was emptied begins small.
     pub(super) fn shrunk(&mut self, reservation: &MemoryReservation) {
         let id = reservation.consumer().id();
