@@ -369,6 +369,7 @@ impl MemoryPool for AttemptPool {
 
     fn unregister(&self, consumer: &MemoryConsumer) {
         self.shares.pool.unregister(consumer);
+        self.shares.tables().ended(consumer);
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {

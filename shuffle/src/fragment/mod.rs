@@ -14,6 +14,7 @@ pub mod slice;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use datafusion::common::internal_err;
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
@@ -29,18 +30,31 @@ pub use slice::{slice, strip_scans};
 #[derive(Debug)]
 pub struct InProcessPlan(pub Arc<dyn ExecutionPlan>);
 
-/// Encodes a stage plan.
+/// Bytes of the checksum behind an encoded plan.
+const CHECKSUM_BYTES: usize = 4;
+
+/// Encodes a stage plan, with a checksum (CRC-32): decoders believe the sizes in it.
 ///
 /// # Errors
 /// When a node of it has no encoding. [`lossy::reason`] finds plans that can be encoded but lose their meaning.
 pub fn encode(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
-    physical_plan_to_bytes_with_proto_converter(plan, &ShuffleCodec, &DeduplicatingProtoConverter {})
+    let plan = physical_plan_to_bytes_with_proto_converter(plan, &ShuffleCodec, &DeduplicatingProtoConverter {})?;
+    let mut bytes = Vec::with_capacity(plan.len() + CHECKSUM_BYTES);
+    bytes.extend_from_slice(&plan);
+    bytes.extend(crc32fast::hash(&plan).to_le_bytes());
+    Ok(bytes.into())
 }
 
 /// Decodes a stage plan. The object stores it reads must be registered in the context's runtime.
 ///
 /// # Errors
-/// When the bytes are no plan, nest too deep, or name a function or node that this process does not have.
+/// When the bytes are no plan or not what was encoded, nest too deep, or name a function or node that this process does not have.
 pub fn decode(bytes: &[u8], context: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
-    physical_plan_from_bytes_with_proto_converter(bytes, context, &ShuffleCodec, &DeduplicatingProtoConverter {})
+    let Some((plan, checksum)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
+        return internal_err!("a stage plan of {} bytes", bytes.len());
+    };
+    if crc32fast::hash(plan).to_le_bytes() != *checksum {
+        return internal_err!("a stage plan is not what its server encoded");
+    }
+    physical_plan_from_bytes_with_proto_converter(plan, context, &ShuffleCodec, &DeduplicatingProtoConverter {})
 }

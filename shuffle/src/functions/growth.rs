@@ -1,12 +1,10 @@
 //! How large the values of a function will be, from its arguments.
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::compute::kernels::length::length;
-use datafusion::arrow::datatypes::{DataType, Int64Type};
+use datafusion::arrow::array::Array;
 use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 
+use super::arguments::{Numbers, array, cardinalities, lengths, numbers};
 use super::regexp;
 
 /// The functions that can make large values of small arguments, and how they grow.
@@ -149,64 +147,10 @@ fn sum(rows: usize, columns: &[ColumnarValue], bytes: impl Fn(usize) -> u64) -> 
     })
 }
 
-/// A number for each row, or one for all.
-pub(super) struct Numbers {
-    values: Option<ArrayRef>,
-}
-
-impl Numbers {
-    /// 0 for NULL, and for what is no number.
-    fn signed(&self, row: usize) -> i64 {
-        let Some(values) = &self.values else {
-            return 0;
-        };
-        let values = values.as_primitive::<Int64Type>();
-        let row = if values.len() == 1 { 0 } else { row };
-        if values.is_null(row) { 0 } else { values.value(row) }
-    }
-
-    /// 0 for negative numbers too.
-    pub(super) fn at(&self, row: usize) -> u64 {
-        u64::try_from(self.signed(row)).unwrap_or(0)
-    }
-}
-
-pub(super) fn array(column: &ColumnarValue) -> Result<ArrayRef> {
-    match column {
-        ColumnarValue::Array(array) => Ok(ArrayRef::clone(array)),
-        ColumnarValue::Scalar(value) => value.to_array_of_size(1),
-    }
-}
-
-fn numbers(column: &ColumnarValue) -> Result<Numbers> {
-    let values = array(column)?;
-    let values = match values.data_type() {
-        data_type if data_type.is_integer() => Some(cast(&values, &DataType::Int64)?),
-        _ => None,
-    };
-    Ok(Numbers { values })
-}
-
-/// The lengths of texts, in bytes.
-pub(super) fn lengths(column: &ColumnarValue) -> Result<Numbers> {
-    let values = array(column)?;
-    let values = match values.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some(cast(&length(&values)?, &DataType::Int64)?),
-        _ => None,
-    };
-    Ok(Numbers { values })
-}
-
 /// The number of elements of each array, and what one takes on average.
 fn array_bytes(column: &ColumnarValue) -> Result<(Numbers, u64)> {
     let arrays = array(column)?;
-    let values = match arrays.data_type() {
-        DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
-            Some(cast(&length(&arrays)?, &DataType::Int64)?)
-        }
-        _ => None,
-    };
-    let counts = Numbers { values };
+    let counts = cardinalities(&arrays)?;
     let elements: u64 = (0..arrays.len()).map(|row| counts.at(row)).sum();
     let bytes = arrays.get_array_memory_size() as u64 / elements.max(1);
     Ok((counts, bytes.max(ELEMENT_BYTES)))

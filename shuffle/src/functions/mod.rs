@@ -9,6 +9,7 @@
 //! it, in the server too, where constants are folded. A value larger than the limit is an error, and the values of a
 //! batch are charged to the memory pool while they are made.
 
+mod arguments;
 mod growth;
 mod join_texts;
 mod regexp;

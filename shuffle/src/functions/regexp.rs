@@ -10,7 +10,7 @@ use datafusion::common::cast::as_string_array;
 use datafusion::functions::regex::compile_regex;
 use datafusion::logical_expr::ColumnarValue;
 
-use super::growth::array;
+use super::arguments::array;
 
 /// Matches are counted where a value could be larger than this, since counting costs as much as replacing.
 const COUNTED_BYTES: u64 = 4 * 1024;

@@ -2,16 +2,19 @@
 //! is the difference charged. Until the copy is made both are held.
 //!
 //! An aggregate may grow while its next leap fits as well, together with those of the others that grow: the partitions of a
-//! stage leap at about the same time. One that may not gives back what it has: it writes its groups to disk, or hands them
-//! on.
+//! stage leap at about the same time. One that may not gives back what it has: it hands its groups on, or writes them to
+//! disk. Once it has written some it is left alone, since what it does with them later cannot give way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 
 /// Which consumers have hash tables that grow: those of DataFusion's aggregates. One that cannot give way is not asked to.
 const AGGREGATES: &str = "HashAggregate";
+
+/// Those that hand their groups on when they may not grow.
+const PARTIAL: &str = "PartialHashAggregate";
 
 /// A growth is a leap when it is at least so many bytes, and one part in so many of what was held before.
 const LEAP_BYTES: usize = 1024 * 1024;
@@ -22,7 +25,11 @@ const GROWING: Duration = Duration::from_secs(1);
 
 /// The tables that have leapt, by the id of their consumer.
 #[derive(Debug, Default)]
-pub(super) struct Tables(HashMap<usize, Table>);
+pub(super) struct Tables {
+    leapt: HashMap<usize, Table>,
+    /// Consumers that have written groups to disk.
+    left_alone: HashSet<usize>,
+}
 
 #[derive(Debug)]
 struct Table {
@@ -41,11 +48,11 @@ impl Table {
 impl Tables {
     /// What the next leaps of the consumer and of the other tables that grow would take; nothing for other consumers.
     pub(super) fn next_leaps(&self, reservation: &MemoryReservation, now: Instant) -> usize {
-        if !self.0.contains_key(&reservation.consumer().id()) {
+        if !self.leapt.contains_key(&reservation.consumer().id()) {
             return 0;
         }
         let growing = self
-            .0
+            .leapt
             .values()
             .filter(|table| now.duration_since(table.grown) < GROWING);
         growing.map(Table::next_leap).fold(0, usize::saturating_add)
@@ -54,32 +61,44 @@ impl Tables {
     /// The consumer is given `bytes` more than it holds.
     pub(super) fn grown(&mut self, reservation: &MemoryReservation, bytes: usize, now: Instant) {
         let consumer = reservation.consumer();
-        let is_leap = bytes >= LEAP_BYTES && bytes >= reservation.size() / LEAP_SHARE;
-        if is_leap && consumer.can_spill() && consumer.name().contains(AGGREGATES) {
+        let held = reservation.size();
+        let is_leap = held > 0 && bytes >= LEAP_BYTES && bytes >= held / LEAP_SHARE;
+        let is_asked = || consumer.can_spill() && consumer.name().contains(AGGREGATES);
+        if is_leap && is_asked() && !self.left_alone.contains(&consumer.id()) {
             let table = Table {
                 last_leap: bytes,
                 grown: now,
             };
-            self.0.insert(consumer.id(), table);
-        } else if let Some(table) = self.0.get_mut(&consumer.id()) {
+            self.leapt.insert(consumer.id(), table);
+        } else if let Some(table) = self.leapt.get_mut(&consumer.id()) {
             table.grown = now;
         }
     }
 
     /// The consumer gives way: what it asks for meanwhile, it needs for that.
     pub(super) fn refused(&mut self, reservation: &MemoryReservation) {
-        self.0.remove(&reservation.consumer().id());
+        let consumer = reservation.consumer();
+        let has_leapt = self.leapt.remove(&consumer.id()).is_some();
+        if has_leapt && !consumer.name().contains(PARTIAL) {
+            self.left_alone.insert(consumer.id());
+        }
+    }
+
+    /// The consumer is gone.
+    pub(super) fn ended(&mut self, consumer: &MemoryConsumer) {
+        self.leapt.remove(&consumer.id());
+        self.left_alone.remove(&consumer.id());
     }
 
     /// The consumer has given some back: a table that was emptied begins small.
     pub(super) fn shrunk(&mut self, reservation: &MemoryReservation) {
         let id = reservation.consumer().id();
         if self
-            .0
+            .leapt
             .get(&id)
             .is_some_and(|table| reservation.size() < table.last_leap)
         {
-            self.0.remove(&id);
+            self.leapt.remove(&id);
         }
     }
 }

@@ -161,32 +161,40 @@ fn aggregate_stops_before_its_table_leaps_beyond_the_pool() {
     let process = Process::with(64 * MIB);
     let (attempt, other) = process.attempt(1, 0);
     let pool: Arc<dyn MemoryPool> = Arc::clone(&attempt) as _;
-    let aggregate = |can_spill| {
-        let consumer = MemoryConsumer::new("FinalHashAggregateStream[0]").with_can_spill(can_spill);
+    let aggregate = |name: &str, can_spill| {
+        let consumer = MemoryConsumer::new(format!("{name}HashAggregateStream[0]")).with_can_spill(can_spill);
         consumer.register(&pool)
     };
-    let table = aggregate(true);
-    table.try_grow(8 * MIB).unwrap();
+    let leap = |table: &MemoryReservation, bytes: usize| {
+        table.try_grow(bytes).unwrap();
+        table.try_grow(bytes).unwrap();
+    };
+    let table = aggregate("Final", true);
     // 32 MiB more must be free from here on.
-    table.try_grow(8 * MIB).unwrap();
+    leap(&table, 8 * MIB);
     table.try_grow(MIB / 2).unwrap();
-    let second = aggregate(true);
-    second.try_grow(MIB).unwrap();
-    other.try_grow(16 * MIB).unwrap();
-    second.try_grow(1024).expect_err("two leaps do not fit");
-    drop(second);
-    table.try_grow(MIB / 2).expect_err("the next leap does not fit");
-    // What is not a table may have it, and so may one that gives way: it needs some memory to do so.
+    let partial = aggregate("Partial", true);
+    leap(&partial, MIB);
+    other.try_grow(15 * MIB).unwrap();
+    partial.try_grow(1024).expect_err("two leaps do not fit");
+    // It gives way, for which it needs some memory, and is asked again once it has leapt.
+    partial.try_grow(1024).unwrap();
+    partial.free();
+    leap(&partial, MIB);
+    partial.try_grow(1024).expect_err("it is asked again");
+    drop(partial);
     other.try_grow(MIB).unwrap();
-    table.try_grow(MIB / 2).unwrap();
+    table.try_grow(MIB / 2).expect_err("the next leap does not fit");
+    // What is not a table may have it, and so may one that has written its groups to disk.
+    other.try_grow(MIB).unwrap();
     table.free();
-    table.try_grow(10 * MIB).unwrap();
+    leap(&table, 8 * MIB);
+    table.try_grow(8 * MIB).unwrap();
     drop(table);
     // Nor is one stopped that cannot give way.
-    let fixed = aggregate(false);
-    for _ in 0..3 {
-        fixed.try_grow(10 * MIB).unwrap();
-    }
+    let fixed = aggregate("Final", false);
+    leap(&fixed, 10 * MIB);
+    fixed.try_grow(10 * MIB).unwrap();
 }
 
 /// Plans wait while the process holds too much and results that nobody reads are a cause; the newest of these gives way.
