@@ -20,6 +20,10 @@ use crate::lanes::Lanes;
 use crate::memory::{AttemptPool, Shares};
 use crate::usage::Usage;
 
+/// A batch has at most one row for so many bytes of a slot's memory: 8,192 rows, DataFusion's default, with 64 MiB.
+const SLOT_BYTES_PER_ROW: usize = 8 * 1024;
+const MIN_BATCH_ROWS: usize = 1024;
+
 /// The sorts of an attempt together reserve at most one part in so many of the memory pool for their merges.
 const MERGE_SHARE: usize = 16;
 
@@ -75,6 +79,7 @@ pub struct Engine {
     /// Reads the output of attempts of other processes.
     pub fetcher: Fetcher,
     shares: Arc<Shares>,
+    slots: usize,
     lanes: Lanes,
     /// Holds every function a plan may name. Filling a registry takes milliseconds, copying it microseconds.
     functions: Arc<TaskContext>,
@@ -126,6 +131,7 @@ impl Engine {
             runtime,
             fetcher,
             lanes: Lanes::start(options.slots)?,
+            slots: options.slots.max(1),
             functions,
         }))
     }
@@ -156,9 +162,20 @@ impl Engine {
         config.with_sort_spill_reservation_bytes(fair)
     }
 
+    /// Settings with batches of fewer rows where a slot has little memory: operators hold some batches each whatever they
+    /// do, and `ORDER BY ... LIMIT` twenty.
+    fn with_fitting_batches(&self, config: SessionConfig) -> SessionConfig {
+        let slot_bytes = self.memory_limit_bytes() / self.slots;
+        let fitting = (slot_bytes / SLOT_BYTES_PER_ROW).max(MIN_BATCH_ROWS);
+        if config.batch_size() <= fitting {
+            return config;
+        }
+        config.with_batch_size(fitting)
+    }
+
     /// A context to decode plans in.
     pub(crate) fn task_context(&self, config: SessionConfig) -> Arc<TaskContext> {
-        self.context(config, Arc::clone(&self.runtime))
+        self.context(self.with_fitting_batches(config), Arc::clone(&self.runtime))
     }
 
     /// The memory of one attempt, counted to `usage`.
