@@ -197,10 +197,21 @@ impl Shares {
             true => self.try_grow_once(query, reservation, bytes),
             false => Err(refused),
         };
-        if outcome.is_err() {
-            self.tables().refused(reservation);
+        if outcome.is_ok() {
+            return outcome;
         }
+        if self.tables().gives_way(reservation) && bytes <= self.limit_bytes() / HEADROOM {
+            self.grow(query, reservation, bytes);
+            return Ok(());
+        }
+        self.tables().refused(reservation);
         outcome
+    }
+
+    /// Takes `bytes` from the pool, even beyond its limit.
+    fn grow(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) {
+        self.pool.grow(reservation, bytes);
+        self.update(query, |holding| holding.bytes += bytes);
     }
 
     fn try_grow_once(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) -> Result<()> {
@@ -373,8 +384,7 @@ impl MemoryPool for AttemptPool {
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        self.shares.pool.grow(reservation, additional);
-        self.shares.update(self.query, |holding| holding.bytes += additional);
+        self.shares.grow(self.query, reservation, additional);
         self.usage.grow(additional);
     }
 

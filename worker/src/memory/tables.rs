@@ -29,6 +29,8 @@ pub(super) struct Tables {
     leapt: HashMap<usize, Table>,
     /// Consumers that have written groups to disk.
     left_alone: HashSet<usize>,
+    /// Consumers that were refused and have not asked again or given back since.
+    giving_way: HashSet<usize>,
 }
 
 #[derive(Debug)]
@@ -63,8 +65,7 @@ impl Tables {
         let consumer = reservation.consumer();
         let held = reservation.size();
         let is_leap = held > 0 && bytes >= LEAP_BYTES && bytes >= held / LEAP_SHARE;
-        let is_asked = || consumer.can_spill() && consumer.name().contains(AGGREGATES);
-        if is_leap && is_asked() && !self.left_alone.contains(&consumer.id()) {
+        if is_leap && is_asked(consumer) && !self.left_alone.contains(&consumer.id()) {
             let table = Table {
                 last_leap: bytes,
                 grown: now,
@@ -78,21 +79,32 @@ impl Tables {
     /// The consumer gives way: what it asks for meanwhile, it needs for that.
     pub(super) fn refused(&mut self, reservation: &MemoryReservation) {
         let consumer = reservation.consumer();
+        if is_asked(consumer) {
+            self.giving_way.insert(consumer.id());
+        }
         let has_leapt = self.leapt.remove(&consumer.id()).is_some();
         if has_leapt && !consumer.name().contains(PARTIAL) {
             self.left_alone.insert(consumer.id());
         }
     }
 
+    /// Whether the consumer gives way at the moment, which it does once: the table that it has emptied may still take more
+    /// than was charged for it, and DataFusion 55.2 fails where that is refused.
+    pub(super) fn gives_way(&mut self, reservation: &MemoryReservation) -> bool {
+        self.giving_way.remove(&reservation.consumer().id())
+    }
+
     /// The consumer is gone.
     pub(super) fn ended(&mut self, consumer: &MemoryConsumer) {
         self.leapt.remove(&consumer.id());
         self.left_alone.remove(&consumer.id());
+        self.giving_way.remove(&consumer.id());
     }
 
     /// The consumer has given some back: a table that was emptied begins small.
     pub(super) fn shrunk(&mut self, reservation: &MemoryReservation) {
         let id = reservation.consumer().id();
+        self.giving_way.remove(&id);
         if self
             .leapt
             .get(&id)
@@ -101,4 +113,9 @@ impl Tables {
             self.leapt.remove(&id);
         }
     }
+}
+
+/// Whether the consumer can give way.
+fn is_asked(consumer: &MemoryConsumer) -> bool {
+    consumer.can_spill() && consumer.name().contains(AGGREGATES)
 }

@@ -197,6 +197,26 @@ fn aggregate_stops_before_its_table_leaps_beyond_the_pool() {
     fixed.try_grow(10 * MIB).unwrap();
 }
 
+/// A table that was emptied for want of memory may take a little more than what was charged for it.
+#[test]
+fn aggregate_that_gives_way_is_granted_a_little() {
+    let process = Process::new();
+    let (attempt, other) = process.attempt(1, 0);
+    let pool: Arc<dyn MemoryPool> = Arc::clone(&attempt) as _;
+    let consumer = MemoryConsumer::new("FinalHashAggregateStream[0]").with_can_spill(true);
+    let table = consumer.register(&pool);
+    other.try_grow(LIMIT - LIMIT / 8 - 50).unwrap();
+    table.try_grow(100).expect_err("there is no room");
+    table.try_grow(60).expect("it gives way");
+    table.try_grow(60).expect_err("it has given way");
+    table.try_grow(LIMIT / 2).expect_err("much is never granted");
+    // What gives back begins anew, and others are not granted anything.
+    table.free();
+    table.try_grow(100).expect_err("there is no room");
+    other.try_grow(100).expect_err("there is no room");
+    other.try_grow(100).expect_err("it is no aggregate");
+}
+
 /// Plans wait while the process holds too much and results that nobody reads are a cause; the newest of these gives way.
 #[tokio::test]
 async fn unread_results_hold_plans_back_and_give_way() {
