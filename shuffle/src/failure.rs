@@ -1,5 +1,6 @@
 //! Converts DataFusion's errors to [`Failure`] and back: the one place that decides the kind of an engine error.
 
+use std::any::Any;
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use datafusion::object_store;
 use datafusion::parquet::errors::ParquetError;
+use squadron_proto::failure::panic_message;
 use squadron_proto::{Failure, FailureKind};
 
 /// The failure behind `error`, by its root cause. A [`Failure`] anywhere in the chain is returned unchanged.
@@ -129,6 +131,13 @@ fn external(error: &(dyn Error + 'static)) -> Failure {
 
 fn without_backtrace(text: &str) -> &str {
     text.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or(text)
+}
+
+/// The failure of a reader that panicked at the content of a file, without the file's name: a length, an offset or a
+/// statistic in it is impossible.
+pub fn of_broken_file(panic: &(dyn Any + Send)) -> Failure {
+    let said = panic_message(panic).unwrap_or("its reader gave up");
+    Failure::new(FailureKind::Invalid, format!("its content is broken ({said})"))
 }
 
 #[cfg(test)]

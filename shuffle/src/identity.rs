@@ -13,6 +13,8 @@ use squadron_proto::WorkerId;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
+use crate::net::tls;
+
 /// The payload of the question; drivers that shake hands send others.
 const QUESTION: &[u8] = b"squadron: which worker is this?";
 
@@ -34,7 +36,10 @@ pub(crate) async fn answer(
 
 /// Asks over a connection of its own, which ends with the answer. None: what answers is no worker.
 pub(crate) async fn ask(endpoint: Endpoint) -> Result<Option<WorkerId>, String> {
-    let channel = endpoint.connect().await.map_err(|error| with_sources(&error))?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| tls::connection_failure(&error))?;
     ask_over(channel).await.map_err(|status| status.message().to_owned())
 }
 
@@ -48,15 +53,4 @@ async fn ask_over(channel: Channel) -> Result<Option<WorkerId>, Status> {
         .await?;
     let answer = answers.into_inner().message().await?;
     Ok(answer.and_then(|answer| WorkerId::from_bytes(&answer.payload).ok()))
-}
-
-/// Transport errors name their cause in their sources alone.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut reason = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        reason = format!("{reason}: {cause}");
-        source = cause.source();
-    }
-    reason
 }

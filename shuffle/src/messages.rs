@@ -18,12 +18,39 @@ const MAX_ROWS: i64 = 1 << 31;
 /// # Errors
 /// An IPC error that says what does not fit.
 pub fn check(message: &Message<'_>, body: &[u8]) -> Result<(), ArrowError> {
-    let batch = match message.header_type() {
+    match message.header_type() {
+        MessageHeader::RecordBatch | MessageHeader::DictionaryBatch => {
+            check_batch(batch_of(message).ok_or_else(|| broken("a message without rows"))?, body)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How many bytes decoding the compressed rows of a message takes, by the sizes that they claim; 0 where they are not
+/// compressed.
+pub fn uncompressed_bytes(message: &Message<'_>, body: &[u8]) -> u64 {
+    let batch = batch_of(message).filter(|batch| batch.compression().is_some());
+    let buffers = batch.and_then(|batch| batch.buffers()).into_iter().flatten();
+    let claims = buffers.filter(|buffer| buffer.length() != 0).map(|buffer| {
+        let start = usize::try_from(buffer.offset()).ok();
+        let claimed = start.and_then(|start| claimed_bytes(body.get(start..)?));
+        claimed.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0)
+    });
+    claims.fold(0, u64::saturating_add)
+}
+
+/// The rows of a message, also those of a dictionary.
+fn batch_of<'message>(message: &Message<'message>) -> Option<RecordBatch<'message>> {
+    match message.header_type() {
         MessageHeader::RecordBatch => message.header_as_record_batch(),
-        MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|batch| batch.data()),
-        _ => return Ok(()),
-    };
-    check_batch(batch.ok_or_else(|| broken("a message without rows"))?, body)
+        MessageHeader::DictionaryBatch => message.header_as_dictionary_batch()?.data(),
+        _ => None,
+    }
+}
+
+/// A compressed buffer begins with its uncompressed length, 64 bits little-endian; -1 is "not compressed".
+fn claimed_bytes(buffer: &[u8]) -> Option<i64> {
+    buffer.first_chunk().map(|length| i64::from_le_bytes(*length))
 }
 
 fn check_batch(batch: RecordBatch<'_>, body: &[u8]) -> Result<(), ArrowError> {
@@ -47,10 +74,8 @@ fn check_batch(batch: RecordBatch<'_>, body: &[u8]) -> Result<(), ArrowError> {
     Ok(())
 }
 
-/// A compressed buffer begins with its uncompressed length, 64 bits little-endian; -1 is "not compressed".
 fn check_compressed(bytes: &[u8]) -> Result<(), ArrowError> {
-    let claimed = bytes.first_chunk().map(|length| i64::from_le_bytes(*length));
-    match claimed {
+    match claimed_bytes(bytes) {
         Some(length) if !(-1..=MAX_BUFFER_BYTES).contains(&length) => {
             Err(broken("compressed rows have an impossible size"))
         }

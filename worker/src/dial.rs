@@ -233,13 +233,6 @@ fn unexpected(what: &str) -> DialError {
     DialError::Unreachable(format!("what answers there is no Squadron server: {what}"))
 }
 
-/// Transport errors name their cause in their sources alone.
 fn unreachable(error: tonic::transport::Error) -> DialError {
-    let mut reason = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(error) = source {
-        reason = format!("{reason}: {error}");
-        source = error.source();
-    }
-    DialError::Unreachable(tls::explain(reason))
+    DialError::Unreachable(tls::connection_failure(&error))
 }

@@ -4,8 +4,8 @@
 //! anonymous <= pool + overhead       operators get what the pool has, less what is unknown to it
 //!           >  pool + overhead       rows that wait for their readers go to disk; plans that stream their rows wait, if
 //!                                    there are results that nobody reads
-//!           >  ... for a second      of the results that nobody reads, the newest is given up
-//!           >  ... and by much       the newest query ends with an error that says so
+//!           >  ... for 1.5 s         of the results that nobody reads, the newest is given up
+//!           >  ... by much for 2 s   the newest query ends with an error that says so
 //! ```
 //!
 //! Decoders, encoders, results of functions and packets are not charged one by one. What they hold together is the

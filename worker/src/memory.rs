@@ -326,7 +326,7 @@ impl AttemptPool {
         }
         waits();
         let _waiting = WaitingForRoom::new(self);
-        self.shares.starts.wait(has_unread).await
+        Some(self.shares.starts.wait(has_unread).await)
     }
 
     /// The attempt waits for its client, or no longer does.

@@ -1,6 +1,5 @@
 //! Names the files of a scan in its errors and panics: decoders tell what is wrong with the bytes, not whose bytes they are.
 
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -12,8 +11,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
-use squadron_proto::failure::panic_message;
-use squadron_proto::{Failure, FailureKind};
+use squadron_proto::Failure;
 use squadron_shuffle::failure;
 
 /// How many files an error names.
@@ -44,7 +42,7 @@ pub(crate) fn with_file_names(
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(error)) if is_of_file(error.find_root()) => Err(name_files(&failure::of(&error), &names())),
             Ok(Err(error)) => Err(error),
-            Err(panic) => Err(name_files(&panic_failure(panic.as_ref()), &names())),
+            Err(panic) => Err(name_files(&failure::of_broken_file(panic.as_ref()), &names())),
         }
     });
     Box::pin(RecordBatchStreamAdapter::new(schema, rows))
@@ -61,12 +59,6 @@ fn is_of_file(error: &DataFusionError) -> bool {
         ),
         _ => false,
     }
-}
-
-/// Decoders panic where a length or an offset in a file is impossible.
-fn panic_failure(panic: &(dyn Any + Send)) -> Failure {
-    let said = panic_message(panic).unwrap_or("no message");
-    Failure::new(FailureKind::Invalid, format!("its content is broken ({said})"))
 }
 
 fn name_files(failure: &Failure, names: &[&str]) -> DataFusionError {

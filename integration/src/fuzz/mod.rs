@@ -31,7 +31,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 pub struct Target {
     /// As in `cargo fuzz run NAME`.
     pub name: &'static str,
-    /// Feeds it `bytes`. Not from within an asynchronous runtime; whoever judges often holds a [`Server`] meanwhile.
+    /// Hands `bytes` to the parser. It blocks, so it must not be called from an async task. It starts a [`Server`] for
+    /// each call, unless the caller keeps one alive.
     ///
     /// # Errors
     /// What is wrong about the answer.

@@ -23,8 +23,7 @@ use datafusion::object_store::{ObjectMeta, ObjectStore};
 use datafusion::physical_expr::{LexOrdering, LexRequirement};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::FutureExt;
-use squadron_proto::failure::panic_message;
-use squadron_proto::{Failure, FailureKind};
+use squadron_proto::Failure;
 use squadron_shuffle::{arrow_files, failure};
 
 /// The extensions under which DataFusion keeps its formats.
@@ -79,10 +78,7 @@ async fn checked<T>(object: &ObjectMeta, work: impl Future<Output = Result<T>>) 
     let failure = match AssertUnwindSafe(work).catch_unwind().await {
         Ok(Ok(read)) => return Ok(read),
         Ok(Err(error)) => failure::of(&error),
-        Err(panic) => {
-            let said = panic_message(panic.as_ref()).unwrap_or("its reader gave up");
-            Failure::new(FailureKind::Invalid, format!("its content is broken ({said})"))
-        }
+        Err(panic) => failure::of_broken_file(panic.as_ref()),
     };
     let file = object.location.as_ref();
     let message = match failure.message.contains(file) {

@@ -8,13 +8,14 @@ use std::panic::AssertUnwindSafe;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use arrow::ipc::{self, MessageHeader};
+use arrow::ipc;
 use arrow_flight::FlightData;
 use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
 use arrow_flight::error::FlightError;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use squadron_proto::failure::panic_message;
 use squadron_proto::{Failure, FailureKind};
+use squadron_shuffle::messages;
 use tonic::{Code, Status};
 
 use super::sizes;
@@ -97,33 +98,10 @@ async fn decode(messages: Vec<FlightData>) -> Result<Option<RecordBatch>, Failur
 
 /// How many bytes decoding this message may take, by the sizes in its header.
 fn claimed_bytes(message: &FlightData) -> Result<u64, Failure> {
-    let body = &message.data_body;
-    let sent = (body.len() + message.data_header.len()) as u64;
+    let sent = (message.data_body.len() + message.data_header.len()) as u64;
     let header = ipc::root_as_message(&message.data_header)
         .map_err(|error| invalid(format!("the parameters are not an Arrow stream: {error}")))?;
-    let batch = match header.header_type() {
-        MessageHeader::RecordBatch => header.header_as_record_batch(),
-        MessageHeader::DictionaryBatch => header
-            .header_as_dictionary_batch()
-            .and_then(|dictionary| dictionary.data()),
-        _ => None,
-    };
-    let Some(batch) = batch.filter(|batch| batch.compression().is_some()) else {
-        return Ok(sent);
-    };
-    // A compressed buffer begins with its uncompressed length, 64 bits little-endian; -1 is "not compressed".
-    let uncompressed = batch.buffers().into_iter().flatten().map(|buffer| {
-        let length = usize::try_from(buffer.offset())
-            .ok()
-            .and_then(|start| body.get(start..)?.first_chunk::<8>())
-            .map_or(0, |length| i64::from_le_bytes(*length));
-        if buffer.length() == 0 {
-            0
-        } else {
-            u64::try_from(length).unwrap_or(0)
-        }
-    });
-    Ok(uncompressed.fold(sent, u64::saturating_add))
+    Ok(sent.saturating_add(messages::uncompressed_bytes(&header, &message.data_body)))
 }
 
 fn too_large() -> Failure {

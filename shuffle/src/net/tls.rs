@@ -114,6 +114,18 @@ impl Trust {
     }
 }
 
+/// Why there is no connection, with advice if trust or encryption is at fault. Transport errors name their cause in their
+/// sources alone.
+pub fn connection_failure(error: &tonic::transport::Error) -> String {
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        reason = format!("{reason}: {cause}");
+        source = cause.source();
+    }
+    explain(reason)
+}
+
 /// Adds advice to the reason of a failed connection, if trust or encryption is at fault.
 pub fn explain(reason: String) -> String {
     let advice = if reason.contains("UnknownIssuer") || reason.contains("CaUsedAsEndEntity") {

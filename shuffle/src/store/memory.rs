@@ -79,6 +79,11 @@ impl MemoryStore {
         self.charge_to(&self.passing, bytes)
     }
 
+    /// The same for rows that can go to disk.
+    pub(crate) fn charge_kept(&self, bytes: usize) -> Charge {
+        self.charge_to(&self.kept, bytes)
+    }
+
     fn charge_to(&self, held: &Arc<AtomicUsize>, bytes: usize) -> Charge {
         held.fetch_add(bytes, Ordering::Relaxed);
         let reservation = self.consumer.new_empty();
@@ -87,11 +92,6 @@ impl MemoryStore {
             reservation,
             held: Arc::clone(held),
         }
-    }
-
-    /// The same for rows that can go to disk.
-    pub(crate) fn charge_kept(&self, bytes: usize) -> Charge {
-        self.charge_to(&self.kept, bytes)
     }
 
     /// An empty reservation that its owner grows and shrinks.

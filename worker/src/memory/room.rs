@@ -43,22 +43,19 @@ impl Starts {
         self.room.send_replace(room);
     }
 
-    /// Whether one may start at once.
+    /// Whether one may start at once, beside others.
     pub(super) fn is_free(&self, has_unread: impl Fn() -> bool) -> bool {
         *self.room.borrow() == Room::Plenty || !has_unread()
     }
 
-    /// Waits until one may start. Nothing when it need not be alone.
-    pub(super) async fn wait(&self, has_unread: impl Fn() -> bool) -> Option<Start> {
-        if self.is_free(&has_unread) {
-            return None;
-        }
+    /// Waits until one may start while results wait for their clients and memory is scarce.
+    pub(super) async fn wait(&self, has_unread: impl Fn() -> bool) -> Start {
         let start = Start {
             _next_waits: Arc::clone(&self.starting).lock_owned().await,
         };
         let may_start = |room: &Room| *room != Room::Exceeded || !has_unread();
         // The sender lives in `self`.
         let _ = self.room.subscribe().wait_for(may_start).await;
-        Some(start)
+        start
     }
 }
