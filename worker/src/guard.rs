@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use squadron_proto::{Failure, FailureKind};
 use tracing::warn;
 
+use crate::allocator::FreedMemory;
 use crate::memory::{Room, Shares};
 
 /// How often the anonymous memory is read.
@@ -47,6 +48,7 @@ pub(crate) fn watch(shares: &Arc<Shares>) -> Result<(), Failure> {
         shares: Arc::downgrade(shares),
         exceeded: None,
         far_exceeded: None,
+        freed: FreedMemory::default(),
     };
     let thread = std::thread::Builder::new().name("squadron-guard".to_owned());
     let started = thread.spawn(move || {
@@ -83,6 +85,7 @@ struct Guard {
     exceeded: Option<Instant>,
     /// Since when it has been far beyond.
     far_exceeded: Option<Instant>,
+    freed: FreedMemory,
 }
 
 impl Guard {
@@ -99,11 +102,13 @@ impl Guard {
             .saturating_sub(OVERHEAD_BYTES);
         shares.set_unknown(unknown);
         let excess = held.saturating_sub(limit);
-        shares.set_room(match held {
+        let room = match held {
             held if held > limit => Room::Exceeded,
             held if held > limit / 2 => Room::Scarce,
             _ => Room::Plenty,
-        });
+        };
+        shares.set_room(room);
+        self.freed.adapt(room);
         if excess > 0 {
             shares.make_room(excess);
         }

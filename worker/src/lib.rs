@@ -16,6 +16,7 @@
 //! never taken for a dead worker. Each lane has threads of its own, so that a long query never holds back a short one.
 
 mod address;
+mod allocator;
 mod attempts;
 mod backoff;
 mod control;
