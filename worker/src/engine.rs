@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use squadron_proto::control::Lane;
@@ -17,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::guard;
 use crate::lanes::Lanes;
-use crate::memory::{AttemptPool, Shares};
+use crate::memory::{self, AttemptPool, Shares};
 use crate::usage::Usage;
 
 /// A batch has at most one row for so many bytes of a slot's memory: 8,192 rows, DataFusion's default, with 64 MiB.
@@ -26,9 +25,6 @@ const MIN_BATCH_ROWS: usize = 1024;
 
 /// The sorts of an attempt together reserve at most one part in so many of the memory pool for their merges.
 const MERGE_SHARE: usize = 16;
-
-/// How many of the largest consumers an out-of-memory message names.
-const REPORTED_CONSUMERS: NonZeroUsize = NonZeroUsize::new(5).expect("5 is not 0");
 
 /// The limits of a process that runs plans.
 #[derive(Clone, Debug)]
@@ -96,12 +92,9 @@ impl Engine {
     pub fn new(options: &WorkerOptions, key: ClusterKey, server_address: Option<String>) -> Result<Arc<Self>, Failure> {
         let spill_dir = options.spill_dir.clone();
         let spill_dir = spill_dir.unwrap_or_else(|| std::env::temp_dir().join("squadron"));
-        let pool: Arc<dyn MemoryPool> = Arc::new(TrackConsumersPool::new(
-            GreedyMemoryPool::new(options.memory_bytes),
-            REPORTED_CONSUMERS,
-        ));
+        let pool = memory::process_pool(options.memory_bytes);
         let store = Store::new(
-            Arc::clone(&pool),
+            Arc::clone(&pool) as _,
             StoreOptions {
                 spill_dir,
                 streamed_bytes: options.streamed_bytes,
@@ -110,7 +103,7 @@ impl Engine {
         )?;
         let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Custom(store.operator_files()));
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(pool)
+            .with_memory_pool(Arc::clone(&pool) as _)
             .with_disk_manager_builder(disk)
             .build_arc()
             .map_err(|error| failure::of(&error))?;
@@ -121,7 +114,7 @@ impl Engine {
             trust: options.trust.clone(),
             ..FetchOptions::new(key)
         });
-        let shares = Arc::new(Shares::new(Arc::clone(&runtime.memory_pool), store.clone()));
+        let shares = Arc::new(Shares::new(pool, store.clone()));
         if options.watches_memory {
             guard::watch(&shares)?;
         }

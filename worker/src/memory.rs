@@ -12,15 +12,18 @@
 mod room;
 mod tables;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{
-    MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation, human_readable_size,
+    GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation, TrackConsumersPool,
+    human_readable_size,
 };
 use squadron_proto::{Failure, QueryId};
 use squadron_shuffle::Store;
@@ -41,10 +44,21 @@ const UNKNOWN_SHARE: usize = 4;
 /// Kept rows go to disk at least so much of the pool at a time, one part in so many.
 const MOVED_SHARE: usize = 32;
 
+/// How many of the largest consumers an out-of-memory message names.
+const NAMED_CONSUMERS: NonZeroUsize = NonZeroUsize::new(3).expect("3 is not 0");
+
+/// Counts what the consumers of the process hold.
+pub(crate) type ProcessPool = TrackConsumersPool<GreedyMemoryPool>;
+
+/// The pool of a process that may hold `bytes`.
+pub(crate) fn process_pool(bytes: usize) -> Arc<ProcessPool> {
+    Arc::new(TrackConsumersPool::new(GreedyMemoryPool::new(bytes), NAMED_CONSUMERS))
+}
+
 /// Who holds how much of the process's memory.
 #[derive(Debug)]
 pub(crate) struct Shares {
-    pool: Arc<dyn MemoryPool>,
+    pool: Arc<ProcessPool>,
     store: Store,
     /// Bytes of the process that nobody has charged, beyond its overhead.
     unknown: AtomicUsize,
@@ -71,7 +85,7 @@ struct Holding {
 
 impl Shares {
     /// Shares `pool` out. Rows that `store` keeps in memory make room.
-    pub(crate) fn new(pool: Arc<dyn MemoryPool>, store: Store) -> Self {
+    pub(crate) fn new(pool: Arc<ProcessPool>, store: Store) -> Self {
         Self {
             pool,
             store,
@@ -157,6 +171,15 @@ impl Shares {
         self.pool.reserved().saturating_add(unknown)
     }
 
+    /// Who holds most, for messages.
+    fn largest_consumers(&self) -> String {
+        let mut consumers = self.pool.metrics();
+        consumers.sort_by_key(|consumer| Reverse(consumer.reserved));
+        let largest = consumers.iter().take(NAMED_CONSUMERS.get());
+        let named = largest.map(|consumer| format!("{} ({})", consumer.name, human_readable_size(consumer.reserved)));
+        named.collect::<Vec<_>>().join(", ")
+    }
+
     fn queries(&self) -> MutexGuard<'_, HashMap<QueryId, Holding>> {
         self.queries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -224,13 +247,14 @@ impl Shares {
         {
             let held = queries.get(&query).map_or(0, |holding| holding.bytes);
             let message = format!(
-                "{} asked for {} more; its query holds {} of the {} of --memory, of which {} is taken, and {} other \
-                 queries run here: raise --memory, or run fewer queries at once",
+                "{} asked for {} more; its query holds {} of the {} of --memory, of which {} is taken, most of it by {}; \
+                 {} other queries run here: raise --memory, or run fewer queries at once",
                 reservation.consumer().name(),
                 human_readable_size(bytes),
                 human_readable_size(held),
                 human_readable_size(limit),
                 human_readable_size(self.taken(limit)),
+                self.largest_consumers(),
                 queries.len().saturating_sub(1),
             );
             return Err(DataFusionError::ResourcesExhausted(message));

@@ -1,5 +1,4 @@
 use datafusion::common::runtime::SpawnedTask;
-use datafusion::execution::memory_pool::GreedyMemoryPool;
 use futures::FutureExt;
 use squadron_shuffle::StoreOptions;
 use tempfile::TempDir;
@@ -24,13 +23,13 @@ impl Process {
 
     fn with(limit: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(limit));
+        let pool = process_pool(limit);
         let options = StoreOptions {
             spill_dir: folder.path().to_owned(),
             streamed_bytes: 1024,
             max_spill_bytes: u64::MAX,
         };
-        let store = Store::new(Arc::clone(&pool), options).unwrap();
+        let store = Store::new(Arc::clone(&pool) as _, options).unwrap();
         Self {
             _folder: folder,
             shares: Arc::new(Shares::new(pool, store)),

@@ -22,10 +22,11 @@
 //!
 //! # Others
 //!
-//! Window functions run for some groups at a time ([`window`]); large limits become sorts ([`top`]). Sorts and
-//! aggregates spill by themselves.
+//! Window functions run for some groups at a time ([`window`]); large limits become sorts ([`top`]), small ones keep
+//! copies of their rows ([`candidates`]). Sorts and aggregates spill by themselves.
 
 mod build;
+mod candidates;
 mod input;
 mod join;
 mod joining;
@@ -44,11 +45,12 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::joins::HashJoinExec;
 
+pub(crate) use candidates::CandidatesExec;
 pub(crate) use input::LateInputExec;
 pub(crate) use join::SpillingJoinExec;
 pub(crate) use top::with_external_sorts;
 
-/// `plan` with joins that may go to disk, and windows whose memory is charged.
+/// `plan` with joins that may go to disk, windows whose memory is charged, and first rows that are copied.
 pub(crate) fn with_bounded_memory(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let children = plan.children();
     if children.is_empty() {
@@ -62,7 +64,10 @@ pub(crate) fn with_bounded_memory(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dy
     match plan.downcast_ref::<HashJoinExec>() {
         Some(join) if can_spill(join) => Ok(Arc::new(SpillingJoinExec::new(join)?)),
         Some(_) => Ok(plan),
-        None => Ok(window::bounded(&plan)?.unwrap_or(plan)),
+        None => {
+            let plan = window::bounded(&plan)?.unwrap_or(plan);
+            Ok(candidates::of_first_rows(&plan)?.unwrap_or(plan))
+        }
     }
 }
 
