@@ -50,6 +50,7 @@ use crate::config::{self, DataSource, ServeArgs};
 use crate::datafusion_workarounds::{self, balance};
 use crate::plan_limits::concat::BoundConcatenation;
 use crate::plan_limits::rules;
+use crate::plan_limits::typed_chains::TypeChains;
 use crate::settings::session::OptionError;
 use crate::settings::{self, SquadronOptions};
 use checked_format::check_formats;
@@ -279,6 +280,8 @@ fn prepare_state(
         ConfigNonZeroUsize::try_new(MAX_SQL_DEPTH).map_err(|error| squadron_shuffle::failure::of(&error))?;
     // So that errors can tell the position.
     parser.collect_spans = true;
+    let mut analyzer_rules = datafusion_workarounds::analyzer_rules();
+    analyzer_rules.insert(0, Arc::new(TypeChains));
     let catalogs = MemoryCatalogProviderList::new();
     let catalog = Arc::new(MemoryCatalogProvider::new());
     catalogs.register_catalog(DEFAULT_CATALOG.to_string(), Arc::clone(&catalog) as _);
@@ -286,9 +289,7 @@ fn prepare_state(
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
-        .with_analyzer_rules(rules::with_analyzer_checkpoints(
-            datafusion_workarounds::analyzer_rules(),
-        ))
+        .with_analyzer_rules(rules::with_analyzer_checkpoints(analyzer_rules))
         .with_optimizer_rules(rules::with_optimizer_checkpoints(balance::balanced(
             Optimizer::new().rules,
         )))

@@ -7,9 +7,10 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, ScalarUDF};
 use datafusion::optimizer::AnalyzerRule;
+
+use super::input_schema::input_schema;
 
 /// Runs after the coercion of types, which makes those of a chain equal.
 #[derive(Debug)]
@@ -34,18 +35,6 @@ impl AnalyzerRule for BoundConcatenation {
 
     fn name(&self) -> &'static str {
         "bound_concatenation"
-    }
-}
-
-/// What the expressions of `node` refer to.
-fn input_schema(node: &LogicalPlan) -> DFSchema {
-    match node {
-        // The filters of a scan speak of all its columns.
-        LogicalPlan::TableScan(scan) => {
-            DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())
-                .unwrap_or_else(|_| DFSchema::empty())
-        }
-        _ => merge_schema(&node.inputs()),
     }
 }
 

@@ -60,6 +60,13 @@ fn chains() -> Vec<(String, End)> {
             invalid("5000"),
         ),
         (
+            format!(
+                "SELECT x + {} FROM (VALUES (1)) AS t(x)",
+                joined(3000, "+", |number| (number % 7).to_string())
+            ),
+            Rows(1),
+        ),
+        (
             format!("SELECT length({})", joined(1000, "||", |_| "'a'".into())),
             Rows(1),
         ),
