@@ -1,5 +1,6 @@
 //! The parts that all workers of one process share: memory, disk, shuffle store, functions, threads that run plans.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +23,10 @@ use crate::usage::Usage;
 /// A batch has at most one row for so many bytes of a slot's memory: 8,192 rows, DataFusion's default, with 64 MiB.
 const SLOT_BYTES_PER_ROW: usize = 8 * 1024;
 const MIN_BATCH_ROWS: usize = 1024;
+
+/// A merge reads one spill file for so many bytes of a slot's memory, and this many at least. It holds some batches of each.
+const SLOT_BYTES_PER_MERGED_FILE: usize = 16 * 1024 * 1024;
+const MIN_MERGED_FILES: usize = 4;
 
 /// The sorts of an attempt together reserve at most one part in so many of the memory pool for their merges.
 const MERGE_SHARE: usize = 16;
@@ -101,7 +106,9 @@ impl Engine {
                 max_spill_bytes: options.max_spill_bytes,
             },
         )?;
-        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Custom(store.operator_files()));
+        let disk = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Custom(store.operator_files()))
+            .with_max_spill_merge_fan_in(merge_fan_in(options));
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::clone(&pool) as _)
             .with_disk_manager_builder(disk)
@@ -166,9 +173,24 @@ impl Engine {
         config.with_batch_size(fitting)
     }
 
+    /// A context for plans that need not be decoded.
+    pub(crate) fn plain_context(&self, config: SessionConfig) -> Arc<TaskContext> {
+        running_context(self.with_fitting_batches(config), RuntimeEnv::clone(&self.runtime))
+    }
+
     /// A context to decode plans in.
     pub(crate) fn task_context(&self, config: SessionConfig) -> Arc<TaskContext> {
-        self.context(self.with_fitting_batches(config), Arc::clone(&self.runtime))
+        let functions = &self.functions;
+        Arc::new(TaskContext::new(
+            functions.task_id(),
+            functions.session_id(),
+            self.with_fitting_batches(config),
+            functions.scalar_functions().clone(),
+            functions.higher_order_functions().clone(),
+            functions.aggregate_functions().clone(),
+            functions.window_functions().clone(),
+            Arc::clone(&self.runtime),
+        ))
     }
 
     /// The memory of one attempt, counted to `usage`.
@@ -182,25 +204,27 @@ impl Engine {
             memory_pool: memory,
             ..RuntimeEnv::clone(&self.runtime)
         };
-        self.context(config, Arc::new(runtime))
-    }
-
-    fn context(&self, config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Arc<TaskContext> {
-        context_like(&self.functions, config, runtime)
+        running_context(config, runtime)
     }
 }
 
-/// A context with the functions of `context`, other settings and another runtime.
-pub(crate) fn context_like(context: &TaskContext, config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Arc<TaskContext> {
+/// How many spill files one merge reads at a time. A merge takes what it can get, and what is above it needs some, too.
+fn merge_fan_in(options: &WorkerOptions) -> usize {
+    (options.memory_bytes / options.slots.max(1) / SLOT_BYTES_PER_MERGED_FILE).max(MIN_MERGED_FILES)
+}
+
+/// A context to run a decoded plan in. It has no functions: operators have theirs, and copying the registry would take
+/// longer than a small query does.
+pub(crate) fn running_context(config: SessionConfig, runtime: RuntimeEnv) -> Arc<TaskContext> {
     Arc::new(TaskContext::new(
-        context.task_id(),
-        context.session_id(),
+        None,
+        String::new(),
         config,
-        context.scalar_functions().clone(),
-        context.higher_order_functions().clone(),
-        context.aggregate_functions().clone(),
-        context.window_functions().clone(),
-        runtime,
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
+        Arc::new(runtime),
     ))
 }
 

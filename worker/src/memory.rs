@@ -8,7 +8,10 @@
 //! A query alone gets almost everything. Beside others, each is sure of a part: what it reserved, and half of an equal
 //! share of the rest as long as it runs. What no query is sure of goes to the query that asks first. A query that holds
 //! more than an equal share, counting one query that may start later, leaves an eighth of the pool free for that query.
+//! Within a query, operators leave each other room ([`fairness`]).
 
+pub(crate) mod consumers;
+mod fairness;
 mod room;
 mod tables;
 
@@ -29,17 +32,25 @@ use squadron_proto::{Failure, QueryId};
 use squadron_shuffle::Store;
 use tokio::sync::watch;
 
+use self::fairness::{Claim, Fairness};
 use self::room::Starts;
 pub(crate) use self::room::{Room, START_TIME, Start};
 use self::tables::Tables;
 use crate::usage::Usage;
 
-/// Queries with more than their share leave one part in so many of the pool free.
+/// Queries with more than their share leave one part in so many of the pool free, and their sorts more.
 const HEADROOM: usize = 8;
+const PATIENT_HEADROOM: usize = 2;
 
 /// What nobody has charged counts for one part in so many of the pool at most. A part of it is memory that is free again
 /// but not yet back with the system, and operators that get nothing at all cannot even spill.
 const UNKNOWN_SHARE: usize = 4;
+
+/// What consumers that cannot give way may take beyond the pool, one part in so many of it and so many bytes at most: they
+/// would end their queries for want of a little that they mostly hold already. Those that can are refused meanwhile, so
+/// the pool recovers.
+const OVERDRAFT_SHARE: usize = 8;
+const OVERDRAFT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Kept rows go to disk at least so much of the pool at a time, one part in so many.
 const MOVED_SHARE: usize = 32;
@@ -55,6 +66,25 @@ pub(crate) fn process_pool(bytes: usize) -> Arc<ProcessPool> {
     Arc::new(TrackConsumersPool::new(GreedyMemoryPool::new(bytes), NAMED_CONSUMERS))
 }
 
+/// How much there is for a request.
+#[derive(Clone, Copy, Debug)]
+enum Bounds {
+    /// The pool, of which one part in so many is left for others.
+    Pool { headroom: usize },
+    /// All of the pool and a little more, without what nobody has charged.
+    Overdraft,
+}
+
+impl Bounds {
+    fn of(claim: Claim) -> Self {
+        let headroom = match claim {
+            Claim::Needy | Claim::Fair => HEADROOM,
+            Claim::Patient => PATIENT_HEADROOM,
+        };
+        Self::Pool { headroom }
+    }
+}
+
 /// Who holds how much of the process's memory.
 #[derive(Debug)]
 pub(crate) struct Shares {
@@ -66,6 +96,7 @@ pub(crate) struct Shares {
     has_warned: AtomicBool,
     queries: Mutex<HashMap<QueryId, Holding>>,
     tables: Mutex<Tables>,
+    fairness: Mutex<Fairness>,
     /// Queries that must end, for the attempts that wait for it.
     ended: watch::Sender<Option<(QueryId, Failure)>>,
     starts: Starts,
@@ -93,6 +124,7 @@ impl Shares {
             has_warned: AtomicBool::new(false),
             queries: Mutex::default(),
             tables: Mutex::default(),
+            fairness: Mutex::default(),
             ended: watch::Sender::new(None),
             starts: Starts::default(),
         }
@@ -171,15 +203,6 @@ impl Shares {
         self.pool.reserved().saturating_add(unknown)
     }
 
-    /// Who holds most, for messages.
-    fn largest_consumers(&self) -> String {
-        let mut consumers = self.pool.metrics();
-        consumers.sort_by_key(|consumer| Reverse(consumer.reserved));
-        let largest = consumers.iter().take(NAMED_CONSUMERS.get());
-        let named = largest.map(|consumer| format!("{} ({})", consumer.name, human_readable_size(consumer.reserved)));
-        named.collect::<Vec<_>>().join(", ")
-    }
-
     fn queries(&self) -> MutexGuard<'_, HashMap<QueryId, Holding>> {
         self.queries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,54 +236,72 @@ impl Shares {
     }
 
     fn try_grow(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) -> Result<()> {
-        let Err(refused) = self.try_grow_once(query, reservation, bytes) else {
+        let claim = self.claim(query, reservation.consumer(), bytes);
+        let Err(refused) = self.try_grow_within(Bounds::of(claim), query, reservation, bytes) else {
             return Ok(());
         };
-        let outcome = match self.make_room(bytes.max(self.limit_bytes() / MOVED_SHARE)) {
-            true => self.try_grow_once(query, reservation, bytes),
+        let mut outcome = match self.make_room(bytes.max(self.limit_bytes() / MOVED_SHARE)) {
+            true => self.try_grow_within(Bounds::of(claim), query, reservation, bytes),
             false => Err(refused),
         };
-        if outcome.is_ok() {
-            return outcome;
+        if outcome.is_err() && claim == Claim::Needy {
+            outcome = self
+                .try_grow_within(Bounds::Overdraft, query, reservation, bytes)
+                .or(outcome);
         }
-        if self.tables().gives_way(reservation) && bytes <= self.limit_bytes() / HEADROOM {
-            self.grow(query, reservation, bytes);
-            return Ok(());
+        if outcome.is_err() {
+            self.tables().refused(reservation);
         }
-        self.tables().refused(reservation);
         outcome
+    }
+
+    fn claim(&self, query: QueryId, consumer: &MemoryConsumer, bytes: usize) -> Claim {
+        let running = self.queries().values().filter(|holding| holding.is_running()).count();
+        let share = self.limit_bytes() / running.max(1);
+        self.fairness().claim(query, consumer, bytes, share)
+    }
+
+    fn fairness(&self) -> MutexGuard<'_, Fairness> {
+        self.fairness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes `bytes` from the pool, even beyond its limit.
     fn grow(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) {
         self.pool.grow(reservation, bytes);
+        self.fairness().grown(query, reservation.consumer(), bytes);
         self.update(query, |holding| holding.bytes += bytes);
     }
 
-    fn try_grow_once(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) -> Result<()> {
+    /// Takes `bytes` from the pool if the query may have them.
+    fn try_grow_within(
+        &self,
+        bounds: Bounds,
+        query: QueryId,
+        reservation: &MemoryReservation,
+        bytes: usize,
+    ) -> Result<()> {
         let mut queries = self.queries();
         let mut tables = self.tables();
         let now = Instant::now();
         let leaps = tables.next_leaps(reservation, now);
-        if let MemoryLimit::Finite(limit) = self.pool.memory_limit()
-            && !allows(&queries, query, bytes.saturating_add(leaps), limit, self.taken(limit))
-        {
-            let held = queries.get(&query).map_or(0, |holding| holding.bytes);
-            let message = format!(
-                "{} asked for {} more; its query holds {} of the {} of --memory, of which {} is taken, most of it by {}; \
-                 {} other queries run here: raise --memory, or run fewer queries at once",
-                reservation.consumer().name(),
-                human_readable_size(bytes),
-                human_readable_size(held),
-                human_readable_size(limit),
-                human_readable_size(self.taken(limit)),
-                self.largest_consumers(),
-                queries.len().saturating_sub(1),
-            );
-            return Err(DataFusionError::ResourcesExhausted(message));
+        if let MemoryLimit::Finite(limit) = self.pool.memory_limit() {
+            let wanted = bytes.saturating_add(leaps);
+            let overdraft = (limit / OVERDRAFT_SHARE).min(OVERDRAFT_BYTES);
+            let (limit_then, taken, headroom) = match bounds {
+                Bounds::Pool { headroom } => (limit, self.taken(limit), limit / headroom),
+                Bounds::Overdraft => (limit.saturating_add(overdraft), self.pool.reserved(), 0),
+            };
+            let is_allowed = allows(&queries, query, wanted, limit_then, taken, headroom);
+            if !is_allowed {
+                return Err(self.refusal(&queries, query, reservation, bytes));
+            }
         }
-        self.pool.try_grow(reservation, bytes)?;
+        match bounds {
+            Bounds::Pool { .. } => self.pool.try_grow(reservation, bytes)?,
+            Bounds::Overdraft => self.pool.grow(reservation, bytes),
+        }
         tables.grown(reservation, bytes, now);
+        self.fairness().grown(query, reservation.consumer(), bytes);
         if let Some(holding) = queries.get_mut(&query) {
             holding.bytes += bytes;
         }
@@ -268,8 +309,50 @@ impl Shares {
     }
 }
 
-/// Whether `query` may take `bytes` more of a pool of `limit`, of which `taken` is taken.
-fn allows(queries: &HashMap<QueryId, Holding>, query: QueryId, bytes: usize, limit: usize, taken: usize) -> bool {
+impl Shares {
+    /// Says who asked for how much, and who holds what.
+    fn refusal(
+        &self,
+        queries: &HashMap<QueryId, Holding>,
+        query: QueryId,
+        reservation: &MemoryReservation,
+        bytes: usize,
+    ) -> DataFusionError {
+        let held = queries.get(&query).map_or(0, |holding| holding.bytes);
+        let limit = self.limit_bytes();
+        DataFusionError::ResourcesExhausted(format!(
+            "{} asked for {} more; its query holds {} of the {} of --memory, of which {} is taken, most of it by {}; {} \
+             other queries run here: raise --memory, or run fewer queries at once",
+            reservation.consumer().name(),
+            human_readable_size(bytes),
+            human_readable_size(held),
+            human_readable_size(limit),
+            human_readable_size(self.taken(limit)),
+            self.largest_consumers(),
+            queries.len().saturating_sub(1),
+        ))
+    }
+
+    /// Who holds most, for messages.
+    fn largest_consumers(&self) -> String {
+        let mut consumers = self.pool.metrics();
+        consumers.sort_by_key(|consumer| Reverse(consumer.reserved));
+        let largest = consumers.iter().take(NAMED_CONSUMERS.get());
+        let named = largest.map(|consumer| format!("{} ({})", consumer.name, human_readable_size(consumer.reserved)));
+        named.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Whether `query` may take `bytes` more of a pool of `limit`, of which `taken` is taken. If it then has more than an equal
+/// share, it leaves `headroom`.
+fn allows(
+    queries: &HashMap<QueryId, Holding>,
+    query: QueryId,
+    bytes: usize,
+    limit: usize,
+    taken: usize,
+    headroom: usize,
+) -> bool {
     let Some(free) = limit.saturating_sub(taken).checked_sub(bytes) else {
         return false;
     };
@@ -289,11 +372,7 @@ fn allows(queries: &HashMap<QueryId, Holding>, query: QueryId, bytes: usize, lim
     let others = queries.iter().filter(|(other, _)| **other != query);
     let claims = others.map(|(_, holding)| sure(holding).saturating_sub(holding.bytes));
     let claimed = claims.fold(0, usize::saturating_add);
-    let headroom = if wanted > limit / (running + 1) {
-        limit / HEADROOM
-    } else {
-        0
-    };
+    let headroom = if wanted > limit / (running + 1) { headroom } else { 0 };
     free >= claimed.saturating_add(headroom)
 }
 
@@ -415,6 +494,9 @@ impl MemoryPool for AttemptPool {
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
         self.shares.pool.shrink(reservation, shrink);
         self.shares.tables().shrunk(reservation);
+        self.shares
+            .fairness()
+            .shrunk(self.query, reservation.consumer(), shrink);
         self.shares.update(self.query, |holding| holding.bytes -= shrink);
         self.usage.shrink(shrink);
     }

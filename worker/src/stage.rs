@@ -23,7 +23,7 @@ pub(crate) struct StagePlan {
     settings: Vec<(String, String)>,
     stores: Vec<ObjectStoreSpec>,
     reserved_bytes: usize,
-    /// The context in which plans are decoded; made by the first attempt for all.
+    /// The context in which plans are decoded, or taken as they are; made by the first attempt for all.
     context: OnceLock<Result<Arc<TaskContext>, Failure>>,
 }
 
@@ -47,14 +47,18 @@ impl StagePlan {
         }
     }
 
-    /// The context in which plans are decoded, with the settings of the stage and every function. The first call also
+    /// The context with the settings of the stage, and every function if plans are decoded in it. The first call also
     /// registers the stage's object stores, without which no scan can be decoded.
     pub(crate) fn context(&self, engine: &Engine) -> Result<Arc<TaskContext>, Failure> {
         let context = self.context.get_or_init(|| {
             for store in &self.stores {
                 object_stores::register(&engine.runtime, store)?;
             }
-            Ok(engine.task_context(session_config(&self.settings)))
+            let config = session_config(&self.settings);
+            Ok(match self.plan {
+                Plan::Encoded(_) => engine.task_context(config),
+                Plan::InProcess(_) => engine.plain_context(config),
+            })
         });
         context.clone()
     }

@@ -10,11 +10,7 @@ use std::time::{Duration, Instant};
 
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 
-/// Which consumers have hash tables that grow: those of DataFusion's aggregates. One that cannot give way is not asked to.
-const AGGREGATES: &str = "HashAggregate";
-
-/// Those that hand their groups on when they may not grow.
-const PARTIAL: &str = "PartialHashAggregate";
+use super::consumers;
 
 /// A growth is a leap when it is at least so many bytes, and one part in so many of what was held before.
 const LEAP_BYTES: usize = 1024 * 1024;
@@ -29,8 +25,6 @@ pub(super) struct Tables {
     leapt: HashMap<usize, Table>,
     /// Consumers that have written groups to disk.
     left_alone: HashSet<usize>,
-    /// Consumers that were refused and have not asked again or given back since.
-    giving_way: HashSet<usize>,
 }
 
 #[derive(Debug)]
@@ -76,35 +70,24 @@ impl Tables {
         }
     }
 
-    /// The consumer gives way: what it asks for meanwhile, it needs for that.
+    /// The consumer gives way.
     pub(super) fn refused(&mut self, reservation: &MemoryReservation) {
         let consumer = reservation.consumer();
-        if is_asked(consumer) {
-            self.giving_way.insert(consumer.id());
-        }
         let has_leapt = self.leapt.remove(&consumer.id()).is_some();
-        if has_leapt && !consumer.name().contains(PARTIAL) {
+        if has_leapt && !consumers::is_partial_table(consumer) {
             self.left_alone.insert(consumer.id());
         }
-    }
-
-    /// Whether the consumer gives way at the moment, which it does once: the table that it has emptied may still take more
-    /// than was charged for it, and DataFusion 55.2 fails where that is refused.
-    pub(super) fn gives_way(&mut self, reservation: &MemoryReservation) -> bool {
-        self.giving_way.remove(&reservation.consumer().id())
     }
 
     /// The consumer is gone.
     pub(super) fn ended(&mut self, consumer: &MemoryConsumer) {
         self.leapt.remove(&consumer.id());
         self.left_alone.remove(&consumer.id());
-        self.giving_way.remove(&consumer.id());
     }
 
     /// The consumer has given some back: a table that was emptied begins small.
     pub(super) fn shrunk(&mut self, reservation: &MemoryReservation) {
         let id = reservation.consumer().id();
-        self.giving_way.remove(&id);
         if self
             .leapt
             .get(&id)
@@ -117,5 +100,5 @@ impl Tables {
 
 /// Whether the consumer can give way.
 fn is_asked(consumer: &MemoryConsumer) -> bool {
-    consumer.can_spill() && consumer.name().contains(AGGREGATES)
+    consumer.can_spill() && consumers::is_table(consumer)
 }

@@ -40,7 +40,8 @@ impl Process {
         let shares = Arc::clone(&self.shares);
         let attempt = Arc::new(AttemptPool::new(shares, query(number), reserved, Arc::default()));
         let pool: Arc<dyn MemoryPool> = Arc::clone(&attempt) as _;
-        let reservation = MemoryConsumer::new(format!("query {number}")).register(&pool);
+        let reservation = MemoryConsumer::new(format!("query {number}"));
+        let reservation = reservation.with_can_spill(true).register(&pool);
         (attempt, reservation)
     }
 }
@@ -53,7 +54,7 @@ fn attempt_counts_granted_bytes_only() {
     let pool: Arc<dyn MemoryPool> = Arc::new(attempt);
     let reservation = MemoryConsumer::new("attempt").register(&pool);
     reservation.try_grow(400).unwrap();
-    assert!(reservation.try_grow(500).is_err());
+    assert!(reservation.try_grow(501).is_err());
     assert_eq!(process.shares.pool.reserved(), 400);
     reservation.shrink(300);
     reservation.grow(5);
@@ -176,8 +177,7 @@ fn aggregate_stops_before_its_table_leaps_beyond_the_pool() {
     leap(&partial, MIB);
     other.try_grow(15 * MIB).unwrap();
     partial.try_grow(1024).expect_err("two leaps do not fit");
-    // It gives way, for which it needs some memory, and is asked again once it has leapt.
-    partial.try_grow(1024).unwrap();
+    // It gives way, and is asked again once it has leapt.
     partial.free();
     leap(&partial, MIB);
     partial.try_grow(1024).expect_err("it is asked again");
@@ -196,24 +196,34 @@ fn aggregate_stops_before_its_table_leaps_beyond_the_pool() {
     fixed.try_grow(10 * MIB).unwrap();
 }
 
-/// A table that was emptied for want of memory may take a little more than what was charged for it.
+/// A little, within the query's share.
 #[test]
-fn aggregate_that_gives_way_is_granted_a_little() {
+fn consumer_that_cannot_give_way_may_overdraw() {
     let process = Process::new();
-    let (attempt, other) = process.attempt(1, 0);
+    let (attempt, spilling) = process.attempt(1, 0);
     let pool: Arc<dyn MemoryPool> = Arc::clone(&attempt) as _;
-    let consumer = MemoryConsumer::new("FinalHashAggregateStream[0]").with_can_spill(true);
-    let table = consumer.register(&pool);
-    other.try_grow(LIMIT - LIMIT / 8 - 50).unwrap();
-    table.try_grow(100).expect_err("there is no room");
-    table.try_grow(60).expect("it gives way");
-    table.try_grow(60).expect_err("it has given way");
-    table.try_grow(LIMIT / 2).expect_err("much is never granted");
-    // What gives back begins anew, and others are not granted anything.
-    table.free();
-    table.try_grow(100).expect_err("there is no room");
-    other.try_grow(100).expect_err("there is no room");
-    other.try_grow(100).expect_err("it is no aggregate");
+    let fixed = MemoryConsumer::new("TopK[0]").register(&pool);
+    spilling.try_grow(700).unwrap();
+    spilling
+        .try_grow(1)
+        .expect_err("a part is left for a query that may come");
+    // What nobody charged does not count.
+    process.shares.set_unknown(100);
+    fixed.try_grow(200).unwrap();
+    fixed.try_grow(1).expect_err("nine eighths of the pool are taken");
+    fixed.shrink(100);
+    // One that can give way has nothing yet that it could write to disk.
+    let starting = MemoryConsumer::new("ExternalSorter[0]")
+        .with_can_spill(true)
+        .register(&pool);
+    starting.try_grow(60).unwrap();
+    starting.try_grow(1).expect_err("it can give way");
+    drop(starting);
+    process.shares.set_unknown(0);
+    let (_other_attempt, other) = process.attempt(2, 0);
+    fixed.shrink(100);
+    fixed.try_grow(1).expect_err("the other query is sure of its share");
+    other.try_grow(100).unwrap();
 }
 
 /// Plans wait while the process holds too much and results that nobody reads are a cause; the newest of these gives way.

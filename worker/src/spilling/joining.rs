@@ -22,7 +22,7 @@ use squadron_shuffle::{AttemptContext, Store};
 
 use super::input::LateInputExec;
 use super::scatter::{Scatter, SpilledRows};
-use crate::engine::context_like;
+use crate::engine::running_context;
 use crate::yielding::YieldExec;
 
 /// A side of a join.
@@ -257,5 +257,5 @@ fn uncharged(context: &TaskContext) -> Arc<TaskContext> {
         memory_pool: Arc::new(UnboundedMemoryPool::default()),
         ..RuntimeEnv::clone(&context.runtime_env())
     };
-    context_like(context, context.session_config().clone(), Arc::new(runtime))
+    running_context(context.session_config().clone(), runtime)
 }

@@ -23,10 +23,11 @@
 //! # Others
 //!
 //! Window functions run for some groups at a time ([`window`]); large limits become sorts ([`top`]), small ones keep
-//! copies of their rows ([`candidates`]). Sorts and aggregates spill by themselves.
+//! copies of their rows ([`candidates`]). Sorts and aggregates spill by themselves, with some help ([`granted`]).
 
 mod build;
 mod candidates;
+mod granted;
 mod input;
 mod join;
 mod joining;
@@ -66,6 +67,7 @@ pub(crate) fn with_bounded_memory(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dy
         Some(_) => Ok(plan),
         None => {
             let plan = window::bounded(&plan)?.unwrap_or(plan);
+            let plan = granted::granted(&plan)?.unwrap_or(plan);
             Ok(candidates::of_first_rows(&plan)?.unwrap_or(plan))
         }
     }

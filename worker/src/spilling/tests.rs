@@ -501,7 +501,7 @@ fn window_without_groups_is_charged() {
         assert_eq!(rows.len(), 6_000);
         drop(plan);
         large.assert_nothing_left();
-        let small = Run::new(8 * SMALL_POOL);
+        let small = Run::new(5 * SMALL_POOL);
         let error = small.rows(&plan_of(&small, sql, 1), true).unwrap_err();
         let failure = failure::of(&error);
         assert_eq!(failure.kind, FailureKind::Exhausted, "{failure}");
