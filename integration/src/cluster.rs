@@ -25,6 +25,9 @@ const TINY_SPLITS: [&str; 4] = ["--min-task-bytes", "1", "--partition-bytes", "1
 /// Enough for any test, and small enough that several clusters fit on a small machine.
 const MEMORY_MIB: u64 = 512;
 
+/// The server's `--spill-dir` in the cluster's folder.
+const SERVER_SPILL: &str = "server-spill";
+
 /// Lines of each log that a failed test prints.
 const PRINTED_LOG_LINES: usize = 120;
 
@@ -34,6 +37,7 @@ pub struct ClusterBuilder {
     remote_workers: usize,
     slots: Option<usize>,
     memory_mib: Option<u64>,
+    spill_disk_kib: Option<u64>,
     serve: Vec<String>,
     worker: Vec<String>,
     variables: Vec<(String, String)>,
@@ -68,6 +72,13 @@ impl ClusterBuilder {
     /// `--memory` of each process, in MiB, in place of what fits any test.
     pub fn memory_mib(mut self, mib: u64) -> Self {
         self.memory_mib = Some(mib);
+        self
+    }
+
+    /// The spill folders of each process are on a disk of their own of so many KiB, which the process mounts where nobody
+    /// else sees it; see [`can_mount`].
+    pub fn spill_disk_kib(mut self, kib: u64) -> Self {
+        self.spill_disk_kib = Some(kib);
         self
     }
 
@@ -141,7 +152,7 @@ impl ClusterBuilder {
     }
 
     fn serve_command(&self, folder: &Path) -> Command {
-        let mut command = self.command("serve", folder.join("server-spill"));
+        let mut command = self.command("serve", folder.join(SERVER_SPILL));
         command.args(["--listen", "127.0.0.1:0", "--cache-dir"]);
         command.arg(cache_folder());
         if self.remote_workers > 0 {
@@ -160,7 +171,10 @@ impl ClusterBuilder {
     }
 
     fn command(&self, subcommand: &str, spill: PathBuf) -> Command {
-        let mut command = Command::new(squadron());
+        let mut command = match self.spill_disk_kib {
+            None => Command::new(squadron()),
+            Some(kib) => on_small_disk(&spill, kib),
+        };
         let memory_mib = self.memory_mib.unwrap_or(MEMORY_MIB);
         command.args([subcommand, "--memory", &format!("{memory_mib}MiB")]);
         command.arg("--spill-dir");
@@ -171,6 +185,29 @@ impl ClusterBuilder {
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
+}
+
+/// A mount of its own for a child process, as a user who is root there.
+const UNSHARE: [&str; 3] = ["unshare", "--mount", "--map-root-user"];
+
+/// Whether [`ClusterBuilder::spill_disk_kib`] works here: it needs the right to mount, or user namespaces.
+pub fn can_mount() -> bool {
+    let [program, arguments @ ..] = UNSHARE;
+    let mounted = Command::new(program)
+        .args(arguments)
+        .args(["mount", "-t", "tmpfs", "tmpfs", "/mnt"])
+        .output();
+    mounted.is_ok_and(|output| output.status.success())
+}
+
+/// `squadron` with a disk of `kib` at `folder`.
+fn on_small_disk(folder: &Path, kib: u64) -> Command {
+    let [program, arguments @ ..] = UNSHARE;
+    let script = r#"mkdir -p "$1" && mount -t tmpfs -o "size=$2k" tmpfs "$1" && shift 2 && exec "$@""#;
+    let mut command = Command::new(program);
+    command.args(arguments).args(["sh", "-c", script, "sh"]);
+    command.arg(folder).arg(kib.to_string()).arg(squadron());
+    command
 }
 
 /// A remote worker and, once it is ready, the URL of its data port.
@@ -295,6 +332,11 @@ impl Cluster {
             .collect()
     }
 
+    /// The folder in which the server keeps spilled rows.
+    pub fn server_spill_folder(&self) -> PathBuf {
+        self.folder.path().join(SERVER_SPILL)
+    }
+
     /// Files of spilled rows; marker files of the processes do not count.
     pub fn spilled_files(&self) -> Vec<PathBuf> {
         let folders = fs::read_dir(self.folder.path()).expect("the test's folder is readable");
@@ -302,9 +344,15 @@ impl Cluster {
             .flatten()
             .map(|entry| entry.path())
             .filter(|path| path.is_dir())
-            .flat_map(|folder| files_below(&folder))
-            .filter(|file| fs::metadata(file).is_ok_and(|data| data.len() > 64))
+            .flat_map(|folder| spilled_files_below(&folder))
             .collect()
+    }
+
+    /// The same of the server alone, as it sees its disks (Linux).
+    pub fn spilled_files_of_server(&self) -> Vec<PathBuf> {
+        let folder = self.server_spill_folder();
+        let root = format!("/proc/{}/root{}", self.server.id(), folder.display());
+        spilled_files_below(root.as_ref())
     }
 
     /// Drops a worker that the test has ended, so that it no longer counts.
@@ -346,6 +394,12 @@ pub async fn wait_until(condition: &str, limit: Duration, mut holds: impl FnMut(
         assert!(Instant::now() < end, "not within {limit:?}: {condition}");
         sleep(POLL_INTERVAL).await;
     }
+}
+
+fn spilled_files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = files_below(folder);
+    files.retain(|file| fs::metadata(file).is_ok_and(|data| data.len() > 64));
+    files
 }
 
 fn files_below(folder: &Path) -> Vec<PathBuf> {

@@ -15,6 +15,7 @@ mod clients;
 mod conformance;
 mod crowd;
 mod cursors;
+mod disk;
 mod drivers;
 mod endpoints;
 mod faults;

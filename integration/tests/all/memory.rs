@@ -9,8 +9,8 @@ use squadron_integration::compare::compare;
 use squadron_integration::tpch::{QUERIES, query};
 use tonic::Code;
 
-use crate::support::{Mismatches, bounded, minutes};
-use crate::tpch::{SCALE_FACTOR, expected_results};
+use crate::support::{Mismatches, Reference, bounded, failure_of, minutes};
+use crate::tpch::{SCALE_FACTOR, expected_results, register};
 
 /// What a worker gets for the queries of scale factor 0.01; their build sides and sorts need up to ten times as much.
 const LITTLE_MIB: u64 = 3;
@@ -20,7 +20,7 @@ async fn start(builder: ClusterBuilder, memory_mib: u64) -> Cluster {
 }
 
 /// One query, compared with the reference.
-async fn check(client: &Client, number: u8) -> Result<(), String> {
+pub(crate) async fn check(client: &Client, number: u8) -> Result<(), String> {
     let expected = &expected_results().await[usize::from(number) - 1];
     let rows = client.query(&query(number, SCALE_FACTOR)).await;
     let rows = rows.map_err(|status| status.to_string())?;
@@ -67,27 +67,61 @@ fn tpch_is_exact_on_two_workers_with_little_memory() {
     bounded(minutes(15), assert_exact_in_little_memory(builder, 3 * LITTLE_MIB));
 }
 
+/// Sorts, aggregates and windows, each of several times the memory below, in several partitions at a time.
+const GREEDY: [&str; 6] = [
+    "SELECT * FROM lineitem ORDER BY l_comment, l_orderkey, l_linenumber",
+    "SELECT l_orderkey, l_linenumber, l_comment FROM lineitem ORDER BY l_comment, l_orderkey, l_linenumber",
+    "SELECT l_orderkey, l_extendedprice FROM lineitem ORDER BY l_extendedprice, l_orderkey",
+    "SELECT o_custkey, o_comment, count(*), min(o_clerk) FROM orders GROUP BY 1, 2 ORDER BY 1, 2",
+    "SELECT l_comment, count(*) FROM lineitem GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10",
+    "SELECT l_orderkey, l_linenumber, row_number() OVER (PARTITION BY l_suppkey ORDER BY l_comment, l_orderkey, \
+     l_linenumber) AS r FROM lineitem ORDER BY 1, 2",
+];
+
+#[test]
+fn sorts_beside_each_other_leave_each_other_memory() {
+    bounded(minutes(10), async {
+        let reference = Reference::new();
+        register(&reference).await;
+        let mut mismatches = Mismatches::default();
+        for memory_mib in [6, 12] {
+            let cluster = start(cluster().slots(4), memory_mib).await;
+            let client = cluster.client().await;
+            for sql in GREEDY {
+                let expected = reference.run(sql).await.expect("the reference has the memory");
+                let rows = client.query(sql).await.map_err(|status| status.to_string());
+                let outcome = rows.and_then(|rows| {
+                    compare(&expected.rows, &rows, &expected.order).map_err(|difference| difference.to_string())
+                });
+                mismatches.note(&format!("{memory_mib} MiB: {sql}"), outcome);
+            }
+            assert!(
+                spilled_bytes(&client).await > 0,
+                "everything fitted: the test tests nothing"
+            );
+        }
+        mismatches.assert_none();
+    });
+}
+
 #[test]
 fn too_little_memory_is_said_clearly() {
     bounded(minutes(10), async {
         let cluster = start(cluster().slots(2), 1).await;
         let client = cluster.client().await;
         let mut mismatches = Mismatches::default();
-        let mut refused = 0;
         for number in 1..=QUERIES {
-            let sql = query(number, SCALE_FACTOR);
-            let Err(status) = client.query(&sql).await else {
-                continue;
-            };
-            refused += 1;
-            let outcome = match status.code() {
-                Code::ResourceExhausted if status.message().contains("--memory") => Ok(()),
-                _ => Err(status.to_string()),
+            let outcome = match check(&client, number).await {
+                Err(error) if error.contains("ResourceExhausted") && error.contains("--memory") => Ok(()),
+                outcome => outcome,
             };
             mismatches.note(&format!("TPC-H query {number}"), outcome);
         }
         mismatches.assert_none();
-        assert!(refused > 0, "1 MiB is enough for everything: the test tests nothing");
+        // One group must fit.
+        let status = failure_of(&client, "SELECT array_agg(l_comment ORDER BY l_comment) FROM lineitem").await;
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert!(status.message().contains("--memory"), "{status}");
         check(&client, 1).await.expect("the server still answers");
     });
 }
