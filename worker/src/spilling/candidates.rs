@@ -133,3 +133,50 @@ fn without_unused_bytes(column: &ArrayRef) -> ArrayRef {
         _ => Arc::clone(column),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int32Array, StringViewArray};
+    use datafusion::catalog::memory::MemorySourceConfig;
+    use datafusion::common::utils::memory::get_record_batch_memory_size;
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::physical_expr::expressions::Column;
+    use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+    use datafusion::physical_plan::collect;
+
+    use super::*;
+
+    async fn rows(plan: Arc<dyn ExecutionPlan>, memory_bytes: usize) -> Result<Vec<RecordBatch>> {
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_limit(memory_bytes, 1.0)
+            .build_arc()?;
+        collect(plan, Arc::new(TaskContext::default().with_runtime(runtime))).await
+    }
+
+    #[tokio::test]
+    async fn first_rows_do_not_hold_what_they_were_taken_from() {
+        let texts: StringViewArray = (0..60_000)
+            .map(|n| Some(format!("text {} of row {n}", n * 7 % 13)))
+            .collect();
+        let numbers = Int32Array::from_iter_values(0..60_000);
+        let columns: [(_, ArrayRef); 2] = [("text", Arc::new(texts)), ("number", Arc::new(numbers))];
+        let all = RecordBatch::try_from_iter(columns).unwrap();
+        // As the result of an aggregate arrives: batches that share their buffers.
+        let slices: Vec<_> = (0..all.num_rows())
+            .step_by(250)
+            .map(|row| all.slice(row, 250))
+            .collect();
+        let sort = || -> Arc<dyn ExecutionPlan> {
+            let source = MemorySourceConfig::try_new_exec(std::slice::from_ref(&slices), all.schema(), None).unwrap();
+            let order = [("text", 0), ("number", 1)]
+                .map(|(name, index)| PhysicalSortExpr::new_default(Arc::new(Column::new(name, index))));
+            let sort = SortExec::new(LexOrdering::new(order).unwrap(), source);
+            Arc::new(sort.with_fetch(Some(20)))
+        };
+        let expected = rows(sort(), usize::MAX).await.unwrap();
+        let memory_bytes = get_record_batch_memory_size(&all) / 2;
+        assert!(rows(sort(), memory_bytes).await.is_err(), "without copies they do");
+        let copying = of_first_rows(&sort()).unwrap().unwrap();
+        assert_eq!(rows(copying, memory_bytes).await.unwrap(), expected);
+    }
+}

@@ -2,13 +2,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, StringViewArray};
+use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::catalog::MemTable;
 use datafusion::catalog::memory::MemorySourceConfig;
-use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::common::{JoinSide, JoinType, NullEquality};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
@@ -526,37 +525,6 @@ fn large_limits_become_sorts() {
         assert!(expected == rows);
         small.assert_nothing_left();
     }
-}
-
-#[test]
-fn first_rows_do_not_hold_what_they_were_taken_from() {
-    let texts: StringViewArray = (0..60_000)
-        .map(|n| Some(format!("text {} of row {n}", n * 7 % 13)))
-        .collect();
-    let numbers = Int32Array::from_iter_values(0..60_000);
-    let columns: [(_, ArrayRef); 2] = [("text", Arc::new(texts)), ("number", Arc::new(numbers))];
-    let rows = RecordBatch::try_from_iter(columns).unwrap();
-    // As the result of an aggregate arrives: batches that share their buffers.
-    let slices = (0..rows.num_rows()).step_by(250).map(|row| rows.slice(row, 250));
-    let slices: Vec<_> = slices.collect();
-    let plan = || -> Arc<dyn ExecutionPlan> {
-        let source = MemorySourceConfig::try_new_exec(std::slice::from_ref(&slices), rows.schema(), None).unwrap();
-        let order =
-            [("text", 0), ("number", 1)].map(|(name, index)| PhysicalSortExpr::new_default(column(name, index)));
-        let sort = SortExec::new(LexOrdering::new(order).unwrap(), source);
-        Arc::new(sort.with_fetch(Some(20)))
-    };
-    let large = Run::new(1 << 30);
-    let (_, expected) = large.rows(&plan(), false).unwrap();
-    let pool_bytes = get_record_batch_memory_size(&rows) / 2;
-    assert!(
-        Run::new(pool_bytes).rows(&plan(), false).is_err(),
-        "without copies they do"
-    );
-    let small = Run::new(pool_bytes);
-    let (_, found) = small.rows(&plan(), true).unwrap();
-    assert_eq!(found, expected);
-    small.assert_nothing_left();
 }
 
 /// Each time the inputs race for the spill files anew.
