@@ -9,7 +9,7 @@ use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::metrics::MetricsSet;
 use squadron_shuffle::FETCHED_BYTES;
 
-use crate::spilling::{CandidatesExec, LateInputExec, SpillingJoinExec};
+use crate::spilling::{LateInputExec, SpillingJoinExec};
 use crate::yielding::YieldExec;
 
 /// Limit of an operator's line, in characters: IN lists and file lists would get longer.
@@ -56,13 +56,10 @@ fn visit(plan: &dyn ExecutionPlan, depth: usize, metrics: &mut PlanMetrics) {
 
 /// The input of a node that the attempt added and that only passes rows on.
 fn passed_on(plan: &dyn ExecutionPlan) -> Option<&Arc<dyn ExecutionPlan>> {
-    if let Some(yielding) = plan.downcast_ref::<YieldExec>() {
-        return Some(yielding.input());
+    match plan.downcast_ref::<YieldExec>() {
+        Some(yielding) => Some(yielding.input()),
+        None => plan.downcast_ref::<LateInputExec>()?.input(),
     }
-    if let Some(candidates) = plan.downcast_ref::<CandidatesExec>() {
-        return Some(candidates.input());
-    }
-    plan.downcast_ref::<LateInputExec>()?.input()
 }
 
 /// The bytes that a Parquet scan has counted itself; for other formats, the sizes of the scan's files.

@@ -1,107 +1,51 @@
 //! `ORDER BY ... LIMIT` keeps the batches that its first rows came in, and is charged for all that these refer to: a slice
 //! of an aggregate's result refers to the whole result. Only the rows that can still be among the first go in, as copies.
 
-use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{prep_null_mask_filter, take_record_batch};
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use futures::TryStreamExt;
+use futures::StreamExt;
 
-/// `sort` over copies of the rows that can be among its first; nothing if it yields all its rows.
-pub(super) fn of_first_rows(sort: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-    let Some(first_rows) = sort.downcast_ref::<SortExec>().filter(|sort| sort.fetch().is_some()) else {
-        return Ok(None);
+use super::adapted::{Adaptation, AdaptedExec};
+
+const FIRST_ROWS: Adaptation = Adaptation {
+    name: "FirstRowsExec",
+    execute: execute_over_candidates,
+};
+
+/// `plan`, if it is a sort that yields its first rows alone, over copies of the rows that can be among them.
+pub(super) fn of_first_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let sort = plan.downcast_ref::<SortExec>();
+    let is_affected = sort.is_some_and(|sort| sort.fetch().is_some() && filter_of(sort).is_some());
+    is_affected.then(|| AdaptedExec::new(plan, FIRST_ROWS)).transpose()
+}
+
+/// The filter that the sort narrows while rows go by.
+fn filter_of(sort: &dyn ExecutionPlan) -> Option<Arc<dyn PhysicalExpr>> {
+    sort.dynamic_expressions_produced().into_iter().next()
+}
+
+fn execute_over_candidates(
+    sort: &AdaptedExec,
+    partition: usize,
+    context: Arc<TaskContext>,
+) -> Result<SendableRecordBatchStream> {
+    let Some(filter) = filter_of(sort.operator()) else {
+        return internal_err!("a sort has lost its filter");
     };
-    let [filter] = &first_rows.dynamic_expressions_produced()[..] else {
-        return Ok(None);
-    };
-    let candidates = CandidatesExec {
-        input: Arc::clone(first_rows.input()),
-        filter: Arc::clone(filter),
-    };
-    // The sort goes on to narrow the filter that the scans below it have.
-    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
-    let sort = Arc::clone(sort).replace_children(vec![Arc::new(candidates)], options)?;
-    Ok(Some(sort))
-}
-
-/// Passes on copies of the rows that pass a filter, which becomes narrower while rows go by.
-#[derive(Debug)]
-pub(crate) struct CandidatesExec {
-    input: Arc<dyn ExecutionPlan>,
-    filter: Arc<dyn PhysicalExpr>,
-}
-
-impl CandidatesExec {
-    /// The operator whose rows it passes on.
-    pub(crate) fn input(&self) -> &Arc<dyn ExecutionPlan> {
-        &self.input
-    }
-}
-
-impl DisplayAs for CandidatesExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CandidatesExec")
-    }
-}
-
-impl ExecutionPlan for CandidatesExec {
-    fn name(&self) -> &'static str {
-        "CandidatesExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        f(&self.filter)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("{} has one child", self.name());
-        };
-        let filter = Arc::clone(&self.filter);
-        Ok(Arc::new(Self { input, filter }))
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-        self.replace_children(children, options)
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, context)?;
-        let filter = Arc::clone(&self.filter);
-        let rows = input.and_then(move |batch| std::future::ready(candidates(batch, filter.as_ref())));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
-    }
+    sort.run(partition, Arc::clone(&context), context, |rows| {
+        let schema = rows.schema();
+        let rows = rows.map(move |batch| candidates(batch?, filter.as_ref()));
+        Box::pin(RecordBatchStreamAdapter::new(schema, rows))
+    })
 }
 
 /// Copies of the rows of `batch` that pass. A batch without such rows is passed on as it is: the sort does not keep it, and
@@ -143,6 +87,7 @@ mod tests {
     use datafusion::physical_expr::expressions::Column;
     use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
     use datafusion::physical_plan::collect;
+    use datafusion::physical_plan::execution_plan::reset_plan_states;
 
     use super::*;
 
@@ -176,7 +121,11 @@ mod tests {
         let expected = rows(sort(), usize::MAX).await.unwrap();
         let memory_bytes = get_record_batch_memory_size(&all) / 2;
         assert!(rows(sort(), memory_bytes).await.is_err(), "without copies they do");
-        let copying = of_first_rows(&sort()).unwrap().unwrap();
-        assert_eq!(rows(copying, memory_bytes).await.unwrap(), expected);
+        let mut copying = of_first_rows(&sort()).unwrap().unwrap();
+        // A recursive query resets its plan and executes it again: the filter of the first time must not remain.
+        for _ in 0..2 {
+            assert_eq!(rows(Arc::clone(&copying), memory_bytes).await.unwrap(), expected);
+            copying = reset_plan_states(copying).unwrap();
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Aggregates and sorts that have no choice get the memory that they ask for.
 //!
 //! ```text
-//! GrantedExec (AggregateExec or SortExec) ── LateInputExec ── input
-//!        `─ pool that grants when               `─ says when the input has ended
+//! AdaptedExec (AggregateExec or SortExec) ── LateInputExec ── input
+//!      `─ runs it with a pool that grants       `─ tells the pool about each batch and the end
 //! ```
 //!
 //! Both charge what they have taken already. Where that is refused while they read, they write what they hold to disk or
@@ -16,142 +16,69 @@
 //! | a sort | the sorted rows on their way to disk, before it reads on, and at the end of its input |
 //!
 //! The sorted rows of a sort are not charged then: it has charged each row twice when it came, and the sizes that it asks for
-//! count bytes of texts as often as there are batches of sorted rows. That the merge of what went to disk is refused is right: it then reads fewer files at a time.
+//! count bytes of texts as often as there are batches of sorted rows.
+//!
+//! That the merge of what went to disk is refused is right: it then reads fewer files at a time.
 
 use std::fmt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 
 use bytes::Bytes;
 use datafusion::common::Result;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SpillFile, SpillWriter, TaskContext, TempFileFactory};
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
-use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{Stream, StreamExt, stream};
 use squadron_shuffle::AttemptContext;
 
-use super::input::{LateInputExec, planned_inputs};
+use super::adapted::{Adaptation, AdaptedExec};
 use crate::engine::running_context;
 use crate::memory::consumers::{is_partial_table, is_sort, is_table};
 
+const GRANTED: Adaptation = Adaptation {
+    name: "GrantedExec",
+    execute: execute_granted,
+};
+
 /// `plan`, if it is an aggregate with groups or a sort of all rows, with memory for what it has taken already.
 pub(super) fn granted(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-    let has_groups = |aggregate: &AggregateExec| !aggregate.group_expr().is_true_no_grouping();
-    let is_affected = plan.downcast_ref::<AggregateExec>().is_some_and(has_groups)
-        || plan
-            .downcast_ref::<SortExec>()
-            .is_some_and(|sort| sort.fetch().is_none());
-    match plan.children()[..] {
-        [input] if is_affected => {
-            let input = Arc::new(LateInputExec::planned(Arc::clone(input)));
-            let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
-            let operator = Arc::clone(plan).replace_children(vec![Arc::clone(&input) as _], options)?;
-            Ok(Some(Arc::new(GrantedExec { operator, input })))
-        }
-        _ => Ok(None),
-    }
+    let aggregate = plan.downcast_ref::<AggregateExec>();
+    let sort = plan.downcast_ref::<SortExec>();
+    let is_affected = aggregate.is_some_and(|aggregate| !aggregate.group_expr().is_true_no_grouping())
+        || sort.is_some_and(|sort| sort.fetch().is_none());
+    is_affected.then(|| AdaptedExec::new(plan, GRANTED)).transpose()
 }
 
-/// Runs an operator in a context whose pool knows how far it has come.
-#[derive(Debug)]
-struct GrantedExec {
-    operator: Arc<dyn ExecutionPlan>,
-    input: Arc<LateInputExec>,
+/// Runs the operator in a context whose pool knows how far it has come.
+fn execute_granted(
+    operator: &AdaptedExec,
+    partition: usize,
+    context: Arc<TaskContext>,
+) -> Result<SendableRecordBatchStream> {
+    let phase = Arc::new(Phase::default());
+    let granting = granting(&context, &phase)?;
+    operator.run(partition, granting, context, |rows| observed(rows, phase))
 }
 
-impl DisplayAs for GrantedExec {
-    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.operator.fmt_as(format, f)
-    }
-}
-
-impl ExecutionPlan for GrantedExec {
-    fn name(&self) -> &'static str {
-        "GrantedExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.operator.properties()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        self.operator.maintains_input_order()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        self.operator.children()
-    }
-
-    fn apply_expressions(
-        &self,
-        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        self.operator.apply_expressions(f)
-    }
-
-    fn dynamic_expressions_produced(&self) -> Vec<Arc<dyn PhysicalExpr>> {
-        self.operator.dynamic_expressions_produced()
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-        options: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let operator = Arc::clone(&self.operator).replace_children(planned_inputs(children), options)?;
-        Ok(granted(&operator)?.unwrap_or(operator))
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-        self.replace_children(children, options)
-    }
-
-    /// A recursive query executes its plan once for each step.
-    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
-        let operator = Arc::clone(&self.operator).reset_state()?;
-        let inputs = planned_inputs(operator.children().into_iter().cloned().collect());
-        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
-        let operator = operator.replace_children(inputs, options)?;
-        Ok(granted(&operator)?.unwrap_or(operator))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let phase = Arc::new(Phase::default());
-        let granting = granting(&context, &phase)?;
-        self.input.set_context(context);
-        let output = self.operator.execute(partition, granting)?;
-        let late = &self.input.rows()[partition];
-        let rows = late.take()?;
-        let schema = rows.schema();
-        let reading = Arc::clone(&phase);
-        let end = stream::once(async move {
-            phase.input_ended.store(true, Ordering::Relaxed);
-            None
-        });
-        let rows = rows.map(move |batch| {
-            reading.reads_on();
-            Some(batch)
-        });
-        let rows = rows.chain(end).filter_map(std::future::ready);
-        late.put(Box::pin(RecordBatchStreamAdapter::new(schema, rows)));
-        Ok(output)
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        self.operator.metrics()
-    }
+/// `rows`, of which `phase` hears.
+fn observed(rows: SendableRecordBatchStream, phase: Arc<Phase>) -> SendableRecordBatchStream {
+    let schema = rows.schema();
+    let reading = Arc::clone(&phase);
+    let rows = rows.inspect(move |_| reading.reads_on());
+    let end = stream::poll_fn(move |_| {
+        phase.input_ended.store(true, Ordering::Relaxed);
+        Poll::Ready(None)
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, rows.chain(end)))
 }
 
 /// `context` with a memory pool and spill files that know how far the operator has come.

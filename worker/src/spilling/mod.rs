@@ -25,6 +25,7 @@
 //! Window functions run for some groups at a time ([`window`]); large limits become sorts ([`top`]), small ones keep
 //! copies of their rows ([`candidates`]). Sorts and aggregates spill by themselves, with some help ([`granted`]).
 
+mod adapted;
 mod build;
 mod candidates;
 mod granted;
@@ -46,7 +47,6 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::joins::HashJoinExec;
 
-pub(crate) use candidates::CandidatesExec;
 pub(crate) use input::LateInputExec;
 pub(crate) use join::SpillingJoinExec;
 pub(crate) use top::with_external_sorts;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Chunks (WindowAggExec)       rows of complete groups, a few megabytes at a time, through a plan of their own
-//! Charged (any window node) ── LateInputExec ── input
-//!        `─ counts what comes out      `─ charges what goes in
+//! AdaptedExec (any window node) ── LateInputExec ── input
+//!      `─ counts what comes out         `─ charges what goes in
 //! ```
 //!
 //! A `WindowAggExec` takes all rows before it yields any, though rows of different groups (`PARTITION BY`) have nothing to
@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::{SortColumn, concat_batches, partition};
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
-use datafusion::common::{Result, internal_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
@@ -30,7 +30,8 @@ use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::input::{LateInputExec, planned_inputs};
+use super::adapted::{Adaptation, AdaptedExec};
+use super::input::LateInputExec;
 
 /// Complete groups go through the window functions once they have so many bytes, or earlier when the pool refuses.
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
@@ -40,69 +41,40 @@ pub(super) fn bounded(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn Ex
     if let Some(window) = plan.downcast_ref::<WindowAggExec>() {
         let keys = window.partition_by_sort_keys()?;
         if !keys.is_empty() {
-            return Ok(Some(Arc::new(BoundedWindowExec::in_chunks(window, keys))));
+            return Ok(Some(Arc::new(WindowChunksExec {
+                window: window.clone(),
+                keys,
+                metrics: ExecutionPlanMetricsSet::new(),
+            })));
         }
     } else if !plan.is::<BoundedWindowAggExec>() {
         return Ok(None);
     }
-    Ok(Some(Arc::new(BoundedWindowExec::charged(plan)?)))
+    AdaptedExec::new(plan, CHARGED).map(Some)
 }
 
 fn reservation(context: &TaskContext) -> MemoryReservation {
     MemoryConsumer::new("WindowRows").register(context.memory_pool())
 }
 
-/// A window node that stays within memory, or charges what it takes.
+/// Runs the functions of a window node for some groups at a time.
 #[derive(Debug)]
-struct BoundedWindowExec {
-    window: Arc<dyn ExecutionPlan>,
-    method: Method,
+struct WindowChunksExec {
+    window: WindowAggExec,
+    /// By these its input is sorted (`PARTITION BY`).
+    keys: Vec<PhysicalSortExpr>,
+    metrics: ExecutionPlanMetricsSet,
 }
 
-#[derive(Debug)]
-enum Method {
-    Chunks(ChunkedWindow),
-    /// Charges the rows that the node holds: those that went in and have not come out.
-    Charged(Arc<LateInputExec>),
-}
-
-impl BoundedWindowExec {
-    /// Runs the functions of `window` for some groups at a time; its input is sorted by `keys` (`PARTITION BY`).
-    fn in_chunks(window: &WindowAggExec, keys: Vec<PhysicalSortExpr>) -> Self {
-        Self {
-            window: Arc::new(window.clone()),
-            method: Method::Chunks(ChunkedWindow {
-                window: window.clone(),
-                keys,
-                metrics: ExecutionPlanMetricsSet::new(),
-            }),
-        }
-    }
-
-    fn charged(window: &Arc<dyn ExecutionPlan>) -> Result<Self> {
-        let [input] = window.children()[..] else {
-            return internal_err!("{} has one child", window.name());
-        };
-        let input = Arc::new(LateInputExec::planned(Arc::clone(input)));
-        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
-        let window = Arc::clone(window).replace_children(vec![Arc::clone(&input) as _], options)?;
-        let method = Method::Charged(input);
-        Ok(Self { window, method })
-    }
-}
-
-impl DisplayAs for BoundedWindowExec {
+impl DisplayAs for WindowChunksExec {
     fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.window.fmt_as(format, f)
     }
 }
 
-impl ExecutionPlan for BoundedWindowExec {
+impl ExecutionPlan for WindowChunksExec {
     fn name(&self) -> &'static str {
-        match &self.method {
-            Method::Chunks(_) => "WindowChunksExec",
-            Method::Charged(_) => "ChargedWindowExec",
-        }
+        "WindowChunksExec"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -129,7 +101,7 @@ impl ExecutionPlan for BoundedWindowExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
         options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let window = Arc::clone(&self.window).replace_children(planned_inputs(children), options)?;
+        let window = Arc::new(self.window.clone()).replace_children(children, options)?;
         Ok(bounded(&window)?.unwrap_or(window))
     }
 
@@ -138,30 +110,6 @@ impl ExecutionPlan for BoundedWindowExec {
         self.replace_children(children, options)
     }
 
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        match &self.method {
-            Method::Chunks(chunked) => chunked.execute(partition, context),
-            Method::Charged(input) => execute_charged(self.window.as_ref(), input, partition, context),
-        }
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        match &self.method {
-            Method::Chunks(chunked) => Some(chunked.metrics.clone_inner()),
-            Method::Charged(_) => self.window.metrics(),
-        }
-    }
-}
-
-/// The window functions of a node, run for some groups at a time.
-#[derive(Debug)]
-struct ChunkedWindow {
-    window: WindowAggExec,
-    keys: Vec<PhysicalSortExpr>,
-    metrics: ExecutionPlanMetricsSet,
-}
-
-impl ChunkedWindow {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let chunks = Chunks {
             rows: self.window.input().execute(partition, Arc::clone(&context))?,
@@ -183,6 +131,10 @@ impl ChunkedWindow {
             .try_flatten()
             .inspect_ok(move |batch| metrics.record_output(batch.num_rows()));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
     }
 }
 
@@ -311,9 +263,14 @@ impl Chunks {
     }
 }
 
+const CHARGED: Adaptation = Adaptation {
+    name: "ChargedWindowExec",
+    execute: execute_charged,
+};
+
+/// Charges the rows that the node holds: those that went in and have not come out.
 fn execute_charged(
-    window: &dyn ExecutionPlan,
-    input: &LateInputExec,
+    window: &AdaptedExec,
     partition: usize,
     context: Arc<TaskContext>,
 ) -> Result<SendableRecordBatchStream> {
@@ -321,11 +278,10 @@ fn execute_charged(
         reservation: reservation(&context),
         row_bytes: AtomicUsize::new(0),
     });
-    input.set_context(Arc::clone(&context));
-    let output = window.execute(partition, context)?;
-    let late = &input.rows()[partition];
-    let (rows, entering) = (late.take()?, Arc::clone(&held));
-    late.put(observe(rows, move |batch| entering.enter(batch)));
+    let entering = Arc::clone(&held);
+    let output = window.run(partition, Arc::clone(&context), context, |rows| {
+        observe(rows, move |batch| entering.enter(batch))
+    })?;
     Ok(observe(output, move |batch| {
         held.leave(batch.num_rows());
         Ok(())
