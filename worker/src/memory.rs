@@ -8,11 +8,11 @@
 //! A query alone gets almost everything. Beside others, each is sure of a part: what it reserved, and half of an equal
 //! share of the rest as long as it runs. What no query is sure of goes to the query that asks first. A query that holds
 //! more than an equal share, counting one query that may start later, leaves an eighth of the pool free for that query.
-//! Within a query, operators leave each other room ([`fairness`]).
+//! Within a query, sorts leave each other room ([`sorts`]), and hash tables stop before they double ([`tables`]).
 
 pub(crate) mod consumers;
-mod fairness;
 mod room;
+mod sorts;
 mod tables;
 
 use std::cmp::Reverse;
@@ -32,9 +32,9 @@ use squadron_proto::{Failure, QueryId};
 use squadron_shuffle::Store;
 use tokio::sync::watch;
 
-use self::fairness::{Claim, Fairness};
 use self::room::Starts;
 pub(crate) use self::room::{Room, START_TIME, Start};
+use self::sorts::{Claim, Sorts};
 use self::tables::Tables;
 use crate::usage::Usage;
 
@@ -96,7 +96,7 @@ pub(crate) struct Shares {
     has_warned: AtomicBool,
     queries: Mutex<HashMap<QueryId, Holding>>,
     tables: Mutex<Tables>,
-    fairness: Mutex<Fairness>,
+    sorts: Mutex<Sorts>,
     /// Queries that must end, for the attempts that wait for it.
     ended: watch::Sender<Option<(QueryId, Failure)>>,
     starts: Starts,
@@ -124,7 +124,7 @@ impl Shares {
             has_warned: AtomicBool::new(false),
             queries: Mutex::default(),
             tables: Mutex::default(),
-            fairness: Mutex::default(),
+            sorts: Mutex::default(),
             ended: watch::Sender::new(None),
             starts: Starts::default(),
         }
@@ -256,19 +256,30 @@ impl Shares {
     }
 
     fn claim(&self, query: QueryId, consumer: &MemoryConsumer, bytes: usize) -> Claim {
+        if let Some(claim) = Claim::unless_sort(consumer) {
+            return claim;
+        }
         let running = self.queries().values().filter(|holding| holding.is_running()).count();
         let share = self.limit_bytes() / running.max(1);
-        self.fairness().claim(query, consumer, bytes, share)
+        self.sorts().claim(query, consumer, bytes, share)
     }
 
-    fn fairness(&self) -> MutexGuard<'_, Fairness> {
-        self.fairness.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sorts(&self) -> MutexGuard<'_, Sorts> {
+        self.sorts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the sorts' limits about a change, and about nothing else: all operators ask for memory with each batch.
+    fn note_sort(&self, consumer: &MemoryConsumer, change: impl FnOnce(&mut Sorts)) {
+        if consumers::is_sort(consumer) {
+            change(&mut self.sorts());
+        }
     }
 
     /// Takes `bytes` from the pool, even beyond its limit.
     fn grow(&self, query: QueryId, reservation: &MemoryReservation, bytes: usize) {
         self.pool.grow(reservation, bytes);
-        self.fairness().grown(query, reservation.consumer(), bytes);
+        let consumer = reservation.consumer();
+        self.note_sort(consumer, |sorts| sorts.grown(query, consumer, bytes));
         self.update(query, |holding| holding.bytes += bytes);
     }
 
@@ -291,8 +302,7 @@ impl Shares {
                 Bounds::Pool { headroom } => (limit, self.taken(limit), limit / headroom),
                 Bounds::Overdraft => (limit.saturating_add(overdraft), self.pool.reserved(), 0),
             };
-            let is_allowed = allows(&queries, query, wanted, limit_then, taken, headroom);
-            if !is_allowed {
+            if !allows(&queries, query, wanted, limit_then, taken, headroom) {
                 return Err(self.refusal(&queries, query, reservation, bytes));
             }
         }
@@ -301,15 +311,14 @@ impl Shares {
             Bounds::Overdraft => self.pool.grow(reservation, bytes),
         }
         tables.grown(reservation, bytes, now);
-        self.fairness().grown(query, reservation.consumer(), bytes);
+        let consumer = reservation.consumer();
+        self.note_sort(consumer, |sorts| sorts.grown(query, consumer, bytes));
         if let Some(holding) = queries.get_mut(&query) {
             holding.bytes += bytes;
         }
         Ok(())
     }
-}
 
-impl Shares {
     /// Says who asked for how much, and who holds what.
     fn refusal(
         &self,
@@ -494,9 +503,9 @@ impl MemoryPool for AttemptPool {
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
         self.shares.pool.shrink(reservation, shrink);
         self.shares.tables().shrunk(reservation);
-        self.shares
-            .fairness()
-            .shrunk(self.query, reservation.consumer(), shrink);
+        let consumer = reservation.consumer();
+        let shrunk = |sorts: &mut Sorts| sorts.shrunk(self.query, consumer, shrink);
+        self.shares.note_sort(consumer, shrunk);
         self.shares.update(self.query, |holding| holding.bytes -= shrink);
         self.usage.shrink(shrink);
     }

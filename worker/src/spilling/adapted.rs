@@ -35,9 +35,11 @@ pub(super) struct AdaptedExec {
 }
 
 impl AdaptedExec {
+    /// A node that stands for `operator`.
+    ///
     /// # Errors
     /// When the operator has not one input, which is a bug.
-    pub(super) fn new(operator: &Arc<dyn ExecutionPlan>, adaptation: Adaptation) -> Result<Arc<dyn ExecutionPlan>> {
+    pub(super) fn adapt(operator: &Arc<dyn ExecutionPlan>, adaptation: Adaptation) -> Result<Arc<dyn ExecutionPlan>> {
         let inputs = planned_inputs(operator.children().into_iter().cloned().collect());
         let [input] = &inputs[..] else {
             return internal_err!("{} has one input", operator.name());
@@ -114,12 +116,12 @@ impl ExecutionPlan for AdaptedExec {
         options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let operator = Arc::clone(&self.operator).replace_children(planned_inputs(children), options)?;
-        Self::new(&operator, self.adaptation)
+        Self::adapt(&operator, self.adaptation)
     }
 
     /// A recursive query executes its plan once for each step.
     fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
-        Self::new(&Arc::clone(&self.operator).reset_state()?, self.adaptation)
+        Self::adapt(&Arc::clone(&self.operator).reset_state()?, self.adaptation)
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {

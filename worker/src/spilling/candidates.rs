@@ -25,7 +25,7 @@ const FIRST_ROWS: Adaptation = Adaptation {
 pub(super) fn of_first_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let sort = plan.downcast_ref::<SortExec>();
     let is_affected = sort.is_some_and(|sort| sort.fetch().is_some() && filter_of(sort).is_some());
-    is_affected.then(|| AdaptedExec::new(plan, FIRST_ROWS)).transpose()
+    is_affected.then(|| AdaptedExec::adapt(plan, FIRST_ROWS)).transpose()
 }
 
 /// The filter that the sort narrows while rows go by.

@@ -55,7 +55,7 @@ pub(super) fn granted(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn Ex
     let sort = plan.downcast_ref::<SortExec>();
     let is_affected = aggregate.is_some_and(|aggregate| !aggregate.group_expr().is_true_no_grouping())
         || sort.is_some_and(|sort| sort.fetch().is_none());
-    is_affected.then(|| AdaptedExec::new(plan, GRANTED)).transpose()
+    is_affected.then(|| AdaptedExec::adapt(plan, GRANTED)).transpose()
 }
 
 /// Runs the operator in a context whose pool knows how far it has come.

@@ -50,7 +50,7 @@ pub(super) fn bounded(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn Ex
     } else if !plan.is::<BoundedWindowAggExec>() {
         return Ok(None);
     }
-    AdaptedExec::new(plan, CHARGED).map(Some)
+    AdaptedExec::adapt(plan, CHARGED).map(Some)
 }
 
 fn reservation(context: &TaskContext) -> MemoryReservation {

@@ -1,4 +1,4 @@
-//! Who of a query's operators gives way to whom.
+//! Limits the sorts of a query, so that each has memory to start with and to merge what it holds.
 //!
 //! A sort takes what it can get and goes to disk when it is refused. The first of several would leave the others nothing to
 //! begin with, and one that has nothing has nothing to write to disk: it fails. Nor would it leave anything for itself: to go
@@ -26,21 +26,25 @@ pub(super) enum Claim {
     Patient,
 }
 
+impl Claim {
+    /// That of a consumer that is no sort, which does not depend on what others hold; none for a sort.
+    pub(super) fn unless_sort(consumer: &MemoryConsumer) -> Option<Self> {
+        match consumer.can_spill() {
+            false => Some(Self::Needy),
+            true => (!consumers::is_sort(consumer)).then_some(Self::Fair),
+        }
+    }
+}
+
 /// What the sorts of each query hold, in bytes; those that hold nothing are not there.
 #[derive(Debug, Default)]
-pub(super) struct Fairness {
+pub(super) struct Sorts {
     held: HashMap<QueryId, HashMap<usize, usize>>,
 }
 
-impl Fairness {
-    /// The claim of a consumer that asks for `bytes`, of whose query all consumers may have `share` together.
+impl Sorts {
+    /// The claim of a sort that asks for `bytes`, of whose query all consumers may have `share` together.
     pub(super) fn claim(&self, query: QueryId, consumer: &MemoryConsumer, bytes: usize, share: usize) -> Claim {
-        if !consumer.can_spill() {
-            return Claim::Needy;
-        }
-        if !is_sort(consumer) {
-            return Claim::Fair;
-        }
         let held = self.held.get(&query);
         let own = held
             .and_then(|held| held.get(&consumer.id()))
@@ -55,14 +59,14 @@ impl Fairness {
         }
     }
 
-    /// The consumer holds `bytes` more.
+    /// The sort holds `bytes` more.
     pub(super) fn grown(&mut self, query: QueryId, consumer: &MemoryConsumer, bytes: usize) {
-        if is_sort(consumer) && bytes > 0 {
+        if bytes > 0 {
             *self.held.entry(query).or_default().entry(consumer.id()).or_default() += bytes;
         }
     }
 
-    /// The consumer holds `bytes` less.
+    /// The sort holds `bytes` less.
     pub(super) fn shrunk(&mut self, query: QueryId, consumer: &MemoryConsumer, bytes: usize) {
         let Some(held) = self.held.get_mut(&query) else {
             return;
@@ -79,10 +83,6 @@ impl Fairness {
     }
 }
 
-fn is_sort(consumer: &MemoryConsumer) -> bool {
-    consumer.can_spill() && consumers::is_sort(consumer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,33 +93,33 @@ mod tests {
         MemoryConsumer::new(name).with_can_spill(true)
     }
 
-    fn claim(fairness: &Fairness, consumer: &MemoryConsumer, bytes: usize) -> Claim {
-        fairness.claim(QUERY, consumer, bytes, 100)
+    fn claim(sorts: &Sorts, consumer: &MemoryConsumer, bytes: usize) -> Claim {
+        sorts.claim(QUERY, consumer, bytes, 100)
     }
 
     #[test]
     fn sorts_leave_room_for_their_merges_and_for_each_other() {
         let (first, second) = (consumer("ExternalSorter[0]"), consumer("ExternalSorter[1]"));
-        let mut fairness = Fairness::default();
-        assert_eq!(claim(&fairness, &first, 500), Claim::Needy, "it has nothing yet");
-        fairness.grown(QUERY, &first, 20);
-        assert_eq!(claim(&fairness, &first, 30), Claim::Fair);
-        assert_eq!(claim(&fairness, &first, 31), Claim::Patient);
-        assert_eq!(claim(&fairness, &second, 500), Claim::Needy);
-        fairness.grown(QUERY, &second, 20);
-        assert_eq!(claim(&fairness, &first, 5), Claim::Fair);
-        assert_eq!(claim(&fairness, &first, 6), Claim::Patient);
-        fairness.shrunk(QUERY, &second, 20);
-        assert_eq!(claim(&fairness, &first, 30), Claim::Fair);
-        fairness.shrunk(QUERY, &first, 20);
-        assert!(fairness.held.is_empty());
+        let mut sorts = Sorts::default();
+        assert_eq!(claim(&sorts, &first, 500), Claim::Needy, "it has nothing yet");
+        sorts.grown(QUERY, &first, 20);
+        assert_eq!(claim(&sorts, &first, 30), Claim::Fair);
+        assert_eq!(claim(&sorts, &first, 31), Claim::Patient);
+        assert_eq!(claim(&sorts, &second, 500), Claim::Needy);
+        sorts.grown(QUERY, &second, 20);
+        assert_eq!(claim(&sorts, &first, 5), Claim::Fair);
+        assert_eq!(claim(&sorts, &first, 6), Claim::Patient);
+        sorts.shrunk(QUERY, &second, 20);
+        assert_eq!(claim(&sorts, &first, 30), Claim::Fair);
+        sorts.shrunk(QUERY, &first, 20);
+        assert!(sorts.held.is_empty());
     }
 
     #[test]
     fn others_have_fixed_claims() {
-        let fairness = Fairness::default();
         let top = MemoryConsumer::new("TopK[0]");
-        assert_eq!(claim(&fairness, &top, 500), Claim::Needy);
-        assert_eq!(claim(&fairness, &consumer("HashJoinBuild"), 500), Claim::Fair);
+        assert_eq!(Claim::unless_sort(&top), Some(Claim::Needy));
+        assert_eq!(Claim::unless_sort(&consumer("HashJoinBuild")), Some(Claim::Fair));
+        assert_eq!(Claim::unless_sort(&consumer("ExternalSorter[0]")), None);
     }
 }
