@@ -5,7 +5,7 @@
 //! type without looking further. One to the type that its operand has anyway, every few operators, costs nothing later: the
 //! physical planner leaves it out.
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -24,7 +24,7 @@ pub(crate) struct TypeChains;
 impl AnalyzerRule for TypeChains {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_down_with_subqueries(|node| {
-            if !node.expressions().iter().any(has_long_chain) {
+            if !has_long_chain(&node)? {
                 return Ok(Transformed::no(node));
             }
             let names = NamePreserver::new(&node);
@@ -43,8 +43,17 @@ impl AnalyzerRule for TypeChains {
     }
 }
 
-fn has_long_chain(expression: &Expr) -> bool {
-    expression.exists(|part| Ok(is_long(part))).unwrap_or(false)
+/// Whether an expression of `node` holds a long chain.
+fn has_long_chain(node: &LogicalPlan) -> Result<bool> {
+    let mut has_one = false;
+    node.apply_expressions(|expression| {
+        has_one = expression.exists(|part| Ok(is_long(part)))?;
+        Ok(match has_one {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(has_one)
 }
 
 fn is_long(expression: &Expr) -> bool {
@@ -115,7 +124,7 @@ mod tests {
         for expression in plan.expressions() {
             let counted = expression.apply(|part| {
                 casts += usize::from(matches!(part, Expr::Cast(_)));
-                Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+                Ok(TreeNodeRecursion::Continue)
             });
             counted.unwrap();
         }
