@@ -187,7 +187,7 @@ impl ClusterBuilder {
     }
 }
 
-/// A mount of its own for a child process, as a user who is root there.
+/// Starts a program in a user namespace and a mount namespace of its own, where it may mount file systems.
 const UNSHARE: [&str; 3] = ["unshare", "--mount", "--map-root-user"];
 
 /// Whether [`ClusterBuilder::spill_disk_kib`] works here: it needs the right to mount, or user namespaces.

@@ -5,12 +5,11 @@ use arrow::datatypes::Int64Type;
 use futures::future::join_all;
 use squadron_integration::client::Client;
 use squadron_integration::cluster::{Cluster, ClusterBuilder, cluster};
-use squadron_integration::compare::compare;
 use squadron_integration::tpch::{QUERIES, query};
 use tonic::Code;
 
 use crate::support::{Mismatches, Reference, bounded, failure_of, minutes};
-use crate::tpch::{SCALE_FACTOR, expected_results, register};
+use crate::tpch::{self, SCALE_FACTOR, expected_results, register};
 
 /// What a worker gets for the queries of scale factor 0.01; their build sides and sorts need up to ten times as much.
 const LITTLE_MIB: u64 = 3;
@@ -22,9 +21,7 @@ async fn start(builder: ClusterBuilder, memory_mib: u64) -> Cluster {
 /// One query, compared with the reference.
 pub(crate) async fn check(client: &Client, number: u8) -> Result<(), String> {
     let expected = &expected_results().await[usize::from(number) - 1];
-    let rows = client.query(&query(number, SCALE_FACTOR)).await;
-    let rows = rows.map_err(|status| status.to_string())?;
-    compare(&expected.rows, &rows, &expected.order).map_err(|difference| difference.to_string())
+    tpch::check(client, &query(number, SCALE_FACTOR), expected).await
 }
 
 async fn spilled_bytes(client: &Client) -> i64 {
@@ -86,10 +83,7 @@ fn sorts_beside_each_other_leave_each_other_memory() {
             let client = cluster.client().await;
             for sql in GREEDY {
                 let expected = reference.run(sql).await.expect("the reference has the memory");
-                let rows = client.query(sql).await.map_err(|status| status.to_string());
-                let outcome = rows.and_then(|rows| {
-                    compare(&expected.rows, &rows, &expected.order).map_err(|difference| difference.to_string())
-                });
+                let outcome = tpch::check(&client, sql, &expected).await;
                 mismatches.note(&format!("{memory_mib} MiB: {sql}"), outcome);
             }
             assert!(

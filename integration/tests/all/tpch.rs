@@ -43,7 +43,8 @@ async fn assert_exact(builder: ClusterBuilder) {
     mismatches.assert_none();
 }
 
-async fn check(client: &Client, sql: &str, expected: &Expected) -> Result<(), String> {
+/// Runs `sql` and compares its rows with the expected ones.
+pub(crate) async fn check(client: &Client, sql: &str, expected: &Expected) -> Result<(), String> {
     let rows = client.query(sql).await.map_err(|status| status.to_string())?;
     compare(&expected.rows, &rows, &expected.order).map_err(|difference| difference.to_string())
 }
