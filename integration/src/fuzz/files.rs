@@ -28,12 +28,15 @@ pub(super) fn judge(bytes: &[u8]) -> Result<(), String> {
     fs::write(&path, content).map_err(|error| error.to_string())?;
     let client = server.client();
     let location = path.display().to_string();
+    // Tasks are also sent to what the control messages of another target claim to be a worker.
+    let impostor = server.worker_address.url().to_owned();
     let ended = server.run(async move {
         let outcome = read(&client, &table, format, &location).await;
         drop(client.update(&format!("DROP TABLE IF EXISTS {table}")).await);
         if let Err(status) = &outcome
             && !status.message().contains(&name)
             && !status.message().contains(&table)
+            && !status.message().contains(&impostor)
         {
             return Err(format!("the file is not named: {status}"));
         }

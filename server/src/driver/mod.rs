@@ -16,7 +16,7 @@ mod signals;
 pub(crate) mod subscriber;
 pub mod workers;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use squadron_proto::control::{PlanRef, ServerMessage, Stage};
@@ -233,9 +233,8 @@ impl Driver {
                 *capacity = self.scheduler.capacity();
             }
             *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = self.scheduler.refusal();
-            let failed = self.failed_with_readers(&effects);
+            self.tell_causes(&effects);
             for effect in effects {
-                self.tell_cause(&effect, &failed);
                 if let Some(lost) = self.carry_out(effect) {
                     events.push(lost);
                 }
@@ -266,15 +265,28 @@ impl Driver {
         failed
     }
 
-    /// Readers hear why before the output goes.
-    fn tell_cause(&self, effect: &Effect, failed: &HashMap<QueryId, Failure>) {
-        if let Effect::Release { worker, release } = effect
-            && let Some(failure) = failed.get(&release.query)
-            && let Some(connection) = self.joined.get(worker)
-        {
-            let message = ServerMessage::QueryFailed(release.query, failure.clone());
-            // The release that follows finds out that a worker cannot be reached.
-            let _ = self.registry.send(*worker, *connection, message);
+    /// Readers hear why before attempts stop and output goes: a stopped attempt ends its output too, with a less useful
+    /// failure.
+    fn tell_causes(&self, effects: &[Effect]) {
+        let failed = self.failed_with_readers(effects);
+        if failed.is_empty() {
+            return;
+        }
+        let mut told = BTreeSet::new();
+        for effect in effects {
+            let (worker, query) = match effect {
+                Effect::CancelAttempt { worker, attempt } => (*worker, attempt.query),
+                Effect::Release { worker, release } => (*worker, release.query),
+                _ => continue,
+            };
+            if let Some(failure) = failed.get(&query)
+                && let Some(connection) = self.joined.get(&worker)
+                && told.insert((worker, query))
+            {
+                let message = ServerMessage::QueryFailed(query, failure.clone());
+                // The messages that follow find out that a worker cannot be reached.
+                let _ = self.registry.send(worker, *connection, message);
+            }
         }
     }
 

@@ -176,6 +176,30 @@ async fn query_without_client_is_cancelled() {
 }
 
 #[tokio::test]
+async fn readers_at_workers_hear_cause_before_attempts_stop() {
+    let server = server(RegistryOptions::default());
+    let (mut orders, _reports) = attach_silent(&server, 16).await;
+    let mut retained = graph(1, vec![stage(0, &[], 1)]);
+    retained.stages[0].streamed = false;
+    let query = retained.query;
+    let _events = server.handle.submit(retained).await.unwrap();
+    let mut told = until_launched(&mut orders).await;
+    let failure = Failure::new(FailureKind::Invalid, "division by zero");
+    server.handle.cancel(query, failure.clone());
+    while !matches!(told.last(), Some(ServerMessage::Release(_))) {
+        told.push(orders.recv().await.unwrap());
+    }
+    let after_launch = &told[2..];
+    assert!(
+        matches!(
+            after_launch,
+            [ServerMessage::QueryFailed(_, told), ServerMessage::Cancel(_), ServerMessage::Release(_)] if *told == failure
+        ),
+        "{after_launch:?}"
+    );
+}
+
+#[tokio::test]
 async fn cancel_reaches_query_in_the_mailbox() {
     let server = server(RegistryOptions::default());
     for query in 0..200 {
