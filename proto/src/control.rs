@@ -64,6 +64,8 @@ pub enum WorkerMessage {
     Report(Report),
     /// The worker leaves the cluster on purpose, to shut down.
     Leaving,
+    /// After a reconnect: the state of every attempt that is here has been reported.
+    InventoryEnd,
 }
 
 /// The server's first message.
@@ -105,6 +107,8 @@ pub struct Registered {
     pub ticket_key: Bytes,
     /// How often the worker must send a heartbeat, in milliseconds.
     pub heartbeat_interval_ms: u64,
+    /// How long the worker keeps attempts and output while it does not reach the server, in milliseconds.
+    pub keep_ms: u64,
 }
 
 /// A stage plan: bytes for another process, or an opaque reference inside one.

@@ -10,9 +10,8 @@
 //! | Done     | release        | -                                     | the server                                 |
 //!
 //! An attempt holds its slots from the reservation until the server may count them as free. That is at the latest when
-//! the attempt's end is reported, and sooner where the server told the attempt to stop, where the attempt reported that
-//! it waits for its reader (the server may give the slots away before it learns that the attempt goes on), or where the
-//! connection over which the server launched the attempt is lost.
+//! the attempt's end is reported, and sooner where the server told the attempt to stop, or where the attempt reported
+//! that it waits for its reader (the server may give the slots away before it learns that the attempt goes on).
 //!
 //! An attempt counts the slots held in its lane and in shorter lanes, so it never waits for longer ones, and at most
 //! `lanes x slots` partitions run. A launch is refused only when no slot is free. It may take more slots than are free,
@@ -243,13 +242,6 @@ impl Registry {
         gone
     }
 
-    /// Releases the slots of all attempts: the server of a lost connection has given them away.
-    pub(crate) fn release_slots(&mut self) {
-        for active in self.active.values_mut() {
-            active.held_slots = 0;
-        }
-    }
-
     /// The queries that have attempts here.
     pub(crate) fn queries(&self) -> BTreeSet<QueryId> {
         let keys = self.active.keys().chain(self.done.keys());
@@ -258,12 +250,13 @@ impl Registry {
 
     /// The last state that was or would have been reported of every attempt, in the order of their keys.
     pub(crate) fn inventory(&self) -> Vec<(AttemptKey, AttemptStatus)> {
-        let active = self.active.iter().filter_map(|(key, active)| {
+        let active = self.active.iter().map(|(key, active)| {
             let status = match &active.state {
                 State::Reserved(_) => AttemptStatus::Reserved,
-                State::Running(running) => running.phase.status()?,
+                // A commit that comes again changes nothing.
+                State::Running(running) => running.phase.status().unwrap_or(AttemptStatus::Reserved),
             };
-            Some((*key, status))
+            (*key, status)
         });
         let done = self.done.iter();
         let done = done.map(|(key, output)| (*key, AttemptStatus::Finished(output.clone())));

@@ -61,6 +61,8 @@ pub(crate) struct Control {
     /// Copied into every attempt.
     changes_sender: mpsc::Sender<Change>,
     leaving: Leaving,
+    /// Whether the server has still to hear that it knows every attempt; after a reconnect.
+    owes_inventory_end: bool,
 }
 
 /// Whether the worker is leaving its server.
@@ -118,6 +120,7 @@ impl Control {
             changes,
             changes_sender,
             leaving: Leaving::No,
+            owes_inventory_end: false,
         }
     }
 
@@ -184,9 +187,9 @@ impl Control {
     }
 
     /// Called when a new connection stands: queues unacknowledged reports again, then the state of every other attempt
-    /// that is here. A server that does not know an attempt answers with its release.
+    /// that is here, then the end of this inventory. Attempts keep their slots: a server that does not know an attempt
+    /// answers with its release before it launches another.
     pub(crate) fn reconnect(&mut self) {
-        self.registry.release_slots();
         self.outbox.rewind();
         for (key, status) in self.registry.inventory() {
             if !self.outbox.mentions(key) {
@@ -196,6 +199,7 @@ impl Control {
         // A launch follows its stage on the same connection: stages of queries without attempts are announced again.
         let queries = self.registry.queries();
         self.stages.retain(|(query, _), _| queries.contains(query));
+        self.owes_inventory_end = true;
     }
 
     /// Stops all attempts and waits until they have stopped, at most [`STOP_TIMEOUT`]: after that an attempt is stuck
@@ -366,7 +370,7 @@ impl Control {
     }
 
     fn has_messages(&self) -> bool {
-        self.leaving == Leaving::Unannounced || self.outbox.has_unsent()
+        self.leaving == Leaving::Unannounced || self.outbox.has_unsent() || self.owes_inventory_end
     }
 
     /// Leaving is announced before all waiting reports: the sooner the server stops launching, the better.
@@ -376,6 +380,8 @@ impl Control {
             permit.send(WorkerMessage::Leaving);
         } else if let Some(report) = self.outbox.next() {
             permit.send(WorkerMessage::Report(report));
+        } else if std::mem::take(&mut self.owes_inventory_end) {
+            permit.send(WorkerMessage::InventoryEnd);
         }
     }
 

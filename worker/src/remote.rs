@@ -34,6 +34,9 @@ const STABLE: Duration = Duration::from_secs(5);
 /// The bounds of the heartbeat interval that a server may ask for, in milliseconds.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 10..=10_000;
 
+/// How long a server may ask a worker to keep attempts and output that nobody fetches.
+const KEEP_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
 /// Options of a worker process.
 #[derive(Clone)]
 pub struct RemoteOptions {
@@ -49,14 +52,12 @@ pub struct RemoteOptions {
     pub cluster_secret: Option<String>,
     /// How long running attempts may go on after `shutdown`.
     pub drain_timeout: Duration,
-    /// How long attempts and output are kept while the server is unreachable.
-    pub lost_timeout: Duration,
     /// Its limits.
     pub worker: WorkerOptions,
 }
 
 impl RemoteOptions {
-    /// A worker of `server` with default limits, 30 s to drain and 10 s to wait for a lost server.
+    /// A worker of `server` with default limits and 30 s to drain.
     pub fn new(server: Url) -> Self {
         Self {
             server,
@@ -65,7 +66,6 @@ impl RemoteOptions {
             tls: None,
             cluster_secret: None,
             drain_timeout: Duration::from_secs(30),
-            lost_timeout: Duration::from_secs(10),
             worker: WorkerOptions::default(),
         }
     }
@@ -129,6 +129,8 @@ struct Remote {
 struct RegisteredWorker {
     /// The key that the server handed out; empty when it derives from the secret.
     ticket_key: Vec<u8>,
+    /// How long it keeps attempts and output while it does not reach the server.
+    keep: Duration,
     control: Control,
     data: DataServer,
     store: Store,
@@ -182,7 +184,7 @@ impl Remote {
         let dial = dial(&self.dialer, &self.options.server, &mut self.backoff, was_registered);
         let offline = async {
             match &mut self.worker {
-                Some(worker) => worker.control.offline(self.options.lost_timeout).await,
+                Some(worker) => worker.control.offline(worker.keep).await,
                 None => std::future::pending().await,
             }
         };
@@ -205,6 +207,7 @@ impl Remote {
         match &mut self.worker {
             Some(worker) if worker.ticket_key == registered.ticket_key => {
                 info!(server = %self.options.server, "joined again");
+                worker.keep = keep(registered);
                 worker.control.reconnect();
             }
             _ => {
@@ -240,6 +243,7 @@ impl Remote {
         let service = DataService::new(store.clone(), key).with_identity(dialer.worker);
         Ok(RegisteredWorker {
             ticket_key: registered.ticket_key.to_vec(),
+            keep: keep(registered),
             data: self.serve_data(service)?,
             store,
             control: Control::new(engine, dialer.worker, dialer.slots, Delivery::Acknowledged),
@@ -310,6 +314,10 @@ async fn dial(dialer: &Dialer, server: &Url, backoff: &mut Backoff, was_register
 
 fn slots(options: &WorkerOptions) -> u32 {
     u32::try_from(options.slots).unwrap_or(u32::MAX)
+}
+
+fn keep(registered: &Registered) -> Duration {
+    Duration::from_millis(registered.keep_ms).min(KEEP_LIMIT)
 }
 
 /// Later starts have larger numbers.

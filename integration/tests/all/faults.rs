@@ -100,7 +100,7 @@ fn worker_death_fails_computing_query() {
 #[test]
 fn frozen_worker_is_declared_lost() {
     bounded(minutes(5), async {
-        let mut cluster = two_workers().start().await;
+        let mut cluster = two_workers().serve_arg("--worker-grace=1s").start().await;
         let client = cluster.client().await;
         let mut stream = client.open(ENDLESS).await.expect("it starts");
         stream.next().await.expect("it has rows").expect("no fault yet");

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod absence;
 mod architecture;
 mod arrow_rs_client;
 mod auth;

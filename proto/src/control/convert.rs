@@ -43,6 +43,7 @@ impl TryFrom<ServerMessage> for wire::ServerMessage {
             ServerMessage::Registered(registered) => Message::Registered(wire::Registered {
                 ticket_key: registered.ticket_key,
                 heartbeat_interval_ms: registered.heartbeat_interval_ms,
+                keep_ms: registered.keep_ms,
             }),
             ServerMessage::Stage(stage) => Message::Stage(stage.try_into()?),
             ServerMessage::Launch(launch) => Message::Launch(launch.into()),
@@ -82,6 +83,7 @@ impl TryFrom<wire::ServerMessage> for ServerMessage {
             Message::Registered(registered) => Self::Registered(Registered {
                 ticket_key: registered.ticket_key,
                 heartbeat_interval_ms: registered.heartbeat_interval_ms,
+                keep_ms: registered.keep_ms,
             }),
             Message::Stage(stage) => Self::Stage(stage.try_into()?),
             Message::Launch(launch) => Self::Launch(launch.try_into()?),
@@ -265,6 +267,7 @@ impl From<WorkerMessage> for wire::WorkerMessage {
             }),
             WorkerMessage::Report(report) => Message::Report(report.into()),
             WorkerMessage::Leaving => Message::Leaving(wire::Leaving {}),
+            WorkerMessage::InventoryEnd => Message::InventoryEnd(wire::InventoryEnd {}),
         };
         Self { message: Some(message) }
     }
@@ -296,6 +299,7 @@ impl TryFrom<wire::WorkerMessage> for WorkerMessage {
             }),
             Message::Report(report) => Self::Report(report.try_into()?),
             Message::Leaving(wire::Leaving {}) => Self::Leaving,
+            Message::InventoryEnd(wire::InventoryEnd {}) => Self::InventoryEnd,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What the scheduler checks at a later time.
 
-use squadron_proto::{QueryId, StageId, TaskId};
+use squadron_proto::{QueryId, StageId, TaskId, WorkerId};
 
 use crate::graph::Placement;
 
@@ -21,4 +21,6 @@ pub(crate) enum Deadline {
     RootCause(QueryId),
     /// Does the query still wait for its last reports?
     LastReport(QueryId),
+    /// Is the worker still suspected?
+    Grace(WorkerId),
 }

@@ -4,6 +4,8 @@
 //! clients, workers, clock ── Event ──> Scheduler::apply ── Effect ──> workers, clients
 //! ```
 
+use std::collections::BTreeSet;
+
 use squadron_proto::control::{AttemptStatus, Launch, Release, Stage};
 use squadron_proto::{AttemptKey, Failure, QueryId, WorkerId, WorkerKind};
 
@@ -42,6 +44,21 @@ pub enum Event {
         memory_bytes: u64,
         /// Which placements it serves.
         kind: WorkerKind,
+    },
+    /// Nothing is heard of a worker. It gets nothing new and keeps what it has; it is lost unless it returns within
+    /// [`Limits::worker_grace`](crate::Limits::worker_grace). Messages to it and reports from it may have been lost.
+    WorkerSuspected {
+        /// Its id.
+        worker: WorkerId,
+        /// How that was noticed, as half a sentence.
+        reason: String,
+    },
+    /// A suspected worker is there again; the last reports of what it has were applied before.
+    WorkerReturned {
+        /// Its id.
+        worker: WorkerId,
+        /// The attempts that it has reported since it is there again. It has no others, and no other output.
+        held: BTreeSet<AttemptKey>,
     },
     /// A worker died or cannot be reached; all it held is lost.
     WorkerLost {
@@ -121,6 +138,13 @@ pub enum Effect {
         outcome: Result<QuerySummary, Failure>,
         /// The query's state at its end; none if it was refused at submission.
         info: Option<Box<QueryInfo>>,
+    },
+    /// A suspected worker did not return in time: it is lost. When it comes, it joins anew.
+    WorkerGivenUp {
+        /// Its id.
+        worker: WorkerId,
+        /// Why, as half a sentence.
+        reason: String,
     },
     /// No worker runs an attempt of this ended query any more. Comes once for each query, with its end or later.
     Released {

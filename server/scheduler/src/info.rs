@@ -245,6 +245,8 @@ pub struct WorkerLoad {
     pub stopping: usize,
     /// Whether it gets no new attempts and leaves when its attempts have ended.
     pub draining: bool,
+    /// Whether nothing is heard of it; it is lost unless it returns in time.
+    pub suspected: bool,
 }
 
 /// What all workers offer together.

@@ -18,6 +18,8 @@ pub struct Limits {
     pub max_open_results: usize,
     /// How long a query waits while there is no worker for it.
     pub no_worker_timeout: Duration,
+    /// How long a worker of which nothing is heard may take to return before it is lost.
+    pub worker_grace: Duration,
     /// How often a task may be refused while its lane finds no slot taken, so that no other attempt explains the
     /// refusal.
     pub max_idle_refusals: u32,
@@ -47,6 +49,7 @@ impl Default for Limits {
             admission: AdmissionLimits::default(),
             max_open_results: 256,
             no_worker_timeout: Duration::from_secs(10),
+            worker_grace: Duration::from_secs(10),
             max_idle_refusals: 3,
             max_refusals: 20,
             refusal_pause: Duration::from_millis(10),

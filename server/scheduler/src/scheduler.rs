@@ -8,6 +8,8 @@
 //! | ResultDone | ends, once its root stage is finished | Release, Ended |
 //! | Cancel | ends | CancelAttempt, Release, Ended |
 //! | WorkerJoined | as WorkerLost, if the worker was there | Release of queries it knew when it was lost; launches |
+//! | WorkerSuspected | | |
+//! | WorkerReturned | ends, if the worker has lost what it depends on | Commit, Release; launches |
 //! | WorkerLost | ends, if it depends on the worker | CancelAttempt and Release on other workers, Ended |
 //! | WorkerDraining | | |
 //! | Tick | what has waited too long is retried, placed or ended | as above |
@@ -92,6 +94,8 @@ impl Scheduler {
                 }
                 self.update_capacity(now);
             }
+            Event::WorkerSuspected { worker, reason } => self.suspect_worker(now, worker, reason, &mut effects),
+            Event::WorkerReturned { worker, held } => self.return_worker(now, worker, &held, &mut effects),
             Event::WorkerLost { worker, reason } => self.lose_worker(now, worker, &reason, &mut effects),
             Event::WorkerDraining { worker } => {
                 self.workers.drain(worker);
@@ -274,6 +278,7 @@ impl Scheduler {
                 Deadline::Retry(query, stage, task) => self.retry(now, query, stage, task),
                 Deadline::RootCause(query) => self.end_without_cause(query, effects),
                 Deadline::LastReport(query) => self.end_successfully(now, query, effects),
+                Deadline::Grace(worker) => self.give_up_worker(now, worker, effects),
             }
         }
     }

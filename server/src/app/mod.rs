@@ -86,7 +86,7 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
 
     let stop = CancellationToken::new();
     let mut owned = JoinSet::new();
-    let (registry, worker_events) = Registry::new(RegistryOptions::default());
+    let (registry, worker_events) = Registry::new(registry_options(args));
     let records = QueryRecords::open(history_limits(args), args.result_ttl)?;
     let directory = Arc::new(records.clone());
     let (driver, scheduler) = Driver::new(limits(args), directory, registry.clone(), worker_events);
@@ -235,6 +235,7 @@ fn trust(authority: Option<&Path>) -> Result<Trust, Failure> {
 fn limits(args: &ServeArgs) -> Limits {
     Limits {
         no_worker_timeout: args.no_worker_timeout,
+        worker_grace: args.worker_grace,
         max_open_results: args.max_open_results,
         policy: match args.policy {
             PolicyName::Stride => Policy::Stride,
@@ -248,6 +249,15 @@ fn limits(args: &ServeArgs) -> Limits {
             max_per_session: args.max_session_queries,
         },
         ..Limits::default()
+    }
+}
+
+/// A worker that has been silent for a while has a little less time left than it thinks.
+fn registry_options(args: &ServeArgs) -> RegistryOptions {
+    let options = RegistryOptions::default();
+    RegistryOptions {
+        keep: args.worker_grace + 2 * options.heartbeat_timeout,
+        ..options
     }
 }
 

@@ -125,6 +125,10 @@ pub struct ServeArgs {
     /// How long a query waits for a first worker before it fails.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::parse_duration)]
     pub no_worker_timeout: Duration,
+    /// How long a worker of which nothing is heard may take to return, with all that it holds, before it is lost. A worker
+    /// whose process has ended is lost at once.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::parse_duration)]
+    pub worker_grace: Duration,
     /// How long any query may take, from its start to its last row; a session may ask for less with
     /// squadron.query_timeout [default: no limit].
     #[arg(long, value_name = "TIME", value_parser = values::parse_duration)]

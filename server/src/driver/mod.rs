@@ -7,11 +7,12 @@
 //!                                 clock ┘ (only for deadlines)
 //! ```
 //!
-//! It never waits for a worker or a client: a worker that cannot take a message is lost, and a query has at most two
-//! updates, for which there is always room.
+//! It never waits for a worker or a client: the connection of a worker that cannot take a message is given up, and a query
+//! has at most two updates, for which there is always room.
 
 pub mod directory;
 mod handle;
+mod members;
 mod signals;
 pub(crate) mod subscriber;
 pub mod workers;
@@ -30,6 +31,7 @@ use tracing::{debug, info, warn};
 use self::directory::QueryDirectory;
 use self::handle::Command;
 pub use self::handle::{SchedulerHandle, Snapshot};
+use self::members::{Connected, Members, Start};
 use self::signals::Signals;
 use self::subscriber::stopping;
 pub use self::subscriber::{QueryEvents, QueryUpdate, Subscriber};
@@ -53,8 +55,7 @@ pub struct Driver {
     /// For planning, which must not wait for the driver.
     capacity: Arc<Mutex<Capacity>>,
     refusal: Arc<Mutex<Option<Failure>>>,
-    /// Which connection of a worker counts; what older ones still say does not.
-    joined: HashMap<WorkerId, u64>,
+    members: Members,
     start: Instant,
 }
 
@@ -87,7 +88,7 @@ impl Driver {
             directory,
             capacity,
             refusal,
-            joined: HashMap::new(),
+            members: Members::default(),
             start: Instant::now(),
         };
         (driver, handle)
@@ -168,45 +169,73 @@ impl Driver {
             connection,
             kind,
         } = event;
-        let current = self.joined.get(&worker).copied();
         match kind {
             WorkerEventKind::Joined {
                 kind,
+                epoch,
                 slots,
                 address,
                 memory_bytes,
             } => {
-                if current.is_some_and(|current| current > connection) {
-                    return;
-                }
-                info!(%worker, ?kind, slots, address, "worker joined");
-                self.joined.insert(worker, connection);
-                self.apply(Event::WorkerJoined {
+                let joined = Event::WorkerJoined {
                     worker,
                     slots,
                     address,
                     memory_bytes,
                     kind,
-                });
+                };
+                self.connect(worker, connection, Start { epoch, kind }, joined);
             }
-            WorkerEventKind::Lost { reason } if current == Some(connection) => {
+            _ if !self.members.is_current(worker, connection) => {
+                debug!(%worker, connection, "event of a connection that is gone");
+            }
+            WorkerEventKind::Silent { reason } => {
+                warn!(%worker, reason, "nothing is heard of a worker");
+                self.members.leave(worker);
+                self.apply(Event::WorkerSuspected { worker, reason });
+            }
+            WorkerEventKind::Lost { reason } => {
                 warn!(%worker, reason, "worker lost");
-                self.joined.remove(&worker);
+                self.members.remove(worker);
+                self.registry.forget(worker);
                 self.apply(Event::WorkerLost { worker, reason });
             }
-            WorkerEventKind::Draining if current == Some(connection) => {
+            WorkerEventKind::Draining => {
                 info!(%worker, "worker is leaving");
                 self.apply(Event::WorkerDraining { worker });
             }
-            WorkerEventKind::Report { attempt, status } if current == Some(connection) => {
+            WorkerEventKind::InventoryEnd => {
+                if let Some(held) = self.members.end_inventory(worker) {
+                    info!(%worker, attempts = held.len(), "worker is back");
+                    self.apply(Event::WorkerReturned { worker, held });
+                }
+            }
+            WorkerEventKind::Report { attempt, status } => {
+                self.members.note(worker, attempt);
                 self.apply(Event::Report {
                     worker,
                     attempt,
                     status,
                 });
             }
-            WorkerEventKind::Lost { .. } | WorkerEventKind::Draining | WorkerEventKind::Report { .. } => {
-                debug!(%worker, connection, "event of a connection that is gone");
+        }
+    }
+
+    /// A connection of a worker stands. `joined`: what the scheduler hears of one that has nothing.
+    fn connect(&mut self, worker: WorkerId, connection: u64, start: Start, joined: Event) {
+        match self.members.connect(worker, connection, start) {
+            Connected::Outdated => debug!(%worker, connection, "a connection that was replaced"),
+            Connected::New => {
+                if let Event::WorkerJoined { slots, address, .. } = &joined {
+                    info!(%worker, kind = ?start.kind, slots, address, "worker joined");
+                }
+                self.apply(joined);
+            }
+            Connected::Again => {
+                info!(%worker, "worker has connected again");
+                // Messages over the former connection may be lost, also when nobody has missed it yet.
+                let reason = "it opened another connection".to_owned();
+                self.apply(Event::WorkerSuspected { worker, reason });
             }
         }
     }
@@ -219,7 +248,11 @@ impl Driver {
                 _ => None,
             };
             let may_change_capacity = match &event {
-                Event::WorkerJoined { .. } | Event::WorkerLost { .. } | Event::WorkerDraining { .. } => true,
+                Event::WorkerJoined { .. }
+                | Event::WorkerSuspected { .. }
+                | Event::WorkerReturned { .. }
+                | Event::WorkerLost { .. }
+                | Event::WorkerDraining { .. } => true,
                 Event::Submit(_)
                 | Event::Regroup(_)
                 | Event::Cancel { .. }
@@ -280,12 +313,12 @@ impl Driver {
                 _ => continue,
             };
             if let Some(failure) = failed.get(&query)
-                && let Some(connection) = self.joined.get(&worker)
+                && let Some(connection) = self.members.connection(worker)
                 && told.insert((worker, query))
             {
                 let message = ServerMessage::QueryFailed(query, failure.clone());
                 // The messages that follow find out that a worker cannot be reached.
-                let _ = self.registry.send(worker, *connection, message);
+                let _ = self.registry.send(worker, connection, message);
             }
         }
     }
@@ -301,7 +334,7 @@ impl Driver {
         }
     }
 
-    /// Answers with the loss of the worker when that cannot be reached.
+    /// Answers with what happened to the worker when that cannot be reached.
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::SendStage { worker, stage } => self.send_stage(worker, stage),
@@ -333,6 +366,15 @@ impl Driver {
                 self.directory.released(query);
                 None
             }
+            Effect::WorkerGivenUp { worker, reason } => {
+                warn!(%worker, reason, "worker lost");
+                if let Some(connection) = self.members.remove(worker) {
+                    // It may have connected again at the last moment; it does so once more, and joins anew.
+                    self.registry.close(worker, connection);
+                }
+                self.registry.forget(worker);
+                None
+            }
             Effect::Unexpected { worker, attempt, what } => {
                 warn!(%worker, query_id = %attempt.query, %attempt, "unexpected report: {what}");
                 None
@@ -351,13 +393,18 @@ impl Driver {
         self.send(worker, ServerMessage::Stage(stage))
     }
 
+    /// What a worker that is away misses, it is told when it returns.
     fn send(&mut self, worker: WorkerId, message: ServerMessage) -> Option<Event> {
-        let connection = *self.joined.get(&worker)?;
+        let connection = self.members.connection(worker)?;
         let unreachable = self.registry.send(worker, connection, message).err()?;
         let reason = unreachable.to_string();
-        warn!(%worker, reason, "worker lost");
         self.registry.close(worker, connection);
-        self.joined.remove(&worker);
+        if self.members.leave(worker) {
+            warn!(%worker, reason, "a worker cannot be reached");
+            return Some(Event::WorkerSuspected { worker, reason });
+        }
+        warn!(%worker, reason, "worker lost");
+        self.members.remove(worker);
         Some(Event::WorkerLost { worker, reason })
     }
 
@@ -376,6 +423,7 @@ impl Driver {
                     running: load.running,
                     stopping: load.stopping,
                     draining: load.draining,
+                    suspected: load.suspected,
                     memory_bytes: vitals.memory_bytes,
                     last_heartbeat: vitals.last_heartbeat,
                     version: vitals.version,

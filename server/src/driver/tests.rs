@@ -290,3 +290,113 @@ async fn second_submission_of_query_fails() {
     assert_eq!(refused.kind, FailureKind::Internal);
     assert_eq!(server.handle.snapshot().await.queries.len(), 1);
 }
+
+/// A worker of another process: it is spoken to through the events that its connections cause.
+struct RemoteWorker {
+    events: mpsc::Sender<WorkerEvent>,
+    connection: u64,
+}
+
+impl RemoteWorker {
+    async fn say(&self, kind: WorkerEventKind) {
+        let (worker, connection) = (WORKER, self.connection);
+        let event = WorkerEvent {
+            worker,
+            connection,
+            kind,
+        };
+        self.events.send(event).await.unwrap();
+    }
+
+    async fn connect(&mut self, epoch: u64) {
+        self.connection += 1;
+        let joined = WorkerEventKind::Joined {
+            kind: WorkerKind::Remote,
+            epoch,
+            slots: 1,
+            address: "http://w".to_owned(),
+            memory_bytes: 1 << 20,
+        };
+        self.say(joined).await;
+    }
+
+    async fn fall_silent(&self) {
+        let reason = "it was silent".to_owned();
+        self.say(WorkerEventKind::Silent { reason }).await;
+    }
+}
+
+/// A server whose workers speak through the test alone.
+fn server_of_events(limits: Limits) -> (Server, RemoteWorker) {
+    let (registry, _) = Registry::new(RegistryOptions::default());
+    let (events, worker_events) = mpsc::channel(16);
+    let (driver, handle) = Driver::new(
+        limits,
+        Arc::new(Subscribers::default()),
+        registry.clone(),
+        worker_events,
+    );
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(driver.run(stop.clone()));
+    let server = Server {
+        handle,
+        registry,
+        stop,
+        tasks,
+    };
+    (server, RemoteWorker { events, connection: 0 })
+}
+
+async fn workers_until(server: &Server, is_so: impl Fn(&[WorkerInfo]) -> bool) -> Vec<WorkerInfo> {
+    let shown = async {
+        loop {
+            let workers = server.handle.snapshot().await.workers;
+            if is_so(&workers) {
+                return workers;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let shown = tokio::time::timeout(Duration::from_secs(60), shown).await;
+    shown.expect("the workers are so in the end")
+}
+
+#[tokio::test]
+async fn silent_worker_is_suspected_until_its_inventory_ends() {
+    let (server, mut worker) = server_of_events(Limits::default());
+    worker.connect(7).await;
+    worker.fall_silent().await;
+    workers_until(&server, |workers| matches!(workers, [worker] if worker.suspected)).await;
+    worker.connect(7).await;
+    assert!(
+        server.handle.snapshot().await.workers[0].suspected,
+        "it has not said what it has"
+    );
+    worker.say(WorkerEventKind::InventoryEnd).await;
+    workers_until(&server, |workers| matches!(workers, [worker] if !worker.suspected)).await;
+}
+
+#[tokio::test]
+async fn worker_that_stays_away_is_given_up_and_joins_anew() {
+    let limits = Limits {
+        worker_grace: Duration::from_millis(20),
+        ..Limits::default()
+    };
+    let (server, mut worker) = server_of_events(limits);
+    worker.connect(7).await;
+    worker.fall_silent().await;
+    workers_until(&server, <[_]>::is_empty).await;
+    worker.connect(7).await;
+    let workers = workers_until(&server, |workers| !workers.is_empty()).await;
+    assert!(!workers[0].suspected, "it has nothing to say");
+}
+
+#[tokio::test]
+async fn worker_that_started_again_is_new_at_once() {
+    let (server, mut worker) = server_of_events(Limits::default());
+    worker.connect(7).await;
+    worker.fall_silent().await;
+    worker.connect(8).await;
+    workers_until(&server, |workers| matches!(workers, [worker] if !worker.suspected)).await;
+}

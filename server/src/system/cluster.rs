@@ -20,9 +20,10 @@ pub(super) fn workers(workers: &[WorkerInfo]) -> Result<RecordBatch> {
             WorkerKind::Local => "local",
         })
         .text("address", |worker| worker.address.as_str())
-        .text("state", |worker| match worker.draining {
-            true => "draining",
-            false => "active",
+        .text("state", |worker| match (worker.suspected, worker.draining) {
+            (true, _) => "suspect",
+            (false, true) => "draining",
+            (false, false) => "active",
         })
         .count("slots", |worker| u64::from(worker.slots))
         .count("used_slots", |worker| u64::from(worker.used_slots))

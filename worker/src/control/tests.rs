@@ -77,6 +77,11 @@ impl ServerEnd {
         report.status
     }
 
+    async fn inventory_end(&mut self) {
+        let message = self.receive().await;
+        assert!(matches!(message, WorkerMessage::InventoryEnd), "{message:?}");
+    }
+
     /// Launches an attempt and commits it.
     async fn start(&mut self, launch: Launch) {
         let key = launch.attempt;
@@ -369,6 +374,7 @@ async fn reconnect_resends_unacknowledged_reports() {
     assert_eq!((running.sequence, running.status), (2, AttemptStatus::Running));
     assert_eq!(server.report().await, last);
     assert_eq!(server.report().await, reserved);
+    server.inventory_end().await;
     server.send(ServerMessage::Acknowledge(reserved.sequence)).await;
     server.send(release_all()).await;
     assert_eq!(server.status(5).await, AttemptStatus::Cancelled);
@@ -394,8 +400,31 @@ async fn reconnect_reports_all_held_attempts() {
     let mut sizes = expect_finished(server.status(0).await).partitions;
     assert_eq!(sizes.pop(), expect_finished(last.status).partitions.pop());
     assert_eq!(server.status(1).await, AttemptStatus::Running);
+    server.inventory_end().await;
     server.send(release_all()).await;
     assert_eq!(server.status(1).await, AttemptStatus::Cancelled);
+}
+
+/// The server has kept its slots for it.
+#[tokio::test]
+async fn attempts_keep_their_slots_over_a_reconnect() {
+    let (_folder, _engine, mut server) = connect_worker();
+    server.announce(vec![Behaviour::Hang]).await;
+    server.start(launch(0, 2)).await;
+    assert_eq!(server.status(0).await, AttemptStatus::Running);
+    let (mut control, _) = server.disconnect().await;
+    control.reconnect();
+    let mut server = ServerEnd::connect(control);
+    while !matches!(server.receive().await, WorkerMessage::InventoryEnd) {}
+    server.send(ServerMessage::Launch(launch(1, 1))).await;
+    assert!(matches!(server.status(1).await, AttemptStatus::Refused { .. }));
+    server.send(ServerMessage::Commit(key(0))).await;
+    server.send(ServerMessage::Cancel(key(0))).await;
+    assert_eq!(
+        server.status(0).await,
+        AttemptStatus::Cancelled,
+        "the second commit ran nothing"
+    );
 }
 
 #[tokio::test]

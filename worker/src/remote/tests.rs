@@ -92,6 +92,7 @@ impl FakeServer {
         peer.send(ServerMessage::Registered(Registered {
             ticket_key: key.shared(),
             heartbeat_interval_ms: 20,
+            keep_ms: 10_000,
         }))
         .await;
         (peer, registration)
@@ -124,7 +125,7 @@ impl Peer {
     async fn report(&mut self) -> Report {
         loop {
             match self.receive().await {
-                WorkerMessage::Heartbeat(_) => {}
+                WorkerMessage::Heartbeat(_) | WorkerMessage::InventoryEnd => {}
                 WorkerMessage::Report(report) => return report,
                 other => panic!("{other:?} instead of a report"),
             }

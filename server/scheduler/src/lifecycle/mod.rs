@@ -4,9 +4,11 @@
 //! query ── stage ── task        one file each, with its transition table
 //!   reports     applies what workers report
 //!   ending      ends queries
+//!   absence     workers of which nothing is heard, and their return
 //!   observe     shows them to the server and its clients
 //! ```
 
+mod absence;
 mod ending;
 mod observe;
 pub(crate) mod query;

@@ -483,6 +483,11 @@ impl Query {
     /// The worker is lost, and the query did not depend on it: stages must be sent to it again if it comes back.
     pub(crate) fn forget_worker(&mut self, worker: WorkerId) {
         self.touched.remove(&worker);
+        self.forget_stages_sent(worker);
+    }
+
+    /// Stages must be sent to the worker again.
+    pub(crate) fn forget_stages_sent(&mut self, worker: WorkerId) {
         for stage in &mut self.stages {
             stage.forget_worker(worker);
         }

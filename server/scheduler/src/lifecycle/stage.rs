@@ -196,7 +196,7 @@ impl Stage {
         })
     }
 
-    /// The worker is lost, and with it what it was sent.
+    /// What the worker was sent may be lost.
     pub(crate) fn forget_worker(&mut self, worker: WorkerId) {
         self.sent_to.remove(&worker);
     }
@@ -323,6 +323,24 @@ impl Stage {
             let bytes: u64 = finished.output.partitions.iter().map(|output| output.bytes).sum();
             *held.entry(finished.worker).or_default() += bytes;
         }
+    }
+
+    /// Its tasks that had an attempt, each with the key of the last one.
+    pub(crate) fn keyed_tasks(&self, query: QueryId) -> impl Iterator<Item = (AttemptKey, &Task)> + '_ {
+        self.tasks.iter().enumerate().filter_map(move |(number, task)| {
+            let key = AttemptKey {
+                query,
+                stage: self.spec.id,
+                task: task_id(number),
+                attempt: task.last_attempt()?,
+            };
+            Some((key, task))
+        })
+    }
+
+    /// Whether nobody reads its output any more.
+    pub(crate) fn is_released(&self) -> bool {
+        matches!(self.state, StageState::Released { .. })
     }
 
     /// Its attempts that have not ended, and whether each holds slots.

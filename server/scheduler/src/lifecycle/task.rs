@@ -31,7 +31,7 @@ pub(crate) struct Task {
     /// What the current attempt was charged.
     account: Option<Account>,
     times: Times,
-    /// Whether the current attempt was reported to have stopped without finishing.
+    /// Whether the current attempt is known to have stopped without finishing.
     has_failed: bool,
     state: TaskState,
 }
@@ -118,6 +118,14 @@ pub(crate) struct Finished {
     pub(crate) worker: WorkerId,
     pub(crate) attempt: AttemptNumber,
     pub(crate) output: TaskOutput,
+}
+
+/// What a worker was told about an attempt and has not confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Launch,
+    Commit,
+    Nothing,
 }
 
 /// What a report changed.
@@ -270,6 +278,28 @@ impl Task {
             | TaskState::Running(_)
             | TaskState::Parked(_) => None,
         }
+    }
+
+    /// What its worker was told last and has not confirmed; none where `worker` has no attempt or output of it.
+    pub(crate) fn told(&self, worker: WorkerId) -> Option<Told> {
+        let (at, told) = match &self.state {
+            TaskState::Launched(placed) => (placed.worker, Told::Launch),
+            TaskState::Committed(placed) => (placed.worker, Told::Commit),
+            TaskState::Running(placed) | TaskState::Parked(placed) => (placed.worker, Told::Nothing),
+            TaskState::Finished(finished) => (finished.worker, Told::Nothing),
+            TaskState::Waiting | TaskState::Pending => return None,
+        };
+        (at == worker).then_some(told)
+    }
+
+    /// Its worker does not have the attempt any more.
+    pub(crate) fn mark_gone(&mut self) {
+        self.has_failed = true;
+    }
+
+    /// Its last attempt, if it had one.
+    pub(crate) fn last_attempt(&self) -> Option<AttemptNumber> {
+        self.next_attempt.checked_sub(1).map(AttemptNumber)
     }
 
     /// The stage started, or a pause is over. Returns whether the task is to be placed now.

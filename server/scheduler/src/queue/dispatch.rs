@@ -45,7 +45,7 @@ impl Scheduler {
         let start = queue.virtual_time(query.group);
         let is_new = query.add_ready_stage(placement, stage, now, start);
         self.update_queue_entry(id, placement);
-        if is_new && self.workers.slots(placement).is_empty() {
+        if is_new && self.is_without_workers(placement) {
             self.queues.of_mut(placement).empty_since.get_or_insert(now);
             self.set_deadline(now + self.limits.no_worker_timeout, Deadline::Worker(id, placement));
         }
@@ -295,16 +295,19 @@ impl Scheduler {
         self.update_queue_entry(attempt.query, placement);
     }
 
-    /// Workers joined or left: adapts the limits that depend on them. For a placement that has lost its last worker,
+    /// Workers joined, left, fell silent or returned: adapts the limits that depend on them. For a placement that has lost its last worker,
     /// `Limits::no_worker_timeout` starts for all waiting queries.
     pub(crate) fn update_capacity(&mut self, now: Duration) {
-        self.admission.resize(self.workers.slots(Placement::Any).memory_bytes());
+        let (_, absent_bytes) = self.workers.absent(Placement::Any);
+        let present_bytes = self.workers.slots(Placement::Any).memory_bytes();
+        self.admission.resize(present_bytes.saturating_add(absent_bytes));
         self.may_admit = true;
         for placement in [Placement::Any, Placement::Local] {
-            let pool = self.workers.slots(placement);
+            let is_empty = self.is_without_workers(placement);
+            let slots = self.workers.slots(placement).total_slots();
             let queues = self.queues.of_mut(placement);
-            queues.resize(pool.total_slots());
-            if !pool.is_empty() {
+            queues.resize(slots);
+            if !is_empty {
                 queues.empty_since = None;
                 continue;
             }
@@ -317,6 +320,11 @@ impl Scheduler {
                 self.set_deadline(now + self.limits.no_worker_timeout, Deadline::Worker(query, placement));
             }
         }
+    }
+
+    /// Whether no worker accepts tasks, nor may soon, when it returns.
+    fn is_without_workers(&self, placement: Placement) -> bool {
+        self.workers.slots(placement).is_empty() && self.workers.absent(placement).0 == 0
     }
 
     /// Ends a query if it still waits and there has been no worker for it during `Limits::no_worker_timeout`.

@@ -36,6 +36,7 @@ impl Digest {
             Effect::Release { worker, release } => {
                 (worker, release.query, &release.stages).hash(&mut self.0);
             }
+            Effect::WorkerGivenUp { worker, reason } => (worker, reason).hash(&mut self.0),
             Effect::Released { query } => query.hash(&mut self.0),
             Effect::ResultReady { query, parts } => (query, parts.len()).hash(&mut self.0),
             Effect::Ended { query, outcome, .. } => {

@@ -221,8 +221,11 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
                     self.read_result(query);
                 }
             }
-            Effect::SendStage { .. } | Effect::Release { .. } | Effect::Released { .. } | Effect::Unexpected { .. } => {
-            }
+            Effect::SendStage { .. }
+            | Effect::Release { .. }
+            | Effect::Released { .. }
+            | Effect::WorkerGivenUp { .. }
+            | Effect::Unexpected { .. } => {}
         }
     }
 

@@ -1,5 +1,6 @@
-//! The scheduler as a whole: single situations, shares, stops, and random histories checked by a model of the workers.
+//! The scheduler as a whole: single situations, shares, stops, absences, and random histories checked by a model of the workers.
 
+mod absence;
 pub(crate) mod model;
 mod properties;
 mod scheduling;

@@ -1,6 +1,8 @@
 //! Fake workers around the real scheduler: they carry out effects, report in any order, and check that each effect is
 //! allowed.
 
+mod absence;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -35,6 +37,8 @@ pub(crate) struct FakeWorker {
     kind: WorkerKind,
     slots: u32,
     draining: bool,
+    /// Its connection is broken: nothing reaches it, and nothing is heard of it.
+    away: bool,
     stages: BTreeSet<(QueryId, StageId)>,
     attempts: BTreeMap<AttemptKey, (Launch, AttemptState)>,
     outputs: BTreeSet<AttemptKey>,
@@ -63,6 +67,8 @@ pub(crate) struct Model {
     lanes: BTreeMap<AttemptKey, Lane>,
     /// Whether more queries may run or wait than the limits allow.
     pub(crate) may_exceed: bool,
+    /// Whether the scheduler is being told that a worker is there again.
+    is_returning: bool,
     /// The slots that the scheduler must count as taken.
     held: BTreeMap<(WorkerId, AttemptKey), (u32, Lane)>,
 }
@@ -87,6 +93,7 @@ impl Model {
             launched: BTreeSet::new(),
             lanes: BTreeMap::new(),
             may_exceed: false,
+            is_returning: false,
             held: BTreeMap::new(),
         }
     }
@@ -133,13 +140,14 @@ impl Model {
             kind,
             slots,
             draining: false,
+            away: false,
             stages: BTreeSet::new(),
             attempts: BTreeMap::new(),
             outputs: BTreeSet::new(),
             outbox: VecDeque::new(),
         };
         let mut entry = self.lost.remove(&worker).unwrap_or(fresh);
-        entry.draining = false;
+        (entry.draining, entry.away) = (false, false);
         let (slots, kind) = (entry.slots, entry.kind);
         self.workers.insert(worker, entry);
         let address = format!("http://{worker}");
@@ -164,7 +172,9 @@ impl Model {
     }
 
     pub(crate) fn drain(&mut self, worker: WorkerId) {
-        if let Some(entry) = self.workers.get_mut(&worker) {
+        if let Some(entry) = self.workers.get_mut(&worker)
+            && !entry.away
+        {
             entry.draining = true;
             self.send(Event::WorkerDraining { worker });
         }
@@ -182,7 +192,7 @@ impl Model {
     }
 
     pub(crate) fn outboxes(&self) -> Vec<WorkerId> {
-        let full = |(_, entry): &(&WorkerId, &FakeWorker)| !entry.outbox.is_empty();
+        let full = |(_, entry): &(&WorkerId, &FakeWorker)| !entry.outbox.is_empty() && !entry.away;
         self.workers.iter().filter(full).map(|(&worker, _)| worker).collect()
     }
 
@@ -224,6 +234,13 @@ impl Model {
         }
         entry.outbox.push_back((attempt, status));
         true
+    }
+
+    /// Moves all attempts on.
+    pub(crate) fn progress_all(&mut self) {
+        for (worker, attempt) in self.attempts() {
+            self.progress(worker, attempt, Behaviour::Proceed);
+        }
     }
 
     /// Delivers the oldest report of a worker.
@@ -313,6 +330,9 @@ impl Model {
         match effect {
             Effect::SendStage { worker, stage } => {
                 assert!(!self.ended.contains_key(&stage.query));
+                if self.workers[&worker].away {
+                    return;
+                }
                 let is_new = self
                     .workers
                     .get_mut(&worker)
@@ -324,14 +344,19 @@ impl Model {
             Effect::Launch { worker, launch } => self.check_launch(worker, launch),
             Effect::Commit { worker, attempt } => {
                 assert!(!self.ended.contains_key(&attempt.query));
-                if let Some((_, state)) = self.workers.get_mut(&worker).unwrap().attempts.get_mut(&attempt) {
-                    assert_eq!(*state, AttemptState::Reserved, "committed once, after it was reserved");
-                    *state = AttemptState::Committed;
+                let entry = self.workers.get_mut(&worker).unwrap();
+                if entry.away {
+                    return;
+                }
+                match entry.attempts.get_mut(&attempt) {
+                    Some((_, state @ AttemptState::Reserved)) => *state = AttemptState::Committed,
+                    Some((_, state)) => assert!(self.is_returning, "{attempt} is {state:?} and is committed"),
+                    None => {}
                 }
             }
             Effect::CancelAttempt { worker, attempt } => {
                 let entry = self.workers.get_mut(&worker).expect("a worker that is there");
-                if entry.attempts.remove(&attempt).is_some() {
+                if !entry.away && entry.attempts.remove(&attempt).is_some() {
                     let stopped = (attempt, AttemptStatus::Cancelled);
                     entry.outbox.push_back(stopped);
                 }
@@ -349,7 +374,7 @@ impl Model {
             Effect::Ended { query, outcome, .. } => {
                 self.held.retain(|(_, attempt), _| attempt.query != query);
                 assert!(self.ended.insert(query, outcome).is_none(), "{query} ended twice");
-                for entry in self.workers.values() {
+                for entry in self.workers.values().filter(|entry| !entry.away) {
                     let is_left = entry.attempts.keys().any(|attempt| attempt.query == query)
                         || entry.outputs.iter().any(|attempt| attempt.query == query)
                         || entry.stages.iter().any(|(of, _)| *of == query);
@@ -363,6 +388,12 @@ impl Model {
                 let mut running = stopping.iter().map(|stopping| stopping.attempt.query);
                 assert!(running.all(|other| other != query), "{query} still runs");
             }
+            Effect::WorkerGivenUp { worker, .. } => {
+                let entry = self.workers.remove(&worker).expect("a worker that is there");
+                assert!(entry.away, "a worker that is heard is given up");
+                self.lost.insert(worker, entry);
+                self.held.retain(|(holder, _), _| *holder != worker);
+            }
             Effect::Unexpected { what, .. } => panic!("{what}"),
         }
     }
@@ -370,12 +401,13 @@ impl Model {
     fn check_launch(&mut self, worker: WorkerId, launch: Launch) {
         let attempt = launch.attempt;
         let entry = &self.workers[&worker];
+        let is_away = entry.away;
         let spec = self.spec(attempt.query, attempt.stage);
         assert!(!self.ended.contains_key(&attempt.query), "launched after the end");
         assert!(!entry.draining, "launched on a worker that leaves");
         assert_eq!(entry.kind == WorkerKind::Local, spec.placement == Placement::Local);
         assert!(
-            entry.stages.contains(&(attempt.query, attempt.stage)),
+            is_away || entry.stages.contains(&(attempt.query, attempt.stage)),
             "launched before its stage was sent"
         );
         // A query that may be starved gets slots of which only attempts of its own lane count as taken.
@@ -430,14 +462,22 @@ impl Model {
         self.held.insert((worker, attempt), (launch.slots, launch.lane));
         self.lanes.insert(attempt, launch.lane);
         let entry = self.workers.get_mut(&worker).unwrap();
-        entry.attempts.insert(attempt, (launch, AttemptState::Launched));
+        if !is_away {
+            entry.attempts.insert(attempt, (launch, AttemptState::Launched));
+        }
     }
 
     fn release(&mut self, worker: WorkerId, release: &Release) {
-        let entry = self.workers.get_mut(&worker).expect("a worker that is there");
         let query = release.query;
+        self.released.extend(release.stages.iter().map(|&stage| (query, stage)));
+        let entry = self.workers.get_mut(&worker).expect("a worker that is there");
+        if entry.away {
+            return;
+        }
         if release.stages.is_empty() {
-            entry.attempts.retain(|attempt, _| attempt.query != query);
+            let stopped = entry.attempts.extract_if(.., |attempt, _| attempt.query == query);
+            let reports = stopped.map(|(attempt, _)| (attempt, AttemptStatus::Cancelled));
+            entry.outbox.extend(reports);
             entry.outputs.retain(|attempt| attempt.query != query);
             entry.stages.retain(|(of, _)| *of != query);
             return;
@@ -446,12 +486,14 @@ impl Model {
             entry
                 .outputs
                 .retain(|attempt| (attempt.query, attempt.stage) != (query, stage));
-            self.released.insert((query, stage));
         }
     }
 
     /// Lets all attempts proceed and clients read until every query has ended and nothing is left to do.
     pub(crate) fn run_to_completion(&mut self) {
+        for worker in self.away() {
+            self.suspect(worker);
+        }
         for _ in 0..10_000 {
             let mut moved = false;
             let ended = self.ended.len();
@@ -474,7 +516,7 @@ impl Model {
                 self.send(Event::ResultDone { query });
             }
             moved |= self.ended.len() > ended;
-            if self.ended.len() == self.graphs.len() && !moved {
+            if self.ended.len() == self.graphs.len() && !moved && self.away().is_empty() {
                 assert!(
                     self.ended.keys().eq(&self.released_queries),
                     "each ended query is released"

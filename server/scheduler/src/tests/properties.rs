@@ -20,6 +20,9 @@ enum Step {
     Lose(usize),
     Drain(usize),
     Rejoin(usize),
+    Cut(usize),
+    Suspect(usize),
+    Return { number: usize, forgets: bool },
     Progress(usize, Behaviour),
     Deliver(usize),
     Repeat(usize),
@@ -108,6 +111,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Lose),
         1 => any::<usize>().prop_map(Step::Drain),
         1 => any::<usize>().prop_map(Step::Rejoin),
+        1 => any::<usize>().prop_map(Step::Cut),
+        1 => any::<usize>().prop_map(Step::Suspect),
+        2 => (any::<usize>(), prop::bool::weighted(0.2)).prop_map(|(number, forgets)| Step::Return { number, forgets }),
         30 => (any::<usize>(), any_behaviour()).prop_map(|(number, behaviour)| Step::Progress(number, behaviour)),
         30 => any::<usize>().prop_map(Step::Deliver),
         5 => any::<usize>().prop_map(Step::Repeat),
@@ -155,6 +161,7 @@ fn random_graph(query: u128, shape: u64) -> StageGraph {
     graph
 }
 
+/// One of them, as `number` says.
 fn pick<T: Copy>(items: impl IntoIterator<Item = T>, number: usize) -> Option<T> {
     let items: Vec<_> = items.into_iter().collect();
     (!items.is_empty()).then(|| items[number % items.len()])
@@ -199,6 +206,24 @@ fn apply_step(model: &mut Model, step: Step) {
                 model.join(worker, 1, WorkerKind::Remote);
             }
         }
+        Step::Cut(number) => {
+            if let Some(worker) = pick(model.workers.keys().copied(), number) {
+                model.cut(worker);
+            }
+        }
+        Step::Suspect(number) => {
+            // Usually the connection has been broken for a while.
+            if let Some(worker) = pick(model.away(), number).or(pick(model.workers.keys().copied(), number)) {
+                model.suspect(worker);
+            }
+        }
+        Step::Return { number, forgets } => {
+            if let Some(worker) = pick(model.away(), number) {
+                // It connects again, perhaps before the old connection was missed.
+                model.suspect(worker);
+                model.return_worker(worker, forgets);
+            }
+        }
         Step::Progress(number, behaviour) => {
             if let Some((worker, attempt)) = pick(model.attempts(), number) {
                 model.progress(worker, attempt, behaviour);
@@ -225,6 +250,7 @@ fn limits(policy: Policy) -> Limits {
         },
         policy,
         remembered_workers: 16,
+        worker_grace: Duration::from_millis(300),
         ..Limits::default()
     }
 }

@@ -89,6 +89,7 @@ impl FakeCluster {
                 | Effect::CancelAttempt { .. }
                 | Effect::Release { .. }
                 | Effect::Released { .. }
+                | Effect::WorkerGivenUp { .. }
                 | Effect::Unexpected { .. } => {}
             }
         }

@@ -136,6 +136,11 @@ impl SlotPool {
         self.update(worker, |entry| entry.accepts_tasks = false);
     }
 
+    /// The worker accepts tasks again.
+    pub(crate) fn readmit(&mut self, worker: WorkerId) {
+        self.update(worker, |entry| entry.accepts_tasks = true);
+    }
+
     /// Removes a worker.
     pub(crate) fn leave(&mut self, worker: WorkerId) {
         self.withdraw(worker);

@@ -4,6 +4,7 @@
 //! an attempt of the query runs there or the query needs output from there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use squadron_proto::{AttemptKey, QueryId, WorkerId, WorkerKind};
 
@@ -27,11 +28,21 @@ struct Worker {
     kind: WorkerKind,
     address: String,
     slots: u32,
+    memory_bytes: u64,
     draining: bool,
+    suspicion: Option<Suspicion>,
     /// The queries that touch it, each with the number of attempts and outputs it depends on.
     queries: BTreeMap<QueryId, u32>,
     /// Attempts of ended queries that it was told to stop and has not reported as stopped.
     stopping: BTreeSet<AttemptKey>,
+}
+
+/// Nothing is heard of a worker.
+#[derive(Clone, Debug)]
+pub(crate) struct Suspicion {
+    pub(crate) since: Duration,
+    /// How that was noticed, as half a sentence.
+    pub(crate) reason: String,
 }
 
 /// What was lost with a worker.
@@ -52,6 +63,17 @@ fn placement_of(kind: WorkerKind) -> Placement {
     }
 }
 
+impl Worker {
+    /// How a message to a client names it.
+    fn name(&self) -> String {
+        match self.kind {
+            WorkerKind::Remote => format!("worker {}", self.address),
+            WorkerKind::Embedded => "an embedded worker of the server".to_owned(),
+            WorkerKind::Local => "the server's local worker".to_owned(),
+        }
+    }
+}
+
 impl WorkerPool {
     /// Adds a worker. Returns the queries that it must release, because they touched it when it was lost.
     pub(crate) fn join(
@@ -67,7 +89,9 @@ impl WorkerPool {
             kind,
             address,
             slots,
+            memory_bytes,
             draining: false,
+            suspicion: None,
             queries: BTreeMap::new(),
             stopping: BTreeSet::new(),
         };
@@ -91,11 +115,7 @@ impl WorkerPool {
                 self.unsent_releases.pop_front();
             }
         }
-        let name = match entry.kind {
-            WorkerKind::Remote => format!("worker {}", entry.address),
-            WorkerKind::Embedded => "an embedded worker of the server".to_owned(),
-            WorkerKind::Local => "the server's local worker".to_owned(),
-        };
+        let name = entry.name();
         let queries = entry
             .queries
             .into_iter()
@@ -119,8 +139,69 @@ impl WorkerPool {
         }
     }
 
+    /// The worker gets no more tasks until it returns. False when it is not there, or suspected already.
+    pub(crate) fn suspect(&mut self, worker: WorkerId, suspicion: Suspicion) -> bool {
+        let Some(entry) = self.workers.get_mut(&worker) else {
+            return false;
+        };
+        if entry.suspicion.is_some() {
+            return false;
+        }
+        entry.suspicion = Some(suspicion);
+        let placement = placement_of(entry.kind);
+        self.slots_mut(placement).withdraw(worker);
+        true
+    }
+
+    /// The worker is there again, and gets tasks unless it is leaving. False when it was not suspected.
+    pub(crate) fn trust(&mut self, worker: WorkerId) -> bool {
+        let Some(entry) = self.workers.get_mut(&worker) else {
+            return false;
+        };
+        let was_suspected = entry.suspicion.take().is_some();
+        if was_suspected && !entry.draining {
+            let placement = placement_of(entry.kind);
+            self.slots_mut(placement).readmit(worker);
+        }
+        was_suspected
+    }
+
+    pub(crate) fn suspicion(&self, worker: WorkerId) -> Option<&Suspicion> {
+        self.workers.get(&worker)?.suspicion.as_ref()
+    }
+
+    /// The workers of a placement of which nothing is heard and that may return: how many, and their memory.
+    pub(crate) fn absent(&self, placement: Placement) -> (usize, u64) {
+        let absent = self
+            .workers
+            .values()
+            .filter(|entry| entry.suspicion.is_some() && !entry.draining && placement_of(entry.kind) == placement);
+        absent.fold((0, 0), |(count, bytes): (usize, u64), entry| {
+            (count + 1, bytes.saturating_add(entry.memory_bytes))
+        })
+    }
+
+    /// The queries that touch a worker.
+    pub(crate) fn queries_on(&self, worker: WorkerId) -> Vec<QueryId> {
+        let entry = self.workers.get(&worker);
+        entry.map_or_else(Vec::new, |entry| entry.queries.keys().copied().collect())
+    }
+
+    /// The attempts of ended queries that a worker has still to stop.
+    pub(crate) fn stopping_on(&self, worker: WorkerId) -> Vec<AttemptKey> {
+        let entry = self.workers.get(&worker);
+        entry.map_or_else(Vec::new, |entry| entry.stopping.iter().copied().collect())
+    }
+
     pub(crate) fn contains(&self, worker: WorkerId) -> bool {
         self.workers.contains_key(&worker)
+    }
+
+    /// How a message to a client names a worker.
+    pub(crate) fn name(&self, worker: WorkerId) -> String {
+        self.workers
+            .get(&worker)
+            .map_or_else(|| format!("worker {worker}"), Worker::name)
     }
 
     pub(crate) fn address(&self, worker: WorkerId) -> String {
@@ -246,6 +327,7 @@ impl WorkerPool {
                     running,
                     stopping: entry.stopping.len(),
                     draining: entry.draining,
+                    suspected: entry.suspicion.is_some(),
                 }
             })
             .collect();

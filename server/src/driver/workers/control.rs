@@ -4,10 +4,13 @@
 //! worker dials ──> Challenge ──> Register ──> checks ──> Registered, then the registry converses
 //!                                               └─> a status with a sentence that says what to change
 //! ```
+//!
+//! When a connection breaks, the worker has some time to connect again, unless its port is closed.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -20,12 +23,13 @@ use squadron_proto::wire::control::control_server::{Control, ControlServer};
 use squadron_proto::{MAX_CONTROL_MESSAGE_BYTES, MAX_WORKER_MESSAGE_BYTES, PROTOCOL_VERSION};
 use squadron_shuffle::Fetcher;
 use squadron_shuffle::net::listen::ConnectionInfo;
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use super::registry::{Joining, Refusal, Registry, Vitals};
+use super::registry::{Attached, Joining, Refusal, Registry, Vitals};
 use super::transport::{Outbox, Transport};
 
 /// How many messages wait in a control stream before the backlog fills.
@@ -37,6 +41,9 @@ const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(3);
 /// How many diallers may be registering at once.
 const REGISTERING_AT_ONCE: usize = 256;
 const NONCE_BYTES: usize = 32;
+/// How often to ask whether the port of a worker is closed while nothing is heard of it.
+const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Outgoing = mpsc::Sender<Result<wire::ServerMessage, Status>>;
 
@@ -119,9 +126,14 @@ impl ControlService {
                 self.find(&registration).await?;
                 Ok(registration)
             }
-            Ok(WorkerMessage::Heartbeat(_) | WorkerMessage::Report(_) | WorkerMessage::Leaving) => Err(
-                Status::invalid_argument("the first message of a worker must be Register"),
-            ),
+            Ok(
+                WorkerMessage::Heartbeat(_)
+                | WorkerMessage::Report(_)
+                | WorkerMessage::InventoryEnd
+                | WorkerMessage::Leaving,
+            ) => Err(Status::invalid_argument(
+                "the first message of a worker must be Register",
+            )),
             Err(malformed) => Err(Status::invalid_argument(malformed.to_string())),
         }
     }
@@ -181,14 +193,15 @@ impl ControlService {
         outgoing: &Outgoing,
     ) -> Status {
         let options = self.registry.options();
-        let interval = u64::try_from(options.heartbeat_interval.as_millis()).unwrap_or(u64::MAX);
         let silence = options.heartbeat_timeout;
         let greeting = ServerMessage::Registered(Registered {
             ticket_key: self.key.shared(),
-            heartbeat_interval_ms: interval,
+            heartbeat_interval_ms: milliseconds(options.heartbeat_interval),
+            keep_ms: milliseconds(options.keep),
         });
         let transport = Transport::Remote(Outbox::new(outgoing.clone(), self.registry.patience()));
         info!(worker = %registration.worker, version = registration.version, "worker registers");
+        let address = registration.flight_address.clone();
         let attached = match self
             .registry
             .attach(joining(registration), transport, Some(greeting))
@@ -201,9 +214,46 @@ impl ControlService {
             Ok(message) => WorkerMessage::try_from(message).map_err(|malformed| format!("it sent a {malformed}")),
             Err(status) => Err(format!("its connection broke: {}", status.message())),
         });
-        let reason = self.registry.converse(attached, messages, Some(silence)).await;
-        Status::unavailable(format!("the server counts this worker as lost: {reason}"))
+        let reason = self.registry.converse(&attached, messages, Some(silence)).await;
+        let registry = self.registry.clone();
+        self.registry
+            .spawn(async move { watch_absent(&registry, &attached, &address).await });
+        Status::unavailable(format!("the server has given up this connection: {reason}"))
     }
+}
+
+/// Gives a worker up whose connection broke as soon as its port is closed: its process is gone. A worker that hangs, or
+/// that is cut off, does not refuse a connection; it has its grace to return.
+async fn watch_absent(registry: &Registry, absent: &Attached, address: &str) {
+    let until = Instant::now() + registry.options().keep;
+    while registry.is_away(absent) && Instant::now() < until {
+        if is_refused(address).await {
+            let reason = format!("nothing listens at {address} any more");
+            return registry.give_up(absent, reason).await;
+        }
+        tokio::time::sleep(PROBE_INTERVAL).await;
+    }
+}
+
+async fn is_refused(address: &str) -> bool {
+    let Some((host, port)) = host_and_port(address) else {
+        return false;
+    };
+    let connected = tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect((host, port))).await;
+    matches!(connected, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused)
+}
+
+fn host_and_port(address: &str) -> Option<(String, u16)> {
+    let url = url::Url::parse(address).ok()?;
+    let host = match url.host()? {
+        url::Host::Ipv6(ip) => ip.to_string(),
+        other => other.to_string(),
+    };
+    Some((host, url.port_or_known_default()?))
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn joining(registration: Registration) -> Joining {

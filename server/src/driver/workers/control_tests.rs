@@ -52,12 +52,23 @@ impl Server {
         self.events.recv().await.unwrap().kind
     }
 
-    async fn lost(&mut self) -> String {
+    /// How the next connection to end ended.
+    async fn over(&mut self) -> WorkerEventKind {
         loop {
             match self.event().await {
-                WorkerEventKind::Lost { reason } => return reason,
-                WorkerEventKind::Joined { .. } | WorkerEventKind::Draining | WorkerEventKind::Report { .. } => {}
+                over @ (WorkerEventKind::Silent { .. } | WorkerEventKind::Lost { .. }) => return over,
+                WorkerEventKind::Joined { .. }
+                | WorkerEventKind::Draining
+                | WorkerEventKind::InventoryEnd
+                | WorkerEventKind::Report { .. } => {}
             }
+        }
+    }
+
+    async fn silent(&mut self) -> String {
+        match self.over().await {
+            WorkerEventKind::Silent { reason } => reason,
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -156,6 +167,7 @@ async fn worker_joins_reports_and_leaves() {
     let mut worker = Dialled::register(&server, &secret()).await;
     let joined = WorkerEventKind::Joined {
         kind: WorkerKind::Remote,
+        epoch: 3,
         slots: 2,
         address: server.address.clone(),
         memory_bytes: 1 << 30,
@@ -199,7 +211,10 @@ async fn worker_joins_reports_and_leaves() {
         }
     }
     drop(worker);
-    server.lost().await;
+    assert!(
+        matches!(server.over().await, WorkerEventKind::Lost { .. }),
+        "it said that it leaves"
+    );
     assert!(!server.registry.is_reachable(WORKER));
 }
 
@@ -305,17 +320,17 @@ async fn garbage_ends_only_its_stream() {
 
     let mut member = Dialled::register(&server, &secret()).await;
     member.out.send(wire::WorkerMessage { message: None }).await.unwrap();
-    assert!(server.lost().await.contains("malformed"));
+    assert!(server.silent().await.contains("malformed"));
     assert_eq!(member.hear().await.unwrap_err().code(), Code::Unavailable);
 
     let twice = Dialled::register(&server, &secret()).await;
     twice.say(WorkerMessage::Register(twice.registration(&secret()))).await;
-    assert!(server.lost().await.contains("registered twice"));
+    assert!(server.silent().await.contains("registered twice"));
     let _fine = Dialled::register(&server, &secret()).await;
 }
 
 #[tokio::test]
-async fn silent_worker_is_lost() {
+async fn silent_worker_is_noticed() {
     let options = RegistryOptions {
         heartbeat_interval: Duration::from_millis(30),
         heartbeat_timeout: Duration::from_millis(150),
@@ -333,9 +348,77 @@ async fn silent_worker_is_lost() {
     }
     assert!(server.registry.is_reachable(WORKER), "heartbeats keep it alive");
     let since = std::time::Instant::now();
-    assert!(server.lost().await.contains("silent"));
+    assert!(server.silent().await.contains("silent"));
     assert!(since.elapsed() < Duration::from_secs(2));
     assert_eq!(worker.hear().await.unwrap_err().code(), Code::Unavailable);
+}
+
+/// What answers at the address of a worker; it stops listening with this.
+struct Listening {
+    address: String,
+    tasks: JoinSet<()>,
+}
+
+impl Listening {
+    async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let service = DataService::of_joining_worker(WORKER).into_server();
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .unwrap();
+        });
+        Self { address, tasks }
+    }
+
+    async fn stop(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+async fn register_at(server: &Server, address: &str) -> Dialled {
+    let mut dialled = Dialled::dial(server).await;
+    dialled.flight_address = address.to_owned();
+    let registration = dialled.registration(&secret());
+    dialled.say(WorkerMessage::Register(registration)).await;
+    assert!(matches!(dialled.hear().await.unwrap(), ServerMessage::Registered(_)));
+    dialled
+}
+
+/// A worker that hangs keeps its port open.
+#[tokio::test]
+async fn worker_is_lost_when_its_port_is_closed() {
+    let mut server = Server::start(secret(), RegistryOptions::default()).await;
+    let listening = Listening::start().await;
+    let worker = register_at(&server, &listening.address).await;
+    drop(worker);
+    server.silent().await;
+    assert!(server.events.try_recv().is_err(), "its port is open");
+    let address = listening.address.clone();
+    listening.stop().await;
+    let WorkerEventKind::Lost { reason } = server.event().await else {
+        panic!("not lost");
+    };
+    assert!(reason.contains(&address), "{reason}");
+}
+
+/// What nobody hears of a worker is shown as it was last.
+#[tokio::test]
+async fn vitals_of_absent_worker_are_kept_until_it_is_forgotten() {
+    let mut server = Server::start(secret(), RegistryOptions::default()).await;
+    let worker = Dialled::register(&server, &secret()).await;
+    drop(worker);
+    server.silent().await;
+    assert_eq!(server.registry.vitals(WORKER).memory_bytes, 1 << 30);
+    let _again = Dialled::register(&server, &secret()).await;
+    assert_eq!(server.registry.vitals(WORKER).memory_bytes, 1 << 30);
+    server.registry.close(WORKER, 2);
+    server.registry.forget(WORKER);
+    assert_eq!(server.registry.vitals(WORKER).memory_bytes, 0);
 }
 
 #[tokio::test]

@@ -35,6 +35,8 @@ pub struct WorkerInfo {
     pub stopping: usize,
     /// Whether it is on its way out.
     pub draining: bool,
+    /// Whether nothing is heard of it at present.
+    pub suspected: bool,
     /// Its memory pool, in bytes.
     pub memory_bytes: u64,
     /// Its last heartbeat.

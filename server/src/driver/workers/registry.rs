@@ -3,8 +3,9 @@
 //! | happens | entry | event |
 //! |---|---|---|
 //! | `attach` | made, an older connection of that worker closed | `Joined` |
-//! | a report, a sign of leaving | | `Report`, `Draining` |
-//! | stream ends, silence, garbage, a stall | removed | `Lost` |
+//! | a report, the end of an inventory, a sign of leaving | | `Report`, `InventoryEnd`, `Draining` |
+//! | a remote worker's stream breaks, silence, garbage, a stall | removed | `Silent` |
+//! | a worker that was leaving hangs up; a channel inside the process closes | removed | `Lost` |
 //! | `close` (the driver could not send) | removed | none |
 //!
 //! Each connection has a number that only grows. Events carry it, so that what an old connection still says cannot be
@@ -38,8 +39,10 @@ pub struct RegistryOptions {
     pub max_workers: usize,
     /// How often a remote worker shall send a heartbeat.
     pub heartbeat_interval: Duration,
-    /// After how long a silence a remote worker is lost.
+    /// After how long a silence the connection of a remote worker counts as broken.
     pub heartbeat_timeout: Duration,
+    /// How long a remote worker keeps attempts and output while it does not reach the server.
+    pub keep: Duration,
     /// How long a worker may take no message while some wait.
     pub stall_timeout: Duration,
     /// How many messages may wait for one worker.
@@ -52,6 +55,7 @@ impl Default for RegistryOptions {
             max_workers: 4096,
             heartbeat_interval: Duration::from_millis(500),
             heartbeat_timeout: Duration::from_secs(2),
+            keep: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(5),
             backlog_messages: 16 * 1024,
         }
@@ -76,6 +80,8 @@ pub enum WorkerEventKind {
     Joined {
         /// What kind it is.
         kind: WorkerKind,
+        /// Which start of the worker; after a broken connection, the same start has what it had.
+        epoch: u64,
         /// How many slots it offers.
         slots: u32,
         /// `http://host:port` of its output; empty: the server itself.
@@ -92,7 +98,14 @@ pub enum WorkerEventKind {
         /// Its new state.
         status: AttemptStatus,
     },
-    /// Its connection is over.
+    /// It has connected again and reported all that it has.
+    InventoryEnd,
+    /// Its connection is broken; it may connect again.
+    Silent {
+        /// How that was seen, as half a sentence.
+        reason: String,
+    },
+    /// Its connection is over for good.
     Lost {
         /// How that was seen, as half a sentence.
         reason: String,
@@ -138,6 +151,31 @@ pub(super) struct Attached {
     closed: CancellationToken,
 }
 
+/// What a worker has said on one connection.
+#[derive(Debug, Default)]
+struct Heard {
+    last_sequence: Option<u64>,
+    /// It has said that it leaves.
+    leaves: bool,
+}
+
+/// How a connection ended, as half a sentence.
+#[derive(Debug)]
+enum End {
+    /// The worker may still be there.
+    Broken(String),
+    /// The worker had said that it leaves, and hung up.
+    Left(String),
+}
+
+impl End {
+    fn reason(&self) -> &str {
+        match self {
+            Self::Broken(reason) | Self::Left(reason) => reason,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Connection {
     number: u64,
@@ -151,6 +189,8 @@ struct Connection {
 struct Connections {
     last_number: u64,
     by_worker: HashMap<WorkerId, Connection>,
+    /// How remote workers were that have no connection and may return.
+    absent: HashMap<WorkerId, Vitals>,
 }
 
 /// The workers that are connected. Clones share one registry.
@@ -210,7 +250,7 @@ impl Registry {
             Ok(attached) => {
                 let registry = self.clone();
                 let messages = ReceiverStream::new(from_worker).map(Ok);
-                self.spawn(async move { registry.converse(attached, messages, None).await });
+                self.spawn(async move { registry.converse(&attached, messages, None).await });
             }
             Err(refusal) => debug!(%worker, "embedded worker not attached: {refusal}"),
         }
@@ -260,15 +300,22 @@ impl Registry {
             && let Some(entry) = connections.by_worker.remove(&worker)
         {
             entry.closed.cancel();
+            if entry.transport.is_remote() {
+                connections.absent.insert(worker, entry.vitals);
+            }
         }
     }
 
+    /// A worker that has no connection will not return.
+    pub(crate) fn forget(&self, worker: WorkerId) {
+        self.connections().absent.remove(&worker);
+    }
+
     pub(crate) fn vitals(&self, worker: WorkerId) -> Vitals {
-        self.connections()
-            .by_worker
-            .get(&worker)
-            .map(|entry| entry.vitals.clone())
-            .unwrap_or_default()
+        let connections = self.connections();
+        let present = connections.by_worker.get(&worker).map(|entry| &entry.vitals);
+        let vitals = present.or_else(|| connections.absent.get(&worker));
+        vitals.cloned().unwrap_or_default()
     }
 
     pub(super) fn options(&self) -> &RegistryOptions {
@@ -304,6 +351,7 @@ impl Registry {
         let attached = self.enter(worker, epoch, transport, vitals)?;
         let joined = WorkerEventKind::Joined {
             kind,
+            epoch,
             slots,
             address,
             memory_bytes,
@@ -339,6 +387,7 @@ impl Registry {
             closed: attached.closed.clone(),
             vitals,
         };
+        connections.absent.remove(&worker);
         connections.by_worker.insert(worker, entry);
         Ok(attached)
     }
@@ -347,21 +396,36 @@ impl Registry {
     /// worker may not be silent for longer than `silence`.
     pub(super) async fn converse(
         &self,
-        attached: Attached,
+        attached: &Attached,
         messages: impl Stream<Item = Result<WorkerMessage, String>>,
         silence: Option<Duration>,
     ) -> String {
-        let reason = tokio::select! {
-            reason = self.listen(&attached, messages, silence) => reason,
-            unreachable = attached.transport.pump() => unreachable.to_string(),
-            () = attached.closed.cancelled() => "the server closed the connection".to_owned(),
+        let end = tokio::select! {
+            end = self.listen(attached, messages, silence) => end,
+            unreachable = attached.transport.pump() => End::Broken(unreachable.to_string()),
+            () = attached.closed.cancelled() => End::Broken("the server closed the connection".to_owned()),
         };
         self.close(attached.worker, attached.connection);
-        let lost = WorkerEventKind::Lost { reason: reason.clone() };
-        if self.tell(&attached, lost).await.is_err() {
+        let reason = end.reason().to_owned();
+        let event = match end {
+            End::Broken(reason) if attached.transport.is_remote() => WorkerEventKind::Silent { reason },
+            End::Broken(reason) | End::Left(reason) => WorkerEventKind::Lost { reason },
+        };
+        if self.tell(attached, event).await.is_err() {
             debug!(worker = %attached.worker, "connection ended while the server stops: {reason}");
         }
         reason
+    }
+
+    /// Whether the worker has no later connection than this one, which is over.
+    pub(super) fn is_away(&self, attached: &Attached) -> bool {
+        !self.connections().by_worker.contains_key(&attached.worker)
+    }
+
+    /// The worker of a connection that is over will not come back.
+    pub(super) async fn give_up(&self, attached: &Attached, reason: String) {
+        // Nobody has to hear it while the server stops.
+        let _ = self.tell(attached, WorkerEventKind::Lost { reason }).await;
     }
 
     async fn listen(
@@ -369,22 +433,26 @@ impl Registry {
         attached: &Attached,
         messages: impl Stream<Item = Result<WorkerMessage, String>>,
         silence: Option<Duration>,
-    ) -> String {
+    ) -> End {
         let mut messages = std::pin::pin!(messages.ready_chunks(MESSAGES_AT_ONCE));
-        let mut last_sequence = None;
+        let mut heard = Heard::default();
         loop {
             let next = match silence {
                 Some(silence) => match tokio::time::timeout(silence, messages.next()).await {
                     Ok(next) => next,
-                    Err(_) => return format!("it was silent for {silence:?}"),
+                    Err(_) => return End::Broken(format!("it was silent for {silence:?}")),
                 },
                 None => messages.next().await,
             };
             let Some(chunk) = next else {
-                return "its connection ended".to_owned();
+                let reason = "its connection ended".to_owned();
+                return match heard.leaves {
+                    true => End::Left(reason),
+                    false => End::Broken(reason),
+                };
             };
-            if let Err(reason) = self.hear(attached, chunk, &mut last_sequence).await {
-                return reason;
+            if let Err(reason) = self.hear(attached, chunk, &mut heard).await {
+                return End::Broken(reason);
             }
         }
     }
@@ -394,22 +462,26 @@ impl Registry {
         &self,
         attached: &Attached,
         chunk: Vec<Result<WorkerMessage, String>>,
-        last_sequence: &mut Option<u64>,
+        heard: &mut Heard,
     ) -> Result<(), String> {
         let mut acknowledge = None;
         for message in chunk {
             match message? {
                 WorkerMessage::Report(report) => {
                     acknowledge = acknowledge.max(Some(report.sequence));
-                    if *last_sequence >= Some(report.sequence) {
+                    if heard.last_sequence >= Some(report.sequence) {
                         continue;
                     }
-                    *last_sequence = Some(report.sequence);
+                    heard.last_sequence = Some(report.sequence);
                     let (attempt, status) = (report.attempt, report.status);
                     self.tell(attached, WorkerEventKind::Report { attempt, status }).await?;
                 }
                 WorkerMessage::Heartbeat(heartbeat) => self.note(attached, heartbeat),
-                WorkerMessage::Leaving => self.tell(attached, WorkerEventKind::Draining).await?,
+                WorkerMessage::InventoryEnd => self.tell(attached, WorkerEventKind::InventoryEnd).await?,
+                WorkerMessage::Leaving => {
+                    heard.leaves = true;
+                    self.tell(attached, WorkerEventKind::Draining).await?;
+                }
                 WorkerMessage::Register(_) => {
                     return Err("it registered twice on one connection".to_owned());
                 }

@@ -1,0 +1,117 @@
+//! Workers that hang for a while in the middle of a query, and come back.
+
+use arrow::array::{Array, RecordBatch};
+use arrow::compute::concat_batches;
+use futures::StreamExt;
+use squadron_integration::client::Client;
+use squadron_integration::cluster::Cluster;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::support::{bounded, minutes, seconds, two_workers};
+
+/// Computes for seconds, in several stages.
+const COUNTED: &str = "SELECT a.l_linenumber, r_name, count(*) AS n, sum(a.l_orderkey % (b.l_suppkey + 1)) AS s \
+    FROM lineitem a JOIN supplier ON s_suppkey = a.l_suppkey JOIN nation ON n_nationkey = s_nationkey \
+    JOIN region ON r_regionkey = n_regionkey CROSS JOIN (SELECT * FROM lineitem WHERE l_orderkey < 100) b \
+    GROUP BY 1, 2 ORDER BY 1, 2";
+
+/// More rows than all buffers on the way hold.
+const STREAMED: &str = "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM lineitem a CROSS JOIN \
+    (SELECT * FROM lineitem WHERE l_orderkey < 8) b";
+
+/// Longer than silence, shorter than the grace.
+const PAUSE: std::time::Duration = seconds(5);
+
+async fn states(client: &Client) -> Vec<String> {
+    let sql = "SELECT state FROM system.workers WHERE kind = 'remote'";
+    let (_, batches) = client.query(sql).await.expect("the system tables answer");
+    let states = batches.iter().flat_map(|batch| {
+        let column = arrow::array::cast::as_string_array(batch.column(0)).clone();
+        (0..column.len()).map(move |row| column.value(row).to_owned())
+    });
+    states.collect()
+}
+
+async fn wait_until_states(client: &Client, wanted: &[&str]) {
+    let shown = async {
+        loop {
+            let mut states = states(client).await;
+            states.sort();
+            if states == wanted {
+                return;
+            }
+            sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let shown = tokio::time::timeout(seconds(30), shown).await;
+    shown.unwrap_or_else(|_| panic!("the workers are never {wanted:?}"));
+}
+
+/// A worker hangs for [`PAUSE`]; meanwhile the server suspects it.
+async fn pause_worker(cluster: &mut Cluster, client: &Client) {
+    cluster.worker(0).signal("STOP");
+    let pause = sleep(PAUSE);
+    wait_until_states(client, &["active", "suspect"]).await;
+    pause.await;
+    cluster.worker(0).signal("CONT");
+    wait_until_states(client, &["active", "active"]).await;
+}
+
+fn one_batch(batches: &[RecordBatch]) -> RecordBatch {
+    concat_batches(&batches[0].schema(), batches).expect("batches of one schema")
+}
+
+#[test]
+fn query_outlives_a_pause_of_a_worker() {
+    bounded(minutes(5), async {
+        let mut cluster = two_workers().start().await;
+        let client = cluster.client().await;
+        let (_, expected) = client.query(COUNTED).await.expect("the query runs");
+        let mut running = JoinSet::new();
+        let clone = client.clone();
+        running.spawn(async move { clone.query(COUNTED).await });
+        cluster.wait_until_busy(10, seconds(60)).await;
+        pause_worker(&mut cluster, &client).await;
+        let (_, rows) = running.join_next().await.unwrap().unwrap().expect("nothing was lost");
+        assert_eq!(one_batch(&rows), one_batch(&expected));
+        cluster.wait_until_idle(seconds(60)).await;
+    });
+}
+
+#[test]
+fn stream_outlives_a_pause_of_a_worker() {
+    bounded(minutes(5), async {
+        let mut cluster = two_workers().start().await;
+        let client = cluster.client().await;
+        let count = format!("SELECT count(*) FROM ({STREAMED})");
+        let (_, counted) = client.query(&count).await.expect("the query runs");
+        let expected =
+            arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(counted[0].column(0)).value(0);
+        let mut stream = client.open(STREAMED).await.expect("it starts");
+        let first = stream.next().await.expect("it has rows").expect("no fault yet");
+        let mut rows = first.num_rows();
+        pause_worker(&mut cluster, &client).await;
+        while let Some(batch) = stream.next().await {
+            rows += batch.expect("nothing was lost").num_rows();
+        }
+        assert_eq!(i64::try_from(rows).unwrap(), expected);
+        cluster.wait_until_idle(seconds(60)).await;
+    });
+}
+
+/// A query that its client cancels meanwhile is stopped when the worker is back.
+#[test]
+fn query_cancelled_during_a_pause_leaves_nothing() {
+    bounded(minutes(5), async {
+        let mut cluster = two_workers().start().await;
+        let client = cluster.client().await;
+        let info = client.info(crate::support::ENDLESS).await.expect("it starts");
+        cluster.worker(0).signal("STOP");
+        wait_until_states(&client, &["active", "suspect"]).await;
+        client.cancel(&info).await.expect("it can be cancelled");
+        cluster.worker(0).signal("CONT");
+        wait_until_states(&client, &["active", "active"]).await;
+        cluster.wait_until_idle(seconds(60)).await;
+    });
+}
