@@ -332,10 +332,8 @@ impl Control {
             return error!(attempt = %key, "an attempt ended that did not run");
         };
         if end.release_again {
-            self.engine.store.release(&Release {
-                query: key.query,
-                stages: vec![key.stage],
-            });
+            // Its stage may have later attempts here, since its query may have started again.
+            self.engine.store.remove(key);
         }
         if let AttemptStatus::Failed(failure) = &end.status {
             match failure.kind {

@@ -1,12 +1,13 @@
-//! Workers that hang for a while in the middle of a query, and come back.
+//! Workers that hang for a while in the middle of a query and come back, or that die.
 
 use arrow::array::{Array, RecordBatch};
 use arrow::compute::concat_batches;
 use futures::StreamExt;
-use squadron_integration::client::Client;
-use squadron_integration::cluster::Cluster;
+use squadron_integration::client::{Client, Rows};
+use squadron_integration::cluster::{Cluster, wait_until};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use tonic::Status;
 
 use crate::support::{bounded, minutes, seconds, two_workers};
 
@@ -97,6 +98,61 @@ fn stream_outlives_a_pause_of_a_worker() {
         }
         assert_eq!(i64::try_from(rows).unwrap(), expected);
         cluster.wait_until_idle(seconds(60)).await;
+    });
+}
+
+/// How often queries have started again, with and without an end.
+async fn restarts(client: &Client) -> i64 {
+    let sql = "SELECT CAST(coalesce(sum(restarts), 0) AS BIGINT) FROM system.queries";
+    let (_, batches) = client.query(sql).await.expect("the system tables answer");
+    arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batches[0].column(0)).value(0)
+}
+
+/// Starts a query and kills a worker while it runs there.
+async fn start_and_kill(cluster: &mut Cluster, client: &Client, sql: &'static str) -> JoinSet<Result<Rows, Status>> {
+    let mut running = JoinSet::new();
+    let clone = client.clone();
+    running.spawn(async move { clone.query(sql).await });
+    let before = cluster.worker(1).cpu_ticks();
+    let worker = cluster.worker(1);
+    wait_until("the worker computes", seconds(60), || worker.cpu_ticks() > before + 10).await;
+    worker.kill();
+    cluster.forget_worker(1);
+    running
+}
+
+#[test]
+fn query_outlives_the_death_of_a_worker() {
+    bounded(minutes(5), async {
+        let mut cluster = two_workers().start().await;
+        let client = cluster.client().await;
+        let (_, expected) = client.query(COUNTED).await.expect("the query runs");
+        let mut running = start_and_kill(&mut cluster, &client, COUNTED).await;
+        let (_, rows) = running
+            .join_next()
+            .await
+            .unwrap()
+            .unwrap()
+            .expect("nothing was sent yet");
+        assert_eq!(one_batch(&rows), one_batch(&expected));
+        assert_eq!(restarts(&client).await, 1);
+        cluster.wait_until_idle(seconds(60)).await;
+    });
+}
+
+#[test]
+fn explain_analyze_says_what_was_run_again() {
+    bounded(minutes(5), async {
+        let mut cluster = two_workers().start().await;
+        let client = cluster.client().await;
+        let analyze: &'static str = Box::leak(format!("EXPLAIN ANALYZE {COUNTED}").into_boxed_str());
+        let lost = cluster.worker_url(1).to_owned();
+        let mut running = start_and_kill(&mut cluster, &client, analyze).await;
+        let (_, rows) = running.join_next().await.unwrap().unwrap().expect("it is run again");
+        let shown = arrow::util::pretty::pretty_format_batches(&rows).unwrap().to_string();
+        let line = shown.lines().find(|line| line.contains("started again: "));
+        let host = lost.rsplit('/').next().unwrap();
+        assert!(line.is_some_and(|line| line.contains(host)), "{lost}: {shown}");
     });
 }
 

@@ -19,6 +19,8 @@ pub(crate) enum Deadline {
     Retry(QueryId, StageId, TaskId),
     /// Does the query still wait for the cause of its failure?
     RootCause(QueryId),
+    /// The query's pause before it starts again is over.
+    Restart(QueryId),
     /// Does the query still wait for its last reports?
     LastReport(QueryId),
     /// Is the worker still suspected?

@@ -123,6 +123,13 @@ pub enum Effect {
         /// Which output.
         release: Release,
     },
+    /// The query starts again, since something was lost. A result that was announced is no more, and is announced again.
+    Restarted {
+        /// Which query.
+        query: QueryId,
+        /// What was lost.
+        failure: Failure,
+    },
     /// The result of the query can be read from now on.
     ResultReady {
         /// Which query.

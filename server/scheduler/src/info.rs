@@ -40,6 +40,8 @@ pub struct QueryInfo {
     pub memory_bytes: u64,
     /// How much of its work is done, from 0 to 1000.
     pub progress: u32,
+    /// How often it has started again, since something was lost.
+    pub restarts: u32,
     /// In ascending order of their numbers.
     pub stages: Vec<StageInfo>,
 }
@@ -325,6 +327,8 @@ impl ResultPart {
 pub struct QuerySummary {
     /// From submission to end.
     pub elapsed: Duration,
+    /// What was lost each time that it started again, as a sentence.
+    pub restarts: Vec<String>,
     /// In ascending order of their numbers.
     pub stages: Vec<StageSummary>,
 }

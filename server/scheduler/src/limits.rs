@@ -18,6 +18,10 @@ pub struct Limits {
     pub max_open_results: usize,
     /// How long a query waits while there is no worker for it.
     pub no_worker_timeout: Duration,
+    /// How often a query starts again when a worker or output is lost.
+    pub max_restarts: u32,
+    /// How long a query pauses before it starts again; doubled with each further time.
+    pub restart_pause: Duration,
     /// How long a worker of which nothing is heard may take to return before it is lost.
     pub worker_grace: Duration,
     /// How often a task may be refused while its lane finds no slot taken, so that no other attempt explains the
@@ -49,6 +53,8 @@ impl Default for Limits {
             admission: AdmissionLimits::default(),
             max_open_results: 256,
             no_worker_timeout: Duration::from_secs(10),
+            max_restarts: 3,
+            restart_pause: Duration::from_millis(100),
             worker_grace: Duration::from_secs(10),
             max_idle_refusals: 3,
             max_refusals: 20,

@@ -9,8 +9,8 @@
 //! | Cancel | ends | CancelAttempt, Release, Ended |
 //! | WorkerJoined | as WorkerLost, if the worker was there | Release of queries it knew when it was lost; launches |
 //! | WorkerSuspected | | |
-//! | WorkerReturned | ends, if the worker has lost what it depends on | Commit, Release; launches |
-//! | WorkerLost | ends, if it depends on the worker | CancelAttempt and Release on other workers, Ended |
+//! | WorkerReturned | as WorkerLost, if the worker has lost what it depends on | Commit, Release; launches |
+//! | WorkerLost | starts again or ends, if it depends on the worker | CancelAttempt and Release on other workers, Restarted or Ended |
 //! | WorkerDraining | | |
 //! | Tick | what has waited too long is retried, placed or ended | as above |
 //!
@@ -276,7 +276,8 @@ impl Scheduler {
                 // The dispatch at the end of the event compares the times itself.
                 Deadline::Room(_) => {}
                 Deadline::Retry(query, stage, task) => self.retry(now, query, stage, task),
-                Deadline::RootCause(query) => self.end_without_cause(query, effects),
+                Deadline::RootCause(query) => self.end_without_cause(now, query, effects),
+                Deadline::Restart(query) => self.start_again(now, query),
                 Deadline::LastReport(query) => self.end_successfully(now, query, effects),
                 Deadline::Grace(worker) => self.give_up_worker(now, worker, effects),
             }

@@ -342,6 +342,12 @@ impl Driver {
             Effect::Commit { worker, attempt } => self.send(worker, ServerMessage::Commit(attempt)),
             Effect::CancelAttempt { worker, attempt } => self.send(worker, ServerMessage::Cancel(attempt)),
             Effect::Release { worker, release } => self.send(worker, ServerMessage::Release(release)),
+            Effect::Restarted { query, failure } => {
+                warn!(query_id = %query, kind = ?failure.kind, "query starts again: {failure}");
+                self.directory
+                    .with_subscriber(query, &mut |subscriber| subscriber.restarted(failure.clone()));
+                None
+            }
             Effect::ResultReady { query, parts } => {
                 let mut parts = Some(parts);
                 self.directory.with_subscriber(query, &mut |subscriber| {

@@ -11,8 +11,10 @@ use tracing::debug;
 use super::signals::Signals;
 use crate::counted::Counted;
 
-/// A query's updates: its result is ready, it ended.
-const UPDATES_PER_QUERY: usize = 2;
+/// A query's updates: its result is ready, it ended; and for each time that it starts again, that and a result once more.
+const UPDATES_PER_QUERY: usize = 2 + 2 * MAX_RESTARTS;
+/// As many as [`squadron_scheduler::Limits::max_restarts`] allows, at least.
+const MAX_RESTARTS: usize = 8;
 
 /// What the client of a query is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub enum QueryUpdate {
         /// Where they are.
         parts: Vec<ResultPart>,
     },
+    /// Something was lost, and the query starts again: the result that was ready is no more, and will be ready again.
+    Restarted(Failure),
     /// The query is over; the last update.
     Ended(Result<QuerySummary, Failure>),
 }
@@ -79,6 +83,12 @@ impl Subscriber {
         self.deliver(QueryUpdate::ResultReady { parts });
     }
 
+    /// The query starts again.
+    pub(super) fn restarted(&self, failure: Failure) {
+        self.progress.send_modify(|shown| shown.is_ready = false);
+        self.deliver(QueryUpdate::Restarted(failure));
+    }
+
     /// The query is over. Its plan counts no more when its client hears of it.
     pub(super) fn end(mut self, outcome: Result<QuerySummary, Failure>) {
         self.plan = None;
@@ -121,6 +131,13 @@ impl QueryEvents {
         let update = update.unwrap_or_else(|| QueryUpdate::Ended(Err(stopping())));
         self.is_ended = matches!(update, QueryUpdate::Ended(_));
         Some(update)
+    }
+
+    /// Ends the query with a failure, unless it has ended.
+    pub fn give_up(&mut self, failure: Failure) {
+        if !std::mem::replace(&mut self.is_ended, true) {
+            self.signals.cancel(self.query, failure);
+        }
     }
 
     /// How far the query is, also after its end.

@@ -116,7 +116,7 @@ async fn ended(events: &mut QueryEvents) -> Result<QuerySummary, Failure> {
     let outcome = async {
         loop {
             match events.next().await.expect("an end") {
-                QueryUpdate::ResultReady { .. } => {}
+                QueryUpdate::ResultReady { .. } | QueryUpdate::Restarted(_) => {}
                 QueryUpdate::Ended(outcome) => return outcome,
             }
         }

@@ -9,6 +9,9 @@
 //! That is a result with one endpoint: it waits in the query's record, and the client that takes it owns it. When the
 //! stream is dropped before its end, or the client does not come in time, the query is cancelled. A result with several
 //! endpoints stays where it was written, see `retained`.
+//!
+//! A query that loses a worker starts again. As long as no row has gone to the client, the rows are then read from the
+//! beginning, where the query writes them now; else the client is told to run the statement again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,14 +89,16 @@ impl ResultReader {
                 Ok(encode::frames(schema, batches).boxed())
             }
             OpenResult::Running { schema, mut events } => {
-                let parts = ready(&mut events).await?;
-                let rows = match self.rows(&schema, parts).await {
-                    Ok(rows) => rows,
-                    Err(broken) => return Err(cause(&mut events, broken).await),
+                let rows = self.open(&schema, &mut events).await?;
+                let schema_message = encode::frames(Arc::clone(&schema), stream::empty());
+                let running = Running {
+                    reader: self.clone(),
+                    schema,
+                    rows,
+                    has_forwarded: false,
+                    events,
                 };
-                let schema_message = encode::frames(schema, stream::empty());
-                let guarded = Running { rows, events };
-                Ok(schema_message.chain(guarded.into_stream()).boxed())
+                Ok(schema_message.chain(running.into_stream()).boxed())
             }
         }
     }
@@ -131,20 +136,35 @@ impl ResultReader {
         schema: &SchemaRef,
         mut events: QueryEvents,
     ) -> Result<QuerySummary, Failure> {
-        let parts = ready(&mut events).await?;
-        let read = async {
-            let mut rows = self.rows(schema, parts).await?;
-            while rows.try_next().await?.is_some() {}
-            Ok(())
-        };
-        if let Err(broken) = read.await {
-            return Err(cause(&mut events, broken).await);
+        loop {
+            let mut rows = self.open(schema, &mut events).await?;
+            let read = async {
+                while rows.try_next().await?.is_some() {}
+                Ok(())
+            };
+            match read.await {
+                Ok(()) => break,
+                Err(broken) => cause(&mut events, broken).await?,
+            }
         }
         events.result_done();
-        match events.next().await {
-            Some(QueryUpdate::Ended(outcome)) => outcome,
-            Some(QueryUpdate::ResultReady { .. }) | None => {
-                Err(Failure::internal("the query never ended after its last row"))
+        loop {
+            match events.next().await {
+                Some(QueryUpdate::Ended(outcome)) => return outcome,
+                // What was lost is not needed any more.
+                Some(QueryUpdate::Restarted(_) | QueryUpdate::ResultReady { .. }) => {}
+                None => return Err(Failure::internal("the query never ended after its last row")),
+            }
+        }
+    }
+
+    /// Waits until the result can be read, and opens it; again when the query has started again meanwhile.
+    async fn open(&self, schema: &SchemaRef, events: &mut QueryEvents) -> Result<SelectAll<Frames>, Failure> {
+        loop {
+            let parts = ready(events).await?;
+            match self.rows(schema, parts).await {
+                Ok(rows) => return Ok(rows),
+                Err(broken) => cause(events, broken).await?,
             }
         }
     }
@@ -231,18 +251,25 @@ fn undecoded(error: FlightError) -> Failure {
 
 /// Waits until the result can be read.
 async fn ready(events: &mut QueryEvents) -> Result<Vec<ResultPart>, Failure> {
-    match events.next().await {
-        Some(QueryUpdate::ResultReady { parts }) => Ok(parts),
-        Some(QueryUpdate::Ended(Err(failure))) => Err(failure),
-        Some(QueryUpdate::Ended(Ok(_))) | None => {
-            Err(Failure::internal("the query ended before its result could be read"))
+    loop {
+        match events.next().await {
+            Some(QueryUpdate::ResultReady { parts }) => return Ok(parts),
+            Some(QueryUpdate::Restarted(_)) => {}
+            Some(QueryUpdate::Ended(Err(failure))) => return Err(failure),
+            Some(QueryUpdate::Ended(Ok(_))) | None => {
+                return Err(Failure::internal("the query ended before its result could be read"));
+            }
         }
     }
 }
 
 /// Rows of a query that runs, and the query's own fate.
 struct Running {
+    reader: ResultReader,
+    schema: SchemaRef,
     rows: SelectAll<Frames>,
+    /// Whether the client may have a row.
+    has_forwarded: bool,
     events: QueryEvents,
 }
 
@@ -262,27 +289,58 @@ impl Running {
     /// The next frame; `None` when all rows are there and the query ended well. The query's failure goes before what
     /// the loss of a stream says, since it names the cause.
     async fn step(&mut self) -> Result<Option<FlightData>, Failure> {
-        tokio::select! {
-            biased;
-            update = self.events.next() => match update {
-                Some(QueryUpdate::Ended(Err(failure))) => Err(failure),
-                Some(QueryUpdate::Ended(Ok(_)) | QueryUpdate::ResultReady { .. }) | None => {
-                    self.rows.try_next().await
-                }
-            },
-            frame = self.rows.try_next() => match frame {
-                Ok(Some(frame)) => Ok(Some(frame)),
-                Ok(None) => self.finish().await,
-                Err(failure) => Err(cause(&mut self.events, failure).await),
-            },
+        loop {
+            tokio::select! {
+                biased;
+                update = self.events.next() => match update {
+                    Some(QueryUpdate::Ended(Err(failure))) => return Err(failure),
+                    Some(QueryUpdate::Restarted(lost)) => self.begin_again(lost).await?,
+                    Some(QueryUpdate::Ended(Ok(_)) | QueryUpdate::ResultReady { .. }) | None => {
+                        let frame = self.rows.try_next().await?;
+                        self.has_forwarded |= frame.is_some();
+                        return Ok(frame);
+                    }
+                },
+                frame = self.rows.try_next() => match frame {
+                    Ok(Some(frame)) => {
+                        self.has_forwarded = true;
+                        return Ok(Some(frame));
+                    }
+                    Ok(None) => return self.finish().await,
+                    Err(broken) => {
+                        let lost = restart_after(&mut self.events, broken).await?;
+                        self.begin_again(lost).await?;
+                    }
+                },
+            }
         }
+    }
+
+    /// The query has started again: so do the rows, unless the client has some.
+    async fn begin_again(&mut self, lost: Failure) -> Result<(), Failure> {
+        if self.has_forwarded {
+            let message = format!(
+                "{}; a part of the rows had been sent already, so the server did not run the statement again by itself",
+                lost.message
+            );
+            let failure = Failure::new(lost.kind, message);
+            self.events.give_up(failure.clone());
+            return Err(failure);
+        }
+        self.rows = SelectAll::new();
+        self.rows = self.reader.open(&self.schema, &mut self.events).await?;
+        Ok(())
     }
 
     async fn finish(&mut self) -> Result<Option<FlightData>, Failure> {
         self.events.result_done();
-        match self.events.next().await {
-            Some(QueryUpdate::Ended(Err(failure))) => Err(failure),
-            Some(QueryUpdate::Ended(Ok(_)) | QueryUpdate::ResultReady { .. }) | None => Ok(None),
+        loop {
+            match self.events.next().await {
+                Some(QueryUpdate::Ended(Err(failure))) => return Err(failure),
+                // What was lost is not needed any more.
+                Some(QueryUpdate::Restarted(_) | QueryUpdate::ResultReady { .. }) => {}
+                Some(QueryUpdate::Ended(Ok(_))) | None => return Ok(None),
+            }
         }
     }
 }
@@ -324,10 +382,20 @@ async fn cause_of_retained(progress: &mut watch::Receiver<QueryProgress>, broken
     }
 }
 
-/// A stream that breaks is the consequence of something: the scheduler hears of that too, within moments.
-async fn cause(events: &mut QueryEvents, broken: Failure) -> Failure {
+/// Waits for the restart of a query whose rows broke off.
+///
+/// # Errors
+/// The query's failure, when it does not start again.
+async fn cause(events: &mut QueryEvents, broken: Failure) -> Result<(), Failure> {
+    restart_after(events, broken).await.map(drop)
+}
+
+/// A stream that breaks is the consequence of something: the scheduler hears of that too, within moments. Returns what
+/// was lost when the query starts again.
+async fn restart_after(events: &mut QueryEvents, broken: Failure) -> Result<Failure, Failure> {
     match tokio::time::timeout(CAUSE_PATIENCE, events.next()).await {
-        Ok(Some(QueryUpdate::Ended(Err(failure)))) => failure,
-        Ok(_) | Err(_) => broken,
+        Ok(Some(QueryUpdate::Restarted(lost))) => Ok(lost),
+        Ok(Some(QueryUpdate::Ended(Err(failure)))) => Err(failure),
+        Ok(_) | Err(_) => Err(broken),
     }
 }

@@ -174,7 +174,7 @@ impl Store {
     /// Cancelled.
     pub fn release(&self, release: &Release) {
         let first = first_key_of(release.query);
-        let released: Vec<_> = {
+        let removed: Vec<_> = {
             let mut outputs = self.outputs();
             let of_query = outputs.range(first..).take_while(|(key, _)| key.query == first.query);
             let keys: Vec<_> = of_query
@@ -183,11 +183,16 @@ impl Store {
                 .collect();
             keys.into_iter().filter_map(|key| outputs.remove_entry(&key)).collect()
         };
-        for (key, output) in released {
-            output.abandon(&Failure::new(
-                FailureKind::ShuffleLost,
-                format!("output {key} was released"),
-            ));
+        for (key, output) in removed {
+            output.abandon(&released(key));
+        }
+    }
+
+    /// Removes one output, as [`Store::release`] does.
+    pub fn remove(&self, key: AttemptKey) {
+        let removed = self.outputs().remove(&key);
+        if let Some(output) = removed {
+            output.abandon(&released(key));
         }
     }
 
@@ -263,6 +268,11 @@ impl Store {
     fn outputs(&self) -> MutexGuard<'_, BTreeMap<AttemptKey, Arc<Output>>> {
         self.0.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why an output has no more rows.
+fn released(key: AttemptKey) -> Failure {
+    Failure::new(FailureKind::ShuffleLost, format!("output {key} was released"))
 }
 
 /// The least key that an output of the query can have.

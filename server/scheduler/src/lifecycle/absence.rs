@@ -3,7 +3,7 @@
 //! | happens | the worker | its queries |
 //! |---|---|---|
 //! | WorkerSuspected | gets no new attempts | go on as far as they can without it |
-//! | WorkerReturned | gets attempts again | what was lost on the way is told again; what the worker lost ends them |
+//! | WorkerReturned | gets attempts again | what was lost on the way is told again; what the worker lost makes them start again or ends them |
 //! | `Limits::worker_grace` is over | is lost | see [`Scheduler::lose_worker`] |
 //!
 //! Both ways messages may have been lost. The worker reports the state of all that it has before it counts as returned,
@@ -32,6 +32,8 @@ struct Differences {
     unlaunched: Vec<AttemptKey>,
     /// Output that nobody reads any more; its release may have been lost.
     released: Vec<StageId>,
+    /// Whether the worker has an attempt or output that the query needs.
+    is_needed: bool,
     /// Attempts and outputs that the query needs, and the worker does not have.
     missing: Vec<AttemptKey>,
 }
@@ -89,7 +91,7 @@ impl Scheduler {
             if !held.contains(&attempt)
                 && let Some(query) = self.workers.confirm_stop(worker, attempt)
             {
-                effects.push(Effect::Released { query });
+                self.record_last_stop(query, effects);
             }
         }
         for id in self.workers.queries_on(worker) {
@@ -111,7 +113,10 @@ impl Scheduler {
         };
         query.forget_stages_sent(worker);
         let differences = query.compare(worker, held);
-        if !differences.released.is_empty() {
+        if !differences.is_needed {
+            // Perhaps the query has started again meanwhile.
+            effects.push(Effect::release_all(worker, id));
+        } else if !differences.released.is_empty() {
             let release = Release {
                 query: id,
                 stages: differences.released,
@@ -135,7 +140,7 @@ impl Scheduler {
             let name = self.workers.name(worker);
             let message =
                 format!("{name} was away for too long and has dropped attempt {missing}; run the statement again");
-            self.end(id, Err(Failure::new(FailureKind::WorkerLost, message)), effects);
+            self.fail(now, id, Failure::new(FailureKind::WorkerLost, message), effects);
             return;
         }
         let commits = differences.to_commit.into_iter();
@@ -162,7 +167,9 @@ impl Query {
 impl Differences {
     /// `key`: of the task's last attempt.
     fn add(&mut self, key: AttemptKey, task: &Task, worker: WorkerId, held: &BTreeSet<AttemptKey>) {
-        match (task.told(worker), held.contains(&key)) {
+        let (told, is_held) = (task.told(worker), held.contains(&key));
+        self.is_needed |= told.is_some() && is_held;
+        match (told, is_held) {
             (Some(Told::Launch), false) => self.unlaunched.push(key),
             (Some(Told::Commit), true) => self.to_commit.push(key),
             (Some(Told::Commit | Told::Nothing), false) => self.missing.push(key),

@@ -19,6 +19,8 @@ impl Scheduler {
         };
         match &mut query.phase {
             Phase::Streaming { read } => *read = true,
+            // It started again because of something that its reader did not need any more.
+            Phase::Running if !query.restarts.is_empty() => return self.end_successfully(now, id, effects),
             Phase::Queued | Phase::Running | Phase::Failing { .. } => return,
         }
         if !self.end_if_complete(now, id, effects) {
@@ -66,6 +68,23 @@ impl Scheduler {
             let (plan, bytes) = (query.options.fingerprint, query.read_bytes());
             self.costs.learn(plan, bytes, query.usage.spent_us);
         }
+        self.stop_everywhere(&query, effects);
+        for &worker in &query.touched {
+            self.workers.forget_query(worker, id);
+        }
+        let info = query.info(self.group_name(query.group));
+        effects.push(Effect::Ended {
+            query: id,
+            outcome,
+            info: Some(Box::new(info)),
+        });
+        if !self.workers.is_stopping(id) {
+            effects.push(Effect::Released { query: id });
+        }
+    }
+
+    /// Cancels the attempts of a query and has every worker that it touched release what it holds of it.
+    pub(crate) fn stop_everywhere(&mut self, query: &Query, effects: &mut Vec<Effect>) {
         for (attempt, placed, holds_slots) in query.live_attempts() {
             if !self.workers.contains(placed.worker) {
                 continue;
@@ -81,25 +100,12 @@ impl Scheduler {
                 self.workers.add_stopping(placed.worker, attempt);
             }
         }
-        for &worker in &query.touched {
-            self.workers.forget_query(worker, id);
-            if self.workers.contains(worker) {
-                effects.push(Effect::release_all(worker, id));
-            }
-        }
-        let info = query.info(self.group_name(query.group));
-        effects.push(Effect::Ended {
-            query: id,
-            outcome,
-            info: Some(Box::new(info)),
-        });
-        if !self.workers.is_stopping(id) {
-            effects.push(Effect::Released { query: id });
-        }
+        let touched = query.touched.iter().filter(|&&worker| self.workers.contains(worker));
+        effects.extend(touched.map(|&worker| Effect::release_all(worker, query.id)));
     }
 
     /// Removes the query from its run queues; its groups get its slots back and are charged for their use.
-    fn leave_queues(&mut self, query: &mut Query) {
+    pub(crate) fn leave_queues(&mut self, query: &mut Query) {
         for (placement, lane, slots, correction) in query.stop_clocks(self.now) {
             let queues = self.queues.of_mut(placement);
             queues.settle(lane, query.group, 0, slots, correction);
@@ -125,16 +131,25 @@ impl Scheduler {
         self.may_admit = true;
     }
 
+    /// The last attempt of a query that was told to stop has stopped.
+    pub(crate) fn record_last_stop(&self, query: QueryId, effects: &mut Vec<Effect>) {
+        // One that starts again is not over.
+        if !self.queries.contains_key(&query) {
+            effects.push(Effect::Released { query });
+        }
+    }
+
     pub(crate) fn lose_worker(&mut self, now: Duration, worker: WorkerId, reason: &str, effects: &mut Vec<Effect>) {
         let Some(loss) = self.workers.lose(worker, self.limits.remembered_workers) else {
             return;
         };
-        let released = loss.released.into_iter();
-        effects.extend(released.map(|query| Effect::Released { query }));
+        for query in loss.released {
+            self.record_last_stop(query, effects);
+        }
         for (id, depended) in loss.queries {
             if depended {
                 let message = format!("{} was lost ({reason}); run the statement again", loss.name);
-                self.end(id, Err(Failure::new(FailureKind::WorkerLost, message)), effects);
+                self.fail(now, id, Failure::new(FailureKind::WorkerLost, message), effects);
             } else if let Some(query) = self.queries.get_mut(&id) {
                 query.forget_worker(worker);
             }

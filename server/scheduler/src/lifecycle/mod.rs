@@ -4,6 +4,7 @@
 //! query ── stage ── task        one file each, with its transition table
 //!   reports     applies what workers report
 //!   ending      ends queries
+//!   restart     starts queries again
 //!   absence     workers of which nothing is heard, and their return
 //!   observe     shows them to the server and its clients
 //! ```
@@ -13,5 +14,6 @@ mod ending;
 mod observe;
 pub(crate) mod query;
 mod reports;
+mod restart;
 pub(crate) mod stage;
 pub(crate) mod task;

@@ -38,6 +38,7 @@ impl Query {
             held_slots: self.held_slots(),
             memory_bytes: self.options.memory_bytes,
             progress: (self.fraction_done() * 1000.0) as u32,
+            restarts: self.restart_count(),
             stages: self.stages.iter().map(Stage::info).collect(),
         }
     }

@@ -7,6 +7,7 @@
 //! | Streaming | end, with its summary | the root is finished and the client has read the whole result |
 //! | Running, Streaming | Failing | an attempt stopped without a request; the root cause may follow |
 //! | Failing | end | a better cause is reported, or none in time |
+//! | Running, Streaming, Failing | Running | something was lost; see [`crate::lifecycle::restart`] |
 //! | any | end | cancel, time limit, a failed attempt, a lost worker |
 //!
 //! The scheduler keeps nothing of a query that has ended.
@@ -49,6 +50,10 @@ pub(crate) struct Query {
     pub(crate) stages: Vec<Stage>,
     pub(crate) root: usize,
     pub(crate) phase: Phase,
+    /// What was lost each time that it started again.
+    pub(crate) restarts: Vec<String>,
+    /// It is to start again after a pause.
+    pub(crate) waits_for_restart: bool,
     any: Ready,
     local: Ready,
     /// Workers that got something of the query and must release it at its end.
@@ -173,6 +178,8 @@ impl Query {
                 .map(|(((spec, inputs), consumers), critical_path)| Stage::new(spec, inputs, consumers, critical_path))
                 .collect(),
             phase: Phase::Queued,
+            restarts: Vec::new(),
+            waits_for_restart: false,
             any: Ready::default(),
             local: Ready::default(),
             touched: BTreeSet::new(),
@@ -190,6 +197,20 @@ impl Query {
         match placement {
             Placement::Any => &mut self.any,
             Placement::Local => &mut self.local,
+        }
+    }
+
+    /// How often it has started again.
+    pub(crate) fn restart_count(&self) -> u32 {
+        u32::try_from(self.restarts.len()).unwrap_or(u32::MAX)
+    }
+
+    /// No stage has tasks to place, and no attempt holds slots.
+    pub(crate) fn reset_ready(&mut self) {
+        for ready in [&mut self.any, &mut self.local] {
+            ready.stages.clear();
+            ready.held_slots = 0;
+            ready.blocked = None;
         }
     }
 
@@ -496,6 +517,7 @@ impl Query {
     pub(crate) fn summary(&self, now: Duration) -> QuerySummary {
         QuerySummary {
             elapsed: now.saturating_sub(self.submitted),
+            restarts: self.restarts.clone(),
             stages: self.stages.iter().map(|stage| stage.summary(now)).collect(),
         }
     }

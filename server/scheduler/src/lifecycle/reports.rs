@@ -26,22 +26,25 @@ impl Scheduler {
             return;
         }
         let is_alive = is_alive(&status);
+        if !is_alive && let Some(query) = self.workers.confirm_stop(worker, attempt) {
+            self.record_last_stop(query, effects);
+        }
         let Some(query) = self.queries.get_mut(&attempt.query) else {
-            if !is_alive && let Some(query) = self.workers.confirm_stop(worker, attempt) {
-                effects.push(Effect::Released { query });
-            }
             effects.extend(clean_up_leftovers(worker, attempt, &status));
             return;
         };
-        let (change, impossible) = query.apply_report(worker, attempt, status);
+        let (change, impossible) = query.apply_report(worker, attempt, status.clone());
         if let Some(what) = impossible {
             effects.push(Effect::Unexpected { worker, attempt, what });
         }
         if query.is_failing() {
-            self.wind_down(attempt, change, effects);
+            self.wind_down(now, attempt, change, effects);
             return;
         }
         match change {
+            Change::Unknown if !query.touched.contains(&worker) => {
+                effects.extend(clean_up_leftovers(worker, attempt, &status));
+            }
             Change::Unknown if is_alive => effects.push(Effect::CancelAttempt { worker, attempt }),
             Change::Unknown | Change::Repeated => {}
             Change::Commit => effects.push(Effect::Commit { worker, attempt }),
@@ -202,18 +205,18 @@ impl Scheduler {
         self.end_if_complete(now, id, effects);
     }
 
-    /// An attempt failed: its query ends with this failure at once, unless another attempt's failure is the likely
+    /// An attempt failed: its query starts again or ends with this failure at once, unless another attempt's failure is the likely
     /// cause.
     fn fail_attempt(&mut self, now: Duration, id: QueryId, failure: Failure, effects: &mut Vec<Effect>) {
         if !may_have_another_cause(&failure) {
-            self.end(id, Err(failure), effects);
+            self.fail(now, id, failure, effects);
             return;
         }
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
         if query.live_attempts().len() <= 1 {
-            self.end(id, Err(failure), effects);
+            self.fail(now, id, failure, effects);
             return;
         }
         if matches!(query.phase, Phase::Streaming { .. }) {
@@ -227,7 +230,7 @@ impl Scheduler {
     }
 
     /// A report about a failing query: only the attempt's slots and a better cause still matter.
-    fn wind_down(&mut self, attempt: AttemptKey, change: Change, effects: &mut Vec<Effect>) {
+    fn wind_down(&mut self, now: Duration, attempt: AttemptKey, change: Change, effects: &mut Vec<Effect>) {
         match change {
             Change::Refused { placed, .. } => self.release_unused(attempt, placed),
             Change::Parked { placed, .. }
@@ -240,7 +243,7 @@ impl Scheduler {
             }
             Change::Resumed(placed) => self.retake_slots(attempt, placed),
             Change::Failed(failure) if !may_have_another_cause(&failure) => {
-                self.end(attempt.query, Err(failure), effects);
+                self.fail(now, attempt.query, failure, effects);
             }
             Change::Failed(_)
             | Change::Finished { held_slots: false, .. }
@@ -251,14 +254,14 @@ impl Scheduler {
         }
     }
 
-    /// No better cause was reported in time: the query ends with its first failure.
-    pub(crate) fn end_without_cause(&mut self, id: QueryId, effects: &mut Vec<Effect>) {
+    /// No better cause was reported in time: the first failure is the one that counts.
+    pub(crate) fn end_without_cause(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) {
         let failure = self.queries.get(&id).and_then(|query| match &query.phase {
             Phase::Failing { failure } => Some(failure.clone()),
             Phase::Queued | Phase::Running | Phase::Streaming { .. } => None,
         });
         if let Some(failure) = failure {
-            self.end(id, Err(failure), effects);
+            self.fail(now, id, failure, effects);
         }
     }
 }
@@ -279,7 +282,7 @@ fn is_alive(status: &AttemptStatus) -> bool {
     }
 }
 
-/// Has a worker drop what it holds of a query that has ended, after a report about one of its attempts.
+/// Has a worker drop what it holds of a query that needs nothing of it, after a report about one of its attempts.
 fn clean_up_leftovers(worker: WorkerId, attempt: AttemptKey, status: &AttemptStatus) -> Vec<Effect> {
     let mut effects = Vec::new();
     if is_alive(status) {

@@ -5,6 +5,7 @@
 //! | Waiting | Running | all input stages are finished |
 //! | Running | Finished | all its tasks are finished |
 //! | Finished | Released | all its consumers are finished |
+//! | any | Waiting | its query starts again |
 //! | Released | | |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +87,20 @@ impl Stage {
             sources: Sources::default(),
             started: None,
         }
+    }
+
+    /// Back to where it was before it started.
+    pub(crate) fn reset(&mut self) {
+        for task in &mut self.tasks {
+            task.reset();
+        }
+        self.pending.clear();
+        self.sent_to.clear();
+        self.sources = Sources::default();
+        self.started = None;
+        self.state = StageState::Waiting {
+            unfinished_inputs: self.inputs.len(),
+        };
     }
 
     /// One of its inputs is finished. Returns whether that was the last.
@@ -203,7 +218,9 @@ impl Stage {
 
     /// A task's pause after a refusal is over. Returns whether the task is to be placed again.
     pub(crate) fn retry(&mut self, task: usize) -> bool {
-        let is_pending = self.tasks.get_mut(task).is_some_and(Task::make_pending);
+        // The pause may be one from before a restart.
+        let is_running = matches!(self.state, StageState::Running { .. });
+        let is_pending = is_running && self.tasks.get_mut(task).is_some_and(Task::make_pending);
         if is_pending {
             self.pending.push(task);
         }

@@ -171,6 +171,14 @@ impl Task {
         }
     }
 
+    /// Back to where it was before its stage started, except that its attempts go on to be counted.
+    pub(crate) fn reset(&mut self) {
+        *self = Self {
+            next_attempt: self.next_attempt,
+            ..Self::new()
+        };
+    }
+
     /// The attempt holds slots since `since`, and was charged `charged_us` for them in advance.
     pub(crate) fn start_clock(&mut self, since: Duration, charged_us: u64, weight: u64, lane: Lane) {
         self.times.launched.get_or_insert(since);

@@ -107,7 +107,7 @@ pub struct Outcome {
     pub most_queries: usize,
     /// Queries that were refused.
     pub refused: usize,
-    /// Submissions that ended with a lost worker and were repeated.
+    /// Runs of queries that ended with a lost worker and were repeated, by the scheduler or by the client.
     pub repeated: usize,
     /// Queries neither finished nor refused: 0 unless the scheduler hangs.
     pub unfinished: usize,

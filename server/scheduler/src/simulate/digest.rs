@@ -38,6 +38,7 @@ impl Digest {
             }
             Effect::WorkerGivenUp { worker, reason } => (worker, reason).hash(&mut self.0),
             Effect::Released { query } => query.hash(&mut self.0),
+            Effect::Restarted { query, failure } => (query, &failure.message).hash(&mut self.0),
             Effect::ResultReady { query, parts } => (query, parts.len()).hash(&mut self.0),
             Effect::Ended { query, outcome, .. } => {
                 let message = outcome.as_ref().err().map(|failure| &failure.message);

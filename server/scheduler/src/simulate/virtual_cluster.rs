@@ -2,7 +2,7 @@
 //!
 //! A connection keeps the order of its messages and loses none: when it breaks, a message and all messages behind it
 //! arrive late, and a message that had arrived may arrive again. A worker that dies takes its attempts with it; the
-//! clients of their queries submit them again, and latency still counts from the first arrival.
+//! scheduler, or else the client, runs their queries again, and latency still counts from the first arrival.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -221,6 +221,7 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
                     self.read_result(query);
                 }
             }
+            Effect::Restarted { query, .. } => self.restart_query(query),
             Effect::SendStage { .. }
             | Effect::Release { .. }
             | Effect::Released { .. }
@@ -423,6 +424,16 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
         };
         self.live.insert(graph.query, live);
         self.send_event(Event::Submit(graph));
+    }
+
+    /// The scheduler runs a query again; what its client knew of the result is void.
+    fn restart_query(&mut self, query: QueryId) {
+        self.counts.repeated += 1;
+        if let Some(live) = self.live.get_mut(&query) {
+            let root = self.queries[live.number].stages.last();
+            live.unfinished_roots = root.map_or(0, |root| root.tasks.len());
+            live.is_ready = false;
+        }
     }
 
     fn end_query(&mut self, query: QueryId, failure: Option<Failure>) {

@@ -64,6 +64,10 @@ pub(crate) struct Model {
     finished: BTreeSet<(QueryId, StageId, TaskId)>,
     released: BTreeSet<(QueryId, StageId)>,
     launched: BTreeSet<AttemptKey>,
+    /// Attempts from before a restart of their query.
+    stale: BTreeSet<AttemptKey>,
+    /// How often queries started again.
+    pub(crate) restarts: usize,
     lanes: BTreeMap<AttemptKey, Lane>,
     /// Whether more queries may run or wait than the limits allow.
     pub(crate) may_exceed: bool,
@@ -91,6 +95,8 @@ impl Model {
             finished: BTreeSet::new(),
             released: BTreeSet::new(),
             launched: BTreeSet::new(),
+            stale: BTreeSet::new(),
+            restarts: 0,
             lanes: BTreeMap::new(),
             may_exceed: false,
             is_returning: false,
@@ -263,6 +269,7 @@ impl Model {
     fn receive(&mut self, worker: WorkerId, attempt: AttemptKey, status: AttemptStatus) {
         let is_current = self.workers.contains_key(&worker)
             && !self.ended.contains_key(&attempt.query)
+            && !self.stale.contains(&attempt)
             && !self.finished.contains(&(attempt.query, attempt.stage, attempt.task))
             && self.launched_on(worker, attempt);
         if is_current {
@@ -362,6 +369,21 @@ impl Model {
                 }
             }
             Effect::Release { worker, release } => self.release(worker, &release),
+            Effect::Restarted { query, .. } => {
+                assert!(!self.ended.contains_key(&query), "started again after its end");
+                self.restarts += 1;
+                self.ready.remove(&query);
+                self.held.retain(|(_, attempt), _| attempt.query != query);
+                self.finished.retain(|(of, ..)| *of != query);
+                self.released.retain(|(of, _)| *of != query);
+                let launched = self.launched.iter().filter(|attempt| attempt.query == query);
+                self.stale.extend(launched);
+                for entry in self.workers.values().filter(|entry| !entry.away) {
+                    let attempts = entry.attempts.keys().chain(&entry.outputs);
+                    let left: Vec<_> = attempts.filter(|attempt| attempt.query == query).collect();
+                    assert!(left.is_empty(), "{left:?} are left of a query that starts again");
+                }
+            }
             Effect::ResultReady { query, parts } => {
                 let graph = &self.graphs[&query];
                 assert!(

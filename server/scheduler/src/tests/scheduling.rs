@@ -27,6 +27,18 @@ fn cluster_under(policy: Policy, slots: &[u32]) -> Model {
     model
 }
 
+/// What such a cluster loses ends a query.
+fn cluster_without_restarts(slots: &[u32]) -> Model {
+    let mut model = Model::new(Limits {
+        max_restarts: 0,
+        ..Limits::default()
+    });
+    for (number, &slots) in slots.iter().enumerate() {
+        model.join(worker(number as u128), slots, WorkerKind::Remote);
+    }
+    model
+}
+
 /// Moves all attempts of the query on by one state each.
 fn step(model: &mut Model, query: QueryId, behaviour: Behaviour) {
     for (worker, attempt) in model.attempts() {
@@ -208,7 +220,7 @@ fn cancelled_query_ends_at_once() {
 
 #[test]
 fn lost_worker_fails_only_its_queries() {
-    let mut model = cluster(&[1, 1]);
+    let mut model = cluster_without_restarts(&[1, 1]);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
     model.submit(graph(2, vec![stage(0, &[], 1)]));
     model.lose(worker(0));
@@ -249,7 +261,7 @@ fn lost_worker_after_release_is_harmless() {
 
 #[test]
 fn returning_worker_releases_ended_queries() {
-    let mut model = cluster(&[1, 1]);
+    let mut model = cluster_without_restarts(&[1, 1]);
     model.submit(graph(1, vec![stage(0, &[], 2)]));
     step(&mut model, FIRST, Behaviour::Proceed);
     model.lose(worker(0));

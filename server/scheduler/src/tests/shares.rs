@@ -90,6 +90,7 @@ impl FakeCluster {
                 | Effect::Release { .. }
                 | Effect::Released { .. }
                 | Effect::WorkerGivenUp { .. }
+                | Effect::Restarted { .. }
                 | Effect::Unexpected { .. } => {}
             }
         }

@@ -261,6 +261,15 @@ impl WorkerPool {
         }
     }
 
+    /// The query depends on nothing of the worker any more.
+    pub(crate) fn drop_dependencies(&mut self, worker: WorkerId, query: QueryId) {
+        if let Some(entry) = self.workers.get_mut(&worker)
+            && let Some(needs) = entry.queries.get_mut(&query)
+        {
+            *needs = 0;
+        }
+    }
+
     /// The query no longer touches the worker.
     pub(crate) fn forget_query(&mut self, worker: WorkerId, query: QueryId) {
         if let Some(entry) = self.workers.get_mut(&worker) {

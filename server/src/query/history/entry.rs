@@ -36,6 +36,8 @@ struct Run {
     spent_us: u64,
     reserved_memory_bytes: u64,
     progress: u32,
+    #[serde(default)]
+    restarts: u32,
     stages: Vec<StageEntry>,
 }
 
@@ -146,6 +148,7 @@ impl Run {
             spent_us: u64::try_from(info.spent.as_micros()).unwrap_or(u64::MAX),
             reserved_memory_bytes: info.memory_bytes,
             progress: info.progress,
+            restarts: info.restarts,
             stages: info
                 .stages
                 .iter()
@@ -176,6 +179,7 @@ impl Run {
             held_slots: 0,
             memory_bytes: self.reserved_memory_bytes,
             progress: self.progress,
+            restarts: self.restarts,
             stages: self
                 .stages
                 .into_iter()
@@ -323,6 +327,7 @@ mod tests {
             held_slots: 0,
             memory_bytes: 8,
             progress: 1000,
+            restarts: 1,
             stages: vec![StageInfo {
                 id: StageId(0),
                 phase: StagePhase::Released,
