@@ -263,6 +263,11 @@ impl Cluster {
         &mut self.workers[index].process
     }
 
+    /// How many remote workers there are.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
     /// `grpc://HOST:PORT` of a remote worker.
     pub fn worker_url(&self, index: usize) -> &str {
         &self.workers[index].url

@@ -10,6 +10,7 @@
 //! dispatch  empty tasks through real workers: the cost of scheduling
 //! simulate  the scheduler under virtual time with up to thousands of workers, policies side by side
 //! soak      clients of every kind for minutes, then nothing of them may be left
+//! chaos     workers die, hang and leave while clients check every row
 //! memory    the server's peak memory while a client reads a large result slowly
 //! ```
 //!
@@ -18,6 +19,7 @@
 mod answers;
 mod burst;
 mod cancel;
+mod chaos;
 mod connection;
 mod dispatch;
 mod isolated;
@@ -82,6 +84,8 @@ enum Command {
     Cancel(cancel::CancelArgs),
     /// Clients of every kind for minutes: rows, and what the processes hold afterwards.
     Soak(soak::SoakArgs),
+    /// Workers die, hang and leave at random moments while clients check every row.
+    Chaos(chaos::ChaosArgs),
     /// Empty tasks through real workers: how fast they start, and what the scheduler costs.
     Dispatch(dispatch::DispatchArgs),
     /// The server's own scheduler under virtual time: slowdowns, fairness and its cost, policies side by side.
@@ -147,6 +151,7 @@ async fn run(command: Command) -> Result<Verdict> {
         Command::Burst(args) => burst::run(&args).await,
         Command::Cancel(args) => cancel::run(&args).await,
         Command::Soak(args) => soak::run(&args).await,
+        Command::Chaos(args) => chaos::run(&args).await,
         Command::Dispatch(args) => dispatch::run(&args).await,
         Command::Simulate(args) => simulate::run(&args).await,
         Command::Plain(args) => plain::run(&args).await,

@@ -31,6 +31,7 @@ fn report_keys(benchmark: &'static str, figures: impl Serialize) -> BTreeSet<Str
         Command::Burst(args) => serde_json::to_value(args),
         Command::Cancel(args) => serde_json::to_value(args),
         Command::Soak(args) => serde_json::to_value(args),
+        Command::Chaos(args) => serde_json::to_value(args),
         Command::Dispatch(args) => serde_json::to_value(args),
         Command::Simulate(args) => serde_json::to_value(args),
         Command::Plain(_) => panic!("`plain` writes no report"),
@@ -60,6 +61,7 @@ fn every_json_key_is_documented() {
     found.extend(report_keys("burst", burst::tests::sample()));
     found.extend(report_keys("cancel", cancel::tests::sample()));
     found.extend(report_keys("soak", soak::tests::sample()));
+    found.extend(report_keys("chaos", chaos::tests::sample()));
     found.extend(report_keys("dispatch", dispatch::tests::sample()));
     found.extend(report_keys("simulate", simulate::tests::sample()));
     assert!(found.contains("total_ratio") && found.contains("p99_ms") && found.contains("cache_dir"));

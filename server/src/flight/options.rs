@@ -24,7 +24,7 @@ pub(super) fn set(queries: &Queries, session: &Session, request: SetSessionOptio
 
 /// All options of a session that have a value.
 pub(super) fn get(session: &Session) -> GetSessionOptionsResult {
-    let options = session::all(&session.context).into_iter();
+    let options = session.with_context(session::all).into_iter();
     let session_options = options.filter_map(|(name, value)| Some((name, to_option_value(value?))));
     GetSessionOptionsResult {
         session_options: session_options.collect(),

@@ -11,6 +11,7 @@ use arrow_flight::{
     PollInfo, PutResult, SchemaResult, Ticket,
 };
 use bytes::Bytes;
+use datafusion::prelude::SessionContext;
 use futures::{FutureExt, StreamExt, stream};
 use prost::Message;
 use squadron_proto::{Failure, FailureKind};
@@ -151,7 +152,7 @@ impl Service {
 
     /// The tables that match, each under its path, with the schema of its rows.
     async fn flights(&self, session: Arc<Session>, criteria: Criteria) -> Result<Stream<FlightInfo>, Failure> {
-        let paths = flights::paths(&session.context, &criteria.expression)?;
+        let paths = session.with_context(|context| flights::paths(context, &criteria.expression))?;
         let queries = self.queries.clone();
         let flights = stream::iter(paths).filter_map(move |path| {
             let (queries, session) = (queries.clone(), Arc::clone(&session));
@@ -183,7 +184,8 @@ impl Service {
             Ok(Command::Unknown(_)) | Err(_) => ticket.ticket,
             Ok(other) => {
                 let metadata = Metadata::from_command(&other).ok_or_else(|| not_served("DoGet", &other))?;
-                return Ok(metadata.frames(&session.context).await?);
+                let context = session.with_context(SessionContext::clone);
+                return Ok(metadata.frames(&context).await?);
             }
         };
         let id = self.queries.query_of(&handle);

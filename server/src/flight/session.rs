@@ -15,6 +15,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use datafusion::prelude::SessionContext;
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use squadron_proto::Failure;
@@ -31,6 +32,8 @@ use crate::query::{OpenSessions, Principal, Session};
 
 /// The name that Arrow's own servers use.
 const COOKIE: &str = "arrow_flight_session_id";
+/// How many principals have a context at hand for their new sessions.
+const SHARED_CONTEXTS: u64 = 1_000;
 /// How many digits of a cookie's digest name its session in logs.
 const NAME_DIGITS: usize = 16;
 
@@ -57,6 +60,8 @@ pub(super) struct Sessions {
     catalog: Catalog,
     open: OpenSessions,
     entries: Cache<Key, Arc<Entry>>,
+    /// What new sessions of a principal begin with.
+    contexts: Cache<Principal, SessionContext>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -138,7 +143,16 @@ impl Sessions {
             .time_to_idle(options.session_idle_timeout)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self { catalog, open, entries }
+        let contexts = Cache::builder()
+            .max_capacity(SHARED_CONTEXTS)
+            .time_to_idle(options.session_idle_timeout)
+            .build();
+        Self {
+            catalog,
+            open,
+            entries,
+            contexts,
+        }
     }
 
     /// The caller's session; a new one for a new caller.
@@ -167,7 +181,7 @@ impl Sessions {
         let Some(token) = caller.token else {
             return self.find(caller).await;
         };
-        let entry = self.create(caller, Key::Token(token));
+        let entry = self.create(caller, Key::Token(token)).await;
         self.entries.insert(entry.key.clone(), Arc::clone(&entry)).await;
         self.remember_cookie(&entry).await;
         self.open_for(&entry, caller, to_set_cookie(&entry.cookie))
@@ -190,9 +204,9 @@ impl Sessions {
     ) -> Result<CallerSession, Failure> {
         entry.session.touch();
         if !caller.properties.is_empty() {
-            let context = &entry.session.context;
+            let session = &entry.session;
             entry.lock_applied().merge(&caller.properties, |name, value| {
-                self.catalog.set_option(context, name, Some(value))
+                self.catalog.set_option(&session.own_context(), name, Some(value))
             })?;
         }
         Ok(CallerSession {
@@ -225,7 +239,7 @@ impl Sessions {
         self.open_entry(&key).await;
         let entry = self
             .entries
-            .get_with(key.clone(), async { self.create(caller, key) })
+            .get_with(key.clone(), async { self.create(caller, key).await })
             .await;
         self.remember_cookie(&entry).await;
         entry
@@ -237,10 +251,11 @@ impl Sessions {
         self.entries.get_with(key, async { Arc::clone(entry) }).await;
     }
 
-    fn create(&self, caller: &Caller, key: Key) -> Arc<Entry> {
+    async fn create(&self, caller: &Caller, key: Key) -> Arc<Entry> {
         let cookie = random_name();
         let principal = caller.principal.clone();
-        let context = self.catalog.session_context_of(&principal);
+        let begin = async { self.catalog.session_context_of(&principal) };
+        let context = self.contexts.get_with(principal.clone(), begin).await;
         let session = self.open.open(session_name(&cookie), principal, context);
         Arc::new(Entry {
             session: Arc::new(session),
@@ -415,9 +430,9 @@ mod tests {
         let first = find(&sessions, &caller(None, None, 1)).await;
         let second = find(&sessions, &caller(None, None, 2)).await;
         let set = "SET datafusion.execution.batch_size = 17";
-        first.session.context.sql(set).await.unwrap();
-        assert_eq!(first.session.context.copied_config().batch_size(), 17);
-        assert_ne!(second.session.context.copied_config().batch_size(), 17);
+        first.session.own_context().sql(set).await.unwrap();
+        assert_eq!(first.session.config().batch_size(), 17);
+        assert_ne!(second.session.config().batch_size(), 17);
     }
 
     #[tokio::test]
@@ -427,11 +442,11 @@ mod tests {
             properties: Properties::from([("datafusion.execution.batch_size", value)]),
             ..caller(None, None, 1)
         };
-        let size = |found: &CallerSession| found.session.context.copied_config().batch_size();
+        let size = |found: &CallerSession| found.session.config().batch_size();
         let first = find(&sessions, &with("17")).await;
         assert_eq!(size(&first), 17);
         let set = "SET datafusion.execution.batch_size = 18";
-        first.session.context.sql(set).await.unwrap();
+        first.session.own_context().sql(set).await.unwrap();
         // The driver sends the property with every call; an option that was set since then stays.
         assert_eq!(size(&find(&sessions, &with("17")).await), 18);
         assert_eq!(size(&find(&sessions, &with("19")).await), 19);

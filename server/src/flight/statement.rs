@@ -55,7 +55,7 @@ pub(super) fn refuse_transaction(id: Option<&Bytes>) -> Result<(), Failure> {
 }
 
 fn dialect(session: &Session) -> Box<dyn Dialect> {
-    let config = session.context.copied_config();
+    let config = session.config();
     let name = config.options().sql_parser.dialect.to_string();
     dialect_from_str(name).unwrap_or_else(|| Box::new(GenericDialect {}))
 }

@@ -20,7 +20,7 @@ impl Queries {
         name: &str,
         value: Option<&str>,
     ) -> Result<(), settings::session::OptionError> {
-        self.parts.catalog.set_option(&session.context, name, value)
+        self.parts.catalog.set_option(&session.own_context(), name, value)
     }
 
     /// DDL on the shared catalog, SET and RESET on the session's own settings, KILL.
@@ -39,7 +39,7 @@ impl Queries {
             _ => {}
         }
         let catalog = self.parts.catalog.clone();
-        let context = session.context.clone();
+        let context = session.own_context();
         self.on_planner(session, async move {
             match plan {
                 LogicalPlan::Ddl(statement) => planned(catalog.execute_ddl(&context, statement).await),

@@ -106,12 +106,12 @@ fn fingerprint(plan: &LogicalPlan) -> u64 {
 
 /// How many endpoints the session wants for its results.
 pub(super) fn wanted_endpoints(session: &Session) -> Endpoints {
-    SquadronOptions::of(session.context.copied_config().options()).endpoints
+    SquadronOptions::of(session.config().options()).endpoints
 }
 
 /// What the session has set.
 pub(super) fn options(session: &Session) -> SquadronOptions {
-    SquadronOptions::of(session.context.state_ref().read().config_options())
+    session.with_context(|context| SquadronOptions::of(context.state_ref().read().config_options()))
 }
 
 #[cfg(test)]

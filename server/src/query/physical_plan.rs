@@ -105,7 +105,7 @@ impl Queries {
             }
             LogicalPlan::Analyze(analyze) => {
                 let inner = analyze.input.as_ref().clone();
-                let schema = planned(frozen_schema(&context.session.context.state(), &inner))?;
+                let schema = planned(frozen_schema(&context.session.state(), &inner))?;
                 let context = context.clone().read_by_server();
                 Ok(Lowered::Analyze(self.physical_query(&context, inner, schema).await?))
             }
@@ -153,7 +153,7 @@ impl Queries {
         context: &PlanContext,
         plan: LogicalPlan,
     ) -> Result<(Destination, LogicalPlan), Failure> {
-        let state = context.session.context.state();
+        let state = context.session.state();
         let resolved = writes::resolve(context.id, plan, &state, &self.parts.catalog).await;
         planned(resolved.map_err(failure::into_datafusion))
     }
@@ -202,7 +202,7 @@ impl Queries {
         destination: Option<&Destination>,
     ) -> Result<(StagedPlan, SessionState, ClusterShape), Failure> {
         let shape = self.shape();
-        let mut state = context.session.context.state();
+        let mut state = context.session.state();
         // SHOW tells what the session has set, not what planning makes of it.
         let options = Arc::clone(state.config().options());
         state.config_mut().set_extension(options);
@@ -241,7 +241,7 @@ pub(super) fn bound_schema(
     if statement.kind == StatementKind::Update || statement.parameters.fields().is_empty() {
         return Ok(Arc::clone(&statement.schema));
     }
-    let own = planned(frozen_schema(&session.context.state(), plan))?;
+    let own = planned(frozen_schema(&session.state(), plan))?;
     Ok(as_announced(&statement.schema, own))
 }
 

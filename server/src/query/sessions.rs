@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use datafusion::prelude::SessionContext;
+use datafusion::execution::SessionState;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Principal;
@@ -30,16 +31,23 @@ pub struct SessionInfo {
 #[derive(Clone, Debug, Default)]
 pub struct OpenSessions(Arc<Mutex<BTreeMap<String, Weak<Lease>>>>);
 
-/// One client's settings over the shared catalog.
+/// One client's settings over the shared catalog. Until it changes some, it shares those of its principal, since a context
+/// of its own takes tens of kilobytes, and most sessions never change one.
 #[derive(Clone)]
 pub struct Session {
     /// Names it in logs.
     pub id: String,
     /// Whose it is.
     pub principal: Principal,
-    /// Its own configuration; tables and views are shared.
-    pub context: SessionContext,
+    context: Arc<RwLock<Context>>,
     lease: Arc<Lease>,
+}
+
+/// Its configuration; tables and views are those of everybody.
+enum Context {
+    /// That of other sessions as well; it must not be changed.
+    Shared(SessionContext),
+    Own(SessionContext),
 }
 
 /// What all clones of a [`Session`] share: with the last one the session is over.
@@ -55,7 +63,7 @@ struct Lease {
 }
 
 impl OpenSessions {
-    /// A new session.
+    /// A new session that begins with `context`, which others may share.
     pub fn open(&self, id: String, principal: Principal, context: SessionContext) -> Session {
         let lease = Arc::new(Lease {
             id: id.clone(),
@@ -69,7 +77,7 @@ impl OpenSessions {
         Session {
             id,
             principal,
-            context,
+            context: Arc::new(RwLock::new(Context::Shared(context))),
             lease,
         }
     }
@@ -98,6 +106,34 @@ impl OpenSessions {
 }
 
 impl Session {
+    /// Its present settings, to read and to plan with.
+    pub fn state(&self) -> SessionState {
+        self.with_context(SessionContext::state)
+    }
+
+    /// Its present configuration.
+    pub fn config(&self) -> SessionConfig {
+        self.with_context(SessionContext::copied_config)
+    }
+
+    /// Reads from its context.
+    pub fn with_context<T>(&self, read: impl FnOnce(&SessionContext) -> T) -> T {
+        match &*self.context.read().unwrap_or_else(PoisonError::into_inner) {
+            Context::Shared(context) | Context::Own(context) => read(context),
+        }
+    }
+
+    /// The context that it alone has, to change.
+    pub fn own_context(&self) -> SessionContext {
+        let mut slot = self.context.write().unwrap_or_else(PoisonError::into_inner);
+        let own = match &*slot {
+            Context::Own(context) => return context.clone(),
+            Context::Shared(shared) => SessionContext::new_with_state(shared.state()),
+        };
+        *slot = Context::Own(own.clone());
+        own
+    }
+
     /// A request uses it.
     pub fn touch(&self) {
         let age = self.lease.created.elapsed().unwrap_or_default();
@@ -151,6 +187,26 @@ mod tests {
         assert_eq!(ids(&sessions), ["1"]);
         drop(clone);
         assert!(ids(&sessions).is_empty());
+    }
+
+    #[test]
+    fn sessions_share_their_context_until_one_changes_it() {
+        let sessions = OpenSessions::default();
+        let shared = SessionContext::new();
+        let open = |id: &str| sessions.open(id.into(), Principal::user("ann"), shared.clone());
+        let (first, second) = (open("1"), open("2"));
+        let clone = first.clone();
+        let set = |size: usize| {
+            let context = first.own_context();
+            let state = context.state_ref();
+            *state.write().config_mut() = SessionConfig::new().with_batch_size(size);
+        };
+        set(17);
+        assert_eq!((first.config().batch_size(), clone.config().batch_size()), (17, 17));
+        assert_ne!(second.config().batch_size(), 17);
+        assert_ne!(shared.copied_config().batch_size(), 17);
+        set(18);
+        assert_eq!(first.config().batch_size(), 18, "it has one context");
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Queries {
         if let Some(statement) = parse_at_once(&source, text.clone())? {
             return Ok(statement);
         }
-        let (queries, state) = (self.clone(), session.context.state());
+        let (queries, state) = (self.clone(), session.state());
         let parsed = async move { parse(&state, &queries.parts.catalog, source, text).await };
         self.on_planner(session, parsed).await
     }
@@ -237,7 +237,7 @@ impl Queries {
         let (tell_limit, limit) = oneshot::channel();
         let (queries, mut planning) = (self.clone(), context.clone());
         let work = async move {
-            let state = planning.session.context.state();
+            let state = planning.session.state();
             let statement = match parse(&state, &queries.parts.catalog, source, text).await {
                 Ok(statement) => statement,
                 Err(failure) => return Ok(Err(NotStarted::NoQuery(failure))),
