@@ -21,19 +21,35 @@ fn output_texts(output: &Output) -> (String, String) {
 
 /// Runs one command of the harness; gives its exit code, its report and what it printed.
 async fn bench(arguments: &[&str], json: &Path) -> (Option<i32>, Value, String) {
+    let cache = cache_folder();
+    let cache = cache.to_str().expect("it has a plain name");
+    bench_without_cache(&[arguments, &["--cache-dir", cache]].concat(), json).await
+}
+
+async fn bench_without_cache(arguments: &[&str], json: &Path) -> (Option<i32>, Value, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_squadron-bench"));
-    command
-        .args(arguments)
-        .arg("--cache-dir")
-        .arg(cache_folder())
-        .arg("--json")
-        .arg(json);
+    command.args(arguments).arg("--json").arg(json);
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = run_to_end(command).await;
     let (stdout, stderr) = output_texts(&output);
     let report = std::fs::read_to_string(json).unwrap_or_else(|error| panic!("no report ({error}): {stdout}{stderr}"));
     let report = serde_json::from_str(&report).expect("the report is JSON");
     (output.status.code(), report, stdout + &stderr)
+}
+
+/// Workers die, hang and leave; every row is right, no query hangs, and nothing is left.
+#[test]
+fn queries_outlive_chaos() {
+    bounded(minutes(5), async {
+        let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
+        let json = folder.path().join("report.json");
+        let chaos = ["chaos", "--seconds", "25", "--sf", "0.01", "--seed", "5"];
+        let (code, report, said) = bench_without_cache(&chaos, &json).await;
+        assert_eq!(code, Some(0), "{said}");
+        let faults = report["faults"].as_object().expect("they are counted by kind");
+        assert!(faults.contains_key("kill"), "{said}");
+        assert!(report["queries"].as_u64().is_some_and(|queries| queries > 0), "{said}");
+    });
 }
 
 #[test]

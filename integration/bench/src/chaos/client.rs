@@ -1,0 +1,79 @@
+//! A client that runs one TPC-H query after the other and checks the rows.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use tonic::Code;
+
+use super::figures::Queries;
+use crate::Result;
+use crate::answers::{self, Answer};
+use crate::connection::{self, Connection, describe};
+
+/// No query takes so long, even if it starts again after each of several faults.
+const HANG: Duration = Duration::from_secs(180);
+
+/// What the server says when it may not run a query again by itself.
+const ROWS_WENT_OUT: &str = "a part of the rows had been sent already";
+
+/// A query, and the answer that it must give.
+pub(super) struct Target {
+    pub(super) sql: String,
+    pub(super) answer: Answer,
+}
+
+pub(super) struct Client {
+    url: String,
+    targets: Arc<Vec<Target>>,
+    random: StdRng,
+    connection: Connection,
+}
+
+impl Client {
+    pub(super) async fn connect(url: &str, targets: Arc<Vec<Target>>, random: StdRng) -> Result<Self> {
+        Ok(Self {
+            url: url.to_owned(),
+            targets,
+            random,
+            connection: connection::connect(url).await?,
+        })
+    }
+
+    pub(super) async fn work_until(mut self, end: Instant) -> Queries {
+        let mut queries = Queries::default();
+        while Instant::now() < end {
+            let number = self.random.random_range(0..self.targets.len());
+            self.run(number, &mut queries).await;
+        }
+        queries
+    }
+
+    async fn run(&mut self, number: usize, queries: &mut Queries) {
+        queries.run += 1;
+        let target = &self.targets[number];
+        let asked = answers::ask(&mut self.connection, &target.sql);
+        match tokio::time::timeout(HANG, asked).await {
+            Ok(Ok(answer)) if answer == target.answer => {}
+            Ok(Ok(_)) => {
+                queries.wrong += 1;
+                eprintln!("query {} gives other rows", number + 1);
+            }
+            Ok(Err(status)) if status.code() == Code::Unavailable && status.message().contains(ROWS_WENT_OUT) => {
+                queries.failed_cleanly += 1;
+            }
+            Ok(Err(status)) => {
+                queries.failed += 1;
+                eprintln!("query {}: {}", number + 1, describe(&status));
+            }
+            Err(_) => {
+                queries.hung += 1;
+                eprintln!("query {} hangs", number + 1);
+                if let Ok(connection) = connection::connect(&self.url).await {
+                    self.connection = connection;
+                }
+            }
+        }
+    }
+}

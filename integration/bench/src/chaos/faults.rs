@@ -1,0 +1,152 @@
+//! Faults of workers, one after the other. Each is asserted to have happened.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use serde::Serialize;
+use squadron_integration::cluster::Cluster;
+use tokio::time::sleep;
+
+use super::{GRACE, number};
+use crate::Result;
+use crate::connection::{self, Connection};
+
+/// How long a fault may take to be seen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What happens to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Fault {
+    /// SIGKILL; another one takes its place.
+    Kill,
+    /// SIGSTOP for less than its silence is noticed.
+    Stutter,
+    /// SIGSTOP for longer than that, and shorter than its grace.
+    Pause,
+    /// SIGSTOP until it is lost.
+    Freeze,
+    /// SIGTERM, after another one has joined.
+    Leave,
+}
+
+const FAULTS: [(Fault, u32); 5] = [
+    (Fault::Kill, 35),
+    (Fault::Stutter, 30),
+    (Fault::Pause, 15),
+    (Fault::Freeze, 5),
+    (Fault::Leave, 15),
+];
+
+/// Draws faults, carries them out and counts them.
+pub(super) struct Faults {
+    random: StdRng,
+    connection: Connection,
+    pub(super) counts: BTreeMap<Fault, u64>,
+}
+
+impl Faults {
+    pub(super) async fn new(url: &str, seed: u64) -> Result<Self> {
+        Ok(Self {
+            random: StdRng::seed_from_u64(seed),
+            connection: connection::connect(url).await?,
+            counts: BTreeMap::new(),
+        })
+    }
+
+    /// Lets one fault happen to one worker, after a pause. The worker, or another in its place, is there afterwards.
+    pub(super) async fn inject(&mut self, cluster: &mut Cluster) -> Result<()> {
+        sleep(self.milliseconds(0..1_000)).await;
+        let fault = FAULTS.choose_weighted(&mut self.random, |(_, weight)| *weight);
+        let fault = fault.map_or(Fault::Kill, |(fault, _)| *fault);
+        let worker = self.random.random_range(0..cluster.workers());
+        match fault {
+            Fault::Kill => {
+                cluster.worker(worker).kill();
+                if cluster.worker(worker).is_running() {
+                    return Err("a killed worker runs".into());
+                }
+                cluster.forget_worker(worker);
+                sleep(self.milliseconds(0..1_000)).await;
+                cluster.add_worker().await;
+            }
+            Fault::Stutter => {
+                let time = self.milliseconds(100..1_800);
+                stop(cluster, worker)?;
+                sleep(time).await;
+                cluster.worker(worker).signal("CONT");
+            }
+            Fault::Pause => {
+                let until = Instant::now() + self.milliseconds(2_500..3_500);
+                stop(cluster, worker)?;
+                self.wait_for(SUSPECTED).await?;
+                sleep(until.saturating_duration_since(Instant::now())).await;
+                cluster.worker(worker).signal("CONT");
+                self.wait_for(NONE_SUSPECTED).await?;
+            }
+            Fault::Freeze => {
+                stop(cluster, worker)?;
+                self.wait_for(SUSPECTED).await?;
+                // Then the server has given it up.
+                self.wait_for(NONE_SUSPECTED).await?;
+                cluster.worker(worker).signal("CONT");
+            }
+            Fault::Leave => {
+                cluster.add_worker().await;
+                cluster.worker(worker).terminate();
+                let status = cluster.worker(worker).wait_for_exit(PATIENCE + GRACE).await;
+                if !status.success() {
+                    return Err(format!("a worker that left ended with {status}").into());
+                }
+                cluster.forget_worker(worker);
+            }
+        }
+        *self.counts.entry(fault).or_insert(0) += 1;
+        Ok(())
+    }
+
+    fn milliseconds(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.random.random_range(range))
+    }
+
+    /// Waits until `sql` gives a number other than 0.
+    async fn wait_for(&mut self, sql: &str) -> Result<()> {
+        let began = Instant::now();
+        while number(&mut self.connection, sql).await? == 0 {
+            if began.elapsed() > PATIENCE {
+                return Err(format!("not within {PATIENCE:?}: {sql}").into());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+const SUSPECTED: &str = "SELECT count(*) FROM system.workers WHERE state = 'suspect'";
+const NONE_SUSPECTED: &str = "SELECT CAST(count(*) = 0 AS BIGINT) FROM system.workers WHERE state = 'suspect'";
+
+/// Stops all threads of a worker, and makes sure of it (Linux).
+fn stop(cluster: &mut Cluster, worker: usize) -> Result<()> {
+    let process = cluster.worker(worker);
+    process.signal("STOP");
+    let began = Instant::now();
+    loop {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.id()))?;
+        // The state follows the name of the program, in parentheses.
+        if stat
+            .rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with('T'))
+        {
+            return Ok(());
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(format!("{} does not stop", process.name()).into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,139 @@
+//! `squadron-bench chaos`: workers die, hang and leave at random moments while clients check every row.
+//!
+//! ```text
+//! clients ── TPC-H, cut into tiny splits ──> server ──> workers <── one fault after the other, from a seed
+//! ```
+//!
+//! The expected answers come from the same cluster before the first fault.
+
+mod client;
+mod faults;
+mod figures;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use clap::Args;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde::Serialize;
+use squadron_integration::cluster::{Cluster, cluster};
+use squadron_integration::tpch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use self::client::{Client, Target};
+use self::faults::Faults;
+#[cfg(test)]
+pub(crate) use self::figures::tests;
+use self::figures::{ChaosFigures, Queries};
+use crate::connection::Connection;
+use crate::machine::Machine;
+use crate::{JsonArgs, Result, Verdict, answers, connection};
+
+/// How long a silent worker may take to return here.
+const GRACE: Duration = Duration::from_secs(4);
+/// How long nothing of any query may be left after the last one.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// `squadron-bench chaos`.
+#[derive(Args, Debug, Clone, Serialize)]
+pub(super) struct ChaosArgs {
+    /// Scale of the tables: 1 is 1 GB of raw data.
+    #[arg(long, value_name = "SCALE", default_value_t = 0.05)]
+    sf: f64,
+    /// How long faults happen.
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
+    /// Worker processes.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=50))]
+    workers: u32,
+    /// How many clients work at the same time.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=200))]
+    clients: u32,
+    /// Seed of the random number generator.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    #[serde(skip)]
+    json: JsonArgs,
+}
+
+pub(super) async fn run(args: &ChaosArgs) -> Result<Verdict> {
+    let machine = Machine::detect();
+    let mut cluster = cluster()
+        .workers(args.workers as usize)
+        .slots(1)
+        .tpch(args.sf)
+        .tiny_splits()
+        .serve_arg(format!("--worker-grace={}s", GRACE.as_secs()))
+        .serve_arg("--history-queries=100000")
+        .start()
+        .await;
+    let url = cluster.url().to_owned();
+    let targets = Arc::new(measure_targets(&url, args.sf).await?);
+    let began = Instant::now();
+    let end = began + Duration::from_secs(args.seconds.into());
+    let mut clients = JoinSet::new();
+    for number in 0..args.clients {
+        let random = StdRng::seed_from_u64(args.seed.wrapping_mul(1_000).wrapping_add(number.into()));
+        let client = Client::connect(&url, Arc::clone(&targets), random).await?;
+        clients.spawn(client.work_until(end));
+    }
+    let mut faults = Faults::new(&url, args.seed).await?;
+    while Instant::now() < end {
+        faults.inject(&mut cluster).await?;
+    }
+    let mut queries = clients
+        .join_all()
+        .await
+        .into_iter()
+        .fold(Queries::default(), Queries::merge);
+    let mut connection = connection::connect(&url).await?;
+    queries.recovered = number(&mut connection, RECOVERED).await?;
+    let left = left(&cluster, &mut connection).await?;
+    let figures = ChaosFigures::new(began.elapsed().as_secs_f64(), faults.counts, queries, left);
+    println!("{figures}");
+    let verdict = figures.verdict();
+    args.json.write("chaos", machine, args.clone(), figures)?;
+    Ok(verdict)
+}
+
+const RECOVERED: &str = "SELECT count(*) FROM system.queries WHERE restarts > 0 AND state = 'finished'";
+/// Slots, attempts and rows that workers hold.
+const HELD: &str =
+    "SELECT CAST(coalesce(sum(used_slots + stopping_attempts + shuffle_bytes), 0) AS BIGINT) FROM system.workers";
+
+/// The 22 queries with the answers that they give while nothing fails.
+async fn measure_targets(url: &str, scale: f64) -> Result<Vec<Target>> {
+    let mut connection = connection::connect(url).await?;
+    let mut targets = Vec::new();
+    for number in 1..=tpch::QUERIES {
+        let sql = tpch::query(number, scale);
+        let answer = answers::ask(&mut connection, &sql).await?;
+        targets.push(Target { sql, answer });
+    }
+    Ok(targets)
+}
+
+async fn number(connection: &mut Connection, sql: &str) -> Result<u64> {
+    let (_, batches) = connection::query(connection, sql).await?;
+    let column = batches.first().ok_or("no row")?.column(0);
+    let number = column.as_primitive_opt::<Int64Type>().ok_or("no number")?.value(0);
+    Ok(u64::try_from(number)?)
+}
+
+/// What is left of the queries once nothing is, and at the latest when patience ends.
+async fn left(cluster: &Cluster, connection: &mut Connection) -> Result<u64> {
+    let began = Instant::now();
+    loop {
+        let left = number(connection, HELD).await? + cluster.spilled_files().len() as u64;
+        if left == 0 || began.elapsed() >= PATIENCE {
+            return Ok(left);
+        }
+        sleep(PAUSE).await;
+    }
+}
