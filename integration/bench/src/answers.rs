@@ -11,10 +11,11 @@ use arrow_flight::FlightInfo;
 use arrow_flight::error::FlightError;
 use futures::TryStreamExt;
 use squadron_integration::client::status;
+use squadron_integration::tpch;
 use tokio::sync::Notify;
 use tonic::Status;
 
-use crate::connection::Connection;
+use crate::connection::{self, Connection};
 
 /// Bits of a float's mantissa that the checksum ignores: partial sums of parallel partitions are added in any order.
 const LOOSE_BITS: u32 = 20;
@@ -57,6 +58,24 @@ fn round_floats(column: &ArrayRef) -> Result<ArrayRef, FlightError> {
     };
     let rounded: Float64Array = wide.as_primitive::<Float64Type>().unary(round);
     Ok(Arc::new(rounded))
+}
+
+/// A query, and the answer that it must give.
+pub(super) struct Target {
+    pub(super) sql: String,
+    pub(super) answer: Answer,
+}
+
+/// The 22 queries of TPC-H with the answers that the server at `url` gives now.
+pub(super) async fn tpch_targets(url: &str, scale: f64) -> crate::Result<Vec<Target>> {
+    let mut connection = connection::connect(url).await?;
+    let mut targets = Vec::new();
+    for number in 1..=tpch::QUERIES {
+        let sql = tpch::query(number, scale);
+        let answer = ask(&mut connection, &sql).await?;
+        targets.push(Target { sql, answer });
+    }
+    Ok(targets)
 }
 
 /// Runs `sql` and reads all of its rows.

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use super::figures::Queries;
 use crate::Result;
-use crate::answers::{self, Answer};
+use crate::answers::{self, Target};
 use crate::connection::{self, Connection, describe};
 
 /// No query takes so long, even if it starts again after each of several faults.
@@ -17,12 +17,6 @@ const HANG: Duration = Duration::from_secs(180);
 
 /// What the server says when it may not run a query again by itself.
 const ROWS_WENT_OUT: &str = "a part of the rows had been sent already";
-
-/// A query, and the answer that it must give.
-pub(super) struct Target {
-    pub(super) sql: String,
-    pub(super) answer: Answer,
-}
 
 pub(super) struct Client {
     url: String,

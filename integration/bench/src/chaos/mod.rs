@@ -20,11 +20,10 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::Serialize;
 use squadron_integration::cluster::{Cluster, cluster};
-use squadron_integration::tpch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use self::client::{Client, Target};
+use self::client::Client;
 use self::faults::Faults;
 #[cfg(test)]
 pub(crate) use self::figures::tests;
@@ -74,7 +73,7 @@ pub(super) async fn run(args: &ChaosArgs) -> Result<Verdict> {
         .start()
         .await;
     let url = cluster.url().to_owned();
-    let targets = Arc::new(measure_targets(&url, args.sf).await?);
+    let targets = Arc::new(answers::tpch_targets(&url, args.sf).await?);
     let began = Instant::now();
     let end = began + Duration::from_secs(args.seconds.into());
     let mut clients = JoinSet::new();
@@ -106,18 +105,6 @@ const RECOVERED: &str = "SELECT count(*) FROM system.queries WHERE restarts > 0 
 /// Slots, attempts and rows that workers hold.
 const HELD: &str =
     "SELECT CAST(coalesce(sum(used_slots + stopping_attempts + shuffle_bytes), 0) AS BIGINT) FROM system.workers";
-
-/// The 22 queries with the answers that they give while nothing fails.
-async fn measure_targets(url: &str, scale: f64) -> Result<Vec<Target>> {
-    let mut connection = connection::connect(url).await?;
-    let mut targets = Vec::new();
-    for number in 1..=tpch::QUERIES {
-        let sql = tpch::query(number, scale);
-        let answer = answers::ask(&mut connection, &sql).await?;
-        targets.push(Target { sql, answer });
-    }
-    Ok(targets)
-}
 
 async fn number(connection: &mut Connection, sql: &str) -> Result<u64> {
     let (_, batches) = connection::query(connection, sql).await?;

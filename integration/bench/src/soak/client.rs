@@ -12,14 +12,8 @@ use squadron_integration::client::status;
 use tonic::{Code, Status};
 
 use crate::Result;
-use crate::answers::{self, Answer};
+use crate::answers::{self, Answer, Target};
 use crate::connection::{self, Connection, describe};
-
-/// A query, and the answer that it must give.
-pub(super) struct Target {
-    pub(super) sql: String,
-    pub(super) answer: Answer,
-}
 
 /// What a client does with a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -17,15 +17,15 @@ use clap::Args;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::Serialize;
-use squadron_integration::tpch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use self::client::{Client, Target};
+use self::client::Client;
 use self::figures::{Footprint, SoakFigures, Tally};
+use crate::answers::{self, Target};
 use crate::machine::Machine;
 use crate::system::{System, SystemArgs};
-use crate::{JsonArgs, Result, Verdict, answers, connection, tables};
+use crate::{JsonArgs, Result, Verdict, tables};
 
 /// Results that nobody fetches are gone after this time.
 const RESULT_TTL: &str = "5s";
@@ -63,7 +63,7 @@ pub(super) async fn run(args: &SoakArgs) -> Result<Verdict> {
     tables::ensure_tpch(args.sf, args.system.cache_dir.as_deref()).await?;
     let arguments = ["--tpch", &args.sf.to_string(), "--result-ttl", RESULT_TTL].map(ToOwned::to_owned);
     let system = args.system.start(&arguments).await?;
-    let targets = Arc::new(measure_targets(&system, args.sf).await?);
+    let targets = Arc::new(answers::tpch_targets(&system.url, args.sf).await?);
     let mut load = Load {
         targets,
         url: system.url.clone(),
@@ -88,18 +88,6 @@ pub(super) async fn run(args: &SoakArgs) -> Result<Verdict> {
     };
     args.json.write("soak", machine, options, figures)?;
     Ok(verdict)
-}
-
-/// The 22 queries with the answers that they give when nothing else runs.
-async fn measure_targets(system: &System, scale: f64) -> Result<Vec<Target>> {
-    let mut connection = connection::connect(&system.url).await?;
-    let mut targets = Vec::new();
-    for number in 1..=tpch::QUERIES {
-        let sql = tpch::query(number, scale);
-        let answer = answers::ask(&mut connection, &sql).await?;
-        targets.push(Target { sql, answer });
-    }
-    Ok(targets)
 }
 
 /// What the processes hold without clients: once it is that of `before`, and at the latest when patience ends.

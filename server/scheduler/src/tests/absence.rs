@@ -22,23 +22,12 @@ fn cluster_without_restarts(workers: u128) -> Model {
 }
 
 fn cluster_with(workers: u128, max_restarts: u32) -> Model {
-    let mut model = Model::new(Limits {
+    let limits = Limits {
         worker_grace: GRACE,
         max_restarts,
         ..Limits::default()
-    });
-    for number in 0..workers {
-        model.join(worker(number), 1, WorkerKind::Remote);
-    }
-    model
-}
-
-/// Each attempt takes one step and says so, as far as it is heard.
-fn step(model: &mut Model) {
-    model.progress_all();
-    for worker in model.outboxes() {
-        model.deliver(worker);
-    }
+    };
+    Model::with_workers(workers, limits)
 }
 
 fn launched_on(model: &Model, number: u128) -> usize {
@@ -63,7 +52,7 @@ fn suspected_worker_keeps_its_attempts_and_gets_no_others() {
     assert!(load(&model, worker(0)).suspected);
     model.now += GRACE / 2;
     for _ in 0..9 {
-        step(&mut model);
+        model.step();
     }
     assert_eq!(launched_on(&model, 0), 1, "what it had when it fell silent");
     assert!(model.ended.is_empty());
@@ -165,7 +154,7 @@ fn worker_that_has_dropped_everything_is_as_good_as_lost() {
     let mut model = cluster_without_restarts(1);
     model.submit(graph(1, vec![stage(0, &[], 1), stage(1, &[0], 1)]));
     for _ in 0..3 {
-        step(&mut model);
+        model.step();
     }
     model.suspect(worker(0));
     model.return_worker(worker(0), true);
@@ -180,7 +169,7 @@ fn worker_that_has_dropped_everything_is_as_good_as_lost() {
 fn query_that_ended_meanwhile_is_stopped_at_return() {
     let mut model = cluster(1);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
-    step(&mut model);
+    model.step();
     model.suspect(worker(0));
     let failure = Failure::new(FailureKind::Cancelled, "the client hung up");
     model.send(Event::Cancel { query: QUERY, failure });
@@ -195,7 +184,7 @@ fn output_that_was_read_meanwhile_is_released_at_return() {
     let mut model = cluster(2);
     model.submit(graph(1, vec![stage(0, &[], 2), stage(1, &[0], 2), stage(2, &[1], 1)]));
     for _ in 0..5 {
-        step(&mut model);
+        model.step();
     }
     // Both finish the second stage, but only one of them hears that this releases the first.
     model.progress_all();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use squadron_proto::control::{AttemptStatus, Lane, Launch, OutputMode, Release};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, TaskId, WorkerId, WorkerKind};
 
-use crate::testing::some_output;
+use crate::testing::{some_output, worker};
 use crate::*;
 
 /// What a fake worker knows of an attempt.
@@ -101,6 +101,23 @@ impl Model {
             may_exceed: false,
             is_returning: false,
             held: BTreeMap::new(),
+        }
+    }
+
+    /// With remote workers 0, 1, ... of one slot each.
+    pub(crate) fn with_workers(workers: u128, limits: Limits) -> Self {
+        let mut model = Self::new(limits);
+        for number in 0..workers {
+            model.join(worker(number), 1, WorkerKind::Remote);
+        }
+        model
+    }
+
+    /// Each attempt takes one step and says so, as far as it is heard.
+    pub(crate) fn step(&mut self) {
+        self.progress_all();
+        for worker in self.outboxes() {
+            self.deliver(worker);
         }
     }
 

@@ -15,19 +15,7 @@ const OTHER: QueryId = QueryId::from_u128(2);
 
 /// Workers 0, 1, ... with one slot each.
 fn cluster(workers: u128) -> Model {
-    let mut model = Model::new(Limits::default());
-    for number in 0..workers {
-        model.join(worker(number), 1, WorkerKind::Remote);
-    }
-    model
-}
-
-/// Each attempt takes one step and says so.
-fn step(model: &mut Model) {
-    model.progress_all();
-    for worker in model.outboxes() {
-        model.deliver(worker);
-    }
+    Model::with_workers(workers, Limits::default())
 }
 
 fn fail_with(model: &mut Model, kind: FailureKind) {
@@ -50,7 +38,7 @@ fn query_outlives_a_lost_worker() {
     model.submit(two_stages(1));
     model.submit(graph(2, vec![stage(0, &[], 1)]));
     for _ in 0..3 {
-        step(&mut model);
+        model.step();
     }
     model.lose(worker(0));
     assert!(model.ended.is_empty());
@@ -101,7 +89,7 @@ fn streamed_result_is_announced_again() {
     let mut model = cluster(2);
     model.submit(graph(1, vec![stage(0, &[], 2)]));
     for _ in 0..2 {
-        step(&mut model);
+        model.step();
     }
     assert!(model.ready.contains(&QUERY));
     model.lose(worker(0));
@@ -116,7 +104,7 @@ fn loss_after_the_last_row_is_no_failure() {
     let mut model = cluster(2);
     model.submit(graph(1, vec![stage(0, &[], 2)]));
     for _ in 0..2 {
-        step(&mut model);
+        model.step();
     }
     model.send(Event::ResultDone { query: QUERY });
     model.lose(worker(0));
@@ -130,7 +118,7 @@ fn restart_ends_when_the_former_result_was_read() {
     let mut model = cluster(2);
     model.submit(graph(1, vec![stage(0, &[], 2)]));
     for _ in 0..2 {
-        step(&mut model);
+        model.step();
     }
     model.lose(worker(0));
     model.send(Event::ResultDone { query: QUERY });
@@ -146,7 +134,7 @@ fn retained_result_that_may_be_read_is_not_written_again() {
         retained.stages[0].streamed = false;
         model.submit(retained);
         for _ in 0..steps {
-            step(&mut model);
+            model.step();
         }
         model.lose(worker(0));
         assert_eq!(model.restarts, restarts, "after {steps} steps");
@@ -162,7 +150,7 @@ fn plan_that_is_good_for_one_attempt_is_not_run_again() {
     graph.stages[0].placement = Placement::Local;
     model.submit(graph);
     for _ in 0..4 {
-        step(&mut model);
+        model.step();
     }
     model.lose(worker(0));
     assert!(model.ended[&QUERY].is_err());
@@ -188,7 +176,7 @@ fn absent_worker_drops_what_a_restart_made_void() {
     let mut model = cluster(2);
     model.submit(graph(1, vec![stage(0, &[], 2), stage(1, &[0], 2), stage(2, &[1], 1)]));
     for _ in 0..3 {
-        step(&mut model);
+        model.step();
     }
     model.suspect(worker(0));
     model.lose(worker(1));
