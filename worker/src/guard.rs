@@ -26,7 +26,7 @@ const INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a process needs beside the pool and the pages of its binary (about 100 MiB): tables of the allocator, decoders and
 /// encoders of a few batches.
-const OVERHEAD_BYTES: usize = 50 * 1024 * 1024;
+const OVERHEAD_BYTES: usize = 20 * 1024 * 1024;
 
 /// A result that nobody reads holds what its plan has decoded. It is given up when the process has been beyond pool and
 /// overhead for so long; what the one before held is back with the system by then.
