@@ -196,9 +196,12 @@ impl Driver {
             }
             WorkerEventKind::Lost { reason } => {
                 warn!(%worker, reason, "worker lost");
-                self.members.remove(worker);
-                self.registry.forget(worker);
-                self.apply(Event::WorkerLost { worker, reason });
+                self.lose(worker, reason);
+            }
+            WorkerEventKind::Left => {
+                info!(%worker, "worker has left");
+                let reason = "it has left".to_owned();
+                self.lose(worker, reason);
             }
             WorkerEventKind::Draining => {
                 info!(%worker, "worker is leaving");
@@ -219,6 +222,12 @@ impl Driver {
                 });
             }
         }
+    }
+
+    fn lose(&mut self, worker: WorkerId, reason: String) {
+        self.members.remove(worker);
+        self.registry.forget(worker);
+        self.apply(Event::WorkerLost { worker, reason });
     }
 
     /// A connection of a worker stands. `joined`: what the scheduler hears of one that has nothing.

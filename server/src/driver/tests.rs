@@ -23,14 +23,18 @@ struct Server {
     tasks: JoinSet<()>,
 }
 
+/// What is lost ends queries here.
 fn server(options: RegistryOptions) -> Server {
+    let limits = Limits {
+        max_restarts: 0,
+        ..Limits::default()
+    };
+    server_with(limits, options)
+}
+
+fn server_with(limits: Limits, options: RegistryOptions) -> Server {
     let (registry, events) = Registry::new(options);
-    let (driver, handle) = Driver::new(
-        Limits::default(),
-        Arc::new(Subscribers::default()),
-        registry.clone(),
-        events,
-    );
+    let (driver, handle) = Driver::new(limits, Arc::new(Subscribers::default()), registry.clone(), events);
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run(stop.clone()));
@@ -385,6 +389,7 @@ async fn worker_that_stays_away_is_given_up_and_joins_anew() {
     };
     let (server, mut worker) = server_of_events(limits);
     worker.connect(7).await;
+    workers_until(&server, |workers| !workers.is_empty()).await;
     worker.fall_silent().await;
     workers_until(&server, <[_]>::is_empty).await;
     worker.connect(7).await;
@@ -399,4 +404,24 @@ async fn worker_that_started_again_is_new_at_once() {
     worker.fall_silent().await;
     worker.connect(8).await;
     workers_until(&server, |workers| matches!(workers, [worker] if !worker.suspected)).await;
+}
+
+/// Its client hears of it, and may give the query up.
+#[tokio::test]
+async fn query_of_a_lost_worker_starts_again() {
+    let server = server_with(Limits::default(), RegistryOptions::default());
+    let (mut orders, reports) = attach_silent(&server, 16).await;
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
+    until_launched(&mut orders).await;
+    drop((orders, reports));
+    let Some(QueryUpdate::Restarted(lost)) = events.next().await else {
+        panic!("it does not start again");
+    };
+    assert_eq!(lost.kind, FailureKind::WorkerLost);
+    let (mut orders, _reports) = attach_silent(&server, 16).await;
+    let mut told = until_launched(&mut orders).await;
+    events.give_up(Failure::new(FailureKind::Unsupported, "a part of the rows is gone"));
+    while !matches!(told.last(), Some(ServerMessage::Release(_))) {
+        told.push(orders.recv().await.unwrap());
+    }
 }

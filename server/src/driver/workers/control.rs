@@ -90,10 +90,13 @@ impl ControlService {
             )),
         };
         let status = match registered {
+            // The driver says what becomes of a member.
             Ok(registration) => self.run(registration, incoming, &outgoing).await,
-            Err(status) => status,
+            Err(status) => {
+                warn!(?peer, "a worker cannot join: {}", status.message());
+                status
+            }
         };
-        warn!(?peer, "control stream ended: {}", status.message());
         // A worker that is gone needs no reason.
         let _ = outgoing.try_send(Err(status));
     }

@@ -56,7 +56,9 @@ impl Server {
     async fn over(&mut self) -> WorkerEventKind {
         loop {
             match self.event().await {
-                over @ (WorkerEventKind::Silent { .. } | WorkerEventKind::Lost { .. }) => return over,
+                over @ (WorkerEventKind::Silent { .. } | WorkerEventKind::Left | WorkerEventKind::Lost { .. }) => {
+                    return over;
+                }
                 WorkerEventKind::Joined { .. }
                 | WorkerEventKind::Draining
                 | WorkerEventKind::InventoryEnd
@@ -108,6 +110,13 @@ impl Dialled {
 
     async fn say(&self, message: WorkerMessage) {
         self.out.send(message.into()).await.unwrap();
+    }
+
+    /// Says nothing more, and reads what the server has still to say.
+    async fn hang_up(self) {
+        let Self { out, mut incoming, .. } = self;
+        drop(out);
+        while let Ok(Some(_)) = incoming.message().await {}
     }
 
     fn registration(&self, key: &ClusterKey) -> Registration {
@@ -210,9 +219,9 @@ async fn worker_joins_reports_and_leaves() {
             break;
         }
     }
-    drop(worker);
+    worker.hang_up().await;
     assert!(
-        matches!(server.over().await, WorkerEventKind::Lost { .. }),
+        matches!(server.over().await, WorkerEventKind::Left),
         "it said that it leaves"
     );
     assert!(!server.registry.is_reachable(WORKER));

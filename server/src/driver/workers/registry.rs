@@ -5,7 +5,8 @@
 //! | `attach` | made, an older connection of that worker closed | `Joined` |
 //! | a report, the end of an inventory, a sign of leaving | | `Report`, `InventoryEnd`, `Draining` |
 //! | a remote worker's stream breaks, silence, garbage, a stall | removed | `Silent` |
-//! | a worker that was leaving hangs up; a channel inside the process closes | removed | `Lost` |
+//! | a worker that was leaving hangs up | removed | `Left` |
+//! | a channel inside the process closes | removed | `Lost` |
 //! | `close` (the driver could not send) | removed | none |
 //!
 //! Each connection has a number that only grows. Events carry it, so that what an old connection still says cannot be
@@ -105,6 +106,8 @@ pub enum WorkerEventKind {
         /// How that was seen, as half a sentence.
         reason: String,
     },
+    /// It has left in order.
+    Left,
     /// Its connection is over for good.
     Lost {
         /// How that was seen, as half a sentence.
@@ -159,19 +162,20 @@ struct Heard {
     leaves: bool,
 }
 
-/// How a connection ended, as half a sentence.
+/// How a connection ended.
 #[derive(Debug)]
 enum End {
-    /// The worker may still be there.
+    /// As half a sentence; the worker may still be there.
     Broken(String),
     /// The worker had said that it leaves, and hung up.
-    Left(String),
+    Left,
 }
 
 impl End {
     fn reason(&self) -> &str {
         match self {
-            Self::Broken(reason) | Self::Left(reason) => reason,
+            Self::Broken(reason) => reason,
+            Self::Left => "it has left",
         }
     }
 }
@@ -409,7 +413,8 @@ impl Registry {
         let reason = end.reason().to_owned();
         let event = match end {
             End::Broken(reason) if attached.transport.is_remote() => WorkerEventKind::Silent { reason },
-            End::Broken(reason) | End::Left(reason) => WorkerEventKind::Lost { reason },
+            End::Broken(reason) => WorkerEventKind::Lost { reason },
+            End::Left => WorkerEventKind::Left,
         };
         if self.tell(attached, event).await.is_err() {
             debug!(worker = %attached.worker, "connection ended while the server stops: {reason}");
@@ -445,10 +450,9 @@ impl Registry {
                 None => messages.next().await,
             };
             let Some(chunk) = next else {
-                let reason = "its connection ended".to_owned();
                 return match heard.leaves {
-                    true => End::Left(reason),
-                    false => End::Broken(reason),
+                    true => End::Left,
+                    false => End::Broken("its connection ended".to_owned()),
                 };
             };
             if let Err(reason) = self.hear(attached, chunk, &mut heard).await {
