@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
 use arrow_flight::FlightInfo;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
@@ -55,6 +56,14 @@ pub(super) async fn query(connection: &mut Connection, sql: &str) -> Result<Rows
         schema = stream.schema().cloned().unwrap_or(schema);
     }
     Ok((schema, batches))
+}
+
+/// Runs `sql`, whose answer is one whole number.
+pub(super) async fn number(connection: &mut Connection, sql: &str) -> Result<u64> {
+    let (_, batches) = query(connection, sql).await?;
+    let column = batches.first().ok_or("no row")?.column(0);
+    let number = column.as_primitive_opt::<Int64Type>().ok_or("no number")?.value(0);
+    Ok(u64::try_from(number)?)
 }
 
 /// Reads a started query to its end and gives each batch to `take`.

@@ -17,7 +17,7 @@ TABLES = {
     "queries": [
         "query_id", "state", "user", "session_id", "statement", "tag", "priority", "resource_group", "created_at",
         "queued_at", "started_at", "delivering_at", "ended_at", "released_at", "planning_ms", "queued_ms", "elapsed_ms",
-        "progress", "held_slots", "stages", "tasks", "finished_tasks", *METRICS, "reserved_memory_bytes",
+        "progress", "restarts", "held_slots", "stages", "tasks", "finished_tasks", *METRICS, "reserved_memory_bytes",
         "failure_kind", "failure",
     ],
     "stages": [

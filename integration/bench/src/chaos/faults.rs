@@ -11,10 +11,11 @@ use serde::Serialize;
 use squadron_integration::cluster::Cluster;
 use tokio::time::sleep;
 
-use super::{GRACE, number};
 use crate::Result;
 use crate::connection::{self, Connection};
 
+/// How long a silent worker may take to return here.
+pub(super) const GRACE: Duration = Duration::from_secs(4);
 /// How long a fault may take to be seen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -116,7 +117,7 @@ impl Faults {
     /// Waits until `sql` gives a number other than 0.
     async fn wait_for(&mut self, sql: &str) -> Result<()> {
         let began = Instant::now();
-        while number(&mut self.connection, sql).await? == 0 {
+        while connection::number(&mut self.connection, sql).await? == 0 {
             if began.elapsed() > PATIENCE {
                 return Err(format!("not within {PATIENCE:?}: {sql}").into());
             }

@@ -13,8 +13,6 @@ mod figures;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
 use clap::Args;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -24,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use self::client::Client;
-use self::faults::Faults;
+use self::faults::{Faults, GRACE};
 #[cfg(test)]
 pub(crate) use self::figures::tests;
 use self::figures::{ChaosFigures, Queries};
@@ -32,8 +30,6 @@ use crate::connection::Connection;
 use crate::machine::Machine;
 use crate::{JsonArgs, Result, Verdict, answers, connection};
 
-/// How long a silent worker may take to return here.
-const GRACE: Duration = Duration::from_secs(4);
 /// How long nothing of any query may be left after the last one.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(250);
@@ -92,7 +88,7 @@ pub(super) async fn run(args: &ChaosArgs) -> Result<Verdict> {
         .into_iter()
         .fold(Queries::default(), Queries::merge);
     let mut connection = connection::connect(&url).await?;
-    queries.recovered = number(&mut connection, RECOVERED).await?;
+    queries.recovered = connection::number(&mut connection, RECOVERED).await?;
     let left = left(&cluster, &mut connection).await?;
     let figures = ChaosFigures::new(began.elapsed().as_secs_f64(), faults.counts, queries, left);
     println!("{figures}");
@@ -106,18 +102,11 @@ const RECOVERED: &str = "SELECT count(*) FROM system.queries WHERE restarts > 0 
 const HELD: &str =
     "SELECT CAST(coalesce(sum(used_slots + stopping_attempts + shuffle_bytes), 0) AS BIGINT) FROM system.workers";
 
-async fn number(connection: &mut Connection, sql: &str) -> Result<u64> {
-    let (_, batches) = connection::query(connection, sql).await?;
-    let column = batches.first().ok_or("no row")?.column(0);
-    let number = column.as_primitive_opt::<Int64Type>().ok_or("no number")?.value(0);
-    Ok(u64::try_from(number)?)
-}
-
 /// What is left of the queries once nothing is, and at the latest when patience ends.
 async fn left(cluster: &Cluster, connection: &mut Connection) -> Result<u64> {
     let began = Instant::now();
     loop {
-        let left = number(connection, HELD).await? + cluster.spilled_files().len() as u64;
+        let left = connection::number(connection, HELD).await? + cluster.spilled_files().len() as u64;
         if left == 0 || began.elapsed() >= PATIENCE {
             return Ok(left);
         }
