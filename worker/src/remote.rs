@@ -34,9 +34,6 @@ const STABLE: Duration = Duration::from_secs(5);
 /// The bounds of the heartbeat interval that a server may ask for, in milliseconds.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 10..=10_000;
 
-/// How long a server may ask a worker to keep attempts and output that nobody fetches.
-const KEEP_LIMIT: Duration = Duration::from_secs(24 * 3600);
-
 /// Options of a worker process.
 #[derive(Clone)]
 pub struct RemoteOptions {
@@ -317,7 +314,7 @@ fn slots(options: &WorkerOptions) -> u32 {
 }
 
 fn keep(registered: &Registered) -> Duration {
-    Duration::from_millis(registered.keep_ms).min(KEEP_LIMIT)
+    Duration::from_millis(registered.keep_ms)
 }
 
 /// Later starts have larger numbers.

@@ -1,6 +1,6 @@
 //! Workers that hang for a while in the middle of a query and come back, or that die.
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use futures::StreamExt;
 use squadron_integration::client::{Client, Rows};
@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::Status;
 
-use crate::support::{bounded, minutes, seconds, two_workers};
+use crate::support::{ENDLESS, bounded, minutes, number, seconds, texts, two_workers};
 
 /// Computes for seconds, in several stages.
 const COUNTED: &str = "SELECT a.l_linenumber, r_name, count(*) AS n, sum(a.l_orderkey % (b.l_suppkey + 1)) AS s \
@@ -24,22 +24,12 @@ const STREAMED: &str = "SELECT a.l_orderkey, a.l_comment, b.l_comment FROM linei
 /// Longer than silence, shorter than the grace.
 const PAUSE: std::time::Duration = seconds(5);
 
-async fn states(client: &Client) -> Vec<String> {
-    let sql = "SELECT state FROM system.workers WHERE kind = 'remote'";
-    let (_, batches) = client.query(sql).await.expect("the system tables answer");
-    let states = batches.iter().flat_map(|batch| {
-        let column = arrow::array::cast::as_string_array(batch.column(0)).clone();
-        (0..column.len()).map(move |row| column.value(row).to_owned())
-    });
-    states.collect()
-}
-
 async fn wait_until_states(client: &Client, wanted: &[&str]) {
+    let sql = "SELECT state FROM system.workers WHERE kind = 'remote' ORDER BY state";
     let shown = async {
         loop {
-            let mut states = states(client).await;
-            states.sort();
-            if states == wanted {
+            let (_, batches) = client.query(sql).await.expect("the system tables answer");
+            if texts(&batches) == wanted {
                 return;
             }
             sleep(std::time::Duration::from_millis(20)).await;
@@ -85,10 +75,7 @@ fn stream_outlives_a_pause_of_a_worker() {
     bounded(minutes(5), async {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
-        let count = format!("SELECT count(*) FROM ({STREAMED})");
-        let (_, counted) = client.query(&count).await.expect("the query runs");
-        let expected =
-            arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(counted[0].column(0)).value(0);
+        let expected = number(&client, &format!("SELECT count(*) FROM ({STREAMED})")).await;
         let mut stream = client.open(STREAMED).await.expect("it starts");
         let first = stream.next().await.expect("it has rows").expect("no fault yet");
         let mut rows = first.num_rows();
@@ -101,18 +88,11 @@ fn stream_outlives_a_pause_of_a_worker() {
     });
 }
 
-/// How often queries have started again, with and without an end.
-async fn restarts(client: &Client) -> i64 {
-    let sql = "SELECT CAST(coalesce(sum(restarts), 0) AS BIGINT) FROM system.queries";
-    let (_, batches) = client.query(sql).await.expect("the system tables answer");
-    arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batches[0].column(0)).value(0)
-}
-
 /// Starts a query and kills a worker while it runs there.
-async fn start_and_kill(cluster: &mut Cluster, client: &Client, sql: &'static str) -> JoinSet<Result<Rows, Status>> {
+async fn start_and_kill(cluster: &mut Cluster, client: &Client, sql: &str) -> JoinSet<Result<Rows, Status>> {
     let mut running = JoinSet::new();
-    let clone = client.clone();
-    running.spawn(async move { clone.query(sql).await });
+    let (clone, sql) = (client.clone(), sql.to_owned());
+    running.spawn(async move { clone.query(&sql).await });
     let before = cluster.worker(1).cpu_ticks();
     let worker = cluster.worker(1);
     wait_until("the worker computes", seconds(60), || worker.cpu_ticks() > before + 10).await;
@@ -135,7 +115,7 @@ fn query_outlives_the_death_of_a_worker() {
             .unwrap()
             .expect("nothing was sent yet");
         assert_eq!(one_batch(&rows), one_batch(&expected));
-        assert_eq!(restarts(&client).await, 1);
+        assert_eq!(number(&client, "SELECT sum(restarts) FROM system.queries").await, 1);
         cluster.wait_until_idle(seconds(60)).await;
     });
 }
@@ -145,9 +125,9 @@ fn explain_analyze_says_what_was_run_again() {
     bounded(minutes(5), async {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
-        let analyze: &'static str = Box::leak(format!("EXPLAIN ANALYZE {COUNTED}").into_boxed_str());
+        let analyze = format!("EXPLAIN ANALYZE {COUNTED}");
         let lost = cluster.worker_url(1).to_owned();
-        let mut running = start_and_kill(&mut cluster, &client, analyze).await;
+        let mut running = start_and_kill(&mut cluster, &client, &analyze).await;
         let (_, rows) = running.join_next().await.unwrap().unwrap().expect("it is run again");
         let shown = arrow::util::pretty::pretty_format_batches(&rows).unwrap().to_string();
         let line = shown.lines().find(|line| line.contains("started again: "));
@@ -162,7 +142,7 @@ fn query_cancelled_during_a_pause_leaves_nothing() {
     bounded(minutes(5), async {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
-        let info = client.info(crate::support::ENDLESS).await.expect("it starts");
+        let info = client.info(ENDLESS).await.expect("it starts");
         cluster.worker(0).signal("STOP");
         wait_until_states(&client, &["active", "suspect"]).await;
         client.cancel(&info).await.expect("it can be cancelled");

@@ -4,8 +4,6 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
 use futures::StreamExt;
 use squadron_integration::client::{Client, status};
 use squadron_integration::cluster::cluster;
@@ -14,12 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::support::{ENDLESS, bounded, minutes, seconds};
-
-async fn number(client: &Client, sql: &str) -> i64 {
-    let (_, batches) = client.query(sql).await.expect("the server answers");
-    batches[0].column(0).as_primitive::<Int64Type>().value(0)
-}
+use crate::support::{ENDLESS, bounded, minutes, number, seconds};
 
 /// How many idle connections there are at once.
 const IDLE: usize = 300;

@@ -10,7 +10,7 @@ use squadron_integration::client::Client;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use crate::support::{Mismatches, bounded, minutes, two_workers};
+use crate::support::{Mismatches, bounded, minutes, texts, two_workers};
 
 async fn prepare(client: &Client, sql: &str) -> Result<PreparedStatement<Channel>, String> {
     let prepared = client.sql().prepare(sql.into(), None).await;
@@ -27,21 +27,6 @@ async fn run(client: &Client, sql: &str, values: RecordBatch) -> Result<Vec<Stri
     let stream = client.get(ticket).await.map_err(|status| status.to_string())?;
     let batches: Vec<_> = stream.try_collect().await.map_err(failed)?;
     Ok(texts(&batches))
-}
-
-/// The first column as text.
-fn texts(batches: &[RecordBatch]) -> Vec<String> {
-    let mut rows = Vec::new();
-    for batch in batches {
-        let column = arrow::compute::cast(batch.column(0), &DataType::Utf8).expect("it has a text");
-        rows.extend(
-            column
-                .as_string::<i32>()
-                .iter()
-                .map(|text| text.unwrap_or("NULL").to_owned()),
-        );
-    }
-    rows
 }
 
 fn integers(rows: &[&[i64]]) -> RecordBatch {

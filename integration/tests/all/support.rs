@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::{SessionConfig, SessionContext};
@@ -35,6 +37,38 @@ pub(crate) async fn failure_of(client: &Client, sql: &str) -> Status {
         }
     }
     panic!("{sql:.200} succeeded");
+}
+
+/// The one number of a query.
+pub(crate) async fn number(client: &Client, sql: &str) -> i64 {
+    let (_, batches) = client
+        .query(sql)
+        .await
+        .unwrap_or_else(|status| panic!("{sql}: {status}"));
+    single(&batches)
+}
+
+/// The one number of an answer.
+pub(crate) fn single(batches: &[RecordBatch]) -> i64 {
+    let batch = batches.iter().find(|batch| batch.num_rows() > 0);
+    let column = batch.expect("there is a row").column(0);
+    let column = arrow::compute::cast(column, &DataType::Int64);
+    column.expect("it is a number").as_primitive::<Int64Type>().value(0)
+}
+
+/// The first column as text.
+pub(crate) fn texts(batches: &[RecordBatch]) -> Vec<String> {
+    let mut rows = Vec::new();
+    for batch in batches {
+        let column = arrow::compute::cast(batch.column(0), &DataType::Utf8).expect("it has a text");
+        rows.extend(
+            column
+                .as_string::<i32>()
+                .iter()
+                .map(|text| text.unwrap_or("NULL").to_owned()),
+        );
+    }
+    rows
 }
 
 /// Collects the mismatches of a loop, so that one run shows all of them.

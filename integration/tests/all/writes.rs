@@ -8,10 +8,10 @@ mod refusals;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
 use squadron_integration::client::Client;
 use squadron_integration::cluster::{Cluster, cluster};
+
+use crate::support::number;
 
 /// Three remote workers, over tables that are cut as small as possible.
 async fn three_workers() -> Cluster {
@@ -22,22 +22,6 @@ async fn three_workers() -> Cluster {
 async fn update(client: &Client, sql: &str) -> i64 {
     let updated = client.update(sql).await;
     updated.unwrap_or_else(|status| panic!("{sql}: {status}"))
-}
-
-/// The one number of a query.
-async fn number(client: &Client, sql: &str) -> i64 {
-    let (_, batches) = client
-        .query(sql)
-        .await
-        .unwrap_or_else(|status| panic!("{sql}: {status}"));
-    single(&batches)
-}
-
-fn single(batches: &[RecordBatch]) -> i64 {
-    let batch = batches.iter().find(|batch| batch.num_rows() > 0);
-    let column = batch.expect("there is a row").column(0);
-    let column = arrow::compute::cast(column, &arrow::datatypes::DataType::Int64);
-    column.expect("it is a number").as_primitive::<Int64Type>().value(0)
 }
 
 /// All files in and below `folder`, hidden ones too.

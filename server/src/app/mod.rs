@@ -252,7 +252,7 @@ fn limits(args: &ServeArgs) -> Limits {
     }
 }
 
-/// A worker that has been silent for a while has a little less time left than it thinks.
+/// A worker may notice a broken connection before the server does, so it keeps what it has for longer than its grace.
 fn registry_options(args: &ServeArgs) -> RegistryOptions {
     let options = RegistryOptions::default();
     RegistryOptions {

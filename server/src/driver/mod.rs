@@ -8,7 +8,7 @@
 //! ```
 //!
 //! It never waits for a worker or a client: the connection of a worker that cannot take a message is given up, and a query
-//! has at most two updates, for which there is always room.
+//! has a few updates at most, for which there is always room.
 
 pub mod directory;
 mod handle;

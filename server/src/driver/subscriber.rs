@@ -11,11 +11,6 @@ use tracing::debug;
 use super::signals::Signals;
 use crate::counted::Counted;
 
-/// A query's updates: its result is ready, it ended; and for each time that it starts again, that and a result once more.
-const UPDATES_PER_QUERY: usize = 2 + 2 * MAX_RESTARTS;
-/// As many as [`squadron_scheduler::Limits::max_restarts`] allows, at least.
-const MAX_RESTARTS: usize = 8;
-
 /// What the client of a query is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryUpdate {
@@ -33,7 +28,7 @@ pub enum QueryUpdate {
 /// The driver's end.
 #[derive(Debug)]
 pub struct Subscriber {
-    updates: mpsc::Sender<QueryUpdate>,
+    updates: mpsc::UnboundedSender<QueryUpdate>,
     progress: watch::Sender<QueryProgress>,
     /// Whether clients may read the result from workers, which then must hear why the query failed.
     pub(super) has_retained_result: bool,
@@ -45,7 +40,7 @@ pub struct Subscriber {
 #[derive(Debug)]
 pub struct QueryEvents {
     query: QueryId,
-    updates: mpsc::Receiver<QueryUpdate>,
+    updates: mpsc::UnboundedReceiver<QueryUpdate>,
     progress: watch::Receiver<QueryProgress>,
     signals: Arc<Signals>,
     is_ended: bool,
@@ -58,7 +53,8 @@ pub(super) fn subscribe(
     plan: Counted,
     signals: Arc<Signals>,
 ) -> (Subscriber, QueryEvents) {
-    let (sender, updates) = mpsc::channel(UPDATES_PER_QUERY);
+    // The scheduler bounds how often a query starts again, and so its updates.
+    let (sender, updates) = mpsc::unbounded_channel();
     let (progress_sender, progress) = watch::channel(QueryProgress::default());
     let subscriber = Subscriber {
         updates: sender,
@@ -113,9 +109,9 @@ impl Subscriber {
         });
     }
 
-    /// There is room for all updates of a query; a receiver that has gone away needs none.
+    /// A receiver that has gone away needs no updates.
     fn deliver(&self, update: QueryUpdate) {
-        if let Err(error) = self.updates.try_send(update) {
+        if let Err(error) = self.updates.send(update) {
             debug!("nobody takes the update: {error}");
         }
     }

@@ -88,7 +88,7 @@ fn insert_appends_to_existing_rows() {
             .query("INSERT INTO t (name, id) VALUES (3, '3')")
             .await
             .expect("it inserts");
-        assert_eq!(super::single(&batches), 1);
+        assert_eq!(crate::support::single(&batches), 1);
         assert_eq!(update(&client, "INSERT INTO t (id) VALUES (4)").await, 1);
         let check = "SELECT count(*) FROM t WHERE (id = 3 AND name = '3') OR (id = 4 AND name IS NULL)";
         assert_eq!(number(&other, check).await, 2);

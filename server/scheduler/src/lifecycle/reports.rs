@@ -26,14 +26,16 @@ impl Scheduler {
             return;
         }
         let is_alive = is_alive(&status);
+        let has_output = matches!(status, AttemptStatus::Finished(_));
+        let leftovers = || clean_up_leftovers(worker, attempt, is_alive, has_output);
         if !is_alive && let Some(query) = self.workers.confirm_stop(worker, attempt) {
             self.record_last_stop(query, effects);
         }
         let Some(query) = self.queries.get_mut(&attempt.query) else {
-            effects.extend(clean_up_leftovers(worker, attempt, &status));
+            effects.extend(leftovers());
             return;
         };
-        let (change, impossible) = query.apply_report(worker, attempt, status.clone());
+        let (change, impossible) = query.apply_report(worker, attempt, status);
         if let Some(what) = impossible {
             effects.push(Effect::Unexpected { worker, attempt, what });
         }
@@ -42,9 +44,7 @@ impl Scheduler {
             return;
         }
         match change {
-            Change::Unknown if !query.touched.contains(&worker) => {
-                effects.extend(clean_up_leftovers(worker, attempt, &status));
-            }
+            Change::Unknown if !query.touched.contains(&worker) => effects.extend(leftovers()),
             Change::Unknown if is_alive => effects.push(Effect::CancelAttempt { worker, attempt }),
             Change::Unknown | Change::Repeated => {}
             Change::Commit => effects.push(Effect::Commit { worker, attempt }),
@@ -283,12 +283,12 @@ fn is_alive(status: &AttemptStatus) -> bool {
 }
 
 /// Has a worker drop what it holds of a query that needs nothing of it, after a report about one of its attempts.
-fn clean_up_leftovers(worker: WorkerId, attempt: AttemptKey, status: &AttemptStatus) -> Vec<Effect> {
+fn clean_up_leftovers(worker: WorkerId, attempt: AttemptKey, is_alive: bool, has_output: bool) -> Vec<Effect> {
     let mut effects = Vec::new();
-    if is_alive(status) {
+    if is_alive {
         effects.push(Effect::CancelAttempt { worker, attempt });
     }
-    if is_alive(status) || matches!(status, AttemptStatus::Finished(_)) {
+    if is_alive || has_output {
         effects.push(Effect::release_all(worker, attempt.query));
     }
     effects

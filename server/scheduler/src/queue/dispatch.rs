@@ -295,10 +295,10 @@ impl Scheduler {
         self.update_queue_entry(attempt.query, placement);
     }
 
-    /// Workers joined, left, fell silent or returned: adapts the limits that depend on them. For a placement that has lost its last worker,
-    /// `Limits::no_worker_timeout` starts for all waiting queries.
+    /// Workers joined, left, fell silent or returned: adapts the limits that depend on them. For a placement that has lost
+    /// its last worker, `Limits::no_worker_timeout` starts for all waiting queries.
     pub(crate) fn update_capacity(&mut self, now: Duration) {
-        let (_, absent_bytes) = self.workers.absent(Placement::Any);
+        let absent_bytes = self.workers.absent_memory_bytes(Placement::Any);
         let present_bytes = self.workers.slots(Placement::Any).memory_bytes();
         self.admission.resize(present_bytes.saturating_add(absent_bytes));
         self.may_admit = true;
@@ -324,7 +324,7 @@ impl Scheduler {
 
     /// Whether no worker accepts tasks, nor may soon, when it returns.
     fn is_without_workers(&self, placement: Placement) -> bool {
-        self.workers.slots(placement).is_empty() && self.workers.absent(placement).0 == 0
+        self.workers.slots(placement).is_empty() && !self.workers.has_absent(placement)
     }
 
     /// Ends a query if it still waits and there has been no worker for it during `Limits::no_worker_timeout`.

@@ -419,7 +419,7 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
         let graph = work.graph(self.submitted, rate);
         let live = Live {
             number,
-            unfinished_roots: work.stages.last().map_or(0, |root| root.tasks.len()),
+            unfinished_roots: work.root_tasks(),
             is_ready: false,
         };
         self.live.insert(graph.query, live);
@@ -430,8 +430,7 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
     fn restart_query(&mut self, query: QueryId) {
         self.counts.repeated += 1;
         if let Some(live) = self.live.get_mut(&query) {
-            let root = self.queries[live.number].stages.last();
-            live.unfinished_roots = root.map_or(0, |root| root.tasks.len());
+            live.unfinished_roots = self.queries[live.number].root_tasks();
             live.is_ready = false;
         }
     }

@@ -30,6 +30,11 @@ pub struct StageWork {
 }
 
 impl Work {
+    /// How many tasks write the result.
+    pub(super) fn root_tasks(&self) -> usize {
+        self.stages.last().map_or(0, |root| root.tasks.len())
+    }
+
     /// The query as a planner would submit it. `bytes_per_second`: how much the planner estimates a task to read per
     /// second of its time.
     pub(super) fn graph(&self, id: u128, bytes_per_second: f64) -> StageGraph {

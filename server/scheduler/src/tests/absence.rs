@@ -58,8 +58,7 @@ fn suspected_worker_keeps_its_attempts_and_gets_no_others() {
     assert!(model.ended.is_empty());
     model.return_worker(worker(0), false);
     assert!(!load(&model, worker(0)).suspected);
-    model.run_to_completion();
-    assert!(model.ended[&QUERY].is_ok());
+    model.run_to_success(QUERY);
 }
 
 #[test]
@@ -94,8 +93,7 @@ fn each_silence_has_its_own_grace() {
     model.send(Event::Tick);
     assert!(model.ended.is_empty());
     model.return_worker(worker(0), false);
-    model.run_to_completion();
-    assert!(model.ended[&QUERY].is_ok());
+    model.run_to_success(QUERY);
 }
 
 #[test]
@@ -126,8 +124,7 @@ fn message_is_lost_after(told: usize) {
     }
     model.suspect(worker(0));
     model.return_worker(worker(0), false);
-    model.run_to_completion();
-    assert!(model.ended[&QUERY].is_ok(), "message {told}: {:?}", model.ended[&QUERY]);
+    model.run_to_success(QUERY);
 }
 
 #[test]
@@ -145,8 +142,7 @@ fn lost_launch_is_placed_anew() {
     assert_eq!(launched_on(&model, 0), 0, "it did not arrive");
     model.suspect(worker(0));
     model.return_worker(worker(0), false);
-    model.run_to_completion();
-    assert!(model.ended[&QUERY].is_ok());
+    model.run_to_success(QUERY);
 }
 
 #[test]
@@ -193,8 +189,7 @@ fn output_that_was_read_meanwhile_is_released_at_return() {
     model.suspect(worker(0));
     model.deliver(worker(1));
     model.return_worker(worker(0), false);
-    model.run_to_completion();
-    assert!(model.ended[&QUERY].is_ok());
+    model.run_to_success(QUERY);
 }
 
 /// While all workers are silent, a query waits for them as long as they may return.
@@ -211,8 +206,7 @@ fn queries_wait_for_workers_that_may_return() {
     model.send(Event::Tick);
     assert!(model.ended.is_empty());
     model.return_worker(worker(0), false);
-    model.run_to_completion();
-    assert!(model.ended[&QUERY].is_ok());
+    model.run_to_success(QUERY);
 }
 
 #[test]

@@ -574,6 +574,12 @@ impl Model {
         panic!("the queries do not end");
     }
 
+    /// As [`Model::run_to_completion`]; the query must have its rows then.
+    pub(crate) fn run_to_success(&mut self, query: QueryId) {
+        self.run_to_completion();
+        assert!(self.ended[&query].is_ok(), "{:?}", self.ended[&query]);
+    }
+
     /// The same events give the same effects.
     pub(crate) fn check_replay(&self, limits: Limits) {
         let mut scheduler = Scheduler::new(limits);

@@ -54,8 +54,7 @@ fn lost_output_starts_the_query_again_and_its_own_fault_does_not() {
         model.submit(two_stages(1));
         fail_with(&mut model, kind);
         assert_eq!((model.restarts, model.ended.len()), (1, 0), "{kind:?}");
-        model.run_to_completion();
-        assert!(model.ended[&QUERY].is_ok());
+        model.run_to_success(QUERY);
     }
     for kind in [FailureKind::Invalid, FailureKind::Exhausted, FailureKind::Internal] {
         let mut model = cluster(1);
@@ -94,8 +93,7 @@ fn streamed_result_is_announced_again() {
     assert!(model.ready.contains(&QUERY));
     model.lose(worker(0));
     assert!(!model.ready.contains(&QUERY));
-    model.run_to_completion();
-    assert!(model.ended[&QUERY].is_ok());
+    model.run_to_success(QUERY);
 }
 
 /// Its rows are with the client; only the last report is missing.
@@ -184,8 +182,7 @@ fn absent_worker_drops_what_a_restart_made_void() {
     model.return_worker(worker(0), false);
     assert_eq!(model.attempts(), [], "of before");
     model.join(worker(1), 1, WorkerKind::Remote);
-    model.run_to_completion();
-    assert!(model.ended[&QUERY].is_ok());
+    model.run_to_success(QUERY);
 }
 
 #[test]
@@ -200,6 +197,5 @@ fn what_an_attempt_of_before_reports_changes_nothing() {
     }
     assert_eq!(model.attempts(), []);
     assert_eq!(model.scheduler.stopping(), []);
-    model.run_to_completion();
-    assert!(model.ended[&QUERY].is_ok());
+    model.run_to_success(QUERY);
 }

@@ -198,9 +198,14 @@ impl SlotPool {
         self.memory_bytes
     }
 
+    /// The memory of a worker, whether it accepts tasks or not.
+    pub(crate) fn memory_of(&self, worker: WorkerId) -> u64 {
+        self.workers.get(&worker).map_or(0, |entry| entry.memory_bytes)
+    }
+
     /// The part of `bytes` that falls to a worker, by its part of all memory.
     pub(crate) fn memory_part(&self, worker: WorkerId, bytes: u64) -> u64 {
-        let own = self.workers.get(&worker).map_or(0, |entry| entry.memory_bytes);
+        let own = self.memory_of(worker);
         let part = u128::from(bytes) * u128::from(own) / u128::from(self.memory_bytes.max(own).max(1));
         u64::try_from(part).unwrap_or(u64::MAX)
     }

@@ -28,7 +28,6 @@ struct Worker {
     kind: WorkerKind,
     address: String,
     slots: u32,
-    memory_bytes: u64,
     draining: bool,
     suspicion: Option<Suspicion>,
     /// The queries that touch it, each with the number of attempts and outputs it depends on.
@@ -89,7 +88,6 @@ impl WorkerPool {
             kind,
             address,
             slots,
-            memory_bytes,
             draining: false,
             suspicion: None,
             queries: BTreeMap::new(),
@@ -170,15 +168,25 @@ impl WorkerPool {
         self.workers.get(&worker)?.suspicion.as_ref()
     }
 
-    /// The workers of a placement of which nothing is heard and that may return: how many, and their memory.
-    pub(crate) fn absent(&self, placement: Placement) -> (usize, u64) {
-        let absent = self
-            .workers
-            .values()
-            .filter(|entry| entry.suspicion.is_some() && !entry.draining && placement_of(entry.kind) == placement);
-        absent.fold((0, 0), |(count, bytes): (usize, u64), entry| {
-            (count + 1, bytes.saturating_add(entry.memory_bytes))
-        })
+    /// Whether nothing is heard of some worker of a placement that may return.
+    pub(crate) fn has_absent(&self, placement: Placement) -> bool {
+        self.absent(placement).next().is_some()
+    }
+
+    /// The memory of the workers of a placement of which nothing is heard and that may return.
+    pub(crate) fn absent_memory_bytes(&self, placement: Placement) -> u64 {
+        let slots = self.slots(placement);
+        let absent = self.absent(placement);
+        absent
+            .map(|worker| slots.memory_of(worker))
+            .fold(0, u64::saturating_add)
+    }
+
+    fn absent(&self, placement: Placement) -> impl Iterator<Item = WorkerId> + '_ {
+        let is_absent =
+            move |entry: &Worker| entry.suspicion.is_some() && !entry.draining && placement_of(entry.kind) == placement;
+        let absent = self.workers.iter().filter(move |(_, entry)| is_absent(entry));
+        absent.map(|(&worker, _)| worker)
     }
 
     /// The queries that touch a worker.

@@ -29,7 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use super::registry::{Attached, Joining, Refusal, Registry, Vitals};
+use super::registry::{Attached, End, Joining, Refusal, Registry, Vitals};
 use super::transport::{Outbox, Transport};
 
 /// How many messages wait in a control stream before the backlog fills.
@@ -217,11 +217,13 @@ impl ControlService {
             Ok(message) => WorkerMessage::try_from(message).map_err(|malformed| format!("it sent a {malformed}")),
             Err(status) => Err(format!("its connection broke: {}", status.message())),
         });
-        let reason = self.registry.converse(&attached, messages, Some(silence)).await;
-        let registry = self.registry.clone();
-        self.registry
-            .spawn(async move { watch_absent(&registry, &attached, &address).await });
-        Status::unavailable(format!("the server has given up this connection: {reason}"))
+        let end = self.registry.converse(&attached, messages, Some(silence)).await;
+        if matches!(end, End::Broken(_)) {
+            let registry = self.registry.clone();
+            self.registry
+                .spawn(async move { watch_absent(&registry, &attached, &address).await });
+        }
+        Status::unavailable(format!("the server has given up this connection: {}", end.reason()))
     }
 }
 

@@ -163,8 +163,8 @@ struct Heard {
 }
 
 /// How a connection ended.
-#[derive(Debug)]
-enum End {
+#[derive(Clone, Debug)]
+pub(super) enum End {
     /// As half a sentence; the worker may still be there.
     Broken(String),
     /// The worker had said that it leaves, and hung up.
@@ -172,7 +172,7 @@ enum End {
 }
 
 impl End {
-    fn reason(&self) -> &str {
+    pub(super) fn reason(&self) -> &str {
         match self {
             Self::Broken(reason) => reason,
             Self::Left => "it has left",
@@ -403,23 +403,23 @@ impl Registry {
         attached: &Attached,
         messages: impl Stream<Item = Result<WorkerMessage, String>>,
         silence: Option<Duration>,
-    ) -> String {
+    ) -> End {
         let end = tokio::select! {
             end = self.listen(attached, messages, silence) => end,
             unreachable = attached.transport.pump() => End::Broken(unreachable.to_string()),
             () = attached.closed.cancelled() => End::Broken("the server closed the connection".to_owned()),
         };
         self.close(attached.worker, attached.connection);
-        let reason = end.reason().to_owned();
-        let event = match end {
+        let event = match end.clone() {
             End::Broken(reason) if attached.transport.is_remote() => WorkerEventKind::Silent { reason },
             End::Broken(reason) => WorkerEventKind::Lost { reason },
             End::Left => WorkerEventKind::Left,
         };
         if self.tell(attached, event).await.is_err() {
+            let reason = end.reason();
             debug!(worker = %attached.worker, "connection ended while the server stops: {reason}");
         }
-        reason
+        end
     }
 
     /// Whether the worker has no later connection than this one, which is over.
