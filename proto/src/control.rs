@@ -8,9 +8,9 @@
 //!   Stage, Launch         ------------->               (reserve: nothing runs yet)
 //!                         <-------------   Reserved | Refused
 //!   Commit                ------------->
-//!                         <-------------   Running, Parked, Resumed, Finished | Failed | Cancelled
+//!                         <-------------   Running, Parked, Resumed, Finished | Failed | Cancelled, Dropped
 //!   Acknowledge           ------------->               (a report not acknowledged is resent after a reconnect)
-//!   Cancel, Release       ------------->
+//!   Cancel, Spare, Release ------------>
 //!   QueryFailed           ------------->               (before the release, where clients read from workers)
 //! ```
 //!
@@ -41,10 +41,12 @@ pub enum ServerMessage {
     Launch(Launch),
     /// Run a reserved attempt.
     Commit(AttemptKey),
-    /// Stop an attempt, in whatever state it is.
+    /// Stop an attempt, in whatever state it is, or drop its output.
     Cancel(AttemptKey),
     /// Release shuffle output.
     Release(Release),
+    /// The output of this stage is not needed. Keep it while there is room: it may save work when other output is lost.
+    Spare(QueryId, StageId),
     /// A query failed; readers of its output get the failure as the cause. Its release follows.
     QueryFailed(QueryId, Failure),
     /// Reports up to and including this sequence number have arrived.
@@ -282,6 +284,8 @@ pub enum AttemptStatus {
     Failed(Failure),
     /// It ended because the server cancelled it.
     Cancelled,
+    /// Its output, which was spare, has given way to something else.
+    Dropped,
 }
 
 /// What a finished attempt wrote.

@@ -8,6 +8,7 @@ use std::fmt;
 
 use tonic::Code;
 
+use crate::AttemptKey;
 use crate::wire::control as wire;
 
 /// What kind of failure, which decides both whether the scheduler retries and which gRPC status the client sees.
@@ -51,6 +52,9 @@ pub struct Failure {
     pub kind: FailureKind,
     /// A sentence that names what was wrong and what to do.
     pub message: String,
+    /// The outputs that could not be read, where that is the cause: of `ShuffleLost` they are gone, of `WorkerLost` their
+    /// worker cannot be reached.
+    pub lost: Vec<AttemptKey>,
 }
 
 impl Failure {
@@ -59,7 +63,14 @@ impl Failure {
         Self {
             kind,
             message: message.into(),
+            lost: Vec::new(),
         }
+    }
+
+    /// The same failure, which names the outputs that could not be read.
+    #[must_use]
+    pub fn of_outputs(self, lost: Vec<AttemptKey>) -> Self {
+        Self { lost, ..self }
     }
 
     /// A failure that is a bug in Squadron.
@@ -169,24 +180,34 @@ impl From<Failure> for wire::Failure {
         Self {
             kind: failure.kind.number(),
             message: failure.message,
+            lost: failure.lost.into_iter().map(Into::into).collect(),
         }
     }
 }
 
 impl From<wire::Failure> for Failure {
     fn from(failure: wire::Failure) -> Self {
-        Self::new(FailureKind::from_number(failure.kind), failure.message)
+        // A name that cannot be read names nothing: the failure itself still counts.
+        let lost = failure.lost.into_iter().filter_map(|key| key.try_into().ok());
+        Self::new(FailureKind::from_number(failure.kind), failure.message).of_outputs(lost.collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{AttemptNumber, QueryId, StageId, TaskId};
 
     #[test]
     fn kinds_round_trip_through_wire() {
         for kind in FailureKind::ALL {
-            let failure = Failure::new(kind, "because");
+            let lost = AttemptKey {
+                query: QueryId::from_u128(1),
+                stage: StageId(2),
+                task: TaskId(3),
+                attempt: AttemptNumber(4),
+            };
+            let failure = Failure::new(kind, "because").of_outputs(vec![lost]);
             let wire = wire::Failure::from(failure.clone());
             assert_eq!(Failure::from(wire), failure);
         }
@@ -197,6 +218,7 @@ mod tests {
         let wire = wire::Failure {
             kind: 99,
             message: "new".into(),
+            lost: Vec::new(),
         };
         assert_eq!(Failure::from(wire).kind, FailureKind::Internal);
     }

@@ -28,7 +28,7 @@ pub mod wire {
 }
 
 /// The version both ends of a control stream must share; raised by every incompatible change of the wire.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// The largest control message either end accepts, in bytes: enough for a stage plan with many thousands of files.
 pub const MAX_CONTROL_MESSAGE_BYTES: usize = 256 * 1024 * 1024;

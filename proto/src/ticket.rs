@@ -16,7 +16,7 @@ use bytes::Bytes;
 use prost::Message;
 use ring::{hkdf, hmac, rand::SecureRandom};
 
-use crate::{AttemptNumber, Malformed, QueryId, StageId, TaskId, WorkerId, wire::ticket as wire};
+use crate::{AttemptKey, AttemptNumber, Malformed, QueryId, StageId, TaskId, WorkerId, wire::ticket as wire};
 
 const ENVELOPE_VERSION: u8 = 1;
 const HEADER_BYTES: usize = 5;
@@ -54,6 +54,18 @@ pub struct Fetch {
     pub stage: StageId,
     /// Which outputs of the stage.
     pub outputs: Vec<FetchOutput>,
+}
+
+impl Fetch {
+    /// The attempt that wrote one of the outputs.
+    pub fn key(&self, output: &FetchOutput) -> AttemptKey {
+        AttemptKey {
+            query: self.query,
+            stage: self.stage,
+            task: output.task,
+            attempt: output.attempt,
+        }
+    }
 }
 
 /// Some partitions of one attempt's output.

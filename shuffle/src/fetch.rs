@@ -12,11 +12,11 @@ use std::time::{Duration, SystemTime};
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, Ticket};
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use prost::Message;
 use squadron_proto::ticket::{ClusterKey, Fetch, Subject};
 use squadron_proto::wire::ticket::FetchTag;
-use squadron_proto::{Failure, WorkerId};
+use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tonic::Status;
@@ -31,6 +31,8 @@ const DEFAULT_BUDGET_BYTES: usize = 32 * 1024 * 1024;
 /// A ticket is presented right away; an hour allows for clocks that differ.
 const TICKET_LIFETIME: Duration = Duration::from_secs(3600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a peer may take to begin its answer; the rows may take as long as they need.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
@@ -95,27 +97,36 @@ impl Fetcher {
     /// [`crate::ShuffleReadExec`]. Dropping the stream ends the transfer.
     ///
     /// # Errors
-    /// ShuffleLost, naming the address, when it cannot be reached or lacks one of the outputs.
+    /// WorkerLost, naming the address, when it cannot be reached, ShuffleLost when it lacks one of the outputs; both name
+    /// the outputs.
     pub async fn open(&self, address: &str, fetch: Fetch) -> Result<FetchStream, Failure> {
-        let address = self.resolve(address)?;
-        let outputs = (0..).zip(&fetch.outputs);
-        let open = outputs
+        let outputs = fetch.outputs.iter().map(|output| fetch.key(output)).collect();
+        let numbered = (0..).zip(&fetch.outputs);
+        let open = numbered
             .flat_map(|(index, output)| {
                 let partitions = output.partitions.iter();
                 partitions.map(move |partition| (index, *partition))
             })
             .collect();
-        let subject = Subject::Fetch(fetch);
-        let ticket = self.0.options.key.seal(&subject, SystemTime::now(), TICKET_LIFETIME);
-        let mut client = FlightServiceClient::new(self.channel(&address)?).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let answer = client.do_get(Ticket { ticket }).await;
-        let messages = answer.map_err(|status| from_status(&status, &address))?;
-        Ok(FetchStream {
-            address,
-            messages: messages.into_inner().boxed(),
+        let mut stream = FetchStream {
+            address: String::new(),
+            messages: stream::empty().boxed(),
+            outputs,
             open,
             state: State::Start,
-        })
+        };
+        stream.address = self.resolve(address).map_err(|failure| stream.name_outputs(failure))?;
+        let subject = Subject::Fetch(fetch);
+        let ticket = self.0.options.key.seal(&subject, SystemTime::now(), TICKET_LIFETIME);
+        let channel = self
+            .channel(&stream.address)
+            .map_err(|failure| stream.name_outputs(failure))?;
+        let mut client = FlightServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let answer = timeout(OPEN_TIMEOUT, client.do_get(Ticket { ticket })).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::unavailable(format!("no answer within {OPEN_TIMEOUT:?}"))));
+        let messages = answer.map_err(|status| stream.name_outputs(from_status(&status, &stream.address)))?;
+        stream.messages = messages.into_inner().boxed();
+        Ok(stream)
     }
 
     /// Asks which worker answers at `address`, within `limit`; none: something else does.
@@ -208,6 +219,7 @@ pub enum Fetched {
 pub struct FetchStream {
     address: String,
     messages: BoxStream<'static, Result<FlightData, Status>>,
+    outputs: Vec<AttemptKey>,
     /// The partitions that have not ended, as `(output, partition)`.
     open: HashSet<(u32, u32)>,
     state: State,
@@ -221,6 +233,17 @@ enum State {
 }
 
 impl FetchStream {
+    /// A failure to get at rows names the outputs of which some are missing.
+    fn name_outputs(&self, failure: Failure) -> Failure {
+        let is_loss = matches!(failure.kind, FailureKind::ShuffleLost | FailureKind::WorkerLost);
+        if !is_loss || !failure.lost.is_empty() {
+            return failure;
+        }
+        let is_open = |number: u32| self.open.iter().any(|(output, _)| *output == number);
+        let unread = (0..).zip(&self.outputs).filter(|(number, _)| is_open(*number));
+        failure.of_outputs(unread.map(|(_, key)| *key).collect())
+    }
+
     fn step(&mut self, data: FlightData) -> Result<Fetched, Failure> {
         if self.state == State::Start {
             self.state = State::Rows;
@@ -270,21 +293,29 @@ impl Stream for FetchStream {
         if step.is_err() {
             self.state = State::Ended;
         }
-        Poll::Ready(Some(step))
+        Poll::Ready(Some(step.map_err(|failure| self.name_outputs(failure))))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use futures::stream;
-    use squadron_proto::FailureKind;
+    use squadron_proto::{AttemptNumber, FailureKind, QueryId, StageId, TaskId};
 
     use super::*;
+
+    const OUTPUT: AttemptKey = AttemptKey {
+        query: QueryId::from_u128(1),
+        stage: StageId(2),
+        task: TaskId(3),
+        attempt: AttemptNumber(4),
+    };
 
     /// A stream of partition 7 of output 0.
     fn stream(messages: Vec<Result<FlightData, Status>>) -> FetchStream {
         FetchStream {
             address: "http://a:1".into(),
+            outputs: vec![OUTPUT],
             messages: stream::iter(messages).boxed(),
             open: HashSet::from([(0, 7)]),
             state: State::Start,
@@ -324,20 +355,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn incomplete_stream_names_its_address() {
+    async fn incomplete_stream_names_its_address_and_what_is_missing() {
         let table = [
             vec![],
             vec![schema()],
             vec![schema(), message(7, false)],
             vec![schema(), message(8, false), message(7, true)],
-            vec![schema(), message(7, true), message(7, false)],
-            vec![schema(), message(7, true), message(7, true)],
-            vec![schema(), Err(Status::unavailable("connection reset"))],
         ];
         for messages in table {
             let failure = read_all(messages.clone()).await.unwrap_err();
             assert_eq!(failure.kind, FailureKind::ShuffleLost, "{messages:?}");
             assert!(failure.message.contains("http://a:1"), "{failure}");
+            assert_eq!(failure.lost, [OUTPUT]);
+        }
+        let broken = vec![schema(), Err(Status::unavailable("connection reset"))];
+        let failure = read_all(broken).await.unwrap_err();
+        assert_eq!((failure.kind, failure.lost), (FailureKind::WorkerLost, vec![OUTPUT]));
+    }
+
+    #[tokio::test]
+    async fn rows_after_the_end_of_their_partition_are_refused() {
+        for repeats_end in [false, true] {
+            let messages = vec![schema(), message(7, true), message(7, repeats_end)];
+            let failure = read_all(messages).await.unwrap_err();
+            assert_eq!(failure.kind, FailureKind::ShuffleLost);
         }
     }
 

@@ -26,9 +26,9 @@ use arrow_flight::{
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use prost::Message;
-use squadron_proto::ticket::{ClusterKey, Fetch, FetchOutput, Subject, TicketError};
+use squadron_proto::ticket::{ClusterKey, Fetch, Subject, TicketError};
 use squadron_proto::wire::ticket::FetchTag;
-use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
+use squadron_proto::{Failure, FailureKind, WorkerId};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
@@ -143,7 +143,7 @@ impl Rows {
         let schema = self.schema(fetch)?;
         let mut partitions = BTreeMap::<u32, Vec<Part>>::new();
         for (index, output) in (0..).zip(&fetch.outputs) {
-            let key = key_of(fetch, output);
+            let key = fetch.key(output);
             for number in &output.partitions {
                 let reader = self.store.read(key, *number)?;
                 let part = Part {
@@ -174,7 +174,7 @@ impl Rows {
         let schema = self.schema(rows).map_err(gone)?;
         let mut readers = Vec::new();
         for output in &rows.outputs {
-            let key = key_of(rows, output);
+            let key = rows.key(output);
             for partition in &output.partitions {
                 readers.push(self.store.read(key, *partition).map_err(gone)?);
             }
@@ -189,22 +189,11 @@ impl Rows {
             .outputs
             .first()
             .ok_or_else(|| Failure::new(FailureKind::Invalid, "the ticket names no output to fetch"))?;
-        let key = key_of(fetch, output);
+        let key = fetch.key(output);
         self.store.schema(key).ok_or_else(|| {
-            Failure::new(
-                FailureKind::ShuffleLost,
-                format!("output {key} is not here; it was released or lost"),
-            )
+            let message = format!("output {key} is not here; it was released or lost");
+            Failure::new(FailureKind::ShuffleLost, message).of_outputs(vec![key])
         })
-    }
-}
-
-fn key_of(fetch: &Fetch, output: &FetchOutput) -> AttemptKey {
-    AttemptKey {
-        query: fetch.query,
-        stage: fetch.stage,
-        task: output.task,
-        attempt: output.attempt,
     }
 }
 

@@ -10,8 +10,8 @@ pub(crate) fn to_status(failure: &Failure) -> Status {
     Status::with_details(failure.kind.grpc_code(), &failure.message, details.into())
 }
 
-/// Why a fetch from `address` failed. A failure of the producer's work keeps its kind; a failure to reach its rows is
-/// ShuffleLost.
+/// Why a fetch from `address` failed. A failure of the producer's work keeps its kind; rows that are not there any more are
+/// ShuffleLost; if no process of ours has answered, it is WorkerLost.
 pub(crate) fn from_status(status: &Status, address: &str) -> Failure {
     let sent = (!status.details().is_empty())
         .then(|| wire::control::Failure::decode(status.details()).ok())
@@ -19,11 +19,17 @@ pub(crate) fn from_status(status: &Status, address: &str) -> Failure {
         .map(Failure::from);
     match sent {
         Some(failure) if is_producer_failure(failure.kind) => failure,
-        sent => {
-            let reason = sent.map_or_else(|| status.message().to_string(), |failure| failure.message);
-            shuffle_lost(address, &reason)
-        }
+        Some(failure) => shuffle_lost(address, &failure.message).of_outputs(failure.lost),
+        None => unreachable(address, status.message()),
     }
+}
+
+/// WorkerLost, naming the address.
+pub(crate) fn unreachable(address: &str, reason: &str) -> Failure {
+    Failure::new(
+        FailureKind::WorkerLost,
+        format!("cannot reach {address} for its rows: {reason}"),
+    )
 }
 
 /// ShuffleLost, naming the address.
@@ -64,11 +70,14 @@ mod tests {
     }
 
     #[test]
-    fn other_failures_become_shuffle_lost() {
+    fn lost_rows_and_lost_workers_differ() {
         let released = Failure::new(FailureKind::ShuffleLost, "it was released");
-        for status in [Status::unavailable("connection refused"), to_status(&released)] {
+        for (status, kind) in [
+            (Status::unavailable("connection refused"), FailureKind::WorkerLost),
+            (to_status(&released), FailureKind::ShuffleLost),
+        ] {
             let failure = from_status(&status, "http://a:1");
-            assert_eq!(failure.kind, FailureKind::ShuffleLost);
+            assert_eq!(failure.kind, kind);
             assert!(failure.message.contains("http://a:1"), "{failure}");
         }
     }

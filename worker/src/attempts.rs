@@ -7,7 +7,7 @@
 //! | Reserved | cancel/release | -                                     | the server                                 |
 //! | Running  | cancel/release | Running, told to stop                 | the server; ends when the work has stopped |
 //! | Running  | end            | Done if it finished unstopped, else - | the runner                                 |
-//! | Done     | release        | -                                     | the server                                 |
+//! | Done     | cancel/release | -                                     | the server                                 |
 //!
 //! An attempt holds its slots from the reservation until the server may count them as free. That is at the latest when
 //! the attempt's end is reported, and sooner where the server told the attempt to stop, or where the attempt reported
@@ -99,7 +99,9 @@ pub(crate) enum Cancel {
     Gone,
     /// The attempt has been told to stop and will end.
     Stopping,
-    /// The attempt does not run.
+    /// The attempt had finished; its output is to be dropped.
+    Finished,
+    /// The attempt is not here.
     Nothing,
 }
 
@@ -165,10 +167,13 @@ impl Registry {
         }
     }
 
-    /// Stops an attempt in any state.
+    /// Stops an attempt in any state, or forgets its output.
     pub(crate) fn cancel(&mut self, key: AttemptKey) -> Cancel {
         let Some(active) = self.active.get_mut(&key) else {
-            return Cancel::Nothing;
+            return match self.done.remove(&key) {
+                Some(_) => Cancel::Finished,
+                None => Cancel::Nothing,
+            };
         };
         match active.stop() {
             Stopped::Running => Cancel::Stopping,
@@ -177,6 +182,12 @@ impl Registry {
                 Cancel::Gone
             }
         }
+    }
+
+    /// Whether an attempt waits for the reader of its output.
+    pub(crate) fn is_parked(&self, key: AttemptKey) -> bool {
+        let state = self.active.get(&key).map(|active| &active.state);
+        matches!(state, Some(State::Running(running)) if running.phase == Phase::Parked)
     }
 
     /// Takes the progress of a running attempt. Returns what to report: nothing of an attempt that was told to stop.
@@ -240,6 +251,11 @@ impl Registry {
         }
         self.active.retain(|key, _| !gone.contains(key));
         gone
+    }
+
+    /// The output of a finished attempt is not here any more. Returns whether it was.
+    pub(crate) fn forget_output(&mut self, key: AttemptKey) -> bool {
+        self.done.remove(&key).is_some()
     }
 
     /// The queries that have attempts here.

@@ -32,6 +32,8 @@ use crate::guard;
 use crate::outbox::{Delivery, Outbox};
 use crate::runner::{Attempt, Change, Progress};
 use crate::stage::StagePlan;
+use crate::usage::Usage;
+use crate::watchdog::Watchdog;
 
 /// How many changes of attempts may wait for the loop. Past that an attempt waits to report, while its plan goes on.
 const CHANGES_LIMIT: usize = 256;
@@ -60,6 +62,7 @@ pub(crate) struct Control {
     changes: mpsc::Receiver<Change>,
     /// Copied into every attempt.
     changes_sender: mpsc::Sender<Change>,
+    watchdog: Watchdog,
     leaving: Leaving,
     /// Whether the server has still to hear that it knows every attempt; after a reconnect.
     owes_inventory_end: bool,
@@ -111,6 +114,7 @@ impl Control {
     pub(crate) fn new(engine: Arc<Engine>, worker: WorkerId, slots: u32, delivery: Delivery) -> Self {
         let (changes_sender, changes) = mpsc::channel(CHANGES_LIMIT);
         Self {
+            watchdog: Watchdog::new(engine.stall_timeout),
             engine,
             worker,
             registry: Registry::new(slots),
@@ -136,6 +140,7 @@ impl Control {
             leave,
         } = connection;
         let mut heartbeat = heartbeat.map(interval);
+        let mut looks = interval(self.watchdog.interval());
         loop {
             tokio::select! {
                 message = incoming.next() => match message {
@@ -153,10 +158,12 @@ impl Control {
                     // May be skipped: a full channel is being read, or else the keep-alive ends the connection.
                     let _ = outgoing.try_send(WorkerMessage::Heartbeat(self.heartbeat()));
                 }
+                _ = looks.tick() => self.give_up_stalled(),
                 () = leave.cancelled(), if self.leaving == Leaving::No => {
                     self.leaving = Leaving::Unannounced;
                 }
             }
+            self.report_dropped();
             if self.outbox.unacknowledged() > UNACKNOWLEDGED_LIMIT {
                 return Disconnected::Lost("the server acknowledges nothing".to_owned());
             }
@@ -237,9 +244,11 @@ impl Control {
             ServerMessage::Cancel(key) => match self.registry.cancel(key) {
                 Cancel::Gone => self.outbox.push(key, AttemptStatus::Cancelled),
                 Cancel::Stopping => debug!(attempt = %key, "told to stop"),
+                Cancel::Finished => self.engine.store.remove(key),
                 Cancel::Nothing => debug!(attempt = %key, "nothing to cancel"),
             },
             ServerMessage::Release(release) => self.release(&release),
+            ServerMessage::Spare(query, stage) => self.engine.store.keep_spare(query, stage),
             ServerMessage::QueryFailed(query, failure) => self.engine.store.fail(query, &failure),
             ServerMessage::Acknowledge(sequence) => self.outbox.acknowledge(sequence),
             ServerMessage::Drain => {
@@ -293,12 +302,14 @@ impl Control {
             let message = format!("attempt {key} was launched before its stage was announced");
             return self.end(key, AttemptStatus::Failed(Failure::internal(message)));
         };
+        let usage = Arc::<Usage>::default();
+        self.watchdog.watch(key, Arc::clone(&usage), Instant::now());
         let attempt = Attempt {
             engine: Arc::clone(&self.engine),
             stage: Arc::clone(stage),
             launch,
             committed: Instant::now(),
-            usage: Arc::default(),
+            usage: Arc::clone(&usage),
             stop,
             changes: self.changes_sender.clone(),
         };
@@ -326,13 +337,34 @@ impl Control {
         }
     }
 
+    /// Attempts that make no progress are given up at once; they end when what they wait for comes, or never.
+    fn give_up_stalled(&mut self) {
+        let registry = &self.registry;
+        for key in self
+            .watchdog
+            .find_stalled(Instant::now(), |key| registry.is_parked(key))
+        {
+            let message = format!(
+                "attempt {key} has made no progress for {:?} on worker {}, as long as --stall-timeout allows",
+                self.watchdog.stall_timeout(),
+                self.worker
+            );
+            warn!(attempt = %key, "{message}");
+            if self.registry.cancel(key) == Cancel::Stopping {
+                let failure = Failure::new(FailureKind::WorkerLost, message);
+                self.outbox.push(key, AttemptStatus::Failed(failure));
+            }
+        }
+    }
+
     /// Takes the end of an attempt whose work has stopped.
     fn end(&mut self, key: AttemptKey, status: AttemptStatus) {
+        self.watchdog.forget(key);
         let Some(end) = self.registry.end(key, status) else {
             return error!(attempt = %key, "an attempt ended that did not run");
         };
-        if end.release_again {
-            // Its stage may have later attempts here, since its query may have started again.
+        if end.release_again || end.status == AttemptStatus::Cancelled {
+            // Its stage may have other attempts here, whose output is wanted.
             self.engine.store.remove(key);
         }
         if let AttemptStatus::Failed(failure) = &end.status {
@@ -348,14 +380,24 @@ impl Control {
         for key in self.registry.release(release) {
             self.outbox.push(key, AttemptStatus::Cancelled);
         }
-        let of_query = (release.query, StageId(u32::MIN))..=(release.query, StageId(u32::MAX));
-        let names = self.stages.range(of_query).map(|(name, _)| *name);
-        for name in Vec::from_iter(names) {
-            if release.stages.is_empty() || release.stages.contains(&name.1) {
-                self.stages.remove(&name);
-            }
+        // Plans stay as long as the query: what was released may have to be computed again.
+        if release.stages.is_empty() {
+            self.stages.retain(|(query, _), _| *query != release.query);
         }
         self.engine.store.release(release);
+    }
+
+    /// Spare output has given way to something else, or must, since the worker leaves.
+    fn report_dropped(&mut self) {
+        if self.is_leaving() {
+            self.engine.store.drop_spares();
+        }
+        for key in self.engine.store.take_dropped() {
+            self.engine.store.remove(key);
+            if self.registry.forget_output(key) {
+                self.outbox.push(key, AttemptStatus::Dropped);
+            }
+        }
     }
 
     /// Releases everything of every query.

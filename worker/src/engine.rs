@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::execution::TaskContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -48,6 +49,8 @@ pub struct WorkerOptions {
     pub fetch_bytes: usize,
     /// How large a single value may be that a function makes, in bytes.
     pub max_value_bytes: u64,
+    /// How long an attempt may make no progress before it is given up.
+    pub stall_timeout: Duration,
     /// Whether what the process holds beside the pool counts; not where several pools share a process.
     pub watches_memory: bool,
     /// Certificate authorities trusted for the server and for other workers.
@@ -55,7 +58,7 @@ pub struct WorkerOptions {
 }
 
 impl Default for WorkerOptions {
-    /// One slot a core, 1 GiB of memory, watched, 100 GiB of disk, values of 256 MiB.
+    /// One slot a core, 1 GiB of memory, watched, 100 GiB of disk, values of 256 MiB, 2 minutes without progress.
     fn default() -> Self {
         Self {
             slots: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -65,6 +68,7 @@ impl Default for WorkerOptions {
             streamed_bytes: 8 * 1024 * 1024,
             fetch_bytes: 32 * 1024 * 1024,
             max_value_bytes: 256 * 1024 * 1024,
+            stall_timeout: Duration::from_secs(120),
             watches_memory: true,
             trust: Trust::public(),
         }
@@ -81,6 +85,7 @@ pub struct Engine {
     pub fetcher: Fetcher,
     shares: Arc<Shares>,
     slots: usize,
+    pub(crate) stall_timeout: Duration,
     lanes: Lanes,
     /// Holds every function a plan may name. Filling a registry takes milliseconds, copying it microseconds.
     functions: Arc<TaskContext>,
@@ -132,6 +137,7 @@ impl Engine {
             fetcher,
             lanes: Lanes::start(options.slots)?,
             slots: options.slots.max(1),
+            stall_timeout: options.stall_timeout,
             functions,
         }))
     }

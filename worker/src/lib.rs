@@ -38,6 +38,7 @@ mod stage;
 #[cfg(test)]
 mod testing;
 mod usage;
+mod watchdog;
 mod yielding;
 
 pub use embedded::{EmbeddedWorker, embedded};

@@ -27,6 +27,8 @@ use futures::future::BoxFuture;
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     cpu_ns: AtomicU64,
+    /// How many threads work for the attempt now.
+    working: AtomicUsize,
     memory_bytes: AtomicUsize,
     peak_memory_bytes: AtomicUsize,
 }
@@ -35,6 +37,11 @@ impl Usage {
     /// CPU time of all polls that have ended, in nanoseconds.
     pub(crate) fn cpu_ns(&self) -> u64 {
         self.cpu_ns.load(Ordering::Relaxed)
+    }
+
+    /// Whether a thread works for the attempt now.
+    pub(crate) fn is_working(&self) -> bool {
+        self.working.load(Ordering::Relaxed) > 0
     }
 
     /// The most bytes of the memory pool that the attempt's operators held at a time.
@@ -99,6 +106,7 @@ thread_local! {
 impl Current {
     /// Until the guard is dropped, this thread works for `usage`.
     fn enter(usage: &Arc<Usage>) -> Entered {
+        usage.working.fetch_add(1, Ordering::Relaxed);
         let current = Self {
             usage: Arc::clone(usage),
             started: Instant::now(),
@@ -127,6 +135,7 @@ impl Drop for Entered {
             let used = thread_cpu_time().saturating_sub(current.cpu_started);
             let used = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
             current.usage.cpu_ns.fetch_add(used, Ordering::Relaxed);
+            current.usage.working.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

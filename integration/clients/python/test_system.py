@@ -17,18 +17,19 @@ TABLES = {
     "queries": [
         "query_id", "state", "user", "session_id", "statement", "tag", "priority", "resource_group", "created_at",
         "queued_at", "started_at", "delivering_at", "ended_at", "released_at", "planning_ms", "queued_ms", "elapsed_ms",
-        "progress", "restarts", "held_slots", "stages", "tasks", "finished_tasks", *METRICS, "reserved_memory_bytes",
+        "progress", "recoveries", "held_slots", "stages", "tasks", "finished_tasks", *METRICS, "reserved_memory_bytes",
         "failure_kind", "failure",
     ],
     "stages": [
         "query_id", "stage", "state", "tasks", "finished_tasks", "started_at", "elapsed_ms", *METRICS,
     ],
     "tasks": [
-        "query_id", "stage", "task", "attempt", "state", "worker_id", "slots", "launched_at", "started_at", "ended_at",
+        "query_id", "stage", "task", "attempt", "state", "worker_id", "reason", "slots", "launched_at", "started_at", "ended_at",
         *METRICS,
     ],
     "workers": [
         "worker_id", "kind", "address", "state", "slots", "used_slots", "running_attempts", "stopping_attempts",
+        "failures",
         "memory_bytes", "memory_used_bytes", "shuffle_bytes", "resident_bytes",
         "disk_bytes", "version",
     ],
@@ -39,7 +40,7 @@ TABLES = {
 
 TEXTS = {
     "query_id", "state", "user", "session_id", "statement", "tag", "resource_group", "failure_kind", "failure",
-    "worker_id", "kind", "address", "version", "name", "value", "default_value", "description",
+    "worker_id", "reason", "kind", "address", "version", "name", "value", "default_value", "description",
 }
 
 ENDLESS = "SELECT a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b"

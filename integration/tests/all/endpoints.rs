@@ -332,25 +332,49 @@ fn open_results_are_counted_and_released() {
     });
 }
 
+/// Runs a query, reads its rows, and kills a worker that holds some. Returns an endpoint of that worker.
+async fn lose_result(cluster: &mut Cluster, client: &Client, sql: &str) -> (FlightInfo, FlightEndpoint) {
+    let info = client.info(sql).await.expect("it starts");
+    client.fetch_all(&info).await.expect("rows");
+    cluster.worker(0).kill();
+    let lost = cluster.worker_url(0).to_owned();
+    cluster.forget_worker(0);
+    let of_lost = |endpoint: &&FlightEndpoint| endpoint.location[0].uri == lost;
+    let endpoint = info.endpoint.iter().find(of_lost).expect("it held rows").clone();
+    (info, endpoint)
+}
+
+/// With the tickets that their clients have.
 #[test]
-fn lost_worker_is_named_to_readers() {
+fn retained_rows_of_a_lost_worker_are_written_again() {
     bounded(minutes(5), async {
         let mut cluster = two_wide_workers().start().await;
         let client = connect_parallel(&cluster).await;
-        let info = client.info(SCAN).await.expect("it starts");
-        client.fetch_all(&info).await.expect("rows");
-        cluster.worker(0).kill();
-        let lost = cluster.worker_url(0).to_owned();
-        let of_lost = |endpoint: &&FlightEndpoint| endpoint.location[0].uri == lost;
-        let endpoint = info.endpoint.iter().find(of_lost).expect("it held rows");
+        let (info, endpoint) = lose_result(&mut cluster, &client, SCAN).await;
         let schema = info.clone().try_decode_schema().expect("a schema");
-        let read = timeout(seconds(10), client.fetch_endpoint(endpoint, &schema)).await;
+        let read = timeout(seconds(20), client.fetch_endpoint(&endpoint, &schema)).await;
+        let rows = read.expect("an answer within 20 seconds").expect("rows");
+        assert!(rows.iter().any(|batch| batch.num_rows() > 0));
+        for _ in 0..2 {
+            assert_eq!(row_count(&client.fetch_all(&info).await.expect("rows")), 60_175);
+        }
+    });
+}
+
+/// Its client may have read others.
+#[test]
+fn retained_rows_that_would_differ_are_not_written_again() {
+    bounded(minutes(5), async {
+        let mut cluster = two_wide_workers().start().await;
+        let client = connect_parallel(&cluster).await;
+        let (info, endpoint) = lose_result(&mut cluster, &client, "SELECT random() FROM lineitem").await;
+        let schema = info.clone().try_decode_schema().expect("a schema");
+        let read = timeout(seconds(20), client.fetch_endpoint(&endpoint, &schema)).await;
         let status = read
-            .expect("an answer within 10 seconds")
+            .expect("an answer within 20 seconds")
             .expect_err("the rows are lost");
         assert_eq!(status.code(), Code::Unavailable, "{status}");
         assert!(status.message().contains("worker"), "{status}");
-        cluster.forget_worker(0);
         let rows = client.info(SCAN).await.expect("the next query runs");
         assert_eq!(row_count(&client.fetch_all(&rows).await.expect("rows")), 60_175);
     });

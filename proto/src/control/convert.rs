@@ -57,6 +57,10 @@ impl TryFrom<ServerMessage> for wire::ServerMessage {
                 query: release.query.to_bytes(),
                 stages: release.stages.into_iter().map(|stage| stage.0).collect(),
             }),
+            ServerMessage::Spare(query, stage) => Message::Spare(wire::Spare {
+                query: query.to_bytes(),
+                stage: stage.0,
+            }),
             ServerMessage::QueryFailed(query, failure) => Message::QueryFailed(wire::QueryFailed {
                 query: query.to_bytes(),
                 failure: Some(failure.into()),
@@ -93,6 +97,7 @@ impl TryFrom<wire::ServerMessage> for ServerMessage {
                 query: QueryId::from_bytes(&release.query)?,
                 stages: release.stages.into_iter().map(StageId).collect(),
             }),
+            Message::Spare(spare) => Self::Spare(QueryId::from_bytes(&spare.query)?, StageId(spare.stage)),
             Message::QueryFailed(failed) => Self::QueryFailed(
                 QueryId::from_bytes(&failed.query)?,
                 failed
@@ -316,6 +321,7 @@ impl From<Report> for wire::Report {
             AttemptStatus::Finished(output) => Status::Finished(output.into()),
             AttemptStatus::Failed(failure) => Status::Failed(failure.into()),
             AttemptStatus::Cancelled => Status::Cancelled(wire::Cancelled {}),
+            AttemptStatus::Dropped => Status::Dropped(wire::Dropped {}),
         };
         Self {
             sequence: report.sequence,
@@ -339,6 +345,7 @@ impl TryFrom<wire::Report> for Report {
             Status::Finished(finished) => AttemptStatus::Finished(finished.into()),
             Status::Failed(failure) => AttemptStatus::Failed(failure.into()),
             Status::Cancelled(wire::Cancelled {}) => AttemptStatus::Cancelled,
+            Status::Dropped(wire::Dropped {}) => AttemptStatus::Dropped,
         };
         Ok(Self {
             sequence: report.sequence,

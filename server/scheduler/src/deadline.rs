@@ -15,12 +15,8 @@ pub(crate) enum Deadline {
     Urgent(QueryId),
     /// The query's time limit is over.
     TimeLimit(QueryId),
-    /// The task's pause after a refusal is over.
+    /// The task's pause after a refusal or failure is over.
     Retry(QueryId, StageId, TaskId),
-    /// Does the query still wait for the cause of its failure?
-    RootCause(QueryId),
-    /// The query's pause before it starts again is over.
-    Restart(QueryId),
     /// Does the query still wait for its last reports?
     LastReport(QueryId),
     /// Is the worker still suspected?

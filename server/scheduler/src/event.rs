@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use squadron_proto::control::{AttemptStatus, Launch, Release, Stage};
-use squadron_proto::{AttemptKey, Failure, QueryId, WorkerId, WorkerKind};
+use squadron_proto::{AttemptKey, Failure, QueryId, StageId, TaskId, WorkerId, WorkerKind};
 
 use crate::graph::StageGraph;
 use crate::groups::Groups;
@@ -31,6 +31,13 @@ pub enum Event {
     ResultDone {
         /// Which query.
         query: QueryId,
+    },
+    /// The server cannot read parts of the result of a query.
+    ResultUnreadable {
+        /// Which query.
+        query: QueryId,
+        /// Why, with the attempts that wrote these parts.
+        failure: Failure,
     },
     /// A worker is ready for attempts. If the scheduler knows it already, the worker has lost everything it held.
     WorkerJoined {
@@ -109,12 +116,21 @@ pub enum Effect {
         /// Which attempt.
         attempt: AttemptKey,
     },
-    /// Stop an attempt.
+    /// Stop an attempt, or drop what it has written.
     CancelAttempt {
         /// On which worker.
         worker: WorkerId,
         /// Which attempt.
         attempt: AttemptKey,
+    },
+    /// Output of a query is not needed. The worker keeps it while it has room for it.
+    Spare {
+        /// On which worker.
+        worker: WorkerId,
+        /// Of which query.
+        query: QueryId,
+        /// Of which stage.
+        stage: StageId,
     },
     /// Drop output of a query, or all that the worker holds of it.
     Release {
@@ -123,14 +139,19 @@ pub enum Effect {
         /// Which output.
         release: Release,
     },
-    /// The query starts again, since something was lost. A result that was announced is no more, and is announced again.
-    Restarted {
+    /// Something of the query was lost and is computed again. If parts of an announced result are among it, the result is
+    /// announced again.
+    Recovering {
         /// Which query.
         query: QueryId,
         /// What was lost.
         failure: Failure,
+        /// How many attempts came to nothing.
+        attempts: usize,
+        /// Parts of a result that was announced.
+        parts: LostParts,
     },
-    /// The result of the query can be read from now on.
+    /// The result of the query can be read from now on, or again.
     ResultReady {
         /// Which query.
         query: QueryId,
@@ -153,6 +174,13 @@ pub enum Effect {
         /// Why, as half a sentence.
         reason: String,
     },
+    /// A worker gets attempts only where no other accepts any, for a while.
+    WorkerAvoided {
+        /// Its id.
+        worker: WorkerId,
+        /// What was seen of it last, as a sentence.
+        reason: String,
+    },
     /// No worker runs an attempt of this ended query any more. Comes once for each query, with its end or later.
     Released {
         /// Which query.
@@ -169,7 +197,32 @@ pub enum Effect {
     },
 }
 
+/// Parts of an announced result that are written again, by the numbers of their tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LostParts {
+    /// The rows that are missing; those that were read stay right.
+    pub lost: Vec<TaskId>,
+    /// All rows: those that were read do not belong to the result any more.
+    pub void: Vec<TaskId>,
+}
+
+impl LostParts {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.lost.is_empty() && self.void.is_empty()
+    }
+}
+
 impl Effect {
+    /// Drops the output of a stage.
+    pub(crate) fn release_stage(worker: WorkerId, query: QueryId, stage: StageId) -> Self {
+        let stages = vec![stage];
+        Self::Release {
+            worker,
+            release: Release { query, stages },
+        }
+    }
+
     /// Drops everything that the worker holds of the query.
     pub(crate) fn release_all(worker: WorkerId, query: QueryId) -> Self {
         let stages = Vec::new();

@@ -77,6 +77,8 @@ pub struct StageSpec {
     pub streamed: bool,
     /// How the output is partitioned.
     pub output_partitions: OutputPartitions,
+    /// Whether each attempt at a task gives the same rows in each partition, in any order, when its inputs do.
+    pub is_determinate: bool,
 }
 
 /// One task: some partitions of a stage that run together on one worker.

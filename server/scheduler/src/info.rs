@@ -40,8 +40,8 @@ pub struct QueryInfo {
     pub memory_bytes: u64,
     /// How much of its work is done, from 0 to 1000.
     pub progress: u32,
-    /// How often it has started again, since something was lost.
-    pub restarts: u32,
+    /// How often something of it was lost and computed again.
+    pub recoveries: u32,
     /// In ascending order of their numbers.
     pub stages: Vec<StageInfo>,
 }
@@ -55,8 +55,6 @@ pub enum QueryPhase {
     Running,
     /// All of its tasks are finished, and its client has not read all rows.
     Delivering,
-    /// It has failed, and the root cause may still be reported.
-    Failing,
 }
 
 /// A stage of a query.
@@ -83,18 +81,18 @@ pub enum StagePhase {
     Running,
     /// Its output is complete.
     Finished,
-    /// Its output has been read and released.
+    /// Nobody reads its output any more.
     Released,
 }
 
-/// A task of a stage, and the current or last attempt at it.
+/// A task of a stage, and its attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskInfo {
     /// Its number.
     pub id: TaskId,
     /// What it is doing.
     pub phase: TaskPhase,
-    /// The attempt and its worker; none before the first launch.
+    /// The current attempt and its worker; none while the task waits.
     pub attempt: Option<(AttemptNumber, WorkerId)>,
     /// The slots that the attempt takes, or that the task asks for.
     pub slots: u32,
@@ -106,12 +104,33 @@ pub struct TaskInfo {
     pub ended: Option<Duration>,
     /// What it used, once it is finished.
     pub resources: Option<Resources>,
+    /// Its attempts that came to nothing, the oldest first; the last 16.
+    pub past: Vec<PastAttempt>,
+}
+
+/// An attempt that came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastAttempt {
+    /// Its number.
+    pub attempt: AttemptNumber,
+    /// Its worker, which may have left since.
+    pub worker: WorkerId,
+    /// When it was launched.
+    pub launched: Option<Duration>,
+    /// When it was reported to run.
+    pub started: Option<Duration>,
+    /// When it ended, or was given up.
+    pub ended: Option<Duration>,
+    /// What it used, if it had finished before its output was lost.
+    pub resources: Option<Resources>,
+    /// Why it counts for nothing, as a sentence.
+    pub reason: Arc<str>,
 }
 
 /// What a task is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskPhase {
-    /// It waits for the inputs of its stage, or for the end of a pause after a refusal.
+    /// It waits for the inputs of its stage, or for the end of a pause after a refusal or failure.
     Waiting,
     /// It waits for a worker with free slots.
     Pending,
@@ -125,7 +144,7 @@ pub enum TaskPhase {
     Parked,
     /// Its output is complete, and possibly released since.
     Finished,
-    /// Its attempt failed.
+    /// Its attempt failed, and the query with it.
     Failed,
 }
 
@@ -148,7 +167,7 @@ pub struct Resources {
     pub peak_memory_bytes: u64,
 }
 
-/// An attempt of an ended query whose worker has not yet reported that it stopped.
+/// An attempt that was told to stop and whose worker has not yet reported that it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoppingAttempt {
     /// Which attempt.
@@ -243,12 +262,17 @@ pub struct WorkerLoad {
     pub used_slots: u32,
     /// How many of its attempts are not parked.
     pub running: u32,
-    /// Attempts of ended queries that it was told to stop and has not reported as stopped.
+    /// Attempts that it was told to stop and has not reported as stopped.
     pub stopping: usize,
     /// Whether it gets no new attempts and leaves when its attempts have ended.
     pub draining: bool,
     /// Whether nothing is heard of it; it is lost unless it returns in time.
     pub suspected: bool,
+    /// Whether it gets attempts only where no other worker accepts any, since attempts failed there or others cannot reach
+    /// it.
+    pub avoided: bool,
+    /// How many attempts failed there for reasons that are not their statements'.
+    pub failures: u64,
 }
 
 /// What all workers offer together.
@@ -327,8 +351,8 @@ impl ResultPart {
 pub struct QuerySummary {
     /// From submission to end.
     pub elapsed: Duration,
-    /// What was lost each time that it started again, as a sentence.
-    pub restarts: Vec<String>,
+    /// What was lost and computed again, each time as a sentence; the last 16.
+    pub recoveries: Vec<String>,
     /// In ascending order of their numbers.
     pub stages: Vec<StageSummary>,
 }

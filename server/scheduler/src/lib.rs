@@ -30,7 +30,7 @@
 //! - each submitted query ends exactly once; then nothing of it is left in the scheduler, nor, once the workers have
 //!   handled the effects, on a worker;
 //! - an attempt holds its slots from launch to end, except while it is parked, and gives them back exactly once;
-//! - a stage starts when all its inputs are finished; its output is released when all its consumers are finished;
+//! - a stage runs while all its inputs are complete and somebody needs its output, which is released when nobody does;
 //! - the cost of an event does not grow with the number of queries or tasks that wait.
 
 pub mod admission;
@@ -50,12 +50,12 @@ mod tests;
 mod workers;
 
 pub use admission::AdmissionLimits;
-pub use event::{Effect, Event};
+pub use event::{Effect, Event, LostParts};
 pub use graph::{OutputPartitions, Placement, QueryOptions, StageGraph, StageSpec, TaskSpec, TimeLimit};
 pub use groups::{GroupSpec, Groups, Selector};
 pub use info::{
-    Capacity, GroupLoad, QueryInfo, QueryPhase, QueryProgress, QuerySummary, Resources, ResultPart, StageInfo,
-    StagePhase, StageSummary, StoppingAttempt, TaskInfo, TaskPhase, TaskSummary, WorkerLoad,
+    Capacity, GroupLoad, PastAttempt, QueryInfo, QueryPhase, QueryProgress, QuerySummary, Resources, ResultPart,
+    StageInfo, StagePhase, StageSummary, StoppingAttempt, TaskInfo, TaskPhase, TaskSummary, WorkerLoad,
 };
 pub use limits::Limits;
 pub use queue::policy::Policy;

@@ -18,10 +18,10 @@ pub struct Limits {
     pub max_open_results: usize,
     /// How long a query waits while there is no worker for it.
     pub no_worker_timeout: Duration,
-    /// How often a query starts again when a worker or output is lost.
-    pub max_restarts: u32,
-    /// How long a query pauses before it starts again; doubled with each further time.
-    pub restart_pause: Duration,
+    /// How many attempts at one task may fail, or die with their workers; the last of them ends the query.
+    pub max_task_failures: u32,
+    /// How long a task pauses after its first failure; doubled with each further failure.
+    pub retry_pause: Duration,
     /// How long a worker of which nothing is heard may take to return before it is lost.
     pub worker_grace: Duration,
     /// How often a task may be refused while its lane finds no slot taken, so that no other attempt explains the
@@ -37,8 +37,6 @@ pub struct Limits {
     pub starvation_timeout: Duration,
     /// How many plans to remember with their costs.
     pub remembered_plans: usize,
-    /// How long a query whose attempt stopped without a cause waits for the root cause.
-    pub root_cause_timeout: Duration,
     /// How long a query whose result has been read waits for the last reports.
     pub last_report_timeout: Duration,
     /// How many lost workers to remember, so that they release ended queries when they come back.
@@ -53,8 +51,8 @@ impl Default for Limits {
             admission: AdmissionLimits::default(),
             max_open_results: 256,
             no_worker_timeout: Duration::from_secs(10),
-            max_restarts: 3,
-            restart_pause: Duration::from_millis(100),
+            max_task_failures: 4,
+            retry_pause: Duration::from_millis(100),
             worker_grace: Duration::from_secs(10),
             max_idle_refusals: 3,
             max_refusals: 20,
@@ -62,7 +60,6 @@ impl Default for Limits {
             room_timeout: Duration::from_millis(50),
             starvation_timeout: Duration::from_secs(10),
             remembered_plans: 4096,
-            root_cause_timeout: Duration::from_secs(1),
             last_report_timeout: Duration::from_secs(10),
             remembered_workers: 256,
         }

@@ -4,13 +4,14 @@
 //! |---|---|---|
 //! | Submit | enters phase Queued; runs once admitted | launches while slots are free; Ended when it is refused |
 //! | Regroup | changes its group | launches |
-//! | Report | see [`query`], [`stage`] and [`task`] | Commit, Release, ResultReady, Ended |
+//! | Report | see [`query`], [`stage`] and [`task`] | Commit, Release, ResultReady, Recovering, Ended |
 //! | ResultDone | ends, once its root stage is finished | Release, Ended |
+//! | ResultUnreadable | computes these parts again, or ends | Recovering, CancelAttempt; launches |
 //! | Cancel | ends | CancelAttempt, Release, Ended |
 //! | WorkerJoined | as WorkerLost, if the worker was there | Release of queries it knew when it was lost; launches |
 //! | WorkerSuspected | | |
-//! | WorkerReturned | as WorkerLost, if the worker has lost what it depends on | Commit, Release; launches |
-//! | WorkerLost | starts again or ends, if it depends on the worker | CancelAttempt and Release on other workers, Restarted or Ended |
+//! | WorkerReturned | as WorkerLost, for what the worker does not have any more | Commit, CancelAttempt, Release; launches |
+//! | WorkerLost | computes again what it needs of the worker, or ends | Recovering, CancelAttempt on other workers; launches |
 //! | WorkerDraining | | |
 //! | Tick | what has waited too long is retried, placed or ended | as above |
 //!
@@ -81,6 +82,7 @@ impl Scheduler {
             Event::Regroup(groups) => self.regroup(groups),
             Event::Cancel { query, failure } => self.end(query, Err(failure), &mut effects),
             Event::ResultDone { query } => self.mark_result_read(now, query, &mut effects),
+            Event::ResultUnreadable { query, failure } => self.lose_parts(now, query, failure, &mut effects),
             Event::WorkerJoined {
                 worker,
                 slots,
@@ -108,7 +110,7 @@ impl Scheduler {
             } => self.apply_report(now, worker, attempt, status, &mut effects),
             Event::Tick => self.tick(now, &mut effects),
         }
-        self.admit_waiting(now);
+        self.admit_waiting(now, &mut effects);
         self.dispatch(now, &mut effects);
         effects
     }
@@ -134,7 +136,7 @@ impl Scheduler {
         if self.queries.contains_key(&id) {
             return;
         }
-        if let Err(failure) = self.accept(now, graph) {
+        if let Err(failure) = self.accept(now, graph, effects) {
             effects.push(Effect::Ended {
                 query: id,
                 outcome: Err(failure),
@@ -144,7 +146,7 @@ impl Scheduler {
         }
     }
 
-    fn accept(&mut self, now: Duration, graph: StageGraph) -> Result<(), Failure> {
+    fn accept(&mut self, now: Duration, graph: StageGraph, effects: &mut Vec<Effect>) -> Result<(), Failure> {
         if !graph.options.is_exempt {
             self.check_open_results()?;
         }
@@ -167,7 +169,7 @@ impl Scheduler {
         }
         self.queries.insert(id, query);
         if is_exempt {
-            self.start(now, id);
+            self.start(now, id, effects);
         }
         Ok(())
     }
@@ -199,7 +201,7 @@ impl Scheduler {
     }
 
     /// Starts the queries that admission lets run.
-    fn admit_waiting(&mut self, now: Duration) {
+    fn admit_waiting(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         if !std::mem::take(&mut self.may_admit) {
             return;
         }
@@ -209,19 +211,17 @@ impl Scheduler {
                 return;
             };
             self.admission.start(&query.candidate());
-            self.start(now, id);
+            self.start(now, id, effects);
         }
     }
 
-    fn start(&mut self, now: Duration, id: QueryId) {
+    fn start(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
         query.phase = Phase::Running;
         query.started = Some(now);
-        for stage in query.source_stages() {
-            self.start_stage(now, id, stage);
-        }
+        self.advance(now, id, effects);
     }
 
     /// Assigns every query to one of the new groups; limits that are exceeded now stay exceeded until queries have
@@ -276,8 +276,6 @@ impl Scheduler {
                 // The dispatch at the end of the event compares the times itself.
                 Deadline::Room(_) => {}
                 Deadline::Retry(query, stage, task) => self.retry(now, query, stage, task),
-                Deadline::RootCause(query) => self.end_without_cause(now, query, effects),
-                Deadline::Restart(query) => self.start_again(now, query),
                 Deadline::LastReport(query) => self.end_successfully(now, query, effects),
                 Deadline::Grace(worker) => self.give_up_worker(now, worker, effects),
             }

@@ -22,6 +22,7 @@ pub fn stage(id: u32, inputs: &[u32], tasks: u32) -> StageSpec {
         placement: Placement::Any,
         streamed: false,
         output_partitions: OutputPartitions::Identity(tasks),
+        is_determinate: true,
     }
 }
 

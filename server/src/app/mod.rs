@@ -197,6 +197,7 @@ fn worker_options(args: &WorkArgs, workers: usize, trust: Trust) -> WorkerOption
         max_value_bytes: args.max_value_bytes,
         streamed_bytes: size(args.stream_bytes),
         fetch_bytes: size(args.fetch_bytes),
+        stall_timeout: args.stall_timeout,
         watches_memory: true,
         trust,
     }

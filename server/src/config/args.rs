@@ -269,6 +269,10 @@ pub struct WorkArgs {
     /// How many fetched bytes may wait for an operator, per task and input.
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = values::parse_size)]
     pub fetch_bytes: u64,
+    /// How long a task may make no progress (a disk or peer that hangs) before it is tried on another worker. A task that
+    /// waits for its client is not counted.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = values::parse_duration)]
+    pub stall_timeout: Duration,
 }
 
 impl WorkArgs {

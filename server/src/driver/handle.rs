@@ -3,7 +3,7 @@
 //! ```text
 //! SchedulerHandle ── Command ──> driver       what may wait for room in the mailbox
 //!                 ── Signals ──> driver       what must not: cancels, and results that were read
-//! QueryEvents    <── Subscriber ─ driver      the two updates of a query, and its progress
+//! QueryEvents    <── Subscriber ─ driver      the updates of a query, and its progress
 //! ```
 
 use std::sync::atomic::{AtomicU64, Ordering};

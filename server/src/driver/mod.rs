@@ -158,6 +158,9 @@ impl Driver {
         for query in pending.read {
             self.apply(Event::ResultDone { query });
         }
+        for (query, failure) in pending.unreadable {
+            self.apply(Event::ResultUnreadable { query, failure });
+        }
         for (query, failure) in pending.cancelled {
             self.apply(Event::Cancel { query, failure });
         }
@@ -266,6 +269,7 @@ impl Driver {
                 | Event::Regroup(_)
                 | Event::Cancel { .. }
                 | Event::ResultDone { .. }
+                | Event::ResultUnreadable { .. }
                 | Event::Report { .. }
                 | Event::Tick => false,
             };
@@ -351,10 +355,24 @@ impl Driver {
             Effect::Commit { worker, attempt } => self.send(worker, ServerMessage::Commit(attempt)),
             Effect::CancelAttempt { worker, attempt } => self.send(worker, ServerMessage::Cancel(attempt)),
             Effect::Release { worker, release } => self.send(worker, ServerMessage::Release(release)),
-            Effect::Restarted { query, failure } => {
-                warn!(query_id = %query, kind = ?failure.kind, "query starts again: {failure}");
-                self.directory
-                    .with_subscriber(query, &mut |subscriber| subscriber.restarted(failure.clone()));
+            Effect::Spare { worker, query, stage } => self.send(worker, ServerMessage::Spare(query, stage)),
+            Effect::Recovering {
+                query,
+                failure,
+                attempts,
+                parts,
+            } => {
+                warn!(query_id = %query, kind = ?failure.kind, attempts, "computing again what is lost: {failure}");
+                if !parts.is_empty() {
+                    self.directory.with_subscriber(query, &mut |subscriber| {
+                        subscriber.parts_lost(parts.clone(), failure.clone());
+                    });
+                }
+                self.show_progress(query);
+                None
+            }
+            Effect::WorkerAvoided { worker, reason } => {
+                warn!(%worker, "a worker is avoided for a while: {reason}");
                 None
             }
             Effect::ResultReady { query, parts } => {
@@ -439,6 +457,8 @@ impl Driver {
                     stopping: load.stopping,
                     draining: load.draining,
                     suspected: load.suspected,
+                    avoided: load.avoided,
+                    failures: load.failures,
                     memory_bytes: vitals.memory_bytes,
                     last_heartbeat: vitals.last_heartbeat,
                     version: vitals.version,

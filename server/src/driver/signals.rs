@@ -1,5 +1,5 @@
 //! What must reach the driver from places that cannot wait for room in its mailbox: cancels, and results that were
-//! read.
+//! read or cannot be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +18,7 @@ pub(super) struct Signals {
 pub(super) struct Pending {
     pub(super) cancelled: BTreeMap<QueryId, Failure>,
     pub(super) read: BTreeSet<QueryId>,
+    pub(super) unreadable: BTreeMap<QueryId, Failure>,
 }
 
 impl Signals {
@@ -29,6 +30,19 @@ impl Signals {
     /// All rows of the query's result have been read.
     pub(super) fn result_done(&self, query: QueryId) {
         self.change(|pending| _ = pending.read.insert(query));
+    }
+
+    /// Parts of the query's result, which the failure names, cannot be read.
+    pub(super) fn cannot_read(&self, query: QueryId, failure: Failure) {
+        self.change(|pending| {
+            let lost = failure.lost.clone();
+            let known = pending.unreadable.entry(query).or_insert(failure);
+            for output in lost {
+                if !known.lost.contains(&output) {
+                    known.lost.push(output);
+                }
+            }
+        });
     }
 
     pub(super) fn take(&self) -> Pending {

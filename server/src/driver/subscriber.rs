@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use squadron_proto::{Failure, FailureKind, QueryId};
-use squadron_scheduler::{QueryProgress, QuerySummary, ResultPart};
+use squadron_scheduler::{LostParts, QueryProgress, QuerySummary, ResultPart};
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
@@ -19,8 +19,13 @@ pub enum QueryUpdate {
         /// Where they are.
         parts: Vec<ResultPart>,
     },
-    /// Something was lost, and the query starts again: the result that was ready is no more, and will be ready again.
-    Restarted(Failure),
+    /// Parts of a result that was ready are lost, and written again: the result will be ready again.
+    PartsLost {
+        /// Which.
+        parts: LostParts,
+        /// Why.
+        failure: Failure,
+    },
     /// The query is over; the last update.
     Ended(Result<QuerySummary, Failure>),
 }
@@ -53,7 +58,7 @@ pub(super) fn subscribe(
     plan: Counted,
     signals: Arc<Signals>,
 ) -> (Subscriber, QueryEvents) {
-    // The scheduler bounds how often a query starts again, and so its updates.
+    // Few: the scheduler bounds the failures of a task, and workers that are lost are rare.
     let (sender, updates) = mpsc::unbounded_channel();
     let (progress_sender, progress) = watch::channel(QueryProgress::default());
     let subscriber = Subscriber {
@@ -79,10 +84,10 @@ impl Subscriber {
         self.deliver(QueryUpdate::ResultReady { parts });
     }
 
-    /// The query starts again.
-    pub(super) fn restarted(&self, failure: Failure) {
+    /// Parts of the result are lost, and written again.
+    pub(super) fn parts_lost(&self, parts: LostParts, failure: Failure) {
         self.progress.send_modify(|shown| shown.is_ready = false);
-        self.deliver(QueryUpdate::Restarted(failure));
+        self.deliver(QueryUpdate::PartsLost { parts, failure });
     }
 
     /// The query is over. Its plan counts no more when its client hears of it.
@@ -134,6 +139,11 @@ impl QueryEvents {
         if !std::mem::replace(&mut self.is_ended, true) {
             self.signals.cancel(self.query, failure);
         }
+    }
+
+    /// Tells the scheduler that parts of the result, which the failure names, cannot be read. Never waits.
+    pub fn cannot_read(&self, failure: Failure) {
+        self.signals.cannot_read(self.query, failure);
     }
 
     /// How far the query is, also after its end.

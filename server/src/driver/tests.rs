@@ -23,10 +23,10 @@ struct Server {
     tasks: JoinSet<()>,
 }
 
-/// What is lost ends queries here.
+/// No query waits long for another worker here.
 fn server(options: RegistryOptions) -> Server {
     let limits = Limits {
-        max_restarts: 0,
+        no_worker_timeout: Duration::from_millis(100),
         ..Limits::default()
     };
     server_with(limits, options)
@@ -59,6 +59,7 @@ fn answers(message: &ServerMessage) -> Vec<(AttemptKey, AttemptStatus)> {
         | ServerMessage::Stage(_)
         | ServerMessage::Cancel(_)
         | ServerMessage::Release(_)
+        | ServerMessage::Spare(..)
         | ServerMessage::Acknowledge(_)
         | ServerMessage::QueryFailed(..)
         | ServerMessage::Drain => Vec::new(),
@@ -120,7 +121,7 @@ async fn ended(events: &mut QueryEvents) -> Result<QuerySummary, Failure> {
     let outcome = async {
         loop {
             match events.next().await.expect("an end") {
-                QueryUpdate::ResultReady { .. } | QueryUpdate::Restarted(_) => {}
+                QueryUpdate::ResultReady { .. } | QueryUpdate::PartsLost { .. } => {}
                 QueryUpdate::Ended(outcome) => return outcome,
             }
         }
@@ -263,9 +264,6 @@ async fn rejoining_worker_starts_anew() {
     let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
     until_launched(&mut orders).await;
     let _told = attach_obedient(&mut server).await;
-    assert_eq!(ended(&mut events).await.unwrap_err().kind, FailureKind::WorkerLost);
-    let graph = graph(2, vec![stage(0, &[], 1)]);
-    let mut events = server.handle.submit(graph).await.unwrap();
     assert!(matches!(events.next().await, Some(QueryUpdate::ResultReady { .. })));
     events.result_done();
     assert!(ended(&mut events).await.is_ok());
@@ -408,20 +406,54 @@ async fn worker_that_started_again_is_new_at_once() {
 
 /// Its client hears of it, and may give the query up.
 #[tokio::test]
-async fn query_of_a_lost_worker_starts_again() {
+async fn part_of_a_result_on_a_lost_worker_is_written_again() {
     let server = server_with(Limits::default(), RegistryOptions::default());
     let (mut orders, reports) = attach_silent(&server, 16).await;
     let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
-    until_launched(&mut orders).await;
+    let told = until_launched(&mut orders).await;
+    report_running(&told, &reports).await;
+    assert!(matches!(events.next().await, Some(QueryUpdate::ResultReady { .. })));
     drop((orders, reports));
-    let Some(QueryUpdate::Restarted(lost)) = events.next().await else {
-        panic!("it does not start again");
+    let Some(QueryUpdate::PartsLost { parts, failure }) = events.next().await else {
+        panic!("it is not computed again");
     };
-    assert_eq!(lost.kind, FailureKind::WorkerLost);
+    assert_eq!(failure.kind, FailureKind::WorkerLost);
+    assert_eq!((parts.lost.len(), parts.void.len()), (1, 0));
     let (mut orders, _reports) = attach_silent(&server, 16).await;
     let mut told = until_launched(&mut orders).await;
     events.give_up(Failure::new(FailureKind::Unsupported, "a part of the rows is gone"));
     while !matches!(told.last(), Some(ServerMessage::Release(_))) {
         told.push(orders.recv().await.unwrap());
     }
+}
+
+/// The server alone cannot reach the worker.
+#[tokio::test]
+async fn part_that_the_server_cannot_read_is_written_again() {
+    let server = server_with(Limits::default(), RegistryOptions::default());
+    let (mut orders, reports) = attach_silent(&server, 16).await;
+    let mut events = server.handle.submit(graph(1, vec![stage(0, &[], 1)])).await.unwrap();
+    let told = until_launched(&mut orders).await;
+    let attempt = report_running(&told, &reports).await;
+    assert!(matches!(events.next().await, Some(QueryUpdate::ResultReady { .. })));
+    events.cannot_read(Failure::new(FailureKind::WorkerLost, "no way").of_outputs(vec![attempt]));
+    assert!(matches!(events.next().await, Some(QueryUpdate::PartsLost { .. })));
+    until_launched(&mut orders).await;
+}
+
+/// Says that the attempt that was launched last runs.
+async fn report_running(told: &[ServerMessage], reports: &mpsc::Sender<WorkerMessage>) -> AttemptKey {
+    let Some(ServerMessage::Launch(launch)) = told.last() else {
+        panic!("{told:?}");
+    };
+    let attempt = launch.attempt;
+    for (sequence, status) in (1..).zip([AttemptStatus::Reserved, AttemptStatus::Running]) {
+        let report = Report {
+            sequence,
+            attempt,
+            status,
+        };
+        reports.send(WorkerMessage::Report(report)).await.unwrap();
+    }
+    attempt
 }

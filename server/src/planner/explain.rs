@@ -55,9 +55,9 @@ pub fn analyze(staged: &StagedPlan, summary: &QuerySummary, schema: &SchemaRef) 
             .find(|summary| summary.stage == stage.id)
             .map_or_else(String::new, describe_summary)
     });
-    let restarts = summary.restarts.iter();
-    let restarts: String = restarts.map(|lost| format!("started again: {lost}\n")).collect();
-    let text = format!("elapsed={}\n{restarts}{text}", millis(summary.elapsed));
+    let lost = summary.recoveries.iter();
+    let lost: String = lost.map(|lost| format!("computed again: {lost}\n")).collect();
+    let text = format!("elapsed={}\n{lost}{text}", millis(summary.elapsed));
     rows(schema, vec!["Distributed Plan with Metrics"], vec![text])
 }
 

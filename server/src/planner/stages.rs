@@ -15,6 +15,7 @@ use squadron_proto::control::{ObjectStoreSpec, PlanRef, ScanSplits};
 use squadron_proto::{Failure, FailureKind, MAX_CONTROL_MESSAGE_BYTES, QueryId, StageId};
 use squadron_scheduler::{OutputPartitions, Placement, QueryOptions, StageGraph, StageSpec, TaskSpec};
 use squadron_shuffle::failure;
+use squadron_shuffle::fragment::determinism::{Determinism, FIXED_FILES, determinism};
 use squadron_shuffle::fragment::{self, InProcessPlan, lossy};
 use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WritePartitioning};
 
@@ -199,13 +200,19 @@ impl PlannedStage {
             schema,
         ));
         let dispatch = self.dispatch(&write, context)?;
+        let determinism = determinism(write.as_ref());
+        let mut settings = context.settings.clone();
+        if determinism == Determinism::WithFixedFiles {
+            let (key, value) = FIXED_FILES;
+            settings.push((key.to_owned(), value.to_owned()));
+        }
         let partitions = u32::try_from(self.output_partitions).unwrap_or(u32::MAX);
         Ok(StageSpec {
             id: self.id,
             inputs: self.inputs.clone(),
             tasks: dispatch.tasks,
             plan: dispatch.plan,
-            settings: context.settings.clone(),
+            settings,
             stores: context.stores.clone(),
             placement: dispatch.placement,
             streamed: is_root && !context.keep_result,
@@ -213,6 +220,7 @@ impl PlannedStage {
                 Output::Hash(_) => OutputPartitions::Hash(partitions),
                 Output::Identity => OutputPartitions::Identity(partitions),
             },
+            is_determinate: determinism != Determinism::Indeterminate,
         })
     }
 

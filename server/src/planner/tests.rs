@@ -10,6 +10,7 @@ use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use squadron_proto::QueryId;
 use squadron_proto::control::PlanRef;
 use squadron_scheduler::{Placement, StageGraph};
+use squadron_shuffle::fragment::determinism::FIXED_FILES;
 use squadron_shuffle::fragment::lossy;
 use tempfile::TempDir;
 
@@ -313,4 +314,66 @@ async fn left_nested_loop_probes_one_partition() {
         !below.contains("join_type=Left") || below.contains("CoalescePartitionsExec"),
         "{text}"
     );
+}
+
+/// Which stages give the same rows whenever they run, producers first.
+async fn determinate_stages(fixture: &Fixture, sql: &str) -> Vec<bool> {
+    let graph = fixture.graph(sql).await;
+    graph.stages.iter().map(|stage| stage.is_determinate).collect()
+}
+
+#[tokio::test]
+async fn stages_that_give_the_same_rows_again_are_known() {
+    let fixture = Fixture::new().await;
+    let join = "SELECT name, sum(total), count(*), min(name) FROM orders JOIN customer ON customer = customer.id";
+    for sql in [
+        &format!("{join} GROUP BY name ORDER BY name"),
+        "SELECT customer, count(DISTINCT total), avg(CAST(total AS DECIMAL(20, 2))) FROM orders GROUP BY customer",
+        "SELECT total, name FROM orders FULL JOIN customer ON customer = customer.id",
+        "SELECT * FROM orders WHERE total > (SELECT max(id) FROM customer)",
+        "SELECT * FROM orders UNION ALL SELECT id, id AS b, id AS c FROM customer",
+    ] {
+        let stages = determinate_stages(&fixture, sql).await;
+        assert!(stages.iter().all(|is| *is), "{sql}: {stages:?}");
+    }
+    for (sql, indeterminate) in [
+        (
+            "SELECT customer, sum(total * random()) FROM orders GROUP BY customer",
+            0,
+        ),
+        (
+            "SELECT customer, avg(CAST(total AS DOUBLE)) FROM orders GROUP BY customer",
+            0,
+        ),
+        ("SELECT customer, first_value(total) FROM orders GROUP BY customer", 0),
+        ("SELECT customer, array_agg(total) FROM orders GROUP BY customer", 0),
+        (
+            "SELECT customer, count(*) FROM (SELECT * FROM orders LIMIT 10) GROUP BY customer",
+            0,
+        ),
+        ("SELECT * FROM orders ORDER BY customer LIMIT 10", 0),
+        (
+            "SELECT id, row_number() OVER (PARTITION BY customer ORDER BY total) FROM orders",
+            1,
+        ),
+    ] {
+        let stages = determinate_stages(&fixture, sql).await;
+        assert!(!stages[indeterminate], "{sql}: {stages:?}");
+    }
+}
+
+/// The partitions of a scan that each go to a reader of their own must not take files from each other.
+#[tokio::test]
+async fn scan_read_partition_by_partition_keeps_its_files_apart() {
+    let fixture = Fixture::new().await;
+    let (key, value) = FIXED_FILES;
+    let is_fixed = |stage: &squadron_scheduler::StageSpec| stage.settings.contains(&(key.to_owned(), value.to_owned()));
+    let plain = fixture.graph("SELECT id FROM orders").await;
+    let scan = &plain.stages[0];
+    assert!(scan.is_determinate && is_fixed(scan), "{:?}", scan.settings);
+    let hashed = fixture
+        .graph("SELECT customer, count(*) FROM orders GROUP BY customer")
+        .await;
+    let scan = &hashed.stages[0];
+    assert!(scan.is_determinate && !is_fixed(scan), "{:?}", scan.settings);
 }

@@ -24,6 +24,8 @@ mod queries;
 mod record;
 pub mod records;
 mod result_endpoints;
+mod result_parts;
+mod result_reader;
 pub mod results;
 mod retained;
 mod rows;

@@ -10,34 +10,28 @@
 //! stream is dropped before its end, or the client does not come in time, the query is cancelled. A result with several
 //! endpoints stays where it was written, see `retained`.
 //!
-//! A query that loses a worker starts again. As long as no row has gone to the client, the rows are then read from the
-//! beginning, where the query writes them now; else the client is told to run the statement again.
+//! Where parts of a result are lost, see [`result_parts`](super::result_parts).
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use arrow_flight::FlightData;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use futures::stream::{self, BoxStream, SelectAll};
+use futures::stream::{self, SelectAll};
 use futures::{StreamExt, TryStreamExt};
 use squadron_proto::ticket::Fetch;
 use squadron_proto::{Failure, FailureKind};
-use squadron_scheduler::{QueryProgress, QuerySummary, ResultPart};
-use squadron_shuffle::fetch::Fetched;
-use squadron_shuffle::{Fetcher, Store, encode};
+use squadron_scheduler::{QueryProgress, QuerySummary};
+use squadron_shuffle::encode;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+use super::result_parts::RunningRows;
+use super::result_reader::{CAUSE_PATIENCE, is_loss};
+pub use super::result_reader::{Frames, ResultReader};
 use super::retained::{Reading, RetainedResult, gone};
-use crate::driver::{QueryEvents, QueryUpdate};
-
-/// Frames on their way to a client.
-pub type Frames = BoxStream<'static, Result<FlightData, Failure>>;
-
-/// How long a broken stream waits to hear why.
-const CAUSE_PATIENCE: Duration = Duration::from_secs(3);
+use crate::driver::QueryEvents;
 
 /// A result that waits for its client.
 #[derive(Debug)]
@@ -68,15 +62,6 @@ impl OpenResult {
     }
 }
 
-/// Reads results, wherever they are.
-#[derive(Clone)]
-pub struct ResultReader {
-    /// Holds the output of embedded workers.
-    pub store: Store,
-    /// Reaches the other workers.
-    pub fetcher: Fetcher,
-}
-
 impl ResultReader {
     /// All frames of a result: the schema message first, then the rows. Dropping the stream cancels the query.
     ///
@@ -88,17 +73,10 @@ impl ResultReader {
                 let batches = stream::iter(batches.into_iter().map(Ok));
                 Ok(encode::frames(schema, batches).boxed())
             }
-            OpenResult::Running { schema, mut events } => {
-                let rows = self.open(&schema, &mut events).await?;
-                let schema_message = encode::frames(Arc::clone(&schema), stream::empty());
-                let running = Running {
-                    reader: self.clone(),
-                    schema,
-                    rows,
-                    has_forwarded: false,
-                    events,
-                };
-                Ok(schema_message.chain(running.into_stream()).boxed())
+            OpenResult::Running { schema, events } => {
+                let rows = RunningRows::open(self.clone(), Arc::clone(&schema), events).await?;
+                let schema_message = encode::frames(schema, stream::empty());
+                Ok(schema_message.chain(rows.into_stream()).boxed())
             }
         }
     }
@@ -112,17 +90,21 @@ impl ResultReader {
         result: &Arc<RetainedResult>,
         endpoint: &Fetch,
     ) -> Result<Frames, Failure> {
-        let parts = result.parts_of(endpoint)?;
         let mut progress = result.progress();
+        let parts = result.parts_of(endpoint).await?;
         let rows = match self.rows(&result.schema, parts).await {
             Ok(rows) => rows,
+            Err(broken) if is_loss(&broken) => {
+                let others = timeout(CAUSE_PATIENCE, result.other_parts_of(endpoint, &broken)).await;
+                self.rows(&result.schema, others.unwrap_or(Err(broken))?).await?
+            }
             Err(broken) => return Err(cause_of_retained(&mut progress, broken).await),
         };
         let schema_message = encode::frames(Arc::clone(&result.schema), stream::empty());
         let retained = Retained {
             rows,
             progress,
-            _reading: result.reading(),
+            reading: result.reading(),
         };
         Ok(schema_message.chain(retained.into_stream()).boxed())
     }
@@ -131,42 +113,10 @@ impl ResultReader {
     ///
     /// # Errors
     /// The query's own failure.
-    pub(super) async fn read_to_end(
-        &self,
-        schema: &SchemaRef,
-        mut events: QueryEvents,
-    ) -> Result<QuerySummary, Failure> {
-        loop {
-            let mut rows = self.open(schema, &mut events).await?;
-            let read = async {
-                while rows.try_next().await?.is_some() {}
-                Ok(())
-            };
-            match read.await {
-                Ok(()) => break,
-                Err(broken) => cause(&mut events, broken).await?,
-            }
-        }
-        events.result_done();
-        loop {
-            match events.next().await {
-                Some(QueryUpdate::Ended(outcome)) => return outcome,
-                // What was lost is not needed any more.
-                Some(QueryUpdate::Restarted(_) | QueryUpdate::ResultReady { .. }) => {}
-                None => return Err(Failure::internal("the query never ended after its last row")),
-            }
-        }
-    }
-
-    /// Waits until the result can be read, and opens it; again when the query has started again meanwhile.
-    async fn open(&self, schema: &SchemaRef, events: &mut QueryEvents) -> Result<SelectAll<Frames>, Failure> {
-        loop {
-            let parts = ready(events).await?;
-            match self.rows(schema, parts).await {
-                Ok(rows) => return Ok(rows),
-                Err(broken) => cause(events, broken).await?,
-            }
-        }
+    pub(super) async fn read_to_end(&self, schema: &SchemaRef, events: QueryEvents) -> Result<QuerySummary, Failure> {
+        let mut rows = RunningRows::open(self.clone(), Arc::clone(schema), events).await?;
+        rows.throw_away().await?;
+        rows.end().await
     }
 
     /// The rows of a result, all at once, up to `max_bytes` of them. The query has ended well when this returns.
@@ -203,39 +153,6 @@ impl ResultReader {
         }
         Ok(batches)
     }
-
-    async fn rows(&self, schema: &SchemaRef, parts: Vec<ResultPart>) -> Result<SelectAll<Frames>, Failure> {
-        let mut rows = SelectAll::new();
-        for part in parts {
-            if self.store.contains(part.attempt) {
-                rows.push(self.local_rows(schema, &part)?);
-            } else {
-                rows.push(self.remote_rows(&part).await?);
-            }
-        }
-        Ok(rows)
-    }
-
-    fn local_rows(&self, schema: &SchemaRef, part: &ResultPart) -> Result<Frames, Failure> {
-        let mut batches = SelectAll::new();
-        for partition in &part.partitions {
-            batches.push(self.store.read(part.attempt, *partition)?);
-        }
-        // The schema message went ahead of all parts.
-        Ok(encode::frames(Arc::clone(schema), batches).skip(1).boxed())
-    }
-
-    async fn remote_rows(&self, part: &ResultPart) -> Result<Frames, Failure> {
-        let fetch = part.fetch(&part.partitions);
-        let fetched = self.fetcher.open(&part.address, fetch).await?;
-        let frames = fetched.try_filter_map(|step| async move {
-            Ok(match step {
-                Fetched::Frame(_, frame) => Some(frame.with_app_metadata(bytes::Bytes::new())),
-                Fetched::Schema(_) | Fetched::End(_) => None,
-            })
-        });
-        Ok(frames.boxed())
-    }
 }
 
 /// The failure behind a stream that could not be decoded.
@@ -249,107 +166,11 @@ fn undecoded(error: FlightError) -> Failure {
     }
 }
 
-/// Waits until the result can be read.
-async fn ready(events: &mut QueryEvents) -> Result<Vec<ResultPart>, Failure> {
-    loop {
-        match events.next().await {
-            Some(QueryUpdate::ResultReady { parts }) => return Ok(parts),
-            Some(QueryUpdate::Restarted(_)) => {}
-            Some(QueryUpdate::Ended(Err(failure))) => return Err(failure),
-            Some(QueryUpdate::Ended(Ok(_))) | None => {
-                return Err(Failure::internal("the query ended before its result could be read"));
-            }
-        }
-    }
-}
-
-/// Rows of a query that runs, and the query's own fate.
-struct Running {
-    reader: ResultReader,
-    schema: SchemaRef,
-    rows: SelectAll<Frames>,
-    /// Whether the client may have a row.
-    has_forwarded: bool,
-    events: QueryEvents,
-}
-
-impl Running {
-    fn into_stream(self) -> Frames {
-        stream::unfold(Some(self), |running| async move {
-            let mut running = running?;
-            match running.step().await {
-                Ok(Some(frame)) => Some((Ok(frame), Some(running))),
-                Ok(None) => None,
-                Err(failure) => Some((Err(failure), None)),
-            }
-        })
-        .boxed()
-    }
-
-    /// The next frame; `None` when all rows are there and the query ended well. The query's failure goes before what
-    /// the loss of a stream says, since it names the cause.
-    async fn step(&mut self) -> Result<Option<FlightData>, Failure> {
-        loop {
-            tokio::select! {
-                biased;
-                update = self.events.next() => match update {
-                    Some(QueryUpdate::Ended(Err(failure))) => return Err(failure),
-                    Some(QueryUpdate::Restarted(lost)) => self.begin_again(lost).await?,
-                    Some(QueryUpdate::Ended(Ok(_)) | QueryUpdate::ResultReady { .. }) | None => {
-                        let frame = self.rows.try_next().await?;
-                        self.has_forwarded |= frame.is_some();
-                        return Ok(frame);
-                    }
-                },
-                frame = self.rows.try_next() => match frame {
-                    Ok(Some(frame)) => {
-                        self.has_forwarded = true;
-                        return Ok(Some(frame));
-                    }
-                    Ok(None) => return self.finish().await,
-                    Err(broken) => {
-                        let lost = restart_after(&mut self.events, broken).await?;
-                        self.begin_again(lost).await?;
-                    }
-                },
-            }
-        }
-    }
-
-    /// The query has started again: so do the rows, unless the client has some.
-    async fn begin_again(&mut self, lost: Failure) -> Result<(), Failure> {
-        if self.has_forwarded {
-            let message = format!(
-                "{}; a part of the rows had been sent already, so the server did not run the statement again by itself",
-                lost.message
-            );
-            let failure = Failure::new(lost.kind, message);
-            self.events.give_up(failure.clone());
-            return Err(failure);
-        }
-        self.rows = SelectAll::new();
-        self.rows = self.reader.open(&self.schema, &mut self.events).await?;
-        Ok(())
-    }
-
-    async fn finish(&mut self) -> Result<Option<FlightData>, Failure> {
-        self.events.result_done();
-        loop {
-            match self.events.next().await {
-                Some(QueryUpdate::Ended(Err(failure))) => return Err(failure),
-                // What was lost is not needed any more.
-                Some(QueryUpdate::Restarted(_) | QueryUpdate::ResultReady { .. }) => {}
-                Some(QueryUpdate::Ended(Ok(_))) | None => return Ok(None),
-            }
-        }
-    }
-}
-
 /// Rows of a retained result, and the query's own fate.
 struct Retained {
     rows: SelectAll<Frames>,
     progress: watch::Receiver<QueryProgress>,
-    _reading: Reading,
+    reading: Reading,
 }
 
 impl Retained {
@@ -360,6 +181,9 @@ impl Retained {
                 Ok(Some(frame)) => Some((Ok(frame), Some(retained))),
                 Ok(None) => None,
                 Err(broken) => {
+                    if is_loss(&broken) {
+                        retained.reading.result().cannot_read(&broken);
+                    }
                     let failure = cause_of_retained(&mut retained.progress, broken).await;
                     Some((Err(failure), None))
                 }
@@ -369,33 +193,26 @@ impl Retained {
     }
 }
 
+/// Why rows of a retained result broke off: the query ended, or they are written again.
 async fn cause_of_retained(progress: &mut watch::Receiver<QueryProgress>, broken: Failure) -> Failure {
-    let ended = progress.wait_for(|progress| progress.ended.is_some());
-    let told = match tokio::time::timeout(CAUSE_PATIENCE, ended).await {
-        Ok(Ok(told)) => told.ended.clone(),
-        Ok(Err(_)) | Err(_) => None,
+    let is_lost = |progress: &QueryProgress| {
+        let mut parts = progress.parts.iter();
+        !broken.lost.is_empty() && !parts.any(|part| broken.lost.contains(&part.attempt))
     };
-    match told {
+    let settled = progress.wait_for(|progress| progress.ended.is_some() || is_lost(progress));
+    let ended = match timeout(CAUSE_PATIENCE, settled).await {
+        Ok(Ok(told)) => told.ended.clone(),
+        Ok(Err(_)) | Err(_) => return broken,
+    };
+    match ended {
         Some(Err(failure)) => failure,
         Some(Ok(())) => gone(),
-        None => broken,
-    }
-}
-
-/// Waits for the restart of a query whose rows broke off.
-///
-/// # Errors
-/// The query's failure, when it does not start again.
-async fn cause(events: &mut QueryEvents, broken: Failure) -> Result<(), Failure> {
-    restart_after(events, broken).await.map(drop)
-}
-
-/// A stream that breaks is the consequence of something: the scheduler hears of that too, within moments. Returns what
-/// was lost when the query starts again.
-async fn restart_after(events: &mut QueryEvents, broken: Failure) -> Result<Failure, Failure> {
-    match tokio::time::timeout(CAUSE_PATIENCE, events.next()).await {
-        Ok(Some(QueryUpdate::Restarted(lost))) => Ok(lost),
-        Ok(Some(QueryUpdate::Ended(Err(failure)))) => Err(failure),
-        Ok(_) | Err(_) => Err(broken),
+        None => Failure::new(
+            broken.kind,
+            format!(
+                "{}; they are written again: fetch the same endpoint once more",
+                broken.message
+            ),
+        ),
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! An endpoint is some partitions of one task of the root stage. It is known, and can be read, as soon as its task
-//! runs.
+//! runs. When its rows are lost with a worker, they are written again elsewhere: from then on they can be read through the
+//! server, with the same ticket.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use datafusion::arrow::datatypes::SchemaRef;
 use squadron_proto::ticket::{ClusterKey, Fetch, FetchOutput, Subject};
-use squadron_proto::{AttemptKey, Failure, FailureKind, TaskId};
+use squadron_proto::{Failure, FailureKind, TaskId};
 use squadron_scheduler::{QueryProgress, ResultPart};
 use tokio::sync::watch;
 
@@ -198,31 +199,75 @@ impl RetainedResult {
         self.key.seal(&subject, SystemTime::now(), self.ticket_lifetime)
     }
 
-    /// The parts of the result that an endpoint stands for.
+    /// The parts of the result that an endpoint stands for, as soon as they can be read. The attempts that write them may
+    /// be other ones than when the endpoint was told.
     ///
     /// # Errors
     /// As [`RetainedResult::standing`], and `NotFound` for rows of which the result knows nothing.
-    pub(super) fn parts_of(&self, rows: &Fetch) -> Result<Vec<ResultPart>, Failure> {
+    pub(super) async fn parts_of(&self, rows: &Fetch) -> Result<Vec<ResultPart>, Failure> {
+        self.find_parts(rows, |_| true).await
+    }
+
+    /// Whether these are rows of the result, read or not.
+    ///
+    /// # Errors
+    /// As [`RetainedResult::parts_of`].
+    pub(super) fn check(&self, rows: &Fetch) -> Result<(), Failure> {
+        self.present_parts(rows).map(drop)
+    }
+
+    /// As [`RetainedResult::parts_of`], when other attempts write all parts that could not be read.
+    pub(super) async fn other_parts_of(&self, rows: &Fetch, unreadable: &Failure) -> Result<Vec<ResultPart>, Failure> {
+        self.cannot_read(unreadable);
+        self.find_parts(rows, |part| !unreadable.lost.contains(&part.attempt))
+            .await
+    }
+
+    /// Some parts cannot be read: they are written again.
+    pub(super) fn cannot_read(&self, unreadable: &Failure) {
+        if let Some(events) = &lock(&self.state).events {
+            events.cannot_read(unreadable.clone());
+        }
+    }
+
+    async fn find_parts(
+        &self,
+        rows: &Fetch,
+        is_wanted: impl Fn(&ResultPart) -> bool,
+    ) -> Result<Vec<ResultPart>, Failure> {
+        let mut progress = self.progress();
+        loop {
+            progress.mark_unchanged();
+            let parts = self.present_parts(rows)?;
+            if let Some(parts) = parts.filter(|parts| parts.iter().all(&is_wanted)) {
+                return Ok(parts);
+            }
+            if progress.changed().await.is_err() {
+                self.standing()?;
+                return Err(gone());
+            }
+        }
+    }
+
+    /// None while some are being written again.
+    fn present_parts(&self, rows: &Fetch) -> Result<Option<Vec<ResultPart>>, Failure> {
         let known = self.standing()?.endpoints;
         let progress = self.progress.borrow();
-        rows.outputs
-            .iter()
-            .map(|output| {
-                let attempt = AttemptKey {
-                    query: rows.query,
-                    stage: rows.stage,
-                    task: output.task,
-                    attempt: output.attempt,
-                };
-                let is_known = known.iter().any(|endpoint| endpoint.covers(rows, output));
-                let part = progress.parts.iter().find(|part| part.attempt == attempt);
-                let part = part.filter(|_| is_known).ok_or_else(gone)?;
-                Ok(ResultPart {
-                    partitions: output.partitions.clone(),
-                    ..part.clone()
-                })
-            })
-            .collect()
+        let mut parts = Vec::new();
+        for output in &rows.outputs {
+            if !known.iter().any(|endpoint| endpoint.covers(rows, output)) {
+                return Err(gone());
+            }
+            let mut present = progress.parts.iter();
+            let Some(part) = present.find(|part| part.attempt.task == output.task) else {
+                return Ok(None);
+            };
+            parts.push(ResultPart {
+                partitions: output.partitions.clone(),
+                ..part.clone()
+            });
+        }
+        Ok(Some(parts))
     }
 
     /// Counts one more reader.
@@ -255,6 +300,12 @@ impl RetainedEndpoint {
     }
 }
 
+impl Reading {
+    pub(super) fn result(&self) -> &RetainedResult {
+        &self.0
+    }
+}
+
 impl Drop for Reading {
     fn drop(&mut self) {
         self.0.readers.fetch_sub(1, Ordering::Relaxed);
@@ -278,7 +329,7 @@ mod tests {
     use std::collections::HashSet;
 
     use datafusion::arrow::datatypes::Schema;
-    use squadron_proto::{AttemptNumber, QueryId, StageId, WorkerId};
+    use squadron_proto::{AttemptKey, AttemptNumber, QueryId, StageId, WorkerId};
 
     use super::*;
     use crate::driver::subscriber::unconnected;

@@ -63,7 +63,7 @@ impl Queries {
         match self.opened(ticket)? {
             Subject::Endpoint(rows) => {
                 let result = self.retained_result(principal, rows.query)?;
-                result.parts_of(&rows)?;
+                result.check(&rows)?;
                 let expires = result.touch();
                 Ok((result.fresh_ticket(rows), expires))
             }

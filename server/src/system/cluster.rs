@@ -20,15 +20,17 @@ pub(super) fn workers(workers: &[WorkerInfo]) -> Result<RecordBatch> {
             WorkerKind::Local => "local",
         })
         .text("address", |worker| worker.address.as_str())
-        .text("state", |worker| match (worker.suspected, worker.draining) {
-            (true, _) => "suspect",
-            (false, true) => "draining",
-            (false, false) => "active",
+        .text("state", |worker| match worker {
+            _ if worker.suspected => "suspect",
+            _ if worker.draining => "draining",
+            _ if worker.avoided => "avoided",
+            _ => "active",
         })
         .count("slots", |worker| u64::from(worker.slots))
         .count("used_slots", |worker| u64::from(worker.used_slots))
         .count("running_attempts", |worker| u64::from(worker.running))
         .count("stopping_attempts", |worker| worker.stopping as u64)
+        .count("failures", |worker| worker.failures)
         .count("memory_bytes", |worker| worker.memory_bytes)
         .count("memory_used_bytes", |worker| worker.last_heartbeat.memory_used_bytes)
         .count("shuffle_bytes", |worker| worker.last_heartbeat.shuffle_bytes)

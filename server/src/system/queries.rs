@@ -51,7 +51,7 @@ pub(super) fn batch(queries: &[QueryView]) -> Result<RecordBatch> {
         .maybe_duration("queued_ms", |row| row.query.queue_time())
         .duration("elapsed_ms", |row| row.query.elapsed())
         .fraction("progress", |row| row.query.progress())
-        .count("restarts", |row| row.count(|info| u64::from(info.restarts)))
+        .count("recoveries", |row| row.count(|info| u64::from(info.recoveries)))
         .count("held_slots", |row| match row.query.end {
             Some(_) => 0,
             None => row.count(|info| info.held_slots),

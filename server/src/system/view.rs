@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId};
-use squadron_scheduler::{QueryInfo, QueryPhase, StageInfo, TaskInfo, TaskPhase};
+use squadron_proto::{AttemptKey, AttemptNumber, Failure, FailureKind, QueryId, WorkerId};
+use squadron_scheduler::{PastAttempt, QueryInfo, QueryPhase, Resources, StageInfo, TaskInfo, TaskPhase};
 
 use crate::auth::Principal;
 use crate::driver::SchedulerHandle;
@@ -40,12 +40,22 @@ pub(super) struct StageView<'a> {
     pub(super) is_last: bool,
 }
 
-/// A task of a stage.
+/// A task of a stage with its present or last attempt, or with an attempt that came to nothing.
 pub(super) struct TaskView<'a> {
     pub(super) stage: &'a StageInfo,
     pub(super) query: &'a QueryView,
     pub(super) task: &'a TaskInfo,
+    pub(super) past: Option<&'a PastAttempt>,
     pub(super) is_last: bool,
+}
+
+/// What is known of an attempt.
+pub(super) struct AttemptView {
+    pub(super) key: Option<(AttemptNumber, WorkerId)>,
+    pub(super) launched: Option<Duration>,
+    pub(super) started: Option<Duration>,
+    pub(super) ended: Option<Duration>,
+    pub(super) resources: Option<Resources>,
 }
 
 impl View {
@@ -107,7 +117,7 @@ impl QueryView {
             (None, None) => "planning",
             (None, Some(info)) => match info.phase {
                 QueryPhase::Queued => "queued",
-                QueryPhase::Running | QueryPhase::Failing => "running",
+                QueryPhase::Running => "running",
                 QueryPhase::Delivering => "delivering",
             },
         }
@@ -173,19 +183,43 @@ impl QueryView {
 
 impl<'a> StageView<'a> {
     fn tasks(self) -> impl Iterator<Item = TaskView<'a>> {
-        let tasks = self.stage.tasks.iter();
-        tasks.map(move |task| TaskView {
+        let attempts = self.stage.tasks.iter().flat_map(|task| {
+            let past = task.past.iter().map(Some);
+            past.chain([None]).map(move |past| (task, past))
+        });
+        attempts.map(move |(task, past)| TaskView {
             query: self.query,
             stage: self.stage,
             task,
+            past,
             is_last: self.is_last,
         })
     }
 }
 
 impl TaskView<'_> {
+    pub(super) fn attempt(&self) -> AttemptView {
+        match self.past {
+            Some(past) => AttemptView {
+                key: Some((past.attempt, past.worker)),
+                launched: past.launched,
+                started: past.started,
+                ended: past.ended,
+                resources: past.resources,
+            },
+            None => AttemptView {
+                key: self.task.attempt,
+                launched: self.task.launched,
+                started: self.task.started,
+                ended: self.task.ended,
+                resources: self.task.resources,
+            },
+        }
+    }
+
     pub(super) fn state(&self) -> &'static str {
         match self.task.phase {
+            _ if self.past.is_some() => "lost",
             TaskPhase::Finished => "finished",
             TaskPhase::Failed => "failed",
             _ if self.is_stopping() => "stopping",
@@ -201,7 +235,7 @@ impl TaskView<'_> {
 
     /// When it ended; `None` while its worker may still run it.
     pub(super) fn ended_at(&self) -> Option<SystemTime> {
-        match self.task.ended {
+        match self.attempt().ended {
             Some(at) => Some(self.query.time(at)),
             None if self.is_stopping() => None,
             None => self.query.ended_at(),
@@ -209,7 +243,7 @@ impl TaskView<'_> {
     }
 
     fn is_stopping(&self) -> bool {
-        self.task.attempt.is_some_and(|(attempt, _)| {
+        self.attempt().key.is_some_and(|(attempt, _)| {
             self.query.stopping.contains(&AttemptKey {
                 query: self.query.request.id,
                 stage: self.stage.id,

@@ -1,5 +1,5 @@
 //! Stage plans on their way to workers: which nodes may run in several tasks ([`partition_safety`]), which plans must
-//! not be encoded ([`lossy`]), how an attempt gets its share of a plan ([`slice`](mod@slice)), and the encoding itself.
+//! not be encoded ([`lossy`]), which give the same rows whenever they run ([`determinism`](mod@determinism)), how an attempt gets its share of a plan ([`slice`](mod@slice)), and the encoding itself.
 //!
 //! ```text
 //! server:  fragment --strip_scans--> plan without files --encode--> bytes (once per stage)
@@ -7,6 +7,7 @@
 //! worker:  bytes --decode--> plan --slice(partitions, file groups)--> the attempt's own instance
 //! ```
 
+pub mod determinism;
 pub mod lossy;
 pub mod partition_safety;
 pub mod slice;

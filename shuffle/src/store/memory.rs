@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
+use super::spare::Spares;
+
 /// Stored batches take at most one part in this many of a limited pool.
 const POOL_SHARE: usize = 2;
 
@@ -17,6 +19,8 @@ pub(crate) struct MemoryStore {
     /// Bytes of rows that are kept, which can go to disk.
     kept: Arc<AtomicUsize>,
     limit: usize,
+    /// Gives way to everything else.
+    spares: Arc<Spares>,
 }
 
 /// Bytes taken from the pool until this is dropped.
@@ -37,7 +41,13 @@ impl MemoryStore {
             passing: Arc::default(),
             kept: Arc::default(),
             limit,
+            spares: Arc::default(),
         }
+    }
+
+    /// What gives way when memory is asked for.
+    pub(crate) fn spares(&self) -> &Arc<Spares> {
+        &self.spares
     }
 
     /// Bytes charged now.
@@ -62,6 +72,15 @@ impl MemoryStore {
     }
 
     fn try_charge_to(&self, held: &Arc<AtomicUsize>, bytes: usize) -> Option<Charge> {
+        loop {
+            let charge = self.charge_within_limits(held, bytes);
+            if charge.is_some() || !self.spares.give_way() {
+                return charge;
+            }
+        }
+    }
+
+    fn charge_within_limits(&self, held: &Arc<AtomicUsize>, bytes: usize) -> Option<Charge> {
         if self.held_bytes().saturating_add(bytes) > self.limit {
             return None;
         }

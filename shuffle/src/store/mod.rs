@@ -8,7 +8,7 @@
 //!
 //! Invariants: a partition ends for its readers only after its writer finished it; the batches of one writer keep their
 //! order; every stored batch is charged to the pool or counted against the disk limit, and freed when the output is
-//! released, fails, or (streamed) is read.
+//! released, fails, or (streamed) is read. Output that nobody needs is kept while there is room ([`spare`]).
 
 mod batch_store;
 mod disk;
@@ -21,6 +21,9 @@ mod output;
 mod overflow;
 mod partition;
 mod reader;
+mod spare;
+#[cfg(test)]
+mod spare_tests;
 mod spill;
 #[cfg(test)]
 mod tests;
@@ -40,7 +43,7 @@ pub(crate) use disk::{Block, SpillFile};
 use folder::Folder;
 pub(crate) use memory::{Charge, MemoryStore};
 use operator_files::OperatorFiles;
-use output::Output;
+use output::{Output, released};
 pub use output::{OutputWriter, Written};
 use overflow::{DiskOutput, Overflow};
 pub use reader::PartitionReader;
@@ -138,7 +141,7 @@ impl Store {
     /// # Errors
     /// ShuffleLost when the store has no such output or partition; NotFound when streamed rows were read before.
     pub fn read(&self, key: AttemptKey, partition: u32) -> Result<PartitionReader, Failure> {
-        let lost = |what: &str| Failure::new(FailureKind::ShuffleLost, what);
+        let lost = |what: &str| Failure::new(FailureKind::ShuffleLost, what).of_outputs(vec![key]);
         let output = self
             .output(key)
             .ok_or_else(|| lost(&format!("output {key} is not here; it was released or lost")))?;
@@ -184,7 +187,7 @@ impl Store {
             keys.into_iter().filter_map(|key| outputs.remove_entry(&key)).collect()
         };
         for (key, output) in removed {
-            output.abandon(&released(key));
+            self.forget(key, &output);
         }
     }
 
@@ -192,8 +195,38 @@ impl Store {
     pub fn remove(&self, key: AttemptKey) {
         let removed = self.outputs().remove(&key);
         if let Some(output) = removed {
-            output.abandon(&released(key));
+            self.forget(key, &output);
         }
+    }
+
+    fn forget(&self, key: AttemptKey, output: &Arc<Output>) {
+        self.0.memory.spares().forget(key);
+        output.abandon(&released(key));
+    }
+
+    /// Nobody needs the output of a stage: it is kept while there is room.
+    pub fn keep_spare(&self, query: QueryId, stage: StageId) {
+        let spare: Vec<_> = {
+            let outputs = self.outputs();
+            let of_query = outputs
+                .range(first_key_of(query)..)
+                .take_while(|(key, _)| key.query == query);
+            let of_stage = of_query.filter(|(key, _)| key.stage == stage);
+            of_stage.map(|(_, output)| Arc::clone(output)).collect()
+        };
+        for output in spare {
+            self.0.memory.spares().add(output);
+        }
+    }
+
+    /// Frees all spare output that is not being read.
+    pub fn drop_spares(&self) {
+        while self.0.memory.spares().give_way() {}
+    }
+
+    /// The spare output that gave way since the last call; the store still knows it, without rows.
+    pub fn take_dropped(&self) -> Vec<AttemptKey> {
+        self.0.memory.spares().take_dropped()
     }
 
     /// Removes the store's own folder, and everything in it, also while something still uses the store: the process is
@@ -222,6 +255,7 @@ impl Store {
         let _one_at_a_time = self.0.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let target = before.saturating_sub(bytes);
         let is_enough = || memory.kept_bytes() <= target;
+        while !is_enough() && memory.spares().give_way() {}
         let outputs: Vec<_> = self.outputs().values().cloned().collect();
         for output in outputs {
             if is_enough() {
@@ -268,11 +302,6 @@ impl Store {
     fn outputs(&self) -> MutexGuard<'_, BTreeMap<AttemptKey, Arc<Output>>> {
         self.0.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Why an output has no more rows.
-fn released(key: AttemptKey) -> Failure {
-    Failure::new(FailureKind::ShuffleLost, format!("output {key} was released"))
 }
 
 /// The least key that an output of the query can have.

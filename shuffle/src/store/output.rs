@@ -20,6 +20,7 @@ use super::batch_store::{BatchStore, Put, StoredBatch};
 use super::memory::{self, MemoryStore};
 use super::overflow::Overflow;
 use super::partition::{Entry, Partition};
+use super::spare::SpareOutput;
 use crate::compact;
 
 /// A writer that has waited this long for its reader is reported as waiting.
@@ -263,6 +264,21 @@ impl Output {
             changed
         });
     }
+}
+
+impl SpareOutput for Output {
+    fn key(&self) -> AttemptKey {
+        self.key
+    }
+
+    fn give_way(&self) {
+        self.abandon(&released(self.key));
+    }
+}
+
+/// Why an output has no more rows.
+pub(super) fn released(key: AttemptKey) -> Failure {
+    Failure::new(FailureKind::ShuffleLost, format!("output {key} was released")).of_outputs(vec![key])
 }
 
 /// Counts a writer as waiting until it is dropped.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use squadron_proto::Failure;
+use squadron_proto::{Failure, FailureKind};
 
 use super::batch_store::{BatchStore, Put, StoredBatch};
 use super::disk::{DiskBatch, SpillFile};
@@ -55,11 +55,15 @@ impl Overflow {
         Self { memory, disk }
     }
 
-    /// The same batch on disk.
+    /// The same batch on disk. Where the disk is full, what nobody needs gives way.
     pub(crate) fn to_disk(&self, batch: RecordBatch) -> Result<StoredBatch, Failure> {
-        match self.disk.put(batch)? {
-            Put::Stored(stored) => Ok(stored),
-            Put::Full(_) => Err(Failure::internal("a disk store without room or error")),
+        loop {
+            match self.disk.put(batch.clone()) {
+                Ok(Put::Stored(stored)) => return Ok(stored),
+                Ok(Put::Full(_)) => return Err(Failure::internal("a disk store without room or error")),
+                Err(full) if full.kind == FailureKind::Exhausted && self.memory.spares().give_way() => {}
+                Err(failure) => return Err(failure),
+            }
         }
     }
 }
@@ -67,7 +71,7 @@ impl Overflow {
 impl BatchStore for Overflow {
     fn put(&self, batch: RecordBatch) -> Result<Put, Failure> {
         match self.memory.put(batch)? {
-            Put::Full(batch) => self.disk.put(batch),
+            Put::Full(batch) => self.to_disk(batch).map(Put::Stored),
             stored => Ok(stored),
         }
     }

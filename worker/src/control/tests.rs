@@ -1,6 +1,7 @@
 //! The control loop over a connection whose server is played by the test.
 
 mod cancel;
+mod stall;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -177,7 +178,7 @@ async fn launch_without_free_slots_is_refused() {
 }
 
 #[tokio::test]
-async fn cancel_returns_slots_in_every_state() {
+async fn cancel_returns_slots_and_drops_output_in_every_state() {
     let (_folder, engine, mut server) = connect_worker();
     // Unknown: the worker reports nothing.
     server.send(ServerMessage::Cancel(key(0))).await;
@@ -192,7 +193,7 @@ async fn cancel_returns_slots_in_every_state() {
     assert_eq!(server.status(1).await, AttemptStatus::Running);
     server.send(ServerMessage::Cancel(key(1))).await;
     assert_eq!(server.status(1).await, AttemptStatus::Cancelled);
-    // Finished: the worker reports nothing, and the output stays.
+    // Finished: the worker reports nothing, and the output goes.
     server.announce(vec![Behaviour::Batches(1)]).await;
     server.start(launch(2, 2)).await;
     assert_eq!(server.status(2).await, AttemptStatus::Running);
@@ -200,7 +201,7 @@ async fn cancel_returns_slots_in_every_state() {
     server.send(ServerMessage::Cancel(key(2))).await;
     server.send(ServerMessage::Launch(launch(3, 2))).await;
     assert_eq!(server.status(3).await, AttemptStatus::Reserved);
-    assert!(engine.store.contains(key(2)));
+    assert_eq!(engine.store.usage().outputs, 0);
 }
 
 #[tokio::test]

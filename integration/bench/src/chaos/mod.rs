@@ -97,7 +97,7 @@ pub(super) async fn run(args: &ChaosArgs) -> Result<Verdict> {
     Ok(verdict)
 }
 
-const RECOVERED: &str = "SELECT count(*) FROM system.queries WHERE restarts > 0 AND state = 'finished'";
+const RECOVERED: &str = "SELECT count(*) FROM system.queries WHERE recoveries > 0 AND state = 'finished'";
 /// Slots, attempts and rows that workers hold.
 const HELD: &str =
     "SELECT CAST(coalesce(sum(used_slots + stopping_attempts + shuffle_bytes), 0) AS BIGINT) FROM system.workers";

@@ -75,6 +75,7 @@ fn stage(id: u32, tasks: u32, streamed: bool) -> Result<StageSpec> {
         placement: Placement::Any,
         streamed,
         output_partitions: OutputPartitions::Identity(tasks),
+        is_determinate: true,
     })
 }
 

@@ -110,7 +110,7 @@ impl Submitter {
         match events.next().await {
             Some(QueryUpdate::ResultReady { .. }) => Ok(ReadyQuery { query, events }),
             Some(QueryUpdate::Ended(Err(failure))) => Err(failure.into()),
-            Some(QueryUpdate::Restarted(lost)) => Err(lost.into()),
+            Some(QueryUpdate::PartsLost { failure, .. }) => Err(failure.into()),
             Some(QueryUpdate::Ended(Ok(_))) | None => Err(format!("query {query} ended without a result").into()),
         }
     }
@@ -134,7 +134,7 @@ impl ReadyQuery {
         match self.events.next().await {
             Some(QueryUpdate::Ended(Ok(_))) => Ok(()),
             Some(QueryUpdate::Ended(Err(failure))) => Err(failure.into()),
-            Some(QueryUpdate::Restarted(lost)) => Err(lost.into()),
+            Some(QueryUpdate::PartsLost { failure, .. }) => Err(failure.into()),
             Some(QueryUpdate::ResultReady { .. }) | None => Err(format!("query {} never ended", self.query).into()),
         }
     }

@@ -19,6 +19,10 @@ pub(super) struct Figures {
     pub(super) refused: usize,
     /// Queries that failed with a lost worker and were submitted again.
     pub(super) repeated: usize,
+    /// How often queries computed again what they had lost.
+    pub(super) recoveries: usize,
+    /// Attempts that came to nothing in that.
+    pub(super) lost_attempts: usize,
     /// Queries neither finished nor refused; must be 0.
     pub(super) unfinished: usize,
     /// The part of all slot time in which a task ran.
@@ -51,6 +55,8 @@ impl Figures {
             all: Slowdowns::of(&all),
             refused: outcome.refused,
             repeated: outcome.repeated,
+            recoveries: outcome.recoveries,
+            lost_attempts: outcome.lost_attempts,
             unfinished: outcome.unfinished,
             utilisation: outcome.busy.as_secs_f64() / (slots as f64 * makespan_s),
             makespan_s,
@@ -66,12 +72,12 @@ impl Figures {
 
     pub(super) const HEAD: &str = "workers policy  queries |  short: p50   p99    max |   long: p50   p99    max |  \
                                    Jain  used  makespan | most running/queries    events  events/s | \
-                                   refused again | digest";
+                                   refused repeated recovered lost | digest";
 
     pub(super) fn row(&self, workers: u32, policy: Policy) -> String {
         format!(
             "{workers:>7} {:<7} {:>7} | {:>10.2} {:>5.1} {:>6.1} | {:>10.2} {:>5.1} {:>6.1} | \
-             {:>5.3} {:>4.0}% {:>8.1}s | {:>12}/{:<7} {:>9} {:>9.0} | {:>7} {:>5} | {}",
+             {:>5.3} {:>4.0}% {:>8.1}s | {:>12}/{:<7} {:>9} {:>9.0} | {:>7} {:>8} {:>9} {:>4} | {}",
             policy.to_string(),
             self.all.queries,
             self.short.p50,
@@ -89,6 +95,8 @@ impl Figures {
             self.events_per_second,
             self.refused,
             self.repeated,
+            self.recoveries,
+            self.lost_attempts,
             self.digest,
         )
     }

@@ -30,7 +30,7 @@ fn flags_reach_the_simulation() {
     let flags = "--queries 200 --slots 4 --deaths 60 --breaks 0.02 --slow-workers 0.3";
     let figures = |flags: &str| simulate(&args(flags), 4, Policy::Stride).unwrap();
     let faulty = figures(flags);
-    assert!(faulty.repeated > 0, "{faulty:?}");
+    assert!(faulty.recoveries > 0, "{faulty:?}");
     assert_eq!((faulty.unfinished, faulty.all.queries), (0, 200));
     for other in [
         "--seed 2",

@@ -66,7 +66,7 @@ fn write_outlives_the_death_of_a_worker() {
         let outcome = write.join_next().await.expect("there is one").expect("no panic");
         assert_eq!(outcome.expect("it is run again"), 60_175 * copies);
         assert_eq!(number(&client, "SELECT count(*) FROM t").await, 60_175 * copies);
-        assert_eq!(number(&client, "SELECT max(restarts) FROM system.queries").await, 1);
+        assert!(number(&client, "SELECT max(recoveries) FROM system.queries").await > 0);
         wait_until("no staged file is left", seconds(30), || {
             !folder.path().join("_squadron").exists()
         })

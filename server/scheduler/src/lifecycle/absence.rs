@@ -3,23 +3,22 @@
 //! | happens | the worker | its queries |
 //! |---|---|---|
 //! | WorkerSuspected | gets no new attempts | go on as far as they can without it |
-//! | WorkerReturned | gets attempts again | what was lost on the way is told again; what the worker lost makes them start again or ends them |
+//! | WorkerReturned | gets attempts again | what was lost on the way is told again; what the worker lost is computed again |
 //! | `Limits::worker_grace` is over | is lost | see [`Scheduler::lose_worker`] |
 //!
 //! Both ways messages may have been lost. The worker reports the state of all that it has before it counts as returned,
-//! so here only what it does not know is told: commits and releases once more (a second one changes nothing). A launch
-//! that did not arrive counts as refused: the attempt never ran, so its task is placed anew.
+//! so here only what it does not know is told: commits and cancels once more (a second one changes nothing). A launch
+//! that did not arrive is lost: the attempt never ran, so its task is placed anew.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use squadron_proto::control::{AttemptStatus, Release};
-use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, WorkerId};
+use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, WorkerId};
 
 use crate::deadline::Deadline;
 use crate::event::Effect;
 use crate::lifecycle::query::Query;
-use crate::lifecycle::task::{Task, Told};
+use crate::lifecycle::task::Told;
 use crate::scheduler::Scheduler;
 use crate::workers::pool::Suspicion;
 
@@ -28,14 +27,12 @@ use crate::workers::pool::Suspicion;
 struct Differences {
     /// Reserved there; the commit may have been lost.
     to_commit: Vec<AttemptKey>,
-    /// The launch was lost.
-    unlaunched: Vec<AttemptKey>,
-    /// Output that nobody reads any more; its release may have been lost.
-    released: Vec<StageId>,
-    /// Whether the worker has an attempt or output that the query needs.
-    is_needed: bool,
-    /// Attempts and outputs that the query needs, and the worker does not have.
-    missing: Vec<AttemptKey>,
+    /// Attempts and output that the query does not need any more; what it said about that may have been lost.
+    obsolete: Vec<AttemptKey>,
+    /// Attempts and outputs that the worker should have, and does not.
+    missing: BTreeSet<AttemptKey>,
+    /// Whether some of them were there: not only their launch was lost.
+    has_dropped: bool,
 }
 
 impl Scheduler {
@@ -113,67 +110,44 @@ impl Scheduler {
         };
         query.forget_stages_sent(worker);
         let differences = query.compare(worker, held);
-        if !differences.is_needed {
-            // Perhaps the query has started again meanwhile.
-            effects.push(Effect::release_all(worker, id));
-        } else if !differences.released.is_empty() {
-            let release = Release {
-                query: id,
-                stages: differences.released,
-            };
-            effects.push(Effect::Release { worker, release });
-        }
-        for &attempt in &differences.missing {
-            if let Some(task) = query.task_mut(attempt) {
-                task.mark_gone();
-            }
-        }
-        let is_failing = query.is_failing();
-        for attempt in differences.unlaunched {
-            let reason = "its connection broke before the launch arrived".to_owned();
-            self.apply_report(now, worker, attempt, AttemptStatus::Refused { reason }, effects);
-        }
-        if is_failing {
-            return;
-        }
-        if let Some(missing) = differences.missing.first() {
-            let name = self.workers.name(worker);
-            let message =
-                format!("{name} was away for too long and has dropped attempt {missing}; run the statement again");
-            self.fail(now, id, Failure::new(FailureKind::WorkerLost, message), effects);
-            return;
-        }
+        let obsolete = differences.obsolete.into_iter();
+        effects.extend(obsolete.map(|attempt| Effect::CancelAttempt { worker, attempt }));
         let commits = differences.to_commit.into_iter();
         effects.extend(commits.map(|attempt| Effect::Commit { worker, attempt }));
+        if let Some(first) = differences.missing.first() {
+            let name = self.workers.name(worker);
+            let message = match differences.has_dropped {
+                true => {
+                    format!("{name} was away for too long and has dropped attempt {first}; run the statement again")
+                }
+                false => format!("the connection to {name} broke before attempt {first} was launched"),
+            };
+            let failure = Failure::new(FailureKind::WorkerLost, message);
+            self.lose_on_worker(now, id, (worker, Some(&differences.missing)), failure, effects);
+        }
     }
 }
 
 impl Query {
     fn compare(&self, worker: WorkerId, held: &BTreeSet<AttemptKey>) -> Differences {
         let mut differences = Differences::default();
+        let mut expected = BTreeSet::new();
         for stage in &self.stages {
-            if stage.is_released() {
-                differences.released.push(stage.spec.id);
-                continue;
-            }
-            for (task, state) in stage.keyed_tasks(self.id) {
-                differences.add(task, state, worker, held);
+            for (key, task) in stage.keyed_tasks(self.id) {
+                let Some(told) = task.told(worker) else {
+                    continue;
+                };
+                expected.insert(key);
+                if !held.contains(&key) {
+                    differences.missing.insert(key);
+                    differences.has_dropped |= told != Told::Launch;
+                } else if told == Told::Commit {
+                    differences.to_commit.push(key);
+                }
             }
         }
+        let of_query = held.iter().filter(|key| key.query == self.id);
+        differences.obsolete = of_query.filter(|key| !expected.contains(key)).copied().collect();
         differences
-    }
-}
-
-impl Differences {
-    /// `key`: of the task's last attempt.
-    fn add(&mut self, key: AttemptKey, task: &Task, worker: WorkerId, held: &BTreeSet<AttemptKey>) {
-        let (told, is_held) = (task.told(worker), held.contains(&key));
-        self.is_needed |= told.is_some() && is_held;
-        match (told, is_held) {
-            (Some(Told::Launch), false) => self.unlaunched.push(key),
-            (Some(Told::Commit), true) => self.to_commit.push(key),
-            (Some(Told::Commit | Told::Nothing), false) => self.missing.push(key),
-            (Some(Told::Launch | Told::Nothing), true) | (None, _) => {}
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Ends queries: when their result is read, on failure, cancel or time limit, and with a lost worker they depended on.
+//! Ends queries: when their result is read, on failure, cancel or time limit.
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ impl Scheduler {
         };
         match &mut query.phase {
             Phase::Streaming { read } => *read = true,
-            // It started again because of something that its reader did not need any more.
-            Phase::Running if !query.restarts.is_empty() => return self.end_successfully(now, id, effects),
-            Phase::Queued | Phase::Running | Phase::Failing { .. } => return,
+            // What it computes again its reader did not need any more.
+            Phase::Running if query.recoveries > 0 => return self.end_successfully(now, id, effects),
+            Phase::Queued | Phase::Running => return,
         }
         if !self.end_if_complete(now, id, effects) {
             self.set_deadline(now + self.limits.last_report_timeout, Deadline::LastReport(id));
@@ -33,9 +33,9 @@ impl Scheduler {
         let is_complete = self.queries.get(&id).is_some_and(|query| {
             let is_read = match query.phase {
                 Phase::Streaming { read } => read,
-                Phase::Queued | Phase::Running | Phase::Failing { .. } => false,
+                Phase::Queued | Phase::Running => false,
             };
-            is_read && query.stages[query.root].is_finished()
+            is_read && query.stages[query.root].is_complete()
         });
         if is_complete {
             self.end_successfully(now, id, effects);
@@ -84,7 +84,7 @@ impl Scheduler {
     }
 
     /// Cancels the attempts of a query and has every worker that it touched release what it holds of it.
-    pub(crate) fn stop_everywhere(&mut self, query: &Query, effects: &mut Vec<Effect>) {
+    fn stop_everywhere(&mut self, query: &Query, effects: &mut Vec<Effect>) {
         for (attempt, placed, holds_slots) in query.live_attempts() {
             if !self.workers.contains(placed.worker) {
                 continue;
@@ -105,7 +105,7 @@ impl Scheduler {
     }
 
     /// Removes the query from its run queues; its groups get its slots back and are charged for their use.
-    pub(crate) fn leave_queues(&mut self, query: &mut Query) {
+    fn leave_queues(&mut self, query: &mut Query) {
         for (placement, lane, slots, correction) in query.stop_clocks(self.now) {
             let queues = self.queues.of_mut(placement);
             queues.settle(lane, query.group, 0, slots, correction);
@@ -133,7 +133,7 @@ impl Scheduler {
 
     /// The last attempt of a query that was told to stop has stopped.
     pub(crate) fn record_last_stop(&self, query: QueryId, effects: &mut Vec<Effect>) {
-        // One that starts again is not over.
+        // One that goes on computes something again.
         if !self.queries.contains_key(&query) {
             effects.push(Effect::Released { query });
         }
@@ -143,18 +143,19 @@ impl Scheduler {
         let Some(loss) = self.workers.lose(worker, self.limits.remembered_workers) else {
             return;
         };
+        // Before anything is placed again: what waits from now on waits for other workers.
+        self.update_capacity(now);
         for query in loss.released {
             self.record_last_stop(query, effects);
         }
-        for (id, depended) in loss.queries {
-            if depended {
-                let message = format!("{} was lost ({reason}); run the statement again", loss.name);
-                self.fail(now, id, Failure::new(FailureKind::WorkerLost, message), effects);
-            } else if let Some(query) = self.queries.get_mut(&id) {
+        for &id in &loss.queries {
+            let message = format!("{} was lost ({reason}); run the statement again", loss.name);
+            let failure = Failure::new(FailureKind::WorkerLost, message);
+            self.lose_on_worker(now, id, (worker, None), failure, effects);
+            if let Some(query) = self.queries.get_mut(&id) {
                 query.forget_worker(worker);
             }
         }
-        self.update_capacity(now);
     }
 
     /// The query's time limit is over; it ends in any phase.

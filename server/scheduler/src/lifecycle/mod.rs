@@ -2,18 +2,24 @@
 //!
 //! ```text
 //! query ── stage ── task        one file each, with its transition table
+//!   flow        which stages run, wait, are finished or released
 //!   reports     applies what workers report
+//!   account     what attempts are charged
+//!   recovery    computes again what is lost
+//!   blame       who is avoided after a failure
 //!   ending      ends queries
-//!   restart     starts queries again
 //!   absence     workers of which nothing is heard, and their return
 //!   observe     shows them to the server and its clients
 //! ```
 
 mod absence;
+mod account;
+mod blame;
 mod ending;
+mod flow;
 mod observe;
 pub(crate) mod query;
+mod recovery;
 mod reports;
-mod restart;
 pub(crate) mod stage;
 pub(crate) mod task;

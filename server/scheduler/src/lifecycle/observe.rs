@@ -7,8 +7,7 @@ use squadron_proto::{QueryId, TaskId};
 
 use crate::graph::Placement;
 use crate::info::{
-    Capacity, GroupLoad, QueryInfo, QueryPhase, QueryProgress, Resources, StageInfo, StoppingAttempt, TaskInfo,
-    WorkerLoad,
+    Capacity, GroupLoad, QueryInfo, QueryPhase, QueryProgress, StageInfo, StoppingAttempt, TaskInfo, WorkerLoad,
 };
 use crate::lifecycle::query::{Phase, Query};
 use crate::lifecycle::stage::{Stage, task_id};
@@ -29,7 +28,6 @@ impl Query {
                 Phase::Queued => QueryPhase::Queued,
                 Phase::Streaming { .. } if self.delivering_since.is_some() => QueryPhase::Delivering,
                 Phase::Running | Phase::Streaming { .. } => QueryPhase::Running,
-                Phase::Failing { .. } => QueryPhase::Failing,
             },
             submitted: self.submitted,
             started: self.started,
@@ -38,7 +36,7 @@ impl Query {
             held_slots: self.held_slots(),
             memory_bytes: self.options.memory_bytes,
             progress: (self.fraction_done() * 1000.0) as u32,
-            restarts: self.restart_count(),
+            recoveries: self.recoveries,
             stages: self.stages.iter().map(Stage::info).collect(),
         }
     }
@@ -63,21 +61,17 @@ impl Stage {
 impl Task {
     fn info(&self, id: TaskId, wanted_slots: u32) -> TaskInfo {
         let live = self.live_attempt().map(|(placed, _)| placed);
-        let finished = self.finished();
         let times = self.times();
         TaskInfo {
             id,
             phase: self.phase(),
-            attempt: match (live, finished) {
-                (Some(placed), _) => Some((placed.attempt, placed.worker)),
-                (None, Some(finished)) => Some((finished.attempt, finished.worker)),
-                (None, None) => None,
-            },
+            attempt: self.current_attempt(),
             slots: live.map_or(wanted_slots, |placed| placed.demand.slots),
             launched: times.launched,
             started: times.started,
             ended: times.ended,
-            resources: finished.map(|finished| Resources::from_metrics(&finished.output.metrics)),
+            resources: self.resources(),
+            past: self.past(),
         }
     }
 }
@@ -85,7 +79,7 @@ impl Task {
 impl Scheduler {
     /// All workers, in the order of their ids.
     pub fn workers(&self) -> Vec<WorkerLoad> {
-        self.workers.loads()
+        self.workers.loads(self.now)
     }
 
     /// The progress of a query; none when it has ended.
@@ -115,7 +109,7 @@ impl Scheduler {
             .collect()
     }
 
-    /// The attempts of ended queries that may still run.
+    /// The attempts that were told to stop and may still run.
     pub fn stopping(&self) -> Vec<StoppingAttempt> {
         self.workers.stopping()
     }

@@ -5,26 +5,25 @@
 //! | Queued | Running | it is admitted (see [`crate::admission`]) |
 //! | Running | Streaming | all tasks of a streamed root run, or all tasks of a retained root are finished |
 //! | Streaming | end, with its summary | the root is finished and the client has read the whole result |
-//! | Running, Streaming | Failing | an attempt stopped without a request; the root cause may follow |
-//! | Failing | end | a better cause is reported, or none in time |
-//! | Running, Streaming, Failing | Running | something was lost; see [`crate::lifecycle::restart`] |
-//! | any | end | cancel, time limit, a failed attempt, a lost worker |
+//! | Streaming | Running | a part of the result was lost; see [`crate::lifecycle::recovery`] |
+//! | any | end | cancel, time limit, a failure that cannot be mended |
 //!
 //! The scheduler keeps nothing of a query that has ended.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use squadron_proto::control::{AttemptStatus, Lane, StageInput};
-use squadron_proto::{AttemptKey, AttemptNumber, Failure, QueryId, StageId, WorkerId};
+use squadron_proto::{AttemptKey, AttemptNumber, QueryId, StageId, WorkerId};
 
 use crate::admission::Candidate;
 use crate::graph::{Placement, QueryOptions, StageGraph};
 use crate::info::{QueryProgress, QuerySummary, ResultPart};
+use crate::lifecycle::account::Spent;
 use crate::lifecycle::stage::{Sources, Stage, task_id};
-use crate::lifecycle::task::{Change, PlacedAttempt, Spent, Task};
+use crate::lifecycle::task::{Change, PlacedAttempt, Task};
 use crate::queue::policy::{self, Order, PolicyInput, ReadyStage};
 use crate::queue::run_queue::{Correction, Entry};
 
@@ -50,10 +49,12 @@ pub(crate) struct Query {
     pub(crate) stages: Vec<Stage>,
     pub(crate) root: usize,
     pub(crate) phase: Phase,
-    /// What was lost each time that it started again.
-    pub(crate) restarts: Vec<String>,
-    /// It is to start again after a pause.
-    pub(crate) waits_for_restart: bool,
+    /// Whether its result was announced at any time.
+    pub(crate) was_announced: bool,
+    /// How often something of it was lost and computed again.
+    pub(crate) recoveries: u32,
+    /// What was lost, the last few times.
+    pub(crate) lost: VecDeque<String>,
     any: Ready,
     local: Ready,
     /// Workers that got something of the query and must release it at its end.
@@ -68,8 +69,6 @@ pub(crate) enum Phase {
     Running,
     /// Its result can be read; `read`: the client has read all of it.
     Streaming { read: bool },
-    /// It has failed, but the root cause may still be reported.
-    Failing { failure: Failure },
 }
 
 /// A query's stages with tasks to place on workers of one placement, and its place in that placement's run queue.
@@ -178,8 +177,9 @@ impl Query {
                 .map(|(((spec, inputs), consumers), critical_path)| Stage::new(spec, inputs, consumers, critical_path))
                 .collect(),
             phase: Phase::Queued,
-            restarts: Vec::new(),
-            waits_for_restart: false,
+            was_announced: false,
+            recoveries: 0,
+            lost: VecDeque::new(),
             any: Ready::default(),
             local: Ready::default(),
             touched: BTreeSet::new(),
@@ -197,27 +197,6 @@ impl Query {
         match placement {
             Placement::Any => &mut self.any,
             Placement::Local => &mut self.local,
-        }
-    }
-
-    /// How often it has started again.
-    pub(crate) fn restart_count(&self) -> u32 {
-        u32::try_from(self.restarts.len()).unwrap_or(u32::MAX)
-    }
-
-    /// No stage has tasks to place, and no attempt holds slots.
-    pub(crate) fn reset_ready(&mut self) {
-        for ready in [&mut self.any, &mut self.local] {
-            ready.stages.clear();
-            ready.held_slots = 0;
-            ready.blocked = None;
-        }
-    }
-
-    pub(crate) fn is_failing(&self) -> bool {
-        match self.phase {
-            Phase::Failing { .. } => true,
-            Phase::Queued | Phase::Running | Phase::Streaming { .. } => false,
         }
     }
 
@@ -263,7 +242,7 @@ impl Query {
     /// Its present place in a run queue, if it has tasks to place.
     pub(crate) fn entry(&self, placement: Placement, order: Order) -> Option<Entry> {
         let ready = self.ready(placement);
-        if ready.stages.is_empty() || self.is_failing() {
+        if ready.stages.is_empty() {
             return None;
         }
         let input = self.policy_input(placement);
@@ -302,6 +281,14 @@ impl Query {
         if is_done {
             ready.stages.remove(&(Reverse(critical_path), stage));
         }
+    }
+
+    /// A stage has no tasks to place any more, since an input of it was lost.
+    pub(crate) fn remove_ready_stage(&mut self, placement: Placement, stage: usize) {
+        let critical_path = self.stages[stage].critical_path;
+        let ready = self.ready_mut(placement);
+        ready.stages.remove(&(Reverse(critical_path), stage));
+        ready.blocked = None;
     }
 
     /// Takes slots for an attempt that will probably cost `cost_us`.
@@ -362,14 +349,7 @@ impl Query {
         self.stages.binary_search_by_key(&stage, |stage| stage.spec.id).ok()
     }
 
-    /// The stages without inputs, which can start at once.
-    pub(crate) fn source_stages(&self) -> Vec<usize> {
-        (0..self.stages.len())
-            .filter(|&stage| self.stages[stage].inputs.is_empty())
-            .collect()
-    }
-
-    /// Starts a stage whose inputs are all finished.
+    /// Starts or continues a stage whose inputs are all complete.
     pub(crate) fn start_stage(&mut self, stage: usize, now: Duration, address_of: impl Fn(WorkerId) -> String) {
         let mut held = BTreeMap::new();
         let mut inputs: Vec<StageInput> = Vec::new();
@@ -397,7 +377,7 @@ impl Query {
         }
     }
 
-    /// Whether its worker reported that the attempt stopped without finishing.
+    /// Whether the attempt has failed, and the query with it.
     pub(crate) fn has_failed(&self, attempt: AttemptKey) -> bool {
         let task = || {
             let stage = &self.stages[self.position(attempt.stage)?];
@@ -501,7 +481,7 @@ impl Query {
         live
     }
 
-    /// The worker is lost, and the query did not depend on it: stages must be sent to it again if it comes back.
+    /// The worker is lost: stages must be sent to it again if it comes back.
     pub(crate) fn forget_worker(&mut self, worker: WorkerId) {
         self.touched.remove(&worker);
         self.forget_stages_sent(worker);
@@ -517,7 +497,7 @@ impl Query {
     pub(crate) fn summary(&self, now: Duration) -> QuerySummary {
         QuerySummary {
             elapsed: now.saturating_sub(self.submitted),
-            restarts: self.restarts.clone(),
+            recoveries: self.lost.iter().cloned().collect(),
             stages: self.stages.iter().map(|stage| stage.summary(now)).collect(),
         }
     }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use squadron_proto::control::{AttemptStatus, Lane, Release};
-use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, WorkerId};
+use squadron_proto::control::{AttemptStatus, Lane};
+use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
 
 use crate::deadline::Deadline;
 use crate::event::Effect;
-use crate::graph::Placement;
-use crate::lifecycle::query::Phase;
-use crate::lifecycle::task::{Change, PlacedAttempt};
+use crate::lifecycle::recovery::Loss;
+use crate::lifecycle::stage::StageState;
+use crate::lifecycle::task::Change;
 use crate::scheduler::Scheduler;
 
 impl Scheduler {
@@ -39,21 +39,18 @@ impl Scheduler {
         if let Some(what) = impossible {
             effects.push(Effect::Unexpected { worker, attempt, what });
         }
-        if query.is_failing() {
-            self.wind_down(now, attempt, change, effects);
-            return;
-        }
         match change {
             Change::Unknown if !query.touched.contains(&worker) => effects.extend(leftovers()),
-            Change::Unknown if is_alive => effects.push(Effect::CancelAttempt { worker, attempt }),
+            Change::Unknown if is_alive || has_output => effects.push(Effect::CancelAttempt { worker, attempt }),
             Change::Unknown | Change::Repeated => {}
+            Change::Dropped => self.record_drop(now, attempt, effects),
             Change::Commit => effects.push(Effect::Commit { worker, attempt }),
             Change::Refused {
                 placed,
                 refusals,
                 reason,
             } => {
-                self.release_unused(attempt, placed);
+                self.release_slots(attempt, placed, false);
                 self.pause_or_fail(now, attempt, (refusals, placed.demand.lane), &reason, effects);
             }
             Change::Started => self.record_task_start(now, attempt, effects),
@@ -83,15 +80,9 @@ impl Scheduler {
                 if let Some(task) = query.task_mut(attempt) {
                     task.record_end(now);
                 }
-                self.fail_attempt(now, attempt.query, failure, effects);
+                self.fail_attempt(now, (worker, attempt), failure, effects);
             }
         }
-    }
-
-    /// Gives back the slots of an attempt that never ran; the query no longer depends on its worker for it.
-    fn release_unused(&mut self, attempt: AttemptKey, placed: PlacedAttempt) {
-        self.release_slots(attempt, placed, false);
-        self.workers.remove_dependencies(placed.worker, attempt.query, 1);
     }
 
     /// Lets a refused task pause, or fails its query if the task was refused too often.
@@ -138,21 +129,10 @@ impl Scheduler {
         let Some(stage) = query.position(attempt.stage) else {
             return;
         };
-        let all_started = query.stages[stage].record_task_start();
-        if all_started && stage == query.root && query.stages[stage].spec.streamed {
+        query.stages[stage].record_task_start();
+        if stage == query.root && query.stages[stage].spec.streamed && query.stages[stage].is_readable() {
             self.announce_result(attempt.query, effects);
         }
-    }
-
-    fn announce_result(&mut self, id: QueryId, effects: &mut Vec<Effect>) {
-        let Some(query) = self.queries.get_mut(&id) else {
-            return;
-        };
-        query.phase = Phase::Streaming { read: false };
-        self.open_results += 1;
-        let workers = &self.workers;
-        let parts = query.result_parts(|worker| workers.address(worker));
-        effects.push(Effect::ResultReady { query: id, parts });
     }
 
     fn record_task_finish(&mut self, now: Duration, attempt: AttemptKey, effects: &mut Vec<Effect>) {
@@ -165,110 +145,33 @@ impl Scheduler {
         let Some(stage) = query.position(attempt.stage) else {
             return;
         };
-        if query.stages[stage].record_task_finish(now) {
-            self.finish_stage(now, attempt.query, stage, effects);
+        if query.stages[stage].record_task_finish() {
+            self.advance(now, attempt.query, effects);
         }
     }
 
-    /// A stage is finished: releases inputs that no stage reads any more, and starts consumers whose inputs are
-    /// complete.
-    fn finish_stage(&mut self, now: Duration, id: QueryId, stage: usize, effects: &mut Vec<Effect>) {
-        let Some(query) = self.queries.get_mut(&id) else {
+    /// A worker needed the room that output took which nobody waits for. If somebody does by now, it is lost.
+    fn record_drop(&mut self, now: Duration, attempt: AttemptKey, effects: &mut Vec<Effect>) {
+        let Some(query) = self.queries.get_mut(&attempt.query) else {
             return;
         };
-        for input in query.stages[stage].inputs.clone() {
-            let released = query.stages[input].spec.id;
-            for (worker, outputs) in query.stages[input].record_consumer_finish().into_iter().flatten() {
-                self.workers.remove_dependencies(worker, id, outputs);
-                let release = Release {
-                    query: id,
-                    stages: vec![released],
-                };
-                effects.push(Effect::Release { worker, release });
-            }
-        }
-        let consumers = query.stages[stage].consumers.clone();
-        let startable: Vec<_> = consumers
-            .into_iter()
-            .filter(|&consumer| query.stages[consumer].record_input_finish())
-            .collect();
-        let is_unstreamed_root = stage == query.root && !query.stages[stage].spec.streamed;
-        if stage == query.root {
-            query.delivering_since = Some(now);
-        }
-        for consumer in startable {
-            self.start_stage(now, id, consumer);
-        }
-        if is_unstreamed_root {
-            self.announce_result(id, effects);
-        }
-        self.end_if_complete(now, id, effects);
-    }
-
-    /// An attempt failed: its query starts again or ends with this failure at once, unless another attempt's failure is the likely
-    /// cause.
-    fn fail_attempt(&mut self, now: Duration, id: QueryId, failure: Failure, effects: &mut Vec<Effect>) {
-        if !may_have_another_cause(&failure) {
-            self.fail(now, id, failure, effects);
-            return;
-        }
-        let Some(query) = self.queries.get_mut(&id) else {
+        let Some(stage) = query.position(attempt.stage) else {
             return;
         };
-        if query.live_attempts().len() <= 1 {
-            self.fail(now, id, failure, effects);
+        if query.stages[stage].state == StageState::Released {
+            query.stages[stage].drop_output(attempt.task);
             return;
         }
-        if matches!(query.phase, Phase::Streaming { .. }) {
-            self.open_results -= 1;
-        }
-        query.phase = Phase::Failing { failure };
-        for placement in [Placement::Any, Placement::Local] {
-            self.update_queue_entry(id, placement);
-        }
-        self.set_deadline(now + self.limits.root_cause_timeout, Deadline::RootCause(id));
+        let message = format!("output {attempt} was dropped by its worker just before it was needed");
+        let loss = Loss {
+            failure: Failure::new(FailureKind::ShuffleLost, message),
+            attempts: Vec::new(),
+            outputs: vec![attempt],
+            pauses: false,
+            counts_outputs: false,
+        };
+        self.recover(now, attempt.query, loss, effects);
     }
-
-    /// A report about a failing query: only the attempt's slots and a better cause still matter.
-    fn wind_down(&mut self, now: Duration, attempt: AttemptKey, change: Change, effects: &mut Vec<Effect>) {
-        match change {
-            Change::Refused { placed, .. } => self.release_unused(attempt, placed),
-            Change::Parked { placed, .. }
-            | Change::Finished {
-                placed,
-                held_slots: true,
-                ..
-            } => {
-                self.release_slots(attempt, placed, true);
-            }
-            Change::Resumed(placed) => self.retake_slots(attempt, placed),
-            Change::Failed(failure) if !may_have_another_cause(&failure) => {
-                self.fail(now, attempt.query, failure, effects);
-            }
-            Change::Failed(_)
-            | Change::Finished { held_slots: false, .. }
-            | Change::Unknown
-            | Change::Repeated
-            | Change::Commit
-            | Change::Started => {}
-        }
-    }
-
-    /// No better cause was reported in time: the first failure is the one that counts.
-    pub(crate) fn end_without_cause(&mut self, now: Duration, id: QueryId, effects: &mut Vec<Effect>) {
-        let failure = self.queries.get(&id).and_then(|query| match &query.phase {
-            Phase::Failing { failure } => Some(failure.clone()),
-            Phase::Queued | Phase::Running | Phase::Streaming { .. } => None,
-        });
-        if let Some(failure) = failure {
-            self.fail(now, id, failure, effects);
-        }
-    }
-}
-
-/// A writer stops when its reader is gone, perhaps because the reader failed and its report has not arrived yet.
-fn may_have_another_cause(failure: &Failure) -> bool {
-    matches!(failure.kind, FailureKind::Cancelled | FailureKind::Draining)
 }
 
 /// Whether an attempt in this state still occupies its worker.
@@ -278,7 +181,8 @@ fn is_alive(status: &AttemptStatus) -> bool {
         AttemptStatus::Refused { .. }
         | AttemptStatus::Finished(_)
         | AttemptStatus::Failed(_)
-        | AttemptStatus::Cancelled => false,
+        | AttemptStatus::Cancelled
+        | AttemptStatus::Dropped => false,
     }
 }
 

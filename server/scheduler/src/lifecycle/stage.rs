@@ -1,23 +1,27 @@
 //! One stage: its tasks, its inputs and its consumers.
 //!
-//! | state | leads to | when |
-//! |---|---|---|
-//! | Waiting | Running | all input stages are finished |
-//! | Running | Finished | all its tasks are finished |
-//! | Finished | Released | all its consumers are finished |
-//! | any | Waiting | its query starts again |
-//! | Released | | |
+//! | state | means |
+//! |---|---|
+//! | Waiting | it is needed, and an input is not complete |
+//! | Running | it is needed, all inputs are complete, and a task is not finished |
+//! | Finished | it is needed, and its output is complete |
+//! | Released | nobody needs its output |
+//!
+//! A stage is needed while it is the root, or while a consumer of it is needed and not complete. So the states follow
+//! from which tasks have output ([`crate::lifecycle::flow`]), and go back when output is lost: from Released too, if what
+//! is lost was made of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use squadron_proto::control::{Lane, Launch, OutputMode, Producer, Stage as StageMessage, StageInput};
-use squadron_proto::{AttemptKey, QueryId, TaskId, WorkerId};
+use squadron_proto::control::{Lane, Launch, OutputMode, PlanRef, Producer, Stage as StageMessage, StageInput};
+use squadron_proto::{AttemptKey, AttemptNumber, QueryId, TaskId, WorkerId};
 
 use crate::graph::StageSpec;
 use crate::info::{StagePhase, StageSummary, TaskSummary};
-use crate::lifecycle::task::{PlacedAttempt, Spent, Task};
+use crate::lifecycle::account::Spent;
+use crate::lifecycle::task::{Lost, PlacedAttempt, Task};
 use crate::queue::policy;
 use crate::workers::placement::Demand;
 
@@ -36,28 +40,27 @@ pub(crate) struct Stage {
     /// Workers that got what its attempts share.
     sent_to: BTreeSet<WorkerId>,
     sources: Sources,
-    /// When all its inputs were finished.
+    /// When all its inputs were complete for the first time.
     started: Option<Duration>,
-    state: StageState,
+    /// When its last task finished.
+    finished: Option<Duration>,
+    pub(crate) state: StageState,
+    /// How many tasks have no output that can be read.
+    without_output: usize,
+    /// How many tasks have no attempt whose output can be read, if only while it is written.
+    unstarted: usize,
+    /// Whether output that a consumer may have read is gone, and another attempt would give other rows.
+    has_lost_rows: bool,
+    /// Whether the one attempt that its plan was good for has come to nothing.
+    is_spent: bool,
 }
 
-#[derive(Debug)]
-enum StageState {
-    /// It waits for its inputs.
-    Waiting { unfinished_inputs: usize },
-    /// Its tasks run, or wait for free slots.
-    Running {
-        since: Duration,
-        unstarted_tasks: usize,
-        unfinished_tasks: usize,
-    },
-    /// Its output is complete.
-    Finished {
-        elapsed: Duration,
-        unfinished_consumers: usize,
-    },
-    /// Its output has been released.
-    Released { elapsed: Duration },
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StageState {
+    Waiting,
+    Running,
+    Finished,
+    Released,
 }
 
 /// Where the inputs of a stage are.
@@ -75,9 +78,11 @@ impl Stage {
         }
         Self {
             tasks: spec.tasks.iter().map(|_| Task::new()).collect(),
-            state: StageState::Waiting {
-                unfinished_inputs: inputs.len(),
-            },
+            state: StageState::Waiting,
+            without_output: spec.tasks.len(),
+            unstarted: spec.tasks.len(),
+            has_lost_rows: false,
+            is_spent: false,
             spec,
             inputs,
             consumers,
@@ -86,47 +91,124 @@ impl Stage {
             sent_to: BTreeSet::new(),
             sources: Sources::default(),
             started: None,
+            finished: None,
         }
     }
 
-    /// Back to where it was before it started.
-    pub(crate) fn reset(&mut self) {
-        for task in &mut self.tasks {
-            task.reset();
-        }
-        self.pending.clear();
-        self.sent_to.clear();
-        self.sources = Sources::default();
-        self.started = None;
-        self.state = StageState::Waiting {
-            unfinished_inputs: self.inputs.len(),
-        };
+    /// Whether the output of all its tasks can be read.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.without_output == 0
     }
 
-    /// One of its inputs is finished. Returns whether that was the last.
-    pub(crate) fn record_input_finish(&mut self) -> bool {
-        match &mut self.state {
-            StageState::Waiting { unfinished_inputs } => {
-                *unfinished_inputs -= 1;
-                *unfinished_inputs == 0
-            }
-            StageState::Running { .. } | StageState::Finished { .. } | StageState::Released { .. } => false,
-        }
+    /// Whether the output of all its tasks can be read, if only while it is written.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.unstarted == 0
     }
 
-    /// All inputs are finished: its tasks can be placed.
+    /// Whether its plan is good for one attempt: its output is kept until its query has ended.
+    pub(crate) fn has_one_time_plan(&self) -> bool {
+        matches!(self.spec.plan, PlanRef::InProcess(_))
+    }
+
+    /// Whether its plan is good for no attempt any more.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.is_spent
+    }
+
+    /// All inputs are complete: its tasks can be placed.
     pub(crate) fn start(&mut self, now: Duration, sources: Sources) {
         self.sources = sources;
-        self.started = Some(now);
-        self.pending = policy::order_tasks_reversed(&self.spec.tasks);
+        self.started.get_or_insert(now);
+        self.place_waiting_tasks();
+    }
+
+    /// Whether a task has no attempt, and is not going to have one.
+    pub(crate) fn has_waiting_tasks(&self) -> bool {
+        self.tasks.iter().any(Task::is_waiting)
+    }
+
+    fn place_waiting_tasks(&mut self) {
+        let mut order = policy::order_tasks_reversed(&self.spec.tasks);
         for task in &mut self.tasks {
             task.make_pending();
         }
-        self.state = StageState::Running {
-            since: now,
-            unstarted_tasks: self.tasks.len(),
-            unfinished_tasks: self.tasks.len(),
-        };
+        order.retain(|&task| self.tasks[task].is_pending());
+        self.pending = order;
+    }
+
+    /// An input is not complete any more: none of its tasks can be placed.
+    pub(crate) fn withdraw(&mut self) {
+        for task in self.pending.drain(..) {
+            self.tasks[task].withdraw();
+        }
+    }
+
+    /// The output of all tasks is complete.
+    pub(crate) fn record_finish(&mut self, now: Duration) {
+        self.finished = Some(now);
+    }
+
+    /// The workers that hold output, and which.
+    pub(crate) fn output_holders(&self) -> BTreeSet<WorkerId> {
+        let holders = self.tasks.iter().filter(|task| task.has_output());
+        holders.filter_map(|task| Some(task.finished()?.worker)).collect()
+    }
+
+    /// The output of all its tasks is gone.
+    pub(crate) fn drop_all_output(&mut self) {
+        for task in 0..self.tasks.len() {
+            self.drop_output(task_id(task));
+        }
+    }
+
+    /// The output of a task is gone.
+    pub(crate) fn drop_output(&mut self, task: TaskId) {
+        if self.task_mut(task).is_some_and(Task::drop_output) {
+            self.without_output += 1;
+            self.unstarted += 1;
+            self.has_lost_rows |= !self.spec.is_determinate;
+        }
+    }
+
+    /// The attempt at a task comes to nothing, for this `reason`; see [`Task::lose`].
+    pub(crate) fn lose(&mut self, task: usize, now: Duration, reason: &str, pauses: bool) -> Option<Lost> {
+        let state = self.tasks.get_mut(task)?;
+        let was_readable = state.readable_attempt().is_some();
+        let lost = state.lose(now, reason, pauses)?;
+        self.unstarted += usize::from(was_readable);
+        self.is_spent |= matches!(self.spec.plan, PlanRef::InProcess(_));
+        if matches!(lost, Lost::Finished { .. }) {
+            self.without_output += 1;
+            self.has_lost_rows |= !self.spec.is_determinate;
+        }
+        Some(lost)
+    }
+
+    /// It is needed, perhaps again: tasks whose output is gone are to be done anew.
+    pub(crate) fn reopen(&mut self, now: Duration) {
+        for task in 0..self.tasks.len() {
+            let state = &self.tasks[task];
+            if state.finished().is_some() && !state.has_output() {
+                self.lose(task, now, "its output was released, and is needed again", false);
+            }
+        }
+    }
+
+    /// Whether consumers may have read rows that another attempt at the lost task would not give again.
+    pub(crate) fn has_lost_rows(&self) -> bool {
+        self.has_lost_rows
+    }
+
+    /// Its consumers have read nothing, or have forgotten it.
+    pub(crate) fn forget_lost_rows(&mut self) {
+        self.has_lost_rows = false;
+    }
+
+    /// The attempt that a task has, if that is this one.
+    pub(crate) fn has_attempt(&self, task: TaskId, attempt: AttemptNumber) -> bool {
+        let task = usize::try_from(task.0).ok().and_then(|task| self.tasks.get(task));
+        let current = task.and_then(Task::current_attempt);
+        current.is_some_and(|(number, _)| number == attempt)
     }
 
     pub(crate) fn is_waiting_for_places(&self) -> bool {
@@ -143,6 +225,13 @@ impl Stage {
         let count = if self.spec.streamed { self.pending.len() } else { 1 };
         let next = self.pending.iter().rev().take(count);
         next.map(|&task| self.demand(task, lane)).collect()
+    }
+
+    /// The workers that the tasks of [`Stage::next_demands`] would rather not run on.
+    pub(crate) fn avoided_next(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        let count = if self.spec.streamed { self.pending.len() } else { 1 };
+        let next = self.pending.iter().rev().take(count);
+        next.flat_map(|&task| self.tasks[task].avoided().iter().copied())
     }
 
     fn demand(&self, task: usize, lane: Lane) -> Demand {
@@ -199,7 +288,7 @@ impl Stage {
         self.tasks.get_mut(usize::try_from(task.0).ok()?)
     }
 
-    /// The message with what all attempts share, if the worker has not got it yet.
+    /// The message with what all attempts share, if the worker has not got it yet. It keeps it until the query ends.
     pub(crate) fn introduce(&mut self, query: QueryId, worker: WorkerId, reserved_bytes: u64) -> Option<StageMessage> {
         self.sent_to.insert(worker).then(|| StageMessage {
             query,
@@ -216,105 +305,48 @@ impl Stage {
         self.sent_to.remove(&worker);
     }
 
-    /// A task's pause after a refusal is over. Returns whether the task is to be placed again.
-    pub(crate) fn retry(&mut self, task: usize) -> bool {
-        // The pause may be one from before a restart.
-        let is_running = matches!(self.state, StageState::Running { .. });
-        let is_pending = is_running && self.tasks.get_mut(task).is_some_and(Task::make_pending);
+    /// A task's pause is over. Returns whether the task is to be placed again.
+    pub(crate) fn end_pause(&mut self, task: usize) -> bool {
+        let Some(state) = self.tasks.get_mut(task) else {
+            return false;
+        };
+        let is_pending = state.end_pause() && self.state == StageState::Running && state.make_pending();
         if is_pending {
             self.pending.push(task);
         }
         is_pending
     }
 
-    /// One of its tasks runs for the first time. Returns whether that was the last.
-    pub(crate) fn record_task_start(&mut self) -> bool {
-        match &mut self.state {
-            StageState::Running { unstarted_tasks, .. } => {
-                *unstarted_tasks -= 1;
-                *unstarted_tasks == 0
-            }
-            StageState::Waiting { .. } | StageState::Finished { .. } | StageState::Released { .. } => false,
-        }
+    /// One of its tasks runs for the first time.
+    pub(crate) fn record_task_start(&mut self) {
+        self.unstarted = self.unstarted.saturating_sub(1);
     }
 
     /// One of its tasks is finished. Returns whether that was the last.
-    pub(crate) fn record_task_finish(&mut self, now: Duration) -> bool {
-        match &mut self.state {
-            StageState::Running {
-                since,
-                unfinished_tasks,
-                ..
-            } => {
-                *unfinished_tasks -= 1;
-                let is_last = *unfinished_tasks == 0;
-                if is_last {
-                    self.state = StageState::Finished {
-                        elapsed: now.saturating_sub(*since),
-                        unfinished_consumers: self.consumers.len(),
-                    };
-                }
-                is_last
-            }
-            StageState::Waiting { .. } | StageState::Finished { .. } | StageState::Released { .. } => false,
-        }
-    }
-
-    /// One of its consumers is finished. If that was the last, returns the workers that must release the stage's
-    /// output, and of how many tasks each holds output.
-    pub(crate) fn record_consumer_finish(&mut self) -> Option<BTreeMap<WorkerId, u32>> {
-        match &mut self.state {
-            StageState::Finished {
-                elapsed,
-                unfinished_consumers,
-            } => {
-                *unfinished_consumers -= 1;
-                if *unfinished_consumers > 0 {
-                    return None;
-                }
-                self.state = StageState::Released { elapsed: *elapsed };
-                let mut holders = BTreeMap::new();
-                for finished in self.tasks.iter().filter_map(Task::finished) {
-                    *holders.entry(finished.worker).or_default() += 1;
-                }
-                Some(holders)
-            }
-            StageState::Waiting { .. } | StageState::Running { .. } | StageState::Released { .. } => None,
-        }
+    pub(crate) fn record_task_finish(&mut self) -> bool {
+        self.without_output = self.without_output.saturating_sub(1);
+        self.is_complete()
     }
 
     /// When it started, and when its last task finished.
     pub(crate) fn times(&self) -> (Option<Duration>, Option<Duration>) {
-        let elapsed = match self.state {
-            StageState::Finished { elapsed, .. } | StageState::Released { elapsed } => Some(elapsed),
-            StageState::Waiting { .. } | StageState::Running { .. } => None,
-        };
-        (
-            self.started,
-            self.started.zip(elapsed).map(|(started, elapsed)| started + elapsed),
-        )
+        let is_over = matches!(self.state, StageState::Finished | StageState::Released);
+        (self.started, self.finished.filter(|_| is_over))
     }
 
     pub(crate) fn phase(&self) -> StagePhase {
         match self.state {
-            StageState::Waiting { .. } => StagePhase::Waiting,
-            StageState::Running { .. } => StagePhase::Running,
-            StageState::Finished { .. } => StagePhase::Finished,
-            StageState::Released { .. } => StagePhase::Released,
-        }
-    }
-
-    pub(crate) fn is_finished(&self) -> bool {
-        match self.state {
-            StageState::Finished { .. } | StageState::Released { .. } => true,
-            StageState::Waiting { .. } | StageState::Running { .. } => false,
+            StageState::Waiting => StagePhase::Waiting,
+            StageState::Running => StagePhase::Running,
+            StageState::Finished => StagePhase::Finished,
+            StageState::Released => StagePhase::Released,
         }
     }
 
     /// Where its output is, as an input of its consumers.
     pub(crate) fn to_input(&self, address_of: impl Fn(WorkerId) -> String) -> StageInput {
         let producer = |(task, state): (usize, &Task)| {
-            let finished = state.finished()?;
+            let finished = state.finished().filter(|_| state.has_output())?;
             let partitions: Vec<_> = finished
                 .output
                 .partitions
@@ -336,28 +368,24 @@ impl Stage {
 
     /// Adds to `held` how many bytes of its output each worker holds.
     pub(crate) fn add_held_bytes(&self, held: &mut BTreeMap<WorkerId, u64>) {
-        for finished in self.tasks.iter().filter_map(Task::finished) {
+        let with_output = self.tasks.iter().filter(|task| task.has_output());
+        for finished in with_output.filter_map(Task::finished) {
             let bytes: u64 = finished.output.partitions.iter().map(|output| output.bytes).sum();
             *held.entry(finished.worker).or_default() += bytes;
         }
     }
 
-    /// Its tasks that had an attempt, each with the key of the last one.
+    /// Its tasks that have an attempt, each with the key of that.
     pub(crate) fn keyed_tasks(&self, query: QueryId) -> impl Iterator<Item = (AttemptKey, &Task)> + '_ {
         self.tasks.iter().enumerate().filter_map(move |(number, task)| {
             let key = AttemptKey {
                 query,
                 stage: self.spec.id,
                 task: task_id(number),
-                attempt: task.last_attempt()?,
+                attempt: task.current_attempt()?.0,
             };
             Some((key, task))
         })
-    }
-
-    /// Whether nobody reads its output any more.
-    pub(crate) fn is_released(&self) -> bool {
-        matches!(self.state, StageState::Released { .. })
     }
 
     /// Its attempts that have not ended, and whether each holds slots.
@@ -369,11 +397,8 @@ impl Stage {
     }
 
     pub(crate) fn summary(&self, now: Duration) -> StageSummary {
-        let elapsed = match self.state {
-            StageState::Waiting { .. } => Duration::ZERO,
-            StageState::Running { since, .. } => now.saturating_sub(since),
-            StageState::Finished { elapsed, .. } | StageState::Released { elapsed } => elapsed,
-        };
+        let (started, finished) = self.times();
+        let elapsed = started.map(|started| finished.unwrap_or(now).saturating_sub(started));
         let task = |(task, state): (usize, &Task)| {
             let finished = state.finished()?;
             Some(TaskSummary {
@@ -385,7 +410,7 @@ impl Stage {
         };
         StageSummary {
             stage: self.spec.id,
-            elapsed,
+            elapsed: elapsed.unwrap_or_default(),
             tasks: self.tasks.iter().enumerate().filter_map(task).collect(),
         }
     }
@@ -407,7 +432,7 @@ mod tests {
     const A: WorkerId = WorkerId::from_u128(1);
     const B: WorkerId = WorkerId::from_u128(2);
 
-    fn stage(tasks: &[u64], inputs: Vec<usize>, consumers: Vec<usize>) -> Stage {
+    fn stage(tasks: &[u64]) -> Stage {
         let spec = StageSpec {
             id: StageId(4),
             inputs: Vec::new(),
@@ -424,8 +449,9 @@ mod tests {
             placement: Placement::Any,
             streamed: false,
             output_partitions: OutputPartitions::Hash(2),
+            is_determinate: true,
         };
-        Stage::new(spec, inputs, consumers, 1)
+        Stage::new(spec, Vec::new(), Vec::new(), 1)
     }
 
     fn finish_next(stage: &mut Stage, worker: WorkerId, partitions: &[u32]) -> bool {
@@ -443,24 +469,23 @@ mod tests {
             ..TaskOutput::default()
         };
         stage.tasks[attempt.task.0 as usize].apply_report(worker, attempt.attempt, AttemptStatus::Finished(output));
-        stage.record_task_finish(Duration::from_millis(5))
+        stage.record_task_start();
+        stage.record_task_finish()
     }
 
     #[test]
-    fn stage_starts_when_inputs_finish() {
-        let mut stage = stage(&[1, 9], vec![0, 1], vec![]);
-        assert!(!stage.record_input_finish());
-        assert!(stage.record_input_finish());
+    fn plan_is_sent_once_to_each_worker() {
+        let mut stage = stage(&[1, 9]);
         stage.start(Duration::ZERO, Sources::default());
         let launch = stage.launch_next(QUERY, A, 3, Lane::Short).unwrap();
         assert_eq!((launch.attempt.task, launch.slots), (TaskId(1), 3));
         assert!(stage.introduce(QUERY, A, 0).is_some());
-        assert!(stage.introduce(QUERY, A, 0).is_none(), "a worker gets it once");
+        assert!(stage.introduce(QUERY, A, 0).is_none());
     }
 
     #[test]
-    fn output_is_released_after_last_consumer() {
-        let mut stage = stage(&[0, 0, 0], vec![], vec![7, 8]);
+    fn consumers_read_what_has_rows() {
+        let mut stage = stage(&[0, 0, 0]);
         stage.start(Duration::ZERO, Sources::default());
         assert!(!finish_next(&mut stage, A, &[0, 1]));
         assert!(!finish_next(&mut stage, B, &[]));
@@ -471,14 +496,49 @@ mod tests {
             .iter()
             .map(|p| (p.task.0, p.partitions.clone()))
             .collect();
-        assert_eq!(
-            producers,
-            [(0, vec![0, 1]), (2, vec![1])],
-            "a task without output is not read"
-        );
-        assert_eq!(stage.record_consumer_finish(), None);
-        assert_eq!(stage.record_consumer_finish(), Some(BTreeMap::from([(A, 2), (B, 1)])));
-        assert_eq!(stage.record_consumer_finish(), None, "only once");
-        assert_eq!(stage.summary(Duration::MAX).elapsed, Duration::from_millis(5));
+        assert_eq!(producers, [(0, vec![0, 1]), (2, vec![1])]);
+    }
+
+    #[test]
+    fn lost_output_makes_the_stage_incomplete_until_it_is_there_again() {
+        let mut stage = stage(&[0, 0]);
+        stage.start(Duration::ZERO, Sources::default());
+        finish_next(&mut stage, A, &[0]);
+        finish_next(&mut stage, B, &[0]);
+        assert!(stage.is_complete() && stage.is_readable());
+        let lost = stage.lose(0, Duration::ZERO, "gone", false);
+        let attempt = AttemptNumber(0);
+        assert_eq!(lost, Some(Lost::Finished { worker: A, attempt }));
+        assert_eq!(stage.lose(0, Duration::ZERO, "gone", false), None, "only once");
+        assert!(!stage.is_complete() && !stage.is_readable());
+        stage.drop_output(TaskId(1));
+        assert_eq!(stage.lose(1, Duration::ZERO, "gone", false), Some(Lost::Gone));
+        stage.start(Duration::ZERO, Sources::default());
+        assert!(!finish_next(&mut stage, B, &[0]));
+        assert!(finish_next(&mut stage, B, &[0]));
+        assert!(!stage.has_lost_rows(), "the new ones are the same");
+    }
+
+    #[test]
+    fn task_that_pauses_is_placed_when_the_stage_runs_and_the_pause_is_over() {
+        let mut stage = stage(&[0, 0]);
+        stage.state = StageState::Running;
+        stage.start(Duration::ZERO, Sources::default());
+        for _ in 0..2 {
+            stage.launch_next(QUERY, A, 1, Lane::Short).unwrap();
+        }
+        for task in 0..2 {
+            assert!(stage.lose(task, Duration::ZERO, "no luck", true).is_some());
+        }
+        stage.start(Duration::ZERO, Sources::default());
+        assert!(!stage.is_waiting_for_places());
+        assert!(stage.end_pause(0) && stage.is_waiting_for_places());
+        stage.withdraw();
+        stage.state = StageState::Waiting;
+        assert!(!stage.end_pause(1) && !stage.is_waiting_for_places());
+        stage.start(Duration::ZERO, Sources::default());
+        assert_eq!(stage.next_demands(Lane::Short).len(), 1);
+        let launched = [(); 2].map(|()| stage.launch_next(QUERY, A, 1, Lane::Short).unwrap().attempt);
+        assert_eq!(launched.map(|key| (key.task.0, key.attempt.0)), [(0, 1), (1, 1)]);
     }
 }

@@ -1,26 +1,30 @@
 //! One task: its current attempt, and what reports about it change.
 //!
-//! | state | Reserved | Refused | Running | Parked | Resumed | Finished | Failed, Cancelled |
-//! |---|---|---|---|---|---|---|---|
-//! | Waiting | - | - | - | - | - | - | - |
-//! | Pending | - | - | - | - | - | - | - |
-//! | Launched | Committed | Waiting | Running ! | Parked ! | Running ! | Finished ! | the query fails |
-//! | Committed | - | Waiting ! | Running | Parked | Running | Finished | the query fails |
-//! | Running | - | - | - | Parked | - | Finished | the query fails |
-//! | Parked | - | - | - | - | Running | Finished | the query fails |
-//! | Finished | - | - | - | - | - | - | - |
+//! | state | Reserved | Refused | Running | Parked | Resumed | Finished | Failed, Cancelled | Dropped |
+//! |---|---|---|---|---|---|---|---|---|
+//! | Waiting, Paused | - | - | - | - | - | - | - | - |
+//! | Pending | - | - | - | - | - | - | - | - |
+//! | Launched | Committed | Paused | Running ! | Parked ! | Running ! | Finished ! | see below | - |
+//! | Committed | - | Paused ! | Running | Parked | Running | Finished | see below | - |
+//! | Running | - | - | - | Parked | - | Finished | see below | - |
+//! | Parked | - | - | - | - | Running | Finished | see below | - |
+//! | Finished | - | - | - | - | - | - | - | its output is gone |
 //!
 //! `-` is stale or repeated and changes nothing; `!` cannot come from a correct worker, is applied as the progress it
-//! claims (so that the query still ends) and is logged. The stage's start, or the end of a pause after a refusal, leads
-//! from Waiting to Pending; a launch leads from Pending to Launched. Launched, Committed and Running hold slots.
+//! claims (so that the query still ends) and is logged. The stage's start leads from Waiting to Pending, the end of a
+//! pause from Paused to Pending; a launch leads from Pending to Launched. Launched, Committed and Running hold slots.
+//!
+//! A failure ends the query, or the attempt alone: [`Task::lose`] leads from any state with an attempt back to Waiting or
+//! Paused, also when the worker or the output of the attempt is lost.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use squadron_proto::control::{AttemptStatus, Lane, TaskOutput};
 use squadron_proto::{AttemptNumber, Failure, FailureKind, WorkerId};
 
-use crate::info::TaskPhase;
-use crate::queue::run_queue::Correction;
+use crate::info::{PastAttempt, Resources, TaskPhase};
+use crate::lifecycle::account::{Account, Spent};
 use crate::workers::placement::Demand;
 
 #[derive(Debug)]
@@ -28,13 +32,24 @@ pub(crate) struct Task {
     /// Each launch is a new attempt, also after a refusal, so that a late report is never applied to the next launch.
     next_attempt: u32,
     refusals: u32,
+    /// How many attempts failed, or died with their workers.
+    failures: u32,
+    /// Why the first of them failed.
+    first_cause: Option<Failure>,
+    /// Workers that it would rather not run on, since an attempt failed there.
+    avoided: Vec<WorkerId>,
+    /// Attempts that came to nothing, the latest of them.
+    past: VecDeque<PastAttempt>,
     /// What the current attempt was charged.
     account: Option<Account>,
     times: Times,
-    /// Whether the current attempt is known to have stopped without finishing.
+    /// Whether the current attempt has failed, and the query with it.
     has_failed: bool,
     state: TaskState,
 }
+
+/// How many attempts of a task that came to nothing are remembered, for [`crate::info`].
+const PAST_ATTEMPTS: usize = 16;
 
 /// When the current attempt was launched, and was known to run and to have ended; for [`crate::info`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,52 +59,12 @@ pub(crate) struct Times {
     pub(crate) ended: Option<Duration>,
 }
 
-/// What an attempt was charged; an estimate until the attempt has reported its processor time.
-#[derive(Clone, Copy, Debug)]
-struct Account {
-    /// Runs while it holds slots.
-    clock: Option<Clock>,
-    /// For the periods of holding slots that are over.
-    before_us: u64,
-    weight: u64,
-    lane: Lane,
-}
-
-/// Since when an attempt holds slots, and what it was charged in advance for this period.
-#[derive(Clone, Copy, Debug)]
-struct Clock {
-    since: Duration,
-    charged_us: u64,
-}
-
-/// What an attempt has cost, in microseconds: processor time if it was reported, else its slots times the time it held
-/// them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Spent {
-    /// What it was charged in advance for the period that is over now.
-    pub(crate) charged_us: u64,
-    /// What it was charged for the periods before.
-    pub(crate) before_us: u64,
-    /// What it should have been charged for all periods.
-    pub(crate) actual_us: u64,
-    /// The query's weight when it was charged.
-    pub(crate) weight: u64,
-    /// The lane in whose run queue it was charged.
-    pub(crate) lane: Lane,
-}
-
-impl Spent {
-    /// What is left to charge or to give back.
-    pub(crate) fn correction(&self) -> Correction {
-        let charged_us = self.charged_us.saturating_add(self.before_us);
-        Correction::between(charged_us, self.actual_us)
-    }
-}
-
 #[derive(Debug)]
 enum TaskState {
-    /// It waits for the inputs of its stage, or for the end of a pause after a refusal.
+    /// It waits for the inputs of its stage, or nobody needs it.
     Waiting,
+    /// It waits for the end of a pause after a refusal or failure.
+    Paused,
     /// It waits for a worker with free slots.
     Pending,
     /// Its worker was asked to reserve slots and has not answered.
@@ -100,7 +75,7 @@ enum TaskState {
     Running(PlacedAttempt),
     /// It waits for its reader, without slots.
     Parked(PlacedAttempt),
-    /// Its output can be read.
+    /// Its output is complete.
     Finished(Finished),
 }
 
@@ -118,6 +93,19 @@ pub(crate) struct Finished {
     pub(crate) worker: WorkerId,
     pub(crate) attempt: AttemptNumber,
     pub(crate) output: TaskOutput,
+    /// Whether its output was released or lost since; nobody needs it for now.
+    is_gone: bool,
+}
+
+/// What is left of an attempt whose task goes back to waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// It had not ended.
+    Live { placed: PlacedAttempt, holds_slots: bool },
+    /// It had output, which its worker still has unless it is lost.
+    Finished { worker: WorkerId, attempt: AttemptNumber },
+    /// Its output was gone already.
+    Gone,
 }
 
 /// What a worker was told about an attempt and has not confirmed.
@@ -155,7 +143,9 @@ pub(crate) enum Change {
         held_slots: bool,
         started: bool,
     },
-    /// The query fails.
+    /// Its worker dropped its output, for which nobody waits.
+    Dropped,
+    /// The attempt failed; its task keeps it until it is lost or the query has ended.
     Failed(Failure),
 }
 
@@ -164,6 +154,10 @@ impl Task {
         Self {
             next_attempt: 0,
             refusals: 0,
+            failures: 0,
+            first_cause: None,
+            avoided: Vec::new(),
+            past: VecDeque::new(),
             account: None,
             times: Times::default(),
             has_failed: false,
@@ -171,51 +165,132 @@ impl Task {
         }
     }
 
-    /// Back to where it was before its stage started, except that its attempts go on to be counted.
-    pub(crate) fn reset(&mut self) {
-        *self = Self {
-            next_attempt: self.next_attempt,
-            ..Self::new()
+    /// Counts a failed attempt, and returns how many there are and why the first of them failed.
+    pub(crate) fn count_failure(&mut self, failure: &Failure) -> (u32, &Failure) {
+        self.failures += 1;
+        let first = self.first_cause.get_or_insert_with(|| failure.clone());
+        (self.failures, first)
+    }
+
+    /// It would rather not run on this worker again.
+    pub(crate) fn avoid(&mut self, worker: WorkerId) {
+        if !self.avoided.contains(&worker) {
+            self.avoided.push(worker);
+        }
+    }
+
+    pub(crate) fn avoided(&self) -> &[WorkerId] {
+        &self.avoided
+    }
+
+    /// How many attempts failed, or died with their workers.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Its attempt, in whatever state, comes to nothing, for this `reason`. None where it has none. `pauses`: it is not
+    /// to be placed before a pause is over.
+    pub(crate) fn lose(&mut self, now: Duration, reason: &str, pauses: bool) -> Option<Lost> {
+        let lost = match &self.state {
+            TaskState::Waiting | TaskState::Paused | TaskState::Pending => return None,
+            TaskState::Launched(placed) | TaskState::Committed(placed) | TaskState::Running(placed) => Lost::Live {
+                placed: *placed,
+                holds_slots: true,
+            },
+            TaskState::Parked(placed) => Lost::Live {
+                placed: *placed,
+                holds_slots: false,
+            },
+            TaskState::Finished(finished) if finished.is_gone => Lost::Gone,
+            TaskState::Finished(finished) => Lost::Finished {
+                worker: finished.worker,
+                attempt: finished.attempt,
+            },
         };
+        self.remember(now, reason);
+        self.has_failed = false;
+        self.state = match pauses {
+            true => TaskState::Paused,
+            false => TaskState::Waiting,
+        };
+        Some(lost)
+    }
+
+    fn remember(&mut self, now: Duration, reason: &str) {
+        let Some((attempt, worker)) = self.current_attempt() else {
+            return;
+        };
+        if self.past.len() == PAST_ATTEMPTS {
+            self.past.pop_front();
+        }
+        self.past.push_back(PastAttempt {
+            attempt,
+            worker,
+            launched: self.times.launched,
+            started: self.times.started,
+            ended: self.times.ended.or(Some(now)),
+            resources: self.resources(),
+            reason: reason.into(),
+        });
+    }
+
+    /// Attempts that came to nothing, the oldest first.
+    pub(crate) fn past(&self) -> Vec<PastAttempt> {
+        self.past.iter().cloned().collect()
+    }
+
+    /// The attempt that is on a worker, or has finished there.
+    pub(crate) fn current_attempt(&self) -> Option<(AttemptNumber, WorkerId)> {
+        match (self.live_attempt(), self.finished()) {
+            (Some((placed, _)), _) => Some((placed.attempt, placed.worker)),
+            (None, Some(finished)) => Some((finished.attempt, finished.worker)),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether the attempt is on a worker, live or with output.
+    pub(crate) fn is_on(&self, worker: WorkerId) -> bool {
+        let is_gone = self.finished().is_some_and(|finished| finished.is_gone);
+        !is_gone && self.current_attempt().is_some_and(|(_, at)| at == worker)
+    }
+
+    /// Whether its output is complete and can be read.
+    pub(crate) fn has_output(&self) -> bool {
+        self.finished().is_some_and(|finished| !finished.is_gone)
+    }
+
+    /// Its output can be read no more. Returns whether it could.
+    pub(crate) fn drop_output(&mut self) -> bool {
+        match &mut self.state {
+            TaskState::Finished(finished) => !std::mem::replace(&mut finished.is_gone, true),
+            TaskState::Waiting
+            | TaskState::Paused
+            | TaskState::Pending
+            | TaskState::Launched(_)
+            | TaskState::Committed(_)
+            | TaskState::Running(_)
+            | TaskState::Parked(_) => false,
+        }
+    }
+
+    /// What its finished attempt used.
+    pub(crate) fn resources(&self) -> Option<Resources> {
+        self.finished()
+            .map(|finished| Resources::from_metrics(&finished.output.metrics))
     }
 
     /// The attempt holds slots since `since`, and was charged `charged_us` for them in advance.
     pub(crate) fn start_clock(&mut self, since: Duration, charged_us: u64, weight: u64, lane: Lane) {
         self.times.launched.get_or_insert(since);
-        let before_us = self.account.map_or(0, |account| account.before_us);
-        self.account = Some(Account {
-            clock: Some(Clock { since, charged_us }),
-            before_us,
-            weight,
-            lane,
-        });
+        let before = self.account.take();
+        self.account = Some(Account::open(before, since, charged_us, weight, lane));
     }
 
     /// The attempt holds its slots no longer, if it held any; `until`: it used them until then, else not at all. None
     /// if nothing new is known about its cost.
     pub(crate) fn stop_clock(&mut self, until: Option<Duration>, slots: u32) -> Option<Spent> {
         let used_us = self.used_us();
-        let account = self.account.as_mut()?;
-        let clock = account.clock.take();
-        if clock.is_none() && used_us.is_none() {
-            return None;
-        }
-        let held = clock
-            .zip(until)
-            .map_or(Duration::ZERO, |(clock, until)| until.saturating_sub(clock.since));
-        let held_us = u64::try_from(held.as_micros())
-            .unwrap_or(u64::MAX)
-            .saturating_mul(u64::from(slots));
-        let before_us = account.before_us;
-        let actual_us = used_us.unwrap_or_else(|| before_us.saturating_add(held_us));
-        account.before_us = actual_us;
-        Some(Spent {
-            charged_us: clock.map_or(0, |clock| clock.charged_us),
-            before_us,
-            actual_us,
-            weight: account.weight,
-            lane: account.lane,
-        })
+        self.account.as_mut()?.stop(until, slots, used_us)
     }
 
     /// The processor time that the attempt reported.
@@ -241,7 +316,7 @@ impl Task {
     pub(crate) fn phase(&self) -> TaskPhase {
         match &self.state {
             _ if self.has_failed => TaskPhase::Failed,
-            TaskState::Waiting => TaskPhase::Waiting,
+            TaskState::Waiting | TaskState::Paused => TaskPhase::Waiting,
             TaskState::Pending => TaskPhase::Pending,
             TaskState::Launched(_) => TaskPhase::Launched,
             TaskState::Committed(_) => TaskPhase::Committed,
@@ -251,7 +326,7 @@ impl Task {
         }
     }
 
-    /// Whether its worker reported that the current attempt stopped without finishing.
+    /// Whether the current attempt has failed, and the query with it.
     pub(crate) fn has_failed(&self) -> bool {
         self.has_failed
     }
@@ -263,7 +338,7 @@ impl Task {
                 Some((*placed, true))
             }
             TaskState::Parked(placed) => Some((*placed, false)),
-            TaskState::Waiting | TaskState::Pending | TaskState::Finished(_) => None,
+            TaskState::Waiting | TaskState::Paused | TaskState::Pending | TaskState::Finished(_) => None,
         }
     }
 
@@ -271,8 +346,13 @@ impl Task {
     pub(crate) fn readable_attempt(&self) -> Option<(WorkerId, AttemptNumber)> {
         match &self.state {
             TaskState::Running(placed) | TaskState::Parked(placed) => Some((placed.worker, placed.attempt)),
-            TaskState::Finished(finished) => Some((finished.worker, finished.attempt)),
-            TaskState::Waiting | TaskState::Pending | TaskState::Launched(_) | TaskState::Committed(_) => None,
+            TaskState::Finished(finished) if !finished.is_gone => Some((finished.worker, finished.attempt)),
+            TaskState::Waiting
+            | TaskState::Paused
+            | TaskState::Pending
+            | TaskState::Launched(_)
+            | TaskState::Committed(_)
+            | TaskState::Finished(_) => None,
         }
     }
 
@@ -280,6 +360,7 @@ impl Task {
         match &self.state {
             TaskState::Finished(finished) => Some(finished),
             TaskState::Waiting
+            | TaskState::Paused
             | TaskState::Pending
             | TaskState::Launched(_)
             | TaskState::Committed(_)
@@ -294,36 +375,51 @@ impl Task {
             TaskState::Launched(placed) => (placed.worker, Told::Launch),
             TaskState::Committed(placed) => (placed.worker, Told::Commit),
             TaskState::Running(placed) | TaskState::Parked(placed) => (placed.worker, Told::Nothing),
-            TaskState::Finished(finished) => (finished.worker, Told::Nothing),
-            TaskState::Waiting | TaskState::Pending => return None,
+            TaskState::Finished(finished) if !finished.is_gone => (finished.worker, Told::Nothing),
+            TaskState::Waiting | TaskState::Paused | TaskState::Pending | TaskState::Finished(_) => return None,
         };
         (at == worker).then_some(told)
     }
 
-    /// Its worker does not have the attempt any more.
-    pub(crate) fn mark_gone(&mut self) {
-        self.has_failed = true;
+    /// Whether it is to be placed.
+    pub(crate) fn is_pending(&self) -> bool {
+        matches!(self.state, TaskState::Pending)
     }
 
-    /// Its last attempt, if it had one.
-    pub(crate) fn last_attempt(&self) -> Option<AttemptNumber> {
-        self.next_attempt.checked_sub(1).map(AttemptNumber)
+    /// Whether its output holds rows that can be read.
+    pub(crate) fn has_rows(&self) -> bool {
+        let rows = |finished: &Finished| !finished.output.partitions.is_empty();
+        self.has_output() && self.finished().is_some_and(rows)
     }
 
-    /// The stage started, or a pause is over. Returns whether the task is to be placed now.
+    /// Whether it has no attempt, and none is to be launched.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.state, TaskState::Waiting)
+    }
+
+    /// The stage runs. Returns whether the task is to be placed now.
     pub(crate) fn make_pending(&mut self) -> bool {
-        match self.state {
-            TaskState::Waiting => {
-                self.state = TaskState::Pending;
-                self.times = Times::default();
-                true
-            }
-            TaskState::Pending
-            | TaskState::Launched(_)
-            | TaskState::Committed(_)
-            | TaskState::Running(_)
-            | TaskState::Parked(_)
-            | TaskState::Finished(_) => false,
+        let was_waiting = self.is_waiting();
+        if was_waiting {
+            self.state = TaskState::Pending;
+            self.times = Times::default();
+        }
+        was_waiting
+    }
+
+    /// Its pause is over. Returns whether it paused.
+    pub(crate) fn end_pause(&mut self) -> bool {
+        let paused = matches!(self.state, TaskState::Paused);
+        if paused {
+            self.state = TaskState::Waiting;
+        }
+        paused
+    }
+
+    /// The stage does not run any more: the task is not to be placed.
+    pub(crate) fn withdraw(&mut self) {
+        if matches!(self.state, TaskState::Pending) {
+            self.state = TaskState::Waiting;
         }
     }
 
@@ -349,10 +445,14 @@ impl Task {
         status: AttemptStatus,
     ) -> (Change, Option<&'static str>) {
         match std::mem::replace(&mut self.state, TaskState::Waiting) {
-            state @ (TaskState::Waiting | TaskState::Pending) => self.enter(state, Change::Unknown),
+            state @ (TaskState::Waiting | TaskState::Paused | TaskState::Pending) => self.enter(state, Change::Unknown),
             TaskState::Finished(finished) => {
-                let known = finished.worker == worker && finished.attempt == attempt;
-                let change = if known { Change::Repeated } else { Change::Unknown };
+                let known = finished.worker == worker && finished.attempt == attempt && !finished.is_gone;
+                let change = match status {
+                    _ if !known => Change::Unknown,
+                    AttemptStatus::Dropped => Change::Dropped,
+                    _ => Change::Repeated,
+                };
                 self.enter(TaskState::Finished(finished), change)
             }
             state @ (TaskState::Launched(placed)
@@ -376,6 +476,7 @@ impl Task {
             AttemptStatus::Refused { reason } => self.refuse(placed, reason),
             AttemptStatus::Failed(failure) => self.fail(TaskState::Launched(placed), failure),
             AttemptStatus::Cancelled => self.fail(TaskState::Launched(placed), unrequested_stop(placed)),
+            AttemptStatus::Dropped => self.enter(TaskState::Launched(placed), Change::Repeated),
             ahead @ (AttemptStatus::Running
             | AttemptStatus::Parked
             | AttemptStatus::Resumed
@@ -388,7 +489,9 @@ impl Task {
 
     fn while_committed(&mut self, placed: PlacedAttempt, status: AttemptStatus) -> (Change, Option<&'static str>) {
         match status {
-            AttemptStatus::Reserved => self.enter(TaskState::Committed(placed), Change::Repeated),
+            AttemptStatus::Reserved | AttemptStatus::Dropped => {
+                self.enter(TaskState::Committed(placed), Change::Repeated)
+            }
             AttemptStatus::Refused { reason } => {
                 let (change, _) = self.refuse(placed, reason);
                 (change, Some("it was refused after it was reserved"))
@@ -406,7 +509,8 @@ impl Task {
             AttemptStatus::Reserved
             | AttemptStatus::Refused { .. }
             | AttemptStatus::Running
-            | AttemptStatus::Resumed => self.enter(TaskState::Running(placed), Change::Repeated),
+            | AttemptStatus::Resumed
+            | AttemptStatus::Dropped => self.enter(TaskState::Running(placed), Change::Repeated),
             AttemptStatus::Parked => self.enter(TaskState::Parked(placed), Change::Parked { placed, started: false }),
             AttemptStatus::Finished(output) => self.finish(placed, output, true, false),
             AttemptStatus::Failed(failure) => self.fail(TaskState::Running(placed), failure),
@@ -419,7 +523,8 @@ impl Task {
             AttemptStatus::Reserved
             | AttemptStatus::Refused { .. }
             | AttemptStatus::Running
-            | AttemptStatus::Parked => self.enter(TaskState::Parked(placed), Change::Repeated),
+            | AttemptStatus::Parked
+            | AttemptStatus::Dropped => self.enter(TaskState::Parked(placed), Change::Repeated),
             AttemptStatus::Resumed => self.enter(TaskState::Running(placed), Change::Resumed(placed)),
             AttemptStatus::Finished(output) => self.finish(placed, output, false, false),
             AttemptStatus::Failed(failure) => self.fail(TaskState::Parked(placed), failure),
@@ -436,7 +541,7 @@ impl Task {
         self.refusals += 1;
         let refusals = self.refusals;
         self.enter(
-            TaskState::Waiting,
+            TaskState::Paused,
             Change::Refused {
                 placed,
                 refusals,
@@ -457,6 +562,7 @@ impl Task {
             worker,
             attempt,
             output,
+            is_gone: false,
         };
         self.enter(
             TaskState::Finished(finished),
@@ -468,15 +574,15 @@ impl Task {
         )
     }
 
-    /// The attempt keeps its state, and its slots, until its query ends and gives them back.
+    /// The attempt keeps its state, and its slots, until it is lost or its query has ended.
     fn fail(&mut self, state: TaskState, failure: Failure) -> (Change, Option<&'static str>) {
         self.has_failed = true;
         self.enter(state, Change::Failed(failure))
     }
 }
 
-/// The failure of an attempt that its worker stopped without a request: attempts are cancelled only after their query
-/// has ended, so the worker is leaving.
+/// The failure of an attempt that its worker stopped without a request: attempts that are cancelled are no longer those
+/// of their tasks, so the worker is leaving.
 fn unrequested_stop(placed: PlacedAttempt) -> Failure {
     Failure::new(
         FailureKind::Draining,

@@ -12,25 +12,28 @@
 use std::time::Duration;
 
 use squadron_proto::control::Lane;
-use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, TaskId};
+use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, TaskId, WorkerId};
 
 use crate::deadline::Deadline;
 use crate::event::Effect;
 use crate::graph::Placement;
 use crate::lifecycle::query::Blocked;
+use crate::lifecycle::stage::Stage;
 use crate::lifecycle::task::PlacedAttempt;
 use crate::queue::policy::{self, charge};
 use crate::queue::run_queue::{Correction, Entry};
 use crate::scheduler::Scheduler;
-use crate::workers::placement::Place;
+use crate::workers::placement::{Place, Preferences};
 
 impl Scheduler {
-    /// Starts a stage whose inputs are all finished.
+    /// Starts or continues a stage whose inputs are all complete.
     pub(crate) fn start_stage(&mut self, now: Duration, id: QueryId, stage: usize) {
         if let Some(query) = self.queries.get_mut(&id) {
             let workers = &self.workers;
             query.start_stage(stage, now, |worker| workers.address(worker));
-            self.enqueue(now, id, stage);
+            if query.stages[stage].is_waiting_for_places() {
+                self.enqueue(now, id, stage);
+            }
         }
     }
 
@@ -51,17 +54,14 @@ impl Scheduler {
         }
     }
 
-    /// A task's pause after a refusal is over.
+    /// A task's pause is over.
     pub(crate) fn retry(&mut self, now: Duration, id: QueryId, stage: StageId, task: TaskId) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
-        if query.is_failing() {
-            return;
-        }
         if let Some(position) = query.position(stage)
             && let Ok(task) = usize::try_from(task.0)
-            && query.stages[position].retry(task)
+            && query.stages[position].end_pause(task)
         {
             self.enqueue(now, id, position);
         }
@@ -166,17 +166,26 @@ impl Scheduler {
         };
         let stage = &query.stages[stage];
         let demands = stage.next_demands(entry.lane);
+        let avoided = self.avoided_by(stage);
+        let wish = Preferences {
+            holders: stage.holders(),
+            avoided: &avoided,
+        };
         let pool = self.workers.slots_mut(placement);
         match demands.as_slice() {
             [] => Vec::new(),
-            [demand] => pool
-                .place(*demand, stage.holders(), may_oversubscribe)
-                .into_iter()
-                .collect(),
+            [demand] => pool.place(*demand, wish, may_oversubscribe).into_iter().collect(),
             demands => pool
-                .place_together(demands, stage.holders(), may_oversubscribe)
+                .place_together(demands, wish, may_oversubscribe)
                 .unwrap_or_default(),
         }
+    }
+
+    /// The workers that the next tasks of a stage get only where there are no others.
+    fn avoided_by(&self, stage: &Stage) -> Vec<WorkerId> {
+        let mut avoided = self.workers.health.avoided(self.now, stage.holders());
+        avoided.extend(stage.avoided_next());
+        avoided.into_iter().collect()
     }
 
     /// As [`Scheduler::find_places`], but slots taken by attempts of earlier lanes count as free.
@@ -184,9 +193,15 @@ impl Scheduler {
         let Some(query) = self.queries.get(&entry.query) else {
             return Vec::new();
         };
-        let demands = query.stages[stage].next_demands(entry.lane);
+        let stage = &query.stages[stage];
+        let demands = stage.next_demands(entry.lane);
+        let avoided = self.avoided_by(stage);
+        let wish = Preferences {
+            holders: stage.holders(),
+            avoided: &avoided,
+        };
         let pool = self.workers.slots_mut(placement);
-        pool.place_in_lane(&demands).unwrap_or_default()
+        pool.place_in_lane(&demands, wish).unwrap_or_default()
     }
 
     /// The first query of a run queue found too few free slots: it is tried again when more are free, or after
@@ -215,7 +230,7 @@ impl Scheduler {
         queues.count_launch(entry.waiting_since, now.checked_sub(self.limits.starvation_timeout));
         for Place { worker, slots } in places {
             query.touched.insert(worker);
-            self.workers.add_dependency(worker, id);
+            self.workers.touch(worker, id);
             let cost_us = query.next_cost_us();
             let taken = u64::from(slots);
             queues.settle(entry.lane, entry.group, taken, 0, Correction::More(cost_us));
@@ -338,17 +353,20 @@ impl Scheduler {
         let timeout = self.limits.no_worker_timeout;
         let has_waited = |since: Duration| since + timeout <= now;
         let is_empty = self.queues.of(placement).empty_since.is_some_and(has_waited);
-        let is_waiting = self.queries.get(&id).is_some_and(|query| {
-            let ready = query.ready(placement);
-            !ready.stages.is_empty() && has_waited(ready.ready_since)
-        });
+        let Some(query) = self.queries.get(&id) else {
+            return;
+        };
+        let ready = query.ready(placement);
+        let is_waiting = !ready.stages.is_empty() && has_waited(ready.ready_since);
         if is_empty && is_waiting {
-            let message = match placement {
-                Placement::Any => {
+            let message = match (placement, query.lost.back()) {
+                (_, Some(lost)) => format!("{lost}; for {timeout:?} no other worker has joined that could go on"),
+                (Placement::Any, None) => {
                     "no worker has joined; start one with `squadron worker --server http://HOST:CLUSTER_PORT`, or \
                      start the server with `--embedded-workers 1`"
+                        .to_owned()
                 }
-                Placement::Local => "the server's local worker has stopped; start the server anew",
+                (Placement::Local, None) => "the server's local worker has stopped; start the server anew".to_owned(),
             };
             self.end(id, Err(Failure::new(FailureKind::WorkerLost, message)), effects);
         }

@@ -107,7 +107,11 @@ pub struct Outcome {
     pub most_queries: usize,
     /// Queries that were refused.
     pub refused: usize,
-    /// Runs of queries that ended with a lost worker and were repeated, by the scheduler or by the client.
+    /// How often queries computed again what they had lost.
+    pub recoveries: usize,
+    /// Attempts that came to nothing in that.
+    pub lost_attempts: usize,
+    /// Runs of queries that ended with a lost worker and were repeated by their clients.
     pub repeated: usize,
     /// Queries neither finished nor refused: 0 unless the scheduler hangs.
     pub unfinished: usize,

@@ -33,12 +33,19 @@ impl Digest {
                 (worker, what).hash(&mut self.0);
                 self.attempt(attempt);
             }
+            Effect::Spare { worker, query, stage } => (worker, query, stage).hash(&mut self.0),
             Effect::Release { worker, release } => {
                 (worker, release.query, &release.stages).hash(&mut self.0);
             }
+            Effect::WorkerAvoided { worker, reason } => (worker, reason).hash(&mut self.0),
             Effect::WorkerGivenUp { worker, reason } => (worker, reason).hash(&mut self.0),
             Effect::Released { query } => query.hash(&mut self.0),
-            Effect::Restarted { query, failure } => (query, &failure.message).hash(&mut self.0),
+            Effect::Recovering {
+                query,
+                failure,
+                attempts,
+                parts,
+            } => (query, &failure.message, attempts, &parts.lost, &parts.void).hash(&mut self.0),
             Effect::ResultReady { query, parts } => (query, parts.len()).hash(&mut self.0),
             Effect::Ended { query, outcome, .. } => {
                 let message = outcome.as_ref().err().map(|failure| &failure.message);

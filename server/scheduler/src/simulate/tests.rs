@@ -60,7 +60,7 @@ fn equal_seeds_give_equal_effects() {
 #[test]
 fn every_query_ends_despite_faults() {
     let outcome = run(&faulty(Policy::Stride), 300, 1);
-    assert!(outcome.repeated > 0, "{outcome:?}");
+    assert!(outcome.recoveries > 0, "{outcome:?}");
     assert_eq!((outcome.unfinished, outcome.refused), (0, 0));
     assert_eq!(outcome.short.len() + outcome.long.len(), 300);
 }

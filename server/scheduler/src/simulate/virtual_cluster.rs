@@ -1,14 +1,15 @@
 //! Workers, connections and clients around the scheduler, in virtual time.
 //!
 //! A connection keeps the order of its messages and loses none: when it breaks, a message and all messages behind it
-//! arrive late, and a message that had arrived may arrive again. A worker that dies takes its attempts with it; the
-//! scheduler, or else the client, runs their queries again, and latency still counts from the first arrival.
+//! arrive late, and a message that had arrived may arrive again. A worker that dies takes its attempts and output with it;
+//! the scheduler computes them again. If it gives up, the client runs the query again, and latency still counts from the
+//! first arrival.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use squadron_proto::control::{AttemptStatus, Launch};
-use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, WorkerId, WorkerKind};
+use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, TaskId, WorkerId, WorkerKind};
 
 use super::agenda::Agenda;
 use super::cluster::{ClusterSpec, Estimates, Faults, Outcome};
@@ -16,7 +17,7 @@ use super::digest::Digest;
 use super::rng::Rng;
 use super::worker::{Attempt, Worker, paces};
 use super::workload::Work;
-use crate::event::{Effect, Event};
+use crate::event::{Effect, Event, LostParts};
 use crate::scheduler::Scheduler;
 
 /// How long a message travels, on average.
@@ -53,7 +54,8 @@ enum Occurrence {
 /// A query that has been submitted and has not ended.
 struct Live {
     number: usize,
-    unfinished_roots: usize,
+    /// Tasks of the root stage.
+    finished_roots: BTreeSet<TaskId>,
     /// Whether its client knows where the result is.
     is_ready: bool,
 }
@@ -221,11 +223,15 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
                     self.read_result(query);
                 }
             }
-            Effect::Restarted { query, .. } => self.restart_query(query),
+            Effect::Recovering {
+                query, attempts, parts, ..
+            } => self.recover_query(query, attempts, &parts),
             Effect::SendStage { .. }
+            | Effect::Spare { .. }
             | Effect::Release { .. }
             | Effect::Released { .. }
             | Effect::WorkerGivenUp { .. }
+            | Effect::WorkerAvoided { .. }
             | Effect::Unexpected { .. } => {}
         }
     }
@@ -233,9 +239,12 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
     fn launch(&mut self, worker: WorkerId, launch: &Launch) {
         let key = launch.attempt;
         let number = self.by_id[&worker];
-        let Some(live) = self.live.get(&key.query) else {
+        let Some(live) = self.live.get_mut(&key.query) else {
             return;
         };
+        if key.stage.0 as usize == self.queries[live.number].stages.len() - 1 {
+            live.finished_roots.remove(&key.task);
+        }
         let stage = &self.queries[live.number].stages[key.stage.0 as usize];
         let takes = stage.tasks[key.task.0 as usize].mul_f64(self.workers[number].slowness);
         let attempt = Attempt {
@@ -328,15 +337,18 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
         };
         let root = self.queries[live.number].stages.len() - 1;
         if key.stage.0 as usize == root {
-            live.unfinished_roots -= 1;
+            live.finished_roots.insert(key.task);
             self.read_result(key.query);
         }
     }
 
     /// Lets the client finish reading once the result is complete and the client knows where the result is.
     fn read_result(&mut self, query: QueryId) {
-        let live = self.live.get(&query);
-        if live.is_some_and(|live| live.is_ready && live.unfinished_roots == 0) {
+        let is_read = self.live.get(&query).is_some_and(|live| {
+            let roots = self.queries[live.number].root_tasks();
+            live.is_ready && live.finished_roots.len() == roots
+        });
+        if is_read {
             let at = self.now + self.draw_latency();
             self.plan(at, Occurrence::Read(query));
         }
@@ -419,19 +431,19 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
         let graph = work.graph(self.submitted, rate);
         let live = Live {
             number,
-            unfinished_roots: work.root_tasks(),
+            finished_roots: BTreeSet::new(),
             is_ready: false,
         };
         self.live.insert(graph.query, live);
         self.send_event(Event::Submit(graph));
     }
 
-    /// The scheduler runs a query again; what its client knew of the result is void.
-    fn restart_query(&mut self, query: QueryId) {
-        self.counts.repeated += 1;
+    /// The scheduler computes again what a query has lost; its client waits for the parts of the result among it.
+    fn recover_query(&mut self, query: QueryId, attempts: usize, parts: &LostParts) {
+        self.counts.recoveries += 1;
+        self.counts.lost_attempts += attempts;
         if let Some(live) = self.live.get_mut(&query) {
-            live.unfinished_roots = self.queries[live.number].root_tasks();
-            live.is_ready = false;
+            live.is_ready &= parts.is_empty();
         }
     }
 

@@ -57,6 +57,7 @@ impl Work {
                 stores: Vec::new(),
                 placement: Placement::Any,
                 streamed: number == root,
+                is_determinate: true,
             }
         };
         StageGraph {

@@ -13,18 +13,18 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Workers 0, 1, ... with one slot each.
 fn cluster(workers: u128) -> Model {
-    cluster_with(workers, Limits::default().max_restarts)
+    cluster_with(workers, Limits::default().max_task_failures)
 }
 
-/// What such a cluster loses ends a query.
-fn cluster_without_restarts(workers: u128) -> Model {
-    cluster_with(workers, 0)
+/// A running attempt that such a cluster loses ends its query.
+fn cluster_without_retries(workers: u128) -> Model {
+    cluster_with(workers, 1)
 }
 
-fn cluster_with(workers: u128, max_restarts: u32) -> Model {
+fn cluster_with(workers: u128, max_task_failures: u32) -> Model {
     let limits = Limits {
         worker_grace: GRACE,
-        max_restarts,
+        max_task_failures,
         ..Limits::default()
     };
     Model::with_workers(workers, limits)
@@ -63,8 +63,11 @@ fn suspected_worker_keeps_its_attempts_and_gets_no_others() {
 
 #[test]
 fn worker_that_does_not_return_is_lost() {
-    let mut model = cluster_without_restarts(2);
+    let mut model = cluster_without_retries(2);
     model.submit(graph(1, vec![stage(0, &[], 2)]));
+    for _ in 0..2 {
+        model.step();
+    }
     model.suspect(worker(0));
     model.now += GRACE - Duration::from_millis(1);
     model.send(Event::Tick);
@@ -100,11 +103,14 @@ fn each_silence_has_its_own_grace() {
 fn without_grace_worker_is_lost_at_once() {
     let mut model = Model::new(Limits {
         worker_grace: Duration::ZERO,
-        max_restarts: 0,
+        max_task_failures: 1,
         ..Limits::default()
     });
     model.join(worker(0), 1, WorkerKind::Remote);
     model.submit(graph(1, vec![stage(0, &[], 1)]));
+    for _ in 0..2 {
+        model.step();
+    }
     model.suspect(worker(0));
     assert!(failure(&model).message.contains("(it was silent)"));
 }
@@ -147,17 +153,17 @@ fn lost_launch_is_placed_anew() {
 
 #[test]
 fn worker_that_has_dropped_everything_is_as_good_as_lost() {
-    let mut model = cluster_without_restarts(1);
+    let mut model = cluster(1);
     model.submit(graph(1, vec![stage(0, &[], 1), stage(1, &[0], 1)]));
-    for _ in 0..3 {
+    for _ in 0..4 {
         model.step();
     }
     model.suspect(worker(0));
     model.return_worker(worker(0), true);
-    let failure = failure(&model);
-    assert_eq!(failure.kind, FailureKind::WorkerLost);
-    assert!(failure.message.contains("has dropped"), "{failure}");
-    model.run_to_completion();
+    let past = &model.scheduler.queries()[0].stages[0].tasks[0].past;
+    assert!(past[0].reason.contains("has dropped"), "{past:?}");
+    model.run_to_success(QUERY);
+    assert_eq!(model.recoveries, 1);
 }
 
 /// Its client left while nothing reached the worker.

@@ -1,9 +1,9 @@
-//! The scheduler as a whole: single situations, shares, stops, absences, restarts, and random histories checked by a model of the workers.
+//! The scheduler as a whole: single situations, shares, stops, absences, recovery, and random histories checked by a model of the workers.
 
 mod absence;
 pub(crate) mod model;
 mod properties;
-mod restarts;
+mod recovery;
 mod scheduling;
 mod shares;
 mod stops;

@@ -2,12 +2,13 @@
 //! allowed.
 
 mod absence;
+mod checks;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use squadron_proto::control::{AttemptStatus, Lane, Launch, OutputMode, Release};
-use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, TaskId, WorkerId, WorkerKind};
+use squadron_proto::control::{AttemptStatus, Lane, Launch, OutputMode, Release, TaskOutput};
+use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, WorkerId, WorkerKind};
 
 use crate::testing::{some_output, worker};
 use crate::*;
@@ -30,6 +31,8 @@ pub(crate) enum Behaviour {
     Park,
     Fail,
     Stop,
+    /// It cannot read an input any more.
+    Starve,
 }
 
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub(crate) struct FakeWorker {
     stages: BTreeSet<(QueryId, StageId)>,
     attempts: BTreeMap<AttemptKey, (Launch, AttemptState)>,
     outputs: BTreeSet<AttemptKey>,
+    /// Those that nobody needs.
+    spare: BTreeSet<AttemptKey>,
     /// Reports that have not arrived yet; they arrive in order.
     outbox: VecDeque<(AttemptKey, AttemptStatus)>,
 }
@@ -61,14 +66,22 @@ pub(crate) struct Model {
     pub(crate) ready: BTreeSet<QueryId>,
     released_queries: BTreeSet<QueryId>,
     delivered: Vec<(WorkerId, AttemptKey, AttemptStatus)>,
-    finished: BTreeSet<(QueryId, StageId, TaskId)>,
-    released: BTreeSet<(QueryId, StageId)>,
-    launched: BTreeSet<AttemptKey>,
-    /// Attempts from before a restart of their query.
-    stale: BTreeSet<AttemptKey>,
-    /// How often queries started again.
-    pub(crate) restarts: usize,
+    finished: BTreeSet<AttemptKey>,
+    /// What each attempt was told to read.
+    launched: BTreeMap<AttemptKey, Vec<AttemptKey>>,
+    /// Attempts that came to nothing.
+    pub(crate) stale: BTreeSet<AttemptKey>,
+    /// The attempts whose rows the client of each query reads.
+    results: BTreeMap<QueryId, Vec<AttemptKey>>,
+    /// Spare output that gave way.
+    dropped: BTreeSet<AttemptKey>,
+    /// Workers that were said to be avoided.
+    pub(crate) avoided: BTreeSet<WorkerId>,
+    /// How often queries computed something again.
+    pub(crate) recoveries: usize,
     lanes: BTreeMap<AttemptKey, Lane>,
+    /// Whether attempts write rows.
+    pub(crate) has_rows: bool,
     /// Whether more queries may run or wait than the limits allow.
     pub(crate) may_exceed: bool,
     /// Whether the scheduler is being told that a worker is there again.
@@ -93,11 +106,14 @@ impl Model {
             released_queries: BTreeSet::new(),
             delivered: Vec::new(),
             finished: BTreeSet::new(),
-            released: BTreeSet::new(),
-            launched: BTreeSet::new(),
+            launched: BTreeMap::new(),
             stale: BTreeSet::new(),
-            restarts: 0,
+            results: BTreeMap::new(),
+            dropped: BTreeSet::new(),
+            avoided: BTreeSet::new(),
+            recoveries: 0,
             lanes: BTreeMap::new(),
+            has_rows: true,
             may_exceed: false,
             is_returning: false,
             held: BTreeMap::new(),
@@ -167,6 +183,7 @@ impl Model {
             stages: BTreeSet::new(),
             attempts: BTreeMap::new(),
             outputs: BTreeSet::new(),
+            spare: BTreeSet::new(),
             outbox: VecDeque::new(),
         };
         let mut entry = self.lost.remove(&worker).unwrap_or(fresh);
@@ -185,13 +202,23 @@ impl Model {
 
     pub(crate) fn lose(&mut self, worker: WorkerId) {
         if let Some(entry) = self.workers.remove(&worker) {
-            self.lost.insert(worker, entry);
-            self.held.retain(|(holder, _), _| *holder != worker);
+            self.forget_attempts(worker, entry);
             self.send(Event::WorkerLost {
                 worker,
                 reason: "test".into(),
             });
         }
+    }
+
+    /// Nothing that is on a lost worker counts any more.
+    fn forget_attempts(&mut self, worker: WorkerId, entry: FakeWorker) {
+        let of_worker = entry.attempts.keys().chain(&entry.outputs);
+        let unheard = entry.outbox.iter().map(|(attempt, _)| attempt);
+        let held = self.held.keys().filter(|(holder, _)| *holder == worker);
+        let held = held.map(|(_, attempt)| attempt);
+        self.stale.extend(of_worker.chain(unheard).chain(held).copied());
+        self.held.retain(|(holder, _), _| *holder != worker);
+        self.lost.insert(worker, entry);
     }
 
     pub(crate) fn drain(&mut self, worker: WorkerId) {
@@ -221,6 +248,11 @@ impl Model {
 
     /// Moves an attempt on; the report goes to the outbox. Returns whether the attempt moved.
     pub(crate) fn progress(&mut self, worker: WorkerId, attempt: AttemptKey, behaviour: Behaviour) -> bool {
+        let output = self.output();
+        let unreadable = self.launched[&attempt]
+            .iter()
+            .find(|input| self.dropped.contains(input));
+        let unreadable = unreadable.copied();
         let entry = self.workers.get_mut(&worker).unwrap();
         let Some((launch, state)) = entry.attempts.get_mut(&attempt) else {
             return false;
@@ -231,17 +263,25 @@ impl Model {
             (AttemptState::Launched, Behaviour::Refuse) => AttemptStatus::Refused { reason: "full".into() },
             (_, Behaviour::Fail) => AttemptStatus::Failed(Failure::new(FailureKind::Invalid, "division by zero")),
             (_, Behaviour::Stop) => AttemptStatus::Failed(Failure::new(FailureKind::Cancelled, "reader gone")),
+            (_, Behaviour::Starve) => {
+                let read = self.launched[&attempt].iter().take(1).copied().collect();
+                AttemptStatus::Failed(Failure::new(FailureKind::ShuffleLost, "no rows").of_outputs(read))
+            }
             (AttemptState::Launched, Behaviour::Proceed | Behaviour::Park) => AttemptStatus::Reserved,
             (AttemptState::Committed, Behaviour::Proceed | Behaviour::Park | Behaviour::Refuse) => {
                 AttemptStatus::Running
             }
             (AttemptState::Running, Behaviour::Park) if streamed => AttemptStatus::Parked,
+            (AttemptState::Running, _) if unreadable.is_some() => {
+                let lost = unreadable.into_iter().collect();
+                AttemptStatus::Failed(Failure::new(FailureKind::ShuffleLost, "no rows").of_outputs(lost))
+            }
             (AttemptState::Running, Behaviour::Proceed | Behaviour::Park | Behaviour::Refuse) => {
-                AttemptStatus::Finished(some_output())
+                AttemptStatus::Finished(output)
             }
             (AttemptState::Parked, Behaviour::Proceed | Behaviour::Park) => AttemptStatus::Resumed,
             // A parked attempt may finish without resuming, when its remaining output fits into its store.
-            (AttemptState::Parked, Behaviour::Refuse) => AttemptStatus::Finished(some_output()),
+            (AttemptState::Parked, Behaviour::Refuse) => AttemptStatus::Finished(output),
         };
         match &status {
             AttemptStatus::Reserved => *state = AttemptState::Reserved,
@@ -251,6 +291,7 @@ impl Model {
                 entry.outputs.insert(attempt);
                 entry.attempts.remove(&attempt);
             }
+            AttemptStatus::Dropped => _ = entry.outputs.remove(&attempt),
             AttemptStatus::Refused { .. } | AttemptStatus::Failed(_) | AttemptStatus::Cancelled => {
                 entry.attempts.remove(&attempt);
             }
@@ -263,6 +304,46 @@ impl Model {
     pub(crate) fn progress_all(&mut self) {
         for (worker, attempt) in self.attempts() {
             self.progress(worker, attempt, Behaviour::Proceed);
+        }
+    }
+
+    /// An attempt has stopped and did not report it yet.
+    pub(crate) fn remove(&mut self, worker: WorkerId, attempt: AttemptKey) {
+        self.workers.get_mut(&worker).unwrap().attempts.remove(&attempt);
+    }
+
+    /// The outputs that an attempt was told to read.
+    pub(crate) fn inputs_of(&self, attempt: AttemptKey) -> Vec<AttemptKey> {
+        self.launched[&attempt].clone()
+    }
+
+    /// Whether a worker holds this output.
+    pub(crate) fn has_output(&self, worker: WorkerId, output: AttemptKey) -> bool {
+        self.workers
+            .get(&worker)
+            .is_some_and(|entry| entry.outputs.contains(&output))
+    }
+
+    /// How many attempts a stage has had.
+    pub(crate) fn launches_of(&self, query: QueryId, stage: usize) -> usize {
+        let of_stage = |key: &&AttemptKey| key.query == query && key.stage.0 as usize == stage;
+        self.launched.keys().filter(of_stage).count()
+    }
+
+    /// The workers that hold output of a stage.
+    pub(crate) fn holders_of(&self, query: QueryId, stage: u32) -> Vec<WorkerId> {
+        let holds = |entry: &FakeWorker| {
+            let mut outputs = entry.outputs.iter();
+            outputs.any(|key| key.query == query && key.stage.0 == stage)
+        };
+        let holders = self.workers.iter().filter(|(_, entry)| holds(entry));
+        holders.map(|(&worker, _)| worker).collect()
+    }
+
+    fn output(&self) -> TaskOutput {
+        match self.has_rows {
+            true => some_output(),
+            false => TaskOutput::default(),
         }
     }
 
@@ -283,31 +364,31 @@ impl Model {
     }
 
     /// A report arrives; if the scheduler still knows the attempt, the slots it must count as taken change.
-    fn receive(&mut self, worker: WorkerId, attempt: AttemptKey, status: AttemptStatus) {
+    pub(crate) fn receive(&mut self, worker: WorkerId, attempt: AttemptKey, status: AttemptStatus) {
         let is_current = self.workers.contains_key(&worker)
             && !self.ended.contains_key(&attempt.query)
             && !self.stale.contains(&attempt)
-            && !self.finished.contains(&(attempt.query, attempt.stage, attempt.task))
+            && !self.finished.contains(&attempt)
             && self.launched_on(worker, attempt);
         if is_current {
             match &status {
                 AttemptStatus::Refused { .. } if self.was_reserved(worker, attempt) => {}
-                AttemptStatus::Refused { .. } | AttemptStatus::Parked => {
+                AttemptStatus::Refused { .. } | AttemptStatus::Failed(_) | AttemptStatus::Cancelled => {
                     self.held.remove(&(worker, attempt));
+                    self.stale.insert(attempt);
                 }
+                AttemptStatus::Parked => _ = self.held.remove(&(worker, attempt)),
                 AttemptStatus::Finished(_) => {
                     self.held.remove(&(worker, attempt));
-                    self.finished.insert((attempt.query, attempt.stage, attempt.task));
+                    self.finished.insert(attempt);
                 }
                 AttemptStatus::Resumed => {
                     let slots = self.slots_of(worker, attempt);
                     let lane = self.lanes[&attempt];
                     self.held.insert((worker, attempt), (slots, lane));
                 }
-                AttemptStatus::Reserved
-                | AttemptStatus::Running
-                | AttemptStatus::Failed(_)
-                | AttemptStatus::Cancelled => {}
+                AttemptStatus::Reserved | AttemptStatus::Running => {}
+                AttemptStatus::Dropped => _ = self.stale.insert(attempt),
             }
         }
         self.send(Event::Report {
@@ -378,27 +459,15 @@ impl Model {
                     None => {}
                 }
             }
-            Effect::CancelAttempt { worker, attempt } => {
-                let entry = self.workers.get_mut(&worker).expect("a worker that is there");
-                if !entry.away && entry.attempts.remove(&attempt).is_some() {
-                    let stopped = (attempt, AttemptStatus::Cancelled);
-                    entry.outbox.push_back(stopped);
-                }
-            }
+            Effect::CancelAttempt { worker, attempt } => self.cancel_attempt(worker, attempt),
+            Effect::Spare { worker, query, stage } => self.spare(worker, query, stage),
             Effect::Release { worker, release } => self.release(worker, &release),
-            Effect::Restarted { query, .. } => {
-                assert!(!self.ended.contains_key(&query), "started again after its end");
-                self.restarts += 1;
-                self.ready.remove(&query);
-                self.held.retain(|(_, attempt), _| attempt.query != query);
-                self.finished.retain(|(of, ..)| *of != query);
-                self.released.retain(|(of, _)| *of != query);
-                let launched = self.launched.iter().filter(|attempt| attempt.query == query);
-                self.stale.extend(launched);
-                for entry in self.workers.values().filter(|entry| !entry.away) {
-                    let attempts = entry.attempts.keys().chain(&entry.outputs);
-                    let left: Vec<_> = attempts.filter(|attempt| attempt.query == query).collect();
-                    assert!(left.is_empty(), "{left:?} are left of a query that starts again");
+            Effect::Recovering { query, parts, .. } => {
+                assert!(!self.ended.contains_key(&query), "computed again after its end");
+                self.recoveries += 1;
+                if !parts.is_empty() {
+                    assert!(self.results.contains_key(&query), "its result was not announced");
+                    self.ready.remove(&query);
                 }
             }
             Effect::ResultReady { query, parts } => {
@@ -409,8 +478,13 @@ impl Model {
                 );
                 assert_eq!(parts.len(), graph.stages.last().unwrap().tasks.len());
                 assert!(parts.iter().all(|part| self.workers.contains_key(&part.worker)));
+                let attempts = parts.iter().map(|part| part.attempt).collect();
+                self.results.insert(query, attempts);
             }
             Effect::Ended { query, outcome, .. } => {
+                if outcome.is_ok() {
+                    self.check_result(query);
+                }
                 self.held.retain(|(_, attempt), _| attempt.query != query);
                 assert!(self.ended.insert(query, outcome).is_none(), "{query} ended twice");
                 for entry in self.workers.values().filter(|entry| !entry.away) {
@@ -430,85 +504,53 @@ impl Model {
             Effect::WorkerGivenUp { worker, .. } => {
                 let entry = self.workers.remove(&worker).expect("a worker that is there");
                 assert!(entry.away, "a worker that is heard is given up");
-                self.lost.insert(worker, entry);
-                self.held.retain(|(holder, _), _| *holder != worker);
+                self.forget_attempts(worker, entry);
+            }
+            Effect::WorkerAvoided { worker, .. } => {
+                assert!(self.workers.contains_key(&worker));
+                self.avoided.insert(worker);
             }
             Effect::Unexpected { what, .. } => panic!("{what}"),
         }
     }
 
-    fn check_launch(&mut self, worker: WorkerId, launch: Launch) {
-        let attempt = launch.attempt;
-        let entry = &self.workers[&worker];
-        let is_away = entry.away;
-        let spec = self.spec(attempt.query, attempt.stage);
-        assert!(!self.ended.contains_key(&attempt.query), "launched after the end");
-        assert!(!entry.draining, "launched on a worker that leaves");
-        assert_eq!(entry.kind == WorkerKind::Local, spec.placement == Placement::Local);
-        assert!(
-            is_away || entry.stages.contains(&(attempt.query, attempt.stage)),
-            "launched before its stage was sent"
-        );
-        // A query that may be starved gets slots of which only attempts of its own lane count as taken.
-        let waited = self.now - self.submitted[&attempt.query];
-        let may_be_starved = waited >= Limits::default().starvation_timeout;
-        let counts = |lane: Lane| match may_be_starved {
-            true => lane == launch.lane,
-            false => lane <= launch.lane,
-        };
-        let used: u32 = self
-            .held
-            .iter()
-            .filter(|((w, _), (_, lane))| *w == worker && counts(*lane))
-            .map(|(_, (slots, _))| slots)
-            .sum();
-        let starts_with_others = spec.streamed && spec.tasks.len() > 1;
-        assert!(used < entry.slots || starts_with_others, "a slot was given twice");
-        assert_eq!(launch.slots, self.slots_of(worker, attempt));
-        assert_eq!(launch.inputs.len(), spec.inputs.len());
-        for input in launch.inputs.iter() {
-            assert!(
-                !self.released.contains(&(attempt.query, input.stage)),
-                "released output is read"
-            );
-            let producers = &self.spec(attempt.query, input.stage).tasks;
-            for task in 0..producers.len() {
-                let task = TaskId(u32::try_from(task).unwrap());
-                assert!(
-                    self.finished.contains(&(attempt.query, input.stage, task)),
-                    "an input is not finished"
-                );
-            }
-            assert_eq!(input.producers.len(), producers.len());
-            for producer in &input.producers {
-                let held = |entry: &FakeWorker| {
-                    entry.outputs.contains(&AttemptKey {
-                        query: attempt.query,
-                        stage: input.stage,
-                        task: producer.task,
-                        attempt: producer.attempt,
-                    })
-                };
-                let holder = self
-                    .workers
-                    .iter()
-                    .find(|(_, entry)| held(entry))
-                    .expect("the output is somewhere");
-                assert_eq!(producer.address, format!("http://{}", holder.0));
-            }
+    fn cancel_attempt(&mut self, worker: WorkerId, attempt: AttemptKey) {
+        self.stale.insert(attempt);
+        self.held.remove(&(worker, attempt));
+        let entry = self.workers.get_mut(&worker).expect("a worker that is there");
+        if entry.away {
+            return;
         }
-        assert!(self.launched.insert(attempt), "launched twice under one name");
-        self.held.insert((worker, attempt), (launch.slots, launch.lane));
-        self.lanes.insert(attempt, launch.lane);
+        entry.outputs.remove(&attempt);
+        if entry.attempts.remove(&attempt).is_some() {
+            entry.outbox.push_back((attempt, AttemptStatus::Cancelled));
+        }
+    }
+
+    fn spare(&mut self, worker: WorkerId, query: QueryId, stage: StageId) {
+        let entry = self.workers.get_mut(&worker).expect("a worker that is there");
+        if !entry.away {
+            let outputs = entry
+                .outputs
+                .iter()
+                .filter(|key| (key.query, key.stage) == (query, stage));
+            entry.spare.extend(outputs);
+        }
+    }
+
+    /// A worker needs the room that spare output takes.
+    pub(crate) fn drop_spare(&mut self, worker: WorkerId) {
         let entry = self.workers.get_mut(&worker).unwrap();
-        if !is_away {
-            entry.attempts.insert(attempt, (launch, AttemptState::Launched));
+        entry.spare.retain(|output| entry.outputs.contains(output));
+        if let Some(output) = entry.spare.pop_first() {
+            entry.outputs.remove(&output);
+            entry.outbox.push_back((output, AttemptStatus::Dropped));
+            self.dropped.insert(output);
         }
     }
 
     fn release(&mut self, worker: WorkerId, release: &Release) {
         let query = release.query;
-        self.released.extend(release.stages.iter().map(|&stage| (query, stage)));
         let entry = self.workers.get_mut(&worker).expect("a worker that is there");
         if entry.away {
             return;
@@ -522,69 +564,8 @@ impl Model {
             return;
         }
         for &stage in &release.stages {
-            entry
-                .outputs
-                .retain(|attempt| (attempt.query, attempt.stage) != (query, stage));
-        }
-    }
-
-    /// Lets all attempts proceed and clients read until every query has ended and nothing is left to do.
-    pub(crate) fn run_to_completion(&mut self) {
-        for worker in self.away() {
-            self.suspect(worker);
-        }
-        for _ in 0..10_000 {
-            let mut moved = false;
-            let ended = self.ended.len();
-            for (worker, attempt) in self.attempts() {
-                if self.workers[&worker].attempts.contains_key(&attempt) {
-                    moved |= self.progress(worker, attempt, Behaviour::Proceed);
-                }
-            }
-            for worker in self.outboxes() {
-                moved = true;
-                self.deliver(worker);
-            }
-            let unread: Vec<_> = self
-                .ready
-                .iter()
-                .filter(|query| !self.ended.contains_key(query))
-                .copied()
-                .collect();
-            for query in unread {
-                self.send(Event::ResultDone { query });
-            }
-            moved |= self.ended.len() > ended;
-            if self.ended.len() == self.graphs.len() && !moved && self.away().is_empty() {
-                assert!(
-                    self.ended.keys().eq(&self.released_queries),
-                    "each ended query is released"
-                );
-                return;
-            }
-            if !moved {
-                assert!(
-                    self.scheduler.next_deadline().is_some(),
-                    "nothing can happen any more, but not all queries ended: {:?}",
-                    self.scheduler.queries()
-                );
-                self.tick();
-            }
-        }
-        panic!("the queries do not end");
-    }
-
-    /// As [`Model::run_to_completion`]; the query must have its rows then.
-    pub(crate) fn run_to_success(&mut self, query: QueryId) {
-        self.run_to_completion();
-        assert!(self.ended[&query].is_ok(), "{:?}", self.ended[&query]);
-    }
-
-    /// The same events give the same effects.
-    pub(crate) fn check_replay(&self, limits: Limits) {
-        let mut scheduler = Scheduler::new(limits);
-        for ((now, event), recorded) in self.history.iter().zip(&self.recorded_effects) {
-            assert_eq!(&format!("{:?}", scheduler.apply(*now, event.clone())), recorded);
+            let of_stage = |attempt: &AttemptKey| (attempt.query, attempt.stage) == (query, stage);
+            self.stale.extend(entry.outputs.extract_if(.., of_stage));
         }
     }
 }

@@ -26,6 +26,7 @@ enum Step {
     Progress(usize, Behaviour),
     Deliver(usize),
     Repeat(usize),
+    DropSpare(usize),
     Wait { ms: u64 },
     Tick,
 }
@@ -37,6 +38,7 @@ fn any_behaviour() -> impl Strategy<Value = Behaviour> {
         3 => Just(Behaviour::Park),
         1 => Just(Behaviour::Fail),
         1 => Just(Behaviour::Stop),
+        1 => Just(Behaviour::Starve),
     ]
 }
 
@@ -117,6 +119,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         30 => (any::<usize>(), any_behaviour()).prop_map(|(number, behaviour)| Step::Progress(number, behaviour)),
         30 => any::<usize>().prop_map(Step::Deliver),
         5 => any::<usize>().prop_map(Step::Repeat),
+        3 => any::<usize>().prop_map(Step::DropSpare),
         3 => (0..200_u64).prop_map(|ms| Step::Wait { ms }),
         3 => Just(Step::Tick),
     ]
@@ -152,6 +155,7 @@ fn random_graph(query: u128, shape: u64) -> StageGraph {
         if draw(6) == 0 {
             spec.placement = Placement::Local;
         }
+        spec.is_determinate = draw(3) > 0;
         stages.push(spec);
     }
     let mut graph = graph(query, stages);
@@ -235,6 +239,11 @@ fn apply_step(model: &mut Model, step: Step) {
             }
         }
         Step::Repeat(number) => model.repeat(number),
+        Step::DropSpare(number) => {
+            if let Some(worker) = pick(model.workers.keys().copied(), number) {
+                model.drop_spare(worker);
+            }
+        }
         Step::Wait { ms } => model.now += Duration::from_millis(ms),
         Step::Tick => model.tick(),
     }
@@ -297,8 +306,8 @@ proptest! {
     ) {
         let kind = if by_time { FailureKind::Deadline } else { FailureKind::Cancelled };
         let failure = Failure::new(kind, "that is enough");
-        // Shorter than the timeouts after which a failure without a cause, or a missing report, ends the query.
-        let left = Limits::default().root_cause_timeout - Duration::from_millis(1);
+        // Shorter than the timeout after which a missing report ends the query.
+        let left = Duration::from_secs(1);
         let mut model = Model::new(Limits::default());
         model.join(worker(100), 2, WorkerKind::Remote);
         model.join(worker(101), 3, WorkerKind::Remote);

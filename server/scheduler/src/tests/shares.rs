@@ -90,7 +90,9 @@ impl FakeCluster {
                 | Effect::Release { .. }
                 | Effect::Released { .. }
                 | Effect::WorkerGivenUp { .. }
-                | Effect::Restarted { .. }
+                | Effect::Spare { .. }
+                | Effect::Recovering { .. }
+                | Effect::WorkerAvoided { .. }
                 | Effect::Unexpected { .. } => {}
             }
         }

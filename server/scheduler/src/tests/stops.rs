@@ -202,7 +202,7 @@ const SITUATIONS: [Situation; 15] = [
         (QueryPhase::Running, 2),
     ),
     Situation::new(
-        "it has failed and the cause is not known",
+        "an attempt has failed and its task pauses",
         &[1, 1],
         |model, graph| {
             submit_and_step(model, graph, 2);
@@ -210,7 +210,7 @@ const SITUATIONS: [Situation; 15] = [
             model.progress(worker, attempt, Behaviour::Stop);
             model.deliver(worker);
         },
-        (QueryPhase::Failing, 2),
+        (QueryPhase::Running, 1),
     ),
 ];
 

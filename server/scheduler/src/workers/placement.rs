@@ -1,7 +1,7 @@
 //! Where tasks run: the workers of one placement, ordered by their free slots.
 //!
 //! A task goes to the worker with the most free slots; among equals to the worker that holds most of the task's input,
-//! then to the worker with the fewest bytes to read. The task takes as many slots as it asks for, but never more than
+//! then to the worker with the fewest bytes to read. Workers that it avoids get it only where there are no others. The task takes as many slots as it asks for, but never more than
 //! the worker has. All choices are logarithmic in the number of workers.
 //!
 //! Each lane has its own view of a worker's slots: a slot is free for a lane unless an attempt of that lane or of an
@@ -31,6 +31,15 @@ pub(crate) struct Demand {
     /// Estimated bytes to read.
     pub(crate) bytes: u64,
     pub(crate) lane: Lane,
+}
+
+/// Which workers are better or worse for a task.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Preferences<'a> {
+    /// The workers that hold its input, the most bytes first.
+    pub(crate) holders: &'a [WorkerId],
+    /// The workers that get it only where no other accepts tasks.
+    pub(crate) avoided: &'a [WorkerId],
 }
 
 /// The worker for a task, and how many slots the task takes there.
@@ -77,6 +86,12 @@ struct WorkerSlots {
 
 fn lane_index(lane: Lane) -> usize {
     lane.number() as usize
+}
+
+impl Preferences<'_> {
+    fn avoids(&self, worker: WorkerId) -> bool {
+        self.avoided.contains(&worker)
+    }
 }
 
 impl WorkerSlots {
@@ -210,6 +225,12 @@ impl SlotPool {
         u64::try_from(part).unwrap_or(u64::MAX)
     }
 
+    /// Whether a worker that accepts tasks is none of these.
+    pub(crate) fn has_others_than(&self, workers: &[WorkerId]) -> bool {
+        let mut open = self.view(Lane::Long).by_free.iter();
+        open.any(|(_, _, worker)| !workers.contains(worker))
+    }
+
     /// Whether no worker accepts tasks.
     pub(crate) fn is_empty(&self) -> bool {
         self.open_workers() == 0
@@ -220,12 +241,13 @@ impl SlotPool {
         self.view(lane).idle.len() == self.view(lane).by_free.len()
     }
 
-    /// Finds and takes a place for one task. `holders`: the workers that hold its input, the most bytes first.
-    /// `may_oversubscribe`: as soon as any slot is free, the task may share slots with other attempts.
-    pub(crate) fn place(&mut self, demand: Demand, holders: &[WorkerId], may_oversubscribe: bool) -> Option<Place> {
-        let worker = match self.choose(demand, holders) {
+    /// Finds and takes a place for one task. `may_oversubscribe`: as soon as any slot is free, the task may share slots
+    /// with other attempts.
+    pub(crate) fn place(&mut self, demand: Demand, wish: Preferences<'_>, may_oversubscribe: bool) -> Option<Place> {
+        let wish = self.satisfiable(wish);
+        let worker = match self.choose(demand, wish) {
             Some(worker) => worker,
-            None if may_oversubscribe && self.free_slots(demand.lane) > 0 => self.least_loaded(demand.lane)?,
+            None if may_oversubscribe && self.free_slots(demand.lane) > 0 => self.least_loaded(demand.lane, wish)?,
             None => return None,
         };
         Some(self.assign(worker, demand))
@@ -236,9 +258,10 @@ impl SlotPool {
     pub(crate) fn place_together(
         &mut self,
         demands: &[Demand],
-        holders: &[WorkerId],
+        wish: Preferences<'_>,
         may_oversubscribe: bool,
     ) -> Option<Vec<Place>> {
+        let wish = self.satisfiable(wish);
         let lane = demands.first()?.lane;
         let free_slots = self.free_slots(lane);
         if free_slots == 0 {
@@ -247,7 +270,7 @@ impl SlotPool {
         let largest = self.sizes.last_key_value().map_or(0, |(slots, _)| *slots);
         let needed: u64 = demands.iter().map(|demand| u64::from(demand.slots.min(largest))).sum();
         if needed <= free_slots
-            && let Some(places) = self.place_all(demands, holders)
+            && let Some(places) = self.place_all(demands, wish)
         {
             return Some(places);
         }
@@ -257,16 +280,16 @@ impl SlotPool {
         demands
             .iter()
             .map(|demand| {
-                let worker = self.choose(*demand, holders).or_else(|| self.least_loaded(lane))?;
+                let worker = self.choose(*demand, wish).or_else(|| self.least_loaded(lane, wish))?;
                 Some(self.assign(worker, *demand))
             })
             .collect()
     }
 
-    fn place_all(&mut self, demands: &[Demand], holders: &[WorkerId]) -> Option<Vec<Place>> {
+    fn place_all(&mut self, demands: &[Demand], wish: Preferences<'_>) -> Option<Vec<Place>> {
         let mut places = Vec::with_capacity(demands.len());
         for demand in demands {
-            match self.choose(*demand, holders) {
+            match self.choose(*demand, wish) {
                 Some(worker) => places.push(self.assign(worker, *demand)),
                 None => {
                     self.release_all(&places, demands);
@@ -286,13 +309,14 @@ impl SlotPool {
 
     /// Finds and takes places for tasks of one lane, for all of them or for none, as if only attempts of that lane took
     /// slots.
-    pub(crate) fn place_in_lane(&mut self, demands: &[Demand]) -> Option<Vec<Place>> {
+    pub(crate) fn place_in_lane(&mut self, demands: &[Demand], wish: Preferences<'_>) -> Option<Vec<Place>> {
+        let wish = self.satisfiable(wish);
         let mut places: Vec<Place> = Vec::with_capacity(demands.len());
         for demand in demands {
             let least_loaded = self.view(demand.lane).by_free.iter();
             let mut least_loaded = least_loaded.take(MAX_WORKERS_CHECKED);
             let room = least_loaded.find(|&&(_, _, worker)| {
-                let entry = self.workers.get(&worker);
+                let entry = self.workers.get(&worker).filter(|_| !wish.avoids(worker));
                 entry.is_some_and(|entry| entry.has_room_in_lane(*demand))
             });
             match room.map(|&(_, _, worker)| worker) {
@@ -306,25 +330,36 @@ impl SlotPool {
         Some(places)
     }
 
+    /// The preferences, unless they leave no worker.
+    fn satisfiable<'a>(&self, wish: Preferences<'a>) -> Preferences<'a> {
+        let is_left = wish.avoided.is_empty() || self.has_others_than(wish.avoided);
+        Preferences {
+            avoided: if is_left { wish.avoided } else { &[] },
+            ..wish
+        }
+    }
+
     /// A worker with as many free slots as asked for, or a smaller one of which no slot is taken.
-    fn choose(&self, demand: Demand, holders: &[WorkerId]) -> Option<WorkerId> {
+    fn choose(&self, demand: Demand, wish: Preferences<'_>) -> Option<WorkerId> {
         let view = self.view(demand.lane);
-        let &(Reverse(free), _, most_free) = view.by_free.first()?;
+        let mut by_free = view.by_free.iter().filter(|(_, _, worker)| !wish.avoids(*worker));
+        let &(Reverse(free), _, most_free) = by_free.next()?;
         if free < i64::from(demand.slots) {
-            return view.idle.first().map(|&(_, worker)| worker);
+            let mut idle = view.idle.iter().map(|&(_, worker)| worker);
+            return idle.find(|&worker| !wish.avoids(worker));
         }
         let is_equal = |worker: &WorkerId| {
             self.workers
                 .get(worker)
-                .is_some_and(|entry| entry.accepts_tasks && entry.free(demand.lane) == free)
+                .is_some_and(|entry| entry.accepts_tasks && entry.free(demand.lane) == free && !wish.avoids(*worker))
         };
-        let holder = holders.iter().take(MAX_HOLDERS_CHECKED).copied().find(is_equal);
+        let holder = wish.holders.iter().take(MAX_HOLDERS_CHECKED).copied().find(is_equal);
         Some(holder.unwrap_or(most_free))
     }
 
-    fn least_loaded(&self, lane: Lane) -> Option<WorkerId> {
-        let by_free = &self.view(lane).by_free;
-        by_free.first().map(|&(_, _, worker)| worker)
+    fn least_loaded(&self, lane: Lane, wish: Preferences<'_>) -> Option<WorkerId> {
+        let mut by_free = self.view(lane).by_free.iter().map(|&(_, _, worker)| worker);
+        by_free.find(|&worker| !wish.avoids(worker))
     }
 
     fn assign(&mut self, worker: WorkerId, demand: Demand) -> Place {

@@ -1,15 +1,14 @@
-//! The pool of all workers: their slots by placement, and which queries depend on each worker.
-//!
-//! A query *touches* a worker from the first message about it until the query ends, and *depends* on the worker while
-//! an attempt of the query runs there or the query needs output from there.
+//! The pool of all workers: their slots by placement, and which queries touch each worker: from the first message about
+//! the query until it ends.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use squadron_proto::{AttemptKey, QueryId, WorkerId, WorkerKind};
 
 use crate::graph::Placement;
 use crate::info::{StoppingAttempt, WorkerLoad};
+use crate::workers::health::Health;
 use crate::workers::placement::{Demand, SlotPool};
 
 #[derive(Debug, Default)]
@@ -17,9 +16,10 @@ pub(crate) struct WorkerPool {
     workers: HashMap<WorkerId, Worker>,
     any: SlotPool,
     local: SlotPool,
+    pub(crate) health: Health,
     /// The queries that touched each lost worker, which it must release when it comes back; the oldest loss first.
     unsent_releases: VecDeque<(WorkerId, Vec<QueryId>)>,
-    /// For each ended query, how many attempts on all workers have still to stop.
+    /// For each query, how many attempts that were told to stop have not, on all workers.
     stopping: HashMap<QueryId, usize>,
 }
 
@@ -30,9 +30,9 @@ struct Worker {
     slots: u32,
     draining: bool,
     suspicion: Option<Suspicion>,
-    /// The queries that touch it, each with the number of attempts and outputs it depends on.
-    queries: BTreeMap<QueryId, u32>,
-    /// Attempts of ended queries that it was told to stop and has not reported as stopped.
+    /// The queries that touch it.
+    queries: BTreeSet<QueryId>,
+    /// Attempts that it was told to stop and has not reported as stopped.
     stopping: BTreeSet<AttemptKey>,
 }
 
@@ -49,9 +49,9 @@ pub(crate) struct Suspicion {
 pub(crate) struct Loss {
     /// How a message to a client names the worker.
     pub(crate) name: String,
-    /// The queries that touched it, and whether each depended on it.
-    pub(crate) queries: Vec<(QueryId, bool)>,
-    /// The ended queries whose last attempts were lost with it.
+    /// The queries that touched it.
+    pub(crate) queries: BTreeSet<QueryId>,
+    /// The queries of which the last attempt that had still to stop was lost with it.
     pub(crate) released: Vec<QueryId>,
 }
 
@@ -90,7 +90,7 @@ impl WorkerPool {
             slots,
             draining: false,
             suspicion: None,
-            queries: BTreeMap::new(),
+            queries: BTreeSet::new(),
             stopping: BTreeSet::new(),
         };
         self.workers.insert(worker, entry);
@@ -106,25 +106,21 @@ impl WorkerPool {
     pub(crate) fn lose(&mut self, worker: WorkerId, remembered: usize) -> Option<Loss> {
         let entry = self.workers.remove(&worker)?;
         self.slots_mut(placement_of(entry.kind)).leave(worker);
+        self.health.forget(worker);
         if !entry.queries.is_empty() {
             self.unsent_releases
-                .push_back((worker, entry.queries.keys().copied().collect()));
+                .push_back((worker, entry.queries.iter().copied().collect()));
             if self.unsent_releases.len() > remembered {
                 self.unsent_releases.pop_front();
             }
         }
         let name = entry.name();
-        let queries = entry
-            .queries
-            .into_iter()
-            .map(|(query, needs)| (query, needs > 0))
-            .collect();
         let stopping = entry.stopping.into_iter();
         let released = stopping.filter_map(|attempt| self.count_stop(attempt.query));
         Some(Loss {
             name,
             released: released.collect(),
-            queries,
+            queries: entry.queries,
         })
     }
 
@@ -192,13 +188,18 @@ impl WorkerPool {
     /// The queries that touch a worker.
     pub(crate) fn queries_on(&self, worker: WorkerId) -> Vec<QueryId> {
         let entry = self.workers.get(&worker);
-        entry.map_or_else(Vec::new, |entry| entry.queries.keys().copied().collect())
+        entry.map_or_else(Vec::new, |entry| entry.queries.iter().copied().collect())
     }
 
-    /// The attempts of ended queries that a worker has still to stop.
+    /// The attempts that a worker has still to stop.
     pub(crate) fn stopping_on(&self, worker: WorkerId) -> Vec<AttemptKey> {
         let entry = self.workers.get(&worker);
         entry.map_or_else(Vec::new, |entry| entry.stopping.iter().copied().collect())
+    }
+
+    /// Whether there is a worker of another process.
+    pub(crate) fn has_remote(&self) -> bool {
+        self.workers.values().any(|entry| entry.kind == WorkerKind::Remote)
     }
 
     pub(crate) fn contains(&self, worker: WorkerId) -> bool {
@@ -247,34 +248,10 @@ impl WorkerPool {
         }
     }
 
-    /// The query depends on one more attempt or output of the worker.
-    pub(crate) fn add_dependency(&mut self, worker: WorkerId, query: QueryId) {
+    /// The query touches the worker.
+    pub(crate) fn touch(&mut self, worker: WorkerId, query: QueryId) {
         if let Some(entry) = self.workers.get_mut(&worker) {
-            *entry.queries.entry(query).or_default() += 1;
-        }
-    }
-
-    /// The query depends on `count` fewer attempts or outputs of the worker.
-    pub(crate) fn remove_dependencies(&mut self, worker: WorkerId, query: QueryId, count: u32) {
-        if let Some(needs) = self
-            .workers
-            .get_mut(&worker)
-            .and_then(|entry| entry.queries.get_mut(&query))
-        {
-            debug_assert!(
-                *needs >= count,
-                "query {query} has fewer than {count} dependencies on {worker}"
-            );
-            *needs = needs.saturating_sub(count);
-        }
-    }
-
-    /// The query depends on nothing of the worker any more.
-    pub(crate) fn drop_dependencies(&mut self, worker: WorkerId, query: QueryId) {
-        if let Some(entry) = self.workers.get_mut(&worker)
-            && let Some(needs) = entry.queries.get_mut(&query)
-        {
-            *needs = 0;
+            entry.queries.insert(query);
         }
     }
 
@@ -285,7 +262,7 @@ impl WorkerPool {
         }
     }
 
-    /// The worker is told to stop an attempt whose query has ended.
+    /// The worker is told to stop an attempt.
     pub(crate) fn add_stopping(&mut self, worker: WorkerId, attempt: AttemptKey) {
         if let Some(entry) = self.workers.get_mut(&worker)
             && entry.stopping.insert(attempt)
@@ -311,7 +288,7 @@ impl WorkerPool {
         is_last.then_some(query)
     }
 
-    /// Whether attempts of an ended query have still to stop.
+    /// Whether attempts of a query have still to stop.
     pub(crate) fn is_stopping(&self, query: QueryId) -> bool {
         self.stopping.contains_key(&query)
     }
@@ -329,7 +306,7 @@ impl WorkerPool {
         stopping
     }
 
-    pub(crate) fn loads(&self) -> Vec<WorkerLoad> {
+    pub(crate) fn loads(&self, now: Duration) -> Vec<WorkerLoad> {
         let mut loads: Vec<_> = self
             .workers
             .iter()
@@ -345,6 +322,8 @@ impl WorkerPool {
                     stopping: entry.stopping.len(),
                     draining: entry.draining,
                     suspected: entry.suspicion.is_some(),
+                    avoided: self.health.is_avoided(now, id),
+                    failures: self.health.failures(id),
                 }
             })
             .collect();

@@ -37,6 +37,10 @@ pub struct WorkerInfo {
     pub draining: bool,
     /// Whether nothing is heard of it at present.
     pub suspected: bool,
+    /// Whether it gets attempts only where no other worker accepts any.
+    pub avoided: bool,
+    /// How many attempts failed there for reasons that are not their statements'.
+    pub failures: u64,
     /// Its memory pool, in bytes.
     pub memory_bytes: u64,
     /// Its last heartbeat.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use squadron_proto::{AttemptNumber, Failure, FailureKind, StageId, TaskId};
-use squadron_scheduler::{QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, TaskInfo, TaskPhase};
+use squadron_scheduler::{PastAttempt, QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, TaskInfo, TaskPhase};
 
 use super::completed::{CompletedQuery, QueryRequest};
 
@@ -36,8 +36,8 @@ struct Run {
     spent_us: u64,
     reserved_memory_bytes: u64,
     progress: u32,
-    #[serde(default)]
-    restarts: u32,
+    #[serde(default, alias = "restarts")]
+    recoveries: u32,
     stages: Vec<StageEntry>,
 }
 
@@ -61,6 +61,20 @@ struct TaskEntry {
     started_us: Option<u64>,
     ended_us: Option<u64>,
     used: Option<Used>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    past: Vec<PastEntry>,
+}
+
+/// An attempt that came to nothing.
+#[derive(Debug, Serialize, Deserialize)]
+struct PastEntry {
+    attempt: u32,
+    worker: String,
+    launched_us: Option<u64>,
+    started_us: Option<u64>,
+    ended_us: Option<u64>,
+    used: Option<Used>,
+    reason: Arc<str>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -148,7 +162,7 @@ impl Run {
             spent_us: u64::try_from(info.spent.as_micros()).unwrap_or(u64::MAX),
             reserved_memory_bytes: info.memory_bytes,
             progress: info.progress,
-            restarts: info.restarts,
+            recoveries: info.recoveries,
             stages: info
                 .stages
                 .iter()
@@ -179,7 +193,7 @@ impl Run {
             held_slots: 0,
             memory_bytes: self.reserved_memory_bytes,
             progress: self.progress,
-            restarts: self.restarts,
+            recoveries: self.recoveries,
             stages: self
                 .stages
                 .into_iter()
@@ -228,6 +242,7 @@ impl TaskEntry {
             started_us: task.started.map(&time),
             ended_us: task.ended.map(&time),
             used: task.resources.map(Used::of),
+            past: task.past.iter().map(|past| PastEntry::of(past, &time)).collect(),
         }
     }
 
@@ -249,6 +264,33 @@ impl TaskEntry {
             started: self.started_us.map(Duration::from_micros),
             ended: self.ended_us.map(Duration::from_micros),
             resources: self.used.map(Used::into_resources),
+            past: self.past.into_iter().map(PastEntry::into_past).collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl PastEntry {
+    fn of(past: &PastAttempt, time: impl Fn(Duration) -> u64) -> Self {
+        Self {
+            attempt: past.attempt.0,
+            worker: past.worker.to_string(),
+            launched_us: past.launched.map(&time),
+            started_us: past.started.map(&time),
+            ended_us: past.ended.map(&time),
+            used: past.resources.map(Used::of),
+            reason: Arc::clone(&past.reason),
+        }
+    }
+
+    fn into_past(self) -> Option<PastAttempt> {
+        Some(PastAttempt {
+            attempt: AttemptNumber(self.attempt),
+            worker: self.worker.parse().ok()?,
+            launched: self.launched_us.map(Duration::from_micros),
+            started: self.started_us.map(Duration::from_micros),
+            ended: self.ended_us.map(Duration::from_micros),
+            resources: self.used.map(Used::into_resources),
+            reason: self.reason,
         })
     }
 }
@@ -310,6 +352,15 @@ mod tests {
                 spilled_bytes: 6,
                 peak_memory_bytes: 7,
             }),
+            past: vec![PastAttempt {
+                attempt: AttemptNumber(0),
+                worker: WorkerId::from_u128(8),
+                launched: Some(Duration::from_millis(3)),
+                started: None,
+                ended: Some(Duration::from_millis(4)),
+                resources: None,
+                reason: "its worker was lost".into(),
+            }],
         };
         let request = request(9);
         let info = QueryInfo {
@@ -327,7 +378,7 @@ mod tests {
             held_slots: 0,
             memory_bytes: 8,
             progress: 1000,
-            restarts: 1,
+            recoveries: 1,
             stages: vec![StageInfo {
                 id: StageId(0),
                 phase: StagePhase::Released,

@@ -70,7 +70,7 @@ fn info(number: u128) -> QueryInfo {
         held_slots: 0,
         memory_bytes: 0,
         progress: 0,
-        restarts: 0,
+        recoveries: 0,
         stages: Vec::new(),
     }
 }

@@ -38,25 +38,30 @@ async fn dying_server_fails_the_stream() {
     assert_eq!(stream.next().await.unwrap().unwrap(), number_rows(0, 1000));
     there.die();
     let error = stream.next().await.unwrap().unwrap_err();
-    assert_eq!(kind(&error), FailureKind::ShuffleLost);
+    assert_eq!(kind(&error), FailureKind::WorkerLost);
+    assert_eq!(failure::of(&error).lost, [key(1, 0)]);
     assert!(error.to_string().contains(&there.address), "{error}");
     assert!(stream.next().await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn missing_output_names_its_address() {
+async fn missing_output_and_missing_worker_are_told_apart() {
     let (here, mut there) = (Node::new(None, 1 << 20), Node::new(None, 1 << 20));
     let plan = || read(number_rows(0, 1).schema(), 1);
     let unknown = |context| async move {
         let error = plan().execute(0, context).unwrap().next().await.unwrap().unwrap_err();
-        assert_eq!(kind(&error), FailureKind::ShuffleLost);
-        error.to_string()
+        failure::of(&error)
     };
-    let message = unknown(here.consumer(vec![there.producer(0, [0])])).await;
-    assert!(message.contains(&there.address), "{message}");
+    let gone = unknown(here.consumer(vec![there.producer(0, [0])])).await;
+    assert!(gone.message.contains(&there.address), "{gone}");
+    assert_eq!((gone.kind, gone.lost), (FailureKind::ShuffleLost, vec![key(1, 0)]));
     there.die();
-    let message = unknown(here.consumer(vec![there.producer(0, [0])])).await;
-    assert!(message.contains(&there.address), "{message}");
+    let unreachable = unknown(here.consumer(vec![there.producer(0, [0])])).await;
+    assert!(unreachable.message.contains(&there.address), "{unreachable}");
+    assert_eq!(
+        (unreachable.kind, unreachable.lost),
+        (FailureKind::WorkerLost, vec![key(1, 0)])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

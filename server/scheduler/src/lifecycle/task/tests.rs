@@ -1,6 +1,7 @@
 //! Reports on one task, one situation a test.
 
 use super::*;
+use crate::queue::run_queue::Correction;
 
 const WORKER: WorkerId = WorkerId::from_u128(1);
 const OTHER: WorkerId = WorkerId::from_u128(2);
@@ -75,7 +76,8 @@ fn relaunch_after_refusal_is_new_attempt() {
     let (mut task, first) = launched_task();
     let (change, odd) = task.apply_report(WORKER, first, refused_status());
     assert!(matches!(change, Change::Refused { refusals: 1, .. }) && odd.is_none());
-    assert!(task.make_pending());
+    assert!(!task.make_pending(), "it pauses");
+    assert!(task.end_pause() && task.make_pending());
     assert!(!task.make_pending(), "only once");
     let second = task.launch(WORKER, DEMAND);
     assert_ne!(first, second);
@@ -156,7 +158,7 @@ fn next_attempt_starts_without_charges() {
     task.apply_report(WORKER, attempt, refused_status());
     let spent = task.stop_clock(None, DEMAND.slots).unwrap();
     assert_eq!(spent.correction(), Correction::Less(100));
-    assert!(task.make_pending());
+    assert!(task.end_pause() && task.make_pending());
     let attempt = task.launch(WORKER, DEMAND);
     task.start_clock(10 * MS, 50, 7, Lane::Short);
     task.apply_report(WORKER, attempt, AttemptStatus::Reserved);

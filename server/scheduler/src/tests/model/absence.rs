@@ -68,14 +68,15 @@ impl Model {
         while !self.workers[&worker].outbox.is_empty() {
             self.deliver(worker);
         }
-        let mut launch_lost: Vec<_> = self
+        let mut missing: Vec<_> = self
             .held
             .keys()
             .filter(|(holder, _)| *holder == worker)
             .copied()
             .collect();
-        launch_lost.retain(|(_, attempt)| !held.contains(attempt) && !self.was_reserved(worker, *attempt));
-        self.held.retain(|key, _| !launch_lost.contains(key));
+        missing.retain(|(_, attempt)| !held.contains(attempt));
+        self.held.retain(|key, _| !missing.contains(key));
+        self.stale.extend(missing.into_iter().map(|(_, attempt)| attempt));
         self.is_returning = true;
         self.send(Event::WorkerReturned { worker, held });
         self.is_returning = false;
@@ -87,7 +88,7 @@ impl Model {
             "{ended:?} of ended queries are left on a worker that returned"
         );
         let mut outputs = entry.outputs.iter();
-        let unread = outputs.find(|output| self.released.contains(&(output.query, output.stage)));
+        let unread = outputs.find(|output| self.stale.contains(output));
         assert_eq!(
             unread, None,
             "output that nobody reads is left on a worker that returned"

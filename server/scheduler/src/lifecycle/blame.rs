@@ -1,0 +1,102 @@
+//! Who is to blame for a failed attempt, and is avoided for its next try.
+//!
+//! | the attempt failed | blamed | the outputs that it names |
+//! |---|---|---|
+//! | since output is gone | nobody | are computed again |
+//! | since it could not reach output on a worker that is silent, or that others cannot reach either | that worker | are computed again |
+//! | since it could not reach output on another worker | the two together | stay, if there is a third worker to read them |
+//! | since its reader was gone | nobody | |
+//! | otherwise, for a reason that is not the statement's | its worker | |
+
+use std::time::Duration;
+
+use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
+
+use crate::event::Effect;
+use crate::lifecycle::query::Query;
+use crate::scheduler::Scheduler;
+
+impl Scheduler {
+    /// An attempt on `worker` failed. Returns which of the outputs that its failure `named` are lost.
+    pub(crate) fn lay_blame(
+        &mut self,
+        now: Duration,
+        (worker, attempt): (WorkerId, AttemptKey),
+        failure: &Failure,
+        named: Vec<AttemptKey>,
+        effects: &mut Vec<Effect>,
+    ) -> Vec<AttemptKey> {
+        match failure.kind {
+            FailureKind::ShuffleLost | FailureKind::Cancelled => named,
+            FailureKind::WorkerLost if !named.is_empty() => {
+                self.avoid_for(worker, attempt);
+                let lost = named.into_iter();
+                lost.filter(|&output| self.is_cut_off(now, (worker, attempt), output, failure, effects))
+                    .collect()
+            }
+            _ => {
+                self.avoid_for(worker, attempt);
+                if self.workers.health.record_failure(now, worker, attempt.query) {
+                    let reason = failure.message.clone();
+                    effects.push(Effect::WorkerAvoided { worker, reason });
+                }
+                named
+            }
+        }
+    }
+
+    fn avoid_for(&mut self, worker: WorkerId, attempt: AttemptKey) {
+        let query = self.queries.get_mut(&attempt.query);
+        if let Some(task) = query.and_then(|query| query.task_mut(attempt)) {
+            task.avoid(worker);
+        }
+    }
+
+    /// The attempt could not reach an output. Returns whether no other attempt will, as far as is known.
+    fn is_cut_off(
+        &mut self,
+        now: Duration,
+        (reader, attempt): (WorkerId, AttemptKey),
+        output: AttemptKey,
+        failure: &Failure,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(query) = self.queries.get_mut(&attempt.query) else {
+            return false;
+        };
+        let Some(holder) = query.worker_of(output) else {
+            return true;
+        };
+        if !self.workers.contains(holder) || self.workers.suspicion(holder).is_some() {
+            return true;
+        }
+        if let Some(worker) = self.workers.health.record_cut(now, reader, holder) {
+            let reason = failure.message.clone();
+            effects.push(Effect::WorkerAvoided { worker, reason });
+        }
+        let placement = query
+            .position(attempt.stage)
+            .map(|stage| query.stages[stage].spec.placement);
+        let avoided = query.task_mut(attempt).map_or(&[][..], |task| task.avoided());
+        let has_other_reader =
+            placement.is_some_and(|placement| self.workers.slots(placement).has_others_than(avoided));
+        self.workers.health.is_avoided(now, holder) || !has_other_reader
+    }
+}
+
+impl Query {
+    /// The worker of the present attempt at a task, if it is this attempt.
+    fn worker_of(&mut self, key: AttemptKey) -> Option<WorkerId> {
+        let (attempt, worker) = self.task_mut(key)?.current_attempt()?;
+        (attempt == key.attempt).then_some(worker)
+    }
+
+    /// The task of an attempt would rather not run on the same worker again.
+    pub(crate) fn avoid_worker_of(&mut self, key: AttemptKey) {
+        if let Some(worker) = self.worker_of(key)
+            && let Some(task) = self.task_mut(key)
+        {
+            task.avoid(worker);
+        }
+    }
+}

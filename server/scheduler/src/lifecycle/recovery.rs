@@ -1,0 +1,474 @@
+//! What is lost is computed again, and nothing else: lineage.
+//!
+//! | lost | and then |
+//! |---|---|
+//! | a live attempt | its task is placed again; after a failure not before a pause is over |
+//! | the output of a task | its task is placed again if the output is needed, as soon as its own inputs are complete |
+//! | an input of a stage | live attempts of the stage are stopped; what they read of it may be half of it |
+//! | rows that no other attempt would give again | everything made of them is lost too, in all stages |
+//!
+//! Which output is needed follows from what has no output ([`crate::lifecycle::flow`]): if the inputs of a lost task were
+//! released already, they are needed again, and so on down to the files. Each launch reads the outputs that are there at
+//! that time.
+//!
+//! A task has [`Limits::max_task_failures`](crate::Limits::max_task_failures) tries; then its query ends with the first
+//! cause. Output that is lost after its task has finished is no failure of the task. Every attempt of a task has a number
+//! of its own, so nothing that a former attempt still says or leaves is taken for that of the present one.
+//!
+//! A result that is being read goes on where it can: the parts that were not lost are not touched, and the reader, which
+//! alone knows what it has forwarded, decides whether it can go on with those that are written again. Of a retained result
+//! clients may have read a part of the lost rows at workers: it is written again only if its rows are the same then.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use squadron_proto::{AttemptKey, AttemptNumber, Failure, FailureKind, QueryId, TaskId, WorkerId};
+
+use crate::deadline::Deadline;
+use crate::event::{Effect, LostParts};
+use crate::lifecycle::query::{Phase, Query};
+use crate::lifecycle::stage::{StageState, task_id};
+use crate::lifecycle::task::{Lost, PlacedAttempt};
+use crate::scheduler::Scheduler;
+
+/// How many losses of a query are remembered, for `EXPLAIN ANALYZE`.
+const REMEMBERED_LOSSES: usize = 16;
+
+/// What a query has lost.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    /// How it was noticed; the end of the query if it cannot go on.
+    pub(crate) failure: Failure,
+    /// Attempts that have ended without output; each counts as a try of its task.
+    pub(crate) attempts: Vec<AttemptKey>,
+    /// Attempts whose output cannot be read.
+    pub(crate) outputs: Vec<AttemptKey>,
+    /// Whether the attempts failed by themselves, so that their tasks are not to be placed at once.
+    pub(crate) pauses: bool,
+    /// Whether the outputs count as tries of their tasks too.
+    pub(crate) counts_outputs: bool,
+}
+
+/// An attempt that comes to nothing.
+#[derive(Clone, Copy, Debug)]
+struct GivenUp {
+    attempt: AttemptKey,
+    left: Left,
+}
+
+/// How an attempt comes to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// It has ended without output; `pauses`: and might do so again at once.
+    Ended { pauses: bool },
+    /// It is stopped, or its output dropped.
+    Stopped,
+}
+
+/// What is left of it on its worker.
+#[derive(Clone, Copy, Debug)]
+enum Left {
+    /// It runs on.
+    Live {
+        placed: PlacedAttempt,
+        holds_slots: bool,
+    },
+    /// It has ended.
+    Ended {
+        placed: PlacedAttempt,
+        holds_slots: bool,
+    },
+    Output(WorkerId),
+    Nothing,
+}
+
+/// Everything that a loss takes with it.
+#[derive(Debug, Default)]
+struct Consequences {
+    given_up: Vec<GivenUp>,
+    /// Of the result.
+    parts: LostParts,
+    /// Whether some of these could be read.
+    has_readable_parts: bool,
+}
+
+impl Scheduler {
+    /// An attempt failed: it alone where that may be mended, else its query.
+    pub(crate) fn fail_attempt(
+        &mut self,
+        now: Duration,
+        (worker, attempt): (WorkerId, AttemptKey),
+        mut failure: Failure,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !may_be_mended(failure.kind) {
+            return self.end(attempt.query, Err(failure), effects);
+        }
+        let named = std::mem::take(&mut failure.lost);
+        let outputs = self.lay_blame(now, (worker, attempt), &failure, named, effects);
+        let loss = Loss {
+            failure,
+            attempts: vec![attempt],
+            outputs,
+            pauses: true,
+            counts_outputs: false,
+        };
+        self.recover(now, attempt.query, loss, effects);
+    }
+
+    /// All that a query has on a worker is lost, or only these attempts.
+    pub(crate) fn lose_on_worker(
+        &mut self,
+        now: Duration,
+        id: QueryId,
+        (worker, only): (WorkerId, Option<&BTreeSet<AttemptKey>>),
+        failure: Failure,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
+        let (attempts, outputs) = query.take_from(worker, only);
+        let loss = Loss {
+            failure,
+            attempts,
+            outputs,
+            pauses: false,
+            counts_outputs: false,
+        };
+        self.recover(now, id, loss, effects);
+    }
+
+    /// The server cannot read parts of a result.
+    pub(crate) fn lose_parts(&mut self, now: Duration, id: QueryId, mut failure: Failure, effects: &mut Vec<Effect>) {
+        let outputs = std::mem::take(&mut failure.lost);
+        if let Some(query) = self.queries.get_mut(&id) {
+            for &output in &outputs {
+                query.avoid_worker_of(output);
+            }
+        }
+        let loss = Loss {
+            failure,
+            attempts: Vec::new(),
+            outputs,
+            pauses: false,
+            counts_outputs: true,
+        };
+        self.recover(now, id, loss, effects);
+    }
+
+    /// Something of a query is lost: it is computed again, or the query ends.
+    pub(crate) fn recover(&mut self, now: Duration, id: QueryId, loss: Loss, effects: &mut Vec<Effect>) {
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
+        if !loss.keys().any(|key| query.has_attempt(key)) {
+            // All of that is known already.
+            return;
+        }
+        let is_read = matches!(query.phase, Phase::Streaming { read: true });
+        let cause = query.count_failures(&loss, self.limits.max_task_failures);
+        let lost = query.lose(now, &loss);
+        let cause = cause.or((!query.can_go_on(&lost)).then(|| loss.failure.clone()));
+        if !is_read && cause.is_none() {
+            return self.compute_again(now, id, loss, lost, effects);
+        }
+        self.settle(&lost.given_up, effects);
+        match cause {
+            Some(cause) if !is_read => self.end(id, Err(cause), effects),
+            // What is lost its client has.
+            Some(_) | None => self.end_successfully(now, id, effects),
+        }
+    }
+
+    fn compute_again(&mut self, now: Duration, id: QueryId, loss: Loss, lost: Consequences, effects: &mut Vec<Effect>) {
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
+        query.remember_loss(&loss.failure);
+        let first_pause = self.limits.retry_pause;
+        let paused = loss.attempts.iter().filter(|_| loss.pauses);
+        let ends = paused.map(|&attempt| (now + query.pause_of(attempt, first_pause), retry_of(attempt)));
+        self.deadlines.extend(ends);
+        let was_ready = matches!(query.phase, Phase::Streaming { .. });
+        if was_ready && !lost.parts.is_empty() {
+            query.phase = Phase::Running;
+            query.delivering_since = None;
+            self.open_results -= 1;
+        }
+        let parts = if query.was_announced {
+            lost.parts
+        } else {
+            LostParts::default()
+        };
+        effects.push(Effect::Recovering {
+            query: id,
+            failure: loss.failure,
+            attempts: lost.given_up.len(),
+            parts,
+        });
+        self.settle(&lost.given_up, effects);
+        self.advance(now, id, effects);
+    }
+
+    /// Attempts come to nothing: they stop, give their slots back, and their output is dropped.
+    fn settle(&mut self, given_up: &[GivenUp], effects: &mut Vec<Effect>) {
+        for &GivenUp { attempt, left } in given_up {
+            let (worker, is_live) = match left {
+                Left::Live { placed, holds_slots } | Left::Ended { placed, holds_slots } => {
+                    if holds_slots {
+                        self.release_slots(attempt, placed, true);
+                    }
+                    (placed.worker, matches!(left, Left::Live { .. }))
+                }
+                Left::Output(worker) => (worker, false),
+                Left::Nothing => continue,
+            };
+            if !self.workers.contains(worker) || matches!(left, Left::Ended { .. }) {
+                continue;
+            }
+            effects.push(Effect::CancelAttempt { worker, attempt });
+            if is_live {
+                self.workers.add_stopping(worker, attempt);
+            }
+        }
+    }
+
+    /// Nobody needs the output of a stage any more: what is left of its attempts stops.
+    pub(crate) fn stop_stage(&mut self, now: Duration, id: QueryId, stage: usize, effects: &mut Vec<Effect>) {
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
+        let mut lost = Consequences::default();
+        query.stop_live_attempts(now, stage, "nobody needs it any more", &mut lost);
+        self.settle(&lost.given_up, effects);
+    }
+
+    /// An input of a stage is not complete any more: none of its tasks waits for a place.
+    pub(crate) fn withdraw_stage(&mut self, id: QueryId, stage: usize) {
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
+        query.stages[stage].withdraw();
+        let placement = query.stages[stage].spec.placement;
+        query.remove_ready_stage(placement, stage);
+        self.update_queue_entry(id, placement);
+    }
+}
+
+fn retry_of(attempt: AttemptKey) -> Deadline {
+    Deadline::Retry(attempt.query, attempt.stage, attempt.task)
+}
+
+impl Loss {
+    fn keys(&self) -> impl Iterator<Item = AttemptKey> + '_ {
+        self.attempts.iter().chain(&self.outputs).copied()
+    }
+}
+
+/// Whether another attempt may succeed where this failure ended one. An attempt that stopped by itself, as if it had been
+/// told to, may be the consequence of another failure, which then comes first or ends the query.
+fn may_be_mended(kind: FailureKind) -> bool {
+    kind.is_retryable() || kind == FailureKind::Cancelled
+}
+
+impl Query {
+    /// Its live attempts on a worker, and those that have finished there with rows that are needed. Output without rows
+    /// cannot be lost, unless a client may ask for it. What nobody needs is gone from now on.
+    fn take_from(
+        &mut self,
+        worker: WorkerId,
+        only: Option<&BTreeSet<AttemptKey>>,
+    ) -> (Vec<AttemptKey>, Vec<AttemptKey>) {
+        let (mut live, mut finished) = (Vec::new(), Vec::new());
+        for (position, stage) in self.stages.iter_mut().enumerate() {
+            let mut unneeded = Vec::new();
+            for (key, task) in stage.keyed_tasks(self.id) {
+                if !task.is_on(worker) || only.is_some_and(|only| !only.contains(&key)) {
+                    continue;
+                }
+                if task.live_attempt().is_some() {
+                    live.push(key);
+                } else if stage.state == StageState::Released {
+                    unneeded.push(key.task);
+                } else if position == self.root || task.has_rows() {
+                    finished.push(key);
+                }
+            }
+            for task in unneeded {
+                stage.drop_output(task);
+            }
+        }
+        (live, finished)
+    }
+
+    /// Whether this is the present attempt of its task.
+    fn has_attempt(&self, key: AttemptKey) -> bool {
+        let stage = self.position(key.stage);
+        stage.is_some_and(|stage| self.stages[stage].has_attempt(key.task, key.attempt))
+    }
+
+    /// Counts the attempts that failed. Returns why the query ends, if a task has had all its tries.
+    fn count_failures(&mut self, loss: &Loss, most: u32) -> Option<Failure> {
+        let mut end = None;
+        let outputs = loss.outputs.iter().filter(|_| loss.counts_outputs);
+        for &attempt in loss.attempts.iter().chain(outputs) {
+            if self.has_attempt(attempt)
+                && let Some(task) = self.task_mut(attempt)
+                && (loss.pauses || task.times().started.is_some())
+            {
+                let (failures, cause) = task.count_failure(&loss.failure);
+                if failures >= most {
+                    end.get_or_insert_with(|| cause.clone());
+                }
+            }
+        }
+        end
+    }
+
+    /// How long the task of a failed attempt pauses.
+    fn pause_of(&mut self, attempt: AttemptKey, first: Duration) -> Duration {
+        let failures = self.task_mut(attempt).map_or(1, |task| task.failures());
+        first * (1 << failures.saturating_sub(1).min(6))
+    }
+
+    /// Takes back what is lost, and what follows from that.
+    fn lose(&mut self, now: Duration, loss: &Loss) -> Consequences {
+        let mut lost = Consequences::default();
+        let reason = &loss.failure.message;
+        for &attempt in &loss.attempts {
+            let how = How::Ended { pauses: loss.pauses };
+            self.give_up(now, attempt, reason, how, &mut lost);
+        }
+        for &output in &loss.outputs {
+            self.give_up(now, output, reason, How::Stopped, &mut lost);
+        }
+        self.roll_back(now, &mut lost);
+        self.stop_readers(now, &mut lost);
+        lost
+    }
+
+    fn give_up(&mut self, now: Duration, key: AttemptKey, reason: &str, how: How, lost: &mut Consequences) {
+        let Some(position) = self.position(key.stage) else {
+            return;
+        };
+        if !self.has_attempt(key) {
+            return;
+        }
+        if position == self.root {
+            lost.parts.lost.push(key.task);
+        }
+        self.give_up_task(now, position, key.task, (reason, how), lost);
+    }
+
+    fn give_up_task(
+        &mut self,
+        now: Duration,
+        position: usize,
+        task: TaskId,
+        (reason, how): (&str, How),
+        lost: &mut Consequences,
+    ) {
+        let Ok(number) = usize::try_from(task.0) else {
+            return;
+        };
+        let stage = &mut self.stages[position];
+        let task_state = stage.tasks.get(number);
+        let Some((attempt, _)) = task_state.and_then(|task| task.current_attempt()) else {
+            return;
+        };
+        let was_readable = task_state.is_some_and(|task| task.readable_attempt().is_some());
+        lost.has_readable_parts |= position == self.root && was_readable;
+        let pauses = how == How::Ended { pauses: true };
+        let left = match (stage.lose(number, now, reason, pauses), how) {
+            (Some(Lost::Live { placed, holds_slots }), How::Ended { .. }) => Left::Ended { placed, holds_slots },
+            (Some(Lost::Live { placed, holds_slots }), How::Stopped) => Left::Live { placed, holds_slots },
+            (Some(Lost::Finished { worker, .. }), _) => Left::Output(worker),
+            (Some(Lost::Gone), _) => Left::Nothing,
+            (None, _) => return,
+        };
+        let attempt = self.key_of(position, task, attempt);
+        lost.given_up.push(GivenUp { attempt, left });
+    }
+
+    fn key_of(&self, position: usize, task: TaskId, attempt: AttemptNumber) -> AttemptKey {
+        AttemptKey {
+            query: self.id,
+            stage: self.stages[position].spec.id,
+            task,
+            attempt,
+        }
+    }
+
+    /// Where rows are lost that another attempt would not give again, all that was made of them is lost too; also where
+    /// such rows were released, if they are needed again.
+    fn roll_back(&mut self, now: Duration, lost: &mut Consequences) {
+        loop {
+            let needed = self.needed_stages();
+            let changed = (0..needed.len()).find(|&stage| needed[stage] && self.stages[stage].has_lost_rows());
+            let Some(stage) = changed else {
+                return;
+            };
+            self.stages[stage].forget_lost_rows();
+            for consumer in self.stages[stage].consumers.clone() {
+                self.void_stage(now, consumer, lost);
+            }
+        }
+    }
+
+    /// Nothing of a stage counts any more, nor of any stage that has read it, even if what it read was lost since.
+    fn void_stage(&mut self, now: Duration, position: usize, lost: &mut Consequences) {
+        let reason = "it read rows that were lost and cannot be given again";
+        for number in 0..self.stages[position].tasks.len() {
+            if position == self.root {
+                // Also where its attempt was lost before: its rows may be with the client.
+                lost.parts.void.push(task_id(number));
+            }
+            self.give_up_task(now, position, task_id(number), (reason, How::Stopped), lost);
+        }
+        self.stages[position].forget_lost_rows();
+        for consumer in self.stages[position].consumers.clone() {
+            self.void_stage(now, consumer, lost);
+        }
+    }
+
+    /// Stops the live attempts of stages that lack an input now. Those of a result whose rows go out may have read all
+    /// they need: they go on until they fail.
+    fn stop_readers(&mut self, now: Duration, lost: &mut Consequences) {
+        let root = self.root;
+        let goes_out = |position| position == root && matches!(self.phase, Phase::Streaming { .. });
+        let cut_off = (0..self.stages.len()).filter(|&stage| !self.has_complete_inputs(stage) && !goes_out(stage));
+        for position in Vec::from_iter(cut_off) {
+            self.stop_live_attempts(now, position, "a part of what it read was lost", lost);
+        }
+    }
+
+    fn stop_live_attempts(&mut self, now: Duration, position: usize, reason: &str, lost: &mut Consequences) {
+        let live: Vec<_> = self.stages[position].live_attempts().map(|(task, ..)| task).collect();
+        for task in live {
+            if position == self.root {
+                lost.parts.lost.push(task);
+            }
+            self.give_up_task(now, position, task, (reason, How::Stopped), lost);
+        }
+    }
+
+    /// Whether what is lost can be computed again.
+    fn can_go_on(&self, lost: &Consequences) -> bool {
+        let root = &self.stages[self.root].spec;
+        if lost.has_readable_parts && !root.streamed && !(root.is_determinate && lost.parts.void.is_empty()) {
+            return false;
+        }
+        let needed = self.needed_stages();
+        let mut stages = self.stages.iter().zip(needed);
+        stages.all(|(stage, is_needed)| !(is_needed && stage.is_spent() && !stage.is_complete()))
+    }
+
+    fn remember_loss(&mut self, failure: &Failure) {
+        self.recoveries += 1;
+        if self.lost.len() == REMEMBERED_LOSSES {
+            self.lost.pop_front();
+        }
+        self.lost.push_back(failure.message.clone());
+    }
+}

@@ -1,0 +1,294 @@
+//! The rows of a query that runs, part by part: a part is what one task of the root stage writes.
+//!
+//! | happens | the part is |
+//! |---|---|
+//! | the result is ready | opened, and its frames forwarded as they come |
+//! | it is lost, and no frame of it was forwarded | opened again where it is written now |
+//! | it is lost, and all its frames were forwarded | not needed any more |
+//! | it is lost, and some of its frames were forwarded | the end of the query: another attempt may give its rows in another order |
+//! | it is void: its rows do not belong to the result any more | as if lost, but all its frames are as bad as some |
+//!
+//! A stream that breaks is the consequence of something. Usually the scheduler hears of that too, within moments; if the
+//! server alone cannot reach a worker, the scheduler hears of it here.
+
+use std::collections::BTreeMap;
+
+use arrow_flight::FlightData;
+use datafusion::arrow::datatypes::SchemaRef;
+use futures::stream::{self, AbortHandle, BoxStream, SelectAll, abortable};
+use futures::{Stream, StreamExt};
+use squadron_proto::{AttemptKey, AttemptNumber, Failure, TaskId};
+use squadron_scheduler::{LostParts, QuerySummary, ResultPart};
+use tokio::time::timeout;
+
+use super::result_reader::{CAUSE_PATIENCE, Frames, ResultReader, is_loss};
+use crate::driver::{QueryEvents, QueryUpdate};
+
+/// Rows of a query that runs, and the query's own fate. Dropping it cancels the query.
+pub(super) struct RunningRows {
+    reader: ResultReader,
+    schema: SchemaRef,
+    events: QueryEvents,
+    parts: BTreeMap<TaskId, Part>,
+    /// Parts that can be read and are not opened yet.
+    unopened: Vec<ResultPart>,
+    frames: SelectAll<BoxStream<'static, (AttemptKey, Step)>>,
+    /// Whether rows go to nobody, so that none are missed when they come again.
+    are_thrown_away: bool,
+    summary: Option<QuerySummary>,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    /// The attempt that is read; none while the part is lost.
+    attempt: Option<AttemptNumber>,
+    /// The attempt whose stream broke off; it is not read again.
+    broken: Option<AttemptNumber>,
+    /// Ends its stream.
+    abort: Option<AbortHandle>,
+    has_forwarded: bool,
+    is_complete: bool,
+}
+
+/// What comes of a part.
+enum Step {
+    Frame(FlightData),
+    Broken(Failure),
+    Complete,
+}
+
+impl RunningRows {
+    /// Waits until the result can be read, and opens all parts.
+    ///
+    /// # Errors
+    /// The query's own failure.
+    pub(super) async fn open(reader: ResultReader, schema: SchemaRef, events: QueryEvents) -> Result<Self, Failure> {
+        let mut rows = Self {
+            reader,
+            schema,
+            events,
+            parts: BTreeMap::new(),
+            unopened: Vec::new(),
+            frames: SelectAll::new(),
+            are_thrown_away: false,
+            summary: None,
+        };
+        while !rows.is_open() {
+            match rows.unopened.pop() {
+                Some(part) => rows.open_part(part).await?,
+                None => rows.wait().await?,
+            }
+        }
+        Ok(rows)
+    }
+
+    /// All frames, then the query's failure if it has one.
+    pub(super) fn into_stream(self) -> Frames {
+        stream::unfold(Some(self), |rows| async move {
+            let mut rows = rows?;
+            match rows.next().await {
+                Ok(Some(frame)) => Some((Ok(frame), Some(rows))),
+                Ok(None) => match rows.end().await {
+                    Ok(_) => None,
+                    Err(failure) => Some((Err(failure), None)),
+                },
+                Err(failure) => Some((Err(failure), None)),
+            }
+        })
+        .boxed()
+    }
+
+    /// Reads all frames and forgets them.
+    ///
+    /// # Errors
+    /// The query's own failure.
+    pub(super) async fn throw_away(&mut self) -> Result<(), Failure> {
+        self.are_thrown_away = true;
+        while self.next().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Tells the scheduler that all rows were read, and waits for the end of the query.
+    ///
+    /// # Errors
+    /// The query's own failure.
+    pub(super) async fn end(mut self) -> Result<QuerySummary, Failure> {
+        self.events.result_done();
+        while self.summary.is_none() {
+            match self.events.next().await {
+                Some(QueryUpdate::Ended(outcome)) => self.summary = Some(outcome?),
+                // What was lost is not needed any more.
+                Some(QueryUpdate::PartsLost { .. } | QueryUpdate::ResultReady { .. }) => {}
+                None => break,
+            }
+        }
+        let summary = self.summary.take();
+        summary.ok_or_else(|| Failure::internal("the query never ended after its last row"))
+    }
+
+    fn is_open(&self) -> bool {
+        let mut parts = self.parts.values();
+        !self.parts.is_empty()
+            && self.unopened.is_empty()
+            && parts.all(|part| part.attempt.is_some() || part.is_complete)
+    }
+
+    /// The next frame; none when all parts are complete. The query's failure goes before what the loss of a stream says,
+    /// since it names the cause.
+    async fn next(&mut self) -> Result<Option<FlightData>, Failure> {
+        loop {
+            if let Some(part) = self.unopened.pop() {
+                self.open_part(part).await?;
+                continue;
+            }
+            if self.parts.values().all(|part| part.is_complete) {
+                return Ok(None);
+            }
+            if self.summary.is_some() && self.frames.is_empty() {
+                return Err(Failure::internal("the query ended before all its rows were read"));
+            }
+            let has_frames = !self.frames.is_empty();
+            tokio::select! {
+                biased;
+                update = self.events.next(), if self.summary.is_none() => self.take(update)?,
+                Some((attempt, step)) = self.frames.next(), if has_frames => {
+                    if let Some(frame) = self.take_step(attempt, step).await? {
+                        return Ok(Some(frame));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take_step(&mut self, attempt: AttemptKey, step: Step) -> Result<Option<FlightData>, Failure> {
+        let part = self.parts.entry(attempt.task).or_default();
+        match step {
+            Step::Frame(frame) => {
+                part.has_forwarded |= !self.are_thrown_away;
+                return Ok(Some(frame));
+            }
+            Step::Complete => part.is_complete = true,
+            Step::Broken(broken) => self.wait_for_cause(attempt, broken).await?,
+        }
+        Ok(None)
+    }
+
+    /// Waits for the next update.
+    async fn wait(&mut self) -> Result<(), Failure> {
+        let update = self.events.next().await;
+        self.take(update)
+    }
+
+    fn take(&mut self, update: Option<QueryUpdate>) -> Result<(), Failure> {
+        match update {
+            Some(QueryUpdate::ResultReady { parts }) => self.announce(parts),
+            Some(QueryUpdate::PartsLost { parts, failure }) => return self.lose(&parts, failure),
+            Some(QueryUpdate::Ended(outcome)) => self.summary = Some(outcome?),
+            None => return Err(Failure::internal("the query ended before its result could be read")),
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self, parts: Vec<ResultPart>) {
+        for part in parts {
+            let known = self.parts.entry(part.attempt.task).or_default();
+            let attempt = Some(part.attempt.attempt);
+            if !known.is_complete && known.attempt != attempt && known.broken != attempt {
+                known.attempt = None;
+                self.unopened.push(part);
+            }
+        }
+    }
+
+    async fn open_part(&mut self, part: ResultPart) -> Result<(), Failure> {
+        let attempt = part.attempt;
+        match self.reader.part(&self.schema, &part).await {
+            Ok(frames) => {
+                let (frames, abort) = abortable(steps(frames));
+                self.frames.push(frames.map(move |step| (attempt, step)).boxed());
+                let known = self.parts.entry(attempt.task).or_default();
+                known.attempt = Some(attempt.attempt);
+                known.abort = Some(abort);
+                Ok(())
+            }
+            Err(broken) => self.wait_for_cause(attempt, broken).await,
+        }
+    }
+
+    /// Parts are lost. They are announced again.
+    fn lose(&mut self, lost: &LostParts, failure: Failure) -> Result<(), Failure> {
+        for (task, is_void) in all(lost) {
+            self.unopened.retain(|part| part.attempt.task != task);
+            let part = self.parts.entry(task).or_default();
+            if part.has_forwarded && (is_void || !part.is_complete) {
+                let message = format!(
+                    "{}; a part of the rows had been sent already, so the server did not run the statement again by itself",
+                    failure.message
+                );
+                let failure = Failure::new(failure.kind, message);
+                self.events.give_up(failure.clone());
+                return Err(failure);
+            }
+            part.is_complete &= !is_void;
+            part.attempt = None;
+            if let Some(abort) = part.abort.take() {
+                abort.abort();
+            }
+        }
+        Ok(())
+    }
+
+    /// A part broke off. Waits until the scheduler says that it is lost, or why the query failed.
+    async fn wait_for_cause(&mut self, attempt: AttemptKey, broken: Failure) -> Result<(), Failure> {
+        if is_loss(&broken) {
+            self.events.cannot_read(broken.clone());
+        }
+        let part = self.parts.entry(attempt.task).or_default();
+        part.attempt = None;
+        part.broken = Some(attempt.attempt);
+        let cause = async {
+            loop {
+                let update = self.events.next().await;
+                let settles = update.as_ref().is_none_or(|update| concerns(update, attempt));
+                self.take(update)?;
+                if settles {
+                    return Ok(());
+                }
+            }
+        };
+        match timeout(CAUSE_PATIENCE, cause).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(broken),
+        }
+    }
+}
+
+/// Each lost part, and whether it is void.
+fn all(lost: &LostParts) -> impl Iterator<Item = (TaskId, bool)> + '_ {
+    let void = lost.void.iter().map(|task| (*task, true));
+    void.chain(lost.lost.iter().map(|task| (*task, false)))
+}
+
+/// Whether an update settles what becomes of a part whose attempt broke off.
+fn concerns(update: &QueryUpdate, broken: AttemptKey) -> bool {
+    match update {
+        QueryUpdate::PartsLost { parts, .. } => all(parts).any(|(lost, _)| lost == broken.task),
+        QueryUpdate::ResultReady { parts } => {
+            let mut others = parts.iter().filter(|part| part.attempt != broken);
+            others.any(|part| part.attempt.task == broken.task)
+        }
+        QueryUpdate::Ended(_) => true,
+    }
+}
+
+/// The frames of a part, then how it ends.
+fn steps(frames: Frames) -> impl Stream<Item = Step> + Send + 'static {
+    stream::unfold(Some(frames), |frames| async move {
+        let mut frames = frames?;
+        match frames.next().await {
+            Some(Ok(frame)) => Some((Step::Frame(frame), Some(frames))),
+            Some(Err(broken)) => Some((Step::Broken(broken), None)),
+            None => Some((Step::Complete, None)),
+        }
+    })
+}
