@@ -9,6 +9,7 @@
 //! files; dropping the cluster removes both. When a test fails, its clusters print their logs.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::client::Client;
+use crate::link::Link;
 use crate::process::{POLL_INTERVAL, Process, squadron, target_folder};
 
 /// Splits so small that every table with two rows is spread over all tasks a cluster can run.
@@ -38,6 +40,7 @@ pub struct ClusterBuilder {
     slots: Option<usize>,
     memory_mib: Option<u64>,
     spill_disk_kib: Option<u64>,
+    has_links: bool,
     serve: Vec<String>,
     worker: Vec<String>,
     variables: Vec<(String, String)>,
@@ -143,7 +146,7 @@ impl ClusterBuilder {
             builder: self,
         };
         for _ in 0..cluster.builder.remote_workers {
-            cluster.launch_worker();
+            cluster.launch_worker().await;
         }
         for worker in &mut cluster.workers {
             worker.wait_until_ready().await;
@@ -163,9 +166,24 @@ impl ClusterBuilder {
         command
     }
 
-    fn worker_command(&self, server: &str, spill: PathBuf) -> Command {
+    /// Whatever workers exchange with the server and with each other passes through links; see [`Cluster::links`].
+    pub fn links(mut self) -> Self {
+        self.has_links = true;
+        self
+    }
+
+    fn worker_command(&self, server: &str, links: Option<&Links>, spill: PathBuf) -> Command {
         let mut command = self.command("worker", spill);
-        command.args(["--server", server]);
+        match links {
+            None => command.args(["--server", server]),
+            Some(links) => {
+                command
+                    .arg("--server")
+                    .arg(format!("http://{}", links.control.address()));
+                command.arg("--listen").arg(behind(links.data.address()).to_string());
+                command.arg("--advertise").arg(links.data.address().to_string())
+            }
+        };
         command.args(&self.worker);
         command
     }
@@ -210,9 +228,24 @@ fn on_small_disk(folder: &Path, kib: u64) -> Command {
     command
 }
 
+/// The links of a worker.
+pub struct Links {
+    /// To the server: launches, reports and heartbeats.
+    pub control: Link,
+    /// To the worker, from all that fetch its rows.
+    pub data: Link,
+}
+
+/// Where a worker listens whose link has this address: at the same port, which is free, since nothing else here uses the
+/// address.
+fn behind(link: SocketAddr) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), link.port()))
+}
+
 /// A remote worker and, once it is ready, the URL of its data port.
 struct Worker {
     process: Process,
+    links: Option<Links>,
     url: String,
 }
 
@@ -275,20 +308,43 @@ impl Cluster {
 
     /// Starts one more remote worker; returns when it is registered.
     pub async fn add_worker(&mut self) {
-        self.launch_worker();
+        self.launch_worker().await;
         let newest = self.workers.last_mut().expect("one was just launched");
         newest.wait_until_ready().await;
     }
 
-    fn launch_worker(&mut self) {
+    /// The links of a remote worker.
+    ///
+    /// # Panics
+    /// When the cluster was not built with links.
+    pub fn links(&self, index: usize) -> &Links {
+        let links = self.workers[index].links.as_ref();
+        links.expect("a cluster with links")
+    }
+
+    async fn launch_worker(&mut self) {
         let name = format!("worker-{}", self.launched);
         self.launched += 1;
         let spill = self.folder.path().join(format!("{name}-spill"));
-        let command = self.builder.worker_command(self.cluster_url(), spill);
+        let links = match self.builder.has_links {
+            true => Some(self.make_links().await),
+            false => None,
+        };
+        let command = self.builder.worker_command(self.cluster_url(), links.as_ref(), spill);
         let log = self.folder.path().join(format!("{name}.log"));
         let process = Process::start(name, command, log);
         let url = String::new();
-        self.workers.push(Worker { process, url });
+        self.workers.push(Worker { process, links, url });
+    }
+
+    async fn make_links(&self) -> Links {
+        let server = self.cluster_url().rsplit('/').next();
+        let server = server.and_then(|server| server.parse().ok());
+        let server: SocketAddr = server.expect("the cluster port is at an IP address");
+        Links {
+            control: Link::to(|_| server).await,
+            data: Link::to(behind).await,
+        }
     }
 
     /// Processor time that all living processes used so far, in hundredths of a second (Linux).
@@ -340,6 +396,12 @@ impl Cluster {
     /// The folder in which the server keeps spilled rows.
     pub fn server_spill_folder(&self) -> PathBuf {
         self.folder.path().join(SERVER_SPILL)
+    }
+
+    /// A remote worker's `--spill-dir`.
+    pub fn spill_folder(&self, index: usize) -> PathBuf {
+        let name = self.workers[index].process.name();
+        self.folder.path().join(format!("{name}-spill"))
     }
 
     /// Files of spilled rows; marker files of the processes do not count.

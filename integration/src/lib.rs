@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod compare;
 pub mod fuzz;
 pub mod impostor;
+pub mod link;
 pub mod process;
 pub mod time_limit;
 pub mod tpch;

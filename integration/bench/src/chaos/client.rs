@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use tonic::Code;
 
 use super::figures::Queries;
+use super::show;
 use crate::Result;
 use crate::answers::{self, Target};
 use crate::connection::{self, Connection, describe};
@@ -44,6 +45,20 @@ impl Client {
         queries
     }
 
+    /// What came to nothing in a query that failed with this message, which ends in the query's id.
+    async fn show_lost_attempts(&mut self, message: &str) {
+        let id = message
+            .rsplit("(query ")
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches(')');
+        let sql = format!(
+            "SELECT stage, task, attempt, worker_id, started_at, ended_at, reason FROM system.tasks \
+             WHERE query_id = '{id}' AND reason IS NOT NULL ORDER BY ended_at"
+        );
+        show(&mut self.connection, &sql).await;
+    }
+
     async fn run(&mut self, number: usize, queries: &mut Queries) {
         queries.run += 1;
         let target = &self.targets[number];
@@ -60,6 +75,7 @@ impl Client {
             Ok(Err(status)) => {
                 queries.failed += 1;
                 eprintln!("query {}: {}", number + 1, describe(&status));
+                self.show_lost_attempts(status.message()).await;
             }
             Err(_) => {
                 queries.hung += 1;

@@ -9,6 +9,9 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 use squadron_integration::cluster::Cluster;
+use squadron_integration::link::{Condition, Link};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::Result;
@@ -33,14 +36,36 @@ pub(super) enum Fault {
     Freeze,
     /// SIGTERM, after another one has joined.
     Leave,
+    /// Its connection to the server is cut, with the messages on their way, and new ones too, for up to longer than its
+    /// grace. What was not acknowledged comes twice.
+    CutControl,
+    /// Messages between it and the server are late.
+    SlowControl,
+    /// Nothing passes between it and the server, over connections that stay.
+    SilentControl,
+    /// Connections from those that fetch its rows are cut, and refused.
+    CutData,
+    /// Its rows come slowly.
+    SlowData,
+    /// Nothing passes between it and those that fetch its rows, over connections that stay.
+    SilentData,
+    /// Its disk takes no new files; then another one takes its place.
+    Disk,
 }
 
-const FAULTS: [(Fault, u32); 5] = [
-    (Fault::Kill, 35),
-    (Fault::Stutter, 30),
-    (Fault::Pause, 15),
-    (Fault::Freeze, 5),
-    (Fault::Leave, 15),
+const FAULTS: [(Fault, u32); 12] = [
+    (Fault::Kill, 20),
+    (Fault::Stutter, 15),
+    (Fault::Pause, 5),
+    (Fault::Freeze, 3),
+    (Fault::Leave, 8),
+    (Fault::CutControl, 10),
+    (Fault::SlowControl, 8),
+    (Fault::SilentControl, 6),
+    (Fault::CutData, 10),
+    (Fault::SlowData, 8),
+    (Fault::SilentData, 6),
+    (Fault::Disk, 6),
 ];
 
 /// Draws faults, carries them out and counts them.
@@ -96,18 +121,95 @@ impl Faults {
                 self.wait_for(NONE_SUSPECTED).await?;
                 cluster.worker(worker).signal("CONT");
             }
-            Fault::Leave => {
-                cluster.add_worker().await;
-                cluster.worker(worker).terminate();
-                let status = cluster.worker(worker).wait_for_exit(PATIENCE + GRACE).await;
-                if !status.success() {
-                    return Err(format!("a worker that left ended with {status}").into());
+            Fault::Leave => self.replace(cluster, worker).await?,
+            Fault::CutControl => {
+                let time = self.milliseconds(100..6_000);
+                let link = &cluster.links(worker).control;
+                let before = link.broken();
+                link.set(Condition::Cut);
+                sleep(time).await;
+                if link.broken() == before {
+                    return Err("a cut broke no connection".into());
                 }
-                cluster.forget_worker(worker);
+                link.set(Condition::Open);
+                self.wait_for_all(cluster).await?;
+            }
+            Fault::SlowControl => {
+                let delay = self.milliseconds(5..200);
+                self.disturb(&cluster.links(worker).control, Condition::Slow(delay), 1_000..4_000)
+                    .await;
+                self.wait_for_all(cluster).await?;
+            }
+            Fault::SilentControl => {
+                self.disturb(&cluster.links(worker).control, Condition::Silent, 500..3_500)
+                    .await;
+                self.wait_for_all(cluster).await?;
+            }
+            Fault::CutData => {
+                let link = &cluster.links(worker).data;
+                link.set(Condition::Cut);
+                let before = link.broken();
+                let refused = TcpStream::connect(link.address()).await?.read_u8().await;
+                let time = self.milliseconds(300..3_000);
+                sleep(time).await;
+                if refused.is_ok() || link.broken() == before {
+                    return Err("a cut link lets through".into());
+                }
+                link.set(Condition::Open);
+            }
+            Fault::SlowData => {
+                let delay = self.milliseconds(5..100);
+                self.disturb(&cluster.links(worker).data, Condition::Slow(delay), 1_000..4_000)
+                    .await;
+            }
+            Fault::SilentData => {
+                self.disturb(&cluster.links(worker).data, Condition::Silent, 500..5_000)
+                    .await;
+            }
+            Fault::Disk => {
+                let folder = cluster.spill_folder(worker);
+                let aside = folder.with_extension("aside");
+                fs::rename(&folder, &aside)?;
+                fs::write(&folder, "in the way")?;
+                if fs::File::create(folder.join("x")).is_ok() {
+                    return Err("a disk that fails takes a file".into());
+                }
+                let time = self.milliseconds(500..3_000);
+                sleep(time).await;
+                fs::remove_file(&folder)?;
+                fs::rename(&aside, &folder)?;
+                self.replace(cluster, worker).await?;
             }
         }
         *self.counts.entry(fault).or_insert(0) += 1;
         Ok(())
+    }
+
+    /// Another worker joins, and this one leaves.
+    async fn replace(&mut self, cluster: &mut Cluster, worker: usize) -> Result<()> {
+        cluster.add_worker().await;
+        cluster.worker(worker).terminate();
+        let status = cluster.worker(worker).wait_for_exit(PATIENCE + GRACE).await;
+        if !status.success() {
+            return Err(format!("a worker that left ended with {status}").into());
+        }
+        cluster.forget_worker(worker);
+        Ok(())
+    }
+
+    /// Lets a link behave differently for a while.
+    async fn disturb(&mut self, link: &Link, condition: Condition, milliseconds: std::ops::Range<u64>) {
+        let time = self.milliseconds(milliseconds);
+        link.set(condition);
+        sleep(time).await;
+        link.set(Condition::Open);
+    }
+
+    /// Waits until all workers are heard.
+    async fn wait_for_all(&mut self, cluster: &Cluster) -> Result<()> {
+        let here = "SELECT count(*) FROM system.workers WHERE kind = 'remote' AND state <> 'suspect'";
+        let sql = format!("SELECT CAST(({here}) >= {} AS BIGINT)", cluster.workers());
+        self.wait_for(&sql).await
     }
 
     fn milliseconds(&mut self, range: std::ops::Range<u64>) -> Duration {

@@ -1,4 +1,4 @@
-//! `squadron-bench chaos`: workers die, hang and leave at random moments while clients check every row.
+//! `squadron-bench chaos`: workers die, hang and leave, links and disks fail at random moments while clients check every row.
 //!
 //! ```text
 //! clients ── TPC-H, cut into tiny splits ──> server ──> workers <── one fault after the other, from a seed
@@ -10,9 +10,11 @@ mod client;
 mod faults;
 mod figures;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::util::pretty::pretty_format_batches;
 use clap::Args;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -32,6 +34,8 @@ use crate::{JsonArgs, Result, Verdict, answers, connection};
 
 /// How long nothing of any query may be left after the last one.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// So little that rows go to disk.
+const MEMORY_MIB: u64 = 64;
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// `squadron-bench chaos`.
@@ -64,6 +68,8 @@ pub(super) async fn run(args: &ChaosArgs) -> Result<Verdict> {
         .slots(1)
         .tpch(args.sf)
         .tiny_splits()
+        .links()
+        .memory_mib(MEMORY_MIB)
         .serve_arg(format!("--worker-grace={}s", GRACE.as_secs()))
         .serve_arg("--history-queries=100000")
         .start()
@@ -102,11 +108,38 @@ const RECOVERED: &str = "SELECT count(*) FROM system.queries WHERE recoveries > 
 const HELD: &str =
     "SELECT CAST(coalesce(sum(used_slots + stopping_attempts + shuffle_bytes), 0) AS BIGINT) FROM system.workers";
 
+/// The files of the processes that are there: one that was killed leaves its own.
+fn spilled_files(cluster: &Cluster) -> Vec<PathBuf> {
+    let folders: Vec<_> = (0..cluster.workers())
+        .map(|worker| cluster.spill_folder(worker))
+        .collect();
+    let is_of = |file: &PathBuf| folders.iter().any(|folder| file.starts_with(folder));
+    let mut files = cluster.spilled_files();
+    files.retain(is_of);
+    files
+}
+
+/// Prints the rows of a query, for who looks for the cause of a failure.
+async fn show(connection: &mut Connection, sql: &str) {
+    match connection::query(connection, sql).await {
+        Ok((_, rows)) => match pretty_format_batches(&rows) {
+            Ok(table) => eprintln!("{table}"),
+            Err(error) => eprintln!("{error}"),
+        },
+        Err(error) => eprintln!("{error}"),
+    }
+}
+
 /// What is left of the queries once nothing is, and at the latest when patience ends.
 async fn left(cluster: &Cluster, connection: &mut Connection) -> Result<u64> {
     let began = Instant::now();
     loop {
-        let left = connection::number(connection, HELD).await? + cluster.spilled_files().len() as u64;
+        let files = spilled_files(cluster);
+        let left = connection::number(connection, HELD).await? + files.len() as u64;
+        if left > 0 && began.elapsed() >= PATIENCE {
+            show(connection, "SELECT * FROM system.workers").await;
+            eprintln!("{files:?}");
+        }
         if left == 0 || began.elapsed() >= PATIENCE {
             return Ok(left);
         }

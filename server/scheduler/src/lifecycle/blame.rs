@@ -16,8 +16,17 @@ use crate::event::Effect;
 use crate::lifecycle::query::Query;
 use crate::scheduler::Scheduler;
 
+/// What follows for an attempt that failed.
+#[derive(Debug)]
+pub(crate) struct Blame {
+    /// The outputs that are lost.
+    pub(crate) lost: Vec<AttemptKey>,
+    /// Whether all that it could not read was known to be lost: it had to fail.
+    pub(crate) is_known: bool,
+}
+
 impl Scheduler {
-    /// An attempt on `worker` failed. Returns which of the outputs that its failure `named` are lost.
+    /// An attempt on `worker` failed, for want of the outputs that its failure `named`.
     pub(crate) fn lay_blame(
         &mut self,
         now: Duration,
@@ -25,9 +34,11 @@ impl Scheduler {
         failure: &Failure,
         named: Vec<AttemptKey>,
         effects: &mut Vec<Effect>,
-    ) -> Vec<AttemptKey> {
-        match failure.kind {
+    ) -> Blame {
+        let is_known = !named.is_empty() && named.iter().all(|&output| self.is_gone(output));
+        let lost = match failure.kind {
             FailureKind::ShuffleLost | FailureKind::Cancelled => named,
+            FailureKind::WorkerLost if is_known => named,
             FailureKind::WorkerLost if !named.is_empty() => {
                 self.avoid_for(worker, attempt);
                 let lost = named.into_iter();
@@ -42,7 +53,15 @@ impl Scheduler {
                 }
                 named
             }
-        }
+        };
+        Blame { lost, is_known }
+    }
+
+    /// Whether an output is that of a former attempt, or its worker is lost or silent.
+    fn is_gone(&mut self, output: AttemptKey) -> bool {
+        let query = self.queries.get_mut(&output.query);
+        let holder = query.and_then(|query| query.worker_of(output));
+        holder.is_none_or(|holder| !self.workers.contains(holder) || self.workers.suspicion(holder).is_some())
     }
 
     fn avoid_for(&mut self, worker: WorkerId, attempt: AttemptKey) {
@@ -61,15 +80,15 @@ impl Scheduler {
         failure: &Failure,
         effects: &mut Vec<Effect>,
     ) -> bool {
+        if self.is_gone(output) {
+            return true;
+        }
         let Some(query) = self.queries.get_mut(&attempt.query) else {
             return false;
         };
         let Some(holder) = query.worker_of(output) else {
             return true;
         };
-        if !self.workers.contains(holder) || self.workers.suspicion(holder).is_some() {
-            return true;
-        }
         if let Some(worker) = self.workers.health.record_cut(now, reader, holder) {
             let reason = failure.message.clone();
             effects.push(Effect::WorkerAvoided { worker, reason });

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a live attempt | its task is placed again; after a failure not before a pause is over |
 //! | the output of a task | its task is placed again if the output is needed, as soon as its own inputs are complete |
-//! | an input of a stage | live attempts of the stage are stopped; what they read of it may be half of it |
+//! | an input of a stage | live attempts of the stage go on, since they may have read all of it; those that have not fail |
 //! | rows that no other attempt would give again | everything made of them is lost too, in all stages |
 //!
 //! Which output is needed follows from what has no output ([`crate::lifecycle::flow`]): if the inputs of a lost task were
@@ -39,14 +39,26 @@ const REMEMBERED_LOSSES: usize = 16;
 pub(crate) struct Loss {
     /// How it was noticed; the end of the query if it cannot go on.
     pub(crate) failure: Failure,
-    /// Attempts that have ended without output; each counts as a try of its task.
+    /// Attempts that have ended without output.
     pub(crate) attempts: Vec<AttemptKey>,
     /// Attempts whose output cannot be read.
     pub(crate) outputs: Vec<AttemptKey>,
     /// Whether the attempts failed by themselves, so that their tasks are not to be placed at once.
     pub(crate) pauses: bool,
-    /// Whether the outputs count as tries of their tasks too.
-    pub(crate) counts_outputs: bool,
+    /// What counts as a try of its task.
+    pub(crate) counts: Counts,
+}
+
+/// What of a loss counts as a try of its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counts {
+    Nothing,
+    /// The attempts.
+    Attempts,
+    /// The attempts that were known to run: the others cannot have been the reason.
+    RunningAttempts,
+    /// The outputs.
+    Outputs,
 }
 
 /// An attempt that comes to nothing.
@@ -105,13 +117,17 @@ impl Scheduler {
             return self.end(attempt.query, Err(failure), effects);
         }
         let named = std::mem::take(&mut failure.lost);
-        let outputs = self.lay_blame(now, (worker, attempt), &failure, named, effects);
+        let blame = self.lay_blame(now, (worker, attempt), &failure, named, effects);
         let loss = Loss {
             failure,
             attempts: vec![attempt],
-            outputs,
-            pauses: true,
-            counts_outputs: false,
+            // The wait for lost output is pause enough.
+            pauses: blame.lost.is_empty(),
+            counts: match blame.is_known {
+                true => Counts::Nothing,
+                false => Counts::Attempts,
+            },
+            outputs: blame.lost,
         };
         self.recover(now, attempt.query, loss, effects);
     }
@@ -134,7 +150,7 @@ impl Scheduler {
             attempts,
             outputs,
             pauses: false,
-            counts_outputs: false,
+            counts: Counts::RunningAttempts,
         };
         self.recover(now, id, loss, effects);
     }
@@ -152,7 +168,7 @@ impl Scheduler {
             attempts: Vec::new(),
             outputs,
             pauses: false,
-            counts_outputs: true,
+            counts: Counts::Outputs,
         };
         self.recover(now, id, loss, effects);
     }
@@ -186,7 +202,11 @@ impl Scheduler {
             return;
         };
         query.remember_loss(&loss.failure);
-        let first_pause = self.limits.retry_pause;
+        let first_pause = match loss.failure.kind {
+            // Another worker may reach what this one did not, or the server is about to hear why.
+            FailureKind::WorkerLost => self.limits.retry_pause / 5,
+            _ => self.limits.retry_pause,
+        };
         let paused = loss.attempts.iter().filter(|_| loss.pauses);
         let ends = paused.map(|&attempt| (now + query.pause_of(attempt, first_pause), retry_of(attempt)));
         self.deadlines.extend(ends);
@@ -311,11 +331,15 @@ impl Query {
     /// Counts the attempts that failed. Returns why the query ends, if a task has had all its tries.
     fn count_failures(&mut self, loss: &Loss, most: u32) -> Option<Failure> {
         let mut end = None;
-        let outputs = loss.outputs.iter().filter(|_| loss.counts_outputs);
-        for &attempt in loss.attempts.iter().chain(outputs) {
+        let counted: &[AttemptKey] = match loss.counts {
+            Counts::Nothing => &[],
+            Counts::Attempts | Counts::RunningAttempts => &loss.attempts,
+            Counts::Outputs => &loss.outputs,
+        };
+        for &attempt in counted {
             if self.has_attempt(attempt)
                 && let Some(task) = self.task_mut(attempt)
-                && (loss.pauses || task.times().started.is_some())
+                && (loss.counts != Counts::RunningAttempts || task.times().started.is_some())
             {
                 let (failures, cause) = task.count_failure(&loss.failure);
                 if failures >= most {
@@ -326,7 +350,7 @@ impl Query {
         end
     }
 
-    /// How long the task of a failed attempt pauses.
+    /// How long the task of a failed attempt pauses, if the first pause is so long.
     fn pause_of(&mut self, attempt: AttemptKey, first: Duration) -> Duration {
         let failures = self.task_mut(attempt).map_or(1, |task| task.failures());
         first * (1 << failures.saturating_sub(1).min(6))
@@ -344,7 +368,6 @@ impl Query {
             self.give_up(now, output, reason, How::Stopped, &mut lost);
         }
         self.roll_back(now, &mut lost);
-        self.stop_readers(now, &mut lost);
         lost
     }
 
@@ -429,17 +452,6 @@ impl Query {
         self.stages[position].forget_lost_rows();
         for consumer in self.stages[position].consumers.clone() {
             self.void_stage(now, consumer, lost);
-        }
-    }
-
-    /// Stops the live attempts of stages that lack an input now. Those of a result whose rows go out may have read all
-    /// they need: they go on until they fail.
-    fn stop_readers(&mut self, now: Duration, lost: &mut Consequences) {
-        let root = self.root;
-        let goes_out = |position| position == root && matches!(self.phase, Phase::Streaming { .. });
-        let cut_off = (0..self.stages.len()).filter(|&stage| !self.has_complete_inputs(stage) && !goes_out(stage));
-        for position in Vec::from_iter(cut_off) {
-            self.stop_live_attempts(now, position, "a part of what it read was lost", lost);
         }
     }
 

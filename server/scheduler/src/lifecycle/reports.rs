@@ -7,7 +7,7 @@ use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
 
 use crate::deadline::Deadline;
 use crate::event::Effect;
-use crate::lifecycle::recovery::Loss;
+use crate::lifecycle::recovery::{Counts, Loss};
 use crate::lifecycle::stage::StageState;
 use crate::lifecycle::task::Change;
 use crate::scheduler::Scheduler;
@@ -168,7 +168,7 @@ impl Scheduler {
             attempts: Vec::new(),
             outputs: vec![attempt],
             pauses: false,
-            counts_outputs: false,
+            counts: Counts::Nothing,
         };
         self.recover(now, attempt.query, loss, effects);
     }
