@@ -1,7 +1,5 @@
 //! Workers that hang for a while in the middle of a query and come back, or that die.
 
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use futures::StreamExt;
 use squadron_integration::client::{Client, Rows};
 use squadron_integration::cluster::{Cluster, wait_until};
@@ -9,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::Status;
 
-use crate::support::{ENDLESS, bounded, minutes, number, seconds, texts, two_workers};
+use crate::support::{ENDLESS, bounded, minutes, number, one_batch, seconds, texts, two_workers};
 
 /// Computes for seconds, in several stages.
 const COUNTED: &str = "SELECT a.l_linenumber, r_name, count(*) AS n, sum(a.l_orderkey % (b.l_suppkey + 1)) AS s \
@@ -47,10 +45,6 @@ async fn pause_worker(cluster: &mut Cluster, client: &Client) {
     pause.await;
     cluster.worker(0).signal("CONT");
     wait_until_states(client, &["active", "active"]).await;
-}
-
-fn one_batch(batches: &[RecordBatch]) -> RecordBatch {
-    concat_batches(&batches[0].schema(), batches).expect("batches of one schema")
 }
 
 #[test]

@@ -7,9 +7,10 @@ use squadron_integration::client::{status, ticket};
 use squadron_integration::cluster::{Cluster, cluster, wait_until};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use crate::support::{ENDLESS, bounded, minutes, seconds, two_workers};
+use crate::support::{ENDLESS, bounded, minutes, one_batch, seconds, two_workers};
 
 /// Computes for hours, on every worker, before its first row.
 const LONG: &str = "SELECT a.l_linenumber, count(*), sum(a.l_orderkey % (b.l_orderkey + 1)) \
@@ -260,5 +261,63 @@ fn draining_server_finishes_running_queries() {
         assert_eq!(rows, 60_175, "the result is complete");
         let ended = cluster.server().wait_for_exit(seconds(60)).await;
         assert_eq!(ended.code(), Some(0));
+    });
+}
+
+/// They send no rows while they run, so nothing waits for a client.
+#[test]
+fn draining_server_finishes_what_has_no_open_result() {
+    bounded(minutes(5), async {
+        let mut cluster = cluster().slots(1).tpch(0.01).start().await;
+        let client = cluster.client().await;
+        let counted =
+            "SELECT count(*) FROM lineitem a JOIN lineitem b ON a.l_suppkey = b.l_suppkey AND a.l_tax < b.l_tax";
+        let mut statement = JoinSet::new();
+        statement.spawn(async move { client.query(&format!("EXPLAIN ANALYZE {counted}")).await });
+        cluster.wait_until_busy(20, seconds(60)).await;
+        assert!(statement.try_join_next().is_none(), "it must not have ended");
+        cluster.server().terminate();
+        let (_, rows) = statement.join_next().await.unwrap().unwrap().expect("it is finished");
+        assert!(rows.iter().any(|batch| batch.num_rows() > 0));
+        let ended = cluster.server().wait_for_exit(seconds(60)).await;
+        assert_eq!(ended.code(), Some(0));
+    });
+}
+
+/// As an upgrade does it: each worker is replaced by another one, while clients work.
+#[test]
+fn rolling_restart_of_all_workers_loses_no_query() {
+    const SQL: &str = "SELECT l_suppkey, count(*) AS n, sum(l_quantity) AS q FROM lineitem JOIN orders ON l_orderkey = o_orderkey \
+                       GROUP BY l_suppkey ORDER BY l_suppkey";
+    bounded(minutes(8), async {
+        let mut cluster = two_workers().start().await;
+        let client = cluster.client().await;
+        let (_, expected) = client.query(SQL).await.expect("the query runs");
+        let expected = one_batch(&expected);
+        let stop = CancellationToken::new();
+        let mut clients = JoinSet::new();
+        for _ in 0..3 {
+            let (client, stop, expected) = (cluster.client().await, stop.clone(), expected.clone());
+            clients.spawn(async move {
+                let mut queries = 0;
+                while !stop.is_cancelled() {
+                    let (_, rows) = client.query(SQL).await.expect("no query is lost");
+                    assert_eq!(one_batch(&rows), expected);
+                    queries += 1;
+                }
+                queries
+            });
+        }
+        for _ in 0..2 {
+            cluster.add_worker().await;
+            cluster.worker(0).terminate();
+            let ended = cluster.worker(0).wait_for_exit(seconds(90)).await;
+            assert_eq!(ended.code(), Some(0));
+            cluster.forget_worker(0);
+        }
+        stop.cancel();
+        let queries: Vec<u32> = clients.join_all().await;
+        assert!(queries.iter().all(|queries| *queries > 0), "{queries:?}");
+        cluster.wait_until_idle(seconds(30)).await;
     });
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Int64Type};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
@@ -154,4 +155,9 @@ impl Reference {
             panic!("the reference refuses {sql}: {error}");
         }
     }
+}
+
+/// All rows of an answer in one batch.
+pub(crate) fn one_batch(batches: &[RecordBatch]) -> RecordBatch {
+    concat_batches(&batches[0].schema(), batches).expect("batches of one schema")
 }

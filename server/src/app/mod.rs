@@ -447,18 +447,18 @@ fn say(line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// No new queries; those that run, and results that wait, get their time.
+/// No new statements; those that are planned or run, and results that wait, get their time.
 async fn drain(queries: &Queries, timeout: Duration) {
     info!("draining: no new queries, running ones may finish");
     queries.close();
     let ended = async {
-        while queries.open_results() > 0 || queries.running_writes() > 0 {
+        while queries.unfinished() > 0 || queries.running_writes() > 0 {
             tokio::time::sleep(DRAIN_POLL).await;
         }
     };
     if tokio::time::timeout(timeout, ended).await.is_err() {
         warn!(
-            open_results = queries.open_results(),
+            unfinished = queries.unfinished(),
             "drain timeout: what still runs is stopped"
         );
     }

@@ -74,6 +74,11 @@ impl Queries {
         self.closed.store(true, Ordering::Relaxed);
     }
 
+    /// Statements that are planned or run, and results that wait for their clients or are being read.
+    pub fn unfinished(&self) -> usize {
+        self.parts.records.unfinished()
+    }
+
     /// Results that wait for their clients or are being read.
     pub fn open_results(&self) -> usize {
         self.parts.records.open_results()

@@ -288,6 +288,13 @@ impl QueryRecords {
         inner.records.values().filter(|record| record.result.is_open()).count()
     }
 
+    /// Queries that are planned, run, or have a result that is open.
+    pub(super) fn unfinished(&self) -> usize {
+        let inner = self.lock();
+        let is_unfinished = |record: &&Record| record.is_active() || record.result.is_open();
+        inner.records.values().filter(is_unfinished).count()
+    }
+
     /// Drops what its client did not come for in time, until cancelled.
     pub async fn sweep(self) {
         let mut interval = tokio::time::interval(SWEEP_INTERVAL);

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | since output is gone | nobody | are computed again |
 //! | since it could not reach output on a worker that is silent, or that others cannot reach either | that worker | are computed again |
-//! | since it could not reach output on another worker | the two together | stay, if there is a third worker to read them |
+//! | since it could not reach output on another worker | the two together | stay, if there is a worker that can read them |
 //! | since its reader was gone | nobody | |
 //! | otherwise, for a reason that is not the statement's | its worker | |
 
@@ -40,7 +40,6 @@ impl Scheduler {
             FailureKind::ShuffleLost | FailureKind::Cancelled => named,
             FailureKind::WorkerLost if is_known => named,
             FailureKind::WorkerLost if !named.is_empty() => {
-                self.avoid_for(worker, attempt);
                 let lost = named.into_iter();
                 lost.filter(|&output| self.is_cut_off(now, (worker, attempt), output, failure, effects))
                     .collect()
@@ -93,15 +92,49 @@ impl Scheduler {
             let reason = failure.message.clone();
             effects.push(Effect::WorkerAvoided { worker, reason });
         }
-        let placement = query
-            .position(attempt.stage)
-            .map(|stage| query.stages[stage].spec.placement);
-        let avoided = query.task_mut(attempt).map_or(&[][..], |task| task.avoided());
-        let has_other_reader =
-            placement.is_some_and(|placement| self.workers.slots(placement).has_others_than(avoided));
-        self.workers.health.is_avoided(now, holder) || !has_other_reader
+        let is_cut_off = self.workers.health.is_avoided(now, holder) || !self.has_other_reader(now, attempt);
+        if is_cut_off && let Some(query) = self.queries.get_mut(&attempt.query) {
+            query.avoid_worker_of(output);
+        }
+        is_cut_off
+    }
+
+    /// Whether a worker that can read all input of the attempt's stage, as far as is known, accepts tasks.
+    fn has_other_reader(&self, now: Duration, attempt: AttemptKey) -> bool {
+        let query = self.queries.get(&attempt.query);
+        let stage = query.and_then(|query| Some(&query.stages[query.position(attempt.stage)?]));
+        stage.is_some_and(|stage| {
+            let cut_off = self.workers.health.cut_off(now, stage.holders());
+            let slots = self.workers.slots(stage.spec.placement);
+            slots.has_others_than(&Vec::from_iter(cut_off))
+        })
+    }
+
+    /// The server could not read an output.
+    pub(crate) fn blame_for_result(
+        &mut self,
+        now: Duration,
+        output: AttemptKey,
+        failure: &Failure,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(query) = self.queries.get_mut(&output.query) else {
+            return;
+        };
+        query.avoid_worker_of(output);
+        if failure.kind == FailureKind::WorkerLost
+            && let Some(holder) = query.worker_of(output)
+            && self.workers.contains(holder)
+            && let Some(worker) = self.workers.health.record_cut(now, SERVER, holder)
+        {
+            let reason = failure.message.clone();
+            effects.push(Effect::WorkerAvoided { worker, reason });
+        }
     }
 }
+
+/// The server as a reader.
+const SERVER: WorkerId = WorkerId::from_u128(0);
 
 impl Query {
     /// The worker of the present attempt at a task, if it is this attempt.

@@ -158,10 +158,8 @@ impl Scheduler {
     /// The server cannot read parts of a result.
     pub(crate) fn lose_parts(&mut self, now: Duration, id: QueryId, mut failure: Failure, effects: &mut Vec<Effect>) {
         let outputs = std::mem::take(&mut failure.lost);
-        if let Some(query) = self.queries.get_mut(&id) {
-            for &output in &outputs {
-                query.avoid_worker_of(output);
-            }
+        for &output in &outputs {
+            self.blame_for_result(now, output, &failure, effects);
         }
         let loss = Loss {
             failure,

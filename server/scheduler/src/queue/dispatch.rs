@@ -166,7 +166,7 @@ impl Scheduler {
         };
         let stage = &query.stages[stage];
         let demands = stage.next_demands(entry.lane);
-        let avoided = self.avoided_by(stage);
+        let avoided = self.avoided_by(stage, placement);
         let wish = Preferences {
             holders: stage.holders(),
             avoided: &avoided,
@@ -181,11 +181,21 @@ impl Scheduler {
         }
     }
 
-    /// The workers that the next tasks of a stage get only where there are no others.
-    fn avoided_by(&self, stage: &Stage) -> Vec<WorkerId> {
-        let mut avoided = self.workers.health.avoided(self.now, stage.holders());
-        avoided.extend(stage.avoided_next());
-        avoided.into_iter().collect()
+    /// The workers that the next tasks of a stage do not go to: as many as leave some other, those first that cannot read
+    /// what the tasks read.
+    fn avoided_by(&self, stage: &Stage, placement: Placement) -> Vec<WorkerId> {
+        let health = &self.workers.health;
+        let cut_off = health.cut_off(self.now, stage.holders());
+        let mut unwanted = health.avoided(self.now);
+        unwanted.extend(stage.avoided_next());
+        if cut_off.is_empty() && unwanted.is_empty() {
+            return Vec::new();
+        }
+        let both = cut_off.union(&unwanted).copied().collect();
+        let choices = [both, Vec::from_iter(cut_off), Vec::from_iter(unwanted)];
+        let slots = self.workers.slots(placement);
+        let mut possible = choices.into_iter().filter(|workers| slots.has_others_than(workers));
+        possible.next().unwrap_or_default()
     }
 
     /// As [`Scheduler::find_places`], but slots taken by attempts of earlier lanes count as free.
@@ -195,7 +205,7 @@ impl Scheduler {
         };
         let stage = &query.stages[stage];
         let demands = stage.next_demands(entry.lane);
-        let avoided = self.avoided_by(stage);
+        let avoided = self.avoided_by(stage, placement);
         let wish = Preferences {
             holders: stage.holders(),
             avoided: &avoided,

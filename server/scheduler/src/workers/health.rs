@@ -4,7 +4,7 @@
 //! |---|---|
 //! | attempts of [`MOST_FAILURES`] queries failed there, for reasons that are not the statements' | the worker |
 //! | a worker could not read from another one | the reader, for tasks with input there |
-//! | [`MOST_CUTS`] workers could not read from it, or it not from so many | the worker |
+//! | [`MOST_CUTS`] workers, or one and the server, could not read from it, or it not from so many | the worker |
 //!
 //! A cut between two workers is not a dead worker: both go on, but not with each other. Avoided workers get tasks only
 //! where no other accepts any.
@@ -83,17 +83,17 @@ impl Health {
         self.workers.get(&worker).map_or(0, |record| record.failures)
     }
 
-    /// The workers that tasks with input at `holders` avoid.
-    pub(crate) fn avoided(&self, now: Duration, holders: &[WorkerId]) -> BTreeSet<WorkerId> {
-        let mut avoided = BTreeSet::new();
-        if self.workers.is_empty() && self.cuts.is_empty() {
-            return avoided;
-        }
-        avoided.extend(self.workers.keys().filter(|&&worker| self.is_avoided(now, worker)));
+    /// The workers that are avoided.
+    pub(crate) fn avoided(&self, now: Duration) -> BTreeSet<WorkerId> {
+        let workers = self.workers.keys().copied();
+        workers.filter(|&worker| self.is_avoided(now, worker)).collect()
+    }
+
+    /// The workers that cannot read from one of `holders`.
+    pub(crate) fn cut_off(&self, now: Duration, holders: &[WorkerId]) -> BTreeSet<WorkerId> {
         let cuts = self.cuts.iter().filter(|(_, at)| **at + WINDOW > now);
         let readers = cuts.filter(|((_, holder), _)| holders.contains(holder));
-        avoided.extend(readers.map(|((reader, _), _)| reader));
-        avoided
+        readers.map(|((reader, _), _)| *reader).collect()
     }
 
     /// The worker is gone.
@@ -123,8 +123,8 @@ mod tests {
             "one query may be to blame itself"
         );
         assert_eq!(health.failures(A), 6);
-        assert_eq!(health.avoided(START, &[]), BTreeSet::from([A]));
-        assert!(health.avoided(START + AVOIDED_FOR, &[]).is_empty());
+        assert_eq!(health.avoided(START), BTreeSet::from([A]));
+        assert!(health.avoided(START + AVOIDED_FOR).is_empty());
     }
 
     #[test]
@@ -141,11 +141,11 @@ mod tests {
         let mut health = Health::default();
         assert_eq!(health.record_cut(START, A, B), None);
         assert_eq!(health.record_cut(START, A, B), None, "the same one");
-        assert_eq!(health.avoided(START, &[B, C]), BTreeSet::from([A]));
-        assert!(health.avoided(START, &[C]).is_empty());
-        assert!(health.avoided(START + WINDOW, &[B]).is_empty());
+        assert_eq!(health.cut_off(START, &[B, C]), BTreeSet::from([A]));
+        assert!(health.avoided(START).is_empty() && health.cut_off(START, &[C]).is_empty());
+        assert!(health.cut_off(START + WINDOW, &[B]).is_empty());
         health.forget(B);
-        assert!(health.avoided(START, &[B]).is_empty());
+        assert!(health.cut_off(START, &[B]).is_empty());
     }
 
     #[test]
@@ -153,7 +153,7 @@ mod tests {
         let mut health = Health::default();
         assert_eq!(health.record_cut(START, A, B), None);
         assert_eq!(health.record_cut(START, C, B), Some(B));
-        assert!(health.avoided(START, &[]).contains(&B));
+        assert!(health.avoided(START).contains(&B));
         let mut health = Health::default();
         assert_eq!(health.record_cut(START, A, B), None);
         assert_eq!(
