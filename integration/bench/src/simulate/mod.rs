@@ -78,6 +78,10 @@ pub(super) struct SimulateArgs {
     /// The part of reports whose connection breaks: they and all behind them come late, and some twice.
     #[arg(long, value_name = "PART", default_value_t = 0.0)]
     breaks: f64,
+    /// How often a worker hangs, per worker and hour, for 5 s on average; it is suspected after 2 s and lost after its grace
+    /// of 10 s.
+    #[arg(long, value_name = "N", default_value_t = 0.0)]
+    pauses: f64,
     /// Seed of the random number generator.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
@@ -146,6 +150,7 @@ fn simulate(args: &SimulateArgs, workers: u32, policy: Policy) -> Result<Figures
             slow_workers: args.slow_workers,
             deaths_per_hour: args.deaths,
             breaks: args.breaks,
+            pauses_per_hour: args.pauses,
         },
     };
     let mix = Mix {

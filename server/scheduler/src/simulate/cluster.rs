@@ -90,6 +90,8 @@ pub struct Faults {
     pub deaths_per_hour: f64,
     /// The fraction of reports whose connection breaks.
     pub breaks: f64,
+    /// How often each worker hangs in an hour, for 5 s on average.
+    pub pauses_per_hour: f64,
 }
 
 /// What was counted until every query had ended.

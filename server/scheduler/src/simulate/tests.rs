@@ -16,6 +16,7 @@ const SPEC: ClusterSpec = ClusterSpec {
         slow_workers: 0.0,
         deaths_per_hour: 0.0,
         breaks: 0.0,
+        pauses_per_hour: 0.0,
     },
 };
 
@@ -30,6 +31,7 @@ fn faulty(policy: Policy) -> ClusterSpec {
         slow_workers: 0.3,
         deaths_per_hour: 60.0,
         breaks: 0.02,
+        pauses_per_hour: 60.0,
     };
     ClusterSpec { policy, faults, ..SPEC }
 }
@@ -63,6 +65,22 @@ fn every_query_ends_despite_faults() {
     assert!(outcome.recoveries > 0, "{outcome:?}");
     assert_eq!((outcome.unfinished, outcome.refused), (0, 0));
     assert_eq!(outcome.short.len() + outcome.long.len(), 300);
+}
+
+/// Most pauses are over before the grace is: they cost time and no work.
+#[test]
+fn pauses_cost_less_than_deaths() {
+    let with = |faults| run(&ClusterSpec { faults, ..SPEC }, 300, 1);
+    let pauses = with(Faults {
+        pauses_per_hour: 60.0,
+        ..Faults::default()
+    });
+    let deaths = with(Faults {
+        deaths_per_hour: 60.0,
+        ..Faults::default()
+    });
+    assert_eq!((pauses.unfinished, pauses.refused), (0, 0));
+    assert!(deaths.lost_attempts > 2 * pauses.lost_attempts, "{pauses:?} {deaths:?}");
 }
 
 #[test]

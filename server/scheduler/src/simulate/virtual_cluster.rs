@@ -1,7 +1,8 @@
 //! Workers, connections and clients around the scheduler, in virtual time.
 //!
 //! A connection keeps the order of its messages and loses none: when it breaks, a message and all messages behind it
-//! arrive late, and a message that had arrived may arrive again. A worker that dies takes its attempts and output with it;
+//! arrive late, and a message that had arrived may arrive again. A worker that hangs does nothing and says nothing until it
+//! goes on; the scheduler suspects it, and gives it up if that takes too long. A worker that dies takes its attempts and output with it;
 //! the scheduler computes them again. If it gives up, the client runs the query again, and latency still counts from the
 //! first arrival.
 
@@ -15,7 +16,7 @@ use super::agenda::Agenda;
 use super::cluster::{ClusterSpec, Estimates, Faults, Outcome};
 use super::digest::Digest;
 use super::rng::Rng;
-use super::worker::{Attempt, Worker, paces};
+use super::worker::{Attempt, Presence, Worker, paces};
 use super::workload::Work;
 use crate::event::{Effect, Event, LostParts};
 use crate::scheduler::Scheduler;
@@ -26,6 +27,8 @@ const LATENCY: Duration = Duration::from_micros(200);
 const RECONNECT_MS: f64 = 500.0;
 /// How long it takes until a worker's death is noticed.
 const DETECTION_DELAY: Duration = Duration::from_secs(2);
+/// How long a worker hangs, on average.
+const PAUSE: Duration = Duration::from_secs(5);
 /// How long it takes until a dead worker is back.
 const RESTART_DELAY: Duration = Duration::from_secs(10);
 /// By which factor the tasks of a slow worker take longer.
@@ -46,9 +49,12 @@ enum Occurrence {
     /// Stale if the attempt's pace has changed since; the last number counts its changes.
     Finish(usize, u32, AttemptKey, u32),
     Read(QueryId),
-    Dies(usize),
+    Dies(usize, u32),
     Missed(usize),
     Returns(usize),
+    Hangs(usize, u32),
+    Silent(usize, u32),
+    GoesOn(usize, u32),
 }
 
 /// A query that has been submitted and has not ended.
@@ -176,19 +182,28 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
                     });
                 }
             }
+            Occurrence::Reserve(worker, ..) | Occurrence::Begin(worker, ..)
+                if self.workers[worker].paused_until.is_some() =>
+            {
+                let until = self.workers[worker].paused_until.unwrap_or(self.now);
+                self.plan(until, occurrence);
+            }
             Occurrence::Reserve(worker, incarnation, attempt) => self.reserve(worker, incarnation, attempt),
             Occurrence::Begin(worker, incarnation, attempt) => self.begin(worker, incarnation, attempt),
             Occurrence::Finish(worker, incarnation, attempt, changes) => {
                 self.finish(worker, incarnation, attempt, changes);
             }
             Occurrence::Read(query) => self.send_event(Event::ResultDone { query }),
-            Occurrence::Dies(worker) => self.kill_worker(worker),
+            Occurrence::Dies(worker, incarnation) => self.kill_worker(worker, incarnation),
             Occurrence::Missed(worker) => {
                 let worker = self.workers[worker].id;
                 let reason = "it was silent".to_owned();
                 self.send_event(Event::WorkerLost { worker, reason });
             }
             Occurrence::Returns(worker) => self.join_worker(worker),
+            Occurrence::Hangs(worker, incarnation) => self.pause_worker(worker, incarnation),
+            Occurrence::Silent(worker, incarnation) => self.suspect_worker(worker, incarnation),
+            Occurrence::GoesOn(worker, incarnation) => self.resume_worker(worker, incarnation),
         }
     }
 
@@ -214,7 +229,18 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
             }
             Effect::CancelAttempt { worker, attempt } => {
                 let worker = self.by_id[&worker];
+                self.workers[worker].outputs.remove(&attempt);
                 self.remove_attempt(worker, attempt);
+            }
+            Effect::Release { worker, release } => {
+                let worker = &mut self.workers[self.by_id[&worker]];
+                let is_released = |stage| release.stages.is_empty() || release.stages.contains(&stage);
+                worker
+                    .outputs
+                    .retain(|key| key.query != release.query || !is_released(key.stage));
+            }
+            Effect::WorkerGivenUp { worker, .. } => {
+                self.workers[self.by_id[&worker]].presence = Presence::GivenUp;
             }
             Effect::Ended { query, outcome, .. } => self.end_query(query, outcome.err()),
             Effect::ResultReady { query, .. } => {
@@ -228,9 +254,7 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
             } => self.recover_query(query, attempts, &parts),
             Effect::SendStage { .. }
             | Effect::Spare { .. }
-            | Effect::Release { .. }
             | Effect::Released { .. }
-            | Effect::WorkerGivenUp { .. }
             | Effect::WorkerAvoided { .. }
             | Effect::Unexpected { .. } => {}
         }
@@ -281,6 +305,10 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
         let Some(attempt) = self.workers[worker].attempts.get_mut(&key) else {
             return;
         };
+        if attempt.pace.is_some() {
+            // A commit that comes again changes nothing.
+            return;
+        }
         attempt.pace = Some((0.0, now));
         self.running += 1;
         self.counts.most_running = self.counts.most_running.max(self.running);
@@ -292,6 +320,9 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
     fn share_cores(&mut self, worker: usize) {
         let now = self.now;
         let entry = &mut self.workers[worker];
+        if entry.paused_until.is_some() {
+            return;
+        }
         let incarnation = entry.incarnation;
         let mut begun: Vec<_> = entry
             .attempts
@@ -331,6 +362,7 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
         }
         let output = attempt.output(key);
         self.remove_attempt(worker, key);
+        self.workers[worker].outputs.insert(key);
         self.send_report(worker, key, AttemptStatus::Finished(output));
         let Some(live) = self.live.get_mut(&key.query) else {
             return;
@@ -388,13 +420,83 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
         LATENCY / 2 + self.rng.wait(LATENCY / 2)
     }
 
-    fn kill_worker(&mut self, worker: usize) {
+    /// A worker stops in whatever it does.
+    fn pause_worker(&mut self, worker: usize, incarnation: u32) {
+        if !self.is_running(worker, incarnation) {
+            return;
+        }
+        let until = self.now + self.rng.wait(PAUSE);
         let entry = &mut self.workers[worker];
-        entry.is_alive = false;
+        for attempt in entry.attempts.values_mut().filter(|attempt| attempt.pace.is_some()) {
+            self.counts.busy += attempt.do_work(self.now);
+            attempt.pace = Some((0.0, self.now));
+            attempt.changes += 1;
+        }
+        entry.paused_until = Some(until);
+        self.plan(self.now + DETECTION_DELAY, Occurrence::Silent(worker, incarnation));
+        self.plan(until, Occurrence::GoesOn(worker, incarnation));
+    }
+
+    fn is_running(&self, worker: usize, incarnation: u32) -> bool {
+        let entry = &self.workers[worker];
+        entry.is_alive && entry.incarnation == incarnation
+    }
+
+    fn suspect_worker(&mut self, worker: usize, incarnation: u32) {
+        if self.is_running(worker, incarnation) && self.workers[worker].paused_until.is_some() {
+            self.workers[worker].presence = Presence::Suspected;
+            let worker = self.workers[worker].id;
+            let reason = "it was silent".to_owned();
+            self.send_event(Event::WorkerSuspected { worker, reason });
+        }
+    }
+
+    /// A worker goes on where it stopped, and tells what it has if it was missed.
+    fn resume_worker(&mut self, worker: usize, incarnation: u32) {
+        if !self.is_running(worker, incarnation) {
+            return;
+        }
+        let entry = &mut self.workers[worker];
+        entry.paused_until = None;
+        match std::mem::replace(&mut entry.presence, Presence::Here) {
+            Presence::Here => self.share_cores(worker),
+            Presence::Suspected => {
+                self.share_cores(worker);
+                let (worker, held) = (self.workers[worker].id, self.workers[worker].inventory());
+                self.send_event(Event::WorkerReturned { worker, held });
+            }
+            Presence::GivenUp => {
+                self.drop_attempts(worker);
+                return self.join_worker(worker);
+            }
+        }
+        self.plan_pause(worker);
+    }
+
+    fn plan_pause(&mut self, worker: usize) {
+        if self.faults.pauses_per_hour > 0.0 {
+            let mean = Duration::from_secs_f64(3600.0 / self.faults.pauses_per_hour);
+            let at = self.now + self.rng.wait(mean);
+            let incarnation = self.workers[worker].incarnation;
+            self.plan(at, Occurrence::Hangs(worker, incarnation));
+        }
+    }
+
+    fn drop_attempts(&mut self, worker: usize) {
+        let entry = &mut self.workers[worker];
+        entry.outputs.clear();
         for mut attempt in std::mem::take(&mut entry.attempts).into_values() {
             self.running -= usize::from(attempt.pace.is_some());
             self.counts.busy += attempt.do_work(self.now);
         }
+    }
+
+    fn kill_worker(&mut self, worker: usize, incarnation: u32) {
+        if !self.is_running(worker, incarnation) {
+            return;
+        }
+        self.workers[worker].is_alive = false;
+        self.drop_attempts(worker);
         self.plan(self.now + DETECTION_DELAY, Occurrence::Missed(worker));
         self.plan(self.now + RESTART_DELAY, Occurrence::Returns(worker));
     }
@@ -404,6 +506,8 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
         entry.is_alive = true;
         entry.incarnation += 1;
         entry.attempts.clear();
+        entry.outputs.clear();
+        (entry.paused_until, entry.presence) = (None, Presence::Here);
         let joined = Event::WorkerJoined {
             worker: entry.id,
             slots: self.slots_each,
@@ -415,8 +519,10 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
         if self.faults.deaths_per_hour > 0.0 {
             let mean = Duration::from_secs_f64(3600.0 / self.faults.deaths_per_hour);
             let at = self.now + self.rng.wait(mean);
-            self.plan(at, Occurrence::Dies(worker));
+            let incarnation = self.workers[worker].incarnation;
+            self.plan(at, Occurrence::Dies(worker, incarnation));
         }
+        self.plan_pause(worker);
     }
 
     fn submit(&mut self, number: usize) {

@@ -3,7 +3,7 @@
 //! A slot is a core. If the lanes together run attempts with more slots than a worker has, the attempts share the cores
 //! by niceness, as the operating system does for `squadron-worker`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use squadron_proto::control::{Lane, PartitionOutput, TaskMetrics, TaskOutput};
@@ -17,8 +17,21 @@ pub(super) struct Worker {
     /// How often it has died.
     pub(super) incarnation: u32,
     pub(super) attempts: BTreeMap<AttemptKey, Attempt>,
+    /// The finished attempts whose output it has.
+    pub(super) outputs: BTreeSet<AttemptKey>,
+    /// It hangs until then.
+    pub(super) paused_until: Option<Duration>,
+    pub(super) presence: Presence,
     /// When the last message that it has sent arrives at the server.
     pub(super) last_arrival: Duration,
+}
+
+/// What the scheduler thinks of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    Here,
+    Suspected,
+    GivenUp,
 }
 
 /// An attempt that the worker was asked to run.
@@ -44,8 +57,18 @@ impl Worker {
             slowness,
             incarnation: 0,
             attempts: BTreeMap::new(),
+            outputs: BTreeSet::new(),
+            paused_until: None,
+            presence: Presence::Here,
             last_arrival: Duration::ZERO,
         }
+    }
+}
+
+impl Worker {
+    /// All that it has.
+    pub(super) fn inventory(&self) -> BTreeSet<AttemptKey> {
+        self.attempts.keys().chain(&self.outputs).copied().collect()
     }
 }
 
