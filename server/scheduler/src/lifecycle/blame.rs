@@ -3,7 +3,7 @@
 //! | the attempt failed | blamed | the outputs that it names |
 //! |---|---|---|
 //! | since output is gone | nobody | are computed again |
-//! | since it could not reach output on a worker that is silent, or that others cannot reach either | that worker | are computed again |
+//! | since it could not reach output on a worker that is silent, or that others cannot reach either | that worker | are computed again, with all that the query has there |
 //! | since it could not reach output on another worker | the two together | stay, if there is a worker that can read them |
 //! | since its reader was gone | nobody | |
 //! | otherwise, for a reason that is not the statement's | its worker | |
@@ -40,9 +40,13 @@ impl Scheduler {
             FailureKind::ShuffleLost | FailureKind::Cancelled => named,
             FailureKind::WorkerLost if is_known => named,
             FailureKind::WorkerLost if !named.is_empty() => {
-                let lost = named.into_iter();
-                lost.filter(|&output| self.is_cut_off(now, (worker, attempt), output, failure, effects))
-                    .collect()
+                let mut lost = Vec::new();
+                for output in named {
+                    if self.is_cut_off(now, (worker, attempt), output, failure, effects) {
+                        lost.extend(self.give_up_on_worker_of(output));
+                    }
+                }
+                lost
             }
             _ => {
                 self.avoid_for(worker, attempt);
@@ -92,11 +96,24 @@ impl Scheduler {
             let reason = failure.message.clone();
             effects.push(Effect::WorkerAvoided { worker, reason });
         }
-        let is_cut_off = self.workers.health.is_avoided(now, holder) || !self.has_other_reader(now, attempt);
-        if is_cut_off && let Some(query) = self.queries.get_mut(&attempt.query) {
-            query.avoid_worker_of(output);
+        self.workers.health.is_avoided(now, holder) || !self.has_other_reader(now, attempt)
+    }
+
+    /// Nothing that the query has on the worker of an output can be read elsewhere: returns all of it. The tasks go
+    /// somewhere else.
+    fn give_up_on_worker_of(&mut self, output: AttemptKey) -> Vec<AttemptKey> {
+        let Some(query) = self.queries.get_mut(&output.query) else {
+            return Vec::new();
+        };
+        let Some(holder) = query.worker_of(output) else {
+            return vec![output];
+        };
+        let (live, finished) = query.take_from(holder, None);
+        let all: Vec<_> = live.into_iter().chain(finished).collect();
+        for &attempt in &all {
+            query.avoid_worker_of(attempt);
         }
-        is_cut_off
+        all
     }
 
     /// Whether a worker that can read all input of the attempt's stage, as far as is known, accepts tasks.
@@ -110,25 +127,34 @@ impl Scheduler {
         })
     }
 
-    /// The server could not read an output.
-    pub(crate) fn blame_for_result(
+    /// The server could not read an output. Returns what is lost with it.
+    pub(crate) fn lay_blame_for_result(
         &mut self,
         now: Duration,
         output: AttemptKey,
         failure: &Failure,
         effects: &mut Vec<Effect>,
-    ) {
-        let Some(query) = self.queries.get_mut(&output.query) else {
-            return;
-        };
-        query.avoid_worker_of(output);
-        if failure.kind == FailureKind::WorkerLost
-            && let Some(holder) = query.worker_of(output)
-            && self.workers.contains(holder)
-            && let Some(worker) = self.workers.health.record_cut(now, SERVER, holder)
-        {
-            let reason = failure.message.clone();
-            effects.push(Effect::WorkerAvoided { worker, reason });
+    ) -> Vec<AttemptKey> {
+        let query = self.queries.get_mut(&output.query);
+        let holder = query.and_then(|query| query.worker_of(output));
+        match holder {
+            Some(holder) if failure.kind == FailureKind::WorkerLost && self.workers.contains(holder) => {
+                if let Some(worker) = self.workers.health.record_cut(now, SERVER, holder) {
+                    let reason = failure.message.clone();
+                    effects.push(Effect::WorkerAvoided { worker, reason });
+                }
+                self.give_up_on_worker_of(output)
+            }
+            Some(_) | None => {
+                self.avoid_worker_of(output);
+                vec![output]
+            }
+        }
+    }
+
+    fn avoid_worker_of(&mut self, output: AttemptKey) {
+        if let Some(query) = self.queries.get_mut(&output.query) {
+            query.avoid_worker_of(output);
         }
     }
 }

@@ -50,15 +50,15 @@ pub(crate) struct Loss {
 }
 
 /// What of a loss counts as a try of its task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Counts {
     Nothing,
     /// The attempts.
     Attempts,
     /// The attempts that were known to run: the others cannot have been the reason.
     RunningAttempts,
-    /// The outputs.
-    Outputs,
+    /// These outputs.
+    Outputs(Vec<AttemptKey>),
 }
 
 /// An attempt that comes to nothing.
@@ -157,16 +157,16 @@ impl Scheduler {
 
     /// The server cannot read parts of a result.
     pub(crate) fn lose_parts(&mut self, now: Duration, id: QueryId, mut failure: Failure, effects: &mut Vec<Effect>) {
-        let outputs = std::mem::take(&mut failure.lost);
-        for &output in &outputs {
-            self.blame_for_result(now, output, &failure, effects);
-        }
+        let named = std::mem::take(&mut failure.lost);
+        let lost = named.iter();
+        let lost = lost.flat_map(|&output| self.lay_blame_for_result(now, output, &failure, effects));
+        let outputs = lost.collect();
         let loss = Loss {
             failure,
             attempts: Vec::new(),
             outputs,
             pauses: false,
-            counts: Counts::Outputs,
+            counts: Counts::Outputs(named),
         };
         self.recover(now, id, loss, effects);
     }
@@ -293,7 +293,7 @@ fn may_be_mended(kind: FailureKind) -> bool {
 impl Query {
     /// Its live attempts on a worker, and those that have finished there with rows that are needed. Output without rows
     /// cannot be lost, unless a client may ask for it. What nobody needs is gone from now on.
-    fn take_from(
+    pub(crate) fn take_from(
         &mut self,
         worker: WorkerId,
         only: Option<&BTreeSet<AttemptKey>>,
@@ -329,10 +329,10 @@ impl Query {
     /// Counts the attempts that failed. Returns why the query ends, if a task has had all its tries.
     fn count_failures(&mut self, loss: &Loss, most: u32) -> Option<Failure> {
         let mut end = None;
-        let counted: &[AttemptKey] = match loss.counts {
+        let counted: &[AttemptKey] = match &loss.counts {
             Counts::Nothing => &[],
             Counts::Attempts | Counts::RunningAttempts => &loss.attempts,
-            Counts::Outputs => &loss.outputs,
+            Counts::Outputs(outputs) => outputs,
         };
         for &attempt in counted {
             if self.has_attempt(attempt)

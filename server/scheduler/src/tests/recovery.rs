@@ -597,3 +597,36 @@ fn two_workers_that_are_cut_off_from_each_other_still_finish() {
     }
     model.run_to_success(QUERY);
 }
+
+/// What was made on a worker that the others cannot reach moves with all that it was made of.
+#[test]
+fn nothing_of_a_query_stays_on_a_worker_that_two_others_cannot_reach() {
+    let mut model = cluster(3);
+    let stages = vec![
+        stage(0, &[], 3),
+        stage(1, &[0], 3),
+        stage(2, &[1], 3),
+        stage(3, &[2], 1),
+    ];
+    model.submit(graph(1, stages));
+    step_until_runs(&mut model, 2);
+    for reader in [worker(0), worker(2)] {
+        let reader = model.attempts().into_iter().find(|(at, _)| *at == reader).unwrap();
+        let mut inputs = model.inputs_of(reader.1).into_iter();
+        let lost = inputs.find(|input| model.has_output(worker(1), *input)).unwrap();
+        fail(
+            &mut model,
+            reader,
+            no_luck(FailureKind::WorkerLost).of_outputs(vec![lost]),
+        );
+    }
+    for stage in 1..3 {
+        assert!(!model.holders_of(QUERY, stage).contains(&worker(1)), "stage {stage}");
+    }
+    assert!(!model.attempts().iter().any(|(at, _)| *at == worker(1)));
+    model.run_to_success(QUERY);
+    assert!(model.ended[&QUERY].as_ref().unwrap().stages.iter().all(|stage| {
+        let mut tasks = stage.tasks.iter();
+        tasks.all(|task| stage.stage.0 == 0 || task.worker != worker(1))
+    }));
+}
