@@ -3,6 +3,7 @@
 use futures::StreamExt;
 use squadron_integration::client::{Client, Rows};
 use squadron_integration::cluster::{Cluster, wait_until};
+use squadron_integration::link::Condition;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::Status;
@@ -144,6 +145,31 @@ fn query_cancelled_during_a_pause_leaves_nothing() {
         client.cancel(&info).await.expect("it can be cancelled");
         cluster.worker(0).signal("CONT");
         wait_until_states(&client, &["active", "active"]).await;
+        cluster.wait_until_idle(seconds(60)).await;
+    });
+}
+
+/// Two workers go on, but one of them cannot be reached by the other or by the server.
+#[test]
+fn cut_between_a_worker_and_its_readers_costs_no_query() {
+    bounded(minutes(5), async {
+        let cluster = two_workers().links().start().await;
+        let client = cluster.client().await;
+        let (_, expected) = client.query(COUNTED).await.expect("the query runs");
+        let mut running = JoinSet::new();
+        let reader = client.clone();
+        running.spawn(async move { reader.query(COUNTED).await });
+        cluster.wait_until_busy(20, seconds(60)).await;
+        assert!(running.try_join_next().is_none(), "it must not have ended");
+        let link = &cluster.links(0).data;
+        link.set(Condition::Cut);
+        let (_, rows) = running.join_next().await.unwrap().unwrap().expect("rows of the others");
+        assert_eq!(one_batch(&rows), one_batch(&expected));
+        let (_, rows) = client.query(COUNTED).await.expect("the next query runs, too");
+        assert_eq!(one_batch(&rows), one_batch(&expected));
+        assert!(link.broken() > 0, "it was not needed");
+        assert!(number(&client, "SELECT count(*) FROM system.queries WHERE recoveries > 0").await > 0);
+        link.set(Condition::Open);
         cluster.wait_until_idle(seconds(60)).await;
     });
 }

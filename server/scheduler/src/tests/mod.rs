@@ -1,6 +1,7 @@
-//! The scheduler as a whole: single situations, shares, stops, absences, recovery, and random histories checked by a model of the workers.
+//! The scheduler as a whole: single situations, shares, stops, absences, recovery, avoided workers, and random histories checked by a model of the workers.
 
 mod absence;
+mod avoidance;
 pub(crate) mod model;
 mod properties;
 mod recovery;

@@ -11,26 +11,26 @@ use crate::testing::{graph, stage, worker};
 use crate::tests::model::{Behaviour, Model};
 use crate::*;
 
-const QUERY: QueryId = QueryId::from_u128(1);
+pub(super) const QUERY: QueryId = QueryId::from_u128(1);
 const OTHER: QueryId = QueryId::from_u128(2);
 
 /// Workers 0, 1, ... with one slot each.
-fn cluster(workers: u128) -> Model {
+pub(super) fn cluster(workers: u128) -> Model {
     Model::with_workers(workers, Limits::default())
 }
 
 /// Fails the first attempt that is there.
-fn fail_with(model: &mut Model, failure: Failure) {
+pub(super) fn fail_with(model: &mut Model, failure: Failure) {
     let (worker, attempt) = model.attempts()[0];
     fail(model, (worker, attempt), failure);
 }
 
-fn fail(model: &mut Model, (worker, attempt): (WorkerId, AttemptKey), failure: Failure) {
+pub(super) fn fail(model: &mut Model, (worker, attempt): (WorkerId, AttemptKey), failure: Failure) {
     model.remove(worker, attempt);
     model.receive(worker, attempt, AttemptStatus::Failed(failure));
 }
 
-fn no_luck(kind: FailureKind) -> Failure {
+pub(super) fn no_luck(kind: FailureKind) -> Failure {
     Failure::new(kind, "no luck")
 }
 
@@ -52,7 +52,7 @@ fn four_stages() -> StageGraph {
 }
 
 /// Steps until some attempt of this stage runs.
-fn step_until_runs(model: &mut Model, stage: u32) {
+pub(super) fn step_until_runs(model: &mut Model, stage: u32) {
     for _ in 0..100 {
         if model.attempts().iter().any(|(_, attempt)| attempt.stage.0 == stage) {
             return;
@@ -63,7 +63,7 @@ fn step_until_runs(model: &mut Model, stage: u32) {
 }
 
 /// How many attempts each stage has had.
-fn launches(model: &Model, query: QueryId) -> Vec<usize> {
+pub(super) fn launches(model: &Model, query: QueryId) -> Vec<usize> {
     let stages = 0..model.graphs[&query].stages.len();
     let of_stage = |stage| model.launches_of(query, stage);
     stages.map(of_stage).collect()
@@ -501,132 +501,4 @@ fn attempts_that_came_to_nothing_are_remembered_with_the_reason() {
     };
     assert_eq!((past.attempt.0, past.worker, &*past.reason), (0, worker(0), "no luck"));
     assert_eq!(past.ended, Some(model.now));
-}
-
-/// A worker whose disk fails, say.
-#[test]
-fn failed_task_is_tried_on_another_worker() {
-    let mut model = cluster(3);
-    model.submit(graph(1, vec![stage(0, &[], 1)]));
-    let mut tried = BTreeSet::new();
-    for _ in 0..3 {
-        tried.insert(model.attempts()[0].0);
-        fail_with(&mut model, no_luck(FailureKind::Storage));
-        model.tick();
-    }
-    assert_eq!(tried.len(), 3, "each once: {tried:?}");
-}
-
-#[test]
-fn worker_on_which_several_queries_fail_is_avoided() {
-    let mut model = cluster(2);
-    for query in 1..4 {
-        model.submit(graph(query, vec![stage(0, &[], 1)]));
-        let first = model.attempts().into_iter().find(|(at, _)| *at == worker(0));
-        if let Some(first) = first {
-            fail(&mut model, first, no_luck(FailureKind::Storage));
-        }
-        model.run_to_completion();
-    }
-    assert_eq!(model.avoided, BTreeSet::from([worker(0)]));
-    let load = &model.scheduler.workers()[0];
-    assert!(load.avoided && load.failures == 3, "{load:?}");
-}
-
-/// Nothing is wrong with either of two workers but that they do not reach each other.
-#[test]
-fn cut_between_two_workers_costs_the_readers_alone() {
-    let mut model = cluster(3);
-    model.submit(graph(1, vec![stage(0, &[], 3), stage(1, &[0], 3), stage(2, &[1], 1)]));
-    step_until_runs(&mut model, 1);
-    let holder = worker(1);
-    let reader = model.attempts().into_iter().find(|(at, _)| *at == worker(0)).unwrap();
-    let mut inputs = model.inputs_of(reader.1).into_iter();
-    let lost = inputs.find(|input| model.has_output(holder, *input)).unwrap();
-    fail(
-        &mut model,
-        reader,
-        no_luck(FailureKind::WorkerLost).of_outputs(vec![lost]),
-    );
-    model.run_to_success(QUERY);
-    assert_eq!(launches(&model, QUERY), [3, 4, 1]);
-    assert_eq!(model.avoided, BTreeSet::new());
-}
-
-#[test]
-fn output_that_two_workers_cannot_reach_is_computed_again_elsewhere() {
-    let mut model = cluster(3);
-    model.submit(graph(1, vec![stage(0, &[], 3), stage(1, &[0], 3), stage(2, &[1], 1)]));
-    step_until_runs(&mut model, 1);
-    for reader in [worker(0), worker(2)] {
-        let reader = model.attempts().into_iter().find(|(at, _)| *at == reader).unwrap();
-        let mut inputs = model.inputs_of(reader.1).into_iter();
-        let lost = inputs.find(|input| model.has_output(worker(1), *input)).unwrap();
-        fail(
-            &mut model,
-            reader,
-            no_luck(FailureKind::WorkerLost).of_outputs(vec![lost]),
-        );
-    }
-    assert_eq!(model.avoided, BTreeSet::from([worker(1)]));
-    model.run_to_success(QUERY);
-    assert_eq!(launches(&model, QUERY)[0], 4);
-    assert!(!model.holders_of(QUERY, 1).contains(&worker(1)));
-}
-
-/// Each is cut off from the other, and there is no third.
-#[test]
-fn two_workers_that_are_cut_off_from_each_other_still_finish() {
-    let mut model = cluster(2);
-    model.submit(graph(1, vec![stage(0, &[], 2), stage(1, &[0], 1)]));
-    for _ in 0..20 {
-        let cut = model.attempts().into_iter().find(|(_, attempt)| attempt.stage.0 == 1);
-        if let Some((reader, attempt)) = cut {
-            let mut inputs = model.inputs_of(attempt).into_iter();
-            if let Some(lost) = inputs.find(|input| !model.has_output(reader, *input)) {
-                fail(
-                    &mut model,
-                    (reader, attempt),
-                    no_luck(FailureKind::WorkerLost).of_outputs(vec![lost]),
-                );
-            }
-        }
-        model.step();
-        model.now += Duration::from_millis(200);
-        model.send(Event::Tick);
-    }
-    model.run_to_success(QUERY);
-}
-
-/// What was made on a worker that the others cannot reach moves with all that it was made of.
-#[test]
-fn nothing_of_a_query_stays_on_a_worker_that_two_others_cannot_reach() {
-    let mut model = cluster(3);
-    let stages = vec![
-        stage(0, &[], 3),
-        stage(1, &[0], 3),
-        stage(2, &[1], 3),
-        stage(3, &[2], 1),
-    ];
-    model.submit(graph(1, stages));
-    step_until_runs(&mut model, 2);
-    for reader in [worker(0), worker(2)] {
-        let reader = model.attempts().into_iter().find(|(at, _)| *at == reader).unwrap();
-        let mut inputs = model.inputs_of(reader.1).into_iter();
-        let lost = inputs.find(|input| model.has_output(worker(1), *input)).unwrap();
-        fail(
-            &mut model,
-            reader,
-            no_luck(FailureKind::WorkerLost).of_outputs(vec![lost]),
-        );
-    }
-    for stage in 1..3 {
-        assert!(!model.holders_of(QUERY, stage).contains(&worker(1)), "stage {stage}");
-    }
-    assert!(!model.attempts().iter().any(|(at, _)| *at == worker(1)));
-    model.run_to_success(QUERY);
-    assert!(model.ended[&QUERY].as_ref().unwrap().stages.iter().all(|stage| {
-        let mut tasks = stage.tasks.iter();
-        tasks.all(|task| stage.stage.0 == 0 || task.worker != worker(1))
-    }));
 }
