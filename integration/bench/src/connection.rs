@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use arrow::util::pretty::pretty_format_batches;
 use arrow_flight::FlightInfo;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
@@ -103,4 +104,15 @@ pub(super) fn describe(status: &Status) -> String {
 pub(super) async fn update(connection: &mut Connection, sql: &str) -> Result<()> {
     let updated = connection.execute_update(sql.to_owned(), None).await;
     updated.map(drop).map_err(to_error)
+}
+
+/// Prints the rows of a query, for who looks for the cause of a failure.
+pub(super) async fn show(connection: &mut Connection, sql: &str) {
+    match query(connection, sql).await {
+        Ok((_, rows)) => match pretty_format_batches(&rows) {
+            Ok(table) => eprintln!("{table}"),
+            Err(error) => eprintln!("{error}"),
+        },
+        Err(error) => eprintln!("{error}"),
+    }
 }

@@ -40,14 +40,16 @@ async fn read_to_end(mut stream: arrow_flight::decode::FlightRecordBatchStream) 
     }
 }
 
+/// Rows of the one or of the other worker have gone out; without both of them they cannot go on.
 #[test]
-fn worker_death_fails_open_stream() {
+fn death_of_all_workers_fails_open_stream() {
     bounded(minutes(5), async {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
         let mut stream = client.open(ENDLESS).await.expect("it starts");
         stream.next().await.expect("it has rows").expect("no fault yet");
         cluster.worker(0).kill();
+        cluster.worker(1).kill();
         let killed = Instant::now();
         let end = timeout(seconds(10), read_to_end(stream)).await;
         let status = end.expect("the query ends within 10 seconds of the fault");
@@ -58,7 +60,9 @@ fn worker_death_fails_open_stream() {
             "after {:?}: {status}",
             killed.elapsed()
         );
+        cluster.forget_worker(1);
         cluster.forget_worker(0);
+        cluster.add_worker().await;
         assert_recovered(&cluster).await;
     });
 }
@@ -111,21 +115,25 @@ fn computing_query_goes_on_after_worker_death() {
 }
 
 #[test]
-fn frozen_worker_is_declared_lost() {
+fn frozen_workers_are_declared_lost() {
     bounded(minutes(5), async {
         let mut cluster = two_workers().serve_arg("--worker-grace=1s").start().await;
         let client = cluster.client().await;
         let mut stream = client.open(ENDLESS).await.expect("it starts");
         stream.next().await.expect("it has rows").expect("no fault yet");
-        // The sockets of the worker stay open: only missing heartbeats show the fault.
+        // The sockets of the workers stay open: only missing heartbeats show the fault.
         cluster.worker(0).signal("STOP");
+        cluster.worker(1).signal("STOP");
         let end = timeout(seconds(15), read_to_end(stream)).await;
         let status = end
             .expect("the query ends within seconds of the fault")
             .expect("it cannot be complete");
         assert_eq!(status.code(), Code::Unavailable, "{status}");
-        cluster.worker(0).kill();
-        cluster.forget_worker(0);
+        for worker in [1, 0] {
+            cluster.worker(worker).kill();
+            cluster.forget_worker(worker);
+        }
+        cluster.add_worker().await;
         assert_recovered(&cluster).await;
     });
 }

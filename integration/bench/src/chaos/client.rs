@@ -8,7 +8,6 @@ use rand::rngs::StdRng;
 use tonic::Code;
 
 use super::figures::Queries;
-use super::show;
 use crate::Result;
 use crate::answers::{self, Target};
 use crate::connection::{self, Connection, describe};
@@ -56,7 +55,7 @@ impl Client {
             "SELECT stage, task, attempt, worker_id, started_at, ended_at, reason FROM system.tasks \
              WHERE query_id = '{id}' AND reason IS NOT NULL ORDER BY ended_at"
         );
-        show(&mut self.connection, &sql).await;
+        connection::show(&mut self.connection, &sql).await;
     }
 
     async fn run(&mut self, number: usize, queries: &mut Queries) {

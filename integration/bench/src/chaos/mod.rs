@@ -14,7 +14,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::util::pretty::pretty_format_batches;
 use clap::Args;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -119,17 +118,6 @@ fn spilled_files(cluster: &Cluster) -> Vec<PathBuf> {
     files
 }
 
-/// Prints the rows of a query, for who looks for the cause of a failure.
-async fn show(connection: &mut Connection, sql: &str) {
-    match connection::query(connection, sql).await {
-        Ok((_, rows)) => match pretty_format_batches(&rows) {
-            Ok(table) => eprintln!("{table}"),
-            Err(error) => eprintln!("{error}"),
-        },
-        Err(error) => eprintln!("{error}"),
-    }
-}
-
 /// What is left of the queries once nothing is, and at the latest when patience ends.
 async fn left(cluster: &Cluster, connection: &mut Connection) -> Result<u64> {
     let began = Instant::now();
@@ -137,7 +125,7 @@ async fn left(cluster: &Cluster, connection: &mut Connection) -> Result<u64> {
         let files = spilled_files(cluster);
         let left = connection::number(connection, HELD).await? + files.len() as u64;
         if left > 0 && began.elapsed() >= PATIENCE {
-            show(connection, "SELECT * FROM system.workers").await;
+            connection::show(connection, "SELECT * FROM system.workers").await;
             eprintln!("{files:?}");
         }
         if left == 0 || began.elapsed() >= PATIENCE {

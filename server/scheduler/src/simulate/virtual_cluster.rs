@@ -496,6 +496,7 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
             return;
         }
         self.workers[worker].is_alive = false;
+        self.workers[worker].paused_until = None;
         self.drop_attempts(worker);
         self.plan(self.now + DETECTION_DELAY, Occurrence::Missed(worker));
         self.plan(self.now + RESTART_DELAY, Occurrence::Returns(worker));
