@@ -10,7 +10,7 @@
 //! stream is dropped before its end, or the client does not come in time, the query is cancelled. A result with several
 //! endpoints stays where it was written, see `retained`.
 //!
-//! Where parts of a result are lost, see [`result_parts`](super::result_parts).
+//! Where parts of a result are lost, see `result_parts`.
 
 use std::sync::Arc;
 

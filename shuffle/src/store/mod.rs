@@ -8,7 +8,7 @@
 //!
 //! Invariants: a partition ends for its readers only after its writer finished it; the batches of one writer keep their
 //! order; every stored batch is charged to the pool or counted against the disk limit, and freed when the output is
-//! released, fails, or (streamed) is read. Output that nobody needs is kept while there is room ([`spare`]).
+//! released, fails, or (streamed) is read. Output that nobody needs is kept while there is room (`spare`).
 
 mod batch_store;
 mod disk;
