@@ -30,7 +30,8 @@
 //! - each submitted query ends exactly once; then nothing of it is left in the scheduler, nor, once the workers have
 //!   handled the effects, on a worker;
 //! - an attempt holds its slots from launch to end, except while it is parked, and gives them back exactly once;
-//! - a stage runs while all its inputs are complete and somebody needs its output, which is released when nobody does;
+//! - a stage runs while all its inputs are complete and a consumer or the client needs its output; after that its output is
+//!   released;
 //! - the cost of an event does not grow with the number of queries or tasks that wait.
 
 pub mod admission;

@@ -79,11 +79,6 @@ impl Queries {
         self.parts.records.unfinished()
     }
 
-    /// Results that wait for their clients or are being read.
-    pub fn open_results(&self) -> usize {
-        self.parts.records.open_results()
-    }
-
     /// The sessions that are open.
     pub fn sessions(&self) -> &OpenSessions {
         &self.parts.sessions

@@ -283,6 +283,7 @@ impl QueryRecords {
     }
 
     /// Results that a shutdown waits for.
+    #[cfg(test)]
     pub(super) fn open_results(&self) -> usize {
         let inner = self.lock();
         inner.records.values().filter(|record| record.result.is_open()).count()

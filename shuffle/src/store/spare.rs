@@ -22,7 +22,7 @@ pub(crate) trait SpareOutput: Debug + Send + Sync {
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
     outputs: Mutex<VecDeque<Arc<dyn SpareOutput>>>,
-    /// Those that gave way, until somebody asks.
+    /// The keys of outputs that gave way; [`Spares::take_dropped`] hands them to the control loop, which reports them.
     dropped: Mutex<Vec<AttemptKey>>,
     has_dropped: AtomicBool,
 }

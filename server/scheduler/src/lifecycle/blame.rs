@@ -1,4 +1,4 @@
-//! Who is to blame for a failed attempt, and is avoided for its next try.
+//! After a failed attempt: which worker is to blame, so that the scheduler avoids it for the next attempt.
 //!
 //! | the attempt failed | blamed | the outputs that it names |
 //! |---|---|---|
@@ -15,6 +15,7 @@ use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
 use crate::event::Effect;
 use crate::lifecycle::query::Query;
 use crate::scheduler::Scheduler;
+use crate::workers::placement::Preferences;
 
 /// What follows for an attempt that failed.
 #[derive(Debug)]
@@ -49,10 +50,9 @@ impl Scheduler {
                 lost
             }
             _ => {
-                self.avoid_for(worker, attempt);
+                self.avoid_worker_of(attempt);
                 if self.workers.health.record_failure(now, worker, attempt.query) {
-                    let reason = failure.message.clone();
-                    effects.push(Effect::WorkerAvoided { worker, reason });
+                    effects.push(avoided(worker, failure));
                 }
                 named
             }
@@ -61,17 +61,15 @@ impl Scheduler {
     }
 
     /// Whether an output is that of a former attempt, or its worker is lost or silent.
-    fn is_gone(&mut self, output: AttemptKey) -> bool {
-        let query = self.queries.get_mut(&output.query);
-        let holder = query.and_then(|query| query.worker_of(output));
-        holder.is_none_or(|holder| !self.workers.contains(holder) || self.workers.suspicion(holder).is_some())
+    fn is_gone(&self, output: AttemptKey) -> bool {
+        self.heard_holder(output).is_none()
     }
 
-    fn avoid_for(&mut self, worker: WorkerId, attempt: AttemptKey) {
-        let query = self.queries.get_mut(&attempt.query);
-        if let Some(task) = query.and_then(|query| query.task_mut(attempt)) {
-            task.avoid(worker);
-        }
+    /// The worker that holds an output, if it is neither lost nor silent.
+    fn heard_holder(&self, output: AttemptKey) -> Option<WorkerId> {
+        let holder = self.queries.get(&output.query)?.worker_of(output)?;
+        let is_heard = self.workers.contains(holder) && self.workers.suspicion(holder).is_none();
+        is_heard.then_some(holder)
     }
 
     /// The attempt could not reach an output. Returns whether no other attempt will, as far as is known.
@@ -83,18 +81,11 @@ impl Scheduler {
         failure: &Failure,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        if self.is_gone(output) {
-            return true;
-        }
-        let Some(query) = self.queries.get_mut(&attempt.query) else {
-            return false;
-        };
-        let Some(holder) = query.worker_of(output) else {
+        let Some(holder) = self.heard_holder(output) else {
             return true;
         };
         if let Some(worker) = self.workers.health.record_cut(now, reader, holder) {
-            let reason = failure.message.clone();
-            effects.push(Effect::WorkerAvoided { worker, reason });
+            effects.push(avoided(worker, failure));
         }
         self.workers.health.is_avoided(now, holder) || !self.has_other_reader(now, attempt)
     }
@@ -122,8 +113,12 @@ impl Scheduler {
         let stage = query.and_then(|query| Some(&query.stages[query.position(attempt.stage)?]));
         stage.is_some_and(|stage| {
             let cut_off = self.workers.health.cut_off(now, stage.holders());
+            let cut_off = Vec::from_iter(cut_off);
             let slots = self.workers.slots(stage.spec.placement);
-            slots.has_others_than(&Vec::from_iter(cut_off))
+            slots.leaves_worker(Preferences {
+                cut_off: &cut_off,
+                ..Preferences::default()
+            })
         })
     }
 
@@ -135,13 +130,14 @@ impl Scheduler {
         failure: &Failure,
         effects: &mut Vec<Effect>,
     ) -> Vec<AttemptKey> {
-        let query = self.queries.get_mut(&output.query);
-        let holder = query.and_then(|query| query.worker_of(output));
+        let holder = self
+            .queries
+            .get(&output.query)
+            .and_then(|query| query.worker_of(output));
         match holder {
             Some(holder) if failure.kind == FailureKind::WorkerLost && self.workers.contains(holder) => {
                 if let Some(worker) = self.workers.health.record_cut(now, SERVER, holder) {
-                    let reason = failure.message.clone();
-                    effects.push(Effect::WorkerAvoided { worker, reason });
+                    effects.push(avoided(worker, failure));
                 }
                 self.give_up_on_worker_of(output)
             }
@@ -159,16 +155,17 @@ impl Scheduler {
     }
 }
 
+fn avoided(worker: WorkerId, failure: &Failure) -> Effect {
+    Effect::WorkerAvoided {
+        worker,
+        reason: failure.message.clone(),
+    }
+}
+
 /// The server as a reader.
 const SERVER: WorkerId = WorkerId::from_u128(0);
 
 impl Query {
-    /// The worker of the present attempt at a task, if it is this attempt.
-    fn worker_of(&mut self, key: AttemptKey) -> Option<WorkerId> {
-        let (attempt, worker) = self.task_mut(key)?.current_attempt()?;
-        (attempt == key.attempt).then_some(worker)
-    }
-
     /// The task of an attempt would rather not run on the same worker again.
     pub(crate) fn avoid_worker_of(&mut self, key: AttemptKey) {
         if let Some(worker) = self.worker_of(key)

@@ -6,7 +6,7 @@
 //!   reports     applies what workers report
 //!   account     what attempts are charged
 //!   recovery    computes again what is lost
-//!   blame       who is avoided after a failure
+//!   blame       which workers are avoided after a failure
 //!   ending      ends queries
 //!   absence     workers of which nothing is heard, and their return
 //!   observe     shows them to the server and its clients

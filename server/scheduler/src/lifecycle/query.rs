@@ -379,11 +379,18 @@ impl Query {
 
     /// Whether the attempt has failed, and the query with it.
     pub(crate) fn has_failed(&self, attempt: AttemptKey) -> bool {
-        let task = || {
-            let stage = &self.stages[self.position(attempt.stage)?];
-            stage.tasks.get(usize::try_from(attempt.task.0).ok()?)
-        };
-        task().is_some_and(Task::has_failed)
+        self.task(attempt).is_some_and(Task::has_failed)
+    }
+
+    /// The worker of an attempt, if it is the present one of its task.
+    pub(crate) fn worker_of(&self, key: AttemptKey) -> Option<WorkerId> {
+        let (attempt, worker) = self.task(key)?.current_attempt()?;
+        (attempt == key.attempt).then_some(worker)
+    }
+
+    fn task(&self, attempt: AttemptKey) -> Option<&Task> {
+        let stage = self.position(attempt.stage)?;
+        self.stages[stage].tasks.get(usize::try_from(attempt.task.0).ok()?)
     }
 
     pub(crate) fn task_mut(&mut self, attempt: AttemptKey) -> Option<&mut Task> {

@@ -28,7 +28,7 @@ use crate::deadline::Deadline;
 use crate::event::{Effect, LostParts};
 use crate::lifecycle::query::{Phase, Query};
 use crate::lifecycle::stage::{StageState, task_id};
-use crate::lifecycle::task::{Lost, PlacedAttempt};
+use crate::lifecycle::task::Lost;
 use crate::scheduler::Scheduler;
 
 /// How many losses of a query are remembered, for `EXPLAIN ANALYZE`.
@@ -65,7 +65,8 @@ pub(crate) enum Counts {
 #[derive(Clone, Copy, Debug)]
 struct GivenUp {
     attempt: AttemptKey,
-    left: Left,
+    was: Lost,
+    how: How,
 }
 
 /// How an attempt comes to nothing.
@@ -75,23 +76,6 @@ enum How {
     Ended { pauses: bool },
     /// It is stopped, or its output dropped.
     Stopped,
-}
-
-/// What is left of it on its worker.
-#[derive(Clone, Copy, Debug)]
-enum Left {
-    /// It runs on.
-    Live {
-        placed: PlacedAttempt,
-        holds_slots: bool,
-    },
-    /// It has ended.
-    Ended {
-        placed: PlacedAttempt,
-        holds_slots: bool,
-    },
-    Output(WorkerId),
-    Nothing,
 }
 
 /// Everything that a loss takes with it.
@@ -231,18 +215,19 @@ impl Scheduler {
 
     /// Attempts come to nothing: they stop, give their slots back, and their output is dropped.
     fn settle(&mut self, given_up: &[GivenUp], effects: &mut Vec<Effect>) {
-        for &GivenUp { attempt, left } in given_up {
-            let (worker, is_live) = match left {
-                Left::Live { placed, holds_slots } | Left::Ended { placed, holds_slots } => {
+        for &GivenUp { attempt, was, how } in given_up {
+            let (worker, is_live) = match was {
+                Lost::Live { placed, holds_slots } => {
                     if holds_slots {
                         self.release_slots(attempt, placed, true);
                     }
-                    (placed.worker, matches!(left, Left::Live { .. }))
+                    (placed.worker, true)
                 }
-                Left::Output(worker) => (worker, false),
-                Left::Nothing => continue,
+                Lost::Finished { worker, .. } => (worker, false),
+                Lost::Gone => continue,
             };
-            if !self.workers.contains(worker) || matches!(left, Left::Ended { .. }) {
+            let has_ended = is_live && how != How::Stopped;
+            if has_ended || !self.workers.contains(worker) {
                 continue;
             }
             effects.push(Effect::CancelAttempt { worker, attempt });
@@ -322,8 +307,7 @@ impl Query {
 
     /// Whether this is the present attempt of its task.
     fn has_attempt(&self, key: AttemptKey) -> bool {
-        let stage = self.position(key.stage);
-        stage.is_some_and(|stage| self.stages[stage].has_attempt(key.task, key.attempt))
+        self.worker_of(key).is_some()
     }
 
     /// Counts the attempts that failed. Returns why the query ends, if a task has had all its tries.
@@ -401,15 +385,11 @@ impl Query {
         let was_readable = task_state.is_some_and(|task| task.readable_attempt().is_some());
         lost.has_readable_parts |= position == self.root && was_readable;
         let pauses = how == How::Ended { pauses: true };
-        let left = match (stage.lose(number, now, reason, pauses), how) {
-            (Some(Lost::Live { placed, holds_slots }), How::Ended { .. }) => Left::Ended { placed, holds_slots },
-            (Some(Lost::Live { placed, holds_slots }), How::Stopped) => Left::Live { placed, holds_slots },
-            (Some(Lost::Finished { worker, .. }), _) => Left::Output(worker),
-            (Some(Lost::Gone), _) => Left::Nothing,
-            (None, _) => return,
+        let Some(was) = stage.lose(number, now, reason, pauses) else {
+            return;
         };
         let attempt = self.key_of(position, task, attempt);
-        lost.given_up.push(GivenUp { attempt, left });
+        lost.given_up.push(GivenUp { attempt, was, how });
     }
 
     fn key_of(&self, position: usize, task: TaskId, attempt: AttemptNumber) -> AttemptKey {

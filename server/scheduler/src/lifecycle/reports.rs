@@ -150,7 +150,7 @@ impl Scheduler {
         }
     }
 
-    /// A worker needed the room that output took which nobody waits for. If somebody does by now, it is lost.
+    /// A worker has dropped released output to make room. If a stage needs that output again by now, it counts as lost.
     fn record_drop(&mut self, now: Duration, attempt: AttemptKey, effects: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(&attempt.query) else {
             return;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use squadron_proto::control::{Lane, Launch, OutputMode, PlanRef, Producer, Stage as StageMessage, StageInput};
-use squadron_proto::{AttemptKey, AttemptNumber, QueryId, TaskId, WorkerId};
+use squadron_proto::{AttemptKey, QueryId, TaskId, WorkerId};
 
 use crate::graph::StageSpec;
 use crate::info::{StagePhase, StageSummary, TaskSummary};
@@ -202,13 +202,6 @@ impl Stage {
     /// Its consumers have read nothing, or have forgotten it.
     pub(crate) fn forget_lost_rows(&mut self) {
         self.has_lost_rows = false;
-    }
-
-    /// The attempt that a task has, if that is this one.
-    pub(crate) fn has_attempt(&self, task: TaskId, attempt: AttemptNumber) -> bool {
-        let task = usize::try_from(task.0).ok().and_then(|task| self.tasks.get(task));
-        let current = task.and_then(Task::current_attempt);
-        current.is_some_and(|(number, _)| number == attempt)
     }
 
     pub(crate) fn is_waiting_for_places(&self) -> bool {
@@ -422,8 +415,8 @@ pub(crate) fn task_id(task: usize) -> TaskId {
 
 #[cfg(test)]
 mod tests {
-    use squadron_proto::StageId;
     use squadron_proto::control::{AttemptStatus, PartitionOutput, PlanRef, TaskOutput};
+    use squadron_proto::{AttemptNumber, StageId};
 
     use super::*;
     use crate::graph::{OutputPartitions, Placement, TaskSpec};

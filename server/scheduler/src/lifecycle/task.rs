@@ -261,16 +261,10 @@ impl Task {
 
     /// Its output can be read no more. Returns whether it could.
     pub(crate) fn drop_output(&mut self) -> bool {
-        match &mut self.state {
-            TaskState::Finished(finished) => !std::mem::replace(&mut finished.is_gone, true),
-            TaskState::Waiting
-            | TaskState::Paused
-            | TaskState::Pending
-            | TaskState::Launched(_)
-            | TaskState::Committed(_)
-            | TaskState::Running(_)
-            | TaskState::Parked(_) => false,
-        }
+        let TaskState::Finished(finished) = &mut self.state else {
+            return false;
+        };
+        !std::mem::replace(&mut finished.is_gone, true)
     }
 
     /// What its finished attempt used.

@@ -25,6 +25,17 @@ use crate::queue::run_queue::{Correction, Entry};
 use crate::scheduler::Scheduler;
 use crate::workers::placement::{Place, Preferences};
 
+/// Which slots tasks may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// Free ones.
+    Free,
+    /// Those of other attempts too, as soon as any slot is free.
+    Shared,
+    /// Those that attempts of earlier lanes have taken, too.
+    OwnLane,
+}
+
 impl Scheduler {
     /// Starts or continues a stage whose inputs are all complete.
     pub(crate) fn start_stage(&mut self, now: Duration, id: QueryId, stage: usize) {
@@ -112,9 +123,9 @@ impl Scheduler {
         let Some((entry, stage)) = id.and_then(|id| self.ready_stage(id, placement)) else {
             return;
         };
-        let mut places = self.find_places(&entry, stage, placement, true);
+        let mut places = self.find_places(&entry, stage, placement, Room::Shared);
         if places.is_empty() {
-            places = self.find_places_in_lane(&entry, stage, placement);
+            places = self.find_places(&entry, stage, placement, Room::OwnLane);
         }
         if !places.is_empty() {
             self.launch(now, &entry, stage, places, effects);
@@ -138,13 +149,13 @@ impl Scheduler {
             return false;
         };
         let query = self.queries.get(&entry.query);
-        let may_oversubscribe = match query.and_then(|query| query.ready(placement).blocked) {
-            None => false,
-            Some(blocked) if blocked.since + self.limits.room_timeout <= now => true,
+        let room = match query.and_then(|query| query.ready(placement).blocked) {
+            None => Room::Free,
+            Some(blocked) if blocked.since + self.limits.room_timeout <= now => Room::Shared,
             Some(blocked) if free_slots <= blocked.free_slots => return false,
-            Some(_) => false,
+            Some(_) => Room::Free,
         };
-        let places = self.find_places(&entry, stage, placement, may_oversubscribe);
+        let places = self.find_places(&entry, stage, placement, room);
         if places.is_empty() {
             self.record_blocked(now, placement, entry.query, free_slots);
             return false;
@@ -154,64 +165,36 @@ impl Scheduler {
     }
 
     /// Takes places for the next tasks of a stage, in their order; none if the tasks have to wait.
-    fn find_places(
-        &mut self,
-        entry: &Entry,
-        stage: usize,
-        placement: Placement,
-        may_oversubscribe: bool,
-    ) -> Vec<Place> {
+    fn find_places(&mut self, entry: &Entry, stage: usize, placement: Placement, room: Room) -> Vec<Place> {
         let Some(query) = self.queries.get(&entry.query) else {
             return Vec::new();
         };
         let stage = &query.stages[stage];
         let demands = stage.next_demands(entry.lane);
-        let avoided = self.avoided_by(stage, placement);
+        let (cut_off, avoided) = self.unwanted_by(stage);
         let wish = Preferences {
             holders: stage.holders(),
+            cut_off: &cut_off,
             avoided: &avoided,
         };
+        let may_oversubscribe = room == Room::Shared;
         let pool = self.workers.slots_mut(placement);
-        match demands.as_slice() {
-            [] => Vec::new(),
-            [demand] => pool.place(*demand, wish, may_oversubscribe).into_iter().collect(),
-            demands => pool
-                .place_together(demands, wish, may_oversubscribe)
-                .unwrap_or_default(),
-        }
+        let places = match demands.as_slice() {
+            demands if room == Room::OwnLane => pool.place_in_lane(demands, wish),
+            [] => None,
+            [demand] => pool.place(*demand, wish, may_oversubscribe).map(|place| vec![place]),
+            demands => pool.place_together(demands, wish, may_oversubscribe),
+        };
+        places.unwrap_or_default()
     }
 
-    /// The workers that the next tasks of a stage do not go to: as many as leave some other, those first that cannot read
-    /// what the tasks read.
-    fn avoided_by(&self, stage: &Stage, placement: Placement) -> Vec<WorkerId> {
+    /// The workers that cannot read the input of a stage, and those that its next tasks avoid for other reasons.
+    fn unwanted_by(&self, stage: &Stage) -> (Vec<WorkerId>, Vec<WorkerId>) {
         let health = &self.workers.health;
         let cut_off = health.cut_off(self.now, stage.holders());
-        let mut unwanted = health.avoided(self.now);
-        unwanted.extend(stage.avoided_next());
-        if cut_off.is_empty() && unwanted.is_empty() {
-            return Vec::new();
-        }
-        let both = cut_off.union(&unwanted).copied().collect();
-        let choices = [both, Vec::from_iter(cut_off), Vec::from_iter(unwanted)];
-        let slots = self.workers.slots(placement);
-        let mut possible = choices.into_iter().filter(|workers| slots.has_others_than(workers));
-        possible.next().unwrap_or_default()
-    }
-
-    /// As [`Scheduler::find_places`], but slots taken by attempts of earlier lanes count as free.
-    fn find_places_in_lane(&mut self, entry: &Entry, stage: usize, placement: Placement) -> Vec<Place> {
-        let Some(query) = self.queries.get(&entry.query) else {
-            return Vec::new();
-        };
-        let stage = &query.stages[stage];
-        let demands = stage.next_demands(entry.lane);
-        let avoided = self.avoided_by(stage, placement);
-        let wish = Preferences {
-            holders: stage.holders(),
-            avoided: &avoided,
-        };
-        let pool = self.workers.slots_mut(placement);
-        pool.place_in_lane(&demands, wish).unwrap_or_default()
+        let mut avoided = health.avoided(self.now);
+        avoided.extend(stage.avoided_next());
+        (Vec::from_iter(cut_off), Vec::from_iter(avoided))
     }
 
     /// The first query of a run queue found too few free slots: it is tried again when more are free, or after

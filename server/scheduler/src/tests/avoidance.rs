@@ -3,11 +3,20 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use squadron_proto::FailureKind;
+use squadron_proto::{FailureKind, WorkerId};
 
 use super::recovery::{QUERY, cluster, fail, fail_with, launches, no_luck, step_until_runs};
 use crate::testing::{graph, stage, worker};
+use crate::tests::model::Model;
 use crate::*;
+
+/// The attempt on `reader` fails, since it cannot reach output that `holder` has.
+fn fail_to_reach(model: &mut Model, holder: WorkerId, reader: WorkerId) {
+    let reader = model.attempts().into_iter().find(|(at, _)| *at == reader).unwrap();
+    let mut inputs = model.inputs_of(reader.1).into_iter();
+    let lost = inputs.find(|input| model.has_output(holder, *input)).unwrap();
+    fail(model, reader, no_luck(FailureKind::WorkerLost).of_outputs(vec![lost]));
+}
 
 /// A worker whose disk fails, say.
 #[test]
@@ -45,15 +54,7 @@ fn cut_between_two_workers_costs_the_readers_alone() {
     let mut model = cluster(3);
     model.submit(graph(1, vec![stage(0, &[], 3), stage(1, &[0], 3), stage(2, &[1], 1)]));
     step_until_runs(&mut model, 1);
-    let holder = worker(1);
-    let reader = model.attempts().into_iter().find(|(at, _)| *at == worker(0)).unwrap();
-    let mut inputs = model.inputs_of(reader.1).into_iter();
-    let lost = inputs.find(|input| model.has_output(holder, *input)).unwrap();
-    fail(
-        &mut model,
-        reader,
-        no_luck(FailureKind::WorkerLost).of_outputs(vec![lost]),
-    );
+    fail_to_reach(&mut model, worker(1), worker(0));
     model.run_to_success(QUERY);
     assert_eq!(launches(&model, QUERY), [3, 4, 1]);
     assert_eq!(model.avoided, BTreeSet::new());
@@ -65,14 +66,7 @@ fn output_that_two_workers_cannot_reach_is_computed_again_elsewhere() {
     model.submit(graph(1, vec![stage(0, &[], 3), stage(1, &[0], 3), stage(2, &[1], 1)]));
     step_until_runs(&mut model, 1);
     for reader in [worker(0), worker(2)] {
-        let reader = model.attempts().into_iter().find(|(at, _)| *at == reader).unwrap();
-        let mut inputs = model.inputs_of(reader.1).into_iter();
-        let lost = inputs.find(|input| model.has_output(worker(1), *input)).unwrap();
-        fail(
-            &mut model,
-            reader,
-            no_luck(FailureKind::WorkerLost).of_outputs(vec![lost]),
-        );
+        fail_to_reach(&mut model, worker(1), reader);
     }
     assert_eq!(model.avoided, BTreeSet::from([worker(1)]));
     model.run_to_success(QUERY);
@@ -117,14 +111,7 @@ fn nothing_of_a_query_stays_on_a_worker_that_two_others_cannot_reach() {
     model.submit(graph(1, stages));
     step_until_runs(&mut model, 2);
     for reader in [worker(0), worker(2)] {
-        let reader = model.attempts().into_iter().find(|(at, _)| *at == reader).unwrap();
-        let mut inputs = model.inputs_of(reader.1).into_iter();
-        let lost = inputs.find(|input| model.has_output(worker(1), *input)).unwrap();
-        fail(
-            &mut model,
-            reader,
-            no_luck(FailureKind::WorkerLost).of_outputs(vec![lost]),
-        );
+        fail_to_reach(&mut model, worker(1), reader);
     }
     for stage in 1..3 {
         assert!(!model.holders_of(QUERY, stage).contains(&worker(1)), "stage {stage}");

@@ -38,7 +38,9 @@ pub(crate) struct Demand {
 pub(crate) struct Preferences<'a> {
     /// The workers that hold its input, the most bytes first.
     pub(crate) holders: &'a [WorkerId],
-    /// The workers that get it only where no other accepts tasks.
+    /// The workers that cannot read its input: they get it only where no other accepts tasks.
+    pub(crate) cut_off: &'a [WorkerId],
+    /// The workers that get it only where no other accepts tasks that can read its input.
     pub(crate) avoided: &'a [WorkerId],
 }
 
@@ -90,7 +92,7 @@ fn lane_index(lane: Lane) -> usize {
 
 impl Preferences<'_> {
     fn avoids(&self, worker: WorkerId) -> bool {
-        self.avoided.contains(&worker)
+        self.cut_off.contains(&worker) || self.avoided.contains(&worker)
     }
 }
 
@@ -225,10 +227,10 @@ impl SlotPool {
         u64::try_from(part).unwrap_or(u64::MAX)
     }
 
-    /// Whether a worker that accepts tasks is none of these.
-    pub(crate) fn has_others_than(&self, workers: &[WorkerId]) -> bool {
+    /// Whether some worker accepts tasks and is not among those that the preferences avoid.
+    pub(crate) fn leaves_worker(&self, wish: Preferences<'_>) -> bool {
         let mut open = self.view(Lane::Long).by_free.iter();
-        open.any(|(_, _, worker)| !workers.contains(worker))
+        open.any(|(_, _, worker)| !wish.avoids(*worker))
     }
 
     /// Whether no worker accepts tasks.
@@ -330,13 +332,16 @@ impl SlotPool {
         Some(places)
     }
 
-    /// The preferences, unless they leave no worker.
+    /// As much of the preferences as leaves a worker.
     fn satisfiable<'a>(&self, wish: Preferences<'a>) -> Preferences<'a> {
-        let is_left = wish.avoided.is_empty() || self.has_others_than(wish.avoided);
-        Preferences {
-            avoided: if is_left { wish.avoided } else { &[] },
-            ..wish
-        }
+        let without_avoided = Preferences { avoided: &[], ..wish };
+        let without_cut_off = Preferences { cut_off: &[], ..wish };
+        let mut possible = [wish, without_avoided, without_cut_off].into_iter();
+        let possible = possible.find(|wish| self.leaves_worker(*wish));
+        possible.unwrap_or(Preferences {
+            holders: wish.holders,
+            ..Preferences::default()
+        })
     }
 
     /// A worker with as many free slots as asked for, or a smaller one of which no slot is taken.

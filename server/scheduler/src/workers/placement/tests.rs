@@ -23,7 +23,10 @@ fn demand(slots: u32) -> Demand {
 }
 
 fn held_by(holders: &[WorkerId]) -> Preferences<'_> {
-    Preferences { holders, avoided: &[] }
+    Preferences {
+        holders,
+        ..Preferences::default()
+    }
 }
 
 fn workers(places: &[Place]) -> Vec<WorkerId> {
@@ -179,6 +182,7 @@ fn avoided_worker_gets_tasks_only_where_there_is_no_other() {
     let avoided = Preferences {
         holders: &[A],
         avoided: &[A],
+        ..Preferences::default()
     };
     let places = [(); 2].map(|()| pool.place(demand(1), avoided, false).unwrap());
     assert_eq!(workers(&places), [B, B]);
