@@ -24,7 +24,7 @@ pub enum FailureKind {
     Unauthenticated,
     /// Valid credentials that do not allow this request.
     Denied,
-    /// Memory, disk, or a queue is full.
+    /// Memory or a queue is full, or something is larger than allowed.
     Exhausted,
     /// It was stopped: by its client, by an administrator, or because no reader was left.
     Cancelled,
@@ -42,6 +42,8 @@ pub enum FailureKind {
     Internal,
     /// A queue or a share of the server is full; the same statement may succeed later.
     Busy,
+    /// The local disk of one process is full, or its limit is reached; another process may have room.
+    DiskFull,
 }
 
 /// A failure as it travels between processes and ends at the client.
@@ -102,10 +104,11 @@ impl FailureKind {
             Self::Storage => "storage",
             Self::Internal => "internal",
             Self::Busy => "busy",
+            Self::DiskFull => "disk_full",
         }
     }
 
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Invalid,
         Self::NotFound,
         Self::Unsupported,
@@ -120,6 +123,7 @@ impl FailureKind {
         Self::Storage,
         Self::Internal,
         Self::Busy,
+        Self::DiskFull,
     ];
 
     fn number(self) -> u32 {
@@ -137,7 +141,7 @@ impl FailureKind {
     /// Whether another attempt may succeed where this one failed.
     pub fn is_retryable(self) -> bool {
         match self {
-            Self::WorkerLost | Self::ShuffleLost | Self::Draining | Self::Storage | Self::Busy => true,
+            Self::WorkerLost | Self::ShuffleLost | Self::Draining | Self::Storage | Self::Busy | Self::DiskFull => true,
             Self::Invalid
             | Self::NotFound
             | Self::Unsupported
@@ -160,7 +164,7 @@ impl FailureKind {
             Self::Unsupported => Code::Unimplemented,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::Denied => Code::PermissionDenied,
-            Self::Exhausted => Code::ResourceExhausted,
+            Self::Exhausted | Self::DiskFull => Code::ResourceExhausted,
             Self::Cancelled => Code::Cancelled,
             Self::Deadline => Code::DeadlineExceeded,
             Self::WorkerLost | Self::ShuffleLost | Self::Draining | Self::Busy | Self::Storage => Code::Unavailable,
@@ -221,6 +225,12 @@ mod tests {
             lost: Vec::new(),
         };
         assert_eq!(Failure::from(wire).kind, FailureKind::Internal);
+    }
+
+    #[test]
+    fn full_disk_may_be_tried_elsewhere_and_is_no_transient_error_for_clients() {
+        assert!(FailureKind::DiskFull.is_retryable());
+        assert_eq!(FailureKind::DiskFull.grpc_code(), Code::ResourceExhausted);
     }
 
     #[test]

@@ -44,5 +44,7 @@ pub use net::tls::{ServerTls, Trust};
 pub use read::{FETCHED_BYTES, ShuffleReadExec};
 pub use serve::DataService;
 pub use sink::{FileEncoding, FileTarget, StagedFile, WriteFilesExec};
-pub use store::{OutputWriter, PartitionReader, Spill, SpilledBatch, Store, StoreOptions, StoreUsage, Written};
+pub use store::{
+    OutputWriter, PartitionReader, Removed, Spill, SpilledBatch, Store, StoreOptions, StoreUsage, Written,
+};
 pub use write::{ShuffleWriteExec, WritePartitioning};

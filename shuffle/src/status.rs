@@ -48,6 +48,7 @@ fn is_producer_failure(kind: FailureKind) -> bool {
         | FailureKind::Deadline
         | FailureKind::WorkerLost
         | FailureKind::Storage
+        | FailureKind::DiskFull
         | FailureKind::Internal => true,
         FailureKind::NotFound
         | FailureKind::Unsupported

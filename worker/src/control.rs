@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use futures::{Stream, StreamExt};
 use squadron_proto::control::{AttemptStatus, Heartbeat, Launch, Release, ServerMessage, Stage, WorkerMessage};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, WorkerId};
+use squadron_shuffle::Removed;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -57,7 +58,7 @@ pub(crate) struct Control {
     registry: Registry,
     stages: BTreeMap<(QueryId, StageId), Arc<StagePlan>>,
     outbox: Outbox,
-    /// Owns the running attempts.
+    /// Owns the running attempts, and the threads that free output.
     running: JoinSet<()>,
     changes: mpsc::Receiver<Change>,
     /// Copied into every attempt.
@@ -244,12 +245,15 @@ impl Control {
             ServerMessage::Cancel(key) => match self.registry.cancel(key) {
                 Cancel::Gone => self.outbox.push(key, AttemptStatus::Cancelled),
                 Cancel::Stopping => debug!(attempt = %key, "told to stop"),
-                Cancel::Finished => self.engine.store.remove(key),
+                Cancel::Finished => self.free(self.engine.store.take_one(key)),
                 Cancel::Nothing => debug!(attempt = %key, "nothing to cancel"),
             },
             ServerMessage::Release(release) => self.release(&release),
             ServerMessage::Spare(query, stage) => self.engine.store.keep_spare(query, stage),
-            ServerMessage::QueryFailed(query, failure) => self.engine.store.fail(query, &failure),
+            ServerMessage::QueryFailed(query, failure) => {
+                let store = self.engine.store.clone();
+                self.running.spawn_blocking(move || store.fail(query, &failure));
+            }
             ServerMessage::Acknowledge(sequence) => self.outbox.acknowledge(sequence),
             ServerMessage::Drain => {
                 if self.leaving == Leaving::No {
@@ -365,7 +369,7 @@ impl Control {
         };
         if end.release_again || end.status == AttemptStatus::Cancelled {
             // Its stage may have other attempts here, whose output is wanted.
-            self.engine.store.remove(key);
+            self.free(self.engine.store.take_one(key));
         }
         if let AttemptStatus::Failed(failure) = &end.status {
             match failure.kind {
@@ -384,16 +388,29 @@ impl Control {
         if release.stages.is_empty() {
             self.stages.retain(|(query, _), _| *query != release.query);
         }
-        self.engine.store.release(release);
+        self.free(self.engine.store.take(release));
+    }
+
+    /// Frees output that is not needed any more on a thread of its own: a slow disk must not keep the loop from its
+    /// server.
+    fn free(&mut self, output: Removed) {
+        if !output.is_empty() {
+            self.running.spawn_blocking(move || output.free());
+        }
     }
 
     /// Spare output has given way to something else, or must, since the worker leaves.
     fn report_dropped(&mut self) {
-        if self.is_leaving() {
-            self.engine.store.drop_spares();
+        let mut dropped = self.engine.store.take_dropped();
+        for &key in &dropped {
+            self.free(self.engine.store.take_one(key));
         }
-        for key in self.engine.store.take_dropped() {
-            self.engine.store.remove(key);
+        if self.is_leaving() {
+            let spares = self.engine.store.take_spares();
+            dropped.extend(spares.keys());
+            self.free(spares);
+        }
+        for key in dropped {
             if self.registry.forget_output(key) {
                 self.outbox.push(key, AttemptStatus::Dropped);
             }

@@ -58,7 +58,7 @@ impl Staging {
         let made = tokio::task::spawn_blocking(move || make_folders(&folder));
         staging.made = made.await.map_err(Failure::internal)?.map_err(|error| {
             let kind = match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::Exhausted,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::DiskFull,
                 io::ErrorKind::PermissionDenied => FailureKind::Denied,
                 _ => FailureKind::Invalid,
             };

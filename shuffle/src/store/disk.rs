@@ -67,7 +67,7 @@ impl DiskStore {
         }
         self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
         Err(Failure::new(
-            FailureKind::Exhausted,
+            FailureKind::DiskFull,
             format!(
                 "spilled rows take {used} of at most {} bytes in {}; raise --max-spill-bytes, or put --spill-dir on a larger disk",
                 self.max_bytes,
@@ -86,7 +86,7 @@ impl DiskStore {
 
     fn io_failure(&self, action: &str, error: &io::Error) -> Failure {
         let kind = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::Exhausted,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::DiskFull,
             _ => FailureKind::Storage,
         };
         let folder = self.folder.path().display();

@@ -91,7 +91,7 @@ async fn operator_files_are_read_while_they_are_written() {
     assert_eq!(disk.used_bytes(), 400_000);
     let refused = writer.write_all(&[0; 700_000]).unwrap_err();
     let failure = crate::failure::of(&refused.into());
-    assert_eq!(failure.kind, FailureKind::Exhausted);
+    assert_eq!(failure.kind, FailureKind::DiskFull);
     assert!(failure.message.contains("--max-spill-bytes"), "{failure}");
     drop((writer, file));
     assert_eq!(disk.used_bytes(), 0);

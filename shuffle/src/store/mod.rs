@@ -71,6 +71,31 @@ pub struct StoreUsage {
     pub outputs: usize,
 }
 
+/// Outputs that their store does not know any more, and whose rows are still there.
+#[derive(Debug, Default)]
+#[must_use = "rows are freed by `free`"]
+pub struct Removed(Vec<(AttemptKey, Arc<Output>)>);
+
+impl Removed {
+    /// Which outputs.
+    pub fn keys(&self) -> impl Iterator<Item = AttemptKey> + '_ {
+        self.0.iter().map(|(key, _)| *key)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Frees their memory and files; their readers get ShuffleLost, their writers Cancelled. Blocks the thread while
+    /// files are removed, which takes a slow disk seconds.
+    pub fn free(self) {
+        for (key, output) in self.0 {
+            output.abandon(&released(key));
+        }
+    }
+}
+
 /// The outputs of this process's attempts. Clones are the same store; the last one removes its spill folder.
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Inner>);
@@ -159,69 +184,53 @@ impl Store {
     }
 
     /// Frees the rows of a query's outputs; their readers get `failure`, their writers Cancelled. The outputs stay
-    /// known until they are released.
+    /// known until they are released. Waits for the disk, as [`Removed::free`] does.
     pub fn fail(&self, query: QueryId, failure: &Failure) {
-        let failed: Vec<_> = {
-            let outputs = self.outputs();
-            let of_query = outputs
-                .range(first_key_of(query)..)
-                .take_while(|(key, _)| key.query == query);
-            of_query.map(|(_, output)| Arc::clone(output)).collect()
-        };
-        for output in failed {
+        for (_, output) in self.outputs_of(query, |_| true) {
             output.abandon(failure);
         }
     }
 
-    /// Removes outputs: their memory and files are freed on return, their readers get ShuffleLost, their writers
-    /// Cancelled.
+    /// Removes outputs, and frees their memory and files: [`Store::take`], then [`Removed::free`].
     pub fn release(&self, release: &Release) {
-        let first = first_key_of(release.query);
-        let removed: Vec<_> = {
-            let mut outputs = self.outputs();
-            let of_query = outputs.range(first..).take_while(|(key, _)| key.query == first.query);
-            let keys: Vec<_> = of_query
-                .map(|(key, _)| *key)
-                .filter(|key| release.stages.is_empty() || release.stages.contains(&key.stage))
-                .collect();
-            keys.into_iter().filter_map(|key| outputs.remove_entry(&key)).collect()
-        };
-        for (key, output) in removed {
-            self.forget(key, &output);
-        }
+        self.take(release).free();
     }
 
-    /// Removes one output, as [`Store::release`] does.
-    pub fn remove(&self, key: AttemptKey) {
-        let removed = self.outputs().remove(&key);
-        if let Some(output) = removed {
-            self.forget(key, &output);
-        }
+    /// Removes outputs: from now on nobody finds them. Does not wait for anything.
+    #[must_use = "rows are freed by `free`"]
+    pub fn take(&self, release: &Release) -> Removed {
+        let is_released = |stage| release.stages.is_empty() || release.stages.contains(&stage);
+        self.take_all(self.outputs_of(release.query, is_released))
     }
 
-    fn forget(&self, key: AttemptKey, output: &Arc<Output>) {
-        self.0.memory.spares().forget(key);
-        output.abandon(&released(key));
+    /// Removes one output, as [`Store::take`] does.
+    #[must_use = "rows are freed by `free`"]
+    pub fn take_one(&self, key: AttemptKey) -> Removed {
+        self.take_all(self.output(key).map(|output| (key, output)))
+    }
+
+    fn take_all(&self, outputs: impl IntoIterator<Item = (AttemptKey, Arc<Output>)>) -> Removed {
+        let mut removed = Removed::default();
+        for (key, output) in outputs {
+            self.outputs().remove(&key);
+            self.0.memory.spares().forget(key);
+            removed.0.push((key, output));
+        }
+        removed
     }
 
     /// Nobody needs the output of a stage: it is kept while there is room.
     pub fn keep_spare(&self, query: QueryId, stage: StageId) {
-        let spare: Vec<_> = {
-            let outputs = self.outputs();
-            let of_query = outputs
-                .range(first_key_of(query)..)
-                .take_while(|(key, _)| key.query == query);
-            let of_stage = of_query.filter(|(key, _)| key.stage == stage);
-            of_stage.map(|(_, output)| Arc::clone(output)).collect()
-        };
-        for output in spare {
+        for (_, output) in self.outputs_of(query, |of| of == stage) {
             self.0.memory.spares().add(output);
         }
     }
 
-    /// Frees all spare output that is not being read.
-    pub fn drop_spares(&self) {
-        while self.0.memory.spares().give_way() {}
+    /// Removes all spare output that is not being read, as [`Store::take`] does.
+    #[must_use = "rows are freed by `free`"]
+    pub fn take_spares(&self) -> Removed {
+        let unused = self.0.memory.spares().unused();
+        self.take_all(unused.into_iter().filter_map(|key| Some((key, self.output(key)?))))
     }
 
     /// The spare output that gave way since the last call; the store still knows it, without rows.
@@ -293,6 +302,14 @@ impl Store {
     /// A spill file for rows on their way in that do not fit into memory.
     pub(crate) fn spill_file(&self) -> Arc<SpillFile> {
         self.0.disk.file()
+    }
+
+    fn outputs_of(&self, query: QueryId, is_wanted: impl Fn(StageId) -> bool) -> Vec<(AttemptKey, Arc<Output>)> {
+        let outputs = self.outputs();
+        let of_query = outputs.range(first_key_of(query)..);
+        let of_query = of_query.take_while(|(key, _)| key.query == query);
+        let wanted = of_query.filter(|(key, _)| is_wanted(key.stage));
+        wanted.map(|(key, output)| (*key, Arc::clone(output))).collect()
     }
 
     fn output(&self, key: AttemptKey) -> Option<Arc<Output>> {

@@ -61,7 +61,7 @@ impl Overflow {
             match self.disk.put(batch.clone()) {
                 Ok(Put::Stored(stored)) => return Ok(stored),
                 Ok(Put::Full(_)) => return Err(Failure::internal("a disk store without room or error")),
-                Err(full) if full.kind == FailureKind::Exhausted && self.memory.spares().give_way() => {}
+                Err(full) if full.kind == FailureKind::DiskFull && self.memory.spares().give_way() => {}
                 Err(failure) => return Err(failure),
             }
         }

@@ -39,9 +39,7 @@ impl Spares {
     pub(crate) fn give_way(&self) -> bool {
         let oldest = {
             let mut outputs = lock(&self.outputs);
-            let unused = outputs
-                .iter()
-                .position(|output| Arc::strong_count(output) <= UNUSED_HOLDERS);
+            let unused = outputs.iter().position(is_unused);
             unused.and_then(|position| outputs.remove(position))
         };
         let Some(output) = oldest else {
@@ -51,6 +49,13 @@ impl Spares {
         lock(&self.dropped).push(output.key());
         self.has_dropped.store(true, Ordering::Release);
         true
+    }
+
+    /// The outputs that are not being read.
+    pub(super) fn unused(&self) -> Vec<AttemptKey> {
+        let outputs = lock(&self.outputs);
+        let unused = outputs.iter().filter(|output| is_unused(output));
+        unused.map(|output| output.key()).collect()
     }
 
     /// The store does not have this output any more.
@@ -65,6 +70,10 @@ impl Spares {
             false => Vec::new(),
         }
     }
+}
+
+fn is_unused(output: &Arc<dyn SpareOutput>) -> bool {
+    Arc::strong_count(output) <= UNUSED_HOLDERS
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -53,14 +53,14 @@ async fn spare_output_gives_way_to_operators() {
     assert!(test.store.move_to_disk(1).unwrap());
     assert_eq!(test.store.usage().disk_bytes, 0);
     assert_eq!(test.store.take_dropped(), spares[..1]);
-    test.store.drop_spares();
+    test.store.take_spares().free();
     assert_eq!(test.store.usage().memory_bytes, 0);
 }
 
 #[tokio::test]
 async fn reader_of_output_that_gave_way_is_told_which() {
     let (test, spares) = store_with_spares().await;
-    test.store.drop_spares();
+    test.store.move_to_disk(usize::MAX).unwrap();
     let mut reader = test.store.read(spares[1], 0).unwrap();
     let failure = reader.next().await.unwrap().unwrap_err();
     assert_eq!(
@@ -73,20 +73,20 @@ async fn reader_of_output_that_gave_way_is_told_which() {
 async fn output_that_is_being_read_does_not_give_way() {
     let (test, spares) = store_with_spares().await;
     let mut reader = test.store.read(spares[0], 0).unwrap();
-    test.store.drop_spares();
-    assert_eq!(test.store.take_dropped(), spares[1..]);
+    let dropped = test.store.take_spares();
+    assert_eq!(Vec::from_iter(dropped.keys()), spares[1..]);
+    dropped.free();
     assert!(reader.next().now_or_never().flatten().unwrap().is_ok());
     drop(reader);
-    test.store.drop_spares();
-    assert_eq!(test.store.take_dropped(), spares[..1]);
+    assert_eq!(Vec::from_iter(test.store.take_spares().keys()), spares[..1]);
 }
 
 #[tokio::test]
 async fn released_output_is_spare_no_more() {
     let (test, spares) = store_with_spares().await;
-    test.store.remove(spares[0]);
+    test.store.take_one(spares[0]).free();
     test.store.release(&release_all());
-    test.store.drop_spares();
+    assert!(test.store.take_spares().is_empty());
     assert_eq!(test.store.take_dropped(), []);
     assert_eq!((test.store.usage().memory_bytes, test.store.usage().outputs), (0, 0));
 }

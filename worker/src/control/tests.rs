@@ -1,6 +1,7 @@
 //! The control loop over a connection whose server is played by the test.
 
 mod cancel;
+mod release;
 mod stall;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -518,8 +519,9 @@ async fn slots_survive_failures_and_cancels() {
         }
     }
     server.send(release_all()).await;
-    let (control, _) = server.disconnect().await;
+    let (mut control, _) = server.disconnect().await;
     assert!(control.registry.is_empty());
+    while control.running.join_next().await.is_some() {}
     assert_eq!(engine.store.usage().outputs, 0);
     assert_eq!(engine.memory_used_bytes(), 0);
 }

@@ -431,7 +431,7 @@ fn full_disk_ends_join() {
     let run = Run::with_disk(SMALL_POOL, 1_000);
     let error = run.rows(&Case::default().plan(), true).unwrap_err();
     let failure = failure::of(&error);
-    assert_eq!(failure.kind, FailureKind::Exhausted);
+    assert_eq!(failure.kind, FailureKind::DiskFull);
     assert!(failure.message.contains("--max-spill-bytes"), "{failure}");
     run.assert_nothing_left();
 }

@@ -7,6 +7,8 @@
 //! | since it could not reach output on another worker | the two together | stay, if there is a worker that can read them |
 //! | since its reader was gone | nobody | |
 //! | otherwise, for a reason that is not the statement's | its worker | |
+//!
+//! A full disk is tried once on each worker.
 
 use std::time::Duration;
 
@@ -119,6 +121,21 @@ impl Scheduler {
                 cut_off: &cut_off,
                 ..Preferences::default()
             })
+        })
+    }
+
+    /// Whether a worker accepts tasks on which the attempt's task has not failed.
+    pub(crate) fn has_untried_worker(&self, attempt: AttemptKey) -> bool {
+        let Some(query) = self.queries.get(&attempt.query) else {
+            return false;
+        };
+        let (Some(position), Some(task)) = (query.position(attempt.stage), query.task(attempt)) else {
+            return false;
+        };
+        let slots = self.workers.slots(query.stages[position].spec.placement);
+        slots.leaves_worker(Preferences {
+            avoided: task.avoided(),
+            ..Preferences::default()
         })
     }
 

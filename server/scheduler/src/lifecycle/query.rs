@@ -388,7 +388,7 @@ impl Query {
         (attempt == key.attempt).then_some(worker)
     }
 
-    fn task(&self, attempt: AttemptKey) -> Option<&Task> {
+    pub(crate) fn task(&self, attempt: AttemptKey) -> Option<&Task> {
         let stage = self.position(attempt.stage)?;
         self.stages[stage].tasks.get(usize::try_from(attempt.task.0).ok()?)
     }

@@ -102,6 +102,10 @@ impl Scheduler {
         }
         let named = std::mem::take(&mut failure.lost);
         let blame = self.lay_blame(now, (worker, attempt), &failure, named, effects);
+        if failure.kind == FailureKind::DiskFull && !self.has_untried_worker(attempt) {
+            // The same worker would do all of it again, up to the same byte.
+            return self.end(attempt.query, Err(failure), effects);
+        }
         let loss = Loss {
             failure,
             attempts: vec![attempt],

@@ -33,6 +33,17 @@ fn failed_task_is_tried_on_another_worker() {
 }
 
 #[test]
+fn full_disk_is_tried_once_on_each_worker() {
+    let mut model = cluster(2);
+    model.submit(graph(1, vec![stage(0, &[], 1)]));
+    fail_with(&mut model, no_luck(FailureKind::DiskFull));
+    model.tick();
+    assert_eq!(model.attempts().len(), 1, "the other worker may have room");
+    fail_with(&mut model, no_luck(FailureKind::DiskFull));
+    assert_eq!(model.ended[&QUERY].clone().unwrap_err().kind, FailureKind::DiskFull);
+}
+
+#[test]
 fn worker_on_which_several_queries_fail_is_avoided() {
     let mut model = cluster(2);
     for query in 1..4 {
