@@ -83,6 +83,32 @@ fn stream_outlives_a_pause_of_a_worker() {
     });
 }
 
+/// Computes for a while in its first stage.
+const HASHED: &str = "SELECT l_linenumber, max(sha512(repeat(l_comment, 50))) AS m FROM lineitem GROUP BY 1 ORDER BY 1";
+
+/// The worker stays away until the query has ended, and is not lost either.
+#[test]
+fn query_ends_without_a_worker_that_hangs() {
+    bounded(minutes(5), async {
+        let mut cluster = two_workers().workers(3).serve_arg("--worker-grace=10m").start().await;
+        let client = cluster.client().await;
+        let (_, expected) = client.query(HASHED).await.expect("the query runs");
+        let mut running = JoinSet::new();
+        let reader = client.clone();
+        running.spawn(async move { reader.query(HASHED).await });
+        let worker = cluster.worker(0);
+        let before = worker.cpu_ticks();
+        wait_until("the worker computes", seconds(60), || worker.cpu_ticks() > before + 5).await;
+        worker.signal("STOP");
+        let (_, rows) = running.join_next().await.unwrap().unwrap().expect("the others did it");
+        assert_eq!(one_batch(&rows), one_batch(&expected));
+        let superseded = "SELECT count(*) FROM system.tasks WHERE state = 'lost' AND reason LIKE '%finished first'";
+        assert!(number(&client, superseded).await > 0, "its tasks had second attempts");
+        cluster.worker(0).signal("CONT");
+        cluster.wait_until_idle(seconds(60)).await;
+    });
+}
+
 /// Starts a query and kills a worker while it runs there.
 async fn start_and_kill(cluster: &mut Cluster, client: &Client, sql: &str) -> JoinSet<Result<Rows, Status>> {
     let mut running = JoinSet::new();

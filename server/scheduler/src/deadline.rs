@@ -19,6 +19,8 @@ pub(crate) enum Deadline {
     Retry(QueryId, StageId, TaskId),
     /// Does the query still wait for its last reports?
     LastReport(QueryId),
+    /// Are tasks of the stage slow?
+    Stragglers(QueryId, StageId),
     /// Is the worker still suspected?
     Grace(WorkerId),
 }

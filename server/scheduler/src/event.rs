@@ -5,6 +5,7 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use squadron_proto::control::{AttemptStatus, Launch, Release, Stage};
 use squadron_proto::{AttemptKey, Failure, QueryId, StageId, TaskId, WorkerId, WorkerKind};
@@ -150,6 +151,17 @@ pub enum Effect {
         attempts: usize,
         /// Parts of a result that was announced.
         parts: LostParts,
+    },
+    /// A slow task gets a second attempt beside the one that it has.
+    SecondAttempt {
+        /// The attempt that is slow.
+        slow: AttemptKey,
+        /// Its worker.
+        on: WorkerId,
+        /// How long it has run.
+        runs_for: Duration,
+        /// The worker of the second attempt.
+        worker: WorkerId,
     },
     /// The result of the query can be read from now on, or again.
     ResultReady {

@@ -42,6 +42,8 @@ pub struct QueryOptions {
     pub memory_bytes: u64,
     /// It reads only the schema `system`, so it never waits for other queries: admission does not count it.
     pub is_exempt: bool,
+    /// Whether its slow tasks get a second attempt.
+    pub speculation: bool,
     /// Equal for equal plans over the same tables.
     pub fingerprint: Option<u64>,
 }

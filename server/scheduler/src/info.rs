@@ -92,42 +92,36 @@ pub struct TaskInfo {
     pub id: TaskId,
     /// What it is doing.
     pub phase: TaskPhase,
-    /// The current attempt and its worker; none while the task waits.
-    pub attempt: Option<(AttemptNumber, WorkerId)>,
-    /// The slots that the attempt takes, or that the task asks for.
+    /// The slots that it asks for.
     pub slots: u32,
-    /// When the attempt was launched.
-    pub launched: Option<Duration>,
-    /// When the attempt was reported to run.
-    pub started: Option<Duration>,
-    /// When the attempt was reported to have ended.
-    pub ended: Option<Duration>,
-    /// What it used, once it is finished.
-    pub resources: Option<Resources>,
-    /// Its attempts that came to nothing, the oldest first; the last 16.
-    pub past: Vec<PastAttempt>,
+    /// The last 16 that came to nothing, the oldest first; then those that have not.
+    pub attempts: Vec<AttemptInfo>,
 }
 
-/// An attempt that came to nothing.
+/// An attempt at a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PastAttempt {
+pub struct AttemptInfo {
     /// Its number.
     pub attempt: AttemptNumber,
     /// Its worker, which may have left since.
     pub worker: WorkerId,
+    /// What it is doing, or did last.
+    pub phase: TaskPhase,
+    /// The slots that it takes.
+    pub slots: u32,
     /// When it was launched.
     pub launched: Option<Duration>,
     /// When it was reported to run.
     pub started: Option<Duration>,
-    /// When it ended, or was given up.
+    /// When it was reported to have ended, or was given up.
     pub ended: Option<Duration>,
-    /// What it used, if it had finished before its output was lost.
+    /// What it used, once it has finished.
     pub resources: Option<Resources>,
-    /// Why it counts for nothing, as a sentence.
-    pub reason: Arc<str>,
+    /// Why it came to nothing, as a sentence, if it did.
+    pub reason: Option<Arc<str>>,
 }
 
-/// What a task is doing.
+/// What a task or an attempt is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskPhase {
     /// It waits for the inputs of its stage, or for the end of a pause after a refusal or failure.
@@ -242,8 +236,16 @@ impl StageInfo {
 
     /// What its finished tasks used together.
     pub fn resources(&self) -> Resources {
-        let tasks = self.tasks.iter().filter_map(|task| task.resources);
+        let tasks = self.tasks.iter().filter_map(TaskInfo::resources);
         tasks.fold(Resources::default(), Resources::merge)
+    }
+}
+
+impl TaskInfo {
+    /// What its finished attempt used.
+    pub fn resources(&self) -> Option<Resources> {
+        let last = self.attempts.last()?;
+        last.resources.filter(|_| last.reason.is_none())
     }
 }
 
@@ -364,6 +366,8 @@ pub struct StageSummary {
     pub stage: StageId,
     /// From the end of its last input to the end of its last task.
     pub elapsed: Duration,
+    /// How many tasks got a second attempt beside a slow one.
+    pub second_attempts: u32,
     /// In ascending order of their numbers.
     pub tasks: Vec<TaskSummary>,
 }

@@ -55,7 +55,7 @@ pub use event::{Effect, Event, LostParts};
 pub use graph::{OutputPartitions, Placement, QueryOptions, StageGraph, StageSpec, TaskSpec, TimeLimit};
 pub use groups::{GroupSpec, Groups, Selector};
 pub use info::{
-    Capacity, GroupLoad, PastAttempt, QueryInfo, QueryPhase, QueryProgress, QuerySummary, Resources, ResultPart,
+    AttemptInfo, Capacity, GroupLoad, QueryInfo, QueryPhase, QueryProgress, QuerySummary, Resources, ResultPart,
     StageInfo, StagePhase, StageSummary, StoppingAttempt, TaskInfo, TaskPhase, TaskSummary, WorkerLoad,
 };
 pub use limits::Limits;

@@ -22,6 +22,10 @@ pub struct Limits {
     pub max_task_failures: u32,
     /// How long a task pauses after its first failure; doubled with each further failure.
     pub retry_pause: Duration,
+    /// A task whose attempt takes this many times as long as most of its stage's tasks may get a second attempt.
+    pub straggler_factor: u32,
+    /// How long an attempt runs at least before its task may get a second one.
+    pub straggler_age: Duration,
     /// How long a worker of which nothing is heard may take to return before it is lost.
     pub worker_grace: Duration,
     /// How often a task may be refused while its lane finds no slot taken, so that no other attempt explains the
@@ -53,6 +57,8 @@ impl Default for Limits {
             no_worker_timeout: Duration::from_secs(10),
             max_task_failures: 4,
             retry_pause: Duration::from_millis(100),
+            straggler_factor: 2,
+            straggler_age: Duration::from_millis(500),
             worker_grace: Duration::from_secs(10),
             max_idle_refusals: 3,
             max_refusals: 20,

@@ -276,6 +276,7 @@ impl Scheduler {
                 // The dispatch at the end of the event compares the times itself.
                 Deadline::Room(_) => {}
                 Deadline::Retry(query, stage, task) => self.retry(now, query, stage, task),
+                Deadline::Stragglers(query, stage) => self.find_stragglers(now, query, stage, effects),
                 Deadline::LastReport(query) => self.end_successfully(now, query, effects),
                 Deadline::Grace(worker) => self.give_up_worker(now, worker, effects),
             }

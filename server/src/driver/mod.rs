@@ -371,6 +371,15 @@ impl Driver {
                 self.show_progress(query);
                 None
             }
+            Effect::SecondAttempt {
+                slow,
+                on,
+                runs_for,
+                worker,
+            } => {
+                info!(attempt = %slow, %worker, "second attempt at a task that takes {runs_for:?} on worker {on} so far");
+                None
+            }
             Effect::WorkerAvoided { worker, reason } => {
                 warn!(%worker, "a worker is avoided for a while: {reason}");
                 None

@@ -132,6 +132,9 @@ fn describe_summary(summary: &StageSummary) -> String {
         millis(Duration::from_micros(slowest.elapsed_us)),
         millis(Duration::from_micros(median.elapsed_us)),
     );
+    if summary.second_attempts > 0 {
+        let _ = writeln!(text, "second attempts at slow tasks: {}", summary.second_attempts);
+    }
     for operator in &slowest.operators {
         text.push_str(operator);
         text.push('\n');

@@ -78,6 +78,7 @@ pub(super) fn options_of(session: &Session, plan: &LogicalPlan) -> QueryOptions 
         time_limit: None,
         memory_bytes: options.reserved_memory,
         is_exempt: reads_system_alone(plan),
+        speculation: options.speculation,
         fingerprint: Some(fingerprint(plan)),
     }
 }
@@ -174,12 +175,14 @@ mod tests {
             ("squadron.priority", "7"),
             ("squadron.tag", "nightly"),
             ("squadron.reserved_memory", "2GB"),
+            ("squadron.speculation", "off"),
         ]);
         let plan = LogicalPlanBuilder::empty(true).build().unwrap();
         let options = options_of(&session, &plan);
         assert_eq!(options.user.as_deref(), Some("ada"));
         assert_eq!(options.tag.as_deref(), Some("nightly"));
         assert_eq!((options.priority, options.memory_bytes), (7, 2_000_000_000));
+        assert!(!options.speculation && SquadronOptions::default().speculation);
     }
 
     #[tokio::test]

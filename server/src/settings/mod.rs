@@ -25,7 +25,7 @@ static DEFAULTS: LazyLock<HashMap<String, Option<String>>> = LazyLock::new(|| {
 });
 
 /// The options `squadron.*` of a session: `SET squadron.endpoints = parallel`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SquadronOptions {
     /// How many endpoints a result has.
     pub endpoints: Endpoints,
@@ -37,6 +37,21 @@ pub struct SquadronOptions {
     pub tag: Option<String>,
     /// How much of the workers' memory a query reserves, in bytes; it waits until so much is not reserved by others.
     pub reserved_memory: u64,
+    /// Whether slow tasks get a second attempt on another worker.
+    pub speculation: bool,
+}
+
+impl Default for SquadronOptions {
+    fn default() -> Self {
+        Self {
+            endpoints: Endpoints::default(),
+            query_timeout: None,
+            priority: 0,
+            tag: None,
+            reserved_memory: 0,
+            speculation: true,
+        }
+    }
 }
 
 /// How many endpoints the result of a query has.
@@ -104,6 +119,7 @@ impl ExtensionOptions for SquadronOptions {
             "priority" => self.priority = parse_priority(value)?,
             "tag" => self.tag = parse_tag(value)?,
             "reserved_memory" => self.reserved_memory = parse_reserved_memory(value)?,
+            "speculation" => self.speculation = parse_switch("squadron.speculation", value)?,
             _ => return config_err!("there is no option squadron.{key}"),
         }
         Ok(())
@@ -147,6 +163,12 @@ impl ExtensionOptions for SquadronOptions {
                 "How much of the workers' memory a query wants to itself, such as 4GB; it waits until so much is not \
                  reserved by others; 0 reserves nothing",
             ),
+            entry(
+                "speculation",
+                if self.speculation { "on" } else { "off" }.to_owned(),
+                "on: a task that takes much longer than others of its stage gets a second attempt on another worker \
+                 with free slots, and the first to finish wins",
+            ),
         ]
     }
 }
@@ -159,6 +181,14 @@ fn parse_timeout(text: &str) -> Result<Option<Duration>> {
     match config::parse_duration(text) {
         Ok(timeout) => Ok(Some(timeout)),
         Err(why) => config_err!("squadron.query_timeout: {text} {why}"),
+    }
+}
+
+fn parse_switch(option: &str, text: &str) -> Result<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => config_err!("{option} is on or off, not '{text}'"),
     }
 }
 
@@ -264,6 +294,8 @@ mod tests {
             ("squadron.tag", "etl", "etl"),
             ("squadron.reserved_memory", "0", "0B"),
             ("squadron.reserved_memory", "1KiB", "1024B"),
+            ("squadron.speculation", "true", "on"),
+            ("squadron.speculation", "OFF", "off"),
         ] {
             options.set(key, value).unwrap();
             let entries = options.entries();
@@ -278,6 +310,7 @@ mod tests {
                 priority: -5,
                 tag: Some("etl".to_owned()),
                 reserved_memory: 1024,
+                speculation: false,
             }
         );
     }
@@ -290,6 +323,7 @@ mod tests {
             ("squadron.query_timeout", "soon", "squadron.query_timeout"),
             ("squadron.priority", "101", "from -100 to 100"),
             ("squadron.reserved_memory", "much", "squadron.reserved_memory"),
+            ("squadron.speculation", "maybe", "on or off"),
             ("squadron.colour", "red", "squadron.colour"),
         ] {
             let error = options.set(key, value).unwrap_err().to_string();

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use squadron_proto::{AttemptKey, AttemptNumber, Failure, FailureKind, QueryId, WorkerId};
-use squadron_scheduler::{PastAttempt, QueryInfo, QueryPhase, Resources, StageInfo, TaskInfo, TaskPhase};
+use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId};
+use squadron_scheduler::{AttemptInfo, QueryInfo, QueryPhase, Resources, StageInfo, TaskInfo, TaskPhase};
 
 use crate::auth::Principal;
 use crate::driver::SchedulerHandle;
@@ -40,22 +40,13 @@ pub(super) struct StageView<'a> {
     pub(super) is_last: bool,
 }
 
-/// A task of a stage with its present or last attempt, or with an attempt that came to nothing.
+/// An attempt at a task of a stage, or a task that has none for now.
 pub(super) struct TaskView<'a> {
     pub(super) stage: &'a StageInfo,
     pub(super) query: &'a QueryView,
     pub(super) task: &'a TaskInfo,
-    pub(super) past: Option<&'a PastAttempt>,
+    pub(super) attempt: Option<&'a AttemptInfo>,
     pub(super) is_last: bool,
-}
-
-/// What is known of an attempt.
-pub(super) struct AttemptView {
-    pub(super) key: Option<(AttemptNumber, WorkerId)>,
-    pub(super) launched: Option<Duration>,
-    pub(super) started: Option<Duration>,
-    pub(super) ended: Option<Duration>,
-    pub(super) resources: Option<Resources>,
 }
 
 impl View {
@@ -184,42 +175,24 @@ impl QueryView {
 impl<'a> StageView<'a> {
     fn tasks(self) -> impl Iterator<Item = TaskView<'a>> {
         let attempts = self.stage.tasks.iter().flat_map(|task| {
-            let past = task.past.iter().map(Some);
-            past.chain([None]).map(move |past| (task, past))
+            let waits = task.attempts.last().is_none_or(|last| last.reason.is_some());
+            let attempts = task.attempts.iter().map(Some).chain(waits.then_some(None));
+            attempts.map(move |attempt| (task, attempt))
         });
-        attempts.map(move |(task, past)| TaskView {
+        attempts.map(move |(task, attempt)| TaskView {
             query: self.query,
             stage: self.stage,
             task,
-            past,
+            attempt,
             is_last: self.is_last,
         })
     }
 }
 
 impl TaskView<'_> {
-    pub(super) fn attempt(&self) -> AttemptView {
-        match self.past {
-            Some(past) => AttemptView {
-                key: Some((past.attempt, past.worker)),
-                launched: past.launched,
-                started: past.started,
-                ended: past.ended,
-                resources: past.resources,
-            },
-            None => AttemptView {
-                key: self.task.attempt,
-                launched: self.task.launched,
-                started: self.task.started,
-                ended: self.task.ended,
-                resources: self.task.resources,
-            },
-        }
-    }
-
     pub(super) fn state(&self) -> &'static str {
-        match self.task.phase {
-            _ if self.past.is_some() => "lost",
+        match self.attempt.map_or(self.task.phase, |attempt| attempt.phase) {
+            _ if self.reason().is_some() => "lost",
             TaskPhase::Finished => "finished",
             TaskPhase::Failed => "failed",
             _ if self.is_stopping() => "stopping",
@@ -233,22 +206,41 @@ impl TaskView<'_> {
         }
     }
 
+    /// Why it came to nothing, if it did.
+    pub(super) fn reason(&self) -> Option<&Arc<str>> {
+        self.attempt?.reason.as_ref()
+    }
+
+    pub(super) fn slots(&self) -> u32 {
+        self.attempt.map_or(self.task.slots, |attempt| attempt.slots)
+    }
+
+    /// A time of the attempt, if it has got so far.
+    pub(super) fn time(&self, of: impl Fn(&AttemptInfo) -> Option<Duration>) -> Option<SystemTime> {
+        Some(self.query.time(of(self.attempt?)?))
+    }
+
+    /// What it used, once it has finished.
+    pub(super) fn resources(&self) -> Option<Resources> {
+        self.attempt?.resources
+    }
+
     /// When it ended; `None` while its worker may still run it.
     pub(super) fn ended_at(&self) -> Option<SystemTime> {
-        match self.attempt().ended {
-            Some(at) => Some(self.query.time(at)),
+        match self.time(|attempt| attempt.ended) {
+            Some(at) => Some(at),
             None if self.is_stopping() => None,
             None => self.query.ended_at(),
         }
     }
 
     fn is_stopping(&self) -> bool {
-        self.attempt().key.is_some_and(|(attempt, _)| {
+        self.attempt.is_some_and(|attempt| {
             self.query.stopping.contains(&AttemptKey {
                 query: self.query.request.id,
                 stage: self.stage.id,
                 task: self.task.id,
-                attempt,
+                attempt: attempt.attempt,
             })
         })
     }

@@ -32,28 +32,24 @@ pub(super) fn stages(stages: &[StageView<'_>]) -> Result<RecordBatch> {
 }
 
 pub(super) fn tasks(tasks: &[TaskView<'_>]) -> Result<RecordBatch> {
-    let used = |of: fn(Resources) -> u64| move |row: &TaskView<'_>| row.attempt().resources.map(of);
+    let used = |of: fn(Resources) -> u64| move |row: &TaskView<'_>| row.resources().map(of);
     Columns::new(tasks)
         .text("query_id", |row| row.query.request.id.to_string())
         .number("stage", |row| i64::from(row.stage.id.0))
         .number("task", |row| i64::from(row.task.id.0))
-        .maybe_count("attempt", |row| {
-            row.attempt().key.map(|(attempt, _)| u64::from(attempt.0))
-        })
+        .maybe_count("attempt", |row| Some(u64::from(row.attempt?.attempt.0)))
         .text("state", TaskView::state)
-        .maybe_text("worker_id", |row| {
-            row.attempt().key.map(|(_, worker)| worker.to_string())
-        })
-        .maybe_text("reason", |row| row.past.map(|past| &past.reason))
-        .count("slots", |row| u64::from(row.task.slots))
-        .maybe_time("launched_at", |row| Some(row.query.time(row.attempt().launched?)))
-        .maybe_time("started_at", |row| Some(row.query.time(row.attempt().started?)))
+        .maybe_text("worker_id", |row| Some(row.attempt?.worker.to_string()))
+        .maybe_text("reason", TaskView::reason)
+        .count("slots", |row| u64::from(row.slots()))
+        .maybe_time("launched_at", |row| row.time(|attempt| attempt.launched))
+        .maybe_time("started_at", |row| row.time(|attempt| attempt.started))
         .maybe_time("ended_at", TaskView::ended_at)
         .maybe_count("rows", used(|used| used.rows))
-        .maybe_duration("cpu_ms", |row| Some(row.attempt().resources?.cpu))
+        .maybe_duration("cpu_ms", |row| Some(row.resources()?.cpu))
         .maybe_count("read_bytes", used(|used| used.read_bytes))
         .maybe_count("shuffled_bytes", |row| {
-            Some(shuffled_bytes(row.attempt().resources?, row.is_last))
+            Some(shuffled_bytes(row.resources()?, row.is_last))
         })
         .maybe_count("fetched_bytes", used(|used| used.fetched_bytes))
         .maybe_count("spilled_bytes", used(|used| used.spilled_bytes))

@@ -118,7 +118,7 @@ fn full_disk_names_the_flag() {
     let (_parent, disk) = disk(10_000);
     let output = DiskOutput::new(disk.file());
     let failure = output.put(number_rows(0, 10_000)).unwrap_err();
-    assert_eq!(failure.kind, FailureKind::Exhausted);
+    assert_eq!(failure.kind, FailureKind::DiskFull);
     assert!(failure.message.contains("--spill-dir"), "{failure}");
     assert_eq!(disk.used_bytes(), 0);
     assert!(matches!(

@@ -23,6 +23,8 @@ pub(super) struct Figures {
     pub(super) recoveries: usize,
     /// Attempts that came to nothing in that.
     pub(super) lost_attempts: usize,
+    /// Second attempts at slow tasks.
+    pub(super) second_attempts: usize,
     /// Queries neither finished nor refused; must be 0.
     pub(super) unfinished: usize,
     /// The part of all slot time in which a task ran.
@@ -57,6 +59,7 @@ impl Figures {
             repeated: outcome.repeated,
             recoveries: outcome.recoveries,
             lost_attempts: outcome.lost_attempts,
+            second_attempts: outcome.second_attempts,
             unfinished: outcome.unfinished,
             utilisation: outcome.busy.as_secs_f64() / (slots as f64 * makespan_s),
             makespan_s,
@@ -72,12 +75,12 @@ impl Figures {
 
     pub(super) const HEAD: &str = "workers policy  queries |  short: p50   p99    max |   long: p50   p99    max |  \
                                    Jain  used  makespan | most running/queries    events  events/s | \
-                                   refused repeated recovered lost | digest";
+                                   refused repeated recovered lost second | digest";
 
     pub(super) fn row(&self, workers: u32, policy: Policy) -> String {
         format!(
             "{workers:>7} {:<7} {:>7} | {:>10.2} {:>5.1} {:>6.1} | {:>10.2} {:>5.1} {:>6.1} | \
-             {:>5.3} {:>4.0}% {:>8.1}s | {:>12}/{:<7} {:>9} {:>9.0} | {:>7} {:>8} {:>9} {:>4} | {}",
+             {:>5.3} {:>4.0}% {:>8.1}s | {:>12}/{:<7} {:>9} {:>9.0} | {:>7} {:>8} {:>9} {:>4} {:>6} | {}",
             policy.to_string(),
             self.all.queries,
             self.short.p50,
@@ -97,6 +100,7 @@ impl Figures {
             self.repeated,
             self.recoveries,
             self.lost_attempts,
+            self.second_attempts,
             self.digest,
         )
     }

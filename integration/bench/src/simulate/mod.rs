@@ -82,6 +82,9 @@ pub(super) struct SimulateArgs {
     /// of 10 s.
     #[arg(long, value_name = "N", default_value_t = 0.0)]
     pauses: f64,
+    /// Slow tasks get no second attempts.
+    #[arg(long)]
+    no_speculation: bool,
     /// Seed of the random number generator.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
@@ -152,6 +155,7 @@ fn simulate(args: &SimulateArgs, workers: u32, policy: Policy) -> Result<Figures
             breaks: args.breaks,
             pauses_per_hour: args.pauses,
         },
+        speculation: !args.no_speculation,
     };
     let mix = Mix {
         short: args.short,

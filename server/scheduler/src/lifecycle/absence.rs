@@ -17,8 +17,8 @@ use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, WorkerId};
 
 use crate::deadline::Deadline;
 use crate::event::Effect;
+use crate::lifecycle::attempt::Told;
 use crate::lifecycle::query::Query;
-use crate::lifecycle::task::Told;
 use crate::scheduler::Scheduler;
 use crate::workers::pool::Suspicion;
 
@@ -133,8 +133,8 @@ impl Query {
         let mut differences = Differences::default();
         let mut expected = BTreeSet::new();
         for stage in &self.stages {
-            for (key, task) in stage.keyed_tasks(self.id) {
-                let Some(told) = task.told(worker) else {
+            for (key, attempt) in stage.attempts(self.id) {
+                let Some(told) = attempt.told().filter(|_| attempt.worker() == worker) else {
                     continue;
                 };
                 expected.insert(key);

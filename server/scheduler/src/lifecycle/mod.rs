@@ -1,11 +1,12 @@
 //! The state machines of queries, stages and tasks, and the steps that move them on.
 //!
 //! ```text
-//! query ── stage ── task        one file each, with its transition table
+//! query ── stage ── task ── attempt      one file each, with its transition table
 //!   flow        which stages run, wait, are finished or released
 //!   reports     applies what workers report
 //!   account     what attempts are charged
 //!   recovery    computes again what is lost
+//!   speculation second attempts at tasks that are slow
 //!   blame       which workers are avoided after a failure
 //!   ending      ends queries
 //!   absence     workers of which nothing is heard, and their return
@@ -14,6 +15,7 @@
 
 mod absence;
 mod account;
+pub(crate) mod attempt;
 mod blame;
 mod ending;
 mod flow;
@@ -21,5 +23,6 @@ mod observe;
 pub(crate) mod query;
 mod recovery;
 mod reports;
+mod speculation;
 pub(crate) mod stage;
 pub(crate) mod task;

@@ -9,6 +9,7 @@ use crate::graph::Placement;
 use crate::info::{
     Capacity, GroupLoad, QueryInfo, QueryPhase, QueryProgress, StageInfo, StoppingAttempt, TaskInfo, WorkerLoad,
 };
+use crate::lifecycle::attempt::Attempt;
 use crate::lifecycle::query::{Phase, Query};
 use crate::lifecycle::stage::{Stage, task_id};
 use crate::lifecycle::task::Task;
@@ -59,19 +60,12 @@ impl Stage {
 }
 
 impl Task {
-    fn info(&self, id: TaskId, wanted_slots: u32) -> TaskInfo {
-        let live = self.live_attempt().map(|(placed, _)| placed);
-        let times = self.times();
+    fn info(&self, id: TaskId, slots: u32) -> TaskInfo {
         TaskInfo {
             id,
             phase: self.phase(),
-            attempt: self.current_attempt(),
-            slots: live.map_or(wanted_slots, |placed| placed.demand.slots),
-            launched: times.launched,
-            started: times.started,
-            ended: times.ended,
-            resources: self.resources(),
-            past: self.past(),
+            slots,
+            attempts: self.past().cloned().chain(self.attempts().map(Attempt::info)).collect(),
         }
     }
 }

@@ -16,14 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use squadron_proto::control::{AttemptStatus, Lane, StageInput};
-use squadron_proto::{AttemptKey, AttemptNumber, QueryId, StageId, WorkerId};
+use squadron_proto::{AttemptKey, QueryId, StageId, WorkerId};
 
 use crate::admission::Candidate;
 use crate::graph::{Placement, QueryOptions, StageGraph};
 use crate::info::{QueryProgress, QuerySummary, ResultPart};
 use crate::lifecycle::account::Spent;
+use crate::lifecycle::attempt::{Attempt, Change, PlacedAttempt};
 use crate::lifecycle::stage::{Sources, Stage, task_id};
-use crate::lifecycle::task::{Change, PlacedAttempt, Task};
+use crate::lifecycle::task::Task;
 use crate::queue::policy::{self, Order, PolicyInput, ReadyStage};
 use crate::queue::run_queue::{Correction, Entry};
 
@@ -326,10 +327,11 @@ impl Query {
     pub(crate) fn stop_clocks(&mut self, now: Duration) -> Vec<(Placement, Lane, u64, Correction)> {
         let mut stopped = Vec::new();
         for stage in &mut self.stages {
-            let live: Vec<_> = stage.live_attempts().filter(|&(.., holds)| holds).collect();
-            for (task, placed, _) in live {
+            let attempts = stage.attempts(self.id).filter(|(_, attempt)| attempt.holds_slots());
+            let holding: Vec<_> = attempts.map(|(key, attempt)| (key, attempt.placed)).collect();
+            for (key, placed) in holding {
                 let slots = placed.demand.slots;
-                if let Some(spent) = stage.stop_clock(task, Some(now), slots) {
+                if let Some(spent) = stage.stop_clock(key, Some(now), slots) {
                     let slots = u64::from(slots);
                     stopped.push((stage.spec.placement, spent.lane, slots, spent.correction()));
                     self.usage.charge(spent);
@@ -379,13 +381,21 @@ impl Query {
 
     /// Whether the attempt has failed, and the query with it.
     pub(crate) fn has_failed(&self, attempt: AttemptKey) -> bool {
-        self.task(attempt).is_some_and(Task::has_failed)
+        self.attempt(attempt).is_some_and(Attempt::has_failed)
     }
 
-    /// The worker of an attempt, if it is the present one of its task.
+    /// The worker of an attempt, if it has not come to nothing.
     pub(crate) fn worker_of(&self, key: AttemptKey) -> Option<WorkerId> {
-        let (attempt, worker) = self.task(key)?.current_attempt()?;
-        (attempt == key.attempt).then_some(worker)
+        self.attempt(key).map(Attempt::worker)
+    }
+
+    /// An attempt, if it has not come to nothing.
+    pub(crate) fn attempt(&self, key: AttemptKey) -> Option<&Attempt> {
+        self.task(key)?.find(key.attempt)
+    }
+
+    pub(crate) fn attempt_mut(&mut self, key: AttemptKey) -> Option<&mut Attempt> {
+        self.task_mut(key)?.find_mut(key.attempt)
     }
 
     pub(crate) fn task(&self, attempt: AttemptKey) -> Option<&Task> {
@@ -401,14 +411,7 @@ impl Query {
     /// Where the partitions of the result are.
     pub(crate) fn result_parts(&self, address_of: impl Fn(WorkerId) -> String) -> Vec<ResultPart> {
         let root = &self.stages[self.root];
-        let part = |(number, task): (usize, &Task)| {
-            let (worker, attempt) = match (task.live_attempt(), task.finished()) {
-                (Some((placed, _)), _) => (placed.worker, placed.attempt),
-                (None, Some(finished)) => (finished.worker, finished.attempt),
-                (None, None) => return None,
-            };
-            Some(self.result_part(number, worker, attempt, &address_of))
-        };
+        let part = |(number, task): (usize, &Task)| Some(self.result_part(number, task.attempt()?, &address_of));
         root.tasks.iter().enumerate().filter_map(part).collect()
     }
 
@@ -431,8 +434,8 @@ impl Query {
     pub(crate) fn progress(&self, address_of: impl Fn(WorkerId) -> String) -> QueryProgress {
         let root = &self.stages[self.root];
         let part = |(number, task): (usize, &Task)| {
-            let (worker, attempt) = task.readable_attempt()?;
-            Some(self.result_part(number, worker, attempt, &address_of))
+            let attempt = task.attempt().filter(|attempt| attempt.is_readable())?;
+            Some(self.result_part(number, attempt, &address_of))
         };
         let rows = |task: &Task| Some(task.finished()?.output.metrics.rows);
         QueryProgress {
@@ -447,23 +450,17 @@ impl Query {
         }
     }
 
-    fn result_part(
-        &self,
-        number: usize,
-        worker: WorkerId,
-        attempt: AttemptNumber,
-        address_of: impl Fn(WorkerId) -> String,
-    ) -> ResultPart {
+    fn result_part(&self, number: usize, attempt: &Attempt, address_of: impl Fn(WorkerId) -> String) -> ResultPart {
         let spec = &self.stages[self.root].spec;
         ResultPart {
             attempt: AttemptKey {
                 query: self.id,
                 stage: spec.id,
                 task: task_id(number),
-                attempt,
+                attempt: attempt.number(),
             },
-            worker,
-            address: address_of(worker),
+            worker: attempt.worker(),
+            address: address_of(attempt.worker()),
             partitions: spec
                 .tasks
                 .get(number)
@@ -473,19 +470,10 @@ impl Query {
 
     /// All attempts that have not ended, and whether each holds slots.
     pub(crate) fn live_attempts(&self) -> Vec<(AttemptKey, PlacedAttempt, bool)> {
-        let mut live = Vec::new();
-        for stage in &self.stages {
-            for (task, placed, holds_slots) in stage.live_attempts() {
-                let attempt = AttemptKey {
-                    query: self.id,
-                    stage: stage.spec.id,
-                    task,
-                    attempt: placed.attempt,
-                };
-                live.push((attempt, placed, holds_slots));
-            }
-        }
-        live
+        let attempts = self.stages.iter().flat_map(|stage| stage.attempts(self.id));
+        let live = attempts.filter(|(_, attempt)| attempt.is_live());
+        live.map(|(key, attempt)| (key, attempt.placed, attempt.holds_slots()))
+            .collect()
     }
 
     /// The worker is lost: stages must be sent to it again if it comes back.

@@ -22,13 +22,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use squadron_proto::{AttemptKey, AttemptNumber, Failure, FailureKind, QueryId, TaskId, WorkerId};
+use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, WorkerId};
 
 use crate::deadline::Deadline;
 use crate::event::{Effect, LostParts};
+use crate::lifecycle::attempt::{Attempt, Lost};
 use crate::lifecycle::query::{Phase, Query};
 use crate::lifecycle::stage::{StageState, task_id};
-use crate::lifecycle::task::Lost;
 use crate::scheduler::Scheduler;
 
 /// How many losses of a query are remembered, for `EXPLAIN ANALYZE`.
@@ -97,12 +97,15 @@ impl Scheduler {
         mut failure: Failure,
         effects: &mut Vec<Effect>,
     ) {
-        if !may_be_mended(failure.kind) {
+        let query = self.queries.get(&attempt.query);
+        let other = query.and_then(|query| query.task(attempt)?.other(attempt.attempt));
+        let is_alone = other.is_none();
+        if is_alone && !may_be_mended(failure.kind) {
             return self.end(attempt.query, Err(failure), effects);
         }
         let named = std::mem::take(&mut failure.lost);
         let blame = self.lay_blame(now, (worker, attempt), &failure, named, effects);
-        if failure.kind == FailureKind::DiskFull && !self.has_untried_worker(attempt) {
+        if is_alone && failure.kind == FailureKind::DiskFull && !self.has_untried_worker(attempt) {
             // The same worker would do all of it again, up to the same byte.
             return self.end(attempt.query, Err(failure), effects);
         }
@@ -241,6 +244,27 @@ impl Scheduler {
         }
     }
 
+    /// An attempt comes to nothing, as another one at its task has finished.
+    pub(crate) fn stop_other(&mut self, now: Duration, finished: AttemptKey, effects: &mut Vec<Effect>) {
+        let Some(query) = self.queries.get_mut(&finished.query) else {
+            return;
+        };
+        let other = query.task(finished).and_then(|task| task.other(finished.attempt));
+        let Some(attempt) = other.map(Attempt::number) else {
+            return;
+        };
+        let reason = format!("attempt {} finished first", finished.attempt);
+        let mut lost = Consequences::default();
+        query.give_up(
+            now,
+            AttemptKey { attempt, ..finished },
+            &reason,
+            How::Stopped,
+            &mut lost,
+        );
+        self.settle(&lost.given_up, effects);
+    }
+
     /// Nobody needs the output of a stage any more: what is left of its attempts stops.
     pub(crate) fn stop_stage(&mut self, now: Duration, id: QueryId, stage: usize, effects: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(&id) else {
@@ -290,15 +314,15 @@ impl Query {
         let (mut live, mut finished) = (Vec::new(), Vec::new());
         for (position, stage) in self.stages.iter_mut().enumerate() {
             let mut unneeded = Vec::new();
-            for (key, task) in stage.keyed_tasks(self.id) {
-                if !task.is_on(worker) || only.is_some_and(|only| !only.contains(&key)) {
+            for (key, attempt) in stage.attempts(self.id) {
+                if !attempt.is_on(worker) || only.is_some_and(|only| !only.contains(&key)) {
                     continue;
                 }
-                if task.live_attempt().is_some() {
+                if attempt.is_live() {
                     live.push(key);
                 } else if stage.state == StageState::Released {
                     unneeded.push(key.task);
-                } else if position == self.root || task.has_rows() {
+                } else if position == self.root || attempt.has_rows() {
                     finished.push(key);
                 }
             }
@@ -309,9 +333,8 @@ impl Query {
         (live, finished)
     }
 
-    /// Whether this is the present attempt of its task.
     fn has_attempt(&self, key: AttemptKey) -> bool {
-        self.worker_of(key).is_some()
+        self.attempt(key).is_some()
     }
 
     /// Counts the attempts that failed. Returns why the query ends, if a task has had all its tries.
@@ -323,12 +346,13 @@ impl Query {
             Counts::Outputs(outputs) => outputs,
         };
         for &attempt in counted {
-            if self.has_attempt(attempt)
+            let did_run = self.attempt(attempt).map(|attempt| attempt.times().started.is_some());
+            if did_run.is_some_and(|did_run| did_run || loss.counts != Counts::RunningAttempts)
                 && let Some(task) = self.task_mut(attempt)
-                && (loss.counts != Counts::RunningAttempts || task.times().started.is_some())
             {
+                let is_alone = task.other(attempt.attempt).is_none();
                 let (failures, cause) = task.count_failure(&loss.failure);
-                if failures >= most {
+                if failures >= most && is_alone {
                     end.get_or_insert_with(|| cause.clone());
                 }
             }
@@ -367,41 +391,39 @@ impl Query {
         if position == self.root {
             lost.parts.lost.push(key.task);
         }
-        self.give_up_task(now, position, key.task, (reason, how), lost);
+        self.give_up_attempt(now, position, key, (reason, how), lost);
     }
 
+    fn give_up_attempt(
+        &mut self,
+        now: Duration,
+        position: usize,
+        attempt: AttemptKey,
+        (reason, how): (&str, How),
+        lost: &mut Consequences,
+    ) {
+        let was_readable = self.attempt(attempt).is_some_and(Attempt::is_readable);
+        lost.has_readable_parts |= position == self.root && was_readable;
+        let pauses = how == How::Ended { pauses: true };
+        let stage = &mut self.stages[position];
+        if let Some(was) = stage.lose(attempt.task, attempt.attempt, now, reason, pauses) {
+            lost.given_up.push(GivenUp { attempt, was, how });
+        }
+    }
+
+    /// Gives up all attempts at a task.
     fn give_up_task(
         &mut self,
         now: Duration,
         position: usize,
-        task: TaskId,
+        task: usize,
         (reason, how): (&str, How),
         lost: &mut Consequences,
     ) {
-        let Ok(number) = usize::try_from(task.0) else {
-            return;
-        };
-        let stage = &mut self.stages[position];
-        let task_state = stage.tasks.get(number);
-        let Some((attempt, _)) = task_state.and_then(|task| task.current_attempt()) else {
-            return;
-        };
-        let was_readable = task_state.is_some_and(|task| task.readable_attempt().is_some());
-        lost.has_readable_parts |= position == self.root && was_readable;
-        let pauses = how == How::Ended { pauses: true };
-        let Some(was) = stage.lose(number, now, reason, pauses) else {
-            return;
-        };
-        let attempt = self.key_of(position, task, attempt);
-        lost.given_up.push(GivenUp { attempt, was, how });
-    }
-
-    fn key_of(&self, position: usize, task: TaskId, attempt: AttemptNumber) -> AttemptKey {
-        AttemptKey {
-            query: self.id,
-            stage: self.stages[position].spec.id,
-            task,
-            attempt,
+        let attempts = self.stages[position].attempts_of(self.id, task);
+        let attempts: Vec<_> = attempts.map(|(key, _)| key).collect();
+        for attempt in attempts {
+            self.give_up_attempt(now, position, attempt, (reason, how), lost);
         }
     }
 
@@ -429,7 +451,7 @@ impl Query {
                 // Also where its attempt was lost before: its rows may be with the client.
                 lost.parts.void.push(task_id(number));
             }
-            self.give_up_task(now, position, task_id(number), (reason, How::Stopped), lost);
+            self.give_up_task(now, position, number, (reason, How::Stopped), lost);
         }
         self.stages[position].forget_lost_rows();
         for consumer in self.stages[position].consumers.clone() {
@@ -438,12 +460,13 @@ impl Query {
     }
 
     fn stop_live_attempts(&mut self, now: Duration, position: usize, reason: &str, lost: &mut Consequences) {
-        let live: Vec<_> = self.stages[position].live_attempts().map(|(task, ..)| task).collect();
-        for task in live {
-            if position == self.root {
-                lost.parts.lost.push(task);
-            }
-            self.give_up_task(now, position, task, (reason, How::Stopped), lost);
+        let attempts = self.stages[position].attempts(self.id);
+        let live: Vec<_> = attempts
+            .filter(|(_, attempt)| attempt.is_live())
+            .map(|(key, _)| key)
+            .collect();
+        for attempt in live {
+            self.give_up(now, attempt, reason, How::Stopped, lost);
         }
     }
 

@@ -7,9 +7,9 @@ use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
 
 use crate::deadline::Deadline;
 use crate::event::Effect;
+use crate::lifecycle::attempt::Change;
 use crate::lifecycle::recovery::{Counts, Loss};
 use crate::lifecycle::stage::StageState;
-use crate::lifecycle::task::Change;
 use crate::scheduler::Scheduler;
 
 impl Scheduler {
@@ -51,7 +51,9 @@ impl Scheduler {
                 reason,
             } => {
                 self.release_slots(attempt, placed, false);
-                self.pause_or_fail(now, attempt, (refusals, placed.demand.lane), &reason, effects);
+                if let Some(refusals) = refusals {
+                    self.pause_or_fail(now, attempt, (refusals, placed.demand.lane), &reason, effects);
+                }
             }
             Change::Started => self.record_task_start(now, attempt, effects),
             Change::Parked { placed, started } => {
@@ -74,11 +76,12 @@ impl Scheduler {
                 if started {
                     self.record_task_start(now, attempt, effects);
                 }
+                self.stop_other(now, attempt, effects);
                 self.record_task_finish(now, attempt, effects);
             }
             Change::Failed(failure) => {
-                if let Some(task) = query.task_mut(attempt) {
-                    task.record_end(now);
+                if let Some(attempt) = query.attempt_mut(attempt) {
+                    attempt.record_end(now);
                 }
                 self.fail_attempt(now, (worker, attempt), failure, effects);
             }
@@ -123,13 +126,12 @@ impl Scheduler {
         let Some(query) = self.queries.get_mut(&attempt.query) else {
             return;
         };
-        if let Some(task) = query.task_mut(attempt) {
-            task.record_start(now);
+        if let Some(attempt) = query.attempt_mut(attempt) {
+            attempt.record_start(now);
         }
         let Some(stage) = query.position(attempt.stage) else {
             return;
         };
-        query.stages[stage].record_task_start();
         if stage == query.root && query.stages[stage].spec.streamed && query.stages[stage].is_readable() {
             self.announce_result(attempt.query, effects);
         }
@@ -139,14 +141,16 @@ impl Scheduler {
         let Some(query) = self.queries.get_mut(&attempt.query) else {
             return;
         };
-        if let Some(task) = query.task_mut(attempt) {
-            task.record_end(now);
+        if let Some(attempt) = query.attempt_mut(attempt) {
+            attempt.record_end(now);
         }
         let Some(stage) = query.position(attempt.stage) else {
             return;
         };
         if query.stages[stage].record_task_finish() {
             self.advance(now, attempt.query, effects);
+        } else {
+            self.watch_for_stragglers(now, attempt.query, stage);
         }
     }
 

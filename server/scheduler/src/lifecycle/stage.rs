@@ -16,12 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use squadron_proto::control::{Lane, Launch, OutputMode, PlanRef, Producer, Stage as StageMessage, StageInput};
-use squadron_proto::{AttemptKey, QueryId, TaskId, WorkerId};
+use squadron_proto::{AttemptKey, AttemptNumber, QueryId, TaskId, WorkerId};
 
 use crate::graph::StageSpec;
 use crate::info::{StagePhase, StageSummary, TaskSummary};
 use crate::lifecycle::account::Spent;
-use crate::lifecycle::task::{Lost, PlacedAttempt, Task};
+use crate::lifecycle::attempt::{Attempt, Lost};
+use crate::lifecycle::task::Task;
 use crate::queue::policy;
 use crate::workers::placement::Demand;
 
@@ -47,12 +48,14 @@ pub(crate) struct Stage {
     pub(crate) state: StageState,
     /// How many tasks have no output that can be read.
     without_output: usize,
-    /// How many tasks have no attempt whose output can be read, if only while it is written.
-    unstarted: usize,
     /// Whether output that a consumer may have read is gone, and another attempt would give other rows.
     has_lost_rows: bool,
     /// Whether the one attempt that its plan was good for has come to nothing.
     is_spent: bool,
+    /// How many tasks got a second attempt beside a slow one.
+    second_attempts: u32,
+    /// Whether its slow tasks are looked for from time to time.
+    pub(crate) is_watched: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +83,10 @@ impl Stage {
             tasks: spec.tasks.iter().map(|_| Task::new()).collect(),
             state: StageState::Waiting,
             without_output: spec.tasks.len(),
-            unstarted: spec.tasks.len(),
             has_lost_rows: false,
             is_spent: false,
+            second_attempts: 0,
+            is_watched: false,
             spec,
             inputs,
             consumers,
@@ -100,9 +104,15 @@ impl Stage {
         self.without_output == 0
     }
 
+    /// How many tasks have no output that can be read.
+    pub(crate) fn unfinished_tasks(&self) -> usize {
+        self.without_output
+    }
+
     /// Whether the output of all its tasks can be read, if only while it is written.
     pub(crate) fn is_readable(&self) -> bool {
-        self.unstarted == 0
+        let is_readable = |task: &Task| task.attempt().is_some_and(Attempt::is_readable);
+        self.tasks.iter().all(is_readable)
     }
 
     /// Whether its plan is good for one attempt: its output is kept until its query has ended.
@@ -165,17 +175,20 @@ impl Stage {
     pub(crate) fn drop_output(&mut self, task: TaskId) {
         if self.task_mut(task).is_some_and(Task::drop_output) {
             self.without_output += 1;
-            self.unstarted += 1;
             self.has_lost_rows |= !self.spec.is_determinate;
         }
     }
 
-    /// The attempt at a task comes to nothing, for this `reason`; see [`Task::lose`].
-    pub(crate) fn lose(&mut self, task: usize, now: Duration, reason: &str, pauses: bool) -> Option<Lost> {
-        let state = self.tasks.get_mut(task)?;
-        let was_readable = state.readable_attempt().is_some();
-        let lost = state.lose(now, reason, pauses)?;
-        self.unstarted += usize::from(was_readable);
+    /// An attempt at a task comes to nothing, for this `reason`; see [`Task::lose`].
+    pub(crate) fn lose(
+        &mut self,
+        task: TaskId,
+        attempt: AttemptNumber,
+        now: Duration,
+        reason: &str,
+        pauses: bool,
+    ) -> Option<Lost> {
+        let lost = self.task_mut(task)?.lose(now, attempt, reason, pauses)?;
         self.is_spent |= matches!(self.spec.plan, PlanRef::InProcess(_));
         if matches!(lost, Lost::Finished { .. }) {
             self.without_output += 1;
@@ -188,8 +201,12 @@ impl Stage {
     pub(crate) fn reopen(&mut self, now: Duration) {
         for task in 0..self.tasks.len() {
             let state = &self.tasks[task];
-            if state.finished().is_some() && !state.has_output() {
-                self.lose(task, now, "its output was released, and is needed again", false);
+            if let Some(finished) = state.finished()
+                && !state.has_output()
+            {
+                let attempt = finished.attempt;
+                let reason = "its output was released, and is needed again";
+                self.lose(task_id(task), attempt, now, reason, false);
             }
         }
     }
@@ -227,7 +244,7 @@ impl Stage {
         next.flat_map(|&task| self.tasks[task].avoided().iter().copied())
     }
 
-    fn demand(&self, task: usize, lane: Lane) -> Demand {
+    pub(crate) fn demand(&self, task: usize, lane: Lane) -> Demand {
         let spec = &self.spec.tasks[task];
         Demand {
             slots: spec.slots,
@@ -244,16 +261,27 @@ impl Stage {
             ..self.demand(task, lane)
         };
         let attempt = self.tasks[task].launch(worker, demand);
+        Some(self.to_launch(query, task, attempt, demand))
+    }
+
+    /// Launches a second attempt at a task that has one. Returns the message to its worker.
+    pub(crate) fn launch_second(&mut self, query: QueryId, task: usize, worker: WorkerId, demand: Demand) -> Launch {
+        let attempt = self.tasks[task].launch_second(worker, demand);
+        self.second_attempts += 1;
+        self.to_launch(query, task, attempt, demand)
+    }
+
+    fn to_launch(&self, query: QueryId, task: usize, attempt: AttemptNumber, demand: Demand) -> Launch {
         let spec = &self.spec.tasks[task];
-        Some(Launch {
+        Launch {
             attempt: AttemptKey {
                 query,
                 stage: self.spec.id,
                 task: task_id(task),
                 attempt,
             },
-            slots,
-            lane,
+            slots: demand.slots,
+            lane: demand.lane,
             partitions: spec.partitions.clone(),
             scans: spec.scans.clone(),
             inputs: Arc::clone(&self.sources.inputs),
@@ -262,19 +290,19 @@ impl Stage {
             } else {
                 OutputMode::Retained
             },
-        })
+        }
     }
 
     /// See [`Task::start_clock`].
-    pub(crate) fn start_clock(&mut self, task: TaskId, now: Duration, charged_us: u64, weight: u64, lane: Lane) {
-        if let Some(task) = self.task_mut(task) {
-            task.start_clock(now, charged_us, weight, lane);
+    pub(crate) fn start_clock(&mut self, key: AttemptKey, now: Duration, charged_us: u64, weight: u64, lane: Lane) {
+        if let Some(task) = self.task_mut(key.task) {
+            task.start_clock(key.attempt, now, charged_us, weight, lane);
         }
     }
 
     /// See [`Task::stop_clock`].
-    pub(crate) fn stop_clock(&mut self, task: TaskId, until: Option<Duration>, slots: u32) -> Option<Spent> {
-        self.task_mut(task)?.stop_clock(until, slots)
+    pub(crate) fn stop_clock(&mut self, key: AttemptKey, until: Option<Duration>, slots: u32) -> Option<Spent> {
+        self.task_mut(key.task)?.stop_clock(key.attempt, until, slots)
     }
 
     fn task_mut(&mut self, task: TaskId) -> Option<&mut Task> {
@@ -308,11 +336,6 @@ impl Stage {
             self.pending.push(task);
         }
         is_pending
-    }
-
-    /// One of its tasks runs for the first time.
-    pub(crate) fn record_task_start(&mut self) {
-        self.unstarted = self.unstarted.saturating_sub(1);
     }
 
     /// One of its tasks is finished. Returns whether that was the last.
@@ -368,25 +391,22 @@ impl Stage {
         }
     }
 
-    /// Its tasks that have an attempt, each with the key of that.
-    pub(crate) fn keyed_tasks(&self, query: QueryId) -> impl Iterator<Item = (AttemptKey, &Task)> + '_ {
-        self.tasks.iter().enumerate().filter_map(move |(number, task)| {
-            let key = AttemptKey {
-                query,
-                stage: self.spec.id,
-                task: task_id(number),
-                attempt: task.current_attempt()?.0,
-            };
-            Some((key, task))
-        })
+    /// The attempts that its tasks have, each with its key.
+    pub(crate) fn attempts(&self, query: QueryId) -> impl Iterator<Item = (AttemptKey, &Attempt)> + '_ {
+        let tasks = 0..self.tasks.len();
+        tasks.flat_map(move |task| self.attempts_of(query, task))
     }
 
-    /// Its attempts that have not ended, and whether each holds slots.
-    pub(crate) fn live_attempts(&self) -> impl Iterator<Item = (TaskId, PlacedAttempt, bool)> + '_ {
-        self.tasks.iter().enumerate().filter_map(|(task, state)| {
-            let (placed, holds_slots) = state.live_attempt()?;
-            Some((task_id(task), placed, holds_slots))
-        })
+    /// The attempts of one task, each with its key.
+    pub(crate) fn attempts_of(&self, query: QueryId, task: usize) -> impl Iterator<Item = (AttemptKey, &Attempt)> + '_ {
+        let key = move |attempt| AttemptKey {
+            query,
+            stage: self.spec.id,
+            task: task_id(task),
+            attempt,
+        };
+        let attempts = self.tasks[task].attempts();
+        attempts.map(move |attempt| (key(attempt.number()), attempt))
     }
 
     pub(crate) fn summary(&self, now: Duration) -> StageSummary {
@@ -404,6 +424,7 @@ impl Stage {
         StageSummary {
             stage: self.spec.id,
             elapsed: elapsed.unwrap_or_default(),
+            second_attempts: self.second_attempts,
             tasks: self.tasks.iter().enumerate().filter_map(task).collect(),
         }
     }
@@ -462,7 +483,6 @@ mod tests {
             ..TaskOutput::default()
         };
         stage.tasks[attempt.task.0 as usize].apply_report(worker, attempt.attempt, AttemptStatus::Finished(output));
-        stage.record_task_start();
         stage.record_task_finish()
     }
 
@@ -499,13 +519,20 @@ mod tests {
         finish_next(&mut stage, A, &[0]);
         finish_next(&mut stage, B, &[0]);
         assert!(stage.is_complete() && stage.is_readable());
-        let lost = stage.lose(0, Duration::ZERO, "gone", false);
+        let lost = stage.lose(TaskId(0), AttemptNumber(0), Duration::ZERO, "gone", false);
         let attempt = AttemptNumber(0);
         assert_eq!(lost, Some(Lost::Finished { worker: A, attempt }));
-        assert_eq!(stage.lose(0, Duration::ZERO, "gone", false), None, "only once");
+        assert_eq!(
+            stage.lose(TaskId(0), AttemptNumber(0), Duration::ZERO, "gone", false),
+            None,
+            "only once"
+        );
         assert!(!stage.is_complete() && !stage.is_readable());
         stage.drop_output(TaskId(1));
-        assert_eq!(stage.lose(1, Duration::ZERO, "gone", false), Some(Lost::Gone));
+        assert_eq!(
+            stage.lose(TaskId(1), AttemptNumber(0), Duration::ZERO, "gone", false),
+            Some(Lost::Gone)
+        );
         stage.start(Duration::ZERO, Sources::default());
         assert!(!finish_next(&mut stage, B, &[0]));
         assert!(finish_next(&mut stage, B, &[0]));
@@ -521,7 +548,8 @@ mod tests {
             stage.launch_next(QUERY, A, 1, Lane::Short).unwrap();
         }
         for task in 0..2 {
-            assert!(stage.lose(task, Duration::ZERO, "no luck", true).is_some());
+            let lost = stage.lose(TaskId(task), AttemptNumber(0), Duration::ZERO, "no luck", true);
+            assert!(lost.is_some());
         }
         stage.start(Duration::ZERO, Sources::default());
         assert!(!stage.is_waiting_for_places());

@@ -11,15 +11,15 @@
 
 use std::time::Duration;
 
-use squadron_proto::control::Lane;
+use squadron_proto::control::{Lane, Launch};
 use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, StageId, TaskId, WorkerId};
 
 use crate::deadline::Deadline;
 use crate::event::Effect;
 use crate::graph::Placement;
+use crate::lifecycle::attempt::PlacedAttempt;
 use crate::lifecycle::query::Blocked;
 use crate::lifecycle::stage::Stage;
-use crate::lifecycle::task::PlacedAttempt;
 use crate::queue::policy::{self, charge};
 use crate::queue::run_queue::{Correction, Entry};
 use crate::scheduler::Scheduler;
@@ -171,7 +171,7 @@ impl Scheduler {
         };
         let stage = &query.stages[stage];
         let demands = stage.next_demands(entry.lane);
-        let (cut_off, avoided) = self.unwanted_by(stage);
+        let (cut_off, avoided) = self.unwanted_by(stage, stage.avoided_next());
         let wish = Preferences {
             holders: stage.holders(),
             cut_off: &cut_off,
@@ -188,12 +188,18 @@ impl Scheduler {
         places.unwrap_or_default()
     }
 
-    /// The workers that cannot read the input of a stage, and those that its next tasks avoid for other reasons.
-    fn unwanted_by(&self, stage: &Stage) -> (Vec<WorkerId>, Vec<WorkerId>) {
+    /// The workers that cannot read the input of a stage, and those that its tasks avoid for other reasons; `avoided`:
+    /// for reasons of their own.
+    pub(crate) fn unwanted_by(
+        &self,
+        stage: &Stage,
+        avoided: impl Iterator<Item = WorkerId>,
+    ) -> (Vec<WorkerId>, Vec<WorkerId>) {
         let health = &self.workers.health;
         let cut_off = health.cut_off(self.now, stage.holders());
+        let own = avoided;
         let mut avoided = health.avoided(self.now);
-        avoided.extend(stage.avoided_next());
+        avoided.extend(own);
         (Vec::from_iter(cut_off), Vec::from_iter(avoided))
     }
 
@@ -222,30 +228,50 @@ impl Scheduler {
         let queues = self.queues.of_mut(placement);
         queues.count_launch(entry.waiting_since, now.checked_sub(self.limits.starvation_timeout));
         for Place { worker, slots } in places {
-            query.touched.insert(worker);
-            self.workers.touch(worker, id);
-            let cost_us = query.next_cost_us();
-            let taken = u64::from(slots);
-            queues.settle(entry.lane, entry.group, taken, 0, Correction::More(cost_us));
-            query.take_slots(placement, taken, cost_us);
-            query.ready_mut(placement).pass += charge(cost_us, entry.weight);
-            let reserved_bytes = self
-                .workers
-                .slots(placement)
-                .memory_part(worker, query.options.memory_bytes);
-            let stage = &mut query.stages[stage];
-            if let Some(stage) = stage.introduce(id, worker, reserved_bytes) {
-                effects.push(Effect::SendStage { worker, stage });
-            }
-            if let Some(launch) = stage.launch_next(id, worker, slots, entry.lane) {
-                let task = launch.attempt.task;
-                stage.start_clock(task, now, cost_us, entry.weight, entry.lane);
-                effects.push(Effect::Launch { worker, launch });
+            let query = self.queries.get_mut(&id);
+            let launch = query.and_then(|query| query.stages[stage].launch_next(id, worker, slots, entry.lane));
+            if let Some(launch) = launch {
+                self.send_launch(now, stage, (worker, launch), entry.weight, effects);
             }
         }
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
         let is_done = !query.stages[stage].is_waiting_for_places();
         query.record_launch(placement, stage, is_done, now);
         self.update_queue_entry(id, placement);
+    }
+
+    /// Sends a new attempt to its worker, whose slots are taken already. The query is charged for it with this `weight`.
+    pub(crate) fn send_launch(
+        &mut self,
+        now: Duration,
+        stage: usize,
+        (worker, launch): (WorkerId, Launch),
+        weight: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let id = launch.attempt.query;
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
+        let placement = query.stages[stage].spec.placement;
+        query.touched.insert(worker);
+        self.workers.touch(worker, id);
+        let cost_us = query.next_cost_us();
+        let taken = u64::from(launch.slots);
+        let queues = self.queues.of_mut(placement);
+        queues.settle(launch.lane, query.group, taken, 0, Correction::More(cost_us));
+        query.take_slots(placement, taken, cost_us);
+        query.ready_mut(placement).pass += charge(cost_us, weight);
+        let workers = self.workers.slots(placement);
+        let reserved_bytes = workers.memory_part(worker, query.options.memory_bytes);
+        let stage = &mut query.stages[stage];
+        if let Some(stage) = stage.introduce(id, worker, reserved_bytes) {
+            effects.push(Effect::SendStage { worker, stage });
+        }
+        stage.start_clock(launch.attempt, now, cost_us, weight, launch.lane);
+        effects.push(Effect::Launch { worker, launch });
     }
 
     /// An attempt gives its slots back; `has_run`: its query is charged for using them.
@@ -264,7 +290,7 @@ impl Scheduler {
         };
         let placement = query.stages[stage].spec.placement;
         let until = has_run.then_some(self.now);
-        let Some(spent) = query.stages[stage].stop_clock(attempt.task, until, slots) else {
+        let Some(spent) = query.stages[stage].stop_clock(attempt, until, slots) else {
             return;
         };
         let slots = u64::from(slots);
@@ -296,7 +322,7 @@ impl Scheduler {
         query.take_slots(placement, slots, 0);
         let weight = query.weight(self.limits.order());
         let lane = query.ready(placement).lane;
-        query.stages[stage].start_clock(attempt.task, self.now, 0, weight, lane);
+        query.stages[stage].start_clock(attempt, self.now, 0, weight, lane);
         self.queues
             .of_mut(placement)
             .settle(lane, query.group, slots, 0, Correction::More(0));

@@ -22,6 +22,8 @@ pub struct ClusterSpec {
     pub estimates: Estimates,
     /// The faults to simulate.
     pub faults: Faults,
+    /// Whether slow tasks get second attempts.
+    pub speculation: bool,
 }
 
 impl ClusterSpec {
@@ -113,6 +115,8 @@ pub struct Outcome {
     pub recoveries: usize,
     /// Attempts that came to nothing in that.
     pub lost_attempts: usize,
+    /// Second attempts at slow tasks.
+    pub second_attempts: usize,
     /// Runs of queries that ended with a lost worker and were repeated by their clients.
     pub repeated: usize,
     /// Queries neither finished nor refused: 0 unless the scheduler hangs.

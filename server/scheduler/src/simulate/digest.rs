@@ -37,6 +37,10 @@ impl Digest {
             Effect::Release { worker, release } => {
                 (worker, release.query, &release.stages).hash(&mut self.0);
             }
+            Effect::SecondAttempt { slow, on, worker, .. } => {
+                (on, worker).hash(&mut self.0);
+                self.attempt(slow);
+            }
             Effect::WorkerAvoided { worker, reason } => (worker, reason).hash(&mut self.0),
             Effect::WorkerGivenUp { worker, reason } => (worker, reason).hash(&mut self.0),
             Effect::Released { query } => query.hash(&mut self.0),

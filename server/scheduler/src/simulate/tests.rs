@@ -18,6 +18,7 @@ const SPEC: ClusterSpec = ClusterSpec {
         breaks: 0.0,
         pauses_per_hour: 0.0,
     },
+    speculation: true,
 };
 
 const MIX: Mix = Mix {

@@ -75,6 +75,7 @@ pub struct VirtualCluster<O> {
     slots: u64,
     faults: Faults,
     estimates: Estimates,
+    speculation: bool,
     rng: Rng,
     now: Duration,
     agenda: Agenda<Occurrence>,
@@ -112,6 +113,7 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
             slots: spec.total_slots(),
             faults: spec.faults,
             estimates: spec.estimates,
+            speculation: spec.speculation,
             rng,
             now: Duration::ZERO,
             agenda: Agenda::default(),
@@ -252,6 +254,7 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
             Effect::Recovering {
                 query, attempts, parts, ..
             } => self.recover_query(query, attempts, &parts),
+            Effect::SecondAttempt { .. } => self.counts.second_attempts += 1,
             Effect::SendStage { .. }
             | Effect::Spare { .. }
             | Effect::Released { .. }
@@ -535,7 +538,7 @@ impl<O: FnMut(Duration, &Event)> VirtualCluster<O> {
             Estimates::Rough => BYTES_PER_SECOND * self.rng.between(-2.0, 2.0).exp2(),
             Estimates::Exact => BYTES_PER_SECOND,
         };
-        let graph = work.graph(self.submitted, rate);
+        let graph = work.graph(self.submitted, rate, self.speculation);
         let live = Live {
             number,
             finished_roots: BTreeSet::new(),

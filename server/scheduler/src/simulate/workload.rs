@@ -36,8 +36,8 @@ impl Work {
     }
 
     /// The query as a planner would submit it. `bytes_per_second`: how much the planner estimates a task to read per
-    /// second of its time.
-    pub(super) fn graph(&self, id: u128, bytes_per_second: f64) -> StageGraph {
+    /// second of its time. `speculation`: its session lets slow tasks have second attempts.
+    pub(super) fn graph(&self, id: u128, bytes_per_second: f64, speculation: bool) -> StageGraph {
         let root = self.stages.len() - 1;
         let stage = |(number, stage): (usize, &StageWork)| {
             let task = |(partition, takes): (u32, &Duration)| TaskSpec {
@@ -66,6 +66,7 @@ impl Work {
             root: stage_id(root),
             options: QueryOptions {
                 priority: self.priority,
+                speculation,
                 ..QueryOptions::default()
             },
         }

@@ -160,8 +160,8 @@ fn worker_that_has_dropped_everything_is_as_good_as_lost() {
     }
     model.suspect(worker(0));
     model.return_worker(worker(0), true);
-    let past = &model.scheduler.queries()[0].stages[0].tasks[0].past;
-    assert!(past[0].reason.contains("has dropped"), "{past:?}");
+    let past = &model.scheduler.queries()[0].stages[0].tasks[0].attempts[0];
+    assert!(past.reason.as_ref().unwrap().contains("has dropped"), "{past:?}");
     model.run_to_success(QUERY);
     assert_eq!(model.recoveries, 1);
 }

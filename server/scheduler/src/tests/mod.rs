@@ -1,4 +1,4 @@
-//! The scheduler as a whole: single situations, shares, stops, absences, recovery, avoided workers, and random histories checked by a model of the workers.
+//! The scheduler as a whole: single situations, shares, stops, absences, recovery, avoided workers, second attempts, and random histories checked by a model of the workers.
 
 mod absence;
 mod avoidance;
@@ -7,4 +7,5 @@ mod properties;
 mod recovery;
 mod scheduling;
 mod shares;
+mod speculation;
 mod stops;

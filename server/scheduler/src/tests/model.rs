@@ -79,6 +79,8 @@ pub(crate) struct Model {
     pub(crate) avoided: BTreeSet<WorkerId>,
     /// How often queries computed something again.
     pub(crate) recoveries: usize,
+    /// How many tasks got a second attempt.
+    pub(crate) second_attempts: usize,
     lanes: BTreeMap<AttemptKey, Lane>,
     /// Whether attempts write rows.
     pub(crate) has_rows: bool,
@@ -112,6 +114,7 @@ impl Model {
             dropped: BTreeSet::new(),
             avoided: BTreeSet::new(),
             recoveries: 0,
+            second_attempts: 0,
             lanes: BTreeMap::new(),
             has_rows: true,
             may_exceed: false,
@@ -505,6 +508,11 @@ impl Model {
                 let entry = self.workers.remove(&worker).expect("a worker that is there");
                 assert!(entry.away, "a worker that is heard is given up");
                 self.forget_attempts(worker, entry);
+            }
+            Effect::SecondAttempt { slow, on, worker, .. } => {
+                assert!(!self.stale.contains(&slow) && self.held.contains_key(&(on, slow)));
+                assert!(worker != on && self.graphs[&slow.query].options.speculation);
+                self.second_attempts += 1;
             }
             Effect::WorkerAvoided { worker, .. } => {
                 assert!(self.workers.contains_key(&worker));

@@ -2,10 +2,12 @@
 //! still every query ends once, no slot is lost or given twice, and the same events give the same effects.
 //! [`crate::tests::model`] checks each step.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use squadron_proto::{Failure, FailureKind, WorkerKind};
+use proptest::test_runner::TestRunner;
+use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerKind};
 
 use crate::testing::{graph, stage, worker};
 use crate::tests::model::{Behaviour, Model};
@@ -61,16 +63,18 @@ fn any_options() -> impl Strategy<Value = QueryOptions> {
     let tag = prop::sample::select(vec![None, Some("a"), Some("b"), Some("c")]);
     let session = prop::sample::select(vec!["s", "t"]);
     let memory = prop_oneof![2 => Just(0), 1 => 0..4_000_000_u64];
-    (time_limit, tag, session, -100..=100_i32, memory).prop_map(|(time_limit, tag, session, priority, memory_bytes)| {
-        QueryOptions {
+    let options = (time_limit, tag, session, -100..=100_i32, memory, any::<bool>());
+    options.prop_map(
+        |(time_limit, tag, session, priority, memory_bytes, speculation)| QueryOptions {
+            speculation,
             tag: tag.map(Into::into),
             session: session.into(),
             priority,
             time_limit,
             memory_bytes,
             ..QueryOptions::default()
-        }
-    })
+        },
+    )
 }
 
 /// Groups a, b below a, and c, with random limits.
@@ -122,6 +126,26 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => any::<usize>().prop_map(Step::DropSpare),
         3 => (0..200_u64).prop_map(|ms| Step::Wait { ms }),
         3 => Just(Step::Tick),
+    ]
+}
+
+/// Steps of attempts and of the workers that they are on.
+fn any_step_of_attempts() -> impl Strategy<Value = Step> {
+    let behaviour = prop_oneof![
+        16 => Just(Behaviour::Proceed),
+        1 => Just(Behaviour::Refuse),
+        1 => Just(Behaviour::Stop),
+        1 => Just(Behaviour::Starve),
+    ];
+    prop_oneof![
+        40 => (any::<usize>(), behaviour).prop_map(|(number, behaviour)| Step::Progress(number, behaviour)),
+        40 => any::<usize>().prop_map(Step::Deliver),
+        3 => any::<usize>().prop_map(Step::ResultDone),
+        1 => any::<usize>().prop_map(Step::Lose),
+        1 => any::<usize>().prop_map(Step::Rejoin),
+        1 => any::<usize>().prop_map(Step::Suspect),
+        2 => (any::<usize>(), prop::bool::weighted(0.2)).prop_map(|(number, forgets)| Step::Return { number, forgets }),
+        2 => any::<usize>().prop_map(Step::Repeat),
     ]
 }
 
@@ -260,6 +284,7 @@ fn limits(policy: Policy) -> Limits {
         policy,
         remembered_workers: 16,
         worker_grace: Duration::from_millis(300),
+        straggler_age: Duration::from_millis(100),
         ..Limits::default()
     }
 }
@@ -357,4 +382,65 @@ fn advance(model: &mut Model, number: usize, behaviour: Behaviour, end: Duration
     } else if deadline.is_some() {
         model.tick();
     }
+}
+
+/// There are more slots than tasks, and the first attempt at the first task of each stage is slow: so that many tasks
+/// have two attempts.
+#[test]
+fn any_of_two_attempts_may_win() {
+    let config = ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let shapes = prop::collection::vec(any::<u64>(), 1..4);
+    let steps = prop::collection::vec(any_step_of_attempts(), 100..300);
+    let second_attempts = Cell::new(0);
+    let ran = TestRunner::new(config).run(&(shapes, steps), |(shapes, steps)| {
+        let model = run_with_slow_tasks(shapes, steps);
+        second_attempts.set(second_attempts.get() + model.second_attempts);
+        for load in model.scheduler.workers() {
+            prop_assert_eq!((load.used_slots, load.running), (0, 0));
+        }
+        prop_assert!(model.scheduler.is_empty());
+        model.check_replay(limits(Policy::Stride));
+        Ok(())
+    });
+    if let Err(error) = ran {
+        panic!("{error}");
+    }
+    assert!(
+        second_attempts.get() > 50,
+        "only {} second attempts",
+        second_attempts.get()
+    );
+}
+
+fn run_with_slow_tasks(shapes: Vec<u64>, steps: Vec<Step>) -> Model {
+    let mut model = Model::new(limits(Policy::Stride));
+    for number in 100..106 {
+        model.join(worker(number), 4, WorkerKind::Remote);
+    }
+    model.join(worker(106), 1, WorkerKind::Local);
+    for (number, shape) in (0..).zip(shapes) {
+        let mut graph = random_graph(number, shape);
+        graph.options.speculation = true;
+        model.submit(graph);
+    }
+    for step in steps {
+        let is_slow = |(_, of): (_, AttemptKey)| of.task.0 == 0 && of.attempt.0 == 0;
+        let is_skipped = match step {
+            Step::Progress(number, _) => number % 9 > 0 && pick(model.attempts(), number).is_some_and(is_slow),
+            _ => false,
+        };
+        if !is_skipped {
+            apply_step(&mut model, step);
+        }
+        model.now += Duration::from_millis(30);
+        if model.scheduler.next_deadline().is_some_and(|at| at <= model.now) {
+            model.send(Event::Tick);
+        }
+    }
+    model.run_to_completion();
+    model
 }

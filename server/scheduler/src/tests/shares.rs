@@ -91,6 +91,7 @@ impl FakeCluster {
                 | Effect::Released { .. }
                 | Effect::WorkerGivenUp { .. }
                 | Effect::Spare { .. }
+                | Effect::SecondAttempt { .. }
                 | Effect::Recovering { .. }
                 | Effect::WorkerAvoided { .. }
                 | Effect::Unexpected { .. } => {}

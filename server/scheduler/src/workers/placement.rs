@@ -249,7 +249,7 @@ impl SlotPool {
         let wish = self.satisfiable(wish);
         let worker = match self.choose(demand, wish) {
             Some(worker) => worker,
-            None if may_oversubscribe && self.free_slots(demand.lane) > 0 => self.least_loaded(demand.lane, wish)?,
+            None if may_oversubscribe => self.partly_free(demand.lane, wish)?,
             None => return None,
         };
         Some(self.assign(worker, demand))
@@ -365,6 +365,13 @@ impl SlotPool {
     fn least_loaded(&self, lane: Lane, wish: Preferences<'_>) -> Option<WorkerId> {
         let mut by_free = self.view(lane).by_free.iter().map(|&(_, _, worker)| worker);
         by_free.find(|&worker| !wish.avoids(worker))
+    }
+
+    /// The least loaded worker, if any of its slots is free: a full worker refuses the task.
+    fn partly_free(&self, lane: Lane, wish: Preferences<'_>) -> Option<WorkerId> {
+        let worker = self.least_loaded(lane, wish)?;
+        self.workers.get(&worker).filter(|entry| entry.free(lane) > 0)?;
+        Some(worker)
     }
 
     fn assign(&mut self, worker: WorkerId, demand: Demand) -> Place {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use squadron_proto::{Failure, QueryId};
-use squadron_scheduler::{QueryInfo, StageInfo, TaskInfo};
+use squadron_scheduler::{AttemptInfo, QueryInfo, StageInfo, TaskInfo};
 
 /// What was asked, and by whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +49,12 @@ impl CompletedQuery {
         let statement = self.request.statement.as_ref().map_or(0, |text| text.len());
         let failure = self.outcome.as_ref().err();
         let stages = self.info.iter().flat_map(|info| &info.stages);
-        let stages: usize = stages
-            .map(|stage| size_of::<StageInfo>() + stage.tasks.len() * size_of::<TaskInfo>())
-            .sum();
+        let attempts = |task: &TaskInfo| task.attempts.len() * size_of::<AttemptInfo>();
+        let tasks = |stage: &StageInfo| {
+            let tasks = stage.tasks.iter();
+            tasks.map(|task| size_of::<TaskInfo>() + attempts(task)).sum::<usize>()
+        };
+        let stages: usize = stages.map(|stage| size_of::<StageInfo>() + tasks(stage)).sum();
         let own = size_of::<Self>() + size_of::<QueryRequest>() + size_of::<QueryInfo>();
         (own + statement + failure.map_or(0, |failure| failure.message.len()) + stages) as u64
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use squadron_proto::{AttemptNumber, Failure, FailureKind, StageId, TaskId};
-use squadron_scheduler::{PastAttempt, QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, TaskInfo, TaskPhase};
+use squadron_scheduler::{AttemptInfo, QueryInfo, QueryPhase, Resources, StageInfo, StagePhase, TaskInfo, TaskPhase};
 
 use super::completed::{CompletedQuery, QueryRequest};
 
@@ -54,27 +54,22 @@ struct StageEntry {
 struct TaskEntry {
     task: u32,
     end: TaskEnd,
-    /// Its number and its worker.
-    attempt: Option<(u32, String)>,
+    slots: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    attempts: Vec<AttemptEntry>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct AttemptEntry {
+    attempt: u32,
+    worker: String,
+    end: TaskEnd,
     slots: u32,
     launched_us: Option<u64>,
     started_us: Option<u64>,
     ended_us: Option<u64>,
     used: Option<Used>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    past: Vec<PastEntry>,
-}
-
-/// An attempt that came to nothing.
-#[derive(Debug, Serialize, Deserialize)]
-struct PastEntry {
-    attempt: u32,
-    worker: String,
-    launched_us: Option<u64>,
-    started_us: Option<u64>,
-    ended_us: Option<u64>,
-    used: Option<Used>,
-    reason: Arc<str>,
+    reason: Option<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -224,68 +219,70 @@ impl StageEntry {
 
 impl TaskEntry {
     fn of(task: &TaskInfo, time: impl Fn(Duration) -> u64) -> Self {
+        let attempts = task.attempts.iter();
         Self {
             task: task.id.0,
-            end: match task.phase {
-                TaskPhase::Finished => TaskEnd::Finished,
-                TaskPhase::Failed => TaskEnd::Failed,
-                TaskPhase::Waiting
-                | TaskPhase::Pending
-                | TaskPhase::Launched
-                | TaskPhase::Committed
-                | TaskPhase::Running
-                | TaskPhase::Parked => TaskEnd::Cancelled,
-            },
-            attempt: task.attempt.map(|(attempt, worker)| (attempt.0, worker.to_string())),
+            end: TaskEnd::of(task.phase),
             slots: task.slots,
-            launched_us: task.launched.map(&time),
-            started_us: task.started.map(&time),
-            ended_us: task.ended.map(&time),
-            used: task.resources.map(Used::of),
-            past: task.past.iter().map(|past| PastEntry::of(past, &time)).collect(),
+            attempts: attempts.map(|attempt| AttemptEntry::of(attempt, &time)).collect(),
         }
     }
 
     fn into_info(self) -> Option<TaskInfo> {
-        let attempt = match self.attempt {
-            None => None,
-            Some((attempt, worker)) => Some((AttemptNumber(attempt), worker.parse().ok()?)),
-        };
+        let attempts = self.attempts.into_iter();
         Some(TaskInfo {
             id: TaskId(self.task),
-            phase: match self.end {
-                TaskEnd::Finished => TaskPhase::Finished,
-                TaskEnd::Failed => TaskPhase::Failed,
-                TaskEnd::Cancelled => TaskPhase::Waiting,
-            },
-            attempt,
+            phase: self.end.phase(),
             slots: self.slots,
-            launched: self.launched_us.map(Duration::from_micros),
-            started: self.started_us.map(Duration::from_micros),
-            ended: self.ended_us.map(Duration::from_micros),
-            resources: self.used.map(Used::into_resources),
-            past: self.past.into_iter().map(PastEntry::into_past).collect::<Option<_>>()?,
+            attempts: attempts.map(AttemptEntry::into_info).collect::<Option<_>>()?,
         })
     }
 }
 
-impl PastEntry {
-    fn of(past: &PastAttempt, time: impl Fn(Duration) -> u64) -> Self {
-        Self {
-            attempt: past.attempt.0,
-            worker: past.worker.to_string(),
-            launched_us: past.launched.map(&time),
-            started_us: past.started.map(&time),
-            ended_us: past.ended.map(&time),
-            used: past.resources.map(Used::of),
-            reason: Arc::clone(&past.reason),
+impl TaskEnd {
+    fn of(phase: TaskPhase) -> Self {
+        match phase {
+            TaskPhase::Finished => Self::Finished,
+            TaskPhase::Failed => Self::Failed,
+            TaskPhase::Waiting
+            | TaskPhase::Pending
+            | TaskPhase::Launched
+            | TaskPhase::Committed
+            | TaskPhase::Running
+            | TaskPhase::Parked => Self::Cancelled,
         }
     }
 
-    fn into_past(self) -> Option<PastAttempt> {
-        Some(PastAttempt {
+    fn phase(self) -> TaskPhase {
+        match self {
+            Self::Finished => TaskPhase::Finished,
+            Self::Failed => TaskPhase::Failed,
+            Self::Cancelled => TaskPhase::Waiting,
+        }
+    }
+}
+
+impl AttemptEntry {
+    fn of(attempt: &AttemptInfo, time: impl Fn(Duration) -> u64) -> Self {
+        Self {
+            attempt: attempt.attempt.0,
+            worker: attempt.worker.to_string(),
+            end: TaskEnd::of(attempt.phase),
+            slots: attempt.slots,
+            launched_us: attempt.launched.map(&time),
+            started_us: attempt.started.map(&time),
+            ended_us: attempt.ended.map(&time),
+            used: attempt.resources.map(Used::of),
+            reason: attempt.reason.clone(),
+        }
+    }
+
+    fn into_info(self) -> Option<AttemptInfo> {
+        Some(AttemptInfo {
             attempt: AttemptNumber(self.attempt),
             worker: self.worker.parse().ok()?,
+            phase: self.end.phase(),
+            slots: self.slots,
             launched: self.launched_us.map(Duration::from_micros),
             started: self.started_us.map(Duration::from_micros),
             ended: self.ended_us.map(Duration::from_micros),
@@ -338,29 +335,39 @@ mod tests {
         let task = TaskInfo {
             id: TaskId(3),
             phase: TaskPhase::Finished,
-            attempt: Some((AttemptNumber(1), WorkerId::from_u128(7))),
             slots: 2,
-            launched: Some(Duration::from_millis(5)),
-            started: Some(Duration::from_millis(6)),
-            ended: Some(Duration::from_millis(9)),
-            resources: Some(Resources {
-                rows: 1,
-                cpu: Duration::from_nanos(2),
-                read_bytes: 3,
-                written_bytes: 4,
-                fetched_bytes: 5,
-                spilled_bytes: 6,
-                peak_memory_bytes: 7,
-            }),
-            past: vec![PastAttempt {
-                attempt: AttemptNumber(0),
-                worker: WorkerId::from_u128(8),
-                launched: Some(Duration::from_millis(3)),
-                started: None,
-                ended: Some(Duration::from_millis(4)),
-                resources: None,
-                reason: "its worker was lost".into(),
-            }],
+            attempts: vec![
+                AttemptInfo {
+                    attempt: AttemptNumber(0),
+                    worker: WorkerId::from_u128(8),
+                    phase: TaskPhase::Waiting,
+                    slots: 1,
+                    launched: Some(Duration::from_millis(3)),
+                    started: None,
+                    ended: Some(Duration::from_millis(4)),
+                    resources: None,
+                    reason: Some("its worker was lost".into()),
+                },
+                AttemptInfo {
+                    attempt: AttemptNumber(1),
+                    worker: WorkerId::from_u128(7),
+                    phase: TaskPhase::Finished,
+                    slots: 2,
+                    launched: Some(Duration::from_millis(5)),
+                    started: Some(Duration::from_millis(6)),
+                    ended: Some(Duration::from_millis(9)),
+                    resources: Some(Resources {
+                        rows: 1,
+                        cpu: Duration::from_nanos(2),
+                        read_bytes: 3,
+                        written_bytes: 4,
+                        fetched_bytes: 5,
+                        spilled_bytes: 6,
+                        peak_memory_bytes: 7,
+                    }),
+                    reason: None,
+                },
+            ],
         };
         let request = request(9);
         let info = QueryInfo {

@@ -21,6 +21,18 @@ impl Model {
             is_away || entry.stages.contains(&(attempt.query, attempt.stage)),
             "launched before its stage was sent"
         );
+        let task = (attempt.query, attempt.stage, attempt.task);
+        let held = self
+            .held
+            .keys()
+            .filter(|(_, key)| (key.query, key.stage, key.task) == task);
+        let others: Vec<_> = held.collect();
+        let is_root = self.graphs[&attempt.query].root == attempt.stage;
+        match others.as_slice() {
+            [] => {}
+            [(other, _)] => assert!(*other != worker && !is_root && spec.placement == Placement::Any),
+            more => panic!("{attempt} is launched beside {more:?}"),
+        }
         // A query that may be starved gets slots of which only attempts of its own lane count as taken.
         let waited = self.now - self.submitted[&attempt.query];
         let may_be_starved = waited >= Limits::default().starvation_timeout;

@@ -186,13 +186,22 @@ fn avoided_worker_gets_tasks_only_where_there_is_no_other() {
     };
     let places = [(); 2].map(|()| pool.place(demand(1), avoided, false).unwrap());
     assert_eq!(workers(&places), [B, B]);
-    assert_eq!(pool.place(demand(1), avoided, false), None, "it waits");
-    assert_eq!(
-        pool.place(demand(1), avoided, true).unwrap().worker,
-        B,
-        "or shares slots"
-    );
+    assert_eq!(pool.place(demand(1), avoided, true), None, "it waits");
     assert_eq!(pool.place_together(&[demand(1); 2], avoided, false), None);
     pool.withdraw(B);
     assert_eq!(pool.place(demand(1), avoided, false).unwrap().worker, A);
+}
+
+/// A free slot of a worker that the task avoids is none for it.
+#[test]
+fn task_shares_no_slots_of_full_workers() {
+    let mut pool = pool(&[(A, 1), (B, 1)]);
+    pool.take_slots(A, demand(1));
+    let wish = Preferences {
+        avoided: &[B],
+        ..Preferences::default()
+    };
+    assert_eq!(pool.place(demand(1), wish, true), None);
+    pool.release_slots(A, demand(1));
+    assert_eq!(pool.place(demand(1), wish, true).map(|place| place.worker), Some(A));
 }
