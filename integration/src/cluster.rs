@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::client::Client;
+use crate::faulty_disk::FaultyDisk;
 use crate::link::Link;
 use crate::process::{POLL_INTERVAL, Process, squadron, target_folder};
 
@@ -30,6 +31,9 @@ const MEMORY_MIB: u64 = 512;
 /// The server's `--spill-dir` in the cluster's folder.
 const SERVER_SPILL: &str = "server-spill";
 
+/// The library of faulty disks in the cluster's folder.
+const FAULTY_DISK: &str = "faulty_disk.so";
+
 /// Lines of each log that a failed test prints.
 const PRINTED_LOG_LINES: usize = 120;
 
@@ -41,6 +45,7 @@ pub struct ClusterBuilder {
     memory_mib: Option<u64>,
     spill_disk_kib: Option<u64>,
     has_links: bool,
+    has_faulty_disks: bool,
     serve: Vec<String>,
     worker: Vec<String>,
     variables: Vec<(String, String)>,
@@ -126,6 +131,9 @@ impl ClusterBuilder {
     /// When a process does not become ready.
     pub async fn start(self) -> Cluster {
         let folder = TempDir::with_prefix("squadron-test-").expect("there is a temporary folder");
+        if self.has_faulty_disks {
+            FaultyDisk::compile(&folder.path().join(FAULTY_DISK));
+        }
         let mut server = Process::start(
             "server",
             self.serve_command(folder.path()),
@@ -172,8 +180,17 @@ impl ClusterBuilder {
         self
     }
 
-    fn worker_command(&self, server: &str, links: Option<&Links>, spill: PathBuf) -> Command {
-        let mut command = self.command("worker", spill);
+    /// The spill folders of workers are on disks that the test can fill and slow down; see [`Cluster::disk`].
+    pub fn faulty_disks(mut self) -> Self {
+        self.has_faulty_disks = true;
+        self
+    }
+
+    fn worker_command(&self, server: &str, links: Option<&Links>, spill: PathBuf, library: &Path) -> Command {
+        let mut command = self.command("worker", spill.clone());
+        if self.has_faulty_disks {
+            command.envs(FaultyDisk::of(spill).variables(library));
+        }
         match links {
             None => command.args(["--server", server]),
             Some(links) => {
@@ -330,7 +347,10 @@ impl Cluster {
             true => Some(self.make_links().await),
             false => None,
         };
-        let command = self.builder.worker_command(self.cluster_url(), links.as_ref(), spill);
+        let library = self.folder.path().join(FAULTY_DISK);
+        let command = self
+            .builder
+            .worker_command(self.cluster_url(), links.as_ref(), spill, &library);
         let log = self.folder.path().join(format!("{name}.log"));
         let process = Process::start(name, command, log);
         let url = String::new();
@@ -402,6 +422,15 @@ impl Cluster {
     pub fn spill_folder(&self, index: usize) -> PathBuf {
         let name = self.workers[index].process.name();
         self.folder.path().join(format!("{name}-spill"))
+    }
+
+    /// The disk of a remote worker's `--spill-dir`.
+    ///
+    /// # Panics
+    /// When the cluster was not built with faulty disks.
+    pub fn disk(&self, index: usize) -> FaultyDisk {
+        assert!(self.builder.has_faulty_disks, "a cluster with faulty disks");
+        FaultyDisk::of(self.spill_folder(index))
     }
 
     /// Files of spilled rows; marker files of the processes do not count.

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod cluster;
 pub mod compare;
+pub mod faulty_disk;
 pub mod fuzz;
 pub mod impostor;
 pub mod link;

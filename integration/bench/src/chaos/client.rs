@@ -13,7 +13,7 @@ use crate::answers::{self, Target};
 use crate::connection::{self, Connection, describe};
 
 /// No query takes so long, even if it starts again after each of several faults.
-const HANG: Duration = Duration::from_secs(180);
+pub(super) const HANG: Duration = Duration::from_secs(180);
 
 /// What the server says when it may not run a query again by itself.
 const ROWS_WENT_OUT: &str = "a part of the rows had been sent already";

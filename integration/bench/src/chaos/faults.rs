@@ -9,6 +9,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 use squadron_integration::cluster::Cluster;
+use squadron_integration::faulty_disk::{DiskCondition, FaultyDisk};
 use squadron_integration::link::{Condition, Link};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -21,6 +22,9 @@ use crate::connection::{self, Connection};
 pub(super) const GRACE: Duration = Duration::from_secs(4);
 /// How long a fault may take to be seen.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a worker may have nothing to write.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What happens to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -51,9 +55,13 @@ pub(super) enum Fault {
     SilentData,
     /// Its disk takes no new files; then another one takes its place.
     Disk,
+    /// Its disk is full.
+    FullDisk,
+    /// Its disk takes long for each write and each removal.
+    SlowDisk,
 }
 
-const FAULTS: [(Fault, u32); 12] = [
+const FAULTS: [(Fault, u32); 14] = [
     (Fault::Kill, 20),
     (Fault::Stutter, 15),
     (Fault::Pause, 5),
@@ -66,6 +74,8 @@ const FAULTS: [(Fault, u32); 12] = [
     (Fault::SlowData, 8),
     (Fault::SilentData, 6),
     (Fault::Disk, 6),
+    (Fault::FullDisk, 8),
+    (Fault::SlowDisk, 8),
 ];
 
 /// Draws faults, carries them out and counts them.
@@ -180,6 +190,17 @@ impl Faults {
                 fs::rename(&aside, &folder)?;
                 self.replace(cluster, worker).await?;
             }
+            Fault::FullDisk => {
+                if !self.spoil(&cluster.disk(worker), DiskCondition::Full).await {
+                    return Ok(());
+                }
+            }
+            Fault::SlowDisk => {
+                let delay = self.milliseconds(5..200);
+                if !self.spoil(&cluster.disk(worker), DiskCondition::Slow(delay)).await {
+                    return Ok(());
+                }
+            }
         }
         *self.counts.entry(fault).or_insert(0) += 1;
         Ok(())
@@ -203,6 +224,20 @@ impl Faults {
         link.set(condition);
         sleep(time).await;
         link.set(Condition::Open);
+    }
+
+    /// Lets a disk behave differently until that was felt, and for a while longer. Returns whether it was felt at all: the
+    /// worker may have had nothing to write.
+    async fn spoil(&mut self, disk: &FaultyDisk, condition: DiskCondition) -> bool {
+        let before = disk.hits();
+        let began = Instant::now();
+        disk.set(condition);
+        while disk.hits() == before && began.elapsed() < DISK_PATIENCE {
+            sleep(Duration::from_millis(20)).await;
+        }
+        sleep(self.milliseconds(100..2_000)).await;
+        disk.set(DiskCondition::Good);
+        disk.hits() > before
     }
 
     /// Waits until all workers are heard.

@@ -13,6 +13,7 @@ use crate::Verdict;
 pub(super) struct Queries {
     #[serde(rename = "queries")]
     pub(super) run: u64,
+    pub(super) writes: u64,
     pub(super) recovered: u64,
     pub(super) failed_cleanly: u64,
     pub(super) failed: u64,
@@ -24,6 +25,7 @@ impl Queries {
     pub(super) fn merge(self, other: Self) -> Self {
         Self {
             run: self.run + other.run,
+            writes: self.writes + other.writes,
             recovered: self.recovered + other.recovered,
             failed_cleanly: self.failed_cleanly + other.failed_cleanly,
             failed: self.failed + other.failed,
@@ -76,6 +78,7 @@ impl fmt::Display for ChaosFigures {
         )?;
         let Queries {
             run,
+            writes,
             recovered,
             failed_cleanly,
             failed,
@@ -84,7 +87,7 @@ impl fmt::Display for ChaosFigures {
         } = self.queries;
         write!(
             f,
-            "{run} queries: {recovered} recovered, {failed_cleanly} failed cleanly, {failed} failed otherwise, {wrong} wrong, \
+            "{run} queries and {writes} writes: {recovered} recovered, {failed_cleanly} failed cleanly, {failed} failed otherwise, {wrong} wrong, \
              {hung} hung; {} leaked",
             self.leaked
         )

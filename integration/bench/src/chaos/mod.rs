@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! clients ── TPC-H, cut into tiny splits ──> server ──> workers <── one fault after the other, from a seed
+//! writer ─── INSERT and COPY ─────────────────^
 //! ```
 //!
 //! The expected answers come from the same cluster before the first fault.
@@ -9,6 +10,7 @@
 mod client;
 mod faults;
 mod figures;
+mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use self::faults::{Faults, GRACE};
 #[cfg(test)]
 pub(crate) use self::figures::tests;
 use self::figures::{ChaosFigures, Queries};
+use self::writer::Writer;
 use crate::connection::Connection;
 use crate::machine::Machine;
 use crate::{JsonArgs, Result, Verdict, answers, connection};
@@ -68,6 +71,7 @@ pub(super) async fn run(args: &ChaosArgs) -> Result<Verdict> {
         .tpch(args.sf)
         .tiny_splits()
         .links()
+        .faulty_disks()
         .memory_mib(MEMORY_MIB)
         .serve_arg(format!("--worker-grace={}s", GRACE.as_secs()))
         .serve_arg("--history-queries=100000")
@@ -83,6 +87,9 @@ pub(super) async fn run(args: &ChaosArgs) -> Result<Verdict> {
         let client = Client::connect(&url, Arc::clone(&targets), random).await?;
         clients.spawn(client.work_until(end));
     }
+    let random = StdRng::seed_from_u64(args.seed.wrapping_mul(1_000).wrapping_add(999));
+    let writer = Writer::connect(&url, random).await?;
+    clients.spawn(writer.work_until(end));
     let mut faults = Faults::new(&url, args.seed).await?;
     while Instant::now() < end {
         faults.inject(&mut cluster).await?;
