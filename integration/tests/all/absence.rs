@@ -1,12 +1,14 @@
 //! Workers that hang for a while in the middle of a query and come back, or that die.
 
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
 use futures::StreamExt;
-use squadron_integration::client::{Client, Rows};
+use squadron_integration::client::{Client, Rows, status};
 use squadron_integration::cluster::{Cluster, wait_until};
 use squadron_integration::link::Condition;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::support::{ENDLESS, bounded, minutes, number, one_batch, seconds, texts, two_workers};
 
@@ -139,6 +141,67 @@ fn query_outlives_the_death_of_a_worker() {
         assert!(number(&client, "SELECT sum(recoveries) FROM system.queries").await > 0);
         let lost = "SELECT count(*) FROM system.tasks WHERE state = 'lost' AND reason IS NOT NULL";
         assert!(number(&client, lost).await > 0, "every attempt is shown");
+        cluster.wait_until_idle(seconds(60)).await;
+    });
+}
+
+/// Reads the first rows of a query, lets a worker die that writes others of them, and reads the rest.
+async fn read_over_a_death(cluster: &mut Cluster, client: &Client, sql: &str) -> Result<Vec<RecordBatch>, Status> {
+    let mut stream = client.open(sql).await.expect("it starts");
+    let mut rows = vec![stream.next().await.expect("it has rows").expect("no fault yet")];
+    cluster.worker(1).kill();
+    cluster.forget_worker(1);
+    while let Some(batch) = stream.next().await {
+        rows.push(batch.map_err(status)?);
+    }
+    Ok(rows)
+}
+
+/// Every part of the result is written by one worker, in the order of the files, and more of it than all buffers on the
+/// way hold.
+fn twenty_times(columns: &str) -> String {
+    vec![format!("SELECT {columns} FROM lineitem"); 20].join(" UNION ALL ")
+}
+
+#[test]
+fn stream_outlives_the_death_of_a_worker() {
+    bounded(minutes(5), async {
+        let mut cluster = two_workers().start().await;
+        let client = cluster.client().await;
+        let sql = twenty_times("l_orderkey, l_linenumber, l_comment");
+        let keys = "sum(l_orderkey * 10 + l_linenumber)";
+        let expected = number(&client, &format!("SELECT CAST({keys} AS BIGINT) FROM ({sql})")).await;
+        let batches = read_over_a_death(&mut cluster, &client, &sql).await;
+        let batches = batches.expect("the rows come again in the same order");
+        let mut found = 0;
+        for batch in &batches {
+            let keys = batch.column(0).as_primitive::<Int64Type>().values();
+            let lines = batch.column(1).as_primitive::<Int32Type>().values();
+            found += keys
+                .iter()
+                .zip(lines)
+                .map(|(key, line)| key * 10 + i64::from(*line))
+                .sum::<i64>();
+        }
+        assert_eq!(found, expected, "each row once");
+        assert!(
+            number(&client, "SELECT sum(recoveries) FROM system.queries").await > 0,
+            "nothing was lost"
+        );
+        cluster.wait_until_idle(seconds(60)).await;
+    });
+}
+
+#[test]
+fn stream_of_other_rows_ends_and_says_why() {
+    bounded(minutes(5), async {
+        let mut cluster = two_workers().start().await;
+        let client = cluster.client().await;
+        let sql = twenty_times("random() AS r, l_comment");
+        let outcome = read_over_a_death(&mut cluster, &client, &sql).await;
+        let status = outcome.expect_err("nobody knows the rows that were lost");
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert!(status.message().contains("it is safe to run it again"), "{status}");
         cluster.wait_until_idle(seconds(60)).await;
     });
 }

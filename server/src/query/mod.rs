@@ -11,6 +11,7 @@
 //! once, never while a result is read.
 
 mod change;
+mod delivered;
 mod ended;
 pub mod history;
 mod lifecycle;

@@ -5,8 +5,8 @@
 //! | the result is ready | opened, and its frames forwarded as they come |
 //! | it is lost, and no frame of it was forwarded | opened again where it is written now |
 //! | it is lost, and all its frames were forwarded | not needed any more |
-//! | it is lost, and some of its frames were forwarded | the end of the query: another attempt may give its rows in another order |
-//! | it is void: its rows do not belong to the result any more | as if lost, but all its frames are as bad as some |
+//! | it is lost, and some of its frames were forwarded | opened again too, and read on from there; if its frames are not the same until then, that is the end of the query |
+//! | it is void: its rows do not belong to the result any more | opened again if no frame was forwarded, else the end of the query |
 //!
 //! A stream that breaks is the consequence of something. Usually the scheduler hears of that too, within moments; if the
 //! server alone cannot reach a worker, the scheduler hears of it here.
@@ -21,7 +21,8 @@ use squadron_proto::{AttemptKey, AttemptNumber, Failure, TaskId};
 use squadron_scheduler::{LostParts, QuerySummary, ResultPart};
 use tokio::time::timeout;
 
-use super::result_reader::{CAUSE_PATIENCE, Frames, ResultReader, is_loss};
+use super::delivered::{Delivered, Fate};
+use super::result_reader::{CAUSE_PATIENCE, Frames, PartFrames, ResultReader, is_loss};
 use crate::driver::{QueryEvents, QueryUpdate};
 
 /// Rows of a query that runs, and the query's own fate. Dropping it cancels the query.
@@ -46,13 +47,15 @@ struct Part {
     broken: Option<AttemptNumber>,
     /// Ends its stream.
     abort: Option<AbortHandle>,
-    has_forwarded: bool,
+    delivered: Delivered,
+    /// Why it was lost, the last time.
+    loss: Option<Failure>,
     is_complete: bool,
 }
 
 /// What comes of a part.
 enum Step {
-    Frame(FlightData),
+    Frame(u32, FlightData),
     Broken(Failure),
     Complete,
 }
@@ -163,10 +166,13 @@ impl RunningRows {
     async fn take_step(&mut self, attempt: AttemptKey, step: Step) -> Result<Option<FlightData>, Failure> {
         let part = self.parts.entry(attempt.task).or_default();
         match step {
-            Step::Frame(frame) => {
-                part.has_forwarded |= !self.are_thrown_away;
-                return Ok(Some(frame));
-            }
+            Step::Frame(_, frame) if self.are_thrown_away => return Ok(Some(frame)),
+            Step::Frame(partition, frame) => match part.delivered.take(partition, &frame) {
+                Fate::Forward => return Ok(Some(frame)),
+                Fate::Skip => {}
+                Fate::Differs => return Err(self.give_up(attempt.task)),
+            },
+            Step::Complete if part.delivered.is_behind() => return Err(self.give_up(attempt.task)),
             Step::Complete => part.is_complete = true,
             Step::Broken(broken) => self.wait_for_cause(attempt, broken).await?,
         }
@@ -182,7 +188,7 @@ impl RunningRows {
     fn take(&mut self, update: Option<QueryUpdate>) -> Result<(), Failure> {
         match update {
             Some(QueryUpdate::ResultReady { parts }) => self.announce(parts),
-            Some(QueryUpdate::PartsLost { parts, failure }) => return self.lose(&parts, failure),
+            Some(QueryUpdate::PartsLost { parts, failure }) => return self.lose(&parts, &failure),
             Some(QueryUpdate::Ended(outcome)) => self.summary = Some(outcome?),
             None => return Err(Failure::internal("the query ended before its result could be read")),
         }
@@ -207,6 +213,7 @@ impl RunningRows {
                 let (frames, abort) = abortable(steps(frames));
                 self.frames.push(frames.map(move |step| (attempt, step)).boxed());
                 let known = self.parts.entry(attempt.task).or_default();
+                known.delivered.start_again();
                 known.attempt = Some(attempt.attempt);
                 known.abort = Some(abort);
                 Ok(())
@@ -216,18 +223,13 @@ impl RunningRows {
     }
 
     /// Parts are lost. They are announced again.
-    fn lose(&mut self, lost: &LostParts, failure: Failure) -> Result<(), Failure> {
+    fn lose(&mut self, lost: &LostParts, failure: &Failure) -> Result<(), Failure> {
         for (task, is_void) in all(lost) {
             self.unopened.retain(|part| part.attempt.task != task);
             let part = self.parts.entry(task).or_default();
-            if part.has_forwarded && (is_void || !part.is_complete) {
-                let message = format!(
-                    "{}; a part of the rows had been sent already, so the server did not run the statement again by itself",
-                    failure.message
-                );
-                let failure = Failure::new(failure.kind, message);
-                self.events.give_up(failure.clone());
-                return Err(failure);
+            part.loss = Some(failure.clone());
+            if is_void && !part.delivered.is_empty() {
+                return Err(self.give_up(task));
             }
             part.is_complete &= !is_void;
             part.attempt = None;
@@ -236,6 +238,20 @@ impl RunningRows {
             }
         }
         Ok(())
+    }
+
+    /// The rows of a part that the client has are not those of the result any more.
+    fn give_up(&mut self, part: TaskId) -> Failure {
+        let loss = self.parts.get(&part).and_then(|part| part.loss.clone());
+        let loss = loss.unwrap_or_else(|| Failure::internal("an attempt gave other rows than itself"));
+        let message = format!(
+            "{}; a part of the rows had been sent already, and they would come in another order or be others, so the \
+             server did not run the statement again by itself: it is safe to run it again",
+            loss.message
+        );
+        let failure = Failure::new(loss.kind, message);
+        self.events.give_up(failure.clone());
+        failure
     }
 
     /// A part broke off. Waits until the scheduler says that it is lost, or why the query failed.
@@ -282,11 +298,11 @@ fn concerns(update: &QueryUpdate, broken: AttemptKey) -> bool {
 }
 
 /// The frames of a part, then how it ends.
-fn steps(frames: Frames) -> impl Stream<Item = Step> + Send + 'static {
+fn steps(frames: PartFrames) -> impl Stream<Item = Step> + Send + 'static {
     stream::unfold(Some(frames), |frames| async move {
         let mut frames = frames?;
         match frames.next().await {
-            Some(Ok(frame)) => Some((Step::Frame(frame), Some(frames))),
+            Some(Ok((partition, frame))) => Some((Step::Frame(partition, frame), Some(frames))),
             Some(Err(broken)) => Some((Step::Broken(broken), None)),
             None => Some((Step::Complete, None)),
         }

@@ -118,7 +118,7 @@ impl Scheduler {
             let name = self.workers.name(worker);
             let message = match differences.has_dropped {
                 true => {
-                    format!("{name} was away for too long and has dropped attempt {first}; run the statement again")
+                    format!("{name} was away for too long and has dropped attempt {first}")
                 }
                 false => format!("the connection to {name} broke before attempt {first} was launched"),
             };

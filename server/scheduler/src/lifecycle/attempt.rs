@@ -395,7 +395,7 @@ impl Attempt {
         Failure::new(
             FailureKind::Draining,
             format!(
-                "worker {} stopped an attempt without being asked to; run the statement again",
+                "worker {} stopped an attempt without being asked to",
                 self.placed.worker
             ),
         )

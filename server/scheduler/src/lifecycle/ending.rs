@@ -149,7 +149,7 @@ impl Scheduler {
             self.record_last_stop(query, effects);
         }
         for &id in &loss.queries {
-            let message = format!("{} was lost ({reason}); run the statement again", loss.name);
+            let message = format!("{} was lost ({reason})", loss.name);
             let failure = Failure::new(FailureKind::WorkerLost, message);
             self.lose_on_worker(now, id, (worker, None), failure, effects);
             if let Some(query) = self.queries.get_mut(&id) {

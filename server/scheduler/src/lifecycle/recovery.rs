@@ -180,7 +180,7 @@ impl Scheduler {
         }
         self.settle(&lost.given_up, effects);
         match cause {
-            Some(cause) if !is_read => self.end(id, Err(cause), effects),
+            Some(cause) if !is_read => self.end(id, Err(with_advice(cause)), effects),
             // What is lost its client has.
             Some(_) | None => self.end_successfully(now, id, effects),
         }
@@ -295,6 +295,17 @@ impl Loss {
     fn keys(&self) -> impl Iterator<Item = AttemptKey> + '_ {
         self.attempts.iter().chain(&self.outputs).copied()
     }
+}
+
+/// The end of a query that has lost too much. What a worker or its disk refused says itself what to do.
+fn with_advice(cause: Failure) -> Failure {
+    let message = match cause.kind {
+        FailureKind::WorkerLost | FailureKind::ShuffleLost | FailureKind::Draining => {
+            format!("{}; run the statement again", cause.message)
+        }
+        _ => cause.message,
+    };
+    Failure { message, ..cause }
 }
 
 /// Whether another attempt may succeed where this failure ended one. An attempt that stopped by itself, as if it had been
