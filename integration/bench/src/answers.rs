@@ -68,10 +68,14 @@ pub(super) struct Target {
 
 /// The 22 queries of TPC-H with the answers that the server at `url` gives now.
 pub(super) async fn tpch_targets(url: &str, scale: f64) -> crate::Result<Vec<Target>> {
+    targets(url, (1..=tpch::QUERIES).map(|number| tpch::query(number, scale))).await
+}
+
+/// Queries with the answers that the server at `url` gives now.
+pub(super) async fn targets(url: &str, queries: impl IntoIterator<Item = String>) -> crate::Result<Vec<Target>> {
     let mut connection = connection::connect(url).await?;
     let mut targets = Vec::new();
-    for number in 1..=tpch::QUERIES {
-        let sql = tpch::query(number, scale);
+    for sql in queries {
         let answer = ask(&mut connection, &sql).await?;
         targets.push(Target { sql, answer });
     }

@@ -145,3 +145,29 @@ fn describe_summary(summary: &StageSummary) -> String {
 fn millis(duration: Duration) -> String {
     format!("{:.3}ms", duration.as_secs_f64() * 1000.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use squadron_proto::control::TaskOutput;
+    use squadron_proto::{AttemptNumber, StageId, TaskId, WorkerId};
+    use squadron_scheduler::TaskSummary;
+
+    use super::*;
+
+    #[test]
+    fn second_attempts_are_counted_where_there_are_any() {
+        let summary = |second_attempts| StageSummary {
+            stage: StageId(0),
+            elapsed: Duration::ZERO,
+            second_attempts,
+            tasks: vec![TaskSummary {
+                task: TaskId(0),
+                attempt: AttemptNumber(0),
+                worker: WorkerId::from_u128(1),
+                output: TaskOutput::default(),
+            }],
+        };
+        assert!(describe_summary(&summary(2)).contains("\nsecond attempts at slow tasks: 2\n"));
+        assert!(!describe_summary(&summary(0)).contains("second"));
+    }
+}

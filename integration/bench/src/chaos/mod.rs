@@ -34,6 +34,13 @@ use crate::connection::Connection;
 use crate::machine::Machine;
 use crate::{JsonArgs, Result, Verdict, answers, connection};
 
+/// Queries whose rows go out while they are computed, in an order that is known and in one that is not.
+const STREAMS: [&str; 3] = [
+    "SELECT l_orderkey, l_partkey, l_comment FROM lineitem",
+    "SELECT l_orderkey, o_comment FROM lineitem JOIN orders ON o_orderkey = l_orderkey",
+    "SELECT l_orderkey, l_comment FROM lineitem ORDER BY l_orderkey, l_linenumber",
+];
+
 /// How long nothing of any query may be left after the last one.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// So little that rows go to disk.
@@ -78,7 +85,9 @@ pub(super) async fn run(args: &ChaosArgs) -> Result<Verdict> {
         .start()
         .await;
     let url = cluster.url().to_owned();
-    let targets = Arc::new(answers::tpch_targets(&url, args.sf).await?);
+    let mut targets = answers::tpch_targets(&url, args.sf).await?;
+    targets.extend(answers::targets(&url, STREAMS.map(str::to_owned)).await?);
+    let targets = Arc::new(targets);
     let began = Instant::now();
     let end = began + Duration::from_secs(args.seconds.into());
     let mut clients = JoinSet::new();

@@ -58,7 +58,7 @@ impl Scheduler {
             let stage = &mut query.stages[stage];
             stage.is_watched = true;
             let stage = stage.spec.id;
-            self.set_deadline(now + check_interval(&self.limits), Deadline::Stragglers(id, stage));
+            self.set_deadline(next_check(now, &self.limits), Deadline::Stragglers(id, stage));
         }
     }
 
@@ -177,7 +177,7 @@ impl Query {
         let bytes = self.task_bytes(position);
         let usual_bytes = median(stage.finished_tasks().map(|(task, _)| bytes[task]));
         slow.retain(|of| {
-            let times_as_much = bytes[of.task] as f64 / usual_bytes as f64;
+            let times_as_much = bytes[of.task] as f64 / usual_bytes.max(1) as f64;
             is_silent(of.worker) || of.runs_for >= usual.mul_f64(times_as_much.max(1.0))
         });
         slow.sort_by_key(|of| (Reverse(of.runs_for), of.task));
@@ -249,9 +249,11 @@ impl Stage {
     }
 }
 
-/// How often the tasks of a stage are looked at.
-fn check_interval(limits: &Limits) -> Duration {
-    (limits.straggler_age / 2).max(Duration::from_millis(1))
+/// When the tasks of a stage are looked at next: at a multiple of the interval, so that all stages are at one time.
+fn next_check(now: Duration, limits: &Limits) -> Duration {
+    let interval = (limits.straggler_age / 2).max(Duration::from_millis(1));
+    let since_last = now.as_nanos() % interval.as_nanos();
+    now + interval - Duration::from_nanos(u64::try_from(since_last).unwrap_or(0))
 }
 
 fn median<T: Ord + Default>(values: impl Iterator<Item = T>) -> T {
