@@ -48,7 +48,7 @@ const UNACKNOWLEDGED_LIMIT: usize = 65_536;
 /// How long the server may take to read the last messages of a leaving worker.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long attempts may take to stop when the worker ends.
+/// How long attempts may take to stop, and files to be removed, when the worker ends.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One worker, through all its connections.
@@ -210,8 +210,8 @@ impl Control {
         self.owes_inventory_end = true;
     }
 
-    /// Stops all attempts and waits until they have stopped, at most [`STOP_TIMEOUT`]: after that an attempt is stuck
-    /// between two batches.
+    /// Stops all attempts and waits until they have stopped and their rows are freed, at most [`STOP_TIMEOUT`]: after that
+    /// an attempt is stuck between two batches, or a disk does not answer.
     pub(crate) async fn stop(&mut self) {
         self.abandon();
         let stopped = async {
@@ -223,8 +223,8 @@ impl Control {
             }
         };
         if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
-            let attempts = self.running.len();
-            warn!(worker = %self.worker, attempts, "attempts do not stop, going without them");
+            let left = self.running.len();
+            warn!(worker = %self.worker, left, "attempts do not stop, or files are not removed; going without them");
         }
         // An attempt sends its last change before it ends.
         while let Ok(change) = self.changes.try_recv() {
@@ -250,10 +250,7 @@ impl Control {
             },
             ServerMessage::Release(release) => self.release(&release),
             ServerMessage::Spare(query, stage) => self.engine.store.keep_spare(query, stage),
-            ServerMessage::QueryFailed(query, failure) => {
-                let store = self.engine.store.clone();
-                self.running.spawn_blocking(move || store.fail(query, &failure));
-            }
+            ServerMessage::QueryFailed(query, failure) => self.free(self.engine.store.fail(query, &failure)),
             ServerMessage::Acknowledge(sequence) => self.outbox.acknowledge(sequence),
             ServerMessage::Drain => {
                 if self.leaving == Leaving::No {
@@ -391,11 +388,10 @@ impl Control {
         self.free(self.engine.store.take(release));
     }
 
-    /// Frees output that is not needed any more on a thread of its own: a slow disk must not keep the loop from its
-    /// server.
-    fn free(&mut self, output: Removed) {
-        if !output.is_empty() {
-            self.running.spawn_blocking(move || output.free());
+    /// Frees rows that nobody reads any more: on a thread of its own where a slow disk would keep the loop from its server.
+    fn free(&mut self, rows: Removed) {
+        if rows.is_on_disk() {
+            self.running.spawn_blocking(move || drop(rows));
         }
     }
 

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | Submit | enters phase Queued; runs once admitted | launches while slots are free; Ended when it is refused |
 //! | Regroup | changes its group | launches |
-//! | Report | see [`query`], [`stage`] and [`task`] | Commit, Release, ResultReady, Recovering, Ended |
+//! | Report | see [`query`], [`stage`], [`task`] and [`attempt`] | Commit, CancelAttempt, Release, ResultReady, Recovering, Ended |
 //! | ResultDone | ends, once its root stage is finished | Release, Ended |
 //! | ResultUnreadable | computes these parts again, or ends | Recovering, CancelAttempt; launches |
 //! | Cancel | ends | CancelAttempt, Release, Ended |
@@ -13,11 +13,12 @@
 //! | WorkerReturned | as WorkerLost, for what the worker does not have any more | Commit, CancelAttempt, Release; launches |
 //! | WorkerLost | computes again what it needs of the worker, or ends | Recovering, CancelAttempt on other workers; launches |
 //! | WorkerDraining | | |
-//! | Tick | what has waited too long is retried, placed or ended | as above |
+//! | Tick | what has waited too long is retried, placed or ended; slow tasks get second attempts | as above; SecondAttempt |
 //!
 //! [`query`]: crate::lifecycle::query
 //! [`stage`]: crate::lifecycle::stage
 //! [`task`]: crate::lifecycle::task
+//! [`attempt`]: crate::lifecycle::attempt
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -276,7 +277,7 @@ impl Scheduler {
                 // The dispatch at the end of the event compares the times itself.
                 Deadline::Room(_) => {}
                 Deadline::Retry(query, stage, task) => self.retry(now, query, stage, task),
-                Deadline::Stragglers(query, stage) => self.find_stragglers(now, query, stage, effects),
+                Deadline::Stragglers(query, stage) => self.check_stragglers(now, query, stage, effects),
                 Deadline::LastReport(query) => self.end_successfully(now, query, effects),
                 Deadline::Grace(worker) => self.give_up_worker(now, worker, effects),
             }

@@ -8,6 +8,9 @@
 //! | it is lost, and some of its frames were forwarded | opened again too, and read on from there; if its frames are not the same until then, that is the end of the query |
 //! | it is void: its rows do not belong to the result any more | opened again if no frame was forwarded, else the end of the query |
 //!
+//! Rows that the server keeps for itself (the names of written files, say) have not been forwarded: those of a lost part are
+//! dropped.
+//!
 //! A stream that breaks is the consequence of something. Usually the scheduler hears of that too, within moments; if the
 //! server alone cannot reach a worker, the scheduler hears of it here.
 
@@ -17,7 +20,7 @@ use arrow_flight::FlightData;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::stream::{self, AbortHandle, BoxStream, SelectAll, abortable};
 use futures::{Stream, StreamExt};
-use squadron_proto::{AttemptKey, AttemptNumber, Failure, TaskId};
+use squadron_proto::{AttemptKey, AttemptNumber, Failure, FailureKind, TaskId};
 use squadron_scheduler::{LostParts, QuerySummary, ResultPart};
 use tokio::time::timeout;
 
@@ -34,9 +37,20 @@ pub(super) struct RunningRows {
     /// Parts that can be read and are not opened yet.
     unopened: Vec<ResultPart>,
     frames: SelectAll<BoxStream<'static, (AttemptKey, Step)>>,
-    /// Whether rows go to nobody, so that none are missed when they come again.
-    are_thrown_away: bool,
+    use_of_rows: UseOfRows,
+    kept_bytes: usize,
     summary: Option<QuerySummary>,
+}
+
+/// Where rows go as they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UseOfRows {
+    /// To the client.
+    Forward,
+    /// They are kept with their parts, so many bytes at most. What is lost is dropped and comes again.
+    Keep { max_bytes: usize },
+    /// To nobody.
+    ThrowAway,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +62,8 @@ struct Part {
     /// Ends its stream.
     abort: Option<AbortHandle>,
     delivered: Delivered,
+    /// The frames that are kept.
+    kept: Vec<FlightData>,
     /// Why it was lost, the last time.
     loss: Option<Failure>,
     is_complete: bool,
@@ -73,7 +89,8 @@ impl RunningRows {
             parts: BTreeMap::new(),
             unopened: Vec::new(),
             frames: SelectAll::new(),
-            are_thrown_away: false,
+            use_of_rows: UseOfRows::Forward,
+            kept_bytes: 0,
             summary: None,
         };
         while !rows.is_open() {
@@ -106,9 +123,21 @@ impl RunningRows {
     /// # Errors
     /// The query's own failure.
     pub(super) async fn throw_away(&mut self) -> Result<(), Failure> {
-        self.are_thrown_away = true;
+        self.use_of_rows = UseOfRows::ThrowAway;
         while self.next().await?.is_some() {}
         Ok(())
+    }
+
+    /// Reads all frames, up to `max_bytes` of them, part by part. The query has ended well when this returns.
+    ///
+    /// # Errors
+    /// The query's own failure; `Exhausted` where there is more.
+    pub(super) async fn collect(mut self, max_bytes: usize) -> Result<Vec<FlightData>, Failure> {
+        self.use_of_rows = UseOfRows::Keep { max_bytes };
+        while self.next().await?.is_some() {}
+        let parts = std::mem::take(&mut self.parts);
+        self.end().await?;
+        Ok(parts.into_values().flat_map(|part| part.kept).collect())
     }
 
     /// Tells the scheduler that all rows were read, and waits for the end of the query.
@@ -165,16 +194,21 @@ impl RunningRows {
 
     async fn take_step(&mut self, attempt: AttemptKey, step: Step) -> Result<Option<FlightData>, Failure> {
         let part = self.parts.entry(attempt.task).or_default();
-        match step {
-            Step::Frame(_, frame) if self.are_thrown_away => return Ok(Some(frame)),
-            Step::Frame(partition, frame) => match part.delivered.take(partition, &frame) {
+        match (step, self.use_of_rows) {
+            (Step::Frame(_, frame), UseOfRows::ThrowAway) => return Ok(Some(frame)),
+            (Step::Frame(_, frame), UseOfRows::Keep { max_bytes }) => {
+                self.kept_bytes += bytes_of(&frame);
+                part.kept.push(frame);
+                self.check_kept(max_bytes)?;
+            }
+            (Step::Frame(partition, frame), UseOfRows::Forward) => match part.delivered.take(partition, &frame) {
                 Fate::Forward => return Ok(Some(frame)),
                 Fate::Skip => {}
                 Fate::Differs => return Err(self.give_up(attempt.task)),
             },
-            Step::Complete if part.delivered.is_behind() => return Err(self.give_up(attempt.task)),
-            Step::Complete => part.is_complete = true,
-            Step::Broken(broken) => self.wait_for_cause(attempt, broken).await?,
+            (Step::Complete, _) if part.delivered.is_behind() => return Err(self.give_up(attempt.task)),
+            (Step::Complete, _) => part.is_complete = true,
+            (Step::Broken(broken), _) => self.wait_for_cause(attempt, broken).await?,
         }
         Ok(None)
     }
@@ -214,12 +248,27 @@ impl RunningRows {
                 self.frames.push(frames.map(move |step| (attempt, step)).boxed());
                 let known = self.parts.entry(attempt.task).or_default();
                 known.delivered.start_again();
+                let dropped = known.kept.drain(..);
+                self.kept_bytes -= dropped.map(|frame| bytes_of(&frame)).sum::<usize>();
                 known.attempt = Some(attempt.attempt);
                 known.abort = Some(abort);
                 Ok(())
             }
             Err(broken) => self.wait_for_cause(attempt, broken).await,
         }
+    }
+
+    fn check_kept(&self, max_bytes: usize) -> Result<(), Failure> {
+        if self.kept_bytes <= max_bytes {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FailureKind::Exhausted,
+            format!(
+                "the result is larger than the {max_bytes} bytes that the server keeps for such a statement; make it \
+                 smaller, or bind one row of parameters at a time"
+            ),
+        ))
     }
 
     /// Parts are lost. They are announced again.
@@ -277,6 +326,10 @@ impl RunningRows {
             Err(_) => Err(broken),
         }
     }
+}
+
+fn bytes_of(frame: &FlightData) -> usize {
+    frame.data_header.len() + frame.data_body.len()
 }
 
 /// Each lost part, and whether it is void.

@@ -21,7 +21,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use futures::stream::{self, SelectAll};
 use futures::{StreamExt, TryStreamExt};
 use squadron_proto::ticket::Fetch;
-use squadron_proto::{Failure, FailureKind};
+use squadron_proto::Failure;
 use squadron_scheduler::{QueryProgress, QuerySummary};
 use squadron_shuffle::encode;
 use tokio::sync::watch;
@@ -129,29 +129,14 @@ impl ResultReader {
         events: QueryEvents,
         max_bytes: usize,
     ) -> Result<Vec<RecordBatch>, Failure> {
-        let result = OpenResult::Running {
-            schema: Arc::clone(schema),
-            events,
-        };
-        let frames = self.frames(result).await?;
+        let rows = RunningRows::open(self.clone(), Arc::clone(schema), events).await?;
+        let frames = rows.collect(max_bytes).await?;
+        let frames = stream::iter(frames.into_iter().map(Ok));
+        let schema_message = encode::frames(Arc::clone(schema), stream::empty());
+        let frames = schema_message.chain(frames);
         let frames = frames.map_err(|failure| FlightError::ExternalError(Box::new(failure)));
-        let mut rows = FlightRecordBatchStream::new_from_flight_data(frames);
-        let mut batches = Vec::new();
-        let mut bytes = 0_usize;
-        while let Some(batch) = rows.try_next().await.map_err(undecoded)? {
-            bytes = bytes.saturating_add(batch.get_array_memory_size());
-            if bytes > max_bytes {
-                return Err(Failure::new(
-                    FailureKind::Exhausted,
-                    format!(
-                        "the result is larger than the {max_bytes} bytes that the server keeps for such a statement; make it \
-                         smaller, or bind one row of parameters at a time"
-                    ),
-                ));
-            }
-            batches.push(batch);
-        }
-        Ok(batches)
+        let batches = FlightRecordBatchStream::new_from_flight_data(frames);
+        batches.try_collect().await.map_err(undecoded)
     }
 }
 

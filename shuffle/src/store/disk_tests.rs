@@ -46,7 +46,7 @@ async fn kept_rows_make_room() {
         .flat_map(|n| n * 10_000..(n + 1) * 10_000);
     let expected: Vec<_> = even.chain(200_000..200_010).collect();
     assert_eq!([numbers(&[first]), numbers(&rest)].concat(), expected);
-    store.release(&release_all());
+    drop(store.take(&release_all()));
     assert_eq!(store.usage(), StoreUsage::default());
 }
 

@@ -46,6 +46,7 @@ use operator_files::OperatorFiles;
 use output::{Output, released};
 pub use output::{OutputWriter, Written};
 use overflow::{DiskOutput, Overflow};
+use partition::Entry;
 pub use reader::PartitionReader;
 pub use spill::{Spill, SpilledBatch};
 
@@ -71,28 +72,29 @@ pub struct StoreUsage {
     pub outputs: usize,
 }
 
-/// Outputs that their store does not know any more, and whose rows are still there.
+/// Rows that nobody reads any more, and the outputs that they were in. Dropping it frees memory and files, which takes a
+/// slow disk seconds.
 #[derive(Debug, Default)]
-#[must_use = "rows are freed by `free`"]
-pub struct Removed(Vec<(AttemptKey, Arc<Output>)>);
+#[must_use = "rows are freed when this is dropped"]
+pub struct Removed {
+    rows: Vec<Entry>,
+    outputs: Vec<(AttemptKey, Arc<Output>)>,
+}
 
 impl Removed {
     /// Which outputs.
     pub fn keys(&self) -> impl Iterator<Item = AttemptKey> + '_ {
-        self.0.iter().map(|(key, _)| *key)
+        self.outputs.iter().map(|(key, _)| *key)
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Whether freeing the rows waits for a disk.
+    pub fn is_on_disk(&self) -> bool {
+        self.outputs.iter().any(|(_, output)| output.has_spilled())
     }
 
-    /// Frees their memory and files; their readers get ShuffleLost, their writers Cancelled. Blocks the thread while
-    /// files are removed, which takes a slow disk seconds.
-    pub fn free(self) {
-        for (key, output) in self.0 {
-            output.abandon(&released(key));
-        }
+    fn add(&mut self, key: AttemptKey, output: Arc<Output>, failure: &Failure) {
+        self.rows.extend(output.abandon(failure));
+        self.outputs.push((key, output));
     }
 }
 
@@ -183,28 +185,24 @@ impl Store {
         self.output(key).map(|output| Arc::clone(output.schema()))
     }
 
-    /// Frees the rows of a query's outputs; their readers get `failure`, their writers Cancelled. The outputs stay
-    /// known until they are released. Waits for the disk, as [`Removed::free`] does.
-    pub fn fail(&self, query: QueryId, failure: &Failure) {
-        for (_, output) in self.outputs_of(query, |_| true) {
-            output.abandon(failure);
+    /// Takes the rows of a query's outputs; their readers get `failure`, their writers Cancelled. The outputs stay known
+    /// until they are released. Waits for nothing.
+    pub fn fail(&self, query: QueryId, failure: &Failure) -> Removed {
+        let mut removed = Removed::default();
+        for (key, output) in self.outputs_of(query, |_| true) {
+            removed.add(key, output, failure);
         }
+        removed
     }
 
-    /// Removes outputs, and frees their memory and files: [`Store::take`], then [`Removed::free`].
-    pub fn release(&self, release: &Release) {
-        self.take(release).free();
-    }
-
-    /// Removes outputs: from now on nobody finds them. Does not wait for anything.
-    #[must_use = "rows are freed by `free`"]
+    /// Removes outputs: nobody finds them from now on, their readers get ShuffleLost, their writers Cancelled. Waits for
+    /// nothing.
     pub fn take(&self, release: &Release) -> Removed {
         let is_released = |stage| release.stages.is_empty() || release.stages.contains(&stage);
         self.take_all(self.outputs_of(release.query, is_released))
     }
 
     /// Removes one output, as [`Store::take`] does.
-    #[must_use = "rows are freed by `free`"]
     pub fn take_one(&self, key: AttemptKey) -> Removed {
         self.take_all(self.output(key).map(|output| (key, output)))
     }
@@ -214,7 +212,7 @@ impl Store {
         for (key, output) in outputs {
             self.outputs().remove(&key);
             self.0.memory.spares().forget(key);
-            removed.0.push((key, output));
+            removed.add(key, output, &released(key));
         }
         removed
     }
@@ -227,7 +225,6 @@ impl Store {
     }
 
     /// Removes all spare output that is not being read, as [`Store::take`] does.
-    #[must_use = "rows are freed by `free`"]
     pub fn take_spares(&self) -> Removed {
         let unused = self.0.memory.spares().unused();
         self.take_all(unused.into_iter().filter_map(|key| Some((key, self.output(key)?))))

@@ -133,12 +133,18 @@ impl Output {
         }
     }
 
-    /// Frees all rows; readers get `failure`, writers Cancelled.
-    pub(super) fn abandon(&self, failure: &Failure) {
-        for partition in self.partitions.values() {
-            partition.fail(failure);
-        }
+    /// Takes all rows out; readers get `failure`, writers Cancelled.
+    #[must_use = "the rows are freed when they are dropped, which may wait for the disk"]
+    pub(super) fn abandon(&self, failure: &Failure) -> Vec<Entry> {
+        let partitions = self.partitions.values();
+        let rows = partitions.flat_map(|partition| partition.fail(failure)).collect();
         self.space_freed.notify_waiters();
+        rows
+    }
+
+    /// Whether rows of it may be on disk.
+    pub(super) fn has_spilled(&self) -> bool {
+        self.spilled_bytes.load(Ordering::Relaxed) > 0
     }
 
     /// Counts `entry` as read: a streamed output has space for that much more.
@@ -161,7 +167,7 @@ impl Output {
 
     fn fail(&self, failure: &Failure) {
         if !self.finished.load(Ordering::Acquire) {
-            self.abandon(failure);
+            drop(self.abandon(failure));
         }
     }
 
@@ -272,7 +278,7 @@ impl SpareOutput for Output {
     }
 
     fn give_way(&self) {
-        self.abandon(&released(self.key));
+        drop(self.abandon(&released(self.key)));
     }
 }
 
@@ -323,7 +329,7 @@ impl OutputWriter {
     /// skipped. Dropping the future before its end adds nothing.
     ///
     /// # Errors
-    /// Cancelled once no reader will read the rows; Exhausted when the batch fits neither into memory nor on disk;
+    /// Cancelled once no reader will read the rows; DiskFull when the batch fits neither into memory nor on disk;
     /// Internal for a partition that the output does not have.
     pub async fn push(&self, partition: u32, batch: RecordBatch) -> Result<(), Failure> {
         let output = &self.0.0;

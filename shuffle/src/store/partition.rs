@@ -136,14 +136,16 @@ impl Partition {
         was_writing
     }
 
-    /// Frees all batches; from now on readers get `failure`, and writers Cancelled.
-    pub(super) fn fail(&self, failure: &Failure) {
+    /// Takes all batches out; from now on readers get `failure`, and writers Cancelled.
+    #[must_use = "the batches are freed when they are dropped, which may wait for the disk"]
+    pub(super) fn fail(&self, failure: &Failure) -> VecDeque<Entry> {
         let mut state = self.lock();
-        if !matches!(state.phase, Phase::Failed(_)) {
-            state.phase = Phase::Failed(failure.clone());
-            state.take_entries();
-            state.wake();
+        if matches!(state.phase, Phase::Failed(_)) {
+            return VecDeque::new();
         }
+        state.phase = Phase::Failed(failure.clone());
+        state.wake();
+        state.take_entries()
     }
 
     /// Rows and bytes written.

@@ -53,7 +53,7 @@ async fn spare_output_gives_way_to_operators() {
     assert!(test.store.move_to_disk(1).unwrap());
     assert_eq!(test.store.usage().disk_bytes, 0);
     assert_eq!(test.store.take_dropped(), spares[..1]);
-    test.store.take_spares().free();
+    drop(test.store.take_spares());
     assert_eq!(test.store.usage().memory_bytes, 0);
 }
 
@@ -75,7 +75,7 @@ async fn output_that_is_being_read_does_not_give_way() {
     let mut reader = test.store.read(spares[0], 0).unwrap();
     let dropped = test.store.take_spares();
     assert_eq!(Vec::from_iter(dropped.keys()), spares[1..]);
-    dropped.free();
+    drop(dropped);
     assert!(reader.next().now_or_never().flatten().unwrap().is_ok());
     drop(reader);
     assert_eq!(Vec::from_iter(test.store.take_spares().keys()), spares[..1]);
@@ -84,9 +84,9 @@ async fn output_that_is_being_read_does_not_give_way() {
 #[tokio::test]
 async fn released_output_is_spare_no_more() {
     let (test, spares) = store_with_spares().await;
-    test.store.take_one(spares[0]).free();
-    test.store.release(&release_all());
-    assert!(test.store.take_spares().is_empty());
+    drop(test.store.take_one(spares[0]));
+    drop(test.store.take(&release_all()));
+    assert_eq!(test.store.take_spares().keys().count(), 0);
     assert_eq!(test.store.take_dropped(), []);
     assert_eq!((test.store.usage().memory_bytes, test.store.usage().outputs), (0, 0));
 }

@@ -27,7 +27,7 @@ impl Spill {
     /// Writes a batch. Blocks the thread.
     ///
     /// # Errors
-    /// Exhausted when the disk or its limit is full, Storage when it fails; the folder and the flag are named.
+    /// DiskFull when the disk or its limit is full, Storage when it fails; the folder and the flag are named.
     pub fn write(&self, batch: &RecordBatch) -> Result<SpilledBatch, Failure> {
         Ok(SpilledBatch {
             memory_bytes: compact::sliced_bytes(batch),

@@ -237,7 +237,7 @@ async fn refused_batches_spill_in_order() {
     }
     assert_eq!(rows, 50_000);
     drop(reader);
-    test.store.release(&release_all());
+    drop(test.store.take(&release_all()));
     assert_eq!(test.store.usage(), StoreUsage::default());
     assert_eq!(test.pool.reserved(), 0);
 }
@@ -327,13 +327,13 @@ async fn release_frees_memory_under_readers() {
         stages: vec![StageId(0), StageId(2)],
         ..release_all()
     };
-    test.store.release(&other_query);
-    test.store.release(&other_stage);
+    drop(test.store.take(&other_query));
+    drop(test.store.take(&other_stage));
     assert!(test.store.contains(key));
-    test.store.release(&Release {
+    drop(test.store.take(&Release {
         stages: vec![StageId(1)],
         ..release_all()
-    });
+    }));
     assert_eq!(test.store.usage(), StoreUsage::default());
     assert!(!test.store.contains(key));
     let failure = reader.next().await.unwrap().unwrap_err();
@@ -537,13 +537,13 @@ async fn readers_learn_why_query_failed() {
     first.next().await.unwrap().unwrap();
     let mut second = test.store.read(key, 1).unwrap();
     let why = Failure::new(FailureKind::Invalid, "division by zero");
-    test.store.fail(key.query, &why);
+    drop(test.store.fail(key.query, &why));
     assert_eq!(test.store.usage().memory_bytes, 0);
     let release = Release {
         query: key.query,
         stages: vec![],
     };
-    test.store.release(&release);
+    drop(test.store.take(&release));
     for reader in [&mut first, &mut second] {
         assert_eq!(reader.next().await.unwrap().unwrap_err(), why);
     }

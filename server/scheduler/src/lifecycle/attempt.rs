@@ -236,6 +236,11 @@ impl Attempt {
         self.was_doubled = true;
     }
 
+    /// The other attempt was refused, or lost with its worker.
+    pub(super) fn may_be_doubled_again(&mut self) {
+        self.was_doubled = false;
+    }
+
     /// What is left of it when its task gives it up.
     pub(super) fn lose(&self) -> Lost {
         match &self.phase {

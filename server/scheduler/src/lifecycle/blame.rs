@@ -8,7 +8,7 @@
 //! | since its reader was gone | nobody | |
 //! | otherwise, for a reason that is not the statement's | its worker | |
 //!
-//! A full disk is tried once on each worker.
+//! A full disk is tried once on each worker, as far as the tries of a task go.
 
 use std::time::Duration;
 
@@ -16,11 +16,12 @@ use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
 
 use crate::event::Effect;
 use crate::lifecycle::query::Query;
+use crate::lifecycle::task::Task;
 use crate::scheduler::Scheduler;
 use crate::workers::placement::Preferences;
 
 /// What follows for an attempt that failed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Blame {
     /// The outputs that are lost.
     pub(crate) lost: Vec<AttemptKey>,
@@ -111,6 +112,10 @@ impl Scheduler {
 
     /// Whether a worker that can read all input of the attempt's stage, as far as is known, accepts tasks.
     fn has_other_reader(&self, now: Duration, attempt: AttemptKey) -> bool {
+        self.leaves_reader(now, attempt, &[])
+    }
+
+    fn leaves_reader(&self, now: Duration, attempt: AttemptKey, tried: &[WorkerId]) -> bool {
         let query = self.queries.get(&attempt.query);
         let stage = query.and_then(|query| Some(&query.stages[query.position(attempt.stage)?]));
         stage.is_some_and(|stage| {
@@ -119,24 +124,17 @@ impl Scheduler {
             let slots = self.workers.slots(stage.spec.placement);
             slots.leaves_worker(Preferences {
                 cut_off: &cut_off,
+                tried,
                 ..Preferences::default()
             })
         })
     }
 
-    /// Whether a worker accepts tasks on which the attempt's task has not failed.
-    pub(crate) fn has_untried_worker(&self, attempt: AttemptKey) -> bool {
-        let Some(query) = self.queries.get(&attempt.query) else {
-            return false;
-        };
-        let (Some(position), Some(task)) = (query.position(attempt.stage), query.task(attempt)) else {
-            return false;
-        };
-        let slots = self.workers.slots(query.stages[position].spec.placement);
-        slots.leaves_worker(Preferences {
-            avoided: task.avoided(),
-            ..Preferences::default()
-        })
+    /// Whether a worker that can read all input accepts tasks on which the attempt's task has not failed.
+    pub(crate) fn has_untried_worker(&self, now: Duration, attempt: AttemptKey) -> bool {
+        let query = self.queries.get(&attempt.query);
+        let tried = query.and_then(|query| query.task(attempt)).map(Task::avoided);
+        self.leaves_reader(now, attempt, tried.unwrap_or_default())
     }
 
     /// The server could not read an output. Returns what is lost with it.

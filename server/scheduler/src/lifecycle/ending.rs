@@ -133,7 +133,7 @@ impl Scheduler {
 
     /// The last attempt of a query that was told to stop has stopped.
     pub(crate) fn record_last_stop(&self, query: QueryId, effects: &mut Vec<Effect>) {
-        // One that goes on computes something again.
+        // One that goes on has stopped some of its attempts: they were superseded, or are made again.
         if !self.queries.contains_key(&query) {
             effects.push(Effect::Released { query });
         }

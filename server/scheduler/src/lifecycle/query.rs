@@ -28,8 +28,8 @@ use crate::lifecycle::task::Task;
 use crate::queue::policy::{self, Order, PolicyInput, ReadyStage};
 use crate::queue::run_queue::{Correction, Entry};
 
-/// The weight of a task in its query's progress, on top of the bytes it reads.
-const TASK_BYTES: u64 = 1024 * 1024;
+/// The bytes that a task counts for, in progress and in comparisons, on top of those that it reads.
+pub(crate) const TASK_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Query {
@@ -379,7 +379,7 @@ impl Query {
         }
     }
 
-    /// Whether the attempt has failed, and the query with it.
+    /// Whether the attempt has failed, and is to be lost or ends the query.
     pub(crate) fn has_failed(&self, attempt: AttemptKey) -> bool {
         self.attempt(attempt).is_some_and(Attempt::has_failed)
     }

@@ -27,6 +27,7 @@ use squadron_proto::{AttemptKey, Failure, FailureKind, QueryId, WorkerId};
 use crate::deadline::Deadline;
 use crate::event::{Effect, LostParts};
 use crate::lifecycle::attempt::{Attempt, Lost};
+use crate::lifecycle::blame::Blame;
 use crate::lifecycle::query::{Phase, Query};
 use crate::lifecycle::stage::{StageState, task_id};
 use crate::scheduler::Scheduler;
@@ -104,8 +105,12 @@ impl Scheduler {
             return self.end(attempt.query, Err(failure), effects);
         }
         let named = std::mem::take(&mut failure.lost);
-        let blame = self.lay_blame(now, (worker, attempt), &failure, named, effects);
-        if is_alone && failure.kind == FailureKind::DiskFull && !self.has_untried_worker(attempt) {
+        let blame = match may_be_mended(failure.kind) {
+            true => self.lay_blame(now, (worker, attempt), &failure, named, effects),
+            // Nobody's: the other attempt decides.
+            false => Blame::default(),
+        };
+        if is_alone && failure.kind == FailureKind::DiskFull && !self.has_untried_worker(now, attempt) {
             // The same worker would do all of it again, up to the same byte.
             return self.end(attempt.query, Err(failure), effects);
         }
@@ -190,15 +195,22 @@ impl Scheduler {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
+        let goes_on = |lost: &GivenUp| query.task(lost.attempt).is_some_and(|task| task.attempt().is_some());
+        if lost.given_up.iter().all(goes_on) {
+            // Each task has another attempt: nothing is computed again.
+            return self.settle(&lost.given_up, effects);
+        }
         query.remember_loss(&loss.failure);
         let first_pause = match loss.failure.kind {
             // Another worker may reach what this one did not, or the server is about to hear why.
             FailureKind::WorkerLost => self.limits.retry_pause / 5,
             _ => self.limits.retry_pause,
         };
-        let paused = loss.attempts.iter().filter(|_| loss.pauses);
-        let ends = paused.map(|&attempt| (now + query.pause_of(attempt, first_pause), retry_of(attempt)));
-        self.deadlines.extend(ends);
+        for &attempt in loss.attempts.iter().filter(|_| loss.pauses) {
+            if let Some(pause) = query.pause_of(attempt, first_pause) {
+                self.deadlines.insert((now + pause, retry_of(attempt)));
+            }
+        }
         let was_ready = matches!(query.phase, Phase::Streaming { .. });
         if was_ready && !lost.parts.is_empty() {
             query.phase = Phase::Running;
@@ -371,10 +383,10 @@ impl Query {
         end
     }
 
-    /// How long the task of a failed attempt pauses, if the first pause is so long.
-    fn pause_of(&mut self, attempt: AttemptKey, first: Duration) -> Duration {
-        let failures = self.task_mut(attempt).map_or(1, |task| task.failures());
-        first * (1 << failures.saturating_sub(1).min(6))
+    /// How long the task of a failed attempt pauses, if it has no other and the first pause is so long.
+    fn pause_of(&self, attempt: AttemptKey, first: Duration) -> Option<Duration> {
+        let task = self.task(attempt).filter(|task| task.attempt().is_none())?;
+        Some(first * (1 << task.failures().saturating_sub(1).min(6)))
     }
 
     /// Takes back what is lost, and what follows from that.

@@ -26,14 +26,11 @@ use squadron_proto::{AttemptKey, QueryId, StageId, WorkerId};
 use crate::deadline::Deadline;
 use crate::event::Effect;
 use crate::graph::Placement;
-use crate::lifecycle::query::Query;
+use crate::lifecycle::query::{Query, TASK_BYTES};
 use crate::lifecycle::stage::{Stage, StageState, task_id};
 use crate::limits::Limits;
 use crate::scheduler::Scheduler;
-use crate::workers::placement::{Demand, Place, Preferences};
-
-/// The bytes that a task counts for beside those that it reads.
-const TASK_BYTES: u64 = 1024 * 1024;
+use crate::workers::placement::{Demand, Place};
 
 /// One of so many tasks of a stage may have two attempts at a time.
 const TASKS_PER_SECOND_ATTEMPT: usize = 4;
@@ -49,7 +46,7 @@ struct Straggler {
 }
 
 impl Scheduler {
-    /// A task of a stage has finished, and not the last: from half of them on, the others are looked at.
+    /// A task of a stage has finished, or the stage runs again: if half of its tasks are finished, the others are looked at.
     pub(crate) fn watch_for_stragglers(&mut self, now: Duration, id: QueryId, stage: usize) {
         if let Some(query) = self.queries.get_mut(&id)
             && !query.stages[stage].is_watched
@@ -63,7 +60,7 @@ impl Scheduler {
     }
 
     /// Gives second attempts to the slow tasks of a stage, as far as slots are free.
-    pub(crate) fn find_stragglers(&mut self, now: Duration, id: QueryId, stage: StageId, effects: &mut Vec<Effect>) {
+    pub(crate) fn check_stragglers(&mut self, now: Duration, id: QueryId, stage: StageId, effects: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(&id) else {
             return;
         };
@@ -71,27 +68,27 @@ impl Scheduler {
             return;
         };
         query.stages[stage].is_watched = false;
-        let stragglers = match query.may_speculate(stage) {
-            true => query.stragglers(now, stage, &self.limits, |worker| {
-                self.workers.suspicion(worker).is_some()
-            }),
-            false => return,
-        };
+        if !query.may_speculate(stage) {
+            return;
+        }
+        let is_silent = |worker| self.workers.suspicion(worker).is_some();
+        let stragglers = query.stragglers(now, stage, &self.limits, is_silent);
+        let mut left = query.stages[stage].second_attempts_left();
         for straggler in stragglers {
-            if !self.launch_second(now, stage, straggler, effects) {
-                break;
+            if left > 0 && self.add_attempt(now, stage, straggler, effects) {
+                left -= 1;
             }
         }
         self.watch_for_stragglers(now, id, stage);
     }
 
-    /// Returns whether there was a place.
-    fn launch_second(&mut self, now: Duration, stage: usize, straggler: Straggler, effects: &mut Vec<Effect>) -> bool {
+    /// Launches a second attempt at a slow task. Returns whether there was a place for it.
+    fn add_attempt(&mut self, now: Duration, stage: usize, straggler: Straggler, effects: &mut Vec<Effect>) -> bool {
         let id = straggler.attempt.query;
+        let order = self.limits.order();
         let Some(Place { worker, slots }) = self.find_second_place(stage, straggler) else {
             return false;
         };
-        let order = self.limits.order();
         let Some(query) = self.queries.get_mut(&id) else {
             return false;
         };
@@ -113,27 +110,20 @@ impl Scheduler {
         true
     }
 
-    /// Takes free slots of another worker, if no task waits for any.
+    /// Takes idle slots of another worker, if no task waits for any and the query's groups may have more.
     fn find_second_place(&mut self, stage: usize, straggler: Straggler) -> Option<Place> {
         let query = self.queries.get(&straggler.attempt.query)?;
         let stage = &query.stages[stage];
         let placement = stage.spec.placement;
-        if self.queues.of(placement).waiting().next().is_some() {
+        let queues = self.queues.of(placement);
+        let may_have_more = queues.lane(straggler.demand.lane).has_slots(query.group);
+        if queues.waiting().next().is_some() || !may_have_more {
             return None;
         }
-        let task = &stage.tasks[straggler.task];
-        let own = task.avoided().iter().copied().chain([straggler.worker]);
-        let (cut_off, avoided) = self.unwanted_by(stage, own);
-        let wish = Preferences {
-            holders: stage.holders(),
-            cut_off: &cut_off,
-            avoided: &avoided,
-        };
+        let tried = stage.tasks[straggler.task].avoided().iter().copied();
+        let unwanted = self.unwanted_by(stage, tried.chain([straggler.worker]));
         let slots = self.workers.slots_mut(placement);
-        match slots.leaves_worker(wish) {
-            true => slots.place(straggler.demand, wish, false),
-            false => None,
-        }
+        slots.place_idle(straggler.demand, unwanted.wish(stage))
     }
 }
 
@@ -153,7 +143,7 @@ impl Query {
             && finished >= unfinished
     }
 
-    /// The slow tasks of a stage, the slowest first; as many as may get a second attempt.
+    /// The slow tasks of a stage that have one attempt, the slowest first.
     fn stragglers(
         &self,
         now: Duration,
@@ -163,25 +153,21 @@ impl Query {
     ) -> Vec<Straggler> {
         let stage = &self.stages[position];
         let lane = self.ready(stage.spec.placement).lane;
-        let doubled = stage.tasks.iter().filter(|task| task.is_doubled()).count();
-        let most = stage.tasks.len().div_ceil(TASKS_PER_SECOND_ATTEMPT);
-        let least = limits.straggler_age;
-        let running = stage
-            .running_tasks(self.id, now, lane)
-            .filter(|of| of.runs_for >= least);
-        let mut slow: Vec<_> = running.collect();
-        if slow.is_empty() || doubled >= most {
-            return Vec::new();
-        }
         let usual = median(stage.finished_tasks().map(|(_, took)| took)) * limits.straggler_factor;
+        let least = |worker| if is_silent(worker) { Duration::ZERO } else { usual };
+        let running = stage.running_tasks(self.id, now, lane);
+        let running = running.filter(|of| of.runs_for >= limits.straggler_age.max(least(of.worker)));
+        let mut slow: Vec<_> = running.collect();
+        if slow.is_empty() {
+            return slow;
+        }
         let bytes = self.task_bytes(position);
         let usual_bytes = median(stage.finished_tasks().map(|(task, _)| bytes[task]));
         slow.retain(|of| {
             let times_as_much = bytes[of.task] as f64 / usual_bytes.max(1) as f64;
-            is_silent(of.worker) || of.runs_for >= usual.mul_f64(times_as_much.max(1.0))
+            of.runs_for >= least(of.worker).mul_f64(times_as_much.max(1.0))
         });
         slow.sort_by_key(|of| (Reverse(of.runs_for), of.task));
-        slow.truncate(most - doubled);
         slow
     }
 
@@ -208,6 +194,13 @@ impl Query {
 }
 
 impl Stage {
+    /// How many more of its tasks may have two attempts.
+    fn second_attempts_left(&self) -> usize {
+        let doubled = self.tasks.iter().filter(|task| task.is_doubled()).count();
+        let most = self.tasks.len().div_ceil(TASKS_PER_SECOND_ATTEMPT);
+        most.saturating_sub(doubled)
+    }
+
     /// Its finished tasks, and how long the attempts took that finished.
     fn finished_tasks(&self) -> impl Iterator<Item = (usize, Duration)> + '_ {
         self.tasks.iter().enumerate().filter_map(|(number, task)| {

@@ -237,8 +237,8 @@ impl Stage {
         next.map(|&task| self.demand(task, lane)).collect()
     }
 
-    /// The workers that the tasks of [`Stage::next_demands`] would rather not run on.
-    pub(crate) fn avoided_next(&self) -> impl Iterator<Item = WorkerId> + '_ {
+    /// The workers on which the tasks of [`Stage::next_demands`] were tried.
+    pub(crate) fn tried_next(&self) -> impl Iterator<Item = WorkerId> + '_ {
         let count = if self.spec.streamed { self.pending.len() } else { 1 };
         let next = self.pending.iter().rev().take(count);
         next.flat_map(|&task| self.tasks[task].avoided().iter().copied())
@@ -303,6 +303,13 @@ impl Stage {
     /// See [`Task::stop_clock`].
     pub(crate) fn stop_clock(&mut self, key: AttemptKey, until: Option<Duration>, slots: u32) -> Option<Spent> {
         self.task_mut(key.task)?.stop_clock(key.attempt, until, slots)
+    }
+
+    /// The task to be placed next pauses.
+    pub(crate) fn pause_next(&mut self) -> Option<TaskId> {
+        let task = self.pending.pop()?;
+        self.tasks[task].pause();
+        Some(task_id(task))
     }
 
     fn task_mut(&mut self, task: TaskId) -> Option<&mut Task> {

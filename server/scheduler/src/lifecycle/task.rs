@@ -5,6 +5,7 @@
 //! | Waiting | Pending | its stage starts |
 //! | Pending | Placed | it is launched |
 //! | Pending | Waiting | an input of its stage was lost |
+//! | Pending | Paused | there is room only where it failed before |
 //! | Placed | Waiting | its attempt, or the output of that, is lost |
 //! | Placed | Paused | its attempt was refused, or failed |
 //! | Paused | Pending | the pause is over |
@@ -154,11 +155,17 @@ impl Task {
             true => TaskState::Paused,
             false => TaskState::Waiting,
         };
-        let TaskState::Placed { attempt, second } = std::mem::replace(&mut self.state, without) else {
+        let TaskState::Placed { mut attempt, second } = std::mem::replace(&mut self.state, without) else {
             return None;
         };
         let (taken, left) = match second {
-            Some(second) if second.number() == number => (second, Some(attempt)),
+            Some(second) if second.number() == number => {
+                if !second.has_failed() {
+                    // It is not to blame for its end: there may be another one.
+                    attempt.may_be_doubled_again();
+                }
+                (second, Some(attempt))
+            }
             left => (attempt, left),
         };
         if let Some(attempt) = left {
@@ -254,6 +261,13 @@ impl Task {
         was_waiting
     }
 
+    /// It is not to be placed before a pause is over.
+    pub(crate) fn pause(&mut self) {
+        if self.is_pending() {
+            self.state = TaskState::Paused;
+        }
+    }
+
     /// Its pause is over. Returns whether it paused.
     pub(crate) fn end_pause(&mut self) -> bool {
         let paused = matches!(self.state, TaskState::Paused);
@@ -280,7 +294,7 @@ impl Task {
         number
     }
 
-    /// Whether its attempt, which has not ended, may get another one beside it: once.
+    /// Whether its attempt, which has not ended, may get another one beside it: not after one that failed.
     pub(crate) fn may_be_doubled(&self) -> bool {
         match &self.state {
             TaskState::Placed { attempt, second: None } => attempt.holds_slots() && !attempt.was_doubled(),

@@ -30,10 +30,30 @@ use crate::workers::placement::{Place, Preferences};
 enum Room {
     /// Free ones.
     Free,
-    /// Those of other attempts too, as soon as any slot is free.
+    /// Those of other attempts too, as soon as any slot is free of a worker that they do not avoid.
     Shared,
     /// Those that attempts of earlier lanes have taken, too.
     OwnLane,
+}
+
+/// The workers that a task would rather not run on; see [`Preferences`].
+#[derive(Debug)]
+pub(crate) struct Unwanted {
+    cut_off: Vec<WorkerId>,
+    tried: Vec<WorkerId>,
+    avoided: Vec<WorkerId>,
+}
+
+impl Unwanted {
+    /// What tasks of the stage prefer.
+    pub(crate) fn wish<'a>(&'a self, stage: &'a Stage) -> Preferences<'a> {
+        Preferences {
+            holders: stage.holders(),
+            cut_off: &self.cut_off,
+            tried: &self.tried,
+            avoided: &self.avoided,
+        }
+    }
 }
 
 impl Scheduler {
@@ -45,6 +65,7 @@ impl Scheduler {
             if query.stages[stage].is_waiting_for_places() {
                 self.enqueue(now, id, stage);
             }
+            self.watch_for_stragglers(now, id, stage);
         }
     }
 
@@ -156,6 +177,9 @@ impl Scheduler {
             Some(_) => Room::Free,
         };
         let places = self.find_places(&entry, stage, placement, room);
+        if places.is_empty() && room == Room::Shared && self.step_aside(now, &entry, stage, placement) {
+            return true;
+        }
         if places.is_empty() {
             self.record_blocked(now, placement, entry.query, free_slots);
             return false;
@@ -171,12 +195,8 @@ impl Scheduler {
         };
         let stage = &query.stages[stage];
         let demands = stage.next_demands(entry.lane);
-        let (cut_off, avoided) = self.unwanted_by(stage, stage.avoided_next());
-        let wish = Preferences {
-            holders: stage.holders(),
-            cut_off: &cut_off,
-            avoided: &avoided,
-        };
+        let unwanted = self.unwanted_by(stage, stage.tried_next());
+        let wish = unwanted.wish(stage);
         let may_oversubscribe = room == Room::Shared;
         let pool = self.workers.slots_mut(placement);
         let places = match demands.as_slice() {
@@ -188,19 +208,46 @@ impl Scheduler {
         places.unwrap_or_default()
     }
 
-    /// The workers that cannot read the input of a stage, and those that its tasks avoid for other reasons; `avoided`:
-    /// for reasons of their own.
-    pub(crate) fn unwanted_by(
-        &self,
-        stage: &Stage,
-        avoided: impl Iterator<Item = WorkerId>,
-    ) -> (Vec<WorkerId>, Vec<WorkerId>) {
+    /// The workers that tasks of a stage would rather not run on, which were `tried` before.
+    pub(crate) fn unwanted_by(&self, stage: &Stage, tried: impl Iterator<Item = WorkerId>) -> Unwanted {
         let health = &self.workers.health;
-        let cut_off = health.cut_off(self.now, stage.holders());
-        let own = avoided;
-        let mut avoided = health.avoided(self.now);
-        avoided.extend(own);
-        (Vec::from_iter(cut_off), Vec::from_iter(avoided))
+        Unwanted {
+            cut_off: Vec::from_iter(health.cut_off(self.now, stage.holders())),
+            tried: tried.collect(),
+            avoided: Vec::from_iter(health.avoided(self.now)),
+        }
+    }
+
+    /// The next task of the first query finds room only where it was tried before, which others may use: it pauses.
+    /// Returns whether it does.
+    fn step_aside(&mut self, now: Duration, entry: &Entry, stage: usize, placement: Placement) -> bool {
+        let id = entry.query;
+        let Some(query) = self.queries.get(&id) else {
+            return false;
+        };
+        let waiting = &query.stages[stage];
+        let unwanted = self.unwanted_by(waiting, waiting.tried_next());
+        let [demand] = waiting.next_demands(entry.lane)[..] else {
+            return false;
+        };
+        let slots = self.workers.slots(placement);
+        if !slots.has_room_where_tried(demand, unwanted.wish(waiting)) {
+            return false;
+        }
+        let Some(query) = self.queries.get_mut(&id) else {
+            return false;
+        };
+        let number = query.stages[stage].spec.id;
+        let Some(task) = query.stages[stage].pause_next() else {
+            return false;
+        };
+        query.ready_mut(placement).blocked = None;
+        if !query.stages[stage].is_waiting_for_places() {
+            query.remove_ready_stage(placement, stage);
+        }
+        self.set_deadline(now + self.limits.retry_pause, Deadline::Retry(id, number, task));
+        self.update_queue_entry(id, placement);
+        true
     }
 
     /// The first query of a run queue found too few free slots: it is tried again when more are free, or after

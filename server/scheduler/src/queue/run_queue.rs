@@ -237,7 +237,7 @@ impl RunQueue {
     }
 
     /// Whether this group and every group above it may hold more slots.
-    fn has_slots(&self, group: usize) -> bool {
+    pub(crate) fn has_slots(&self, group: usize) -> bool {
         let mut at = Some(self.leaves[group]);
         while let Some(number) = at {
             if !self.nodes[number].has_slots() {

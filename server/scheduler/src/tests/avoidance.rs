@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use squadron_proto::{FailureKind, WorkerId};
+use squadron_proto::{FailureKind, QueryId, WorkerId};
 
 use super::recovery::{QUERY, cluster, fail, fail_with, launches, no_luck, step_until_runs};
 use crate::testing::{graph, stage, worker};
@@ -41,6 +41,25 @@ fn full_disk_is_tried_once_on_each_worker() {
     assert_eq!(model.attempts().len(), 1, "the other worker may have room");
     fail_with(&mut model, no_luck(FailureKind::DiskFull));
     assert_eq!(model.ended[&QUERY].clone().unwrap_err().kind, FailureKind::DiskFull);
+}
+
+/// A task does not go back to the worker where it failed, and the other is busy: the free worker serves other queries.
+#[test]
+fn task_that_waits_for_another_worker_lets_others_pass() {
+    let mut model = cluster(2);
+    model.submit(graph(1, vec![stage(0, &[], 1)]));
+    let first = model.attempts()[0];
+    model.submit(graph(2, vec![stage(0, &[], 1)]));
+    fail(&mut model, first, no_luck(FailureKind::Storage));
+    for _ in 0..3 {
+        model.tick();
+    }
+    assert_eq!(model.attempts().len(), 1, "it waits");
+    model.submit(graph(3, vec![stage(0, &[], 1)]));
+    model.tick();
+    let on_failed = model.attempts().into_iter().find(|(at, _)| *at == first.0);
+    assert_eq!(on_failed.map(|(_, of)| of.query), Some(QueryId::from_u128(3)));
+    model.run_to_success(QUERY);
 }
 
 #[test]

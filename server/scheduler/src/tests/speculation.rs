@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId};
+use squadron_proto::{AttemptKey, Failure, FailureKind, WorkerId, WorkerKind};
 
 use super::recovery::{QUERY, cluster, fail, launches, no_luck, step_until_runs};
-use crate::testing::{graph, stage};
+use crate::testing::{graph, stage, worker};
 use crate::tests::model::{Behaviour, Model};
 use crate::*;
 
@@ -120,7 +120,7 @@ fn failure_of_one_attempt_leaves_the_other() {
             fail(&mut model, failed, no_luck(kind));
             assert_eq!(model.attempts(), [left]);
             model.run_to_success(QUERY);
-            assert_eq!(launches(&model, QUERY), [4, 1], "{kind:?}");
+            assert_eq!((launches(&model, QUERY), model.recoveries), (vec![4, 1], 0), "{kind:?}");
         }
     }
 }
@@ -174,17 +174,66 @@ fn task_of_a_worker_that_is_silent_gets_a_second_attempt() {
     model.run_to_success(QUERY);
 }
 
+/// A task that needs two slots waits for them while one is free.
 #[test]
 fn no_task_waits_for_the_slots_of_second_attempts() {
-    let mut model = cluster(2);
-    model.submit(query(1, &[0, 0]));
-    finish_all_but(&mut model, &[1]);
-    for number in 2..4 {
-        model.submit(query(number, &[0]));
+    let mut model = Model::new(Limits::default());
+    for number in 0..3 {
+        model.join(worker(number), 2, WorkerKind::Remote);
     }
-    wait(&mut model, Duration::from_secs(2));
-    assert_eq!(model.second_attempts, 0, "the other worker has other tasks");
+    model.submit(query(1, &[0, 0, 0]));
+    finish_all_but(&mut model, &[2]);
+    wait(&mut model, Duration::from_millis(480));
+    let mut other = query(2, &[3, 2, 1]);
+    for (task, slots) in other.stages[0].tasks.iter_mut().zip([2, 1, 2]) {
+        task.slots = slots;
+    }
+    model.submit(other);
+    assert_eq!(model.attempts().len(), 3, "the last waits");
+    wait(&mut model, Duration::from_millis(20));
+    assert_eq!(model.second_attempts, 0);
+    wait(&mut model, Duration::from_millis(500));
+    assert_eq!(
+        (model.second_attempts, model.attempts().len()),
+        (1, 5),
+        "it shares slots by now"
+    );
     model.run_to_completion();
+}
+
+#[test]
+fn second_attempts_keep_to_the_share_of_their_group() {
+    let mut model = cluster(3);
+    let mut group = GroupSpec::new("one");
+    group.cpu_share_percent = Some(34);
+    group.selector = Some(Selector {
+        tags: vec!["one".into()],
+        ..Selector::default()
+    });
+    model.send(Event::Regroup(Groups::new(vec![group]).unwrap()));
+    let mut one_slot = query(1, &[3, 2, 1]);
+    one_slot.options.tag = Some("one".into());
+    model.submit(one_slot);
+    for _ in 0..2 {
+        let [first] = model.attempts()[..] else {
+            panic!("one at a time");
+        };
+        finish(&mut model, first);
+    }
+    wait(&mut model, Duration::from_secs(5));
+    assert_eq!((model.second_attempts, model.attempts().len()), (0, 1));
+    model.run_to_success(QUERY);
+}
+
+/// Errors of the statement say nothing about workers, also if they come twice.
+#[test]
+fn failed_second_attempt_is_no_recovery_and_blames_nobody() {
+    let (mut model, slow, second) = doubled();
+    fail(&mut model, second, no_luck(FailureKind::Invalid));
+    assert_eq!(model.recoveries, 0);
+    assert!(model.scheduler.workers().iter().all(|load| load.failures == 0));
+    finish(&mut model, slow);
+    model.run_to_success(QUERY);
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! Where tasks run: the workers of one placement, ordered by their free slots.
 //!
 //! A task goes to the worker with the most free slots; among equals to the worker that holds most of the task's input,
-//! then to the worker with the fewest bytes to read. Workers that it avoids get it only where there are no others. The task takes as many slots as it asks for, but never more than
-//! the worker has. All choices are logarithmic in the number of workers.
+//! then to the worker with the fewest bytes to read. Workers that it avoids get it only where there are no others. The
+//! task takes as many slots as it asks for, but never more than the worker has. All choices are logarithmic in the number
+//! of workers.
 //!
 //! Each lane has its own view of a worker's slots: a slot is free for a lane unless an attempt of that lane or of an
 //! earlier lane has taken it. So short attempts find slots on a worker that is full of long ones, whose threads give
 //! way.
 //!
 //! Of tasks that start together either all are placed or none. If the pool could never hold them, or they have waited
-//! long enough, they share slots with other attempts as soon as any slot is free; so no task waits for ever for slots
-//! that may never be free together.
+//! long enough, they share slots with other attempts as soon as any slot is free, of workers that they do not avoid; so no
+//! task waits for ever for slots that may never be free together.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -40,7 +41,9 @@ pub(crate) struct Preferences<'a> {
     pub(crate) holders: &'a [WorkerId],
     /// The workers that cannot read its input: they get it only where no other accepts tasks.
     pub(crate) cut_off: &'a [WorkerId],
-    /// The workers that get it only where no other accepts tasks that can read its input.
+    /// The workers on which it was tried: they get it only where no other accepts tasks that can read its input.
+    pub(crate) tried: &'a [WorkerId],
+    /// The workers that get it only where no other accepts tasks but those that are unwanted for the reasons above.
     pub(crate) avoided: &'a [WorkerId],
 }
 
@@ -92,7 +95,9 @@ fn lane_index(lane: Lane) -> usize {
 
 impl Preferences<'_> {
     fn avoids(&self, worker: WorkerId) -> bool {
-        self.cut_off.contains(&worker) || self.avoided.contains(&worker)
+        [self.cut_off, self.tried, self.avoided]
+            .iter()
+            .any(|unwanted| unwanted.contains(&worker))
     }
 }
 
@@ -243,8 +248,8 @@ impl SlotPool {
         self.view(lane).idle.len() == self.view(lane).by_free.len()
     }
 
-    /// Finds and takes a place for one task. `may_oversubscribe`: as soon as any slot is free, the task may share slots
-    /// with other attempts.
+    /// Finds and takes a place for one task. `may_oversubscribe`: as soon as any slot is free of a worker that it does not
+    /// avoid, the task may share slots with other attempts.
     pub(crate) fn place(&mut self, demand: Demand, wish: Preferences<'_>, may_oversubscribe: bool) -> Option<Place> {
         let wish = self.satisfiable(wish);
         let worker = match self.choose(demand, wish) {
@@ -252,6 +257,19 @@ impl SlotPool {
             None if may_oversubscribe => self.partly_free(demand.lane, wish)?,
             None => return None,
         };
+        Some(self.assign(worker, demand))
+    }
+
+    /// Whether there is room for a task on a worker on which it was tried, and on no other.
+    pub(crate) fn has_room_where_tried(&self, demand: Demand, wish: Preferences<'_>) -> bool {
+        let anywhere = Preferences { tried: &[], ..wish };
+        self.choose(demand, wish).is_none() && self.choose(demand, anywhere).is_some()
+    }
+
+    /// Finds and takes a place of slots that no attempt of any lane has taken, on a worker that is not unwanted.
+    pub(crate) fn place_idle(&mut self, demand: Demand, wish: Preferences<'_>) -> Option<Place> {
+        let lane = Lane::Long;
+        let worker = self.choose(Demand { lane, ..demand }, wish)?;
         Some(self.assign(worker, demand))
     }
 
@@ -335,8 +353,12 @@ impl SlotPool {
     /// As much of the preferences as leaves a worker.
     fn satisfiable<'a>(&self, wish: Preferences<'a>) -> Preferences<'a> {
         let without_avoided = Preferences { avoided: &[], ..wish };
+        let without_tried = Preferences {
+            tried: &[],
+            ..without_avoided
+        };
         let without_cut_off = Preferences { cut_off: &[], ..wish };
-        let mut possible = [wish, without_avoided, without_cut_off].into_iter();
+        let mut possible = [wish, without_avoided, without_tried, without_cut_off].into_iter();
         let possible = possible.find(|wish| self.leaves_worker(*wish));
         possible.unwrap_or(Preferences {
             holders: wish.holders,

@@ -121,10 +121,10 @@ impl Node {
     /// The context of a consumer on this node, whose stage 2 reads stage 1.
     pub(super) fn consumer(&self, producers: Vec<Producer>) -> Arc<TaskContext> {
         let key = key(2, 0);
-        self.test.store.release(&Release {
+        drop(self.test.store.take(&Release {
             query: key.query,
             stages: vec![key.stage],
-        });
+        }));
         let schema = number_rows(0, 1).schema();
         let writer = self.test.store.create(key, schema, vec![], OutputMode::Retained);
         let input = StageInput {

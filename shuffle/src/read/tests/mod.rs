@@ -187,7 +187,7 @@ async fn every_type_arrives_unchanged() {
                 assert_eq!(together(&read), together(sent), "{name}");
                 assert!(read.iter().all(|batch| batch.schema() == schema), "{name}");
             }
-            there.test.store.release(&release());
+            drop(there.test.store.take(&release()));
         }
     }
 }

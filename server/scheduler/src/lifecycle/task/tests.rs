@@ -211,7 +211,7 @@ fn task_goes_on_with_the_attempt_that_is_left() {
         assert!(task.lose(60 * MS, lost, "gone", true).is_some());
         assert!(!task.is_waiting() && !task.end_pause(), "it does not pause");
         assert_eq!(task.attempt().map(Attempt::number), Some(left));
-        assert_eq!(task.may_be_doubled(), loses_first, "each attempt once");
+        assert!(task.may_be_doubled(), "the other is gone without its fault");
         assert_eq!(task.past().count(), 1);
     }
 }
@@ -222,7 +222,17 @@ fn refused_second_attempt_is_no_refusal_of_the_task() {
     let (change, odd) = task.apply_report(OTHER, second, refused_status());
     assert!(matches!(change, Change::Refused { refusals: None, .. }) && odd.is_none());
     assert_eq!(task.attempts().map(Attempt::number).collect::<Vec<_>>(), [first]);
+    assert!(task.may_be_doubled(), "another worker may take it");
     let failure = Failure::new(FailureKind::Storage, "no luck");
     let (change, _) = task.apply_report(WORKER, first, AttemptStatus::Failed(failure.clone()));
     assert_eq!(change, Change::Failed(failure));
+}
+
+#[test]
+fn second_attempt_that_failed_is_the_last() {
+    let (mut task, _, second) = doubled_task();
+    let failure = Failure::new(FailureKind::Storage, "no luck");
+    task.apply_report(OTHER, second, AttemptStatus::Failed(failure));
+    task.lose(60 * MS, second, "no luck", true);
+    assert!(!task.may_be_doubled());
 }
