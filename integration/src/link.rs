@@ -33,6 +33,7 @@ pub struct Link {
     address: SocketAddr,
     condition: watch::Sender<Condition>,
     broken: Arc<AtomicU64>,
+    delayed: Arc<AtomicU64>,
     _tasks: JoinSet<()>,
 }
 
@@ -46,12 +47,20 @@ impl Link {
         let address = listener.local_addr().expect("a bound socket has an address");
         let (condition, seen) = watch::channel(Condition::Open);
         let broken = Arc::<AtomicU64>::default();
+        let delayed = Arc::<AtomicU64>::default();
+        let line = Line {
+            target: target(address),
+            condition: seen,
+            broken: Arc::clone(&broken),
+            delayed: Arc::clone(&delayed),
+        };
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target(address), seen, Arc::clone(&broken)));
+        tasks.spawn(accept(listener, line));
         Self {
             address,
             condition,
             broken,
+            delayed,
             _tasks: tasks,
         }
     }
@@ -70,54 +79,63 @@ impl Link {
     pub fn broken(&self) -> u64 {
         self.broken.load(Ordering::Relaxed)
     }
+
+    /// How many chunks came late, since it was slow or silent.
+    pub fn delayed(&self) -> u64 {
+        self.delayed.load(Ordering::Relaxed)
+    }
 }
 
-async fn accept(
-    listener: TcpListener,
+/// What all connections of a link have.
+#[derive(Clone)]
+struct Line {
     target: SocketAddr,
     condition: watch::Receiver<Condition>,
     broken: Arc<AtomicU64>,
-) {
+    delayed: Arc<AtomicU64>,
+}
+
+async fn accept(listener: TcpListener, line: Line) {
     let mut connections = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        connections.spawn(connect(near, target, condition.clone(), Arc::clone(&broken)));
+        connections.spawn(connect(near, line.clone()));
     }
 }
 
 /// Carries one connection until an end closes it or the link is cut.
-async fn connect(near: TcpStream, target: SocketAddr, condition: watch::Receiver<Condition>, broken: Arc<AtomicU64>) {
-    let mut cut = condition.clone();
+async fn connect(near: TcpStream, line: Line) {
+    let mut cut = line.condition.clone();
     let carried = async {
-        let far = TcpStream::connect(target).await?;
+        let far = TcpStream::connect(line.target).await?;
         near.set_nodelay(true)?;
         far.set_nodelay(true)?;
         let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
         tokio::try_join!(
-            carry(near_in, far_out, condition.clone()),
-            carry(far_in, near_out, condition.clone())
+            carry(near_in, far_out, line.clone()),
+            carry(far_in, near_out, line.clone())
         )
     };
     tokio::select! {
         biased;
         _ = cut.wait_for(|condition| *condition == Condition::Cut) => {
-            broken.fetch_add(1, Ordering::Relaxed);
+            line.broken.fetch_add(1, Ordering::Relaxed);
         }
         _ = carried => {}
     }
 }
 
 /// Carries bytes in one direction.
-async fn carry(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut condition: watch::Receiver<Condition>,
-) -> io::Result<()> {
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: Line) -> io::Result<()> {
+    let mut condition = line.condition;
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         let bytes = from.read(&mut chunk).await?;
         if bytes == 0 {
             return to.shutdown().await;
+        }
+        if matches!(*condition.borrow(), Condition::Silent | Condition::Slow(_)) {
+            line.delayed.fetch_add(1, Ordering::Relaxed);
         }
         // A link that is dropped carries what it has.
         let _ = condition.wait_for(|condition| *condition != Condition::Silent).await;
@@ -165,8 +183,9 @@ mod tests {
         assert_eq!(answers(&mut stream).await.unwrap(), 7);
         assert!(began.elapsed() >= Duration::from_millis(100), "there and back");
         link.set(Condition::Silent);
+        let delayed = link.delayed();
         let silent = tokio::time::timeout(Duration::from_millis(50), answers(&mut stream)).await;
-        assert!(silent.is_err());
+        assert!(silent.is_err() && delayed == 2 && link.delayed() == 3);
         link.set(Condition::Open);
         assert_eq!(stream.read_u8().await.unwrap(), 7, "it was only late");
         link.set(Condition::Cut);

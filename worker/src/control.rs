@@ -388,9 +388,9 @@ impl Control {
         self.free(self.engine.store.take(release));
     }
 
-    /// Frees rows that nobody reads any more: on a thread of its own where a slow disk would keep the loop from its server.
+    /// Frees rows that nobody reads any more: on a thread of its own where that would keep the loop from its server.
     fn free(&mut self, rows: Removed) {
-        if rows.is_on_disk() {
+        if rows.takes_long_to_free() {
             self.running.spawn_blocking(move || drop(rows));
         }
     }

@@ -235,6 +235,7 @@ impl RunningRows {
             let attempt = Some(part.attempt.attempt);
             if !known.is_complete && known.attempt != attempt && known.broken != attempt {
                 known.attempt = None;
+                self.unopened.retain(|other| other.attempt.task != part.attempt.task);
                 self.unopened.push(part);
             }
         }
@@ -251,7 +252,9 @@ impl RunningRows {
                 let dropped = known.kept.drain(..);
                 self.kept_bytes -= dropped.map(|frame| bytes_of(&frame)).sum::<usize>();
                 known.attempt = Some(attempt.attempt);
-                known.abort = Some(abort);
+                if let Some(before) = known.abort.replace(abort) {
+                    before.abort();
+                }
                 Ok(())
             }
             Err(broken) => self.wait_for_cause(attempt, broken).await,

@@ -72,6 +72,9 @@ pub struct StoreUsage {
     pub outputs: usize,
 }
 
+/// So many bytes of memory are freed in moments.
+const FREED_AT_ONCE: u64 = 64 * 1024 * 1024;
+
 /// Rows that nobody reads any more, and the outputs that they were in. Dropping it frees memory and files, which takes a
 /// slow disk seconds.
 #[derive(Debug, Default)]
@@ -87,9 +90,10 @@ impl Removed {
         self.outputs.iter().map(|(key, _)| *key)
     }
 
-    /// Whether freeing the rows waits for a disk.
-    pub fn is_on_disk(&self) -> bool {
-        self.outputs.iter().any(|(_, output)| output.has_spilled())
+    /// Whether freeing the rows takes long: some are on disk, or they are many.
+    pub fn takes_long_to_free(&self) -> bool {
+        let bytes: u64 = self.rows.iter().map(|entry| entry.bytes).sum();
+        bytes > FREED_AT_ONCE || self.outputs.iter().any(|(_, output)| output.has_spilled())
     }
 
     fn add(&mut self, key: AttemptKey, output: Arc<Output>, failure: &Failure) {

@@ -100,6 +100,14 @@ impl Faults {
         let fault = FAULTS.choose_weighted(&mut self.random, |(_, weight)| *weight);
         let fault = fault.map_or(Fault::Kill, |(fault, _)| *fault);
         let worker = self.random.random_range(0..cluster.workers());
+        if self.carry_out(fault, worker, cluster).await? {
+            *self.counts.entry(fault).or_insert(0) += 1;
+        }
+        Ok(())
+    }
+
+    /// Returns whether the fault was felt: nothing may have passed a link, and nothing may have been written.
+    async fn carry_out(&mut self, fault: Fault, worker: usize, cluster: &mut Cluster) -> Result<bool> {
         match fault {
             Fault::Kill => {
                 cluster.worker(worker).kill();
@@ -146,14 +154,16 @@ impl Faults {
             }
             Fault::SlowControl => {
                 let delay = self.milliseconds(5..200);
-                self.disturb(&cluster.links(worker).control, Condition::Slow(delay), 1_000..4_000)
-                    .await;
+                let link = &cluster.links(worker).control;
+                let was_felt = self.disturb(link, Condition::Slow(delay), 1_000..4_000).await;
                 self.wait_for_all(cluster).await?;
+                return Ok(was_felt);
             }
             Fault::SilentControl => {
-                self.disturb(&cluster.links(worker).control, Condition::Silent, 500..3_500)
-                    .await;
+                let link = &cluster.links(worker).control;
+                let was_felt = self.disturb(link, Condition::Silent, 500..3_500).await;
                 self.wait_for_all(cluster).await?;
+                return Ok(was_felt);
             }
             Fault::CutData => {
                 let link = &cluster.links(worker).data;
@@ -169,12 +179,12 @@ impl Faults {
             }
             Fault::SlowData => {
                 let delay = self.milliseconds(5..100);
-                self.disturb(&cluster.links(worker).data, Condition::Slow(delay), 1_000..4_000)
-                    .await;
+                let link = &cluster.links(worker).data;
+                return Ok(self.disturb(link, Condition::Slow(delay), 1_000..4_000).await);
             }
             Fault::SilentData => {
-                self.disturb(&cluster.links(worker).data, Condition::Silent, 500..5_000)
-                    .await;
+                let link = &cluster.links(worker).data;
+                return Ok(self.disturb(link, Condition::Silent, 500..5_000).await);
             }
             Fault::Disk => {
                 let folder = cluster.spill_folder(worker);
@@ -191,19 +201,14 @@ impl Faults {
                 self.replace(cluster, worker).await?;
             }
             Fault::FullDisk => {
-                if !self.spoil(&cluster.disk(worker), DiskCondition::Full).await {
-                    return Ok(());
-                }
+                return Ok(self.spoil(&cluster.disk(worker), DiskCondition::Full).await);
             }
             Fault::SlowDisk => {
                 let delay = self.milliseconds(5..200);
-                if !self.spoil(&cluster.disk(worker), DiskCondition::Slow(delay)).await {
-                    return Ok(());
-                }
+                return Ok(self.spoil(&cluster.disk(worker), DiskCondition::Slow(delay)).await);
             }
         }
-        *self.counts.entry(fault).or_insert(0) += 1;
-        Ok(())
+        Ok(true)
     }
 
     /// Another worker joins, and this one leaves.
@@ -218,12 +223,14 @@ impl Faults {
         Ok(())
     }
 
-    /// Lets a link behave differently for a while.
-    async fn disturb(&mut self, link: &Link, condition: Condition, milliseconds: std::ops::Range<u64>) {
+    /// Lets a link behave differently for a while. Returns whether that was felt: nothing may have passed.
+    async fn disturb(&mut self, link: &Link, condition: Condition, milliseconds: std::ops::Range<u64>) -> bool {
         let time = self.milliseconds(milliseconds);
+        let before = link.delayed();
         link.set(condition);
         sleep(time).await;
         link.set(Condition::Open);
+        link.delayed() > before
     }
 
     /// Lets a disk behave differently until that was felt, and for a while longer. Returns whether it was felt at all: the

@@ -26,8 +26,8 @@ pub(crate) struct Attempt {
     phase: Phase,
     times: Times,
     has_failed: bool,
-    /// Whether another attempt was launched beside it, as it was slow.
-    was_doubled: bool,
+    /// How many attempts may still be launched beside it, if it is slow.
+    second_attempts_left: u32,
 }
 
 /// One attempt on one worker.
@@ -38,6 +38,9 @@ pub(crate) struct PlacedAttempt {
     /// What it takes of its worker while it is not parked.
     pub(crate) demand: Demand,
 }
+
+/// How many attempts are launched beside a slow one, while they are refused or lost with their workers.
+const SECOND_ATTEMPTS: u32 = 3;
 
 /// When the attempt was launched, and was known to run and to have ended; for [`crate::info`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,7 +134,7 @@ impl Attempt {
             phase: Phase::Launched,
             times: Times::default(),
             has_failed: false,
-            was_doubled: false,
+            second_attempts_left: SECOND_ATTEMPTS,
         }
     }
 
@@ -227,18 +230,19 @@ impl Attempt {
         self.has_failed
     }
 
-    /// Whether another attempt was launched beside it.
-    pub(super) fn was_doubled(&self) -> bool {
-        self.was_doubled
+    /// Whether another attempt may be launched beside it.
+    pub(super) fn may_be_doubled(&self) -> bool {
+        self.holds_slots() && self.second_attempts_left > 0
     }
 
-    pub(super) fn record_double(&mut self) {
-        self.was_doubled = true;
+    /// Another attempt is launched beside it.
+    pub(super) fn record_second(&mut self) {
+        self.second_attempts_left = self.second_attempts_left.saturating_sub(1);
     }
 
-    /// The other attempt was refused, or lost with its worker.
-    pub(super) fn may_be_doubled_again(&mut self) {
-        self.was_doubled = false;
+    /// No attempt is to be launched beside it any more.
+    pub(super) fn stay_alone(&mut self) {
+        self.second_attempts_left = 0;
     }
 
     /// What is left of it when its task gives it up.

@@ -80,6 +80,8 @@ pub(crate) struct Ready {
     pub(crate) ready_since: Duration,
     /// When a task of these stages was launched last, or else when `stages` ceased to be empty.
     waiting_since: Duration,
+    /// Since when tasks wait that let others pass for a moment, if no other tasks do.
+    aside_since: Option<Duration>,
     /// The lane of its run queue; never goes back to a lane for smaller queries.
     pub(crate) lane: Lane,
     /// What the query was charged in that run queue.
@@ -266,7 +268,7 @@ impl Query {
         let is_new = ready.stages.is_empty();
         if is_new {
             ready.ready_since = now;
-            ready.waiting_since = now;
+            ready.waiting_since = ready.aside_since.take().unwrap_or(now);
             ready.pass = ready.pass.max(start);
         }
         ready.stages.insert((Reverse(critical_path), stage));
@@ -278,6 +280,7 @@ impl Query {
         let critical_path = self.stages[stage].critical_path;
         let ready = self.ready_mut(placement);
         ready.waiting_since = now;
+        ready.aside_since = None;
         ready.blocked = None;
         if is_done {
             ready.stages.remove(&(Reverse(critical_path), stage));
@@ -290,6 +293,15 @@ impl Query {
         let ready = self.ready_mut(placement);
         ready.stages.remove(&(Reverse(critical_path), stage));
         ready.blocked = None;
+    }
+
+    /// The tasks of a stage let others pass, and come back soon. For the starvation guard they still wait.
+    pub(crate) fn leave_for_a_while(&mut self, placement: Placement, stage: usize) {
+        self.remove_ready_stage(placement, stage);
+        let ready = self.ready_mut(placement);
+        if ready.stages.is_empty() {
+            ready.aside_since = Some(ready.waiting_since);
+        }
     }
 
     /// Takes slots for an attempt that will probably cost `cost_us`.

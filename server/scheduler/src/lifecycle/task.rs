@@ -155,20 +155,18 @@ impl Task {
             true => TaskState::Paused,
             false => TaskState::Waiting,
         };
-        let TaskState::Placed { mut attempt, second } = std::mem::replace(&mut self.state, without) else {
+        let TaskState::Placed { attempt, second } = std::mem::replace(&mut self.state, without) else {
             return None;
         };
         let (taken, left) = match second {
-            Some(second) if second.number() == number => {
-                if !second.has_failed() {
-                    // It is not to blame for its end: there may be another one.
-                    attempt.may_be_doubled_again();
-                }
-                (second, Some(attempt))
-            }
+            Some(second) if second.number() == number => (second, Some(attempt)),
             left => (attempt, left),
         };
-        if let Some(attempt) = left {
+        if let Some(mut attempt) = left {
+            if taken.has_failed() {
+                // It decides whether the query ends.
+                attempt.stay_alone();
+            }
             self.state = TaskState::Placed { attempt, second: None };
         }
         Some(taken)
@@ -297,7 +295,7 @@ impl Task {
     /// Whether its attempt, which has not ended, may get another one beside it: not after one that failed.
     pub(crate) fn may_be_doubled(&self) -> bool {
         match &self.state {
-            TaskState::Placed { attempt, second: None } => attempt.holds_slots() && !attempt.was_doubled(),
+            TaskState::Placed { attempt, second: None } => attempt.may_be_doubled(),
             _ => false,
         }
     }
@@ -313,7 +311,7 @@ impl Task {
         let launched = self.next_attempt(worker, demand);
         let number = launched.number();
         if let TaskState::Placed { attempt, second } = &mut self.state {
-            attempt.record_double();
+            attempt.record_second();
             *second = Some(launched);
         }
         number

@@ -218,8 +218,8 @@ impl Scheduler {
         }
     }
 
-    /// The next task of the first query finds room only where it was tried before, which others may use: it pauses.
-    /// Returns whether it does.
+    /// The next task of the first query finds room only where it was tried before, or cannot read its input, which others
+    /// may use: it pauses. Returns whether it does.
     fn step_aside(&mut self, now: Duration, entry: &Entry, stage: usize, placement: Placement) -> bool {
         let id = entry.query;
         let Some(query) = self.queries.get(&id) else {
@@ -231,7 +231,7 @@ impl Scheduler {
             return false;
         };
         let slots = self.workers.slots(placement);
-        if !slots.has_room_where_tried(demand, unwanted.wish(waiting)) {
+        if !slots.has_room_for_others(demand, unwanted.wish(waiting)) {
             return false;
         }
         let Some(query) = self.queries.get_mut(&id) else {
@@ -241,9 +241,8 @@ impl Scheduler {
         let Some(task) = query.stages[stage].pause_next() else {
             return false;
         };
-        query.ready_mut(placement).blocked = None;
         if !query.stages[stage].is_waiting_for_places() {
-            query.remove_ready_stage(placement, stage);
+            query.leave_for_a_while(placement, stage);
         }
         self.set_deadline(now + self.limits.retry_pause, Deadline::Retry(id, number, task));
         self.update_queue_entry(id, placement);

@@ -127,13 +127,18 @@ fn failure_of_one_attempt_leaves_the_other() {
 
 #[test]
 fn failure_of_both_attempts_ends_the_query() {
-    let (mut model, slow, second) = doubled();
-    let failure = || Failure::new(FailureKind::Invalid, "division by zero");
-    fail(&mut model, second, failure());
-    assert!(!model.ended.contains_key(&QUERY));
-    fail(&mut model, slow, failure());
-    assert_eq!(model.ended[&QUERY].clone().unwrap_err(), failure());
-    model.run_to_completion();
+    for fails_slow in [true, false] {
+        let (mut model, slow, second) = doubled();
+        let (first, last) = if fails_slow { (slow, second) } else { (second, slow) };
+        let failure = || Failure::new(FailureKind::Invalid, "division by zero");
+        fail(&mut model, first, failure());
+        assert!(!model.ended.contains_key(&QUERY));
+        wait(&mut model, Duration::from_secs(5));
+        assert_eq!(model.attempts(), [last], "there is no third");
+        fail(&mut model, last, failure());
+        assert_eq!(model.ended[&QUERY].clone().unwrap_err(), failure());
+        model.run_to_completion();
+    }
 }
 
 #[test]

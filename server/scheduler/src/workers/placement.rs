@@ -260,10 +260,17 @@ impl SlotPool {
         Some(self.assign(worker, demand))
     }
 
-    /// Whether there is room for a task on a worker on which it was tried, and on no other.
-    pub(crate) fn has_room_where_tried(&self, demand: Demand, wish: Preferences<'_>) -> bool {
-        let anywhere = Preferences { tried: &[], ..wish };
-        self.choose(demand, wish).is_none() && self.choose(demand, anywhere).is_some()
+    /// Whether slots are free for a task, though on no worker where it may run: it was tried there, or cannot read its
+    /// input.
+    pub(crate) fn has_room_for_others(&self, demand: Demand, wish: Preferences<'_>) -> bool {
+        let wish = self.satisfiable(wish);
+        let others = Preferences {
+            tried: &[],
+            cut_off: &[],
+            ..wish
+        };
+        let has_room = |wish| self.partly_free(demand.lane, wish).is_some();
+        !has_room(wish) && has_room(others)
     }
 
     /// Finds and takes a place of slots that no attempt of any lane has taken, on a worker that is not unwanted.

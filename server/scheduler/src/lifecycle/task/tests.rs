@@ -228,11 +228,28 @@ fn refused_second_attempt_is_no_refusal_of_the_task() {
     assert_eq!(change, Change::Failed(failure));
 }
 
+/// Whichever of them failed, the other decides: else a task that always fails would go on for ever.
 #[test]
-fn second_attempt_that_failed_is_the_last() {
+fn attempt_beside_a_failed_one_stays_alone() {
+    for (worker, fails_first) in [(WORKER, true), (OTHER, false)] {
+        let (mut task, first, second) = doubled_task();
+        let failed = if fails_first { first } else { second };
+        task.apply_report(OTHER, second, AttemptStatus::Reserved);
+        let failure = Failure::new(FailureKind::Storage, "no luck");
+        task.apply_report(worker, failed, AttemptStatus::Failed(failure));
+        task.lose(60 * MS, failed, "no luck", true);
+        assert!(!task.may_be_doubled());
+    }
+}
+
+#[test]
+fn refused_second_attempts_come_to_an_end() {
     let (mut task, _, second) = doubled_task();
-    let failure = Failure::new(FailureKind::Storage, "no luck");
-    task.apply_report(OTHER, second, AttemptStatus::Failed(failure));
-    task.lose(60 * MS, second, "no luck", true);
+    task.apply_report(OTHER, second, refused_status());
+    for _ in 0..2 {
+        assert!(task.may_be_doubled());
+        let second = task.launch_second(OTHER, DEMAND);
+        task.apply_report(OTHER, second, refused_status());
+    }
     assert!(!task.may_be_doubled());
 }

@@ -205,3 +205,27 @@ fn task_shares_no_slots_of_full_workers() {
     pool.release_slots(A, demand(1));
     assert_eq!(pool.place(demand(1), wish, true).map(|place| place.worker), Some(A));
 }
+
+#[test]
+fn free_slots_that_a_task_may_not_have_are_room_for_others() {
+    let mut pool = pool(&[(A, 2), (B, 1)]);
+    pool.take_slots(A, demand(1));
+    pool.take_slots(B, demand(1));
+    let tried = Preferences {
+        tried: &[A],
+        ..Preferences::default()
+    };
+    let cut_off = Preferences {
+        cut_off: &[A],
+        ..Preferences::default()
+    };
+    for wish in [tried, cut_off] {
+        assert!(pool.has_room_for_others(demand(2), wish), "fewer than it needs too");
+    }
+    assert!(
+        !pool.has_room_for_others(demand(2), Preferences::default()),
+        "it may share them"
+    );
+    pool.take_slots(A, demand(1));
+    assert!(!pool.has_room_for_others(demand(1), tried), "there is none");
+}
