@@ -93,8 +93,8 @@ impl Scheduler {
         self.workers.health.is_avoided(now, holder) || !self.has_other_reader(now, attempt)
     }
 
-    /// Nothing that the query has on the worker of an output can be read elsewhere: returns all of it. The tasks go
-    /// somewhere else.
+    /// Nothing that the query has on the worker of an output can be read elsewhere: returns all of it. Its tasks go
+    /// somewhere else, also those that were not there.
     fn give_up_on_worker_of(&mut self, output: AttemptKey) -> Vec<AttemptKey> {
         let Some(query) = self.queries.get_mut(&output.query) else {
             return Vec::new();
@@ -102,12 +102,9 @@ impl Scheduler {
         let Some(holder) = query.worker_of(output) else {
             return vec![output];
         };
+        query.unreachable.insert(holder);
         let (live, finished) = query.take_from(holder, None);
-        let all: Vec<_> = live.into_iter().chain(finished).collect();
-        for &attempt in &all {
-            query.avoid_worker_of(attempt);
-        }
-        all
+        live.into_iter().chain(finished).collect()
     }
 
     /// Whether a worker that can read all input of the attempt's stage, as far as is known, accepts tasks.

@@ -58,6 +58,9 @@ pub(crate) struct Query {
     pub(crate) lost: VecDeque<String>,
     any: Ready,
     local: Ready,
+    /// Workers from which its rows could not be read, so that all it had there was given up: it would rather have nothing
+    /// there any more.
+    pub(crate) unreachable: BTreeSet<WorkerId>,
     /// Workers that got something of the query and must release it at its end.
     pub(crate) touched: BTreeSet<WorkerId>,
 }
@@ -185,6 +188,7 @@ impl Query {
             lost: VecDeque::new(),
             any: Ready::default(),
             local: Ready::default(),
+            unreachable: BTreeSet::new(),
             touched: BTreeSet::new(),
         }
     }

@@ -121,7 +121,7 @@ impl Scheduler {
             return None;
         }
         let tried = stage.tasks[straggler.task].avoided().iter().copied();
-        let unwanted = self.unwanted_by(stage, tried.chain([straggler.worker]));
+        let unwanted = self.unwanted_by(query, stage, tried.chain([straggler.worker]));
         let slots = self.workers.slots_mut(placement);
         slots.place_idle(straggler.demand, unwanted.wish(stage))
     }

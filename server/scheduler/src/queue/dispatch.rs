@@ -18,7 +18,7 @@ use crate::deadline::Deadline;
 use crate::event::Effect;
 use crate::graph::Placement;
 use crate::lifecycle::attempt::PlacedAttempt;
-use crate::lifecycle::query::Blocked;
+use crate::lifecycle::query::{Blocked, Query};
 use crate::lifecycle::stage::Stage;
 use crate::queue::policy::{self, charge};
 use crate::queue::run_queue::{Correction, Entry};
@@ -195,7 +195,7 @@ impl Scheduler {
         };
         let stage = &query.stages[stage];
         let demands = stage.next_demands(entry.lane);
-        let unwanted = self.unwanted_by(stage, stage.tried_next());
+        let unwanted = self.unwanted_by(query, stage, stage.tried_next());
         let wish = unwanted.wish(stage);
         let may_oversubscribe = room == Room::Shared;
         let pool = self.workers.slots_mut(placement);
@@ -209,11 +209,11 @@ impl Scheduler {
     }
 
     /// The workers that tasks of a stage would rather not run on, which were `tried` before.
-    pub(crate) fn unwanted_by(&self, stage: &Stage, tried: impl Iterator<Item = WorkerId>) -> Unwanted {
+    pub(crate) fn unwanted_by(&self, query: &Query, stage: &Stage, tried: impl Iterator<Item = WorkerId>) -> Unwanted {
         let health = &self.workers.health;
         Unwanted {
             cut_off: Vec::from_iter(health.cut_off(self.now, stage.holders())),
-            tried: tried.collect(),
+            tried: tried.chain(query.unreachable.iter().copied()).collect(),
             avoided: Vec::from_iter(health.avoided(self.now)),
         }
     }
@@ -226,7 +226,7 @@ impl Scheduler {
             return false;
         };
         let waiting = &query.stages[stage];
-        let unwanted = self.unwanted_by(waiting, waiting.tried_next());
+        let unwanted = self.unwanted_by(query, waiting, waiting.tried_next());
         let [demand] = waiting.next_demands(entry.lane)[..] else {
             return false;
         };

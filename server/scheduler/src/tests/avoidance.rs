@@ -104,6 +104,38 @@ fn output_that_two_workers_cannot_reach_is_computed_again_elsewhere() {
     assert!(!model.holders_of(QUERY, 1).contains(&worker(1)));
 }
 
+/// Each worker is avoided, for older failures: that says nothing about which of them to take.
+#[test]
+fn query_has_nothing_more_on_a_worker_that_cannot_be_reached() {
+    let mut model = cluster(2);
+    for query in 2..5 {
+        model.submit(graph(query, vec![stage(0, &[], 2)]));
+        for of in model.attempts() {
+            fail(&mut model, of, no_luck(FailureKind::Storage));
+        }
+        model.run_to_completion();
+    }
+    assert_eq!(model.avoided, BTreeSet::from([worker(0), worker(1)]));
+    model.submit(graph(1, vec![stage(0, &[], 2), stage(1, &[0], 1)]));
+    step_until_runs(&mut model, 1);
+    let (unreachable, root) = model.attempts()[0];
+    for _ in 0..3 {
+        model.step();
+    }
+    let failure = no_luck(FailureKind::WorkerLost).of_outputs(vec![root]);
+    model.send(Event::ResultUnreadable { query: QUERY, failure });
+    for _ in 0..10 {
+        assert!(
+            model.attempts().iter().all(|(at, _)| *at != unreachable),
+            "{:?}",
+            model.attempts()
+        );
+        model.step();
+    }
+    model.run_to_success(QUERY);
+    assert_eq!(launches(&model, QUERY), [3, 2]);
+}
+
 /// Each is cut off from the other, and there is no third.
 #[test]
 fn two_workers_that_are_cut_off_from_each_other_still_finish() {
