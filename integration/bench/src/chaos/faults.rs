@@ -127,17 +127,16 @@ impl Faults {
             Fault::Pause => {
                 let until = Instant::now() + self.milliseconds(2_500..3_500);
                 stop(cluster, worker)?;
-                self.wait_for(SUSPECTED).await?;
+                self.wait_for(&fewer_than(cluster, HEARD)).await?;
                 sleep(until.saturating_duration_since(Instant::now())).await;
                 cluster.worker(worker).signal("CONT");
-                self.wait_for(NONE_SUSPECTED).await?;
+                self.wait_for_all(cluster).await?;
             }
             Fault::Freeze => {
                 stop(cluster, worker)?;
-                self.wait_for(SUSPECTED).await?;
-                // Then the server has given it up.
-                self.wait_for(NONE_SUSPECTED).await?;
+                self.wait_for(&fewer_than(cluster, KNOWN)).await?;
                 cluster.worker(worker).signal("CONT");
+                self.wait_for_all(cluster).await?;
             }
             Fault::Leave => self.replace(cluster, worker).await?,
             Fault::CutControl => {
@@ -249,8 +248,7 @@ impl Faults {
 
     /// Waits until all workers are heard.
     async fn wait_for_all(&mut self, cluster: &Cluster) -> Result<()> {
-        let here = "SELECT count(*) FROM system.workers WHERE kind = 'remote' AND state <> 'suspect'";
-        let sql = format!("SELECT CAST(({here}) >= {} AS BIGINT)", cluster.workers());
+        let sql = format!("SELECT CAST(({HEARD}) >= {} AS BIGINT)", cluster.workers());
         self.wait_for(&sql).await
     }
 
@@ -271,8 +269,14 @@ impl Faults {
     }
 }
 
-const SUSPECTED: &str = "SELECT count(*) FROM system.workers WHERE state = 'suspect'";
-const NONE_SUSPECTED: &str = "SELECT CAST(count(*) = 0 AS BIGINT) FROM system.workers WHERE state = 'suspect'";
+/// The workers that the server has not given up.
+const KNOWN: &str = "SELECT count(*) FROM system.workers WHERE kind = 'remote'";
+const HEARD: &str = "SELECT count(*) FROM system.workers WHERE kind = 'remote' AND state <> 'suspect'";
+
+/// Whether this count of workers is less than there are processes.
+fn fewer_than(cluster: &Cluster, workers: &str) -> String {
+    format!("SELECT CAST(({workers}) < {} AS BIGINT)", cluster.workers())
+}
 
 /// Stops all threads of a worker, and makes sure of it (Linux).
 fn stop(cluster: &mut Cluster, worker: usize) -> Result<()> {
