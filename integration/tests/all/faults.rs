@@ -40,7 +40,7 @@ async fn read_to_end(mut stream: arrow_flight::decode::FlightRecordBatchStream) 
     }
 }
 
-/// Rows of the one or of the other worker have gone out; without both of them they cannot go on.
+/// Rows have gone out, and nobody is left to write the others. For a while another worker might join.
 #[test]
 fn death_of_all_workers_fails_open_stream() {
     bounded(minutes(5), async {
@@ -51,8 +51,8 @@ fn death_of_all_workers_fails_open_stream() {
         cluster.worker(0).kill();
         cluster.worker(1).kill();
         let killed = Instant::now();
-        let end = timeout(seconds(10), read_to_end(stream)).await;
-        let status = end.expect("the query ends within 10 seconds of the fault");
+        let end = timeout(seconds(30), read_to_end(stream)).await;
+        let status = end.expect("the query does not wait for ever for other workers");
         let status = status.expect("all rows of an endless query cannot have come: this result is short");
         assert_eq!(
             status.code(),
