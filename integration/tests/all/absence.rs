@@ -50,15 +50,21 @@ async fn pause_worker(cluster: &mut Cluster, client: &Client) {
     wait_until_states(client, &["active", "active"]).await;
 }
 
+/// Runs a query in a task.
+fn start(client: &Client, sql: &str) -> JoinSet<Result<Rows, Status>> {
+    let mut running = JoinSet::new();
+    let (client, sql) = (client.clone(), sql.to_owned());
+    running.spawn(async move { client.query(&sql).await });
+    running
+}
+
 #[test]
 fn query_outlives_a_pause_of_a_worker() {
     bounded(minutes(5), async {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
         let (_, expected) = client.query(COUNTED).await.expect("the query runs");
-        let mut running = JoinSet::new();
-        let clone = client.clone();
-        running.spawn(async move { clone.query(COUNTED).await });
+        let mut running = start(&client, COUNTED);
         cluster.wait_until_busy(10, seconds(60)).await;
         pause_worker(&mut cluster, &client).await;
         let (_, rows) = running.join_next().await.unwrap().unwrap().expect("nothing was lost");
@@ -95,9 +101,7 @@ fn query_ends_without_a_worker_that_hangs() {
         let mut cluster = two_workers().workers(3).serve_arg("--worker-grace=10m").start().await;
         let client = cluster.client().await;
         let (_, expected) = client.query(HASHED).await.expect("the query runs");
-        let mut running = JoinSet::new();
-        let reader = client.clone();
-        running.spawn(async move { reader.query(HASHED).await });
+        let mut running = start(&client, HASHED);
         let worker = cluster.worker(0);
         let before = worker.cpu_ticks();
         wait_until("the worker computes", seconds(60), || worker.cpu_ticks() > before + 5).await;
@@ -113,9 +117,7 @@ fn query_ends_without_a_worker_that_hangs() {
 
 /// Starts a query and kills a worker while it runs there.
 async fn start_and_kill(cluster: &mut Cluster, client: &Client, sql: &str) -> JoinSet<Result<Rows, Status>> {
-    let mut running = JoinSet::new();
-    let (clone, sql) = (client.clone(), sql.to_owned());
-    running.spawn(async move { clone.query(&sql).await });
+    let running = start(client, sql);
     let before = cluster.worker(1).cpu_ticks();
     let worker = cluster.worker(1);
     wait_until("the worker computes", seconds(60), || worker.cpu_ticks() > before + 10).await;
@@ -145,12 +147,20 @@ fn query_outlives_the_death_of_a_worker() {
     });
 }
 
-/// Reads the first rows of a query, lets a worker die that writes others of them, and reads the rest.
+/// Reads the first rows of a query, lets a worker die that writes its result, and reads the rest.
 async fn read_over_a_death(cluster: &mut Cluster, client: &Client, sql: &str) -> Result<Vec<RecordBatch>, Status> {
     let mut stream = client.open(sql).await.expect("it starts");
     let mut rows = vec![stream.next().await.expect("it has rows").expect("no fault yet")];
-    cluster.worker(1).kill();
-    cluster.forget_worker(1);
+    let writer = "SELECT w.address FROM system.tasks t JOIN system.workers w USING (worker_id) \
+        WHERE t.state IN ('running', 'parked') AND w.kind = 'remote' ORDER BY t.started_at DESC LIMIT 1";
+    let (_, writer) = client.query(writer).await.expect("the system tables answer");
+    let writer = texts(&writer).concat();
+    let host = |url: &str| url.rsplit('/').next().unwrap().to_owned();
+    let mut workers = 0..cluster.workers();
+    let worker = workers.find(|&worker| host(cluster.worker_url(worker)) == host(&writer));
+    let worker = worker.expect("the result is still written");
+    cluster.worker(worker).kill();
+    cluster.forget_worker(worker);
     while let Some(batch) = stream.next().await {
         rows.push(batch.map_err(status)?);
     }
@@ -197,7 +207,11 @@ fn stream_of_other_rows_ends_and_says_why() {
     bounded(minutes(5), async {
         let mut cluster = two_workers().start().await;
         let client = cluster.client().await;
-        let sql = twenty_times("random() AS r, l_comment");
+        // One part, of which the first rows are.
+        let sql = format!(
+            "SELECT * FROM ({}) LIMIT 100000000",
+            twenty_times("random() AS r, l_comment")
+        );
         let outcome = read_over_a_death(&mut cluster, &client, &sql).await;
         let status = outcome.expect_err("nobody knows the rows that were lost");
         assert_eq!(status.code(), Code::Unavailable, "{status}");
@@ -245,9 +259,7 @@ fn cut_between_a_worker_and_its_readers_costs_no_query() {
         let cluster = two_workers().links().start().await;
         let client = cluster.client().await;
         let (_, expected) = client.query(COUNTED).await.expect("the query runs");
-        let mut running = JoinSet::new();
-        let reader = client.clone();
-        running.spawn(async move { reader.query(COUNTED).await });
+        let mut running = start(&client, COUNTED);
         cluster.wait_until_busy(20, seconds(60)).await;
         assert!(running.try_join_next().is_none(), "it must not have ended");
         let link = &cluster.links(0).data;
