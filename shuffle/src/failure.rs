@@ -92,6 +92,11 @@ fn storage(error: &object_store::Error) -> Failure {
     Failure::new(kind, error.to_string())
 }
 
+/// Whether a disk has no room, or no more for this user.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 fn file(error: &io::Error) -> Failure {
     if let Some(inner) = error.get_ref() {
         return external(inner);
@@ -99,7 +104,7 @@ fn file(error: &io::Error) -> Failure {
     let kind = match error.kind() {
         io::ErrorKind::NotFound => FailureKind::NotFound,
         io::ErrorKind::PermissionDenied => FailureKind::Denied,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::DiskFull,
+        _ if is_disk_full(error) => FailureKind::DiskFull,
         _ => FailureKind::Storage,
     };
     Failure::new(kind, error.to_string())

@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use squadron_proto::{Failure, FailureKind, QueryId};
+use squadron_shuffle::failure;
 use tracing::warn;
 
 use super::destination::Destination;
@@ -58,7 +59,7 @@ impl Staging {
         let made = tokio::task::spawn_blocking(move || make_folders(&folder));
         staging.made = made.await.map_err(Failure::internal)?.map_err(|error| {
             let kind = match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::DiskFull,
+                _ if failure::is_disk_full(&error) => FailureKind::DiskFull,
                 io::ErrorKind::PermissionDenied => FailureKind::Denied,
                 _ => FailureKind::Invalid,
             };

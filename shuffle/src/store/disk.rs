@@ -85,9 +85,9 @@ impl DiskStore {
     }
 
     fn io_failure(&self, action: &str, error: &io::Error) -> Failure {
-        let kind = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::DiskFull,
-            _ => FailureKind::Storage,
+        let kind = match failure::is_disk_full(error) {
+            true => FailureKind::DiskFull,
+            false => FailureKind::Storage,
         };
         let folder = self.folder.path().display();
         Failure::new(

@@ -117,9 +117,7 @@ impl Scheduler {
         if let Some(first) = differences.missing.first() {
             let name = self.workers.name(worker);
             let message = match differences.has_dropped {
-                true => {
-                    format!("{name} was away for too long and has dropped attempt {first}")
-                }
+                true => format!("{name} was away for too long and has dropped attempt {first}"),
                 false => format!("the connection to {name} broke before attempt {first} was launched"),
             };
             let failure = Failure::new(FailureKind::WorkerLost, message);

@@ -116,7 +116,7 @@ pub(super) enum Taken {
     Refused(String),
 }
 
-/// What is left of an attempt that its task has given up.
+/// What the scheduler has to take back from the worker of an attempt that its task has dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
     /// It had not ended.
@@ -245,8 +245,8 @@ impl Attempt {
         self.second_attempts_left = 0;
     }
 
-    /// What is left of it when its task gives it up.
-    pub(super) fn lose(&self) -> Lost {
+    /// What the scheduler has to take back from its worker when its task drops it.
+    pub(super) fn lost(&self) -> Lost {
         match &self.phase {
             Phase::Finished { is_gone: true, .. } => Lost::Gone,
             Phase::Finished { .. } => Lost::Finished {
@@ -297,79 +297,46 @@ impl Attempt {
 
     /// Applies a report of its worker. The second value says what was impossible about it, if anything.
     pub(super) fn apply_report(&mut self, status: AttemptStatus) -> (Taken, Option<&'static str>) {
-        match self.phase {
-            Phase::Launched => self.while_launched(status),
-            Phase::Committed => self.while_committed(status),
-            Phase::Running => (self.while_running(status), None),
-            Phase::Parked => (self.while_parked(status), None),
-            Phase::Finished { is_gone, .. } => {
-                let change = match status {
-                    _ if is_gone => Change::Unknown,
-                    AttemptStatus::Dropped => Change::Dropped,
-                    _ => Change::Repeated,
-                };
-                (Taken::Changed(change), None)
-            }
+        let impossible = self.impossible_about(&status);
+        (self.take(status), impossible)
+    }
+
+    fn impossible_about(&self, status: &AttemptStatus) -> Option<&'static str> {
+        match (&self.phase, status) {
+            (
+                Phase::Launched,
+                AttemptStatus::Running | AttemptStatus::Parked | AttemptStatus::Resumed | AttemptStatus::Finished(_),
+            ) => Some("it ran before it was committed"),
+            (Phase::Committed, AttemptStatus::Refused { .. }) => Some("it was refused after it was reserved"),
+            _ => None,
         }
     }
 
-    fn while_launched(&mut self, status: AttemptStatus) -> (Taken, Option<&'static str>) {
-        match status {
-            AttemptStatus::Reserved => (self.enter(Phase::Committed, Change::Commit), None),
-            AttemptStatus::Refused { reason } => (Taken::Refused(reason), None),
-            AttemptStatus::Failed(failure) => (self.fail(failure), None),
-            AttemptStatus::Cancelled => (self.fail(self.unrequested_stop()), None),
-            AttemptStatus::Dropped => (Taken::Changed(Change::Repeated), None),
-            ahead @ (AttemptStatus::Running
-            | AttemptStatus::Parked
-            | AttemptStatus::Resumed
-            | AttemptStatus::Finished(_)) => {
-                let (taken, _) = self.while_committed(ahead);
-                (taken, Some("it ran before it was committed"))
+    /// See the table of this module.
+    fn take(&mut self, status: AttemptStatus) -> Taken {
+        let did_run = matches!(self.phase, Phase::Running | Phase::Parked);
+        match (&self.phase, status) {
+            (Phase::Finished { is_gone: true, .. }, _) => Taken::Changed(Change::Unknown),
+            (Phase::Finished { .. }, AttemptStatus::Dropped) => Taken::Changed(Change::Dropped),
+            (Phase::Finished { .. }, _) | (_, AttemptStatus::Dropped) => Taken::Changed(Change::Repeated),
+            (_, AttemptStatus::Failed(failure)) => self.fail(failure),
+            (_, AttemptStatus::Cancelled) => self.fail(self.unrequested_stop()),
+            (_, AttemptStatus::Finished(output)) => self.finish(output, !did_run),
+            (Phase::Launched, AttemptStatus::Reserved) => self.enter(Phase::Committed, Change::Commit),
+            (Phase::Launched | Phase::Committed, AttemptStatus::Refused { reason }) => Taken::Refused(reason),
+            (Phase::Launched | Phase::Committed, AttemptStatus::Running | AttemptStatus::Resumed) => {
+                self.enter(Phase::Running, Change::Started)
             }
-        }
-    }
-
-    fn while_committed(&mut self, status: AttemptStatus) -> (Taken, Option<&'static str>) {
-        let taken = match status {
-            AttemptStatus::Reserved | AttemptStatus::Dropped => Taken::Changed(Change::Repeated),
-            AttemptStatus::Refused { reason } => {
-                return (Taken::Refused(reason), Some("it was refused after it was reserved"));
-            }
-            AttemptStatus::Running | AttemptStatus::Resumed => self.enter(Phase::Running, Change::Started),
-            AttemptStatus::Parked => self.park(true),
-            AttemptStatus::Finished(output) => self.finish(output, true),
-            AttemptStatus::Failed(failure) => self.fail(failure),
-            AttemptStatus::Cancelled => self.fail(self.unrequested_stop()),
-        };
-        (taken, None)
-    }
-
-    fn while_running(&mut self, status: AttemptStatus) -> Taken {
-        match status {
-            AttemptStatus::Reserved
-            | AttemptStatus::Refused { .. }
-            | AttemptStatus::Running
-            | AttemptStatus::Resumed
-            | AttemptStatus::Dropped => Taken::Changed(Change::Repeated),
-            AttemptStatus::Parked => self.park(false),
-            AttemptStatus::Finished(output) => self.finish(output, false),
-            AttemptStatus::Failed(failure) => self.fail(failure),
-            AttemptStatus::Cancelled => self.fail(self.unrequested_stop()),
-        }
-    }
-
-    fn while_parked(&mut self, status: AttemptStatus) -> Taken {
-        match status {
-            AttemptStatus::Reserved
-            | AttemptStatus::Refused { .. }
-            | AttemptStatus::Running
-            | AttemptStatus::Parked
-            | AttemptStatus::Dropped => Taken::Changed(Change::Repeated),
-            AttemptStatus::Resumed => self.enter(Phase::Running, Change::Resumed(self.placed)),
-            AttemptStatus::Finished(output) => self.finish(output, false),
-            AttemptStatus::Failed(failure) => self.fail(failure),
-            AttemptStatus::Cancelled => self.fail(self.unrequested_stop()),
+            (Phase::Launched | Phase::Committed | Phase::Running, AttemptStatus::Parked) => self.park(!did_run),
+            (Phase::Parked, AttemptStatus::Resumed) => self.enter(Phase::Running, Change::Resumed(self.placed)),
+            (
+                Phase::Committed | Phase::Running | Phase::Parked,
+                AttemptStatus::Reserved
+                | AttemptStatus::Refused { .. }
+                | AttemptStatus::Running
+                | AttemptStatus::Parked
+                | AttemptStatus::Resumed,
+            ) => Taken::Changed(Change::Repeated),
         }
     }
 

@@ -85,19 +85,20 @@ impl Scheduler {
 
     /// Cancels the attempts of a query and has every worker that it touched release what it holds of it.
     fn stop_everywhere(&mut self, query: &Query, effects: &mut Vec<Effect>) {
-        for (attempt, placed, holds_slots) in query.live_attempts() {
+        for (key, attempt) in query.live_attempts() {
+            let placed = attempt.placed;
             if !self.workers.contains(placed.worker) {
                 continue;
             }
-            if holds_slots {
+            if attempt.holds_slots() {
                 self.workers.release_slots(placed.worker, placed.demand);
             }
             effects.push(Effect::CancelAttempt {
                 worker: placed.worker,
-                attempt,
+                attempt: key,
             });
-            if !query.has_failed(attempt) {
-                self.workers.add_stopping(placed.worker, attempt);
+            if !attempt.has_failed() {
+                self.workers.add_stopping(placed.worker, key);
             }
         }
         let touched = query.touched.iter().filter(|&&worker| self.workers.contains(worker));

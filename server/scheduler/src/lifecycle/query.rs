@@ -22,7 +22,7 @@ use crate::admission::Candidate;
 use crate::graph::{Placement, QueryOptions, StageGraph};
 use crate::info::{QueryProgress, QuerySummary, ResultPart};
 use crate::lifecycle::account::Spent;
-use crate::lifecycle::attempt::{Attempt, Change, PlacedAttempt};
+use crate::lifecycle::attempt::{Attempt, Change};
 use crate::lifecycle::stage::{Sources, Stage, task_id};
 use crate::lifecycle::task::Task;
 use crate::queue::policy::{self, Order, PolicyInput, ReadyStage};
@@ -395,11 +395,6 @@ impl Query {
         }
     }
 
-    /// Whether the attempt has failed, and is to be lost or ends the query.
-    pub(crate) fn has_failed(&self, attempt: AttemptKey) -> bool {
-        self.attempt(attempt).is_some_and(Attempt::has_failed)
-    }
-
     /// The worker of an attempt, if it has not come to nothing.
     pub(crate) fn worker_of(&self, key: AttemptKey) -> Option<WorkerId> {
         self.attempt(key).map(Attempt::worker)
@@ -484,12 +479,10 @@ impl Query {
         }
     }
 
-    /// All attempts that have not ended, and whether each holds slots.
-    pub(crate) fn live_attempts(&self) -> Vec<(AttemptKey, PlacedAttempt, bool)> {
+    /// All attempts that have not ended.
+    pub(crate) fn live_attempts(&self) -> impl Iterator<Item = (AttemptKey, &Attempt)> + '_ {
         let attempts = self.stages.iter().flat_map(|stage| stage.attempts(self.id));
-        let live = attempts.filter(|(_, attempt)| attempt.is_live());
-        live.map(|(key, attempt)| (key, attempt.placed, attempt.holds_slots()))
-            .collect()
+        attempts.filter(|(_, attempt)| attempt.is_live())
     }
 
     /// The worker is lost: stages must be sent to it again if it comes back.

@@ -101,11 +101,12 @@ impl Scheduler {
         let query = self.queries.get(&attempt.query);
         let other = query.and_then(|query| query.task(attempt)?.other(attempt.attempt));
         let is_alone = other.is_none();
-        if is_alone && !may_be_mended(failure.kind) {
+        let may_be_mended = may_be_mended(failure.kind);
+        if is_alone && !may_be_mended {
             return self.end(attempt.query, Err(failure), effects);
         }
         let named = std::mem::take(&mut failure.lost);
-        let blame = match may_be_mended(failure.kind) {
+        let blame = match may_be_mended {
             true => self.lay_blame(now, (worker, attempt), &failure, named, effects),
             // Nobody's: the other attempt decides.
             false => Blame::default(),

@@ -145,7 +145,7 @@ impl Task {
             self.past.pop_front();
         }
         self.past.push_back(lost.past_info(now, reason));
-        Some(lost.lose())
+        Some(lost.lost())
     }
 
     /// Takes an attempt from the task, which goes on with the other one, if there is one.

@@ -297,22 +297,17 @@ fn task_with_more_to_read_may_take_longer() {
 
 #[test]
 fn last_stage_and_sessions_without_speculation_are_left_out() {
-    let mut model = cluster(3);
     let mut without = query(1, &[0, 0, 0]);
     without.options.speculation = false;
-    model.submit(without);
-    finish_all_but(&mut model, &[2]);
-    wait(&mut model, Duration::from_secs(5));
-    assert_eq!((model.second_attempts, model.attempts().len()), (0, 1));
-    model.run_to_success(QUERY);
-
-    let mut model = cluster(3);
-    let mut retained = graph(1, vec![stage(0, &[], 3)]);
-    retained.options.speculation = true;
-    retained.stages[0].streamed = false;
-    model.submit(retained);
-    finish_all_but(&mut model, &[2]);
-    wait(&mut model, Duration::from_secs(5));
-    assert_eq!((model.second_attempts, model.attempts().len()), (0, 1));
-    model.run_to_success(QUERY);
+    let mut last = graph(1, vec![stage(0, &[], 3)]);
+    last.options.speculation = true;
+    last.stages[0].streamed = false;
+    for graph in [without, last] {
+        let mut model = cluster(3);
+        model.submit(graph);
+        finish_all_but(&mut model, &[2]);
+        wait(&mut model, Duration::from_secs(5));
+        assert_eq!((model.second_attempts, model.attempts().len()), (0, 1));
+        model.run_to_success(QUERY);
+    }
 }
