@@ -37,13 +37,15 @@ struct S3 {
 impl S3 {
     /// Starts the server on ports that were free a moment before; tries other ports when one was taken meanwhile.
     async fn start(weed: &Path) -> Self {
+        let mut why = String::new();
         for _ in 0..5 {
             let mut s3 = Self::launch(weed);
-            if s3.wait_until_ready().await {
-                return s3;
+            match s3.wait_until_ready().await {
+                Ok(()) => return s3,
+                Err(error) => why = error,
             }
         }
-        panic!("the S3 server does not start");
+        panic!("the S3 server does not start: {why}");
     }
 
     fn launch(weed: &Path) -> Self {
@@ -57,6 +59,8 @@ impl S3 {
         command.args(["server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=4"]);
         command.args(["-master.telemetry=false", "-master.volumeSizeLimitMB=64"]);
         command.args(["-s3.port.iceberg=0", "-s3.port.lance=0"]);
+        // By default it refuses objects when a hundredth of the disk is left, which is gigabytes.
+        command.arg("-volume.minFreeSpace=50MiB");
         command.arg(format!("-dir={}", folder.path().display()));
         let flags = [
             "s3.port",
@@ -78,21 +82,19 @@ impl S3 {
     }
 
     /// Waits until the server takes an object, which also makes the bucket.
-    async fn wait_until_ready(&mut self) -> bool {
+    async fn wait_until_ready(&mut self) -> Result<(), String> {
         let store = self.store();
-        for _ in 0..300 {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
             let put = store
                 .put(&ObjectPath::from("ready"), PutPayload::from_static(b"ready"))
                 .await;
-            if put.is_ok() {
-                return true;
-            }
-            if !self.server.is_running() {
-                return false;
+            let Err(error) = put else { return Ok(()) };
+            if !self.server.is_running() || Instant::now() > end {
+                return Err(format!("{error}\n{}", self.server.log()));
             }
             sleep(Duration::from_millis(100)).await;
         }
-        false
     }
 
     fn store(&self) -> Arc<dyn ObjectStore> {
