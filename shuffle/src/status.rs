@@ -28,7 +28,7 @@ pub(crate) fn from_status(status: &Status, address: &str) -> Failure {
 pub(crate) fn unreachable(address: &str, reason: &str) -> Failure {
     Failure::new(
         FailureKind::WorkerLost,
-        format!("cannot reach {address} for its rows: {reason}"),
+        format!("cannot reach the worker {address} for its rows: {reason}"),
     )
 }
 
