@@ -238,7 +238,7 @@ pub(crate) fn running_context(config: SessionConfig, runtime: RuntimeEnv) -> Arc
 fn functions(runtime: &Arc<RuntimeEnv>, max_value_bytes: u64) -> Result<Arc<TaskContext>, Failure> {
     let context = SessionContext::new_with_config_rt(SessionConfig::new(), Arc::clone(runtime));
     let mut state = context.state();
-    squadron_shuffle::functions::bound(&mut state, max_value_bytes, &runtime.memory_pool)
+    squadron_shuffle::functions::register(&mut state, max_value_bytes, &runtime.memory_pool)
         .map_err(|error| failure::of(&error))?;
     Ok(SessionContext::new_with_state(state).task_ctx())
 }

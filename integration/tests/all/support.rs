@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
-use datafusion::execution::context::{SessionConfig, SessionContext};
+use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::LogicalPlan;
 use futures::StreamExt;
+use squadron::catalog::{Catalog, CatalogOptions};
+use squadron::planner::schema::without_mark;
+use squadron::sql::logical_plan;
 use squadron_integration::client::{Client, Rows, status};
 use squadron_integration::cluster::{ClusterBuilder, cluster};
 use squadron_integration::compare::order_of;
@@ -108,34 +111,54 @@ pub(crate) struct Expected {
     pub(crate) order: Vec<usize>,
 }
 
-/// Single-process DataFusion over the same files, in one partition and without dynamic filters (their column mapping
-/// by name loses rows in 55.2), so that it has none of the difficulties of distribution.
+/// Squadron's own plans over the same files, run by DataFusion in this process, in one partition and without dynamic
+/// filters (their column mapping by name loses rows in 55.2), so that they have none of the difficulties of distribution.
 #[derive(Clone)]
 pub(crate) struct Reference {
+    catalog: Catalog,
     context: SessionContext,
 }
 
 impl Reference {
     pub(crate) fn new() -> Self {
-        let config = SessionConfig::new()
-            .with_target_partitions(1)
-            .with_information_schema(true)
-            .set_usize("datafusion.sql_parser.recursion_limit", 5_000)
-            .set_bool("datafusion.optimizer.enable_dynamic_filter_pushdown", false);
+        let options = CatalogOptions::default();
+        let catalog = futures::executor::block_on(Catalog::open(&options, Arc::default()));
+        let catalog = catalog.unwrap_or_else(|failure| panic!("the reference has no catalog: {failure}"));
+        let mut state = catalog.session_context().state();
+        let options = state.config_mut().options_mut();
+        options.execution.target_partitions = 1;
+        options.optimizer.enable_dynamic_filter_pushdown = false;
+        options.optimizer.enable_join_dynamic_filter_pushdown = false;
+        options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+        options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
         Self {
-            context: SessionContext::new_with_config(config),
+            catalog,
+            context: SessionContext::new_with_state(state),
         }
     }
 
     /// Runs `sql`; the schema is that of the optimised logical plan, whose types are final.
     pub(crate) async fn run(&self, sql: &str) -> Result<Expected, DataFusionError> {
-        let frame = self.context.sql(sql).await?;
-        let order = order_of(frame.logical_plan());
+        let plan = logical_plan(&self.context.state(), sql).await?;
+        let order = order_of(&plan);
+        if let LogicalPlan::Ddl(statement) = plan {
+            self.catalog.execute_ddl(&self.context, statement).await?;
+            return Ok(Expected {
+                rows: (Arc::new(Schema::empty()), Vec::new()),
+                order,
+            });
+        }
+        let frame = self.context.execute_logical_plan(plan).await?;
         let optimised = frame.clone().into_optimized_plan()?;
-        let schema = Arc::clone(optimised.schema().inner());
+        let schema = unmarked(optimised.schema().as_arrow());
         let batches = frame.collect().await?;
+        let batches = batches.into_iter().map(|batch| {
+            let columns = batch.columns().to_vec();
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            RecordBatch::try_new_with_options(unmarked(&batch.schema()), columns, &options)
+        });
         Ok(Expected {
-            rows: (schema, batches),
+            rows: (schema, batches.collect::<Result<_, _>>()?),
             order,
         })
     }
@@ -143,7 +166,7 @@ impl Reference {
     /// The optimised logical plan of `sql`, with the session state that made it.
     pub(crate) async fn plan(&self, sql: &str) -> (LogicalPlan, SessionState) {
         let state = self.context.state();
-        let plan = state.create_logical_plan(sql).await;
+        let plan = logical_plan(&state, sql).await;
         let plan = plan.and_then(|plan| state.optimize(&plan));
         let plan = plan.unwrap_or_else(|error| panic!("the reference refuses {sql}: {error}"));
         (plan, state)
@@ -155,6 +178,15 @@ impl Reference {
             panic!("the reference refuses {sql}: {error}");
         }
     }
+}
+
+/// Columns under the names that clients see.
+fn unmarked(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| {
+        let name = without_mark(field.name()).to_owned();
+        field.as_ref().clone().with_name(name)
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// All rows of an answer in one batch.

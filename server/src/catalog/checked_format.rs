@@ -13,8 +13,11 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::{GetExt, Statistics};
 use datafusion::datasource::file_format::arrow::ArrowFormat;
+use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::file_format::{FileFormat, FileFormatFactory, FileMeta};
+use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
 use datafusion::datasource::physical_plan::{FileScanConfig, FileSinkConfig, FileSource};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result;
@@ -25,6 +28,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::FutureExt;
 use squadron_proto::Failure;
 use squadron_shuffle::{arrow_files, failure};
+
+use super::csv::CsvFiles;
+use super::parquet_statistics;
 
 /// The extensions under which DataFusion keeps its formats.
 const EXTENSIONS: [&str; 5] = ["parquet", "csv", "json", "arrow", "avro"];
@@ -48,11 +54,15 @@ pub fn unchecked(format: &dyn FileFormat) -> &dyn FileFormat {
 #[derive(Debug)]
 pub(super) struct CheckedFormat {
     inner: Arc<dyn FileFormat>,
+    csv: CsvFiles,
 }
 
 impl CheckedFormat {
     pub(super) fn new(inner: Arc<dyn FileFormat>) -> Self {
-        Self { inner }
+        Self {
+            inner,
+            csv: CsvFiles::default(),
+        }
     }
 
     async fn schema_of(
@@ -73,8 +83,28 @@ impl CheckedFormat {
     }
 }
 
+impl CheckedFormat {
+    /// Leaves of a Parquet file's statistics what its footer, which is in the cache by now, proves.
+    async fn keep_proven(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        schema: &SchemaRef,
+        object: &ObjectMeta,
+        statistics: &mut Statistics,
+    ) -> Result<()> {
+        if !self.inner.is::<ParquetFormat>() {
+            return Ok(());
+        }
+        let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
+        let footer = DFParquetMetadata::new(store, object).with_file_metadata_cache(Some(footers));
+        parquet_statistics::keep_proven(statistics, schema, footer.fetch_metadata().await?.as_ref());
+        Ok(())
+    }
+}
+
 /// The outcome of `work`, which reads `object`; its errors and panics name the file.
-async fn checked<T>(object: &ObjectMeta, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn checked<T>(object: &ObjectMeta, work: impl Future<Output = Result<T>>) -> Result<T> {
     let failure = match AssertUnwindSafe(work).catch_unwind().await {
         Ok(Ok(read)) => return Ok(read),
         Ok(Err(error)) => failure::of(&error),
@@ -108,6 +138,9 @@ impl FileFormat for CheckedFormat {
         store: &Arc<dyn ObjectStore>,
         objects: &[ObjectMeta],
     ) -> Result<SchemaRef> {
+        if let Some(format) = self.inner.downcast_ref::<CsvFormat>() {
+            return self.csv.infer_schema(format, state, store, objects).await;
+        }
         if let [object] = objects {
             return self.schema_of(state, store, object).await;
         }
@@ -133,7 +166,15 @@ impl FileFormat for CheckedFormat {
         table_schema: SchemaRef,
         object: &ObjectMeta,
     ) -> Result<Statistics> {
-        let work = self.inner.infer_stats(state, store, table_schema, object);
+        let work = async {
+            let mut statistics = self
+                .inner
+                .infer_stats(state, store, Arc::clone(&table_schema), object)
+                .await?;
+            self.keep_proven(state, store, &table_schema, object, &mut statistics)
+                .await?;
+            Ok(statistics)
+        };
         checked(object, work).await
     }
 
@@ -155,12 +196,23 @@ impl FileFormat for CheckedFormat {
         table_schema: SchemaRef,
         object: &ObjectMeta,
     ) -> Result<FileMeta> {
-        let work = self.inner.infer_stats_and_ordering(state, store, table_schema, object);
+        let work = async {
+            let mut meta = self
+                .inner
+                .infer_stats_and_ordering(state, store, Arc::clone(&table_schema), object)
+                .await?;
+            self.keep_proven(state, store, &table_schema, object, &mut meta.statistics)
+                .await?;
+            Ok(meta)
+        };
         checked(object, work).await
     }
 
     async fn create_physical_plan(&self, state: &dyn Session, scan: FileScanConfig) -> Result<Arc<dyn ExecutionPlan>> {
-        self.inner.create_physical_plan(state, scan).await
+        match self.inner.downcast_ref::<CsvFormat>() {
+            Some(format) => self.csv.scan(format, state, scan).await,
+            None => self.inner.create_physical_plan(state, scan).await,
+        }
     }
 
     async fn create_writer_physical_plan(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::{not_impl_err, plan_err};
+use datafusion::common::{Constraint, not_impl_err, plan_err};
 use datafusion::datasource::listing_table_factory::ListingTableFactory;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::CreateExternalTable;
@@ -86,6 +86,14 @@ impl TableProviderFactory for ExternalTableFactory {
     async fn create(&self, state: &dyn Session, statement: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
         if statement.unbounded {
             return not_impl_err!("UNBOUNDED tables are not supported; leave the word out");
+        }
+        // It is trusted when queries are planned, and nothing enforces it (apache/datafusion#21507, #23820).
+        if statement
+            .constraints
+            .iter()
+            .any(|constraint| matches!(constraint, Constraint::Unique(_)))
+        {
+            return not_impl_err!("UNIQUE is not supported, for files may hold equal values; leave it out");
         }
         let (store_options, format_options): (Vec<_>, HashMap<_, _>) = split_options(&statement.options);
         let mut statement = statement.clone();

@@ -11,6 +11,7 @@
 //! All sessions share one schema, so a table that one session creates is seen by the next statement of every other.
 
 mod checked_format;
+mod csv;
 mod ddl;
 mod external;
 mod format;
@@ -18,6 +19,7 @@ mod found;
 mod layout;
 mod listing;
 mod names;
+mod parquet_statistics;
 mod schema;
 mod source;
 mod stores;
@@ -47,6 +49,7 @@ use tokio::task::JoinSet;
 
 use crate::auth::Principal;
 use crate::config::{self, DataSource, ServeArgs};
+use crate::datafusion_workarounds::arithmetic::CheckArithmetic;
 use crate::datafusion_workarounds::{self, balance};
 use crate::plan_limits::concat::BoundConcatenation;
 use crate::plan_limits::rules;
@@ -282,6 +285,14 @@ fn prepare_state(
     parser.collect_spans = true;
     let mut analyzer_rules = datafusion_workarounds::analyzer_rules();
     analyzer_rules.insert(0, Arc::new(TypeChains));
+    // Without a zone, TIMESTAMP WITH TIME ZONE would be a TIMESTAMP without one.
+    config.options_mut().execution.time_zone = Some("UTC".to_owned());
+    // The rule confuses columns of one name (apache/datafusion#25414), and evaluates volatile functions twice (#24678).
+    config.options_mut().optimizer.enable_leaf_expression_pushdown = false;
+    // LIMIT ends LEAD and LAG too early (#25471, #25472).
+    config.options_mut().optimizer.enable_window_limits = false;
+    // A logical CASE is known not to be NULL where the physical one is not, and this is no error (#25369, #24096).
+    config.options_mut().execution.skip_physical_aggregate_schema_check = true;
     let catalogs = MemoryCatalogProviderList::new();
     let catalog = Arc::new(MemoryCatalogProvider::new());
     catalogs.register_catalog(DEFAULT_CATALOG.to_string(), Arc::clone(&catalog) as _);
@@ -306,10 +317,12 @@ fn prepare_state(
     *state.table_factories_mut() = factories;
     let pool = Arc::clone(&state.runtime_env().memory_pool);
     check_formats(&mut state)
-        .and_then(|()| functions::bound(&mut state, max_value_bytes, &pool))
+        .and_then(|()| functions::register(&mut state, max_value_bytes, &pool))
         .map_err(|error| squadron_shuffle::failure::of(&error))?;
     if let Ok(function) = state.udf(functions::JOIN_TEXTS) {
         state.add_analyzer_rule(Arc::new(BoundConcatenation { function }));
     }
+    let checked = CheckArithmetic::new(&state).map_err(|error| squadron_shuffle::failure::of(&error))?;
+    state.add_analyzer_rule(Arc::new(checked));
     Ok((state, catalog))
 }

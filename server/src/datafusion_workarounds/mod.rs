@@ -9,7 +9,14 @@
 //! `SELECT DISTINCT x ... ORDER BY x LIMIT 3` then keeps 3 rows before it looks for duplicates. A fetch in a limit node
 //! of its own is not moved, and a later rule puts it back into the sort where that is safe.
 
+pub(crate) mod arithmetic;
 pub(crate) mod balance;
+mod conditions;
+mod filter_pushdown;
+mod nan_pruning;
+mod set_operations;
+mod subqueries;
+mod windows;
 
 use std::sync::Arc;
 
@@ -36,12 +43,23 @@ pub type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
     rules.insert(0, Arc::new(balance::BalanceChains));
+    // These read what the SQL says, before the types of its parts are known.
+    rules.insert(0, Arc::new(subqueries::RewriteSubqueries::default()));
+    rules.insert(1, Arc::new(set_operations::CountEqualRows));
+    rules.insert(2, Arc::new(conditions::KeepConditions::default()));
+    rules.push(Arc::new(windows::WidenFrames));
     rules
 }
 
 /// DataFusion's rules with the workarounds inserted.
 pub fn physical_rules() -> Vec<Rule> {
     let mut rules = PhysicalOptimizer::new().rules;
+    for rule in &mut rules {
+        if rule.name().starts_with("FilterPushdown") {
+            let inner = Arc::clone(rule);
+            *rule = Arc::new(filter_pushdown::PushDownByUniqueNames { inner });
+        }
+    }
     let place = rules
         .iter()
         .position(|rule| rule.name() == "EnsureRequirements")
@@ -49,6 +67,7 @@ pub fn physical_rules() -> Vec<Rule> {
     rules.insert(place, Arc::new(SeparateLimitFromSort));
     let last = rules.len().saturating_sub(1);
     rules.insert(last, Arc::new(OneProbePartition));
+    rules.insert(last, Arc::new(nan_pruning::PruneWithoutNan));
     rules
 }
 

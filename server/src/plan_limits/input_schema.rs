@@ -5,7 +5,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::utils::merge_schema;
 
 /// The columns that the expressions of `node` may name, but for those of queries around it.
-pub(super) fn input_schema(node: &LogicalPlan) -> DFSchema {
+pub(crate) fn input_schema(node: &LogicalPlan) -> DFSchema {
     match node {
         // The filters of a scan speak of all its columns.
         LogicalPlan::TableScan(scan) => {

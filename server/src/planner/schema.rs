@@ -18,6 +18,14 @@ use datafusion::common::DFSchema;
 
 use super::columns;
 
+/// Stands between a name that two columns of one SELECT have and the number of the column.
+pub(crate) const DUPLICATE_MARK: char = '\u{1f}';
+
+/// The name as the user knows it.
+pub fn without_mark(name: &str) -> &str {
+    name.split_once(DUPLICATE_MARK).map_or(name, |(name, _)| name)
+}
+
 /// The frozen schema of a statement's rows: [`client_schema`], and each column described for drivers.
 pub fn result_schema(logical: &DFSchema) -> SchemaRef {
     let origins: Vec<_> = logical.iter().map(|(origin, _)| origin).collect();
@@ -25,7 +33,7 @@ pub fn result_schema(logical: &DFSchema) -> SchemaRef {
     Arc::new(columns::describe(&plain, |index| origins[index]))
 }
 
-/// A schema as clients read it: names, nullability and metadata of the logical schema; views, dictionaries and run-ends
+/// A schema as clients read it: names (without marks), nullability and metadata of the logical schema; views, dictionaries and run-ends
 /// become the plain types that every client reads, at any depth.
 pub fn client_schema(logical: &Schema) -> SchemaRef {
     let fields: Vec<FieldRef> = logical.fields().iter().map(client_field).collect();
@@ -48,10 +56,11 @@ pub fn without_views(schema: &Schema) -> SchemaRef {
 
 fn client_field(field: &FieldRef) -> FieldRef {
     let plain = client_type(field.data_type());
-    if plain == *field.data_type() {
+    let name = without_mark(field.name());
+    if plain == *field.data_type() && name == field.name() {
         return Arc::clone(field);
     }
-    let field = Field::new(field.name(), plain, is_nullable(field)).with_metadata(field.metadata().clone());
+    let field = Field::new(name, plain, is_nullable(field)).with_metadata(field.metadata().clone());
     Arc::new(field)
 }
 

@@ -11,9 +11,10 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
-use datafusion::arrow::datatypes::{Field, Schema};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::error::ArrowError;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, ParamValues, TableReference};
@@ -30,6 +31,7 @@ use squadron_shuffle::failure;
 
 use crate::planner::schema::client_type;
 use crate::sql::PlannedStatement;
+use crate::sql::parameters::Recompute;
 use crate::sql::statement::is_write;
 
 /// Rows of values for which a plan each is made. Only `INSERT ... VALUES` takes more.
@@ -103,32 +105,68 @@ fn refuse_too_many(rows: usize) -> Result<(), Failure> {
     ))
 }
 
-/// The values in the types of the parameters: dictionaries unpacked, views made plain. A parameter of unknown type
-/// keeps that of its values.
+/// The values in the types of the parameters, where they are the same values there: `int_column = ?` finds what
+/// `int_column = 1.9` finds, and not what 1 finds. Others keep their own type, as a literal has one; dictionaries are
+/// unpacked, views made plain. Text is read as what the statement needs, like a text in quotes.
 fn conformed(planned: &PlannedStatement, values: &RecordBatch) -> Result<RecordBatch, Failure> {
-    let options = CastOptions {
-        safe: false,
-        ..CastOptions::default()
-    };
     let mut fields = Vec::new();
     let mut columns = Vec::new();
     let parameters = planned.parameters.fields().iter();
     for ((parameter, column), guessed) in parameters.zip(values.columns()).zip(&planned.guessed) {
-        let data_type = match guessed {
-            true => client_type(column.data_type()),
-            false => parameter.data_type().clone(),
-        };
-        let column = cast_with_options(column, &data_type, &options).map_err(|error| {
+        let refused = |data_type: &DataType, error: ArrowError| {
             invalid(format!(
                 "the parameter {} is of type {} and cannot be taken as {data_type}: {error}",
                 parameter.name(),
                 column.data_type()
             ))
-        })?;
+        };
+        let own = client_type(column.data_type());
+        let plain = strictly_cast(column, &own).map_err(|error| refused(&own, error))?;
+        let data_type = match guessed {
+            true => own,
+            false => fitting_type(&plain, parameter.data_type()),
+        };
+        columns.push(strictly_cast(&plain, &data_type).map_err(|error| refused(&data_type, error))?);
         fields.push(Field::new(parameter.name(), data_type, true));
-        columns.push(column);
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Failure::internal)
+}
+
+fn strictly_cast(column: &ArrayRef, data_type: &DataType) -> Result<ArrayRef, ArrowError> {
+    let options = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    cast_with_options(column, data_type, &options)
+}
+
+/// The type that a literal with these values would be given beside `wanted`.
+fn fitting_type(values: &ArrayRef, wanted: &DataType) -> DataType {
+    let own = values.data_type();
+    let is_read = own.is_null() || own.is_string() || own.is_nested();
+    if is_read || (is_same_kind(own, wanted) && fits(values, wanted)) {
+        return wanted.clone();
+    }
+    own.clone()
+}
+
+fn is_same_kind(own: &DataType, wanted: &DataType) -> bool {
+    match (own, wanted) {
+        (DataType::Timestamp(_, own), DataType::Timestamp(_, wanted)) => own.is_some() == wanted.is_some(),
+        (DataType::Timestamp(_, None), DataType::Date32 | DataType::Date64) => true,
+        (DataType::Date32 | DataType::Date64, DataType::Timestamp(_, None)) => true,
+        _ if own.is_numeric() => wanted.is_numeric(),
+        _ => {
+            std::mem::discriminant(own) == std::mem::discriminant(wanted) || (own.is_temporal() && wanted.is_temporal())
+        }
+    }
+}
+
+/// Whether every value is the same in the other type.
+fn fits(values: &ArrayRef, wanted: &DataType) -> bool {
+    let there = strictly_cast(values, wanted);
+    let back = there.and_then(|there| strictly_cast(&there, values.data_type()));
+    back.is_ok_and(|back| &back == values)
 }
 
 /// The plan with the values of one row.
@@ -142,7 +180,28 @@ fn with_row(plan: &LogicalPlan, values: &RecordBatch, row: usize) -> DataFusionR
             Ok((name, ScalarAndMetadata::from(value)))
         })
         .collect::<DataFusionResult<_>>()?;
-    plan.clone().with_param_values(ParamValues::Map(named))
+    let plan = plan.clone().with_param_values(ParamValues::Map(named))?;
+    retyped(plan)
+}
+
+/// The plan in which VALUES have the types of their rows, which follow from what was bound. Those that are inserted have
+/// the types of their table.
+fn retyped(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
+    let is_insert = matches!(plan, LogicalPlan::Dml(_));
+    plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Values(Values { schema, values }) => {
+            let typed = match is_insert {
+                true => LogicalPlanBuilder::values_with_schema(values, &schema)?,
+                false => LogicalPlanBuilder::values(values)?,
+            };
+            typed.build().map(Transformed::yes)
+        }
+        other => Ok(Transformed::no(other)),
+    })
+    .and_then(|plan| match plan.transformed {
+        true => plan.data.recompute(),
+        false => Ok(plan.data),
+    })
 }
 
 /// One write of all rows.

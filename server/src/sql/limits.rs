@@ -22,6 +22,8 @@ use squadron_shuffle::failure::into_datafusion;
 use super::placeholders;
 use super::planning_errors::locate;
 use super::recursion::refuse_recursion;
+use super::rewrite::rewrite;
+use super::rewrite::text::rewrite_text;
 use crate::plan_limits::{MAX_EXPRESSION_DEPTH, plan_bytes, too_deep_failure};
 
 /// What a token takes while it is parsed: itself and its part of the tree.
@@ -53,6 +55,7 @@ pub(super) fn parse(state: &SessionState, sql: &str) -> DataFusionResult<DfState
     refuse_too_long(tokens).map_err(into_datafusion)?;
     refuse_recursion(sql, dialect.as_ref())?;
     let sql = placeholders::number(sql, dialect.as_ref()).map_err(into_datafusion)?;
+    let sql = rewrite_text(sql, dialect.as_ref());
     if tokens <= SMALL_TOKENS {
         return parse_here(state, &sql);
     }
@@ -66,11 +69,12 @@ fn unknown_dialect(name: Dialect) -> DataFusionError {
 
 fn parse_here(state: &SessionState, sql: &str) -> DataFusionResult<DfStatement> {
     let dialect = state.config_options().sql_parser.dialect;
-    let statement = state.sql_to_statement(sql, &dialect).map_err(locate)?;
-    match check(&statement) {
-        ControlFlow::Continue(()) => Ok(statement),
-        ControlFlow::Break(failure) => Err(into_datafusion(failure)),
+    let mut statement = state.sql_to_statement(sql, &dialect).map_err(locate)?;
+    if let ControlFlow::Break(failure) = check(&statement) {
+        return Err(into_datafusion(failure));
     }
+    rewrite(&mut statement).map_err(into_datafusion)?;
+    Ok(statement)
 }
 
 /// As many tokens as the text has, or more. What stands in plain quotes is one token; where quotes could mean something

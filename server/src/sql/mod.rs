@@ -13,6 +13,7 @@ mod placeholders;
 pub(crate) mod planning_errors;
 mod recursion;
 pub(crate) mod redact;
+mod rewrite;
 pub mod statement;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::LogicalPlan;
 
-pub use self::parse::Source;
+pub use self::parse::{Source, logical_plan};
 
 /// Whether a statement has rows to give or a change to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -69,7 +69,8 @@ fn has_placeholder(expression: &Expr) -> Result<bool> {
 }
 
 /// Types that follow from nodes below, now that those have theirs.
-trait Recompute {
+pub(super) trait Recompute {
+    /// The plan with the types of its nodes worked out anew.
     fn recompute(self) -> Result<LogicalPlan>;
 }
 

@@ -80,12 +80,21 @@ pub(crate) fn parse_at_once(source: &Source, text: Option<Arc<str>>) -> Result<O
 type Resolved = (LogicalPlan, Parameters, SchemaRef);
 
 async fn resolve_sql(state: &SessionState, sql: &str) -> DataFusionResult<Resolved> {
+    let plan = logical_plan(state, sql).await?;
+    with_parameters(state, plan).map_err(locate)
+}
+
+/// The logical plan of one statement, before any rule.
+///
+/// # Errors
+/// For wrong SQL, and for what is not supported.
+pub async fn logical_plan(state: &SessionState, sql: &str) -> DataFusionResult<LogicalPlan> {
     let statement = limits::parse(state, sql)?;
     refuse_transaction(&statement)?;
     let statement = settings::session::normalize(statement);
     let plan = state.statement_to_plan(statement).await.map_err(locate)?;
     plan_limits::check_plan(&plan)?;
-    with_parameters(state, plan).map_err(locate)
+    Ok(plan)
 }
 
 async fn resolve_substrait(state: &SessionState, plan: &Bytes) -> DataFusionResult<Resolved> {

@@ -5,6 +5,8 @@ use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure;
 
+use crate::planner::schema::DUPLICATE_MARK;
+
 /// The same error with the place in the statement, where DataFusion knows it and its message does not say it.
 pub(crate) fn locate(error: DataFusionError) -> DataFusionError {
     let Some(span) = error.diagnostic().and_then(|diagnostic| diagnostic.span) else {
@@ -36,6 +38,7 @@ pub(crate) fn planned<T>(result: DataFusionResult<T>) -> Result<T, Failure> {
 
 fn planning_failure(error: &DataFusionError) -> Failure {
     let mut failure = failure::of(error);
+    failure.message = without_marks(&failure.message);
     let is_of_statement = match error.find_root() {
         DataFusionError::External(_) => true,
         // Types of a statement that do not fit, as in `1 BETWEEN true AND 2`.
@@ -46,6 +49,23 @@ fn planning_failure(error: &DataFusionError) -> Failure {
         failure.kind = FailureKind::Invalid;
     }
     failure
+}
+
+/// A message without the marks of columns whose name comes twice.
+fn without_marks(message: &str) -> String {
+    let unknown = message
+        .split_once("No field named ")
+        .and_then(|(_, rest)| rest.split_once('.'));
+    if let Some((name, _)) = unknown
+        && message.contains(&format!("{}{DUPLICATE_MARK}", name.trim_matches('"')))
+    {
+        return format!("the name {name} is ambiguous: several columns have it; give each an alias of its own");
+    }
+    let mut parts = message.split(DUPLICATE_MARK);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        text + part.trim_start_matches(|c: char| c.is_ascii_digit())
+    })
 }
 
 /// The name in DataFusion's "table 'x' not found", without the parts that go without saying.

@@ -16,7 +16,7 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use squadron_proto::{Failure, FailureKind};
 
-use crate::planner::schema::result_schema;
+use crate::planner::schema::{result_schema, without_mark};
 use crate::sql::{StatementKind, kill};
 
 /// The refusal of transactions.
@@ -69,6 +69,7 @@ pub(crate) fn refuse_unserved(plan: &LogicalPlan) -> Result<(), Failure> {
             "CREATE TABLE AS is not supported yet; write the rows with COPY ... TO and make a table of them with CREATE EXTERNAL \
              TABLE, or CREATE VIEW"
         }
+        LogicalPlan::Ddl(DdlStatement::CreateView(view)) => return refuse_equal_names(&view.input),
         LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) => {
             "CREATE TABLE is not supported yet; use CREATE EXTERNAL TABLE over a folder of files, which INSERT adds to, or CREATE \
              VIEW"
@@ -92,6 +93,19 @@ pub(crate) fn refuse_unserved(plan: &LogicalPlan) -> Result<(), Failure> {
         _ => return Ok(()),
     };
     Err(Failure::new(FailureKind::Unsupported, refusal))
+}
+
+/// A view's columns are found by their names.
+fn refuse_equal_names(query: &LogicalPlan) -> Result<(), Failure> {
+    let mut names = query.schema().fields().iter().map(|field| field.name());
+    let Some(marked) = names.find(|name| without_mark(name) != *name) else {
+        return Ok(());
+    };
+    let sentence = format!(
+        "the view would have two columns named {}; give one an alias",
+        without_mark(marked)
+    );
+    Err(Failure::new(FailureKind::Invalid, sentence))
 }
 
 /// Refuses what belongs to a transaction before anything is looked up for it.

@@ -1,4 +1,5 @@
-//! Functions whose values can be much larger than their arguments, bounded and charged.
+//! Functions in place of DataFusion's: checked arithmetic and sums, and bounds for values that can be much larger than
+//! their arguments.
 //!
 //! ```text
 //! repeat(x, n) ── Bounded ── size of the values, from the arguments ──> too large: an error, before anything is made
@@ -10,9 +11,13 @@
 //! batch are charged to the memory pool while they are made.
 
 mod arguments;
+pub mod arithmetic;
 mod growth;
+mod hold;
 mod join_texts;
 mod regexp;
+mod single_value;
+mod sum;
 #[cfg(test)]
 mod tests;
 
@@ -32,16 +37,20 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature,
 };
 
+use self::arithmetic::{Checked, Negate};
 use self::growth::{GROWING, Growth};
+pub use self::hold::hold;
 pub use self::join_texts::JOIN_TEXTS;
 use self::join_texts::JoinTexts;
+pub use self::single_value::single_value;
+use self::sum::checked_sum;
 
-/// Replaces the functions of `registry` that can make large values by bounded ones of the same names, and adds
-/// [`JOIN_TEXTS`].
+/// Replaces functions of `registry` by checked and bounded ones of the same names, and adds [`JOIN_TEXTS`] and
+/// [`arithmetic`].
 ///
 /// # Errors
 /// None unless the registry takes no functions.
-pub fn bound(registry: &mut dyn FunctionRegistry, max_value_bytes: u64, pool: &Arc<dyn MemoryPool>) -> Result<()> {
+pub fn register(registry: &mut dyn FunctionRegistry, max_value_bytes: u64, pool: &Arc<dyn MemoryPool>) -> Result<()> {
     let bounded = |inner: &Arc<dyn ScalarUDFImpl>, growth| Bounded {
         inner: Arc::clone(inner),
         growth,
@@ -56,6 +65,13 @@ pub fn bound(registry: &mut dyn FunctionRegistry, max_value_bytes: u64, pool: &A
     }
     let join: Arc<dyn ScalarUDFImpl> = Arc::new(JoinTexts::default());
     registry.register_udf(Arc::new(ScalarUDF::new_from_impl(bounded(&join, Growth::Concat))))?;
+    for checked in Checked::all() {
+        registry.register_udf(Arc::new(ScalarUDF::new_from_impl(checked)))?;
+    }
+    registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Negate::default())))?;
+    registry.register_udaf(Arc::new(checked_sum()))?;
+    registry.register_udf(hold())?;
+    registry.register_udaf(single_value())?;
     Ok(())
 }
 

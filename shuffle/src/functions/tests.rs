@@ -13,7 +13,7 @@ fn context() -> (SessionContext, Arc<dyn MemoryPool>) {
     let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(POOL));
     let context = SessionContext::new();
     let mut state = context.state();
-    bound(&mut state, MAX_VALUE, &pool).unwrap();
+    register(&mut state, MAX_VALUE, &pool).unwrap();
     (SessionContext::new_with_state(state), pool)
 }
 

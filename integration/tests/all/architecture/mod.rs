@@ -43,15 +43,8 @@ const CRATES: [(&str, &[&str]); 7] = [
 
 /// The rooms of the server, floor by floor. A file uses only rooms on the floors below its own.
 const FLOORS: [&[&str]; 10] = [
-    &[
-        "config",
-        "counted",
-        "datafusion_workarounds",
-        "error",
-        "plan_limits",
-        "signals",
-    ],
-    &["auth", "settings"],
+    &["config", "counted", "error", "plan_limits", "signals"],
+    &["auth", "datafusion_workarounds", "settings"],
     &["catalog", "shell"],
     &["driver", "planner"],
     &["sql", "writes"],

@@ -1,0 +1,114 @@
+"""The documented differences between Squadron and DuckDB, and how each is kept out of the comparison.
+
+Where SQL can be written so that it means one thing, a function here writes it so.
+"""
+
+from dataclasses import dataclass
+
+# DuckDB as the standard and PostgreSQL have it.
+DUCKDB_SETTINGS = (
+    # `7 / 2` is 3.
+    "SET integer_division = true",
+    # Timestamps with a zone are shown and taken apart in UTC, Squadron's default.
+    "SET TimeZone = 'UTC'",
+)
+
+DECIMAL_DIGITS = 18
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference that is no bug: why it is there, and how it is avoided."""
+
+    name: str
+    reason: str
+    avoided: str
+
+
+DIFFERENCES = (
+    Difference(
+        "division by zero",
+        "DuckDB gives inf or NULL; PostgreSQL and Squadron refuse it, for doubles as for integers or with inf",
+        "`divisor`: every divisor passes through NULLIF",
+    ),
+    Difference(
+        "decimal division and avg",
+        "DuckDB computes them as DOUBLE; Squadron as DECIMAL with four more digits",
+        "`double`: operands are cast to DOUBLE",
+    ),
+    Difference(
+        "casts that lose a fraction",
+        "DuckDB and PostgreSQL round to the nearest integer; Squadron cuts. The standard leaves it to the product",
+        "`integer`: values are truncated before they are cast to integers",
+    ),
+    Difference(
+        "narrow and unsigned arithmetic",
+        "DuckDB keeps the type of a column beside a literal, Squadron widens it to that of the literal",
+        "`bigint`: operands of arithmetic are cast to BIGINT, or both have one type",
+    ),
+    Difference(
+        "sum of integers",
+        "DuckDB sums in 128 bits; Squadron in 64 and refuses to overflow, as for `+`",
+        "only bounded integers are summed",
+    ),
+    Difference(
+        "offsets of RANGE",
+        "DuckDB refuses a frame whose bound does not fit the type of the key; PostgreSQL and Squadron do not",
+        "keys with extremes are cast to BIGINT",
+    ),
+    Difference(
+        "digits of decimals",
+        "DuckDB refuses results of more than 18 digits where both operands have fewer; PostgreSQL and Squadron do not",
+        "`DECIMAL_DIGITS`: larger results are not computed",
+    ),
+    Difference(
+        "date plus interval",
+        "a TIMESTAMP in DuckDB and PostgreSQL, a DATE in Squadron",
+        "`timestamp`: the sum is cast to TIMESTAMP",
+    ),
+    Difference(
+        "texts of doubles and timestamps",
+        "the shortest text of a double, and the `T` between date and time, are the product's choice",
+        "only integers, decimals, booleans and dates are cast to text",
+    ),
+    Difference(
+        "LIKE without ESCAPE",
+        "the escape character is a backslash in Squadron and PostgreSQL; DuckDB has none",
+        "no pattern holds a backslash",
+    ),
+    Difference(
+        "NULLs in ORDER BY",
+        "DuckDB puts them last by default; PostgreSQL and Squadron first where the order is descending",
+        "NULLS FIRST or LAST is written out",
+    ),
+)
+
+
+def bigint(value):
+    """An integer as BIGINT."""
+    return f"CAST({value.sql} AS BIGINT)" if value.raw else value.sql
+
+
+def double(value):
+    """A number as DOUBLE."""
+    return value.sql if value.kind == "double" and not value.raw else f"CAST({value.sql} AS DOUBLE)"
+
+
+def divisor(sql, zero="0"):
+    """A divisor that is never zero."""
+    return f"NULLIF({sql}, {zero})"
+
+
+def integer(sql):
+    """A number cut to a BIGINT."""
+    return f"CAST(trunc({sql}) AS BIGINT)"
+
+
+def timestamp(sql):
+    """A date or timestamp as TIMESTAMP."""
+    return f"CAST({sql} AS TIMESTAMP)"
+
+
+def order(sql, make):
+    """A key of ORDER BY that says where its NULLs go."""
+    return f"{sql} {make.pick(('ASC', 'DESC'))} NULLS {make.pick(('FIRST', 'LAST'))}"

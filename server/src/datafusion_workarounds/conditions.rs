@@ -1,0 +1,205 @@
+//! Conditions that DataFusion 55.2 simplifies to others.
+//!
+//! | condition | becomes in DataFusion | here |
+//! |---|---|---|
+//! | `x IN (1, NULL)` beside other lists of `x` | a list without the NULL (apache/datafusion#24246) | `x IN (1) OR NULL` |
+//! | two lists of one nullable `x` | true or false where `x` is NULL (#24246) | the second `x` is hidden |
+//! | `x ^ x` | 0, also for NULL (#24246) | one `x` is hidden |
+//! | `x ~ '.*'` | `x IS NOT NULL`, which is false, not NULL (#24379) | another pattern of the same meaning |
+//! | a condition without columns above an aggregate | moved below it (#25415), which has a row without input | holds on to a column |
+//! | `random() BETWEEN 0 AND 1`, `coalesce(random(), 0)` | evaluated twice (#25457, #25477) | refused |
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{Column, Result, ScalarValue, not_impl_err};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::expr::{Between, InList, ScalarFunction};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
+use datafusion::logical_expr::{BinaryExpr, Expr, Filter, LogicalPlan, Operator, ScalarUDF, lit};
+use datafusion::optimizer::AnalyzerRule;
+use squadron_shuffle::functions::hold;
+
+/// Rewrites the conditions of a plan.
+#[derive(Debug)]
+pub(crate) struct KeepConditions {
+    hold: Arc<ScalarUDF>,
+}
+
+impl Default for KeepConditions {
+    fn default() -> Self {
+        Self { hold: hold() }
+    }
+}
+
+impl AnalyzerRule for KeepConditions {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        plan.transform_down_with_subqueries(|node| {
+            let names = NamePreserver::new(&node);
+            let node = node.map_expressions(|expression| {
+                let name = names.save(&expression);
+                let kept = expression.transform_up(|part| self.keep(part))?;
+                Ok(kept.update_data(|expression| name.restore(expression)))
+            })?;
+            node.transform_data(|node| self.keep_above_aggregates(node))
+        })
+        .data()
+    }
+
+    fn name(&self) -> &'static str {
+        "keep_conditions"
+    }
+}
+
+impl KeepConditions {
+    fn keep(&self, part: Expr) -> Result<Transformed<Expr>> {
+        match part {
+            Expr::InList(list) => {
+                refuse_volatile(&list.expr, "IN")?;
+                Ok(without_null(list))
+            }
+            Expr::Between(Between { ref expr, .. }) => {
+                refuse_volatile(expr, "BETWEEN")?;
+                Ok(Transformed::no(part))
+            }
+            Expr::ScalarFunction(ref call) if call.name() == "coalesce" => {
+                let all_but_last = call.args.split_last().map_or(&[][..], |(_, others)| others);
+                for value in all_but_last {
+                    refuse_volatile(value, "coalesce")?;
+                }
+                Ok(Transformed::no(part))
+            }
+            Expr::BinaryExpr(binary) => Ok(self.keep_binary(binary)),
+            other => Ok(Transformed::no(other)),
+        }
+    }
+
+    fn keep_binary(&self, binary: BinaryExpr) -> Transformed<Expr> {
+        let BinaryExpr { left, op, right } = binary;
+        match op {
+            Operator::And | Operator::Or => {
+                let listed = lists(&left, op);
+                let (right, is_new) = self.hide_lists(*right, op, &listed);
+                let both = Expr::BinaryExpr(BinaryExpr::new(left, op, Box::new(right)));
+                Transformed::new_transformed(both, is_new)
+            }
+            Operator::BitwiseXor if left == right => {
+                let hidden = self.held(vec![*left]);
+                Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(hidden), op, right)))
+            }
+            Operator::RegexMatch | Operator::RegexNotMatch | Operator::RegexIMatch | Operator::RegexNotIMatch => {
+                let is_special = matches!(&*right, Expr::Literal(value, _) if value.try_as_str() == Some(Some(".*")));
+                let pattern = match is_special {
+                    true => Box::new(lit("(?:.*)")),
+                    false => right,
+                };
+                let binary = Expr::BinaryExpr(BinaryExpr::new(left, op, pattern));
+                Transformed::new_transformed(binary, is_special)
+            }
+            _ => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
+        }
+    }
+
+    fn held(&self, args: Vec<Expr>) -> Expr {
+        Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&self.hold), args))
+    }
+
+    /// Hides the operands of lists that `listed` has too from the rules that put two lists together.
+    fn hide_lists(&self, condition: Expr, op: Operator, listed: &[Expr]) -> (Expr, bool) {
+        match condition {
+            Expr::InList(list) if listed.contains(&list.expr) => {
+                let expr = Box::new(self.held(vec![*list.expr]));
+                (Expr::InList(InList { expr, ..list }), true)
+            }
+            Expr::BinaryExpr(BinaryExpr { left, op: own, right }) if own == op => {
+                let (left, is_left_new) = self.hide_lists(*left, op, listed);
+                let (right, is_right_new) = self.hide_lists(*right, op, listed);
+                let both = BinaryExpr::new(Box::new(left), own, Box::new(right));
+                (Expr::BinaryExpr(both), is_left_new || is_right_new)
+            }
+            other => (other, false),
+        }
+    }
+
+    /// Ties conditions without columns to one, so that they are not moved below an aggregate.
+    fn keep_above_aggregates(&self, node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+        let LogicalPlan::Filter(filter) = node else {
+            return Ok(Transformed::no(node));
+        };
+        let is_free = |condition: &Expr| !matches!(condition, Expr::Literal(..)) && !has_columns(condition);
+        let conditions = split_conjunction_owned(filter.predicate.clone());
+        let Some(last) = filter
+            .input
+            .schema()
+            .iter()
+            .last()
+            .filter(|_| conditions.iter().any(is_free))
+        else {
+            return Ok(Transformed::no(LogicalPlan::Filter(filter)));
+        };
+        let column = Expr::Column(Column::from(last));
+        let conditions = conditions.into_iter().map(|condition| match is_free(&condition) {
+            true => self.held(vec![condition, column.clone()]),
+            false => condition,
+        });
+        let predicate = conjunction(conditions).unwrap_or_else(|| lit(true));
+        let filter = Filter::try_new(predicate, Arc::clone(&filter.input))?;
+        Ok(Transformed::yes(LogicalPlan::Filter(filter)))
+    }
+}
+
+/// Whether the condition speaks of rows, or DataFusion makes a join of it that does.
+fn has_columns(condition: &Expr) -> bool {
+    let found = condition.exists(|part| {
+        Ok(matches!(
+            part,
+            Expr::Column(_) | Expr::OuterReferenceColumn(..) | Expr::Exists(_) | Expr::InSubquery(_)
+        ))
+    });
+    found.unwrap_or(true)
+}
+
+/// The operands of the lists among the conditions of a chain.
+fn lists(condition: &Expr, op: Operator) -> Vec<Expr> {
+    let mut operands = Vec::new();
+    let mut open = vec![condition];
+    while let Some(next) = open.pop() {
+        match next {
+            Expr::BinaryExpr(binary) if binary.op == op => open.extend([binary.left.as_ref(), binary.right.as_ref()]),
+            Expr::InList(list) => operands.push(list.expr.as_ref().clone()),
+            _ => {}
+        }
+    }
+    operands
+}
+
+/// `x IN (a, NULL)` is true where `x IN (a)` is, and NULL everywhere else.
+fn without_null(list: InList) -> Transformed<Expr> {
+    let is_null = |item: &Expr| matches!(item, Expr::Literal(value, _) if value.is_null());
+    let InList { expr, list, negated } = list;
+    let (nulls, others): (Vec<_>, Vec<_>) = list.into_iter().partition(is_null);
+    if nulls.is_empty() || others.is_empty() {
+        let list = nulls.into_iter().chain(others).collect();
+        return Transformed::no(Expr::InList(InList { expr, list, negated }));
+    }
+    let others = Expr::InList(InList {
+        expr,
+        list: others,
+        negated,
+    });
+    let null = lit(ScalarValue::Boolean(None));
+    Transformed::yes(match negated {
+        true => others.and(null),
+        false => others.or(null),
+    })
+}
+
+fn refuse_volatile(operand: &Expr, what: &str) -> Result<()> {
+    if operand.is_volatile() {
+        return not_impl_err!(
+            "{what} of {operand} would be evaluated more than once for each row; compute it in a subquery, and use its column"
+        );
+    }
+    Ok(())
+}

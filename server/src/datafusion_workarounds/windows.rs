@@ -1,0 +1,127 @@
+//! Window functions whose frames DataFusion 55.2 gets wrong.
+//!
+//! A `RANGE` frame with an offset is found by adding the offset to the key. Keys of narrow and unsigned types overflow, and
+//! the frame then ends at a row that exists, or takes the NULLs in; so keys are compared in a wider type.
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{DFSchema, Result, not_impl_err, plan_err};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, LogicalPlan, WindowFrame, WindowFrameBound, WindowFrameUnits, cast,
+};
+use datafusion::optimizer::AnalyzerRule;
+use datafusion::scalar::ScalarValue;
+
+use crate::plan_limits::input_schema::input_schema;
+
+/// Widens the keys of frames, and refuses what has no right frame.
+#[derive(Debug)]
+pub(crate) struct WidenFrames;
+
+impl AnalyzerRule for WidenFrames {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        plan.transform_down_with_subqueries(|node| {
+            if !matches!(node, LogicalPlan::Window(_)) {
+                return Ok(Transformed::no(node));
+            }
+            let names = NamePreserver::new(&node);
+            let schema = input_schema(&node);
+            node.map_expressions(|expression| {
+                let name = names.save(&expression);
+                let widened = expression.transform_up(|part| match part {
+                    Expr::WindowFunction(function) => widen(*function, &schema),
+                    other => Ok(Transformed::no(other)),
+                })?;
+                Ok(widened.update_data(|expression| name.restore(expression)))
+            })
+        })
+        .data()
+    }
+
+    fn name(&self) -> &'static str {
+        "widen_frames"
+    }
+}
+
+fn widen(mut function: WindowFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    refuse_far_lead(&function)?;
+    let frame = &function.params.window_frame;
+    let wide = match (frame.units, function.params.order_by.as_slice()) {
+        (WindowFrameUnits::Range, [key]) if has_offset(frame) => {
+            check_offsets(frame)?;
+            wide_type(&key.expr.get_type(schema)?)?
+        }
+        _ => None,
+    };
+    let Some(wide) = wide else {
+        return Ok(Transformed::no(Expr::from(function)));
+    };
+    for key in &mut function.params.order_by {
+        key.expr = cast(key.expr.clone(), wide.clone());
+    }
+    let frame = &mut function.params.window_frame;
+    for bound in [&mut frame.start_bound, &mut frame.end_bound] {
+        if let WindowFrameBound::Preceding(offset) | WindowFrameBound::Following(offset) = bound {
+            *offset = offset.cast_to(&wide)?;
+        }
+    }
+    Ok(Transformed::yes(Expr::from(function)))
+}
+
+fn has_offset(frame: &WindowFrame) -> bool {
+    [&frame.start_bound, &frame.end_bound]
+        .into_iter()
+        .any(|bound| offset(bound).is_some())
+}
+
+fn offset(bound: &WindowFrameBound) -> Option<&ScalarValue> {
+    match bound {
+        WindowFrameBound::Preceding(value) | WindowFrameBound::Following(value) if !value.is_null() => Some(value),
+        _ => None,
+    }
+}
+
+fn check_offsets(frame: &WindowFrame) -> Result<()> {
+    let is_negative = |offset: &ScalarValue| match offset {
+        ScalarValue::IntervalMonthDayNano(Some(offset)) => {
+            offset.months < 0 || offset.days < 0 || offset.nanoseconds < 0
+        }
+        ScalarValue::Utf8(Some(text)) => text.trim_start().starts_with('-'),
+        _ => false,
+    };
+    let mut offsets = [&frame.start_bound, &frame.end_bound].into_iter().filter_map(offset);
+    match offsets.any(is_negative) {
+        true => plan_err!("the offset of a RANGE frame must not be negative"),
+        false => Ok(()),
+    }
+}
+
+/// A type in which no key plus an offset overflows; none where the key's own type does.
+fn wide_type(key: &DataType) -> Result<Option<DataType>> {
+    match key {
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 | DataType::UInt32 => {
+            Ok(Some(DataType::Int64))
+        }
+        DataType::Int64 | DataType::UInt64 => Ok(Some(DataType::Decimal128(38, 0))),
+        DataType::Time32(_) | DataType::Time64(_) => not_impl_err!(
+            "a RANGE frame with an offset over a TIME is not supported; order by a TIMESTAMP, e.g. date '1970-01-01' + t"
+        ),
+        _ => Ok(None),
+    }
+}
+
+/// `lead(x, 2) IGNORE NULLS` misses rows behind a gap (apache/datafusion#25471).
+fn refuse_far_lead(function: &WindowFunction) -> Result<()> {
+    let ignores_nulls = function.params.null_treatment == Some(NullTreatment::IgnoreNulls);
+    let is_far = function.params.args.len() > 1;
+    if ignores_nulls && is_far && function.fun.name() == "lead" {
+        return not_impl_err!(
+            "lead with an offset and IGNORE NULLS is not supported; nth_value(x, n) IGNORE NULLS OVER (... ROWS BETWEEN 1 FOLLOWING \
+             AND UNBOUNDED FOLLOWING) gives the same row"
+        );
+    }
+    Ok(())
+}

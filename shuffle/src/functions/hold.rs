@@ -1,0 +1,67 @@
+//! A function that gives back its first argument, and that no rule of DataFusion looks through.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::{Result, plan_err};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+
+/// `hold(value, ...)` is `value`. What else is named keeps the expression where those columns are.
+pub fn hold() -> Arc<ScalarUDF> {
+    Arc::new(ScalarUDF::new_from_impl(Hold {
+        signature: Signature::variadic_any(Volatility::Immutable),
+    }))
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Hold {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Hold {
+    fn name(&self) -> &str {
+        "hold"
+    }
+
+    fn display_name(&self, args: &[Expr]) -> Result<String> {
+        Ok(args.first().map(ToString::to_string).unwrap_or_default())
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        Ok(args
+            .first()
+            .map(|value| value.schema_name().to_string())
+            .unwrap_or_default())
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types.first() {
+            Some(value) => Ok(value.clone()),
+            None => plan_err!("hold takes a value"),
+        }
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        match args.arg_fields.first() {
+            Some(value) => Ok(Arc::new(Field::new(
+                self.name(),
+                value.data_type().clone(),
+                value.is_nullable(),
+            ))),
+            None => plan_err!("hold takes a value"),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        match args.args.into_iter().next() {
+            Some(value) => Ok(value),
+            None => plan_err!("hold takes a value"),
+        }
+    }
+}
