@@ -43,7 +43,7 @@ pub use fetch::{FetchOptions, Fetcher};
 pub use net::tls::{ServerTls, Trust};
 pub use read::{FETCHED_BYTES, ShuffleReadExec};
 pub use serve::DataService;
-pub use sink::{FileEncoding, FileTarget, StagedFile, WriteFilesExec};
+pub use sink::{FileEncoding, FileTarget, NULL_FOLDER, StagedFile, WriteFilesExec};
 pub use store::{
     OutputWriter, PartitionReader, Removed, Spill, SpilledBatch, Store, StoreOptions, StoreUsage, Written,
 };

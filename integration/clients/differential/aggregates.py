@@ -18,7 +18,17 @@ def aggregate(make, depth, query):
     having = f" HAVING {_having(inner)}" if make.odds(0.3) else ""
     rest = f"{source.sql}{selects.where(make, inner)}{grouped}{having}"
     shown = keys[1:] if len(keys) > 1 and make.odds(0.1) else keys
+    if keys and make.odds(0.1):
+        calls.append(_over_groups(make, keys[0]))
     return selects.finish("SELECT ", make, [*shown, *markers, *calls], rest, source.rows)
+
+
+def _over_groups(make, key):
+    """A window function over the groups."""
+    order = known.order(key.sql, make)
+    call = make.pick((f"sum(count(*)) OVER (PARTITION BY {key.sql})", f"rank() OVER (ORDER BY count(*), {order})",
+                      "count(*) OVER ()", "max(count(*)) OVER ()"))
+    return Value(call, "int", 15, raw=True)
 
 
 def _keys(make):
@@ -49,6 +59,8 @@ def _grouping(make, keys):
 
 
 def _having(make):
+    if make.odds(0.1):
+        return f"count(*) {make.pick(conditions.COMPARISONS)} (SELECT count(*) FROM tiny AS {make.name('t')}) / 10"
     if make.odds(0.5):
         return f"count(*) {make.pick(conditions.COMPARISONS)} {make.pick((0, 1, 2, 5, 20))}"
     column = make.column(make.pick([kind for kind in make.kinds() if kind != "bool"] or ["int"]))
@@ -60,7 +72,7 @@ def _having(make):
 
 def _call(make, identity):
     call = _plain_call(make, identity)
-    if make.odds(0.2):
+    if make.odds(0.2) and not call.sql.startswith("round"):
         filtered = f"{call.sql} FILTER (WHERE {conditions.condition(make, 1)})"
         return Value(filtered, call.kind, call.bits, call.wild, True, call.digits, call.scale)
     return call

@@ -117,7 +117,7 @@ def _inner_condition(make, inner, equal):
                 sign = "=" if make.odds(equal) else make.pick(COMPARISONS)
                 parts.append(f"{column.sql} {sign} {outer.sql}")
     if not parts or make.odds(0.4):
-        parts.append(condition(inner, 1))
+        parts.append(condition(inner, 1, subqueries=make.odds(0.15)))
     return f" WHERE {' AND '.join(parts)}"
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import conditions
+import known
 import numeric
 import texts
 from scope import Value
@@ -11,15 +12,15 @@ NUMBERS = ("int", "double", "dec")
 TIMES = ("date", "ts", "tstz")
 
 
-def literal(make, kind):
-    """A literal of a kind; sometimes NULL."""
+def literal(make, kind, nulls=True):
+    """A literal of a kind; sometimes NULL, where that is wanted."""
     if kind in NUMBERS:
         found = numeric.literal(make, kind)
     elif kind == "bool":
         found = Value(make.pick(("true", "false")), "bool")
     else:
         found = texts.literal(make, kind)
-    if make.odds(0.06):
+    if nulls and make.odds(0.06):
         return replace(found, sql=f"CAST(NULL AS {_NAMES[kind]})")
     return found
 
@@ -91,7 +92,7 @@ def _nested(make, kind):
         sql = f"{listed.sql}{place}" if place else f"{make.pick(('array_length', 'cardinality'))}({listed.sql})"
         return Value(sql, "int", 32, raw=True)
     if kind == "text" and listed and make.odds(0.3):
-        return Value(f"array_to_string({listed.sql}, ',')", "text", 40)
+        return Value(known.listed(listed.sql), "text", 40)
     if kind == "bool" and listed:
         return Value(f"array_has({listed.sql}, {make.pick((1, 2, 9))})", "bool")
     if kind == "int" and struct:

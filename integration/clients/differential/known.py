@@ -62,6 +62,11 @@ DIFFERENCES = (
         "`DECIMAL_DIGITS`: larger results are not computed",
     ),
     Difference(
+        "text of an empty list",
+        "array_to_string of a list without values is NULL in DuckDB, '' in PostgreSQL and Squadron",
+        "`listed`: NULL becomes ''",
+    ),
+    Difference(
         "date plus interval",
         "a TIMESTAMP in DuckDB and PostgreSQL, a DATE in Squadron",
         "`timestamp`: the sum is cast to TIMESTAMP",
@@ -107,6 +112,11 @@ def integer(sql):
 def timestamp(sql):
     """A date or timestamp as TIMESTAMP."""
     return f"CAST({sql} AS TIMESTAMP)"
+
+
+def listed(sql):
+    """The values of a list as text."""
+    return f"COALESCE(array_to_string({sql}, ','), '')"
 
 
 def order(sql, make):

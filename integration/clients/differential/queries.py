@@ -8,6 +8,7 @@ import expressions
 import known
 import relations
 import risks
+import rowsets
 import selects
 from scope import PLAIN, Maker, Query
 
@@ -27,15 +28,19 @@ def generate(seed, number):
         return Generated(risks.risky(make).sql)
     if make.odds(0.12):
         return _with_ctes(make)
+    if make.odds(0.01):
+        start, query = rowsets.recursive(make)
+        ordered = _ordered(make, query)
+        return replace(ordered, sql=f"{start} {ordered.sql}")
     return _ordered(make, _query(make, 2))
 
 
 def _query(make, depth):
     """A query without ORDER BY."""
-    form = make.weighted((5, "select"), (4, "aggregate"), (2, "window"), (2 if depth else 0, "set"))
+    form = make.weighted((5, "select"), (4, "aggregate"), (2, "window"), (2 if depth else 0, "set"), (0.3, "first"))
     if form == "set":
         return _set_operation(make, depth - 1)
-    shape = {"select": selects.select, "aggregate": aggregates.aggregate, "window": selects.windows}[form]
+    shape = {"select": selects.select, "aggregate": aggregates.aggregate, "window": selects.windows, "first": selects.first_of_each}[form]
     return shape(make, depth, _query)
 
 

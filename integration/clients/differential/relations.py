@@ -1,6 +1,7 @@
 """Entries of FROM: tables, derived tables and joins."""
 
 import conditions
+import rowsets
 import tables
 from scope import Source, Value
 
@@ -23,9 +24,10 @@ def table(make):
 
 
 def derived(make, query):
-    """A query as an entry of FROM."""
+    """A query as an entry of FROM, sometimes cut by ORDER BY and LIMIT."""
     alias = make.name("d")
-    return Source(f"({query.sql}) AS {alias}", named(query, alias), query.rows)
+    cut = rowsets.cut(make, query) if make.odds(0.15) else ""
+    return Source(f"({query.sql}{cut}) AS {alias}", named(query, alias), query.rows)
 
 
 def named(query, alias):
@@ -37,7 +39,11 @@ def source(make, depth, query):
     """A table, a derived table or a join; `query(make, depth)` makes derived tables."""
     if depth > 0 and make.odds(0.2):
         return derived(make, query(make, depth - 1))
+    if make.odds(0.04):
+        return rowsets.literal_rows(make)
     found = table(make)
+    if make.odds(0.04):
+        return rowsets.lateral(make, found)
     while make.odds(0.35) and found.sql.count("JOIN") < 3 and "USING" not in found.sql:
         other = derived(make, query(make, depth - 1)) if depth > 0 and make.odds(0.2) else table(make)
         found = _join(make, found, other)

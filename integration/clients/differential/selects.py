@@ -24,7 +24,22 @@ def windows(make, depth, query):
     inner = make.over(source.columns)
     shown = list(source.identity) or [_shown(inner)]
     shown += [_window(inner, source.identity) for _ in range(make.pick((1, 2, 3)))]
-    return finish("SELECT ", inner, shown, f"{source.sql}{where(make, inner)}", source.rows)
+    qualify = f" QUALIFY {_window(inner, source.identity).sql} IS NOT NULL" if make.odds(0.1) else ""
+    return finish("SELECT ", inner, shown, f"{source.sql}{where(make, inner)}{qualify}", source.rows)
+
+
+def first_of_each(make, depth, query):
+    """SELECT DISTINCT ON: one row of each group, the first in a total order."""
+    source = relations.source(make, depth, query)
+    inner = make.over(source.columns)
+    if not source.identity:
+        return select(make, depth, query)
+    key = _key(inner)
+    keys = [known.order(value.sql, make) for value in (key, _key(inner), *source.identity)]
+    start = f"SELECT DISTINCT ON ({key.sql}) "
+    rest = f"{source.sql}{where(make, inner)} ORDER BY {', '.join(keys)}"
+    found = finish(start, inner, [key, *source.identity, _key(inner)], rest, source.rows)
+    return Query(f"SELECT * FROM ({found.sql}) AS {make.name('o')}", found.columns, found.rows)
 
 
 def finish(start, make, values, rest, rows):
@@ -87,12 +102,12 @@ def _over_total_order(make, partition, identity):
         return Value(f"{function} OVER ({order})", "int", 15, raw=True)
     if form == "frame":
         call, kind, bits = _framed(make)
-        return Value(f"{call} OVER ({order} {_rows_frame(make)})", kind, bits, True, True, 38)
+        filtered = f" FILTER (WHERE {conditions.condition(make, 0)})" if make.odds(0.1) else ""
+        return Value(f"{call}{filtered} OVER ({order} {_rows_frame(make)})", kind, bits, True, True, 38)
     column = _key(make)
     if form == "neighbour":
         offset = make.pick(("", ", 1", ", 2", ", 0"))
-        ignored = " IGNORE NULLS" if make.odds(0.1) else ""
-        sql = f"{make.pick(('lag', 'lead'))}({column.sql}{offset}){ignored} OVER ({order})"
+        sql = f"{make.pick(('lag', 'lead'))}({column.sql}{offset}) OVER ({order})"
     else:
         function = make.pick((f"first_value({column.sql})", f"last_value({column.sql})", f"nth_value({column.sql}, 2)"))
         sql = f"{function} OVER ({order}{make.pick(('', f' {_rows_frame(make)}'))})"
@@ -120,7 +135,7 @@ def _rows_frame(make):
         if not (end == "1 PRECEDING" and start in ("CURRENT ROW", "1 FOLLOWING")) and (start, end) != (
             "1 FOLLOWING", "CURRENT ROW",
         ):
-            return f"ROWS BETWEEN {start} AND {end}"
+            return f"{make.pick(('ROWS', 'ROWS', 'GROUPS'))} BETWEEN {start} AND {end}"
 
 
 def _range_frame(make):

@@ -15,6 +15,7 @@ use datafusion::common::{GetExt, Statistics};
 use datafusion::datasource::file_format::arrow::ArrowFormat;
 use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::file_format::{FileFormat, FileFormatFactory, FileMeta};
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
@@ -51,6 +52,9 @@ pub fn unchecked(format: &dyn FileFormat) -> &dyn FileFormat {
     checked.map_or(format, |checked| checked.inner.as_ref())
 }
 
+/// JSON files of so many bytes are looked at as a whole for their columns.
+const MAX_THOROUGH_BYTES: u64 = 1024 * 1024 * 1024;
+
 #[derive(Debug)]
 pub(super) struct CheckedFormat {
     inner: Arc<dyn FileFormat>,
@@ -75,15 +79,33 @@ impl CheckedFormat {
             if self.inner.is::<ArrowFormat>() {
                 return arrow_files::schema(store, object).await;
             }
-            self.inner
-                .infer_schema(state, store, std::slice::from_ref(object))
-                .await
+            let reader = self.thorough(object.size);
+            reader.infer_schema(state, store, std::slice::from_ref(object)).await
         };
         checked(object, work).await
     }
 }
 
 impl CheckedFormat {
+    /// The format as it looks at files of so many bytes for their columns. Where a field comes late, or has a fraction
+    /// late, JSON's reader would leave it out (apache/arrow-rs#10265), so it looks at all rows.
+    fn thorough(&self, bytes: u64) -> Arc<dyn FileFormat> {
+        match self.inner.downcast_ref::<JsonFormat>() {
+            Some(json) if json.options().schema_infer_max_rec.is_none() => {
+                if bytes > MAX_THOROUGH_BYTES {
+                    tracing::warn!(
+                        bytes,
+                        "the columns of JSON files are those of their first 100,000 rows, because they are larger than \
+                         {MAX_THOROUGH_BYTES} bytes; declare the columns with CREATE EXTERNAL TABLE"
+                    );
+                    return Arc::new(json_with(json, 100_000));
+                }
+                Arc::new(json_with(json, usize::MAX))
+            }
+            _ => Arc::clone(&self.inner),
+        }
+    }
+
     /// Leaves of a Parquet file's statistics what its footer, which is in the cache by now, proves.
     async fn keep_proven(
         &self,
@@ -101,6 +123,12 @@ impl CheckedFormat {
         parquet_statistics::keep_proven(statistics, schema, footer.fetch_metadata().await?.as_ref());
         Ok(())
     }
+}
+
+fn json_with(format: &JsonFormat, records: usize) -> JsonFormat {
+    JsonFormat::default()
+        .with_options(format.options().clone())
+        .with_schema_infer_max_rec(records)
 }
 
 /// The outcome of `work`, which reads `object`; its errors and panics name the file.
@@ -146,7 +174,8 @@ impl FileFormat for CheckedFormat {
         }
         if !self.inner.is::<ArrowFormat>() {
             // Many files are read at a time.
-            let work = AssertUnwindSafe(self.inner.infer_schema(state, store, objects));
+            let reader = self.thorough(objects.iter().map(|object| object.size).sum());
+            let work = AssertUnwindSafe(reader.infer_schema(state, store, objects));
             if let Ok(Ok(schema)) = work.catch_unwind().await {
                 return Ok(schema);
             }

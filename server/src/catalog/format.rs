@@ -14,6 +14,7 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::execution::context::SessionState;
 
 use super::checked_format::CheckedFormat;
+use super::dialect::Dialect;
 
 /// The names of the formats, for messages.
 pub(super) const FORMATS: &str = "Parquet, CSV, JSON lines, Arrow or Avro";
@@ -48,10 +49,10 @@ impl Format {
         };
         let (stem, extension) = rest.rsplit_once('.')?;
         let kind = match extension.to_ascii_lowercase().as_str() {
-            "parquet" => FormatKind::Parquet,
-            "csv" => FormatKind::Csv,
+            "parquet" | "parq" | "pq" => FormatKind::Parquet,
+            "csv" | "tsv" => FormatKind::Csv,
             "json" | "ndjson" | "jsonl" => FormatKind::Json,
-            "arrow" => FormatKind::Arrow,
+            "arrow" | "arrows" | "feather" => FormatKind::Arrow,
             "avro" => FormatKind::Avro,
             _ => return None,
         };
@@ -74,7 +75,7 @@ impl Format {
     }
 
     /// DataFusion's reader, with the session's defaults.
-    pub(super) fn reader(&self, state: &SessionState) -> Arc<dyn FileFormat> {
+    pub(super) fn reader(&self, state: &SessionState, dialect: Dialect) -> Arc<dyn FileFormat> {
         let execution = &state.config_options().execution;
         let reader: Arc<dyn FileFormat> = match self.kind {
             FormatKind::Parquet => Arc::new(ParquetFormat::new().with_options(TableParquetOptions {
@@ -84,9 +85,14 @@ impl Format {
             FormatKind::Csv => Arc::new(
                 CsvFormat::default()
                     .with_has_header(true)
+                    .with_delimiter(dialect.delimiter)
                     .with_file_compression_type(self.compression),
             ),
-            FormatKind::Json => Arc::new(JsonFormat::default().with_file_compression_type(self.compression)),
+            FormatKind::Json => Arc::new(
+                JsonFormat::default()
+                    .with_newline_delimited(!dialect.is_array)
+                    .with_file_compression_type(self.compression),
+            ),
             FormatKind::Arrow => Arc::new(ArrowFormat),
             FormatKind::Avro => Arc::new(AvroFormat),
         };
@@ -121,6 +127,9 @@ mod tests {
             ("a.json.bz2", FormatKind::Json, ".json.bz2", "a"),
             ("a.arrow", FormatKind::Arrow, ".arrow", "a"),
             ("a.avro", FormatKind::Avro, ".avro", "a"),
+            ("a.tsv.gz", FormatKind::Csv, ".tsv.gz", "a"),
+            ("a.parq", FormatKind::Parquet, ".parq", "a"),
+            ("a.feather", FormatKind::Arrow, ".feather", "a"),
         ] {
             let format = Format::of(name).unwrap();
             assert_eq!((format.kind, format.suffix.as_str()), (kind, suffix), "{name}");

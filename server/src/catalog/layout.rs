@@ -4,6 +4,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::object_store::ObjectMeta;
 use datafusion::object_store::path::Path;
 use squadron_proto::{Failure, FailureKind};
+use squadron_shuffle::NULL_FOLDER;
 
 use super::format::{FORMATS, Format};
 use super::source::is_hidden;
@@ -16,6 +17,8 @@ pub(super) struct Layout {
     pub(super) files: Vec<ObjectMeta>,
     /// Name and type of each partition column, outermost first.
     pub(super) partitions: Vec<(String, DataType)>,
+    /// Whether the names of the folders are the values' texts, so that DataFusion finds them by themselves.
+    pub(super) are_plain: bool,
 }
 
 impl Layout {
@@ -28,6 +31,7 @@ impl Layout {
             format,
             files: vec![file],
             partitions: Vec::new(),
+            are_plain: true,
         })
     }
 
@@ -58,11 +62,13 @@ impl Layout {
             return Ok(None);
         };
         let names = first.partitions.into_iter().map(|(name, _)| name);
-        let types = values.iter().map(|values| partition_type(values));
+        let types: Vec<_> = values.iter().map(|values| partition_type(values)).collect();
+        let are_plain = values.iter().zip(&types).all(|(values, of)| is_plain(values, of));
         Ok(Some(Self {
             format: first.format,
             files,
             partitions: names.zip(types).collect(),
+            are_plain,
         }))
     }
 }
@@ -132,21 +138,38 @@ impl DataFile {
     }
 }
 
-/// The type in whose canonical form all values of a partition column are written.
-///
-/// DataFusion turns `year = 1` into the folder `year=1`, so a folder `year=01` makes the column text.
-fn partition_type(values: &[String]) -> DataType {
-    let is_integer = |value: &String| value.parse::<i64>().is_ok_and(|number| number.to_string() == *value);
-    let is_boolean = |value: &String| value == "true" || value == "false";
-    if values.iter().all(is_integer) {
+/// The type that all values of a partition column have. Hive's folder of NULL has any.
+pub(super) fn partition_type(values: &[String]) -> DataType {
+    let mut values = values.iter().filter(|value| *value != NULL_FOLDER).peekable();
+    if values.peek().is_none() {
+        return DataType::Utf8;
+    }
+    let all = |is: fn(&str) -> bool| values.clone().all(|value| is(value));
+    if all(|value| value.parse::<i64>().is_ok()) {
         DataType::Int64
-    } else if values.iter().all(|value| is_date(value)) {
+    } else if all(is_date) {
         DataType::Date32
-    } else if values.iter().all(is_boolean) {
+    } else if all(|value| value == "true" || value == "false") {
         DataType::Boolean
     } else {
         DataType::Utf8
     }
+}
+
+/// The values that the folders between `folder` and a file tell, outermost first.
+pub(super) fn folder_values(folder: &Path, location: &Path) -> Vec<String> {
+    let parts = location.prefix_match(folder).into_iter().flatten();
+    let values = parts.filter_map(|part| Some(part.as_ref().split_once('=')?.1.to_owned()));
+    values.collect()
+}
+
+/// DataFusion turns `year = 1` into the folder `year=1`, so it would not find a folder `year=01`.
+fn is_plain(values: &[String], data_type: &DataType) -> bool {
+    values.iter().all(|value| match data_type {
+        _ if value == NULL_FOLDER => false,
+        DataType::Int64 => value.parse::<i64>().is_ok_and(|number| number.to_string() == *value),
+        _ => true,
+    })
 }
 
 fn is_date(value: &str) -> bool {
@@ -204,12 +227,13 @@ mod tests {
     fn partition_type_fits_all_values() {
         for (values, expected) in [
             (&["1", "-20", "300"][..], DataType::Int64),
-            (&["1", "02"], DataType::Utf8),
+            (&["1", "02"], DataType::Int64),
             (&["1", "x"], DataType::Utf8),
             (&["2024-01-31", "1999-12-01"], DataType::Date32),
             (&["2024-01-31", "2024-02-31"], DataType::Utf8),
             (&["true", "false"], DataType::Boolean),
-            (&["1", "__HIVE_DEFAULT_PARTITION__"], DataType::Utf8),
+            (&["1", NULL_FOLDER], DataType::Int64),
+            (&[NULL_FOLDER], DataType::Utf8),
         ] {
             let paths: Vec<_> = values.iter().map(|value| format!("t/a=x/k={value}/f.csv")).collect();
             let paths: Vec<_> = paths.iter().map(String::as_str).collect();

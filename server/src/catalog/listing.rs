@@ -15,10 +15,12 @@ use futures::TryStreamExt;
 use squadron_proto::{Failure, FailureKind};
 use url::Url;
 
+use super::dialect::Dialect;
 use super::external::local_path;
 use super::format::{FORMATS, FormatKind};
 use super::layout::Layout;
 use super::names::{DEFAULT_CATALOG, DEFAULT_SCHEMA, display_url};
+use super::partitions::PartitionedTable;
 use super::source::refuse_special;
 use super::stores::Stores;
 
@@ -72,7 +74,8 @@ impl TableOpener<'_> {
         let Some((location, layout)) = self.layout(store.as_ref()).await? else {
             return Ok(None);
         };
-        let reader = layout.format.reader(self.state);
+        let dialect = self.dialect(&store, &layout).await?;
+        let reader = layout.format.reader(self.state, dialect);
         let schema = self.schema(&store, &layout, reader.as_ref()).await?;
         let mut options = ListingOptions::new(reader).with_table_partition_cols(layout.partitions.clone());
         let reference = TableReference::full(DEFAULT_CATALOG, DEFAULT_SCHEMA, self.name);
@@ -92,7 +95,22 @@ impl TableOpener<'_> {
         let table = ListingTable::try_new(config)
             .map_err(to_failure)?
             .with_cache(statistics);
+        if layout.are_plain {
+            return Ok(Some(Arc::new(table)));
+        }
+        let table = PartitionedTable::new(&table, &layout.partitions).map_err(to_failure)?;
         Ok(Some(Arc::new(table)))
+    }
+
+    /// How texts are written, by the first file that has any.
+    async fn dialect(&self, store: &Arc<dyn ObjectStore>, layout: &Layout) -> Result<Dialect, Failure> {
+        let is_text = matches!(layout.format.kind, FormatKind::Csv | FormatKind::Json);
+        match layout.files.iter().find(|file| file.size > 0) {
+            Some(file) if is_text => Dialect::of(store, file, layout.format.compression)
+                .await
+                .map_err(to_failure),
+            _ => Ok(Dialect::default()),
+        }
     }
 
     /// Lists the table's files. A remote URL without a trailing slash is a file if there is one, else a folder.
@@ -147,7 +165,7 @@ impl TableOpener<'_> {
             Ok(schema) => schema,
             Err(error) => return Err(self.find_broken_file(store, &files, reader, error).await),
         };
-        let schema = without_partition_columns(schema, layout)?;
+        let schema = without_partition_columns(schema, layout);
         if schema.fields().is_empty() {
             return Err(invalid("it has no columns".into()));
         }
@@ -191,17 +209,10 @@ impl TableOpener<'_> {
 }
 
 /// Leaves out columns of partition values that some writers repeat in the files: the folder's name counts.
-fn without_partition_columns(schema: SchemaRef, layout: &Layout) -> Result<SchemaRef, Failure> {
+fn without_partition_columns(schema: SchemaRef, layout: &Layout) -> SchemaRef {
     let is_partition = |field: &Field| layout.partitions.iter().any(|(name, _)| name == field.name());
-    let Some(field) = schema.fields().iter().find(|field| is_partition(field)) else {
-        return Ok(schema);
-    };
-    if layout.format.kind == FormatKind::Csv {
-        // CSV columns are found by their position, so none can be left out.
-        return Err(invalid(format!(
-            "the column {0} is in the files and in the folder names; rename one of them",
-            field.name()
-        )));
+    if !schema.fields().iter().any(|field| is_partition(field)) {
+        return schema;
     }
     let fields: Vec<_> = schema
         .fields()
@@ -209,7 +220,7 @@ fn without_partition_columns(schema: SchemaRef, layout: &Layout) -> Result<Schem
         .filter(|field| !is_partition(field))
         .cloned()
         .collect();
-    Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())))
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
 /// Makes a column text if the sample has only nulls of it, so that values further down are not lost.

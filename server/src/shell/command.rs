@@ -1,15 +1,21 @@
-//! The shell's own commands: lines that begin with a backslash.
+//! The shell's own commands: lines that begin with a backslash, and the words `help`, `exit` and `quit` at a prompt.
+
+use super::view::Expanded;
 
 /// What `\?` prints.
 pub(super) const HELP: &str = "\
-Statements end with a semicolon and may span lines. Ctrl-C cancels the query that runs, Ctrl-D leaves.
+Statements end with a semicolon and may span lines. Ctrl-C drops an unfinished statement or cancels the query that
+runs, Ctrl-D leaves. Alone at a prompt, help, exit and quit work too.
 
-  \\d              tables and views
-  \\dt             tables
-  \\d NAME         columns of a table or view
+  \\d                tables and views
+  \\dt               tables
+  \\d NAME           columns of a table or view
+  \\x [on|off|auto]  one line per column; auto: where a table is wider than the terminal
+  \\rows N|all       how many rows of a result are shown, unless the statement has a LIMIT
+  \\pager [on|off]   results through $PAGER
   \\timing [on|off]  time of each statement
-  \\?              this text
-  \\q              leave
+  \\?                this text
+  \\q                leave
 ";
 
 /// A parsed command.
@@ -17,6 +23,12 @@ Statements end with a semicolon and may span lines. Ctrl-C cancels the query tha
 pub(super) enum Command {
     /// SQL that the server runs.
     Sql(String),
+    /// `\x`: sets it, or toggles it without a value.
+    Expanded(Option<Expanded>),
+    /// `\rows`: the most rows to show; none for all.
+    Rows(Option<u64>),
+    /// `\pager`: sets it, or toggles it without a value.
+    Pager(Option<bool>),
     /// `\timing`: sets it, or toggles it without a value.
     Timing(Option<bool>),
     /// `\?`.
@@ -36,23 +48,63 @@ impl Command {
     ///
     /// A sentence that names the line and `\?`.
     pub(super) fn parse(line: &str) -> Result<Self, String> {
-        let line = line.trim().trim_end_matches(';').trim_end();
+        let line = without_end(line);
         let (name, argument) = line
             .split_once(char::is_whitespace)
             .map_or((line, ""), |(name, rest)| (name, rest.trim()));
-        match (name, argument) {
-            ("\\d", "") => Ok(Self::Sql(format!("{RELATIONS} ORDER BY 1, 2"))),
-            ("\\dt", "") => Ok(Self::Sql(format!(
+        let command = match (name, argument) {
+            ("\\d", "") => Some(Self::Sql(format!("{RELATIONS} ORDER BY 1, 2"))),
+            ("\\dt", "") => Some(Self::Sql(format!(
                 "{RELATIONS} AND table_type = 'BASE TABLE' ORDER BY 1, 2"
             ))),
-            ("\\d", relation) => Ok(Self::Sql(format!("DESCRIBE {relation}"))),
-            ("\\timing", "") => Ok(Self::Timing(None)),
-            ("\\timing", "on") => Ok(Self::Timing(Some(true))),
-            ("\\timing", "off") => Ok(Self::Timing(Some(false))),
-            ("\\?", "") => Ok(Self::Help),
-            ("\\q", "") => Ok(Self::Quit),
-            _ => Err(format!("{line:?} is no command of the shell; \\? lists them")),
-        }
+            ("\\d", relation) => Some(Self::Sql(format!("DESCRIBE {relation}"))),
+            ("\\x", "auto") => Some(Self::Expanded(Some(Expanded::Auto))),
+            ("\\x", argument) => parse_switch(argument)
+                .map(|value| Self::Expanded(value.map(|on| if on { Expanded::On } else { Expanded::Off }))),
+            ("\\rows", argument) => parse_rows(argument).map(Self::Rows),
+            ("\\pager", argument) => parse_switch(argument).map(Self::Pager),
+            ("\\timing", argument) => parse_switch(argument).map(Self::Timing),
+            ("\\?", "") => Some(Self::Help),
+            ("\\q", "") => Some(Self::Quit),
+            _ => None,
+        };
+        command.ok_or_else(|| format!("{line:?} is no command of the shell; \\? lists them"))
+    }
+}
+
+/// The command that a word means which stands alone in the first line of an input.
+pub(super) fn meant_by(line: &str) -> Option<&'static str> {
+    let word = without_end(line);
+    let is = |other: &str| word.eq_ignore_ascii_case(other);
+    if is("help") {
+        Some("\\?")
+    } else if is("exit") || is("quit") {
+        Some("\\q")
+    } else {
+        None
+    }
+}
+
+/// A line without the semicolon and the blanks that people add out of habit.
+fn without_end(line: &str) -> &str {
+    line.trim().trim_end_matches(';').trim_end()
+}
+
+/// `on`, `off` or nothing; the outer `None` for anything else.
+fn parse_switch(argument: &str) -> Option<Option<bool>> {
+    match argument {
+        "" => Some(None),
+        "on" => Some(Some(true)),
+        "off" => Some(Some(false)),
+        _ => None,
+    }
+}
+
+/// A number from 1, or `all`, which is the inner `None`.
+fn parse_rows(argument: &str) -> Option<Option<u64>> {
+    match argument {
+        "all" => Some(None),
+        number => number.parse::<u64>().ok().filter(|rows| *rows > 0).map(Some),
     }
 }
 
@@ -66,10 +118,14 @@ mod tests {
             .lines()
             .filter_map(|line| line.trim_start().strip_prefix('\\'))
             .collect();
-        assert_eq!(listed.len(), 6);
+        assert_eq!(listed.len(), 9);
         for line in listed {
-            let command = format!("\\{}", line.split("  ").next().unwrap().replace("[on|off]", "on"));
-            assert!(Command::parse(&command).is_ok(), "{command}");
+            let usage = line.split("  ").next().unwrap();
+            let command = usage
+                .replace("[on|off|auto]", "auto")
+                .replace("[on|off]", "on")
+                .replace("N|all", "7");
+            assert!(Command::parse(&format!("\\{command}")).is_ok(), "{command}");
         }
     }
 
@@ -82,15 +138,49 @@ mod tests {
     }
 
     #[test]
-    fn timing_toggles_or_sets() {
+    fn switches_toggle_or_set() {
         assert_eq!(Command::parse("\\timing"), Ok(Command::Timing(None)));
         assert_eq!(Command::parse("\\timing off"), Ok(Command::Timing(Some(false))));
+        assert_eq!(Command::parse("\\pager on"), Ok(Command::Pager(Some(true))));
+        assert_eq!(Command::parse("\\x"), Ok(Command::Expanded(None)));
+        assert_eq!(Command::parse("\\x off"), Ok(Command::Expanded(Some(Expanded::Off))));
+    }
+
+    #[test]
+    fn rows_are_a_number_or_all() {
+        assert_eq!(Command::parse("\\rows 50;"), Ok(Command::Rows(Some(50))));
+        assert_eq!(Command::parse("\\rows all"), Ok(Command::Rows(None)));
     }
 
     #[test]
     fn unknown_command_error_names_help() {
-        for line in ["\\x", "\\timing maybe", "\\q now", "\\"] {
+        for line in [
+            "\\y",
+            "\\x maybe",
+            "\\rows",
+            "\\rows 0",
+            "\\rows -1",
+            "\\timing maybe",
+            "\\q now",
+            "\\",
+        ] {
             assert!(Command::parse(line).unwrap_err().contains("\\?"), "{line}");
+        }
+    }
+
+    #[test]
+    fn lone_words_mean_commands() {
+        for (line, command) in [
+            ("help", Some("\\?")),
+            (" Help ; ", Some("\\?")),
+            ("EXIT", Some("\\q")),
+            ("quit;", Some("\\q")),
+            ("help me", None),
+            ("exit\nselect 1", None),
+            ("select quit", None),
+            ("", None),
+        ] {
+            assert_eq!(meant_by(line), command, "{line:?}");
         }
     }
 }

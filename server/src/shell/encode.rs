@@ -15,6 +15,7 @@ use arrow::json::writer::LineDelimited;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::table::Table;
+use super::view::Style;
 use crate::config::OutputFormat;
 
 /// Encodes the rows of one result.
@@ -33,10 +34,10 @@ pub(super) enum Encoder {
 }
 
 impl Encoder {
-    /// An encoder for rows of `schema`.
-    pub(super) fn new(format: OutputFormat, schema: &SchemaRef) -> Result<Self, ArrowError> {
+    /// An encoder for rows of `schema`; the style is that of a table.
+    pub(super) fn new(format: OutputFormat, schema: &SchemaRef, style: Style) -> Result<Self, ArrowError> {
         Ok(match format {
-            OutputFormat::Table => Self::Table(Table::new(Arc::clone(schema))),
+            OutputFormat::Table => Self::Table(Table::new(Arc::clone(schema), style)),
             OutputFormat::Csv => Self::Csv {
                 header: Some(Arc::clone(schema)),
             },
@@ -73,6 +74,14 @@ impl Encoder {
         match self {
             Self::Table(table) => append_text(out, |out| table.end_preview(out)),
             Self::Csv { .. } | Self::Json | Self::Arrow(_) => Ok(()),
+        }
+    }
+
+    /// A sentence for the line below a table that is not shown as the user may expect.
+    pub(super) fn note(&self) -> Option<&'static str> {
+        match self {
+            Self::Table(table) => table.note(),
+            Self::Csv { .. } | Self::Json | Self::Arrow(_) => None,
         }
     }
 
@@ -167,7 +176,7 @@ mod tests {
 
     fn encode(format: OutputFormat, batches: &[RecordBatch]) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut encoder = Encoder::new(format, &batch().schema()).unwrap();
+        let mut encoder = Encoder::new(format, &batch().schema(), Style::WHOLE).unwrap();
         for batch in batches {
             encoder.write_batch(batch, &mut out).unwrap();
         }
@@ -219,7 +228,7 @@ mod tests {
     #[test]
     fn end_preview_writes_held_table_rows() {
         let mut out = Vec::new();
-        let mut encoder = Encoder::new(OutputFormat::Table, &batch().schema()).unwrap();
+        let mut encoder = Encoder::new(OutputFormat::Table, &batch().schema(), Style::WHOLE).unwrap();
         encoder.write_batch(&batch(), &mut out).unwrap();
         assert!(out.is_empty());
         encoder.end_preview(&mut out).unwrap();

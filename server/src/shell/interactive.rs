@@ -3,38 +3,36 @@
 use std::io;
 use std::path::PathBuf;
 
-use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
-use rustyline::highlight::Highlighter;
-use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
-use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Config, Editor, Helper};
+use rustyline::{CompletionType, Config, Editor};
 
+use super::client::Client;
 use super::error::Error;
+use super::names::Names;
 use super::script::{Flow, Shell};
-use super::split;
+use super::{command, input};
 
-const PROMPT: &str = "squadron> ";
 const HISTORY_ENTRIES: usize = 1000;
 
 /// Reads and runs statements until the user leaves. A failed statement is reported, and the loop goes on.
 pub(super) async fn run(mut shell: Shell) -> Result<(), Error> {
-    let history = history_file();
-    let mut editor = open_editor(history.as_ref()).map_err(terminal_error)?;
+    let mut terminal = Terminal::open(shell.client.clone()).map_err(terminal_error)?;
     loop {
+        let client = shell.client.clone();
         // On a thread that may block, so that the connection's keep-alives go on.
         let (returned, input) = tokio::task::spawn_blocking(move || {
-            let input = editor.readline(PROMPT);
-            (editor, input)
+            let input = terminal.read(client);
+            (terminal, input)
         })
         .await
         .map_err(|error| Error::Output(io::Error::other(error)))?;
-        editor = returned;
+        terminal = returned;
+        terminal.leave_prompt(&mut shell);
         match input {
             Ok(input) => {
-                remember(&mut editor, &input, history.as_ref());
-                match shell.run_script(&input, None).await {
+                let script = command::meant_by(&input).unwrap_or(&input);
+                match shell.run_script(script, None).await {
                     Ok(Flow::Go) => {}
                     Ok(Flow::Quit) => break,
                     Err(error) if error.is_reader_gone() => break,
@@ -50,33 +48,62 @@ pub(super) async fn run(mut shell: Shell) -> Result<(), Error> {
     Ok(())
 }
 
-fn open_editor(history: Option<&PathBuf>) -> rustyline::Result<Editor<StatementHelper, FileHistory>> {
-    let config = Config::builder()
-        .max_history_size(HISTORY_ENTRIES)?
-        .history_ignore_space(true)
-        .build();
-    let mut editor = Editor::with_config(config)?;
-    editor.set_helper(Some(StatementHelper));
-    if let Some(file) = history {
-        // Without a file this fails, as at the first start.
-        let _ = editor.load_history(file);
-    }
-    Ok(editor)
+/// The terminal at which the user types.
+struct Terminal {
+    editor: Editor<Names, FileHistory>,
+    /// The file that keeps the inputs.
+    history: Option<PathBuf>,
 }
 
-/// Adds `input` to the history. A history that cannot be kept is logged only.
-fn remember(editor: &mut Editor<StatementHelper, FileHistory>, input: &str, history: Option<&PathBuf>) {
-    if input.trim().is_empty() {
-        return;
+impl Terminal {
+    fn open(client: Client) -> rustyline::Result<Self> {
+        let config = Config::builder()
+            .max_history_size(HISTORY_ENTRIES)?
+            .history_ignore_space(true)
+            .completion_type(CompletionType::List)
+            .build();
+        let mut editor = Editor::with_config(config)?;
+        editor.set_helper(Some(Names::new(client)));
+        let history = history_file();
+        if let Some(file) = &history {
+            // Without a file this fails, as at the first start.
+            let _ = editor.load_history(file);
+        }
+        Ok(Self { editor, history })
     }
-    let added = editor.add_history_entry(input);
-    if let (Ok(true), Some(file)) = (added, history) {
-        let kept = file
-            .parent()
-            .map_or(Ok(()), std::fs::create_dir_all)
-            .map_err(ReadlineError::from);
-        if let Err(error) = kept.and_then(|()| editor.append_history(file)) {
-            tracing::debug!(%error, file = %file.display(), "history not kept");
+
+    /// Reads one input, and adds it to the history as one entry.
+    fn read(&mut self, client: Client) -> rustyline::Result<String> {
+        if let Some(names) = self.editor.helper() {
+            names.lend(client);
+        }
+        let input = input::read(|prompt| self.editor.readline(prompt))?;
+        self.remember(&input);
+        Ok(input)
+    }
+
+    /// Takes over what a prompt may have changed: the session of the connection, and the size of the window.
+    fn leave_prompt(&mut self, shell: &mut Shell) {
+        if let Some(names) = self.editor.helper() {
+            shell.client = names.client();
+        }
+        shell.view.terminal = self.editor.dimensions().map(|(columns, _)| usize::from(columns));
+    }
+
+    /// Adds `input` to the history. A history that cannot be kept is logged only.
+    fn remember(&mut self, input: &str) {
+        if input.trim().is_empty() {
+            return;
+        }
+        let added = self.editor.add_history_entry(input);
+        if let (Ok(true), Some(file)) = (added, &self.history) {
+            let kept = file
+                .parent()
+                .map_or(Ok(()), std::fs::create_dir_all)
+                .map_err(ReadlineError::from);
+            if let Err(error) = kept.and_then(|()| self.editor.append_history(file)) {
+                tracing::debug!(%error, file = %file.display(), "history not kept");
+            }
         }
     }
 }
@@ -104,28 +131,3 @@ fn terminal_error(error: ReadlineError) -> Error {
         other => io::Error::other(other),
     })
 }
-
-/// Keeps the editor in one input, over several lines, until its last statement ends.
-struct StatementHelper;
-
-impl Validator for StatementHelper {
-    fn validate(&self, input: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(if split::is_complete(input.input()) {
-            ValidationResult::Valid(None)
-        } else {
-            ValidationResult::Incomplete
-        })
-    }
-}
-
-impl Completer for StatementHelper {
-    type Candidate = String;
-}
-
-impl Hinter for StatementHelper {
-    type Hint = String;
-}
-
-impl Highlighter for StatementHelper {}
-
-impl Helper for StatementHelper {}

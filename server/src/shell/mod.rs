@@ -7,21 +7,29 @@
 //!
 //! Rows go to standard output while they arrive; messages go to standard error. A script stops at its first error with
 //! exit code 1; at a terminal an error ends the statement only. Ctrl-C cancels the running statement.
+//!
+//! What only a person wants (prompts, a bound on the rows, cells cut to the terminal, a pager) is set in a `View` that
+//! scripts and pipes do not have.
 
 mod address;
 mod client;
 mod command;
 mod encode;
 mod error;
+mod input;
 mod interactive;
+mod names;
+mod pager;
 mod password;
 mod pending_statement;
 mod poll_support;
 mod progress;
+mod screen;
 mod script;
 mod split;
 mod statement;
 mod table;
+mod view;
 
 use std::io::{IsTerminal, Read};
 use std::path::Path;
@@ -34,6 +42,7 @@ use self::client::{Client, Login};
 use self::error::Error;
 pub use self::password::hash_password;
 use self::script::Shell;
+use self::view::View;
 use crate::config::SqlArgs;
 
 /// Runs the shell and returns the exit code of its process: 0, 1 after an SQL error, a cancelled statement or without a
@@ -61,11 +70,11 @@ async fn start(args: &SqlArgs) -> Result<(), Error> {
         (None, None) => None,
     };
     let client = Client::connect(&address, &trust, &choose_login(args)?).await?;
-    let mut shell = Shell {
-        client,
-        format: args.format,
-        timing: script.is_none(),
+    let view = match script {
+        Some(_) => View::of_script(args.format),
+        None => View::of_session(args.format, std::io::stdout().is_terminal()),
     };
+    let mut shell = Shell { client, view };
     match script {
         Some((script, file)) => {
             let result = shell.run_script(&script, file).await.map(|_| ());
@@ -74,7 +83,7 @@ async fn start(args: &SqlArgs) -> Result<(), Error> {
         }
         None => {
             println!(
-                "squadron {}, connected to {address}; \\? for help",
+                "squadron {}, connected to {address}; type help or \\?",
                 env!("CARGO_PKG_VERSION")
             );
             interactive::run(shell).await

@@ -7,7 +7,7 @@ use super::command::{self, Command};
 use super::error::Error;
 use super::split::{self, Kind};
 use super::statement;
-use crate::config::OutputFormat;
+use super::view::View;
 
 /// Whether the shell goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,7 @@ pub(super) enum Flow {
 /// A connection and how its results are printed.
 pub(super) struct Shell {
     pub(super) client: Client,
-    pub(super) format: OutputFormat,
-    pub(super) timing: bool,
+    pub(super) view: View,
 }
 
 impl Shell {
@@ -42,16 +41,16 @@ impl Shell {
     }
 
     async fn run_statement(&mut self, sql: &str) -> Result<(), Error> {
-        statement::run(&mut self.client, sql, self.format, self.timing).await
+        statement::run(&mut self.client, sql, &self.view).await
     }
 
     async fn run_command(&mut self, line: &str) -> Result<Flow, Error> {
         match Command::parse(line).map_err(Error::Usage)? {
             Command::Sql(sql) => self.run_statement(&sql).await?,
-            Command::Timing(timing) => {
-                self.timing = timing.unwrap_or(!self.timing);
-                eprintln!("timing is {}", if self.timing { "on" } else { "off" });
-            }
+            Command::Expanded(expanded) => eprintln!("{}", self.view.set_expanded(expanded)),
+            Command::Rows(rows) => eprintln!("{}", self.view.set_rows(rows)),
+            Command::Pager(pager) => eprintln!("{}", self.view.set_pager(pager)),
+            Command::Timing(timing) => eprintln!("{}", self.view.set_timing(timing)),
             Command::Help => eprint!("{}", command::HELP),
             Command::Quit => return Ok(Flow::Quit),
         }

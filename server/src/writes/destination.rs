@@ -25,6 +25,7 @@ use squadron_shuffle::{FileEncoding, FileTarget, StagedFile, failure};
 use url::Url;
 
 use super::folder_locks::StorePath;
+use crate::catalog::files_of;
 use crate::catalog::{Catalog, StoreLease, unchecked};
 use crate::planner::FileWrite;
 use crate::planner::schema::{client_schema, without_views};
@@ -168,9 +169,7 @@ async fn resolve_insert(query: QueryId, insert: &DmlStatement, state: &SessionSt
         _ => return Err(unsupported(format!("{} is not supported", insert.op))),
     }
     let provider = source_as_provider(&insert.target).map_err(to_failure)?;
-    let table = provider
-        .downcast_ref::<ListingTable>()
-        .ok_or_else(|| not_file_table(name, provider.as_ref()))?;
+    let table = files_of(provider.as_ref()).ok_or_else(|| not_file_table(name, provider.as_ref()))?;
     let [url] = table.table_paths().as_slice() else {
         return Err(unsupported(format!(
             "the table {name} has several locations; INSERT into a table with one folder"
@@ -189,7 +188,7 @@ async fn resolve_insert(query: QueryId, insert: &DmlStatement, state: &SessionSt
         .iter()
         .map(|(name, _)| name.clone())
         .collect();
-    let schema = without_views(&table.schema());
+    let schema = without_views(&provider.schema());
     let encoding = resolve_encoding(options.format.as_ref(), &schema, state).await?;
     let ordering = table
         .try_create_output_ordering(state.execution_props(), &[])

@@ -7,11 +7,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::datasource::listing::ListingTable;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::logical_expr::LogicalPlan;
 use tokio::sync::Notify;
+
+use crate::catalog::files_of;
 
 /// A folder or file: a store and the path within it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,7 +156,7 @@ pub(super) fn find_scanned_paths(plan: &LogicalPlan) -> Result<Vec<StorePath>> {
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Ok(provider) = source_as_provider(&scan.source)
-            && let Some(table) = provider.downcast_ref::<ListingTable>()
+            && let Some(table) = files_of(provider.as_ref())
         {
             paths.extend(table.table_paths().iter().map(|url| StorePath {
                 store: url.object_store().as_str().to_owned(),

@@ -37,6 +37,7 @@ use object_store::path::Path;
 
 use crate::context::AttemptContext;
 pub use encoding::FileEncoding;
+pub use split::NULL_FOLDER;
 use writer::Writer;
 
 /// Where files are written, and how.

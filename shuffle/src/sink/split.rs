@@ -12,6 +12,9 @@ use squadron_proto::{Failure, FailureKind};
 
 use crate::failure::into_datafusion;
 
+/// The folder of NULL, by Hive's convention, which other programs follow.
+pub const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
+
 /// Splits batches by the values of some columns.
 pub(super) struct Splitter {
     columns: Vec<(String, usize)>,
@@ -36,7 +39,7 @@ impl Splitter {
     /// The folder of each part and its rows, in their order in `batch`, which must not be empty.
     ///
     /// # Errors
-    /// When a value is null or cannot be the name of a folder.
+    /// When a value cannot be the name of a folder.
     pub(super) fn split(&self, batch: &RecordBatch) -> Result<Vec<(Path, RecordBatch)>> {
         let values = self
             .columns
@@ -84,11 +87,6 @@ fn folder_values(name: &str, column: &ArrayRef) -> Result<Arc<StringArray>> {
             format!("the partition column {name} {why}"),
         ))
     };
-    if column.logical_null_count() > 0 {
-        return Err(refused(
-            "holds a null, for which there is no folder; replace it, for instance with COALESCE",
-        ));
-    }
     let options = CastOptions {
         safe: false,
         ..CastOptions::default()
@@ -101,5 +99,12 @@ fn folder_values(name: &str, column: &ArrayRef) -> Result<Arc<StringArray>> {
     })?;
     let texts: Option<&StringArray> = texts.as_any().downcast_ref();
     let texts = texts.ok_or_else(|| internal_datafusion_err!("a cast gave no text"))?;
-    Ok(Arc::new(texts.clone()))
+    let is_null_folder = |text: Option<&str>| text == Some(NULL_FOLDER);
+    if texts.iter().any(is_null_folder) {
+        return Err(refused(&format!(
+            "holds the text {NULL_FOLDER}, which is the name of the folder of NULL"
+        )));
+    }
+    let names = texts.iter().map(|text| text.unwrap_or(NULL_FOLDER));
+    Ok(Arc::new(StringArray::from_iter_values(names)))
 }
