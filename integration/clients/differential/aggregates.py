@@ -104,7 +104,8 @@ def _plain_call(make, identity):
             order = ", ".join(f"{unique.sql} NULLS LAST" for unique in identity)
             if kind == "text":
                 return Value(f"string_agg({value.sql}, ',' ORDER BY {order})", "text", 10_000, True)
-            column = make.pick([column for column in make.columns if column.kind in ("int", "text", "date")] or identity)
+            simple = [column for column in make.columns if column.kind in ("int", "text", "date")]
+            column = make.pick(simple or identity)
             return Value(f"array_agg({column.sql} ORDER BY {order})", "array")
         case _ if kind != "bool":
             function = make.pick(("min", "max"))

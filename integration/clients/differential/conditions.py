@@ -86,7 +86,7 @@ def _subquery(make):
     if form == "some":
         quantifier = make.pick(("ANY", "ALL"))
         return f"{tested.sql} {make.pick(COMPARISONS)} {quantifier} (SELECT {found.sql} FROM {source.sql}{where})"
-    return f"{tested.sql} {make.pick(COMPARISONS)} ({_single(make, found.sql, source, inner, where)})"
+    return f"{tested.sql} {make.pick(COMPARISONS)} ({_single(make, found.sql, source, where)})"
 
 
 def scalar(make, kind):
@@ -96,10 +96,10 @@ def scalar(make, kind):
     found = inner.column(kind)
     if not found:
         return None
-    return f"({_single(make, found.sql, source, inner, _inner_condition(make, inner, 1))})"
+    return f"({_single(make, found.sql, source, _inner_condition(make, inner, 1))})"
 
 
-def _single(make, sql, source, inner, where):
+def _single(make, sql, source, where):
     """A subquery of one row: an aggregate, or the first row of a total order."""
     if source.identity and make.odds(0.25):
         return f"SELECT {sql} FROM {source.sql}{where} ORDER BY {source.identity[0].sql} NULLS LAST LIMIT 1"

@@ -1,7 +1,8 @@
 """Compares Squadron's answers to generated queries with DuckDB's.
 
 main.py --make DATA [--seed 1] makes the tables; a server then serves DATA, and
-main.py URL DATA [--queries 5000] [--seed 1] [--only N] runs the queries against both.
+main.py URL DATA [--queries 5000] [--seed 1] [--only N] runs the queries against both and exits with 1 if an answer
+differs or one side alone refuses. main.py --known prints what is kept out of the comparison, and why.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from collections import Counter
 
 import compare
 import engines
+import known
 import queries
 import tables
 
@@ -19,6 +21,9 @@ SHOWN_ROWS = 10
 def main():
     """The command."""
     options = _options()
+    if options.known:
+        _print_known()
+        return
     if options.make:
         tables.make(options.make, options.seed)
         return
@@ -42,13 +47,21 @@ def _options():
     parser.add_argument("url", nargs="?", help="the server's grpc:// address")
     parser.add_argument("data", nargs="?", help="the folder that the server serves")
     parser.add_argument("--make", metavar="DATA", help="only make the tables in this folder")
+    parser.add_argument("--known", action="store_true", help="only print the documented differences")
     parser.add_argument("--queries", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, metavar="N", help="run only the query of this number")
     options = parser.parse_args()
-    if not options.make and not (options.url and options.data):
+    if not (options.make or options.known or (options.url and options.data)):
         parser.error("URL and DATA are required")
     return options
+
+
+def _print_known():
+    for difference in known.DIFFERENCES:
+        print(f"{difference.name}: {difference.reason}. Avoided: {difference.avoided}.")
+    for form in known.REFUSED:
+        print(f"not written, as Squadron refuses it: {form}")
 
 
 def _outcome(squadron, duckdb, query):
@@ -85,7 +98,8 @@ def _first(rows):
 
 def _summarize(counts):
     compared = counts["equal"] + counts["differs"]
-    print(f"{sum(counts.values())} queries: {compared} compared, {counts['equal']} equal, {counts['differs']} differing")
+    print(f"{sum(counts.values())} queries: {compared} compared")
+    print(f"{counts['equal']} equal\n{counts['differs']} differing")
     for outcome in ("both refused", "refused by Squadron", "refused by DuckDB"):
         print(f"{counts[outcome]} {outcome}")
 

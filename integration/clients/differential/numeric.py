@@ -4,8 +4,9 @@ import known
 from scope import Value
 
 MOST_BITS = 60
-EXACT_BITS = 50
 ZERO = "CAST(0 AS DOUBLE)"
+_DECIMALS = ((5, 2, "1.50"), (9, 2, "-0.01"), (18, 4, "1234.5678"), (3, 0, "7"), (4, 3, "0.000"))
+_NEEDLES = ("'a'", "'b'", "' '", "'\u00e9'", "'it'")
 
 
 def literal(make, kind):
@@ -16,7 +17,7 @@ def literal(make, kind):
     if kind == "double":
         number = make.pick(("0", "1", "-1", "0.5", "2.25", "-100.125", "1000"))
         return Value(f"CAST({number} AS DOUBLE)", "double", 13)
-    digits, scale, number = make.pick(((5, 2, "1.50"), (9, 2, "-0.01"), (18, 4, "1234.5678"), (3, 0, "7"), (4, 3, "0.000")))
+    digits, scale, number = make.pick(_DECIMALS)
     return Value(f"CAST('{number}' AS DECIMAL({digits}, {scale}))", "dec", digits=digits, scale=scale)
 
 
@@ -36,8 +37,8 @@ def tame(make, kind, depth, value, bits):
 
 def _integer(make, depth, value):
     form = make.weighted(
-        (5, "arithmetic"), (2, "divide"), (1, "bits"), (1, "abs"), (1, "length"), (2, "part"), (1, "cast"), (1, "position"),
-        (1, "gcd"), (1, "bool"), (1, "days"), (1, "cut"),
+        (5, "arithmetic"), (2, "divide"), (1, "bits"), (1, "abs"), (1, "length"), (2, "part"), (1, "cast"),
+        (1, "position"), (1, "gcd"), (1, "bool"), (1, "days"), (1, "cut"),
     )
     if form in ("arithmetic", "divide", "bits", "abs", "gcd"):
         left, right = tame(make, "int", depth, value, 30), tame(make, "int", depth, value, 28)
@@ -85,9 +86,6 @@ def _integer_of(make, form, depth, value):
     return Value(f"extract({make.pick(parts)} FROM {value(make, kind, depth).sql})", "int", 14, raw=True)
 
 
-_NEEDLES = ("'a'", "'b'", "' '", "'\u00e9'", "'it'")
-
-
 def _double(make, depth, value):
     form = make.weighted((5, "arithmetic"), (2, "divide"), (2, "whole"), (2, "smooth"), (1, "cast"), (1, "round"))
     if form == "cast":
@@ -119,7 +117,8 @@ def _decimal(make, depth, value):
         part = tame(make, "int", depth, value, 25)
         return Value(f"CAST({part.sql} AS DECIMAL(18, 3))", "dec", digits=18, scale=3)
     if form == "text":
-        return Value(f"CAST(CAST({tame(make, 'int', depth, value, 25).sql} AS VARCHAR) AS DECIMAL(15, 2))", "dec", digits=15, scale=2)
+        number = tame(make, "int", depth, value, 25)
+        return Value(f"CAST(CAST({number.sql} AS VARCHAR) AS DECIMAL(15, 2))", "dec", digits=15, scale=2)
     left, right = (tame(make, "dec", depth, value, 0) for _ in range(2))
     if form == "abs":
         return Value(f"{make.pick(('abs', '-'))}({left.sql})", "dec", digits=left.digits, scale=left.scale)

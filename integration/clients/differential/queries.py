@@ -39,12 +39,19 @@ def _query(make, depth):
     """A query without ORDER BY."""
     form = make.weighted((5, "select"), (4, "aggregate"), (2, "window"), (2 if depth else 0, "set"), (0.3, "first"))
     if form == "set":
-        return _set_operation(make, depth - 1)
-    shape = {"select": selects.select, "aggregate": aggregates.aggregate, "window": selects.windows, "first": selects.first_of_each}[form]
-    return shape(make, depth, _query)
+        return _set_operation(make)
+    return _SHAPES[form](make, depth, _query)
 
 
-def _set_operation(make, depth):
+_SHAPES = {
+    "select": selects.select,
+    "aggregate": aggregates.aggregate,
+    "window": selects.windows,
+    "first": selects.first_of_each,
+}
+
+
+def _set_operation(make):
     """UNION, INTERSECT or EXCEPT of queries that give the same kinds."""
     kinds = [make.pick(PLAIN[:-1]) for _ in range(make.pick((1, 2, 3)))]
     parts = [_of_kinds(make, kinds) for _ in range(make.pick((2, 2, 2, 3)))]

@@ -7,13 +7,25 @@ import selects
 from scope import Value
 
 _CASTS = {
-    "int": ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "BOOLEAN", "VARCHAR", "DECIMAL(5, 2)", "DECIMAL(20, 0)", "DOUBLE"),
+    "int": (
+        "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "BOOLEAN", "VARCHAR", "DECIMAL(5, 2)", "DECIMAL(20, 0)", "DOUBLE",
+    ),
     "text": ("INTEGER", "BIGINT", "DOUBLE", "DECIMAL(10, 2)", "DATE", "BOOLEAN"),
     "dec": ("DECIMAL(5, 1)", "DECIMAL(9, 0)", "DOUBLE", "VARCHAR"),
     "bool": ("INTEGER", "TINYINT", "VARCHAR"),
     "date": ("VARCHAR", "TIMESTAMP"),
     "ts": ("DATE", "TIMESTAMP WITH TIME ZONE"),
     "tstz": ("DATE", "TIMESTAMP"),
+}
+# Texts that both engines read alike, and that some types cannot hold.
+_TEXTS = {
+    "TINYINT": ("12", "-0", "+5", " 7 ", "", "128", "-128", "-129", "abc"),
+    "BIGINT": ("9223372036854775807", "9223372036854775808", "-9223372036854775808", "", "1 2", "NULL"),
+    "DOUBLE": ("nan", "Infinity", "-inf", "1.", ".5", " 2.5 ", "1e-3", "1e400", "", "1,5", "e"),
+    "DECIMAL(5, 2)": ("1.005", "-1.005", ".5", "999.99", "999.999", "-1000", "", "1.2.3"),
+    "DATE": ("2024-02-29", "2023-02-29", "2024-2-9", "2024-13-01", "0001-01-01", "9999-12-31", "", "today is"),
+    "BOOLEAN": ("t", "TRUE", "0", "1", "no", "f", "", "maybe"),
+    "TIMESTAMP": ("2024-02-09", "2024-02-09 10:11:12.123456", "2024-02-09 25:00:00", "2024-02-30 00:00:00", ""),
 }
 _INTEGERS = ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "n", "k")
 
@@ -52,5 +64,8 @@ def _overflow(make):
 
 
 def _cast(make):
+    if make.odds(0.4):
+        target = make.pick(_TEXTS)
+        return Value(f"{make.pick(('CAST', 'TRY_CAST'))}('{make.pick(_TEXTS[target])}' AS {target})", "text")
     column = make.pick(make.columns)
     return Value(f"{make.pick(('CAST', 'CAST', 'TRY_CAST'))}({column.sql} AS {make.pick(_CASTS[column.kind])})", "text")

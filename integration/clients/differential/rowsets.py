@@ -53,7 +53,8 @@ def recursive(make):
         steps = f"SELECT level + 1, CAST({keys[0].sql} AS BIGINT) FROM {found} WHERE level < 4"
     start = "SELECT CAST(1 AS BIGINT) AS level, CAST(1 AS BIGINT) AS step"
     columns = [Value(column, "int", 44) for column in ("level", "step")]
-    return f"WITH RECURSIVE {name} AS ({start} {union} {steps})", Query(f"SELECT level, step FROM {name}", columns, most)
+    query = Query(f"SELECT level, step FROM {name}", columns, most)
+    return f"WITH RECURSIVE {name} AS ({start} {union} {steps})", query
 
 
 def cut(make, query):

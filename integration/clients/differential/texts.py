@@ -4,7 +4,10 @@ import known
 from scope import Value
 
 LONGEST = 200
-_TEXTS = ("''", "' '", "'a'", "'abc'", "'ABC'", "'it''s'", "'50%'", "'a_b'", "'\u00e9t\u00e9'", "'zebra'", "'red'", "'Red'")
+_TEXTS = (
+    "''", "' '", "'a'", "'abc'", "'ABC'", "'it''s'", "'50%'", "'a_b'", "'\u00e9t\u00e9'", "'zebra'", "'red'", "'Red'",
+)
+_SEPARATORS = ("' '", "'b'", "'_'", "'%'")
 _DATES = ("1970-01-01", "2000-02-29", "1999-12-31", "2010-06-15", "2024-02-29", "1950-03-01")
 _TIMES = ("1970-01-01 00:00:00", "2000-02-29 12:30:45.123456", "1999-12-31 23:59:59.999999", "2015-01-01 06:00:00")
 _INTERVALS = ("1 day", "-3 days", "1 month", "-1 month", "1 year", "13 months", "40 days")
@@ -27,7 +30,7 @@ def make_text(make, depth, value):
     count = make.pick((0, 1, 2, 3, 5))
     form = make.weighted(
         (3, "join"), (2, "case"), (2, "trim"), (3, "part"), (1, "pad"), (1, "replace"), (1, "repeat"), (2, "cast"),
-        (1, "reverse"), (1, "split"), (1, "translate"), (1, "overlay"),
+        (1, "reverse"), (1, "split"), (1, "translate"), (1, "linked"),
     )
     match form:
         case "join":
@@ -45,7 +48,8 @@ def make_text(make, depth, value):
         case "pad":
             return Value(f"{make.pick(('lpad', 'rpad'))}({part.sql}, {count + 2}, '*-')", "text", 8)
         case "replace" | "translate":
-            return Value(f"{form}({part.sql}, {make.pick(('a', 'ab', 'e')).join(_QUOTES)}, 'xy')", "text", part.bits * 2)
+            searched = make.pick(("'a'", "'ab'", "'e'"))
+            return Value(f"{form}({part.sql}, {searched}, 'xy')", "text", part.bits * 2)
         case "repeat" if part.bits * 3 <= LONGEST:
             return Value(f"repeat({part.sql}, {min(count, 3)})", "text", part.bits * 3)
         case "cast":
@@ -53,14 +57,10 @@ def make_text(make, depth, value):
             return Value(f"CAST({value(make, kind, depth).sql} AS VARCHAR)", "text", 21)
         case "split":
             return Value(f"split_part({part.sql}, {make.pick(_SEPARATORS)}, {make.pick((1, 2))})", "text", part.bits)
-        case "overlay":
+        case "linked":
             return Value(f"concat_ws('-', {part.sql}, {value(make, 'text', 0).sql})", "text", part.bits + 21)
         case _:
             return Value(f"reverse({part.sql})", "text", part.bits)
-
-
-_QUOTES = ("'", "'")
-_SEPARATORS = ("' '", "'b'", "'_'", "'%'")
 
 
 def _joined(make, left, right):

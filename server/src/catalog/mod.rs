@@ -294,6 +294,8 @@ fn prepare_state(
     config.options_mut().optimizer.enable_leaf_expression_pushdown = false;
     // LIMIT ends LEAD and LAG too early (#25471, #25472).
     config.options_mut().optimizer.enable_window_limits = false;
+    // The filter of `max(x + 0), max(y)` speaks of y alone, and so drops rows with the greatest x.
+    config.options_mut().optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     // A logical CASE is known not to be NULL where the physical one is not, and this is no error (#25369, #24096).
     config.options_mut().execution.skip_physical_aggregate_schema_check = true;
     let catalogs = MemoryCatalogProviderList::new();

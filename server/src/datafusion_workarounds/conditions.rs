@@ -6,6 +6,7 @@
 //! | two lists of one nullable `x` | true or false where `x` is NULL (#24246) | the second `x` is hidden |
 //! | `x ^ x` | 0, also for NULL (#24246) | one `x` is hidden |
 //! | `x ~ '.*'` | `x IS NOT NULL`, which is false, not NULL (#24379) | another pattern of the same meaning |
+//! | `array_agg(x ORDER BY t, t)`, `DISTINCT ON` with a key twice | a panic | the key once |
 //! | a condition without columns above an aggregate | moved below it (#25415), which has a row without input | holds on to a column |
 //! | `random() BETWEEN 0 AND 1`, `coalesce(random(), 0)` | evaluated twice (#25457, #25477) | refused |
 
@@ -14,10 +15,10 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, Result, ScalarValue, not_impl_err};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr::{Between, InList, ScalarFunction};
+use datafusion::logical_expr::expr::{Between, InList, ScalarFunction, Sort as SortKey};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{BinaryExpr, Expr, Filter, LogicalPlan, Operator, ScalarUDF, lit};
+use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, Filter, LogicalPlan, Operator, ScalarUDF, lit};
 use datafusion::optimizer::AnalyzerRule;
 use squadron_shuffle::functions::hold;
 
@@ -42,6 +43,7 @@ impl AnalyzerRule for KeepConditions {
                 let kept = expression.transform_up(|part| self.keep(part))?;
                 Ok(kept.update_data(|expression| name.restore(expression)))
             })?;
+            let node = node.transform_data(|node| Ok(distinct_on(node)))?;
             node.transform_data(|node| self.keep_above_aggregates(node))
         })
         .data()
@@ -69,6 +71,10 @@ impl KeepConditions {
                     refuse_volatile(value, "coalesce")?;
                 }
                 Ok(Transformed::no(part))
+            }
+            Expr::AggregateFunction(mut aggregate) => {
+                let is_new = keep_first(&mut aggregate.params.order_by);
+                Ok(Transformed::new_transformed(Expr::AggregateFunction(aggregate), is_new))
             }
             Expr::BinaryExpr(binary) => Ok(self.keep_binary(binary)),
             other => Ok(Transformed::no(other)),
@@ -147,6 +153,28 @@ impl KeepConditions {
         let filter = Filter::try_new(predicate, Arc::clone(&filter.input))?;
         Ok(Transformed::yes(LogicalPlan::Filter(filter)))
     }
+}
+
+fn distinct_on(node: LogicalPlan) -> Transformed<LogicalPlan> {
+    match node {
+        LogicalPlan::Distinct(Distinct::On(mut on)) => {
+            let is_new = on.sort_expr.as_mut().is_some_and(keep_first);
+            Transformed::new_transformed(LogicalPlan::Distinct(Distinct::On(on)), is_new)
+        }
+        other => Transformed::no(other),
+    }
+}
+
+/// Leaves out keys that are there before; DataFusion's accumulators count them and its orders do not.
+fn keep_first(keys: &mut Vec<SortKey>) -> bool {
+    let all = std::mem::take(keys);
+    let count = all.len();
+    for key in all {
+        if !keys.iter().any(|known| known.expr == key.expr) {
+            keys.push(key);
+        }
+    }
+    keys.len() < count
 }
 
 /// Whether the condition speaks of rows, or DataFusion makes a join of it that does.

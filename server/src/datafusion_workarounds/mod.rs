@@ -12,7 +12,9 @@
 pub(crate) mod arithmetic;
 pub(crate) mod balance;
 mod conditions;
+mod filter_first;
 mod filter_pushdown;
+mod floats;
 mod nan_pruning;
 mod set_operations;
 mod subqueries;
@@ -47,7 +49,9 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules.insert(0, Arc::new(subqueries::RewriteSubqueries::default()));
     rules.insert(1, Arc::new(set_operations::CountEqualRows));
     rules.insert(2, Arc::new(conditions::KeepConditions::default()));
+    // These read the types that DataFusion's rules found.
     rules.push(Arc::new(windows::WidenFrames));
+    rules.push(Arc::new(floats::CanonicalFloats::default()));
     rules
 }
 
@@ -55,9 +59,11 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
 pub fn physical_rules() -> Vec<Rule> {
     let mut rules = PhysicalOptimizer::new().rules;
     for rule in &mut rules {
+        let inner = Arc::clone(rule);
         if rule.name().starts_with("FilterPushdown") {
-            let inner = Arc::clone(rule);
             *rule = Arc::new(filter_pushdown::PushDownByUniqueNames { inner });
+        } else if rule.name() == "ProjectionPushdown" {
+            *rule = Arc::new(filter_first::ComputeAboveFilters { inner });
         }
     }
     let place = rules

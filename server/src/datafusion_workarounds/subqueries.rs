@@ -21,16 +21,16 @@ use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, not_
 use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::count::count_all;
 use datafusion::functions_aggregate::first_last::first_value_udaf;
-use datafusion::logical_expr::expr::{AggregateFunction, Exists, InSubquery, Sort as SortKey};
+use datafusion::logical_expr::expr::{AggregateFunction, Exists, InSubquery, ScalarFunction, Sort as SortKey};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::logical_plan::{FetchType, Limit, SkipType, Subquery};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
-    AggregateUDF, BinaryExpr, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, lit, not, when,
+    AggregateUDF, BinaryExpr, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, ScalarUDF, lit, not, when,
 };
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
-use squadron_shuffle::functions::single_value;
+use squadron_shuffle::functions::{hold, single_value};
 
 use crate::plan_limits::input_schema::input_schema;
 
@@ -38,12 +38,14 @@ use crate::plan_limits::input_schema::input_schema;
 #[derive(Debug)]
 pub(crate) struct RewriteSubqueries {
     single_value: Arc<AggregateUDF>,
+    hold: Arc<ScalarUDF>,
 }
 
 impl Default for RewriteSubqueries {
     fn default() -> Self {
         Self {
             single_value: single_value(),
+            hold: hold(),
         }
     }
 }
@@ -68,6 +70,7 @@ impl RewriteSubqueries {
         let names = NamePreserver::new(&node);
         let schema = input_schema(&node);
         let is_filter = matches!(node, LogicalPlan::Filter(_));
+        let tie = schema.iter().last().filter(|_| is_filter).map(Column::from);
         let node = node.map_expressions(|expression| {
             let name = names.save(&expression);
             let expression = expression.transform_up(one_row)?;
@@ -75,11 +78,24 @@ impl RewriteSubqueries {
                 true => in_filter(expression, Place::Conjunct, &schema),
                 false => everywhere(expression, &schema),
             })?;
-            let expression = expression.transform_data(|expression| expression.transform_up(existence))?;
+            let expression = expression.transform_data(|expression| {
+                expression.transform_up(|part| existence(part)?.map_data(|part| Ok(self.tied(part, &tie))))
+            })?;
             let expression = expression.transform_data(|expression| self.scalars(expression))?;
             Ok(expression.update_data(|expression| name.restore(expression)))
         })?;
         node.transform_data(|node| marks.join(node))
+    }
+
+    /// A condition of a filter without columns, tied to one: it must not be moved below an aggregate.
+    fn tied(&self, condition: Expr, tie: &Option<Column>) -> Expr {
+        match (&condition, tie) {
+            (Expr::BinaryExpr(_), Some(column)) if is_free_count(&condition) => {
+                let args = vec![condition, Expr::Column(column.clone())];
+                Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&self.hold), args))
+            }
+            _ => condition,
+        }
     }
 
     /// Gives scalar subqueries at most one row.
@@ -206,6 +222,14 @@ fn existence(part: Expr) -> Result<Transformed<Expr>> {
         true => count.lt_eq(skipped),
         false => count.gt(skipped),
     }))
+}
+
+/// Whether it compares the number of rows of a subquery that is not correlated.
+fn is_free_count(condition: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr { left, .. }) = condition else {
+        return false;
+    };
+    matches!(left.as_ref(), Expr::ScalarSubquery(subquery) if subquery.outer_ref_columns.is_empty())
 }
 
 /// Whether there is one row whatever the input is.

@@ -4,7 +4,7 @@
 //! the frame then ends at a row that exists, or takes the NULLs in; so keys are compared in a wider type.
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, not_impl_err, plan_err};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
@@ -29,10 +29,23 @@ impl AnalyzerRule for WidenFrames {
             }
             let names = NamePreserver::new(&node);
             let schema = input_schema(&node);
+            let mut wide = None;
+            node.apply_expressions(|expression| {
+                expression.apply(|part| {
+                    if let Expr::WindowFunction(function) = part {
+                        wide = wide.take().or(needed_type(function, &schema)?);
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })
+            })?;
+            let Some(wide) = wide else {
+                return Ok(Transformed::no(node));
+            };
+            // The functions of one node have one order.
             node.map_expressions(|expression| {
                 let name = names.save(&expression);
                 let widened = expression.transform_up(|part| match part {
-                    Expr::WindowFunction(function) => widen(*function, &schema),
+                    Expr::WindowFunction(function) => widen(*function, &wide).map(Transformed::yes),
                     other => Ok(Transformed::no(other)),
                 })?;
                 Ok(widened.update_data(|expression| name.restore(expression)))
@@ -46,29 +59,32 @@ impl AnalyzerRule for WidenFrames {
     }
 }
 
-fn widen(mut function: WindowFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    refuse_far_lead(&function)?;
+/// The type that the key of a function's frame needs, if its own is too narrow.
+fn needed_type(function: &WindowFunction, schema: &DFSchema) -> Result<Option<DataType>> {
+    refuse_far_lead(function)?;
     let frame = &function.params.window_frame;
-    let wide = match (frame.units, function.params.order_by.as_slice()) {
+    match (frame.units, function.params.order_by.as_slice()) {
         (WindowFrameUnits::Range, [key]) if has_offset(frame) => {
             check_offsets(frame)?;
-            wide_type(&key.expr.get_type(schema)?)?
+            wide_type(&key.expr.get_type(schema)?)
         }
-        _ => None,
-    };
-    let Some(wide) = wide else {
-        return Ok(Transformed::no(Expr::from(function)));
-    };
+        _ => Ok(None),
+    }
+}
+
+fn widen(mut function: WindowFunction, wide: &DataType) -> Result<Expr> {
     for key in &mut function.params.order_by {
         key.expr = cast(key.expr.clone(), wide.clone());
     }
     let frame = &mut function.params.window_frame;
     for bound in [&mut frame.start_bound, &mut frame.end_bound] {
-        if let WindowFrameBound::Preceding(offset) | WindowFrameBound::Following(offset) = bound {
-            *offset = offset.cast_to(&wide)?;
+        if let WindowFrameBound::Preceding(offset) | WindowFrameBound::Following(offset) = bound
+            && frame.units == WindowFrameUnits::Range
+        {
+            *offset = offset.cast_to(wide)?;
         }
     }
-    Ok(Transformed::yes(Expr::from(function)))
+    Ok(Expr::from(function))
 }
 
 fn has_offset(frame: &WindowFrame) -> bool {

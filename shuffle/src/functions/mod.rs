@@ -12,6 +12,8 @@
 
 mod arguments;
 pub mod arithmetic;
+mod canonical;
+mod extremes;
 mod growth;
 mod hold;
 mod join_texts;
@@ -38,6 +40,8 @@ use datafusion::logical_expr::{
 };
 
 use self::arithmetic::{Checked, Negate};
+pub use self::canonical::canonical;
+use self::extremes::extremes;
 use self::growth::{GROWING, Growth};
 pub use self::hold::hold;
 pub use self::join_texts::JOIN_TEXTS;
@@ -71,6 +75,10 @@ pub fn register(registry: &mut dyn FunctionRegistry, max_value_bytes: u64, pool:
     registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Negate::default())))?;
     registry.register_udaf(Arc::new(checked_sum()))?;
     registry.register_udf(hold())?;
+    registry.register_udf(canonical())?;
+    for extreme in extremes() {
+        registry.register_udaf(Arc::new(extreme))?;
+    }
     registry.register_udaf(single_value())?;
     Ok(())
 }

@@ -22,10 +22,17 @@ pub(super) fn merge_columns(query: &mut Query) -> ControlFlow<Failure> {
         return ControlFlow::Continue(());
     };
     let mut merged = Merged::default();
+    let has_conditions = select.selection.is_some();
     for from in &mut select.from {
-        if from.joins.iter().any(|join| needs_merge(&join.join_operator)) {
+        let is_outer = from.joins.iter().any(|join| needs_merge(&join.join_operator));
+        let is_inner = has_conditions && from.joins.iter().any(|join| has_using(&join.join_operator));
+        let (before, known) = (from.clone(), merged.clone());
+        if is_outer {
             merged.join(from)?;
+        } else if is_inner && merged.join(from).is_continue() {
         } else {
+            *from = before;
+            merged = known;
             merged
                 .relations
                 .extend(name_of(&from.relation).map(|name| (name, HashSet::new())));
@@ -63,8 +70,18 @@ fn needs_merge(operator: &JoinOperator) -> bool {
     }
 }
 
+fn has_using(operator: &JoinOperator) -> bool {
+    match operator {
+        JoinOperator::Join(constraint)
+        | JoinOperator::Inner(constraint)
+        | JoinOperator::Left(constraint)
+        | JoinOperator::LeftOuter(constraint) => matches!(constraint, JoinConstraint::Using(_)),
+        _ => false,
+    }
+}
+
 /// Columns that stand for those of several tables.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Merged {
     columns: Vec<(Ident, Expr)>,
     /// The tables in their order, with the merged columns that each has.
