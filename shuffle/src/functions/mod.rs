@@ -18,6 +18,7 @@ mod growth;
 mod hold;
 mod join_texts;
 mod regexp;
+mod row_key;
 mod single_value;
 mod sum;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use self::growth::{GROWING, Growth};
 pub use self::hold::hold;
 pub use self::join_texts::JOIN_TEXTS;
 use self::join_texts::JoinTexts;
+use self::row_key::row_key;
 pub use self::single_value::single_value;
 use self::sum::checked_sum;
 
@@ -76,6 +78,7 @@ pub fn register(registry: &mut dyn FunctionRegistry, max_value_bytes: u64, pool:
     registry.register_udaf(Arc::new(checked_sum()))?;
     registry.register_udf(hold())?;
     registry.register_udf(canonical())?;
+    registry.register_udf(row_key())?;
     for extreme in extremes() {
         registry.register_udaf(Arc::new(extreme))?;
     }

@@ -12,6 +12,7 @@ mod joins;
 mod limits;
 mod sets;
 mod shapes;
+mod standard;
 mod subqueries;
 mod windows;
 

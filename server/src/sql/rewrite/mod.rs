@@ -6,7 +6,7 @@
 //! | `FETCH FIRST n ROWS ONLY` | `LIMIT n` |
 //! | `FROM t` | `SELECT * FROM t` |
 //! | `x LIKE ANY (a, b)` | `x LIKE a OR x LIKE b` |
-//! | `count(DISTINCT a, b)` | `count(DISTINCT (a, b))`, of rows without NULL |
+//! | `count(DISTINCT a, b)` | `count(DISTINCT row_key(a, b))`, of rows without NULL |
 //! | `t SEMI JOIN u`, `t ANTI JOIN u` | `LEFT SEMI`, `LEFT ANTI` |
 //! | `x SIMILAR TO 'a%'` | [`similar_to`] |
 //! | `a FULL JOIN b USING (k)` | [`using`] |
@@ -22,12 +22,10 @@ mod windows;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement as DfStatement};
-use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, DuplicateTreatment, Expr, Fetch, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, Join, JoinOperator, LimitClause, ObjectName, Query, Select,
-    SelectFlavor, SelectItem, Statement, TableFactor, UnaryOperator, Value, VisitMut, VisitorMut,
-    WildcardAdditionalOptions,
+    BinaryOperator, DuplicateTreatment, Expr, Fetch, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Ident, Join, JoinOperator, LimitClause, ObjectName, Query, Select, SelectFlavor, SelectItem,
+    Statement, TableFactor, Value, VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 use squadron_proto::{Failure, FailureKind};
 
@@ -150,6 +148,9 @@ impl VisitorMut for Rewrite {
             };
             *expression = comparison;
         }
+        if let Some(distinct) = distinct_from(expression) {
+            *expression = distinct;
+        }
         if let Some(any) = like_any(expression) {
             *expression = any;
         }
@@ -203,6 +204,28 @@ fn name_side(join: &mut Join) {
     };
 }
 
+/// What [`text`] made an operator.
+fn distinct_from(expression: &mut Expr) -> Option<Expr> {
+    let Expr::BinaryOp {
+        left,
+        op: BinaryOperator::PGCustomBinaryOperator(name),
+        right,
+    } = expression
+    else {
+        return None;
+    };
+    let [schema, operator] = name.as_slice() else {
+        return None;
+    };
+    let make = match operator.as_str() {
+        text::DISTINCT if schema == "squadron" => Expr::IsDistinctFrom,
+        text::NOT_DISTINCT if schema == "squadron" => Expr::IsNotDistinctFrom,
+        _ => return None,
+    };
+    let operand = |side: &mut Expr| Box::new(std::mem::replace(side, null()));
+    Some(make(operand(left), operand(right)))
+}
+
 /// `x [NOT] [I]LIKE ANY (a, b)` as one comparison for each pattern.
 fn like_any(expression: &mut Expr) -> Option<Expr> {
     let (Expr::Like { any, pattern, .. } | Expr::ILike { any, pattern, .. }) = expression else {
@@ -247,30 +270,7 @@ fn count_rows(function: &mut Function) {
     let Some(columns) = columns else {
         return;
     };
-    let nulls = columns.iter().cloned().map(|column| Expr::IsNull(Box::new(column)));
-    let any_null = nulls.reduce(|left, right| Expr::BinaryOp {
-        left: Box::new(left),
-        op: BinaryOperator::Or,
-        right: Box::new(right),
-    });
-    let Some(any_null) = any_null else {
-        return;
-    };
-    let row = call("struct", columns);
-    let is_complete = Expr::UnaryOp {
-        op: UnaryOperator::Not,
-        expr: Box::new(Expr::Nested(Box::new(any_null))),
-    };
-    let row = Expr::Case {
-        case_token: AttachedToken::empty(),
-        end_token: AttachedToken::empty(),
-        operand: None,
-        conditions: vec![CaseWhen {
-            condition: is_complete,
-            result: row,
-        }],
-        else_result: None,
-    };
+    let row = call("row_key", columns);
     arguments.args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(row))];
 }
 

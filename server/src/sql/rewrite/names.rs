@@ -12,6 +12,7 @@ use std::fmt::{self, Write};
 
 use datafusion::sql::sqlparser::ast::{Distinct, Expr, Function, Ident, OrderByKind, Query, SelectItem, SetExpr};
 
+use super::text::as_written;
 use crate::planner::schema::DUPLICATE_MARK;
 
 /// A longer text is cut.
@@ -119,10 +120,11 @@ fn value(name: &Ident) -> String {
 /// The expression as SQL, cut where it is long.
 fn text(expression: &Expr) -> String {
     let mut text = Cut(String::new());
-    match write!(text, "{expression}") {
+    let text = match write!(text, "{expression}") {
         Ok(()) => text.0,
         Err(fmt::Error) => text.0 + "...",
-    }
+    };
+    as_written(text)
 }
 
 /// A text that takes no more than [`MAX_NAME_BYTES`], so that long expressions are not written out at each level.

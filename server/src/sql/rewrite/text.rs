@@ -3,18 +3,30 @@
 //! | as written | the parser reads | becomes |
 //! |---|---|---|
 //! | `1_000` | `1 AS _000` | `1000` |
-//! | `a IS DISTINCT FROM b AND c` | `a IS DISTINCT FROM (b AND c)` (apache/datafusion#23692) | `a IS DISTINCT FROM (b) AND c` |
+//! | `a IS DISTINCT FROM b AND c` | `a IS DISTINCT FROM (b AND c)` (apache/datafusion#23692) | an operator, [`DISTINCT`] |
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use datafusion::sql::sqlparser::dialect::{Dialect, Precedence};
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, PostgreSqlDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
-/// How many operands of DISTINCT FROM are looked for.
-const MAX_OPERANDS: usize = 1000;
+/// The operators in place of IS DISTINCT FROM and IS NOT DISTINCT FROM.
+pub(super) const DISTINCT: &str = "distinct";
+pub(super) const NOT_DISTINCT: &str = "not_distinct";
+const DISTINCT_TEXT: &str = "OPERATOR(squadron.distinct)";
+const NOT_DISTINCT_TEXT: &str = "OPERATOR(squadron.not_distinct)";
+
+/// The text of an expression with what this module put into it taken back.
+pub(super) fn as_written(text: String) -> String {
+    match text.contains("OPERATOR(squadron.") {
+        true => text
+            .replace(DISTINCT_TEXT, "IS DISTINCT FROM")
+            .replace(NOT_DISTINCT_TEXT, "IS NOT DISTINCT FROM"),
+        false => text,
+    }
+}
 
 /// A text in the place of another.
 struct Edit {
@@ -33,7 +45,9 @@ pub(in crate::sql) fn rewrite_text<'a>(sql: Cow<'a, str>, dialect: &dyn Dialect)
     };
     let places = Places::of(&sql);
     let mut edits = underscores(&tokens, &places);
-    edits.extend(operands(&tokens, &places, dialect));
+    if dialect.is::<GenericDialect>() || dialect.is::<PostgreSqlDialect>() {
+        edits.extend(operators(&tokens, &places));
+    }
     if edits.is_empty() {
         return sql;
     }
@@ -107,48 +121,38 @@ fn underscores(tokens: &[TokenWithSpan], places: &Places<'_>) -> Vec<Edit> {
     edits
 }
 
-/// Puts the right operands of DISTINCT FROM in brackets.
-fn operands(tokens: &[TokenWithSpan], places: &Places<'_>, dialect: &dyn Dialect) -> Vec<Edit> {
-    let words: Vec<_> = tokens
-        .iter()
-        .enumerate()
-        .filter(|(_, token)| !matches!(token.token, Token::Whitespace(_)))
-        .collect();
-    let is = |index: usize, keyword| {
-        let word = words.get(index).map(|(_, token)| &token.token);
-        matches!(word, Some(Token::Word(word)) if word.keyword == keyword)
-    };
-    let starts = (2..words.len()).filter(|index| {
-        is(index - 2, Keyword::DISTINCT)
-            && is(index - 1, Keyword::FROM)
-            && (index.checked_sub(3).is_some_and(|before| is(before, Keyword::IS))
-                || index.checked_sub(4).is_some_and(|before| is(before, Keyword::IS)))
-    });
-    let edits = starts.take(MAX_OPERANDS).filter_map(|index| {
-        let (first, start) = words[index];
-        let mut parser = Parser::new(dialect).with_tokens_with_locations(tokens[first..].to_vec());
-        parser.parse_subexpr(dialect.prec_value(Precedence::Is)).ok()?;
-        let last = tokens.get(first + parser.index() - 1)?;
-        let (start, end) = (places.byte(start.span.start)?, places.byte(last.span.end)?);
-        let open = Edit {
-            place: start..start,
-            text: "(",
+/// Writes IS [NOT] DISTINCT FROM as an operator, whose operands end where they should.
+fn operators(tokens: &[TokenWithSpan], places: &Places<'_>) -> Vec<Edit> {
+    let is_space = |token: &&TokenWithSpan| matches!(token.token, Token::Whitespace(_));
+    let words: Vec<_> = tokens.iter().filter(|token| !is_space(token)).collect();
+    let is = |token: &TokenWithSpan, keyword| matches!(&token.token, Token::Word(word) if word.keyword == keyword);
+    let mut edits = Vec::new();
+    for (index, first) in words.iter().enumerate() {
+        let rest = &words[index + 1..];
+        let (text, last) = match rest {
+            [distinct, from, ..] if is(distinct, Keyword::DISTINCT) && is(from, Keyword::FROM) => (DISTINCT_TEXT, from),
+            [no, distinct, from, ..]
+                if is(no, Keyword::NOT) && is(distinct, Keyword::DISTINCT) && is(from, Keyword::FROM) =>
+            {
+                (NOT_DISTINCT_TEXT, from)
+            }
+            _ => continue,
         };
-        Some([
-            open,
-            Edit {
-                place: end..end,
-                text: ")",
-            },
-        ])
-    });
-    edits.flatten().collect()
+        let place = places.byte(first.span.start).zip(places.byte(last.span.end));
+        if is(first, Keyword::IS)
+            && let Some((start, end)) = place
+        {
+            edits.push(Edit {
+                place: start..end,
+                text,
+            });
+        }
+    }
+    edits
 }
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::dialect::GenericDialect;
-
     use super::*;
 
     fn rewritten(sql: &str) -> String {
@@ -173,21 +177,18 @@ mod tests {
     }
 
     #[test]
-    fn operands_of_distinct_from_end_before_and() {
+    fn distinct_from_becomes_an_operator() {
         for (sql, expected) in [
             (
                 "SELECT a IS DISTINCT FROM b AND c FROM t",
-                "SELECT a IS DISTINCT FROM (b) AND c FROM t",
+                "SELECT a OPERATOR(squadron.distinct) b AND c FROM t",
             ),
             (
-                "SELECT x AND a is not distinct from b + 1 OR c",
-                "SELECT x AND a is not distinct from (b + 1) OR c",
+                "SELECT x AND a is not  distinct\nfrom b + 1 OR c",
+                "SELECT x AND a OPERATOR(squadron.not_distinct) b + 1 OR c",
             ),
             ("SELECT DISTINCT a FROM t", "SELECT DISTINCT a FROM t"),
-            (
-                "SELECT a IS DISTINCT FROM b IS DISTINCT FROM c",
-                "SELECT a IS DISTINCT FROM (b) IS DISTINCT FROM (c)",
-            ),
+            ("SELECT 'is distinct from'", "SELECT 'is distinct from'"),
         ] {
             assert_eq!(rewritten(sql), expected);
         }
