@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use squadron_integration::cluster::Cluster;
 use squadron_integration::process::squadron;
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::drivers::{go_suite, jdbc_suite, python_environment, suites};
@@ -50,6 +51,29 @@ fn run_python_suite(file: &'static str) {
         // For suites that start servers of their own.
         suite.env("SQUADRON", squadron());
         run_suite(suite).await;
+    });
+}
+
+/// The first queries of the differential suite; `integration/clients/differential/main.py` runs thousands.
+#[test]
+#[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
+fn generated_queries_agree_with_duckdb() {
+    let environment = python_environment();
+    bounded(minutes(6), async move {
+        let main = || {
+            let mut main = Command::new(environment.join("bin/python"));
+            main.arg(suites().join("differential/main.py"));
+            main.env("PYTHONDONTWRITEBYTECODE", "1");
+            main
+        };
+        let folder = TempDir::with_prefix("squadron-differential-").unwrap();
+        let mut make = main();
+        make.arg("--make").arg(folder.path());
+        run_suite(make).await;
+        let cluster = two_workers().data(folder.path()).start().await;
+        let mut compare = main();
+        compare.arg(cluster.url()).arg(folder.path()).args(["--queries", "170"]);
+        run_suite(compare).await;
     });
 }
 

@@ -20,6 +20,7 @@ mod disk;
 mod drivers;
 mod endpoints;
 mod faults;
+mod files;
 mod fuzz;
 mod limits;
 mod load;

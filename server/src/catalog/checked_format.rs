@@ -28,6 +28,7 @@ use datafusion::physical_expr::{LexOrdering, LexRequirement};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::FutureExt;
 use squadron_proto::Failure;
+use squadron_shuffle::fragment::json_array::scan_of_arrays;
 use squadron_shuffle::{arrow_files, failure};
 
 use super::csv::CsvFiles;
@@ -240,7 +241,14 @@ impl FileFormat for CheckedFormat {
     async fn create_physical_plan(&self, state: &dyn Session, scan: FileScanConfig) -> Result<Arc<dyn ExecutionPlan>> {
         match self.inner.downcast_ref::<CsvFormat>() {
             Some(format) => self.csv.scan(format, state, scan).await,
-            None => self.inner.create_physical_plan(state, scan).await,
+            None => {
+                let plan = self.inner.create_physical_plan(state, scan).await?;
+                let json = self.inner.downcast_ref::<JsonFormat>();
+                Ok(match json.is_some_and(|json| !json.is_newline_delimited()) {
+                    true => scan_of_arrays(plan),
+                    false => plan,
+                })
+            }
         }
     }
 

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Column, Constraints};
+use datafusion::common::{Column, Constraints, Statistics};
 use datafusion::datasource::listing::{ListingTable, ListingTableConfig};
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::error::Result;
 use datafusion::functions::core::expr_fn::nullif;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType, cast, lit};
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType, cast, lit,
+};
 use datafusion::physical_plan::ExecutionPlan;
 use squadron_shuffle::NULL_FOLDER;
 
@@ -33,7 +35,8 @@ impl PartitionedTable {
     /// When the columns are not those of the table.
     pub(super) fn new(files: &ListingTable, types: &[(String, DataType)]) -> Result<Self> {
         let files = Arc::new(with_texts(files)?);
-        let scan = LogicalPlanBuilder::scan("files", provider_as_source(Arc::clone(&files) as _), None)?;
+        let folders = Arc::new(Folders(Arc::clone(&files)));
+        let scan = LogicalPlanBuilder::scan("files", provider_as_source(folders as _), None)?;
         let columns = files.schema();
         let columns = columns.fields().iter().map(|field| {
             let column = Expr::Column(Column::new_unqualified(field.name()));
@@ -52,10 +55,50 @@ impl PartitionedTable {
 
 /// The files behind a table, if it is one of files.
 pub fn files_of(table: &dyn TableProvider) -> Option<&ListingTable> {
-    let partitioned = table.downcast_ref::<PartitionedTable>();
-    partitioned
-        .map(|table| table.files.as_ref())
-        .or_else(|| table.downcast_ref())
+    let partitioned = table
+        .downcast_ref::<PartitionedTable>()
+        .map(|table| table.files.as_ref());
+    let folders = || table.downcast_ref::<Folders>().map(|table| table.0.as_ref());
+    partitioned.or_else(folders).or_else(|| table.downcast_ref())
+}
+
+/// The files with the names of their folders as texts. A folder for which a condition is NULL is not left out, so the
+/// conditions are checked again for each row.
+#[derive(Debug)]
+struct Folders(Arc<ListingTable>);
+
+#[async_trait]
+impl TableProvider for Folders {
+    fn schema(&self) -> SchemaRef {
+        self.0.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        self.0.table_type()
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let supported = self.0.supports_filters_pushdown(filters)?.into_iter();
+        let supported = supported.map(|support| match support {
+            TableProviderFilterPushDown::Exact => TableProviderFilterPushDown::Inexact,
+            other => other,
+        });
+        Ok(supported.collect())
+    }
+
+    fn statistics(&self) -> Option<Statistics> {
+        self.0.statistics()
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.0.scan(state, projection, filters, limit).await
+    }
 }
 
 /// The same files, with the names of folders as texts.

@@ -105,9 +105,8 @@ fn refuse_too_many(rows: usize) -> Result<(), Failure> {
     ))
 }
 
-/// The values in the types of the parameters, where they are the same values there: `int_column = ?` finds what
-/// `int_column = 1.9` finds, and not what 1 finds. Others keep their own type, as a literal has one; dictionaries are
-/// unpacked, views made plain. Text is read as what the statement needs, like a text in quotes.
+/// The values in their own types, as literals have them: `int_column = ?` finds what `int_column = 1.9` finds, and not what
+/// 1 finds. Dictionaries are unpacked, views made plain. Text is read as what the statement needs, like a text in quotes.
 fn conformed(planned: &PlannedStatement, values: &RecordBatch) -> Result<RecordBatch, Failure> {
     let mut fields = Vec::new();
     let mut columns = Vec::new();
@@ -144,29 +143,12 @@ fn strictly_cast(column: &ArrayRef, data_type: &DataType) -> Result<ArrayRef, Ar
 fn fitting_type(values: &ArrayRef, wanted: &DataType) -> DataType {
     let own = values.data_type();
     let is_read = own.is_null() || own.is_string() || own.is_nested();
-    if is_read || (is_same_kind(own, wanted) && fits(values, wanted)) {
-        return wanted.clone();
+    // LIMIT takes this type alone, and no operator tells it from a narrower one.
+    let is_narrow = *wanted == DataType::Int64 && own.is_integer() && *own != DataType::UInt64;
+    match is_read || is_narrow {
+        true => wanted.clone(),
+        false => own.clone(),
     }
-    own.clone()
-}
-
-fn is_same_kind(own: &DataType, wanted: &DataType) -> bool {
-    match (own, wanted) {
-        (DataType::Timestamp(_, own), DataType::Timestamp(_, wanted)) => own.is_some() == wanted.is_some(),
-        (DataType::Timestamp(_, None), DataType::Date32 | DataType::Date64) => true,
-        (DataType::Date32 | DataType::Date64, DataType::Timestamp(_, None)) => true,
-        _ if own.is_numeric() => wanted.is_numeric(),
-        _ => {
-            std::mem::discriminant(own) == std::mem::discriminant(wanted) || (own.is_temporal() && wanted.is_temporal())
-        }
-    }
-}
-
-/// Whether every value is the same in the other type.
-fn fits(values: &ArrayRef, wanted: &DataType) -> bool {
-    let there = strictly_cast(values, wanted);
-    let back = there.and_then(|there| strictly_cast(&there, values.data_type()));
-    back.is_ok_and(|back| &back == values)
 }
 
 /// The plan with the values of one row.

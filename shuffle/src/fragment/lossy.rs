@@ -13,6 +13,7 @@ use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::memory::LazyMemoryExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec, WindowExpr};
 
+use super::json_array::JsonArraySource;
 use crate::WriteFilesExec;
 
 /// Rows inside a plan, such as bound parameters, are sent up to this many bytes.
@@ -89,7 +90,11 @@ fn scan_reason(scan: &FileScanConfig) -> Option<&'static str> {
     if is_arrow_stream(scan) {
         return Some("an Arrow IPC stream");
     }
-    scan.file_source().downcast_ref::<CsvSource>().and_then(csv_reason)
+    let source = scan.file_source();
+    if source.is::<JsonArraySource>() {
+        return Some("a JSON array");
+    }
+    source.downcast_ref::<CsvSource>().and_then(csv_reason)
 }
 
 fn csv_reason(csv: &CsvSource) -> Option<&'static str> {

@@ -8,6 +8,7 @@
 //! ```
 
 pub mod determinism;
+pub mod json_array;
 pub mod lossy;
 pub mod partition_safety;
 pub mod slice;

@@ -3,7 +3,7 @@
 
 use tonic::Code;
 
-use super::{Tables, Trap, check_traps, error, exactly, start};
+use super::{Tables, check_traps, error, exactly, start};
 use crate::support::{Mismatches, bounded, minutes};
 
 #[test]
