@@ -27,11 +27,11 @@ use datafusion::object_store::{ObjectMeta, ObjectStore};
 use datafusion::physical_expr::{LexOrdering, LexRequirement};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::FutureExt;
-use squadron_proto::Failure;
+use squadron_shuffle::arrow_files;
 use squadron_shuffle::fragment::json_array::scan_of_arrays;
-use squadron_shuffle::{arrow_files, failure};
 
 use super::csv::CsvFiles;
+use super::file_errors::checked;
 use super::parquet_statistics;
 
 /// The extensions under which DataFusion keeps its formats.
@@ -130,21 +130,6 @@ fn json_with(format: &JsonFormat, records: usize) -> JsonFormat {
     JsonFormat::default()
         .with_options(format.options().clone())
         .with_schema_infer_max_rec(records)
-}
-
-/// The outcome of `work`, which reads `object`; its errors and panics name the file.
-pub(super) async fn checked<T>(object: &ObjectMeta, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let failure = match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(Ok(read)) => return Ok(read),
-        Ok(Err(error)) => failure::of(&error),
-        Err(panic) => failure::of_broken_file(panic.as_ref()),
-    };
-    let file = object.location.as_ref();
-    let message = match failure.message.contains(file) {
-        true => failure.message,
-        false => format!("the file {file} cannot be read: {}", failure.message),
-    };
-    Err(failure::into_datafusion(Failure::new(failure.kind, message)))
 }
 
 #[async_trait]

@@ -33,7 +33,7 @@ use datafusion::physical_plan::union::UnionExec;
 use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt};
 
-use super::checked_format::checked;
+use super::file_errors::checked;
 
 /// How much of a file is read for its columns, at first and at most.
 const SAMPLE_BYTES: usize = 1024 * 1024;

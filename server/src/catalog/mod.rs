@@ -15,6 +15,7 @@ mod csv;
 mod ddl;
 mod dialect;
 mod external;
+mod file_errors;
 mod format;
 mod found;
 mod layout;

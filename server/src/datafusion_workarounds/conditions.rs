@@ -6,14 +6,15 @@
 //! | two lists of one nullable `x` | true or false where `x` is NULL (#24246) | the second `x` is hidden |
 //! | `x ^ x` | 0, also for NULL (#24246) | one `x` is hidden |
 //! | `x ~ '.*'` | `x IS NOT NULL`, which is false, not NULL (#24379) | another pattern of the same meaning |
+//! | `a = b` beside a join with `c IS NOT DISTINCT FROM d` | NULL equals NULL in both | the second is hidden |
 //! | `array_agg(x ORDER BY t, t)`, `DISTINCT ON` with a key twice | a panic | the key once |
 //! | a condition without columns above an aggregate | moved below it (#25415), which has a row without input | holds on to a column |
 //! | `random() BETWEEN 0 AND 1`, `coalesce(random(), 0)` | evaluated twice (#25457, #25477) | refused |
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{Column, Result, ScalarValue, not_impl_err};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, JoinType, Result, ScalarValue, not_impl_err};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{Between, InList, ScalarFunction, Sort as SortKey};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -36,6 +37,11 @@ impl Default for KeepConditions {
 
 impl AnalyzerRule for KeepConditions {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let mut inner_joins = 0;
+        plan.apply_with_subqueries(|node| {
+            inner_joins += usize::from(matches!(node, LogicalPlan::Join(join) if join.join_type == JoinType::Inner));
+            Ok(TreeNodeRecursion::Continue)
+        })?;
         plan.transform_down_with_subqueries(|node| {
             let names = NamePreserver::new(&node);
             let node = node.map_expressions(|expression| {
@@ -44,6 +50,7 @@ impl AnalyzerRule for KeepConditions {
                 Ok(kept.update_data(|expression| name.restore(expression)))
             })?;
             let node = node.transform_data(|node| Ok(distinct_on(node)))?;
+            let node = node.transform_data(|node| Ok(self.keep_kinds_of_equality(node, inner_joins)))?;
             node.transform_data(|node| self.keep_above_aggregates(node))
         })
         .data()
@@ -126,6 +133,32 @@ impl KeepConditions {
             }
             other => (other, false),
         }
+    }
+
+    /// Hides IS NOT DISTINCT FROM of an inner join that is part of a chain: DataFusion plans such a chain anew, and makes
+    /// every `=` in it an equality of NULLs too.
+    fn keep_kinds_of_equality(&self, node: LogicalPlan, inner_joins: usize) -> Transformed<LogicalPlan> {
+        let LogicalPlan::Join(mut join) = node else {
+            return Transformed::no(node);
+        };
+        let Some(condition) = join.filter.take() else {
+            return Transformed::no(LogicalPlan::Join(join));
+        };
+        let mut is_new = false;
+        let conditions = split_conjunction_owned(condition);
+        let is_mixed = conditions.len() > 1 || inner_joins > 1;
+        let conditions = conditions.into_iter().map(|condition| match &condition {
+            Expr::BinaryExpr(BinaryExpr {
+                op: Operator::IsNotDistinctFrom,
+                ..
+            }) if is_mixed && join.join_type == JoinType::Inner => {
+                is_new = true;
+                self.held(vec![condition])
+            }
+            _ => condition,
+        });
+        join.filter = conjunction(conditions.collect::<Vec<_>>());
+        Transformed::new_transformed(LogicalPlan::Join(join), is_new)
     }
 
     /// Ties conditions without columns to one, so that they are not moved below an aggregate.

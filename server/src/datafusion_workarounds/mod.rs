@@ -1,4 +1,18 @@
-//! Workarounds for bugs in DataFusion's physical plans, until a release fixes them.
+//! Rules that mend DataFusion 55.2's plans, until a release makes them unnecessary.
+//!
+//! | rule | on | what it mends |
+//! |---|---|---|
+//! | [`subqueries`] | SQL as it was read | subqueries in any place, with three-valued logic |
+//! | [`set_operations`] | the same | `INTERSECT ALL`, `EXCEPT ALL` |
+//! | [`conditions`] | the same | conditions that the simplifier changes |
+//! | [`dates`] | the same | times of `DATE - INTERVAL '1 hour'` |
+//! | [`balance`] | the same | long chains of AND and OR |
+//! | [`arithmetic`] | plans with types | overflow |
+//! | [`windows`] | the same | frames of narrow keys |
+//! | [`floats`] | the same | -0.0 and NaN as keys |
+//! | [`filter_pushdown`], [`filter_first`] | physical plans | filters that move to other columns, and below what may fail |
+//! | [`nan_pruning`] | the same | row groups with NaN |
+//! | [`SeparateLimitFromSort`], [`OneProbePartition`] | the same | below |
 //!
 //! A nested loop join that runs out of memory reads its build side again for each probe partition, and then each of
 //! them emits unmatched build rows by itself (apache/datafusion#22641, #24675). With one probe partition the result is
@@ -12,6 +26,7 @@
 pub(crate) mod arithmetic;
 pub(crate) mod balance;
 mod conditions;
+mod dates;
 mod filter_first;
 mod filter_pushdown;
 mod floats;
@@ -49,6 +64,7 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules.insert(0, Arc::new(subqueries::RewriteSubqueries::default()));
     rules.insert(1, Arc::new(set_operations::CountEqualRows));
     rules.insert(2, Arc::new(conditions::KeepConditions::default()));
+    rules.insert(3, Arc::new(dates::TimesOfDates));
     // These read the types that DataFusion's rules found.
     rules.push(Arc::new(windows::WidenFrames));
     rules.push(Arc::new(floats::CanonicalFloats::default()));

@@ -64,15 +64,26 @@ impl AnalyzerRule for RewriteSubqueries {
 
 impl RewriteSubqueries {
     fn rewrite(&self, node: LogicalPlan, marks: &mut Marks) -> Result<Transformed<LogicalPlan>> {
+        if let LogicalPlan::Subquery(lateral) = &node
+            && !lateral.outer_ref_columns.is_empty()
+        {
+            refuse_early_work(&lateral.subquery, false)?;
+        }
         if !has_subquery(&node)? {
             return Ok(Transformed::no(node));
         }
         let names = NamePreserver::new(&node);
         let schema = input_schema(&node);
         let is_filter = matches!(node, LogicalPlan::Filter(_));
+        // DataFusion makes filters of the conditions of a join where it can, and has a form for IN there.
+        let is_join = matches!(node, LogicalPlan::Join(_));
         let tie = schema.iter().last().filter(|_| is_filter).map(Column::from);
         let node = node.map_expressions(|expression| {
             let name = names.save(&expression);
+            if is_join {
+                let single = self.scalars(expression)?;
+                return Ok(single.update_data(|expression| name.restore(expression)));
+            }
             let expression = expression.transform_up(one_row)?;
             let expression = expression.transform_data(|expression| match is_filter {
                 true => in_filter(expression, Place::Conjunct, &schema),
@@ -125,6 +136,9 @@ impl RewriteSubqueries {
             return Ok(None);
         }
         let (input, value) = match query {
+            LogicalPlan::Limit(limit) if has_one_row(&limit.input, is_correlated) && takes_first(limit)? => {
+                return Ok(Some(LogicalPlan::clone(&limit.input)));
+            }
             LogicalPlan::Limit(limit) if is_correlated => match first_row(limit)? {
                 Some(first) => first,
                 None => return Ok(None),
@@ -189,6 +203,12 @@ fn existence(part: Expr) -> Result<Transformed<Expr>> {
         return Ok(Transformed::yes(lit(!negated)));
     }
     let is_correlated = !subquery.outer_ref_columns.is_empty();
+    if is_correlated && has_one_row(&subquery.subquery, true) {
+        return not_impl_err!(
+            "EXISTS over an aggregate without GROUP BY and with HAVING is not supported where it is correlated; compare the \
+             aggregate: (SELECT count(*) ...) > 1"
+        );
+    }
     let (rows, skipped) = match subquery.subquery.as_ref() {
         LogicalPlan::Limit(limit) if is_correlated => match (limit.get_skip_type()?, limit.get_fetch_type()?) {
             (_, FetchType::Literal(Some(0))) => return Ok(Transformed::yes(lit(negated))),
@@ -263,6 +283,12 @@ fn refuse_early_work(query: &LogicalPlan, is_existence: bool) -> Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Whether LIMIT leaves the first row.
+fn takes_first(limit: &Limit) -> Result<bool> {
+    let fetches = matches!(limit.get_fetch_type()?, FetchType::Literal(None | Some(1..)));
+    Ok(fetches && matches!(limit.get_skip_type()?, SkipType::Literal(0)))
 }
 
 /// The value of the row that `LIMIT 1` leaves, as an aggregate of the rows that are sorted for it.

@@ -132,7 +132,8 @@ fn wide_type(key: &DataType) -> Result<Option<DataType>> {
 /// `lead(x, 2) IGNORE NULLS` misses rows behind a gap (apache/datafusion#25471).
 fn refuse_far_lead(function: &WindowFunction) -> Result<()> {
     let ignores_nulls = function.params.null_treatment == Some(NullTreatment::IgnoreNulls);
-    let is_far = function.params.args.len() > 1;
+    let is_one = |offset: &Expr| matches!(offset, Expr::Literal(value, _) if value.to_string() == "1");
+    let is_far = function.params.args.get(1).is_some_and(|offset| !is_one(offset));
     if ignores_nulls && is_far && function.fun.name() == "lead" {
         return not_impl_err!(
             "lead with an offset and IGNORE NULLS is not supported; nth_value(x, n) IGNORE NULLS OVER (... ROWS BETWEEN 1 FOLLOWING \

@@ -213,6 +213,22 @@ fn subqueries_and_joins_follow_the_standard() {
             &[["10"]],
         ),
         exactly(
+            "NULLs of one join equal, those of the next do not",
+            "SELECT count(*) FROM dims t1 JOIN dims t3 ON t1.k = t3.k JOIN one t9 ON t1.k IS NOT DISTINCT FROM t3.k",
+            &[["98"]],
+        ),
+        exactly(
+            "a count with LIMIT",
+            &two("SELECT id, (SELECT count(*) FROM i WHERE i.gg = o.id + 7 LIMIT 1) FROM o ORDER BY id"),
+            &[["0", "0"], ["1", "0"]],
+        ),
+        error(
+            "EXISTS over an aggregate with HAVING",
+            &two("SELECT id FROM o WHERE EXISTS (SELECT count(*) FROM i WHERE i.gg = o.id HAVING count(*) = 0)"),
+            Code::Unimplemented,
+            "compare the aggregate",
+        ),
+        exactly(
             "a filter on the side that is filled up",
             "SELECT count(*) FROM (SELECT * FROM facts WHERE id > 11990) a RIGHT JOIN facts b ON a.id = b.id \
              WHERE a.id IS NULL",
@@ -310,6 +326,23 @@ fn valid_syntax_runs_and_the_rest_names_another_way() {
             "SELECT count(DISTINCT g, id % 2) FROM facts",
             &[["26"]],
         ),
+        exactly(
+            "texts of a length",
+            "SELECT max(CAST(s AS VARCHAR(2))), max('abc'::VARCHAR(2)) FROM facts WHERE s = 'alpha'",
+            &[["al", "ab"]],
+        ),
+        exactly(
+            "hours of dates",
+            "SELECT min(day - INTERVAL '1 hour') = min(CAST(day AS TIMESTAMP)) - INTERVAL '1 hour', \
+             arrow_typeof(max(day - INTERVAL '1' DAY)) FROM facts",
+            &[["true", "Date32"]],
+        ),
+        exactly(
+            "formats of PostgreSQL, and times without seconds",
+            "SELECT max(to_char(t, 'YYYY-MM-DD HH24:MI')) FROM facts WHERE t < TIMESTAMP '2023-11-15 00:00'",
+            &[["2023-11-14 23:13"]],
+        ),
+        refused("SELECT to_char(t, 'Q') FROM facts", "strftime"),
         exactly("underscores", "SELECT count(*) FROM facts WHERE id < 1_0", &[["10"]]),
         exactly(
             "SEMI JOIN",

@@ -11,12 +11,14 @@
 //! | `x SIMILAR TO 'a%'` | [`similar_to`] |
 //! | `a FULL JOIN b USING (k)` | [`using`] |
 //! | `OVER (w ORDER BY x)` | [`windows`] |
+//! | `x::VARCHAR(2)`, `to_char(t, 'YYYY')` | [`values`] |
 //! | columns without a name, and names that come twice | [`names`] |
 
 mod names;
 mod similar_to;
 pub(super) mod text;
 mod using;
+mod values;
 mod windows;
 
 use std::ops::ControlFlow;
@@ -148,6 +150,7 @@ impl VisitorMut for Rewrite {
             };
             *expression = comparison;
         }
+        values::rewrite_value(expression)?;
         if let Some(distinct) = distinct_from(expression) {
             *expression = distinct;
         }
