@@ -53,7 +53,7 @@ use tokio::task::JoinSet;
 use crate::auth::Principal;
 use crate::config::{self, DataSource, ServeArgs};
 use crate::datafusion_workarounds::arithmetic::CheckArithmetic;
-use crate::datafusion_workarounds::{self, balance};
+use crate::datafusion_workarounds::{self, balance, never};
 use crate::plan_limits::concat::BoundConcatenation;
 use crate::plan_limits::rules;
 use crate::plan_limits::typed_chains::TypeChains;
@@ -308,7 +308,7 @@ fn prepare_state(
         .with_default_features()
         .with_analyzer_rules(rules::with_analyzer_checkpoints(analyzer_rules))
         .with_optimizer_rules(rules::with_optimizer_checkpoints(balance::balanced(
-            Optimizer::new().rules,
+            never::with_empty_filters(Optimizer::new().rules),
         )))
         .with_physical_optimizer_rules(rules::with_physical_checkpoints(
             datafusion_workarounds::physical_rules(),

@@ -2,17 +2,19 @@
 //!
 //! | rule | on | what it mends |
 //! |---|---|---|
-//! | [`subqueries`] | SQL as it was read | subqueries in any place, with three-valued logic |
-//! | [`set_operations`] | the same | `INTERSECT ALL`, `EXCEPT ALL` |
-//! | [`conditions`] | the same | conditions that the simplifier changes |
-//! | [`dates`] | the same | times of `DATE - INTERVAL '1 hour'` |
-//! | [`balance`] | the same | long chains of AND and OR |
-//! | [`arithmetic`] | plans with types | overflow |
-//! | [`windows`] | the same | frames of narrow keys |
-//! | [`floats`] | the same | -0.0 and NaN as keys |
-//! | [`filter_pushdown`], [`filter_first`] | physical plans | filters that move to other columns, and below what may fail |
-//! | [`nan_pruning`] | the same | row groups with NaN |
-//! | [`SeparateLimitFromSort`], [`OneProbePartition`] | the same | below |
+//! | `subqueries` | SQL as it was read | subqueries in any place, with three-valued logic |
+//! | `set_operations` | the same | `INTERSECT ALL`, `EXCEPT ALL` |
+//! | `conditions` | the same | conditions that the simplifier changes |
+//! | `dates` | the same | times of `DATE - INTERVAL '1 hour'` |
+//! | `balance` | the same | long chains of AND and OR |
+//! | `arithmetic` | plans with types | overflow |
+//! | `windows` | the same | frames of narrow keys |
+//! | `floats` | the same | -0.0 and NaN as keys |
+//! | `narrow_casts` | the same | casts that are taken off |
+//! | `never` | plans that are optimized | conditions that are constantly NULL |
+//! | `filter_pushdown`, `filter_first` | physical plans | filters that move to other columns, and below what may fail |
+//! | `nan_pruning` | the same | row groups with NaN |
+//! | `SeparateLimitFromSort`, `OneProbePartition` | the same | below |
 //!
 //! A nested loop join that runs out of memory reads its build side again for each probe partition, and then each of
 //! them emits unmatched build rows by itself (apache/datafusion#22641, #24675). With one probe partition the result is
@@ -31,6 +33,8 @@ mod filter_first;
 mod filter_pushdown;
 mod floats;
 mod nan_pruning;
+mod narrow_casts;
+pub(crate) mod never;
 mod set_operations;
 mod subqueries;
 mod windows;
@@ -68,6 +72,7 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     // These read the types that DataFusion's rules found.
     rules.push(Arc::new(windows::WidenFrames));
     rules.push(Arc::new(floats::CanonicalFloats::default()));
+    rules.push(Arc::new(narrow_casts::KeepNarrowCasts::default()));
     rules
 }
 

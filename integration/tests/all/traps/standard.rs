@@ -162,6 +162,21 @@ fn conditions_have_three_values() {
             &[["9"]],
         ),
         exactly(
+            "a cast that rounds is compared as it is",
+            "SELECT count(*) FROM facts WHERE CAST(CAST(id AS DECIMAL(12, 2)) / 100 AS DECIMAL(12, 0)) = 7",
+            &[["100"]],
+        ),
+        exactly(
+            "a cast that fails gives NULL",
+            "SELECT count(*) FROM facts WHERE TRY_CAST(id AS TINYINT) < 1000",
+            &[["128"]],
+        ),
+        exactly(
+            "a constant NULL above an aggregate of all rows",
+            "SELECT n FROM (SELECT count(*) AS n FROM facts) v WHERE n < 99999 AND NOT (n NOT IN (CAST(NULL AS BIGINT)))",
+            &[] as &[[&str; 1]],
+        ),
+        exactly(
             "HAVING without a column",
             "SELECT count(*) FROM facts HAVING (SELECT max(id) FROM facts) > 99999",
             &[] as &[[&str; 1]],
