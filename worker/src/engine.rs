@@ -101,7 +101,7 @@ impl Engine {
     /// Outside a tokio runtime: the caller's drives the connections to other processes.
     pub fn new(options: &WorkerOptions, key: ClusterKey, server_address: Option<String>) -> Result<Arc<Self>, Failure> {
         let spill_dir = options.spill_dir.clone();
-        let spill_dir = spill_dir.unwrap_or_else(|| std::env::temp_dir().join("squadron"));
+        let spill_dir = spill_dir.unwrap_or_else(default_spill_dir);
         let pool = memory::process_pool(options.memory_bytes);
         let store = Store::new(
             Arc::clone(&pool) as _,
@@ -212,6 +212,16 @@ impl Engine {
         };
         running_context(config, runtime)
     }
+}
+
+/// A folder of this user's own in the system's temporary folder, which on Linux all users share.
+fn default_spill_dir() -> PathBuf {
+    #[cfg(target_os = "linux")]
+    if let Ok(process) = std::fs::metadata("/proc/self") {
+        let user = std::os::linux::fs::MetadataExt::st_uid(&process);
+        return std::env::temp_dir().join(format!("squadron-{user}"));
+    }
+    std::env::temp_dir().join("squadron")
 }
 
 /// How many spill files one merge reads at a time. A merge takes what it can get, and what is above it needs some, too.

@@ -254,7 +254,7 @@ pub struct WorkArgs {
     /// container's, divided by embedded workers].
     #[arg(long, value_name = "SIZE", value_parser = values::parse_memory)]
     pub memory: Option<u64>,
-    /// Where rows go that do not fit into memory [default: the system's temporary folder].
+    /// Where rows go that do not fit into memory [default: the user's folder in the system's temporary folder].
     #[arg(long, value_name = "DIR")]
     pub spill_dir: Option<PathBuf>,
     /// How many bytes may lie in --spill-dir at once; more fails the query that asks for them.

@@ -104,7 +104,7 @@ fn is_narrower(from: &DataType, to: &DataType) -> bool {
             to_whole < whole || to_fraction < fraction || (is_signed && !to_is_signed)
         }
         // A float has values that no other number has.
-        (None, _) => !to.is_floating() || to.size() < from.size(),
+        (None, _) => !to.is_floating() || to.primitive_width() < from.primitive_width(),
         (Some(_), None) => false,
     }
 }
