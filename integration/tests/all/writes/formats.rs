@@ -147,8 +147,13 @@ fn partitions_become_hive_folders() {
             .await;
             mismatches.note(format, outcome);
             let null = format!("INSERT INTO parts_{extension} SELECT 1, 'a', NULL, 'b'");
-            let status = client.update(&null).await.expect_err("null is no folder");
-            assert!(status.message().contains("null"), "{status}");
+            assert_eq!(update(&client, &null).await, 1);
+            assert!(target.join("n_regionkey=__HIVE_DEFAULT_PARTITION__").is_dir());
+            let nulls = format!("SELECT count(*) FROM parts_{extension} WHERE n_regionkey IS NULL AND odd = 'b'");
+            assert_eq!(number(&client, &nulls).await, 1);
+            let text = format!("INSERT INTO parts_{extension} SELECT 1, 'a', 3, '__HIVE_DEFAULT_PARTITION__'");
+            let status = client.update(&text).await.expect_err("it would be read as NULL");
+            assert!(status.message().contains("the folder of NULL"), "{status}");
         }
         mismatches.assert_none();
     });
