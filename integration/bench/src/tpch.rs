@@ -2,13 +2,15 @@
 
 pub(super) mod figures;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int64Type, Schema};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use squadron_integration::client::Rows;
 use squadron_integration::compare::compare;
 use squadron_integration::tpch;
 
@@ -154,7 +156,8 @@ impl Harness<'_> {
         let began = Instant::now();
         let rows = connection::query(&mut self.connection, sql).await?;
         let timing = Timing::new(began.elapsed().as_secs_f64(), cpu_before, self.system.cpu_seconds());
-        let difference = compare(&expected.rows, &rows, &expected.order).err();
+        let expected_rows = named_like(&expected.rows, &rows.0)?;
+        let difference = compare(&expected_rows, &rows, &expected.order).err();
         Ok((timing, difference.map(|difference| difference.to_string())))
     }
 
@@ -179,4 +182,24 @@ impl Harness<'_> {
         self.progress
             .suspend(|| eprintln!("q{query:02} failed: {error}\n{}", self.system.last_log_lines()));
     }
+}
+
+/// The rows under the names of `like`: DataFusion names columns without an alias by itself, Squadron as they are written.
+fn named_like(rows: &Rows, like: &Schema) -> Result<Rows> {
+    let renamed = |schema: &Schema| {
+        let names = like.fields().iter().map(|field| field.name().clone());
+        let fields = schema.fields().iter().zip(names);
+        let fields: Vec<_> = fields
+            .map(|(field, name)| field.as_ref().clone().with_name(name))
+            .collect();
+        Arc::new(Schema::new(fields))
+    };
+    if rows.0.fields().len() != like.fields().len() {
+        return Ok(rows.clone());
+    }
+    let batches = rows
+        .1
+        .iter()
+        .map(|batch| RecordBatch::try_new(renamed(&batch.schema()), batch.columns().to_vec()));
+    Ok((renamed(&rows.0), batches.collect::<std::result::Result<_, _>>()?))
 }
