@@ -4,8 +4,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::{FunctionRegistry, SessionState};
@@ -15,7 +14,6 @@ use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, ScalarUDF, lit};
 use datafusion::optimizer::AnalyzerRule;
 use squadron_shuffle::functions::arithmetic::{CALCULATE, NEGATE, checked_name, is_checked, is_negation_checked};
-use squadron_shuffle::functions::hold;
 
 use crate::plan_limits::input_schema::input_schema;
 
@@ -27,7 +25,6 @@ pub(crate) struct CheckArithmetic {
     multiply: Arc<ScalarUDF>,
     calculate: Arc<ScalarUDF>,
     negate: Arc<ScalarUDF>,
-    hold: Arc<ScalarUDF>,
 }
 
 impl CheckArithmetic {
@@ -43,7 +40,6 @@ impl CheckArithmetic {
             multiply: function(Operator::Multiply)?,
             calculate: state.udf(CALCULATE)?,
             negate: state.udf(NEGATE)?,
-            hold: hold(),
         })
     }
 
@@ -58,12 +54,6 @@ impl CheckArithmetic {
                 }
                 _ => Ok(Transformed::no(Expr::Negative(inner))),
             },
-            // A difference of dates, which is what the rule makes of one.
-            Expr::ScalarFunction(call) if call.func == self.hold => Ok(Transformed::new(
-                Expr::ScalarFunction(call),
-                false,
-                TreeNodeRecursion::Jump,
-            )),
             other => Ok(Transformed::no(other)),
         }
     }
@@ -77,27 +67,20 @@ impl CheckArithmetic {
         let mut done = first;
         let mut checked = Vec::new();
         let mut is_new = false;
-        let mut recursion = TreeNodeRecursion::Continue;
         for (op, right) in steps {
             let types = known.zip(right.get_type(schema).ok());
             known = types
                 .as_ref()
                 .and_then(|(left, right)| BinaryTypeCoercer::new(left, &op, right).get_result_type().ok());
-            if types.as_ref().is_some_and(|(left, right)| is_checked(left, right)) {
+            if types.is_some_and(|(left, right)| is_checked(&left, &right)) {
                 checked.push((op, right));
                 is_new = true;
                 continue;
             }
-            let is_days = op == Operator::Minus && types.is_some_and(|(left, right)| is_date(&left) && is_date(&right));
             let left = self.checked(done, std::mem::take(&mut checked));
             done = Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)));
-            if is_days {
-                // The rules for intervals of values take the difference for a duration, and fail where it is compared.
-                done = call(&self.hold, vec![done]);
-                (is_new, recursion) = (true, TreeNodeRecursion::Jump);
-            }
         }
-        Ok(Transformed::new(self.checked(done, checked), is_new, recursion))
+        Ok(Transformed::new_transformed(self.checked(done, checked), is_new))
     }
 
     /// A call that takes `steps` from `first`.
@@ -136,10 +119,6 @@ fn steps_of(expression: Expr) -> (Expr, Vec<(Operator, Expr)>) {
     };
     steps.reverse();
     (first, steps)
-}
-
-fn is_date(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Date32 | DataType::Date64)
 }
 
 fn call(function: &Arc<ScalarUDF>, args: Vec<Expr>) -> Expr {

@@ -10,7 +10,7 @@
 //! | `arithmetic` | plans with types | overflow |
 //! | `windows` | the same | frames of narrow keys |
 //! | `floats` | the same | -0.0 and NaN as keys |
-//! | `narrow_casts` | the same | casts that are taken off |
+//! | `opaque` | the same | casts that are taken off, differences of dates |
 //! | `never` | plans that are optimized | conditions that are constantly NULL |
 //! | `filter_pushdown`, `filter_first` | physical plans | filters that move to other columns, and below what may fail |
 //! | `nan_pruning` | the same | row groups with NaN |
@@ -33,8 +33,8 @@ mod filter_first;
 mod filter_pushdown;
 mod floats;
 mod nan_pruning;
-mod narrow_casts;
 pub(crate) mod never;
+mod opaque;
 mod set_operations;
 mod subqueries;
 mod windows;
@@ -72,7 +72,7 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     // These read the types that DataFusion's rules found.
     rules.push(Arc::new(windows::WidenFrames));
     rules.push(Arc::new(floats::CanonicalFloats::default()));
-    rules.push(Arc::new(narrow_casts::KeepNarrowCasts::default()));
+    rules.push(Arc::new(opaque::HideFromRules::default()));
     rules
 }
 

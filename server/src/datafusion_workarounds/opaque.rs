@@ -1,8 +1,9 @@
-//! Casts that can fail or round are compared as they are.
+//! What DataFusion 55.2's rules would change is hidden from them.
 //!
-//! DataFusion 55.2 takes a cast off a column that is compared with a literal, and looks only whether the literal fits the
-//! column's type: `CAST(1.01 AS DECIMAL(8, 1)) = 1.0` is then false, and `TRY_CAST(big AS INT) > 1` true for a number that
-//! is no INT (apache/datafusion#24702, #14303, #23095).
+//! They take a cast off a column that is compared with a literal, and look only whether the literal fits the column's type:
+//! `CAST(1.01 AS DECIMAL(8, 1)) = 1.0` is then false, and `TRY_CAST(big AS INT) > 1` true for a number that is no INT
+//! (apache/datafusion#24702, #14303, #23095). And they take the difference of two dates, a number of days, for a duration,
+//! and fail where it is compared.
 
 use std::sync::Arc;
 
@@ -12,25 +13,25 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{Cast, InList, ScalarFunction, TryCast};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, ScalarUDF};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, ScalarUDF};
 use datafusion::optimizer::AnalyzerRule;
 use squadron_shuffle::functions::hold;
 
 use crate::plan_limits::input_schema::input_schema;
 
-/// Hides such casts from the rules that take them off.
+/// Hides such casts and differences.
 #[derive(Debug)]
-pub(crate) struct KeepNarrowCasts {
+pub(crate) struct HideFromRules {
     hold: Arc<ScalarUDF>,
 }
 
-impl Default for KeepNarrowCasts {
+impl Default for HideFromRules {
     fn default() -> Self {
         Self { hold: hold() }
     }
 }
 
-impl AnalyzerRule for KeepNarrowCasts {
+impl AnalyzerRule for HideFromRules {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_down_with_subqueries(|node| {
             let names = NamePreserver::new(&node);
@@ -45,11 +46,11 @@ impl AnalyzerRule for KeepNarrowCasts {
     }
 
     fn name(&self) -> &'static str {
-        "keep_narrow_casts"
+        "hide_from_rules"
     }
 }
 
-impl KeepNarrowCasts {
+impl HideFromRules {
     fn keep(&self, part: Expr, schema: &DFSchema) -> Transformed<Expr> {
         match part {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
@@ -59,6 +60,11 @@ impl KeepNarrowCasts {
                 let comparison = BinaryExpr::new(Box::new(left.data), op, Box::new(right.data));
                 Transformed::new_transformed(Expr::BinaryExpr(comparison), is_new)
             }
+            Expr::BinaryExpr(BinaryExpr {
+                ref left,
+                op: Operator::Minus,
+                ref right,
+            }) if is_date(left, schema) && is_date(right, schema) => Transformed::yes(self.held(part)),
             Expr::InList(list) => {
                 let operand = self.hidden(*list.expr, schema);
                 let expr = Box::new(operand.data);
@@ -66,6 +72,10 @@ impl KeepNarrowCasts {
             }
             other => Transformed::no(other),
         }
+    }
+
+    fn held(&self, expression: Expr) -> Expr {
+        Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&self.hold), vec![expression]))
     }
 
     /// The side of a comparison with its narrow cast hidden, also one below casts that are safe.
@@ -77,8 +87,7 @@ impl KeepNarrowCasts {
             _ => return Transformed::no(side),
         };
         if from.is_ok_and(|from| is_narrower(&from, to)) {
-            let call = ScalarFunction::new_udf(Arc::clone(&self.hold), vec![side]);
-            return Transformed::yes(Expr::ScalarFunction(call));
+            return Transformed::yes(self.held(side));
         }
         match side {
             Expr::Cast(Cast { expr, field }) => self.hidden(*expr, schema).update_data(|expr| {
@@ -92,6 +101,11 @@ impl KeepNarrowCasts {
             other => Transformed::no(other),
         }
     }
+}
+
+fn is_date(expression: &Expr, schema: &DFSchema) -> bool {
+    let data_type = expression.get_type(schema);
+    data_type.is_ok_and(|data_type| matches!(data_type, DataType::Date32 | DataType::Date64))
 }
 
 /// Whether a value of one numeric type may be no value of the other.
