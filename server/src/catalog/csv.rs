@@ -131,7 +131,7 @@ impl CsvFiles {
         let store = state.runtime_env().object_store(&scan.object_store_url)?;
         let is_local = scan.object_store_url.as_str().starts_with("file:");
         let format = match self.have_quoted_breaks(format, state, &store, &scan, is_local).await? {
-            true => &format.clone_with_breaks(),
+            true => &with_breaks(format),
             false => format,
         };
         if !has_header(format, state) {
@@ -279,17 +279,11 @@ impl CsvFiles {
     }
 }
 
-trait WithBreaks {
-    /// The format of files whose values may hold line breaks.
-    fn clone_with_breaks(&self) -> Self;
-}
-
-impl WithBreaks for CsvFormat {
-    fn clone_with_breaks(&self) -> Self {
-        Self::default()
-            .with_options(self.options().clone())
-            .with_newlines_in_values(true)
-    }
+/// The format of files whose values may hold line breaks.
+fn with_breaks(format: &CsvFormat) -> CsvFormat {
+    CsvFormat::default()
+        .with_options(format.options().clone())
+        .with_newlines_in_values(true)
 }
 
 fn has_header(format: &CsvFormat, state: &dyn Session) -> bool {

@@ -4,18 +4,17 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, ScalarUDF, lit};
 use datafusion::optimizer::AnalyzerRule;
 use squadron_shuffle::functions::arithmetic::{CALCULATE, NEGATE, checked_name, is_checked, is_negation_checked};
 
-use crate::plan_limits::input_schema::input_schema;
+use crate::plan_limits::expressions::rewrite_plan;
 
 /// Replaces the operators of a plan.
 #[derive(Debug)]
@@ -127,16 +126,9 @@ fn call(function: &Arc<ScalarUDF>, args: Vec<Expr>) -> Expr {
 
 impl AnalyzerRule for CheckArithmetic {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_down_with_subqueries(|node| {
-            let names = NamePreserver::new(&node);
-            let schema = input_schema(&node);
-            node.map_expressions(|expression| {
-                let name = names.save(&expression);
-                let replaced = expression.transform_down(|expression| self.replace(expression, &schema))?;
-                Ok(replaced.update_data(|expression| name.restore(expression)))
-            })
+        rewrite_plan(plan, |expression, schema| {
+            expression.transform_down(|part| self.replace(part, schema))
         })
-        .data()
     }
 
     fn name(&self) -> &'static str {

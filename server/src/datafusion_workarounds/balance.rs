@@ -9,9 +9,10 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
+
+use crate::plan_limits::expressions::rewrite_named;
 
 /// Shorter chains stay as they are.
 const MIN_CONDITIONS: usize = 16;
@@ -59,12 +60,7 @@ pub(crate) fn balanced(rules: Vec<Arc<dyn OptimizerRule + Send + Sync>>) -> Vec<
 
 fn balance_plan(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     plan.transform_down_with_subqueries(|node| {
-        let names = NamePreserver::new(&node);
-        node.map_expressions(|expression| {
-            let name = names.save(&expression);
-            let balanced = expression.transform_down(|expression| Ok(balance(expression)))?;
-            Ok(balanced.update_data(|expression| name.restore(expression)))
-        })
+        rewrite_named(node, |expression| expression.transform_down(|part| Ok(balance(part))))
     })
 }
 

@@ -16,24 +16,17 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType, Result, ScalarValue, not_impl_err};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr::{Between, InList, ScalarFunction, Sort as SortKey};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::expr::{Between, InList, Sort as SortKey};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, Filter, LogicalPlan, Operator, ScalarUDF, lit};
+use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, Filter, LogicalPlan, Operator, lit};
 use datafusion::optimizer::AnalyzerRule;
-use squadron_shuffle::functions::hold;
+use squadron_shuffle::functions::held;
+
+use crate::plan_limits::expressions::rewrite_named;
 
 /// Rewrites the conditions of a plan.
 #[derive(Debug)]
-pub(crate) struct KeepConditions {
-    hold: Arc<ScalarUDF>,
-}
-
-impl Default for KeepConditions {
-    fn default() -> Self {
-        Self { hold: hold() }
-    }
-}
+pub(crate) struct KeepConditions;
 
 impl AnalyzerRule for KeepConditions {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
@@ -43,15 +36,10 @@ impl AnalyzerRule for KeepConditions {
             Ok(TreeNodeRecursion::Continue)
         })?;
         plan.transform_down_with_subqueries(|node| {
-            let names = NamePreserver::new(&node);
-            let node = node.map_expressions(|expression| {
-                let name = names.save(&expression);
-                let kept = expression.transform_up(|part| self.keep(part))?;
-                Ok(kept.update_data(|expression| name.restore(expression)))
-            })?;
+            let node = rewrite_named(node, |expression| expression.transform_up(keep))?;
             let node = node.transform_data(|node| Ok(distinct_on(node)))?;
-            let node = node.transform_data(|node| Ok(self.keep_kinds_of_equality(node, inner_joins)))?;
-            node.transform_data(|node| self.keep_above_aggregates(node))
+            let node = node.transform_data(|node| Ok(keep_kinds_of_equality(node, inner_joins)))?;
+            node.transform_data(keep_above_aggregates)
         })
         .data()
     }
@@ -61,131 +49,125 @@ impl AnalyzerRule for KeepConditions {
     }
 }
 
-impl KeepConditions {
-    fn keep(&self, part: Expr) -> Result<Transformed<Expr>> {
-        match part {
-            Expr::InList(list) => {
-                refuse_volatile(&list.expr, "IN")?;
-                Ok(without_null(list))
-            }
-            Expr::Between(Between { ref expr, .. }) => {
-                refuse_volatile(expr, "BETWEEN")?;
-                Ok(Transformed::no(part))
-            }
-            Expr::ScalarFunction(ref call) if call.name() == "coalesce" => {
-                let all_but_last = call.args.split_last().map_or(&[][..], |(_, others)| others);
-                for value in all_but_last {
-                    refuse_volatile(value, "coalesce")?;
-                }
-                Ok(Transformed::no(part))
-            }
-            Expr::AggregateFunction(mut aggregate) => {
-                let is_new = keep_first(&mut aggregate.params.order_by);
-                Ok(Transformed::new_transformed(Expr::AggregateFunction(aggregate), is_new))
-            }
-            Expr::BinaryExpr(binary) => Ok(self.keep_binary(binary)),
-            other => Ok(Transformed::no(other)),
+fn keep(part: Expr) -> Result<Transformed<Expr>> {
+    match part {
+        Expr::InList(list) => {
+            refuse_volatile(&list.expr, "IN")?;
+            Ok(without_null(list))
         }
-    }
-
-    fn keep_binary(&self, binary: BinaryExpr) -> Transformed<Expr> {
-        let BinaryExpr { left, op, right } = binary;
-        match op {
-            Operator::And | Operator::Or => {
-                let listed = lists(&left, op);
-                let (right, is_new) = self.hide_lists(*right, op, &listed);
-                let both = Expr::BinaryExpr(BinaryExpr::new(left, op, Box::new(right)));
-                Transformed::new_transformed(both, is_new)
-            }
-            Operator::BitwiseXor if left == right => {
-                let hidden = self.held(vec![*left]);
-                Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(hidden), op, right)))
-            }
-            Operator::RegexMatch | Operator::RegexNotMatch | Operator::RegexIMatch | Operator::RegexNotIMatch => {
-                let is_special = matches!(&*right, Expr::Literal(value, _) if value.try_as_str() == Some(Some(".*")));
-                let pattern = match is_special {
-                    true => Box::new(lit("(?:.*)")),
-                    false => right,
-                };
-                let binary = Expr::BinaryExpr(BinaryExpr::new(left, op, pattern));
-                Transformed::new_transformed(binary, is_special)
-            }
-            _ => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
+        Expr::Between(Between { ref expr, .. }) => {
+            refuse_volatile(expr, "BETWEEN")?;
+            Ok(Transformed::no(part))
         }
-    }
-
-    fn held(&self, args: Vec<Expr>) -> Expr {
-        Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&self.hold), args))
-    }
-
-    /// Hides the operands of lists that `listed` has too from the rules that put two lists together.
-    fn hide_lists(&self, condition: Expr, op: Operator, listed: &[Expr]) -> (Expr, bool) {
-        match condition {
-            Expr::InList(list) if listed.contains(&list.expr) => {
-                let expr = Box::new(self.held(vec![*list.expr]));
-                (Expr::InList(InList { expr, ..list }), true)
+        Expr::ScalarFunction(ref call) if call.name() == "coalesce" => {
+            let all_but_last = call.args.split_last().map_or(&[][..], |(_, others)| others);
+            for value in all_but_last {
+                refuse_volatile(value, "coalesce")?;
             }
-            Expr::BinaryExpr(BinaryExpr { left, op: own, right }) if own == op => {
-                let (left, is_left_new) = self.hide_lists(*left, op, listed);
-                let (right, is_right_new) = self.hide_lists(*right, op, listed);
-                let both = BinaryExpr::new(Box::new(left), own, Box::new(right));
-                (Expr::BinaryExpr(both), is_left_new || is_right_new)
-            }
-            other => (other, false),
+            Ok(Transformed::no(part))
         }
+        Expr::AggregateFunction(mut aggregate) => {
+            let is_new = keep_first(&mut aggregate.params.order_by);
+            Ok(Transformed::new_transformed(Expr::AggregateFunction(aggregate), is_new))
+        }
+        Expr::BinaryExpr(binary) => Ok(keep_binary(binary)),
+        other => Ok(Transformed::no(other)),
     }
+}
 
-    /// Hides IS NOT DISTINCT FROM of an inner join that is part of a chain: DataFusion plans such a chain anew, and makes
-    /// every `=` in it an equality of NULLs too.
-    fn keep_kinds_of_equality(&self, node: LogicalPlan, inner_joins: usize) -> Transformed<LogicalPlan> {
-        let LogicalPlan::Join(mut join) = node else {
-            return Transformed::no(node);
-        };
-        let Some(condition) = join.filter.take() else {
-            return Transformed::no(LogicalPlan::Join(join));
-        };
-        let mut is_new = false;
-        let conditions = split_conjunction_owned(condition);
-        let is_mixed = conditions.len() > 1 || inner_joins > 1;
-        let conditions = conditions.into_iter().map(|condition| match &condition {
-            Expr::BinaryExpr(BinaryExpr {
-                op: Operator::IsNotDistinctFrom,
-                ..
-            }) if is_mixed && join.join_type == JoinType::Inner => {
-                is_new = true;
-                self.held(vec![condition])
-            }
-            _ => condition,
-        });
-        join.filter = conjunction(conditions.collect::<Vec<_>>());
-        Transformed::new_transformed(LogicalPlan::Join(join), is_new)
+fn keep_binary(binary: BinaryExpr) -> Transformed<Expr> {
+    let BinaryExpr { left, op, right } = binary;
+    match op {
+        Operator::And | Operator::Or => {
+            let listed = lists(&left, op);
+            let (right, is_new) = hide_lists(*right, op, &listed);
+            let both = Expr::BinaryExpr(BinaryExpr::new(left, op, Box::new(right)));
+            Transformed::new_transformed(both, is_new)
+        }
+        Operator::BitwiseXor if left == right => {
+            let hidden = held(vec![*left]);
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(hidden), op, right)))
+        }
+        Operator::RegexMatch | Operator::RegexNotMatch | Operator::RegexIMatch | Operator::RegexNotIMatch => {
+            let is_special = matches!(&*right, Expr::Literal(value, _) if value.try_as_str() == Some(Some(".*")));
+            let pattern = match is_special {
+                true => Box::new(lit("(?:.*)")),
+                false => right,
+            };
+            let binary = Expr::BinaryExpr(BinaryExpr::new(left, op, pattern));
+            Transformed::new_transformed(binary, is_special)
+        }
+        _ => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
     }
+}
 
-    /// Ties conditions without columns to one, so that they are not moved below an aggregate.
-    fn keep_above_aggregates(&self, node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Filter(filter) = node else {
-            return Ok(Transformed::no(node));
-        };
-        let is_free = |condition: &Expr| !matches!(condition, Expr::Literal(..)) && !has_columns(condition);
-        let conditions = split_conjunction_owned(filter.predicate.clone());
-        let Some(last) = filter
-            .input
-            .schema()
-            .iter()
-            .last()
-            .filter(|_| conditions.iter().any(is_free))
-        else {
-            return Ok(Transformed::no(LogicalPlan::Filter(filter)));
-        };
-        let column = Expr::Column(Column::from(last));
-        let conditions = conditions.into_iter().map(|condition| match is_free(&condition) {
-            true => self.held(vec![condition, column.clone()]),
-            false => condition,
-        });
-        let predicate = conjunction(conditions).unwrap_or_else(|| lit(true));
-        let filter = Filter::try_new(predicate, Arc::clone(&filter.input))?;
-        Ok(Transformed::yes(LogicalPlan::Filter(filter)))
+/// Hides the operands of lists that `listed` has too from the rules that put two lists together.
+fn hide_lists(condition: Expr, op: Operator, listed: &[Expr]) -> (Expr, bool) {
+    match condition {
+        Expr::InList(list) if listed.contains(&list.expr) => {
+            let expr = Box::new(held(vec![*list.expr]));
+            (Expr::InList(InList { expr, ..list }), true)
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: own, right }) if own == op => {
+            let (left, is_left_new) = hide_lists(*left, op, listed);
+            let (right, is_right_new) = hide_lists(*right, op, listed);
+            let both = BinaryExpr::new(Box::new(left), own, Box::new(right));
+            (Expr::BinaryExpr(both), is_left_new || is_right_new)
+        }
+        other => (other, false),
     }
+}
+
+/// Hides IS NOT DISTINCT FROM of an inner join that is part of a chain: DataFusion plans such a chain anew, and makes
+/// every `=` in it an equality of NULLs too.
+fn keep_kinds_of_equality(node: LogicalPlan, inner_joins: usize) -> Transformed<LogicalPlan> {
+    let LogicalPlan::Join(mut join) = node else {
+        return Transformed::no(node);
+    };
+    let Some(condition) = join.filter.take() else {
+        return Transformed::no(LogicalPlan::Join(join));
+    };
+    let mut is_new = false;
+    let conditions = split_conjunction_owned(condition);
+    let is_mixed = conditions.len() > 1 || inner_joins > 1;
+    let conditions = conditions.into_iter().map(|condition| match &condition {
+        Expr::BinaryExpr(BinaryExpr {
+            op: Operator::IsNotDistinctFrom,
+            ..
+        }) if is_mixed && join.join_type == JoinType::Inner => {
+            is_new = true;
+            held(vec![condition])
+        }
+        _ => condition,
+    });
+    join.filter = conjunction(conditions.collect::<Vec<_>>());
+    Transformed::new_transformed(LogicalPlan::Join(join), is_new)
+}
+
+/// Ties conditions without columns to one, so that they are not moved below an aggregate.
+fn keep_above_aggregates(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Filter(filter) = node else {
+        return Ok(Transformed::no(node));
+    };
+    let is_free = |condition: &Expr| !matches!(condition, Expr::Literal(..)) && !has_columns(condition);
+    let conditions = split_conjunction_owned(filter.predicate.clone());
+    let Some(last) = filter
+        .input
+        .schema()
+        .iter()
+        .last()
+        .filter(|_| conditions.iter().any(is_free))
+    else {
+        return Ok(Transformed::no(LogicalPlan::Filter(filter)));
+    };
+    let column = Expr::Column(Column::from(last));
+    let conditions = conditions.into_iter().map(|condition| match is_free(&condition) {
+        true => held(vec![condition, column.clone()]),
+        false => condition,
+    });
+    let predicate = conjunction(conditions).unwrap_or_else(|| lit(true));
+    let filter = Filter::try_new(predicate, Arc::clone(&filter.input))?;
+    Ok(Transformed::yes(LogicalPlan::Filter(filter)))
 }
 
 fn distinct_on(node: LogicalPlan) -> Transformed<LogicalPlan> {

@@ -8,11 +8,10 @@ use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, cast};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::plan_limits::input_schema::input_schema;
+use crate::plan_limits::expressions::rewrite_node;
 
 /// Makes timestamps of dates that intervals with hours are added to.
 #[derive(Debug)]
@@ -22,12 +21,8 @@ impl AnalyzerRule for TimesOfDates {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let mut changed = false;
         plan.transform_up_with_subqueries(|node| {
-            let names = NamePreserver::new(&node);
-            let schema = input_schema(&node);
-            let node = node.map_expressions(|expression| {
-                let name = names.save(&expression);
-                let timed = expression.transform_up(|part| Ok(with_time(part, &schema)))?;
-                Ok(timed.update_data(|expression| name.restore(expression)))
+            let node = rewrite_node(node, |expression, schema| {
+                expression.transform_up(|part| Ok(with_time(part, schema)))
             })?;
             changed |= node.transformed;
             if !changed {

@@ -7,12 +7,11 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, ScalarUDF};
 use datafusion::optimizer::AnalyzerRule;
 use squadron_shuffle::functions::canonical;
 
-use crate::plan_limits::input_schema::input_schema;
+use crate::plan_limits::expressions::rewrite_node;
 
 /// Makes floats canonical where that matters.
 #[derive(Debug)]
@@ -29,19 +28,15 @@ impl Default for CanonicalFloats {
 impl AnalyzerRule for CanonicalFloats {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_down_with_subqueries(|node| {
-            let names = NamePreserver::new(&node);
-            let schema = input_schema(&node);
             let is_sort = matches!(node, LogicalPlan::Sort(_));
-            node.map_expressions(|expression| {
-                let name = names.save(&expression);
-                let within = expression.transform_up(|part| Ok(self.within(part, &schema)))?;
-                let whole = within.transform_data(|expression| {
+            rewrite_node(node, |expression, schema| {
+                let within = expression.transform_up(|part| Ok(self.within(part, schema)))?;
+                within.transform_data(|expression| {
                     Ok(match is_sort {
-                        true => self.key(expression, &schema),
+                        true => self.key(expression, schema),
                         false => Transformed::no(expression),
                     })
-                })?;
-                Ok(whole.update_data(|expression| name.restore(expression)))
+                })
             })
         })
         .data()

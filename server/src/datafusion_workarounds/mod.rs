@@ -67,12 +67,12 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     // These read what the SQL says, before the types of its parts are known.
     rules.insert(0, Arc::new(subqueries::RewriteSubqueries::default()));
     rules.insert(1, Arc::new(set_operations::CountEqualRows));
-    rules.insert(2, Arc::new(conditions::KeepConditions::default()));
+    rules.insert(2, Arc::new(conditions::KeepConditions));
     rules.insert(3, Arc::new(dates::TimesOfDates));
     // These read the types that DataFusion's rules found.
     rules.push(Arc::new(windows::WidenFrames));
     rules.push(Arc::new(floats::CanonicalFloats::default()));
-    rules.push(Arc::new(opaque::HideFromRules::default()));
+    rules.push(Arc::new(opaque::HideFromRules));
     rules
 }
 

@@ -5,44 +5,26 @@
 //! (apache/datafusion#24702, #14303, #23095). And they take the difference of two dates, a number of days, for a duration,
 //! and fail where it is compared.
 
-use std::sync::Arc;
-
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr::{Cast, InList, ScalarFunction, TryCast};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, ScalarUDF};
+use datafusion::logical_expr::expr::{Cast, InList, TryCast};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
 use datafusion::optimizer::AnalyzerRule;
-use squadron_shuffle::functions::hold;
+use squadron_shuffle::functions::held;
 
-use crate::plan_limits::input_schema::input_schema;
+use crate::plan_limits::expressions::rewrite_plan;
 
 /// Hides such casts and differences.
 #[derive(Debug)]
-pub(crate) struct HideFromRules {
-    hold: Arc<ScalarUDF>,
-}
-
-impl Default for HideFromRules {
-    fn default() -> Self {
-        Self { hold: hold() }
-    }
-}
+pub(crate) struct HideFromRules;
 
 impl AnalyzerRule for HideFromRules {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_down_with_subqueries(|node| {
-            let names = NamePreserver::new(&node);
-            let schema = input_schema(&node);
-            node.map_expressions(|expression| {
-                let name = names.save(&expression);
-                let kept = expression.transform_up(|part| Ok(self.keep(part, &schema)))?;
-                Ok(kept.update_data(|expression| name.restore(expression)))
-            })
+        rewrite_plan(plan, |expression, schema| {
+            expression.transform_up(|part| Ok(hide(part, schema)))
         })
-        .data()
     }
 
     fn name(&self) -> &'static str {
@@ -50,56 +32,51 @@ impl AnalyzerRule for HideFromRules {
     }
 }
 
-impl HideFromRules {
-    fn keep(&self, part: Expr, schema: &DFSchema) -> Transformed<Expr> {
-        match part {
-            Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
-                let left = self.hidden(*left, schema);
-                let right = self.hidden(*right, schema);
-                let is_new = left.transformed || right.transformed;
-                let comparison = BinaryExpr::new(Box::new(left.data), op, Box::new(right.data));
-                Transformed::new_transformed(Expr::BinaryExpr(comparison), is_new)
-            }
-            Expr::BinaryExpr(BinaryExpr {
-                ref left,
-                op: Operator::Minus,
-                ref right,
-            }) if is_date(left, schema) && is_date(right, schema) => Transformed::yes(self.held(part)),
-            Expr::InList(list) => {
-                let operand = self.hidden(*list.expr, schema);
-                let expr = Box::new(operand.data);
-                Transformed::new_transformed(Expr::InList(InList { expr, ..list }), operand.transformed)
-            }
-            other => Transformed::no(other),
+/// What is hidden of an expression, whose parts were looked at before.
+fn hide(part: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    match part {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
+            let left = hidden(*left, schema);
+            let right = hidden(*right, schema);
+            let is_new = left.transformed || right.transformed;
+            let comparison = BinaryExpr::new(Box::new(left.data), op, Box::new(right.data));
+            Transformed::new_transformed(Expr::BinaryExpr(comparison), is_new)
         }
+        Expr::BinaryExpr(BinaryExpr {
+            ref left,
+            op: Operator::Minus,
+            ref right,
+        }) if is_date(left, schema) && is_date(right, schema) => Transformed::yes(held(vec![part])),
+        Expr::InList(list) => {
+            let operand = hidden(*list.expr, schema);
+            let expr = Box::new(operand.data);
+            Transformed::new_transformed(Expr::InList(InList { expr, ..list }), operand.transformed)
+        }
+        other => Transformed::no(other),
     }
+}
 
-    fn held(&self, expression: Expr) -> Expr {
-        Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&self.hold), vec![expression]))
+/// The side of a comparison with its narrow cast hidden, also one below casts that are safe.
+fn hidden(side: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let (from, to) = match &side {
+        Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field }) => {
+            (expr.get_type(schema), field.data_type())
+        }
+        _ => return Transformed::no(side),
+    };
+    if from.is_ok_and(|from| is_narrower(&from, to)) {
+        return Transformed::yes(held(vec![side]));
     }
-
-    /// The side of a comparison with its narrow cast hidden, also one below casts that are safe.
-    fn hidden(&self, side: Expr, schema: &DFSchema) -> Transformed<Expr> {
-        let (from, to) = match &side {
-            Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field }) => {
-                (expr.get_type(schema), field.data_type())
-            }
-            _ => return Transformed::no(side),
-        };
-        if from.is_ok_and(|from| is_narrower(&from, to)) {
-            return Transformed::yes(self.held(side));
-        }
-        match side {
-            Expr::Cast(Cast { expr, field }) => self.hidden(*expr, schema).update_data(|expr| {
-                let expr = Box::new(expr);
-                Expr::Cast(Cast { expr, field })
-            }),
-            Expr::TryCast(TryCast { expr, field }) => self.hidden(*expr, schema).update_data(|expr| {
-                let expr = Box::new(expr);
-                Expr::TryCast(TryCast { expr, field })
-            }),
-            other => Transformed::no(other),
-        }
+    match side {
+        Expr::Cast(Cast { expr, field }) => hidden(*expr, schema).update_data(|expr| {
+            let expr = Box::new(expr);
+            Expr::Cast(Cast { expr, field })
+        }),
+        Expr::TryCast(TryCast { expr, field }) => hidden(*expr, schema).update_data(|expr| {
+            let expr = Box::new(expr);
+            Expr::TryCast(TryCast { expr, field })
+        }),
+        other => Transformed::no(other),
     }
 }
 

@@ -21,31 +21,29 @@ use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, not_
 use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::count::count_all;
 use datafusion::functions_aggregate::first_last::first_value_udaf;
-use datafusion::logical_expr::expr::{AggregateFunction, Exists, InSubquery, ScalarFunction, Sort as SortKey};
+use datafusion::logical_expr::expr::{AggregateFunction, Exists, InSubquery, Sort as SortKey};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::logical_plan::{FetchType, Limit, SkipType, Subquery};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
-    AggregateUDF, BinaryExpr, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, ScalarUDF, lit, not, when,
+    AggregateUDF, BinaryExpr, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, lit, not, when,
 };
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
-use squadron_shuffle::functions::{hold, single_value};
+use squadron_shuffle::functions::{held, single_value};
 
-use crate::plan_limits::input_schema::input_schema;
+use crate::plan_limits::expressions::{any_expression, rewrite_node};
 
 /// Rewrites the subqueries of a plan.
 #[derive(Debug)]
 pub(crate) struct RewriteSubqueries {
     single_value: Arc<AggregateUDF>,
-    hold: Arc<ScalarUDF>,
 }
 
 impl Default for RewriteSubqueries {
     fn default() -> Self {
         Self {
             single_value: single_value(),
-            hold: hold(),
         }
     }
 }
@@ -72,41 +70,25 @@ impl RewriteSubqueries {
         if !has_subquery(&node)? {
             return Ok(Transformed::no(node));
         }
-        let names = NamePreserver::new(&node);
-        let schema = input_schema(&node);
         let is_filter = matches!(node, LogicalPlan::Filter(_));
         // DataFusion makes filters of the conditions of a join where it can, and has a form for IN there.
         let is_join = matches!(node, LogicalPlan::Join(_));
-        let tie = schema.iter().last().filter(|_| is_filter).map(Column::from);
-        let node = node.map_expressions(|expression| {
-            let name = names.save(&expression);
+        let node = rewrite_node(node, |expression, schema| {
             if is_join {
-                let single = self.scalars(expression)?;
-                return Ok(single.update_data(|expression| name.restore(expression)));
+                return self.scalars(expression);
             }
+            let tie = schema.iter().last().filter(|_| is_filter).map(Column::from);
             let expression = expression.transform_up(one_row)?;
             let expression = expression.transform_data(|expression| match is_filter {
-                true => in_filter(expression, Place::Conjunct, &schema),
-                false => everywhere(expression, &schema),
+                true => in_filter(expression, Place::Conjunct, schema),
+                false => everywhere(expression, schema),
             })?;
             let expression = expression.transform_data(|expression| {
-                expression.transform_up(|part| existence(part)?.map_data(|part| Ok(self.tied(part, &tie))))
+                expression.transform_up(|part| existence(part)?.map_data(|part| Ok(tied(part, &tie))))
             })?;
-            let expression = expression.transform_data(|expression| self.scalars(expression))?;
-            Ok(expression.update_data(|expression| name.restore(expression)))
+            expression.transform_data(|expression| self.scalars(expression))
         })?;
         node.transform_data(|node| marks.join(node))
-    }
-
-    /// A condition of a filter without columns, tied to one: it must not be moved below an aggregate.
-    fn tied(&self, condition: Expr, tie: &Option<Column>) -> Expr {
-        match (&condition, tie) {
-            (Expr::BinaryExpr(_), Some(column)) if is_free_count(&condition) => {
-                let args = vec![condition, Expr::Column(column.clone())];
-                Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&self.hold), args))
-            }
-            _ => condition,
-        }
     }
 
     /// Gives scalar subqueries at most one row.
@@ -244,6 +226,14 @@ fn existence(part: Expr) -> Result<Transformed<Expr>> {
     }))
 }
 
+/// A condition of a filter without columns, tied to one: it must not be moved below an aggregate.
+fn tied(condition: Expr, tie: &Option<Column>) -> Expr {
+    match tie {
+        Some(column) if is_free_count(&condition) => held(vec![condition, Expr::Column(column.clone())]),
+        _ => condition,
+    }
+}
+
 /// Whether it compares the number of rows of a subquery that is not correlated.
 fn is_free_count(condition: &Expr) -> bool {
     let Expr::BinaryExpr(BinaryExpr { left, .. }) = condition else {
@@ -317,18 +307,12 @@ fn first_row(limit: &Limit) -> Result<Option<(LogicalPlan, Expr)>> {
 }
 
 fn has_subquery(node: &LogicalPlan) -> Result<bool> {
-    let mut has_one = false;
-    node.apply_expressions(|expression| {
-        has_one = expression.exists(|part| {
+    any_expression(node, |expression| {
+        expression.exists(|part| {
             let is_one = matches!(part, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_));
             Ok(is_one)
-        })?;
-        Ok(match has_one {
-            true => TreeNodeRecursion::Stop,
-            false => TreeNodeRecursion::Continue,
         })
-    })?;
-    Ok(has_one)
+    })
 }
 
 /// Where in a filter's predicate an expression stands.
@@ -406,10 +390,11 @@ fn three_valued(membership: InSubquery, schema: &DFSchema) -> Result<Expr> {
     let query = &subquery.subquery;
     let member = Expr::Column(Column::from(query.schema().qualified_field(0)));
     let outer = as_outer(value.as_ref().clone(), schema)?;
-    let mut used: BTreeSet<_> = subquery.outer_ref_columns.iter().cloned().map(OrderedExpr).collect();
+    let own = subquery.outer_ref_columns.clone();
+    let mut all = own.clone();
     outer.apply(|part| {
-        if matches!(part, Expr::OuterReferenceColumn(..)) {
-            used.insert(OrderedExpr(part.clone()));
+        if matches!(part, Expr::OuterReferenceColumn(..)) && !all.contains(part) {
+            all.push(part.clone());
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
@@ -427,8 +412,6 @@ fn three_valued(membership: InSubquery, schema: &DFSchema) -> Result<Expr> {
             negated: false,
         }))
     };
-    let own = subquery.outer_ref_columns.clone();
-    let all = used.into_iter().map(|reference| reference.0).collect();
     let null = || lit(ScalarValue::Boolean(None));
     let mut cases = when(exists(Some(outer.eq(member.clone())), all)?, lit(!negated));
     cases = cases.when(value.is_null().and(exists(None, own.clone())?), null());
@@ -447,22 +430,6 @@ fn as_outer(expression: Expr, schema: &DFSchema) -> Result<Expr> {
             other => Ok(Transformed::no(other)),
         })
         .data()
-}
-
-/// References in one order, each once.
-#[derive(PartialEq, Eq)]
-struct OrderedExpr(Expr);
-
-impl PartialOrd for OrderedExpr {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for OrderedExpr {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.to_string().cmp(&other.0.to_string())
-    }
 }
 
 /// Mark joins for EXISTS where DataFusion makes none: outside of filters.

@@ -8,14 +8,13 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, Tr
 use datafusion::common::{DFSchema, Result, not_impl_err, plan_err};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
     Expr, ExprSchemable, LogicalPlan, WindowFrame, WindowFrameBound, WindowFrameUnits, cast,
 };
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::scalar::ScalarValue;
 
-use crate::plan_limits::input_schema::input_schema;
+use crate::plan_limits::expressions::{input_schema, rewrite_named};
 
 /// Widens the keys of frames, and refuses what has no right frame.
 #[derive(Debug)]
@@ -27,7 +26,6 @@ impl AnalyzerRule for WidenFrames {
             if !matches!(node, LogicalPlan::Window(_)) {
                 return Ok(Transformed::no(node));
             }
-            let names = NamePreserver::new(&node);
             let schema = input_schema(&node);
             let mut wide = None;
             node.apply_expressions(|expression| {
@@ -42,13 +40,11 @@ impl AnalyzerRule for WidenFrames {
                 return Ok(Transformed::no(node));
             };
             // The functions of one node have one order.
-            node.map_expressions(|expression| {
-                let name = names.save(&expression);
-                let widened = expression.transform_up(|part| match part {
+            rewrite_named(node, |expression| {
+                expression.transform_up(|part| match part {
                     Expr::WindowFunction(function) => widen(*function, &wide).map(Transformed::yes),
                     other => Ok(Transformed::no(other)),
-                })?;
-                Ok(widened.update_data(|expression| name.restore(expression)))
+                })
             })
         })
         .data()

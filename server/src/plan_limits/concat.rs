@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, ScalarUDF};
 use datafusion::optimizer::AnalyzerRule;
 
-use super::input_schema::input_schema;
+use super::expressions::rewrite_plan;
 
 /// Runs after the coercion of types, which makes those of a chain equal.
 #[derive(Debug)]
@@ -21,16 +20,9 @@ pub(crate) struct BoundConcatenation {
 
 impl AnalyzerRule for BoundConcatenation {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_down_with_subqueries(|node| {
-            let names = NamePreserver::new(&node);
-            let schema = input_schema(&node);
-            node.map_expressions(|expression| {
-                let name = names.save(&expression);
-                let replaced = expression.transform_down(|expression| self.replace(expression, &schema))?;
-                Ok(replaced.update_data(|expression| name.restore(expression)))
-            })
+        rewrite_plan(plan, |expression, schema| {
+            expression.transform_down(|part| self.replace(part, schema))
         })
-        .data()
     }
 
     fn name(&self) -> &'static str {

@@ -12,7 +12,7 @@
 //! take, from the number of nodes, columns and expressions that they walk over ([`size`]).
 
 pub(crate) mod concat;
-pub(crate) mod input_schema;
+pub(crate) mod expressions;
 pub(crate) mod rules;
 mod size;
 pub(crate) mod typed_chains;

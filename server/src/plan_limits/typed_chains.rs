@@ -5,14 +5,13 @@
 //! type without looking further. One to the type that its operand has anyway, every few operators, costs nothing later: the
 //! physical planner leaves it out.
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator};
 use datafusion::optimizer::AnalyzerRule;
 
-use super::input_schema::input_schema;
+use super::expressions::{any_expression, rewrite_node};
 
 /// How many operators there are between two casts. Shorter chains stay as they are.
 const INTERVAL: usize = 32;
@@ -27,12 +26,8 @@ impl AnalyzerRule for TypeChains {
             if !has_long_chain(&node)? {
                 return Ok(Transformed::no(node));
             }
-            let names = NamePreserver::new(&node);
-            let schema = input_schema(&node);
-            node.map_expressions(|expression| {
-                let name = names.save(&expression);
-                let typed = expression.transform_down(|expression| Ok(type_chain(expression, &schema)))?;
-                Ok(typed.update_data(|expression| name.restore(expression)))
+            rewrite_node(node, |expression, schema| {
+                expression.transform_down(|part| Ok(type_chain(part, schema)))
             })
         })
         .data()
@@ -45,15 +40,7 @@ impl AnalyzerRule for TypeChains {
 
 /// Whether an expression of `node` holds a long chain.
 fn has_long_chain(node: &LogicalPlan) -> Result<bool> {
-    let mut has_one = false;
-    node.apply_expressions(|expression| {
-        has_one = expression.exists(|part| Ok(is_long(part)))?;
-        Ok(match has_one {
-            true => TreeNodeRecursion::Stop,
-            false => TreeNodeRecursion::Continue,
-        })
-    })?;
-    Ok(has_one)
+    any_expression(node, |expression| expression.exists(|part| Ok(is_long(part))))
 }
 
 fn is_long(expression: &Expr) -> bool {
@@ -107,6 +94,7 @@ fn typed(expression: Expr, schema: &DFSchema) -> Expr {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::common::tree_node::TreeNodeRecursion;
     use datafusion::logical_expr::{LogicalPlanBuilder, col, lit};
 
     use super::*;

@@ -28,7 +28,7 @@ fn can_run(input: &str) -> bool {
     command::meant_by(input).is_some() || split::is_complete(input)
 }
 
-/// Whether whoever typed this line of a statement seems not to know that they are inside one.
+/// Whether a line within a statement looks like a command: the user may not know that the statement is unfinished.
 fn expects_a_command(line: &str) -> bool {
     command::meant_by(line).is_some() || line.trim_start().starts_with('\\')
 }

@@ -29,6 +29,8 @@ mod script;
 mod split;
 mod statement;
 mod table;
+#[cfg(test)]
+mod testing;
 mod view;
 
 use std::io::{IsTerminal, Read};

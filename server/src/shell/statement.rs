@@ -75,7 +75,7 @@ async fn show(client: &mut Client, sql: &str, shown: Shown, output: impl Write) 
     let is_left = match &printed {
         Ok(end) => *end == End::RowsLeft,
         Err(Error::Cancelled) => true,
-        // A reader who is gone has left a pager, or standard output, which ends the shell.
+        // The pager was left, or the program that reads standard output has ended; nobody reads the other rows.
         Err(error) => error.is_reader_gone(),
     };
     if is_left {

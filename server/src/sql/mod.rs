@@ -5,6 +5,7 @@
 //! ```
 
 pub(crate) mod bind;
+mod edits;
 pub(crate) mod kill;
 mod limits;
 pub(crate) mod parameters;

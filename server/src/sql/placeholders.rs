@@ -6,8 +6,10 @@
 use std::borrow::Cow;
 
 use datafusion::sql::sqlparser::dialect::Dialect;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use squadron_proto::{Failure, FailureKind};
+
+use super::edits::{self, Edit};
 
 /// Numbers every `?` of a statement from the left.
 ///
@@ -21,46 +23,21 @@ pub(super) fn number<'a>(sql: &'a str, dialect: &dyn Dialect) -> Result<Cow<'a, 
     let Ok(tokens) = Tokenizer::new(dialect, sql).tokenize_with_location() else {
         return Ok(Cow::Borrowed(sql));
     };
-    let mut places = Vec::new();
-    let mut has_numbered = false;
-    for token in &tokens {
-        match &token.token {
-            Token::Placeholder(name) if name == "?" => {
-                places.push((token.span.start.line, token.span.start.column));
-            }
-            Token::Placeholder(_) => has_numbered = true,
-            _ => (),
-        }
+    let is_question = |token: &TokenWithSpan| matches!(&token.token, Token::Placeholder(name) if name == "?");
+    let is_other = |token: &TokenWithSpan| matches!(&token.token, Token::Placeholder(name) if name != "?");
+    let questions = tokens.iter().filter(|token| is_question(token));
+    let edits: Vec<_> = (1..)
+        .zip(questions)
+        .map(|(number, token)| Edit::of(token.span, format!("${number}")))
+        .collect();
+    if edits.is_empty() {
+        return Ok(Cow::Borrowed(sql));
     }
-    if has_numbered && !places.is_empty() {
+    if tokens.iter().any(is_other) {
         let mixed = "the statement mixes ? with numbered placeholders; use one of the two forms";
         return Err(Failure::new(FailureKind::Invalid, mixed));
     }
-    Ok(rewrite(sql, &places))
-}
-
-/// Replaces the `?` characters at `places`, which are lines and columns in the order of the text.
-fn rewrite<'a>(sql: &'a str, places: &[(u64, u64)]) -> Cow<'a, str> {
-    if places.is_empty() {
-        return Cow::Borrowed(sql);
-    }
-    let mut output = String::with_capacity(sql.len() + 2 * places.len());
-    let mut number = 0;
-    let (mut line, mut column) = (1, 1);
-    for character in sql.chars() {
-        if character == '?' && places.get(number) == Some(&(line, column)) {
-            number += 1;
-            output.push_str(&format!("${number}"));
-        } else {
-            output.push(character);
-        }
-        if character == '\n' {
-            (line, column) = (line + 1, 1);
-        } else {
-            column += 1;
-        }
-    }
-    Cow::Owned(output)
+    Ok(Cow::Owned(edits::apply(sql, edits)))
 }
 
 #[cfg(test)]

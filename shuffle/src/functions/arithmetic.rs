@@ -8,13 +8,11 @@
 //! Most batches hold values so small that no result can overflow. One pass over the bits of the operands proves that, and
 //! the faster kernels without checks do the rest; otherwise Arrow's checked kernels do.
 
-use std::sync::Arc;
-
 use datafusion::arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, Datum, PrimitiveArray};
 use datafusion::arrow::compute::kernels::numeric;
 use datafusion::arrow::datatypes::{
-    DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Decimal128Type, Decimal256Type, Field, FieldRef,
-    Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Decimal128Type, Decimal256Type, FieldRef, Int8Type,
+    Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
@@ -25,6 +23,8 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::physical_expr_common::datum::apply;
+
+use super::strict_field;
 
 /// The function that takes the place of `operator`; none for operators that cannot overflow or check for it themselves.
 pub fn checked_name(operator: Operator) -> Option<&'static str> {
@@ -179,7 +179,7 @@ impl ScalarUDFImpl for Checked {
             Some(Some(ScalarValue::Utf8(Some(operators)))) => operators.as_str(),
             _ => "",
         };
-        returned(self.name, &args, |types| self.result_type(types, operators))
+        strict_field(self.name, &args, |types| self.result_type(types, operators))
     }
 
     fn is_strict(&self) -> bool {
@@ -265,7 +265,7 @@ impl ScalarUDFImpl for Negate {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        returned(NEGATE, &args, |types| self.return_type(types))
+        strict_field(NEGATE, &args, |types| self.return_type(types))
     }
 
     fn is_strict(&self) -> bool {
@@ -286,17 +286,6 @@ impl ScalarUDFImpl for Negate {
             _ => SortProperties::Unordered,
         })
     }
-}
-
-/// A field that is NULL only where an argument is.
-fn returned(
-    name: &str,
-    args: &ReturnFieldArgs,
-    return_type: impl FnOnce(&[DataType]) -> Result<DataType>,
-) -> Result<FieldRef> {
-    let types: Vec<_> = args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
-    let is_nullable = args.arg_fields.iter().any(|field| field.is_nullable());
-    Ok(Arc::new(Field::new(name, return_type(&types)?, is_nullable)))
 }
 
 /// `left operator right`, or `ArithmeticOverflow` for a row whose result does not fit.

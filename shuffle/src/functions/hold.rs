@@ -1,18 +1,27 @@
 //! A function that gives back its first argument, and that no rule of DataFusion looks through.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, plan_err};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 /// `hold(value, ...)` is `value`. What else is named keeps the expression where those columns are.
-pub fn hold() -> Arc<ScalarUDF> {
-    Arc::new(ScalarUDF::new_from_impl(Hold {
-        signature: Signature::variadic_any(Volatility::Immutable),
-    }))
+pub(super) fn hold() -> Arc<ScalarUDF> {
+    static HOLD: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
+        Arc::new(ScalarUDF::new_from_impl(Hold {
+            signature: Signature::variadic_any(Volatility::Immutable),
+        }))
+    });
+    Arc::clone(&HOLD)
+}
+
+/// The first of `args`, as a call that no rule looks through.
+pub fn held(args: Vec<Expr>) -> Expr {
+    Expr::ScalarFunction(ScalarFunction::new_udf(hold(), args))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

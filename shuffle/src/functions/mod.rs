@@ -27,7 +27,7 @@ mod tests;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, resources_datafusion_err};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
@@ -44,7 +44,8 @@ use self::arithmetic::{Checked, Negate};
 pub use self::canonical::canonical;
 use self::extremes::extremes;
 use self::growth::{GROWING, Growth};
-pub use self::hold::hold;
+pub use self::hold::held;
+use self::hold::hold;
 pub use self::join_texts::JOIN_TEXTS;
 use self::join_texts::JoinTexts;
 use self::row_key::row_key;
@@ -84,6 +85,17 @@ pub fn register(registry: &mut dyn FunctionRegistry, max_value_bytes: u64, pool:
     }
     registry.register_udaf(single_value())?;
     Ok(())
+}
+
+/// The field of a function that is NULL only where an argument is.
+fn strict_field(
+    name: &str,
+    args: &ReturnFieldArgs,
+    return_type: impl FnOnce(&[DataType]) -> Result<DataType>,
+) -> Result<FieldRef> {
+    let types: Vec<_> = args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
+    let is_nullable = args.arg_fields.iter().any(|field| field.is_nullable());
+    Ok(Arc::new(Field::new(name, return_type(&types)?, is_nullable)))
 }
 
 /// A function that makes no larger values than it may.

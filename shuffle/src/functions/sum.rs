@@ -122,24 +122,14 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        macro_rules! accumulator {
-            ($type:ty) => {
-                accumulator::<$type>(args.return_field.data_type(), args.is_distinct)
-            };
-        }
-        match for_type!(args.return_field.data_type(), accumulator) {
+        match own_accumulator(&args) {
             Some(accumulator) => Ok(accumulator),
             None => self.inner.accumulator(args),
         }
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        macro_rules! accumulator {
-            ($type:ty) => {
-                accumulator::<$type>(args.return_field.data_type(), args.is_distinct)
-            };
-        }
-        match for_type!(args.return_field.data_type(), accumulator) {
+        match own_accumulator(&args) {
             Some(accumulator) => Ok(accumulator),
             None => self.inner.inner().create_sliding_accumulator(args),
         }
@@ -230,6 +220,16 @@ fn widened<T: Summed>(value: T::Native) -> Wide<T> {
 
 fn add<T: Summed>(sum: Wide<T>, value: Wide<T>, data_type: &DataType) -> Result<Wide<T>> {
     sum.add_checked(value).map_err(|_| overflow(data_type))
+}
+
+/// None for sums that DataFusion makes.
+fn own_accumulator(args: &AccumulatorArgs) -> Option<Box<dyn Accumulator>> {
+    macro_rules! accumulator {
+        ($type:ty) => {
+            accumulator::<$type>(args.return_field.data_type(), args.is_distinct)
+        };
+    }
+    for_type!(args.return_field.data_type(), accumulator)
 }
 
 fn accumulator<T: Summed>(data_type: &DataType, is_distinct: bool) -> Box<dyn Accumulator> {

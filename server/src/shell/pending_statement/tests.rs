@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
+use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::{Any, Command};
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
@@ -11,11 +10,10 @@ use arrow_flight::{
 };
 use futures::stream::BoxStream;
 use prost::Message;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::super::testing;
 use super::*;
 
 /// The calls that the server received, in order.
@@ -125,16 +123,8 @@ async fn connect(polls: Option<usize>) -> (Client, Calls, JoinSet<()>) {
         polls,
         calls: Arc::clone(&calls),
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let serving = Server::builder()
-        .add_service(FlightServiceServer::new(fake))
-        .serve_with_incoming(incoming);
-    let mut server = JoinSet::new();
-    server.spawn(async move { serving.await.unwrap() });
-    let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
-    (Client::new(FlightServiceClient::new(channel)), calls, server)
+    let (client, server) = testing::connect(fake).await;
+    (client, calls, server)
 }
 
 fn take_calls(calls: &Calls) -> Vec<String> {

@@ -5,19 +5,17 @@ use std::sync::Mutex;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_flight::encode::FlightDataEncoderBuilder;
-use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
+use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightEndpoint, HandshakeRequest,
     HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
 };
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::super::testing;
 use super::super::view::Style;
 use super::*;
 use crate::config::OutputFormat;
@@ -113,16 +111,8 @@ async fn connect(batches: usize) -> (Client, Actions, JoinSet<()>) {
         batches,
         actions: Arc::clone(&actions),
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let serving = Server::builder()
-        .add_service(FlightServiceServer::new(fake))
-        .serve_with_incoming(incoming);
-    let mut server = JoinSet::new();
-    server.spawn(async move { serving.await.unwrap() });
-    let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
-    (Client::new(FlightServiceClient::new(channel)), actions, server)
+    let (client, server) = testing::connect(fake).await;
+    (client, actions, server)
 }
 
 fn at_most(limit: Option<u64>) -> Shown {

@@ -251,11 +251,7 @@ fn like_any(expression: &mut Expr) -> Option<Expr> {
         }
         comparison
     });
-    let any = comparisons.reduce(|left, right| Expr::BinaryOp {
-        left: Box::new(left),
-        op: BinaryOperator::Or,
-        right: Box::new(right),
-    });
+    let any = comparisons.reduce(|left, right| binary(left, BinaryOperator::Or, right));
     any.map(|any| Expr::Nested(Box::new(any)))
 }
 
@@ -281,6 +277,22 @@ fn plain_argument(argument: &FunctionArg) -> Option<Expr> {
     match argument {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(column)) => Some(column.clone()),
         _ => None,
+    }
+}
+
+/// The name as DataFusion looks it up: in small letters unless it is quoted.
+fn normalized(name: &Ident) -> String {
+    match name.quote_style {
+        Some(_) => name.value.clone(),
+        None => name.value.to_ascii_lowercase(),
+    }
+}
+
+fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
+    Expr::BinaryOp {
+        left: Box::new(left),
+        op,
+        right: Box::new(right),
     }
 }
 

@@ -12,6 +12,7 @@ use std::fmt::{self, Write};
 
 use datafusion::sql::sqlparser::ast::{Distinct, Expr, Function, Ident, OrderByKind, Query, SelectItem, SetExpr};
 
+use super::normalized;
 use super::text::as_written;
 use crate::planner::schema::DUPLICATE_MARK;
 
@@ -94,9 +95,9 @@ fn mark_duplicates(items: &mut [SelectItem]) {
 /// The name of a column of the result.
 fn name_of(item: &SelectItem) -> Option<String> {
     match item {
-        SelectItem::UnnamedExpr(Expr::Identifier(name)) => Some(value(name)),
-        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(value),
-        SelectItem::ExprWithAlias { alias, .. } => Some(value(alias)),
+        SelectItem::UnnamedExpr(Expr::Identifier(name)) => Some(normalized(name)),
+        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(normalized),
+        SelectItem::ExprWithAlias { alias, .. } => Some(normalized(alias)),
         _ => None,
     }
 }
@@ -104,16 +105,8 @@ fn name_of(item: &SelectItem) -> Option<String> {
 /// The name of a table's column, with the table.
 fn path_of(item: &SelectItem) -> Option<Vec<String>> {
     match item {
-        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => Some(parts.iter().map(value).collect()),
+        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => Some(parts.iter().map(normalized).collect()),
         _ => None,
-    }
-}
-
-/// Names without quotes are in small letters.
-fn value(name: &Ident) -> String {
-    match name.quote_style {
-        Some(_) => name.value.clone(),
-        None => name.value.to_lowercase(),
     }
 }
 

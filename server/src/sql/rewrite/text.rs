@@ -6,11 +6,12 @@
 //! | `a IS DISTINCT FROM b AND c` | `a IS DISTINCT FROM (b AND c)` (apache/datafusion#23692) | an operator, [`DISTINCT`] |
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, PostgreSqlDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer};
+
+use crate::sql::edits::{self, Edit};
 
 /// The operators in place of IS DISTINCT FROM and IS NOT DISTINCT FROM.
 pub(super) const DISTINCT: &str = "distinct";
@@ -28,12 +29,6 @@ pub(super) fn as_written(text: String) -> String {
     }
 }
 
-/// A text in the place of another.
-struct Edit {
-    place: Range<usize>,
-    text: &'static str,
-}
-
 /// Rewrites the text of a statement.
 pub(in crate::sql) fn rewrite_text<'a>(sql: Cow<'a, str>, dialect: &dyn Dialect) -> Cow<'a, str> {
     if !may_need_edits(&sql) {
@@ -43,24 +38,15 @@ pub(in crate::sql) fn rewrite_text<'a>(sql: Cow<'a, str>, dialect: &dyn Dialect)
     let Ok(tokens) = Tokenizer::new(dialect, &sql).tokenize_with_location() else {
         return sql;
     };
-    let places = Places::of(&sql);
-    let mut edits = underscores(&tokens, &places);
+    let mut edits = underscores(&tokens);
     if dialect.is::<GenericDialect>() || dialect.is::<PostgreSqlDialect>() {
-        edits.extend(operators(&tokens, &places));
+        edits.extend(operators(&tokens));
     }
     if edits.is_empty() {
         return sql;
     }
-    edits.sort_by_key(|edit| (edit.place.start, edit.place.end));
-    let mut output = String::with_capacity(sql.len() + 2 * edits.len());
-    let mut copied = 0;
-    for edit in edits {
-        output.push_str(&sql[copied..edit.place.start]);
-        output.push_str(edit.text);
-        copied = edit.place.end;
-    }
-    output.push_str(&sql[copied..]);
-    Cow::Owned(output)
+    edits.sort_by_key(|edit| edit.start);
+    Cow::Owned(edits::apply(&sql, edits))
 }
 
 fn may_need_edits(sql: &str) -> bool {
@@ -69,33 +55,8 @@ fn may_need_edits(sql: &str) -> bool {
     has_number || bytes.windows(8).any(|word| word.eq_ignore_ascii_case(b"distinct"))
 }
 
-/// Where lines and columns are in a text, in bytes.
-struct Places<'a> {
-    sql: &'a str,
-    lines: Vec<usize>,
-}
-
-impl<'a> Places<'a> {
-    fn of(sql: &'a str) -> Self {
-        let ends = sql.match_indices('\n').map(|(end, _)| end + 1);
-        Self {
-            sql,
-            lines: [0].into_iter().chain(ends).collect(),
-        }
-    }
-
-    fn byte(&self, location: Location) -> Option<usize> {
-        let line = usize::try_from(location.line).ok()?.checked_sub(1)?;
-        let column = usize::try_from(location.column).ok()?.checked_sub(1)?;
-        let start = *self.lines.get(line)?;
-        let rest = &self.sql[start..];
-        let offset = rest.char_indices().nth(column).map_or(rest.len(), |(offset, _)| offset);
-        Some(start + offset)
-    }
-}
-
 /// Removes the underscores between the digits of numbers.
-fn underscores(tokens: &[TokenWithSpan], places: &Places<'_>) -> Vec<Edit> {
+fn underscores(tokens: &[TokenWithSpan]) -> Vec<Edit> {
     let mut edits = Vec::new();
     for pair in tokens.windows(2) {
         let (Token::Number(..), Token::Word(word)) = (&pair[0].token, &pair[1].token) else {
@@ -110,19 +71,13 @@ fn underscores(tokens: &[TokenWithSpan], places: &Places<'_>) -> Vec<Edit> {
         if !is_number || pair[0].span.end != pair[1].span.start {
             continue;
         }
-        let Some(start) = places.byte(pair[1].span.start) else {
-            continue;
-        };
-        edits.extend(digits.match_indices('_').map(|(offset, _)| Edit {
-            place: start + offset..start + offset + 1,
-            text: "",
-        }));
+        edits.push(Edit::of(pair[1].span, digits.replace('_', "")));
     }
     edits
 }
 
 /// Writes IS [NOT] DISTINCT FROM as an operator, whose operands end where they should.
-fn operators(tokens: &[TokenWithSpan], places: &Places<'_>) -> Vec<Edit> {
+fn operators(tokens: &[TokenWithSpan]) -> Vec<Edit> {
     let is_space = |token: &&TokenWithSpan| matches!(token.token, Token::Whitespace(_));
     let words: Vec<_> = tokens.iter().filter(|token| !is_space(token)).collect();
     let is = |token: &TokenWithSpan, keyword| matches!(&token.token, Token::Word(word) if word.keyword == keyword);
@@ -138,14 +93,8 @@ fn operators(tokens: &[TokenWithSpan], places: &Places<'_>) -> Vec<Edit> {
             }
             _ => continue,
         };
-        let place = places.byte(first.span.start).zip(places.byte(last.span.end));
-        if is(first, Keyword::IS)
-            && let Some((start, end)) = place
-        {
-            edits.push(Edit {
-                place: start..end,
-                text,
-            });
+        if is(first, Keyword::IS) {
+            edits.push(Edit::of(Span::new(first.span.start, last.span.end), text));
         }
     }
     edits

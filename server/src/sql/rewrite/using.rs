@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use squadron_proto::{Failure, FailureKind};
 
-use super::call;
+use super::{binary, call, normalized};
 
 /// Rewrites the joins and the columns of one query.
 pub(super) fn merge_columns(query: &mut Query) -> ControlFlow<Failure> {
@@ -50,7 +50,7 @@ pub(super) fn merge_columns(query: &mut Query) -> ControlFlow<Failure> {
         && let OrderByKind::Expressions(order) = &mut order.kind
     {
         for by in order {
-            let is_output = matches!(&by.expr, Expr::Identifier(name) if outputs.contains(&key(name)));
+            let is_output = matches!(&by.expr, Expr::Identifier(name) if outputs.contains(&normalized(name)));
             if !is_output {
                 by.visit(&mut merged)?;
             }
@@ -92,7 +92,10 @@ struct Merged {
 
 impl Merged {
     fn find(&self, name: &Ident) -> Option<&Expr> {
-        let found = self.columns.iter().find(|(column, _)| key(column) == key(name));
+        let found = self
+            .columns
+            .iter()
+            .find(|(column, _)| normalized(column) == normalized(name));
         found.map(|(_, value)| value)
     }
 
@@ -151,9 +154,9 @@ impl Merged {
                 JoinOperator::FullOuter(_) => call("coalesce", vec![left.clone(), right.clone()]),
                 _ => left.clone(),
             };
-            self.columns.retain(|(name, _)| key(name) != key(column));
+            self.columns.retain(|(name, _)| normalized(name) != normalized(column));
             self.columns.push((column.clone(), value));
-            own.insert(key(column));
+            own.insert(normalized(column));
             let equal = binary(left, BinaryOperator::Eq, right);
             condition = Some(match condition {
                 Some(condition) => binary(condition, BinaryOperator::And, equal),
@@ -171,7 +174,7 @@ impl Merged {
         }
         match &mut self.relations[start..] {
             [(relation, columns)] => {
-                columns.insert(key(column));
+                columns.insert(normalized(column));
                 ControlFlow::Continue(Expr::CompoundIdentifier(vec![relation.clone(), column.clone()]))
             }
             _ => refuse(
@@ -261,14 +264,6 @@ fn is_plain(options: &WildcardAdditionalOptions) -> bool {
         && options.opt_ilike.is_none()
 }
 
-fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
-    Expr::BinaryOp {
-        left: Box::new(left),
-        op,
-        right: Box::new(right),
-    }
-}
-
 /// The name by which columns of a table are called.
 fn name_of(table: &TableFactor) -> Option<Ident> {
     match table {
@@ -286,16 +281,8 @@ fn name_of(table: &TableFactor) -> Option<Ident> {
 
 fn output_name(item: &SelectItem) -> Option<String> {
     match item {
-        SelectItem::ExprWithAlias { alias, .. } => Some(key(alias)),
+        SelectItem::ExprWithAlias { alias, .. } => Some(normalized(alias)),
         _ => None,
-    }
-}
-
-/// Names that differ in case alone are the same without quotes.
-fn key(name: &Ident) -> String {
-    match name.quote_style {
-        Some(_) => name.value.clone(),
-        None => name.value.to_lowercase(),
     }
 }
 
