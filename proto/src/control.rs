@@ -327,6 +327,29 @@ pub struct TaskMetrics {
     pub cpu_ns: u64,
     /// The most bytes that its operators held of the memory pool at a time.
     pub peak_memory_bytes: u64,
-    /// One line per operator of the plan, in pre-order, indented, with its metrics.
-    pub operators: Vec<String>,
+    /// The operators of the plan, in pre-order.
+    pub operators: Vec<OperatorMetrics>,
+}
+
+/// What one operator of an attempt did, all its partitions together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OperatorMetrics {
+    /// How many operators read its rows, directly or not.
+    pub depth: u32,
+    /// Its name and what it does, in one line.
+    pub operator: String,
+    /// Rows that it gave out.
+    pub rows: u64,
+    /// How long it computed, without the operators below it, in nanoseconds.
+    pub busy_ns: u64,
+    /// Bytes that it read: from files, or from the output of other workers.
+    pub read_bytes: u64,
+    /// Bytes that it wrote to disk for lack of memory.
+    pub spilled_bytes: u64,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// Rows of the partition that gave out most.
+    pub largest_partition_rows: u64,
+    /// What else is known of it, in one line: its own metrics, the files of a scan.
+    pub details: String,
 }

@@ -27,6 +27,7 @@ mod engine;
 mod guard;
 mod lanes;
 mod memory;
+mod meter;
 mod metrics;
 mod niceness;
 mod outbox;

@@ -12,6 +12,8 @@
 //! A join whose filter rejects most pairs looks at all pairs of a probe batch without polling an input. Its probe side
 //! is cut to slices: few rows first, then as many as the join works on for a quantum.
 //!
+//! Every operator's rows and polls pass here, so they are counted here too, for `EXPLAIN ANALYZE` ([`Meter`]).
+//!
 //! Work inside one operator on rows that it has collected is not interrupted: see ARCHITECTURE.
 
 use std::fmt;
@@ -28,9 +30,10 @@ use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskCo
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
 use futures::{Stream, StreamExt};
 
+use crate::meter::Meter;
 use crate::scan_errors::with_file_names;
 use crate::usage::{Stopwatch, poll_start};
 
@@ -83,12 +86,23 @@ pub(crate) struct YieldExec {
     input: Arc<dyn ExecutionPlan>,
     /// Whether batches are cut to slices.
     is_cut: bool,
+    meter: Arc<Meter>,
 }
 
 impl YieldExec {
     /// Passes the rows of `input` on, in slices if `is_cut`.
     pub(crate) fn new(input: Arc<dyn ExecutionPlan>, is_cut: bool) -> Self {
-        Self { input, is_cut }
+        let partitions = input.output_partitioning().partition_count();
+        Self {
+            input,
+            is_cut,
+            meter: Arc::new(Meter::new(partitions)),
+        }
+    }
+
+    /// What has passed.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// The operator whose rows it passes on.
@@ -135,8 +149,9 @@ impl ExecutionPlan for YieldExec {
         let (Some(input), true) = (children.pop(), children.is_empty()) else {
             return internal_err!("{} has one child", self.name());
         };
-        let is_cut = self.is_cut;
-        Ok(Arc::new(Self { input, is_cut }))
+        // A recursive query makes its plan anew for each step: the steps count together.
+        let (is_cut, meter) = (self.is_cut, Arc::clone(&self.meter));
+        Ok(Arc::new(Self { input, is_cut, meter }))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -149,6 +164,8 @@ impl ExecutionPlan for YieldExec {
             rows: with_file_names(&self.input, partition, self.input.execute(partition, context)?),
             slices: self.is_cut.then(Slices::default),
             ended_poll: None,
+            meter: Arc::clone(&self.meter),
+            partition,
         }))
     }
 }
@@ -158,6 +175,8 @@ struct YieldStream {
     slices: Option<Slices>,
     /// The start of the last poll that this stream ended.
     ended_poll: Option<Instant>,
+    meter: Arc<Meter>,
+    partition: usize,
 }
 
 impl YieldStream {
@@ -170,12 +189,8 @@ impl YieldStream {
         }
         ends
     }
-}
 
-impl Stream for YieldStream {
-    type Item = Result<RecordBatch>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_rows(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<RecordBatch>>> {
         // Before the poll ends: the cost of the last slice is measured within it.
         if let Some(slices) = &mut self.slices {
             slices.adapt();
@@ -184,11 +199,22 @@ impl Stream for YieldStream {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let Self { rows, slices, .. } = &mut *self;
+        let Self { rows, slices, .. } = self;
         match slices {
             None => rows.poll_next_unpin(context),
             Some(slices) => slices.poll_next(rows, context),
         }
+    }
+}
+
+impl Stream for YieldStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = Instant::now();
+        let outcome = self.poll_rows(context);
+        self.meter.record(self.partition, polled.elapsed(), &outcome);
+        outcome
     }
 }
 

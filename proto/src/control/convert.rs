@@ -2,9 +2,9 @@
 //! inbound ones fail for every message that lacks a field.
 
 use super::{
-    AttemptStatus, Challenge, Heartbeat, Lane, Launch, ObjectStoreSpec, OutputMode, PartitionOutput, PlanRef, Producer,
-    Registered, Registration, Release, Report, ScanSplits, ServerMessage, Stage, StageInput, TaskMetrics, TaskOutput,
-    WorkerMessage,
+    AttemptStatus, Challenge, Heartbeat, Lane, Launch, ObjectStoreSpec, OperatorMetrics, OutputMode, PartitionOutput,
+    PlanRef, Producer, Registered, Registration, Release, Report, ScanSplits, ServerMessage, Stage, StageInput,
+    TaskMetrics, TaskOutput, WorkerMessage,
 };
 use crate::{AttemptKey, AttemptNumber, Malformed, QueryId, StageId, TaskId, WorkerId, wire::control as wire};
 
@@ -376,8 +376,40 @@ impl From<TaskOutput> for wire::Finished {
                 fetched_bytes: output.metrics.fetched_bytes,
                 cpu_ns: output.metrics.cpu_ns,
                 peak_memory_bytes: output.metrics.peak_memory_bytes,
-                operators: output.metrics.operators,
+                operators: output.metrics.operators.into_iter().map(Into::into).collect(),
             }),
+        }
+    }
+}
+
+impl From<OperatorMetrics> for wire::OperatorMetrics {
+    fn from(metrics: OperatorMetrics) -> Self {
+        Self {
+            depth: metrics.depth,
+            operator: metrics.operator,
+            rows: metrics.rows,
+            busy_ns: metrics.busy_ns,
+            read_bytes: metrics.read_bytes,
+            spilled_bytes: metrics.spilled_bytes,
+            partitions: metrics.partitions,
+            largest_partition_rows: metrics.largest_partition_rows,
+            details: metrics.details,
+        }
+    }
+}
+
+impl From<wire::OperatorMetrics> for OperatorMetrics {
+    fn from(metrics: wire::OperatorMetrics) -> Self {
+        Self {
+            depth: metrics.depth,
+            operator: metrics.operator,
+            rows: metrics.rows,
+            busy_ns: metrics.busy_ns,
+            read_bytes: metrics.read_bytes,
+            spilled_bytes: metrics.spilled_bytes,
+            partitions: metrics.partitions,
+            largest_partition_rows: metrics.largest_partition_rows,
+            details: metrics.details,
         }
     }
 }
@@ -404,7 +436,7 @@ impl From<wire::Finished> for TaskOutput {
                 fetched_bytes: metrics.fetched_bytes,
                 cpu_ns: metrics.cpu_ns,
                 peak_memory_bytes: metrics.peak_memory_bytes,
-                operators: metrics.operators,
+                operators: metrics.operators.into_iter().map(Into::into).collect(),
             },
         }
     }

@@ -29,7 +29,7 @@ pub(super) enum Lowered {
     /// Rows, to be read while they are computed.
     Query(PhysicalQuery),
     /// A query that is run for the sake of what it takes.
-    Analyze(PhysicalQuery),
+    Analyze { query: PhysicalQuery, is_verbose: bool },
     /// Rows that are there.
     Rows(Vec<RecordBatch>),
     /// No execution: parameters without rows were bound.
@@ -107,7 +107,10 @@ impl Queries {
                 let inner = analyze.input.as_ref().clone();
                 let schema = planned(frozen_schema(&context.session.state(), &inner))?;
                 let context = context.clone().read_by_server();
-                Ok(Lowered::Analyze(self.physical_query(&context, inner, schema).await?))
+                Ok(Lowered::Analyze {
+                    query: self.physical_query(&context, inner, schema).await?,
+                    is_verbose: analyze.verbose,
+                })
             }
             query => {
                 let schema = match schema {

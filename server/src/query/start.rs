@@ -317,8 +317,8 @@ impl Queries {
                 info!(stages, "query started");
                 (-1, OpenResult::Running { schema, events })
             }
-            Lowered::Analyze(query) => {
-                let batch = self.analyze(query, &schema).boxed().await?;
+            Lowered::Analyze { query, is_verbose } => {
+                let batch = self.analyze(query, &schema, is_verbose).boxed().await?;
                 (-1, ready(schema, vec![batch]))
             }
             Lowered::Rows(batches) => (-1, ready(schema, batches)),
@@ -403,10 +403,15 @@ impl Queries {
     }
 
     /// Runs a query for the sake of what it takes.
-    async fn analyze(&self, query: PhysicalQuery, schema: &SchemaRef) -> Result<RecordBatch, Failure> {
+    async fn analyze(
+        &self,
+        query: PhysicalQuery,
+        schema: &SchemaRef,
+        is_verbose: bool,
+    ) -> Result<RecordBatch, Failure> {
         let events = self.submit(query.graph).await?;
         let summary = self.parts.reader.read_to_end(&query.schema, events).await?;
-        explain::analyze(&query.plan, &summary, schema).map_err(|error| failure::of(&error))
+        explain::analyze(&query.plan, &summary, schema, is_verbose).map_err(|error| failure::of(&error))
     }
 
     /// The rows of some queries, in their order. Each is a query of its own, with a record of its own.

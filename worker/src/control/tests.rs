@@ -152,8 +152,14 @@ async fn attempt_finishes_with_sizes_and_metrics() {
     assert_eq!(output.metrics.rows, rows);
     assert!(output.metrics.elapsed_us > 0);
     assert!(output.metrics.cpu_ns > 0);
-    assert!(output.metrics.operators[0].starts_with("ShuffleWrite"), "{output:?}");
-    assert!(output.metrics.operators[1].starts_with("  TestExec"), "{output:?}");
+    assert!(
+        output.metrics.operators[0].operator.starts_with("ShuffleWrite"),
+        "{output:?}"
+    );
+    assert!(
+        output.metrics.operators[1].operator.starts_with("TestExec"),
+        "{output:?}"
+    );
     assert!(engine.store.contains(key(0)));
     server.send(release_all()).await;
     server.send(ServerMessage::Launch(launch(1, 2))).await;

@@ -8,6 +8,7 @@ use datafusion::prelude::SessionContext;
 use futures::stream;
 
 use super::*;
+use crate::meter::Meter;
 use crate::testing::{ROWS_PER_BATCH, batch};
 use crate::usage::{Usage, measure, thread_cpu_time};
 
@@ -30,6 +31,8 @@ fn yield_stream(batches: usize, slices: Option<Slices>) -> YieldStream {
         rows: rows(batches),
         slices,
         ended_poll: None,
+        meter: Arc::new(Meter::new(1)),
+        partition: 0,
     }
 }
 

@@ -8,9 +8,11 @@
 //!   ...
 //! ```
 
+mod analyze;
+mod numbers;
+
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::SchemaRef;
@@ -18,8 +20,8 @@ use datafusion::error::Result;
 use datafusion::logical_expr::Explain;
 use datafusion::physical_plan::ExecutionPlanProperties;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
-use squadron_proto::control::TaskMetrics;
-use squadron_scheduler::{QuerySummary, StageSummary};
+
+pub use analyze::analyze;
 
 use super::cut::Output;
 use super::stages::{PlannedStage, StagedPlan};
@@ -41,24 +43,6 @@ pub fn describe_plan(staged: &StagedPlan, verbose: bool) -> String {
             .indent(verbose)
             .to_string()
     })
-}
-
-/// The rows of `EXPLAIN ANALYZE`: each stage with its time, its rows and its tasks.
-///
-/// # Errors
-/// When the rows do not fit `schema`.
-pub fn analyze(staged: &StagedPlan, summary: &QuerySummary, schema: &SchemaRef) -> Result<RecordBatch> {
-    let text = describe(staged, |stage| {
-        summary
-            .stages
-            .iter()
-            .find(|summary| summary.stage == stage.id)
-            .map_or_else(String::new, describe_summary)
-    });
-    let lost = summary.recoveries.iter();
-    let lost: String = lost.map(|lost| format!("computed again: {lost}\n")).collect();
-    let text = format!("elapsed={}\n{lost}{text}", millis(summary.elapsed));
-    rows(schema, vec!["Distributed Plan with Metrics"], vec![text])
 }
 
 fn rows(schema: &SchemaRef, kinds: Vec<&str>, plans: Vec<String>) -> Result<RecordBatch> {
@@ -113,61 +97,5 @@ fn format_count(number: usize, what: &str) -> String {
         format!("1 {what}")
     } else {
         format!("{number} {what}s")
-    }
-}
-
-/// Time, rows and bytes of a stage, then its slowest task, operator by operator.
-fn describe_summary(summary: &StageSummary) -> String {
-    let mut metrics: Vec<&TaskMetrics> = summary.tasks.iter().map(|task| &task.output.metrics).collect();
-    metrics.sort_by_key(|metrics| metrics.elapsed_us);
-    let (Some(slowest), Some(median)) = (metrics.last(), metrics.get(metrics.len() / 2)) else {
-        return String::new();
-    };
-    let rows: u64 = metrics.iter().map(|metrics| metrics.rows).sum();
-    let bytes: u64 = metrics.iter().map(|metrics| metrics.bytes).sum();
-    let spilled: u64 = metrics.iter().map(|metrics| metrics.spilled_bytes).sum();
-    let mut text = format!(
-        "elapsed={}, rows={rows}, bytes={bytes}, spilled_bytes={spilled}, slowest_task={}, median_task={}\n",
-        millis(summary.elapsed),
-        millis(Duration::from_micros(slowest.elapsed_us)),
-        millis(Duration::from_micros(median.elapsed_us)),
-    );
-    if summary.second_attempts > 0 {
-        let _ = writeln!(text, "second attempts at slow tasks: {}", summary.second_attempts);
-    }
-    for operator in &slowest.operators {
-        text.push_str(operator);
-        text.push('\n');
-    }
-    text
-}
-
-fn millis(duration: Duration) -> String {
-    format!("{:.3}ms", duration.as_secs_f64() * 1000.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use squadron_proto::control::TaskOutput;
-    use squadron_proto::{AttemptNumber, StageId, TaskId, WorkerId};
-    use squadron_scheduler::TaskSummary;
-
-    use super::*;
-
-    #[test]
-    fn second_attempts_are_counted_where_there_are_any() {
-        let summary = |second_attempts| StageSummary {
-            stage: StageId(0),
-            elapsed: Duration::ZERO,
-            second_attempts,
-            tasks: vec![TaskSummary {
-                task: TaskId(0),
-                attempt: AttemptNumber(0),
-                worker: WorkerId::from_u128(1),
-                output: TaskOutput::default(),
-            }],
-        };
-        assert!(describe_summary(&summary(2)).contains("\nsecond attempts at slow tasks: 2\n"));
-        assert!(!describe_summary(&summary(0)).contains("second"));
     }
 }
