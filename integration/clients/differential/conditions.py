@@ -46,8 +46,9 @@ def _leaf(make, depth):
             other = expressions.value(make, make.pick(("int", "double")), 0)
             return f"{tested.sql} {make.pick(COMPARISONS)} {other.sql}"
         case "row":
-            first, second, third, fourth = (make.column(of).sql for of in _row_kinds(make) for _ in range(2))
-            return f"({first}, {third}) {make.pick(('=', '<>'))} ({second}, {fourth})"
+            first, second, third, fourth = parts = [make.column(of).sql for of in _row_kinds(make) for _ in range(2)]
+            known = " AND ".join(f"{part} IS NOT NULL" for part in dict.fromkeys(parts))
+            return f"(({first}, {third}) {make.pick(('=', '<>', '<', '>='))} ({second}, {fourth}) AND {known})"
         case _:
             return f"{tested.sql} {make.pick(COMPARISONS)} {expressions.value(make, kind, depth).sql}"
 

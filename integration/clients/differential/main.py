@@ -1,7 +1,7 @@
 """Compares Squadron's answers to generated queries with DuckDB's.
 
 main.py --make DATA [--seed 1] makes the tables; a server then serves DATA, and
-main.py URL DATA [--queries 5000] [--seed 1] [--only N] runs the queries against both and exits with 1 if an answer
+main.py URL DATA [--queries 5000] [--seed 1] [--only N] [--form correlated] runs the queries against both and exits with 1 if an answer
 differs or one side alone refuses. main.py --known prints what is kept out of the comparison, and why.
 """
 
@@ -31,7 +31,7 @@ def main():
     numbers = [options.only] if options.only is not None else range(options.queries)
     counts = Counter()
     for number in numbers:
-        query = queries.generate(options.seed, number)
+        query = queries.generate(options.seed, number, options.form)
         outcome, detail = _outcome(squadron, duckdb, query)
         counts[outcome] += 1
         if outcome not in ("equal", "both refused"):
@@ -51,6 +51,7 @@ def _options():
     parser.add_argument("--queries", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, metavar="N", help="run only the query of this number")
+    parser.add_argument("--form", choices=["correlated"], help="only queries of this form")
     options = parser.parse_args()
     if not (options.make or options.known or (options.url and options.data)):
         parser.error("URL and DATA are required")

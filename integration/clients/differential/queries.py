@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass, replace
 
 import aggregates
+import correlated
 import expressions
 import known
 import relations
@@ -21,9 +22,11 @@ class Generated:
     order: tuple = ()
 
 
-def generate(seed, number):
-    """The query of that number."""
+def generate(seed, number, form=None):
+    """The query of that number; with the form "correlated", one with subqueries that name columns around them."""
     make = Maker(random.Random(f"{seed}/{number}"))
+    if form == "correlated" or make.odds(0.08):
+        return Generated(correlated.correlated(make).sql)
     if make.odds(0.05):
         return Generated(risks.risky(make).sql)
     if make.odds(0.12):

@@ -6,23 +6,26 @@
 //! | two lists of one nullable `x` | true or false where `x` is NULL (#24246) | the second `x` is hidden |
 //! | `x ^ x` | 0, also for NULL (#24246) | one `x` is hidden |
 //! | `x ~ '.*'` | `x IS NOT NULL`, which is false, not NULL (#24379) | another pattern of the same meaning |
-//! | `a = b` beside a join with `c IS NOT DISTINCT FROM d` | NULL equals NULL in both | the second is hidden |
+//! | `a = b` beside a join with `c IS NOT DISTINCT FROM d` | NULL equals NULL in both | the second becomes two equalities |
 //! | `array_agg(x ORDER BY t, t)`, `DISTINCT ON` with a key twice | a panic | the key once |
 //! | a condition without columns above an aggregate | moved below it (#25415), which has a row without input | holds on to a column |
 //! | `random() BETWEEN 0 AND 1`, `coalesce(random(), 0)` | evaluated twice (#25457, #25477) | refused |
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, JoinType, Result, ScalarValue, not_impl_err};
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{Column, DFSchema, Result, ScalarValue, not_impl_err};
 use datafusion::config::ConfigOptions;
+use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::expr::{Between, InList, Sort as SortKey};
+use datafusion::logical_expr::type_coercion::binary::comparison_coercion;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, Filter, LogicalPlan, Operator, lit};
+use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, ExprSchemable, Filter, LogicalPlan, Operator, cast, lit};
 use datafusion::optimizer::AnalyzerRule;
 use squadron_shuffle::functions::held;
 
-use crate::plan_limits::expressions::rewrite_named;
+use crate::plan_limits::expressions::{rewrite_named, rewrite_node};
 
 /// Rewrites the conditions of a plan.
 #[derive(Debug)]
@@ -30,15 +33,10 @@ pub(crate) struct KeepConditions;
 
 impl AnalyzerRule for KeepConditions {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let mut inner_joins = 0;
-        plan.apply_with_subqueries(|node| {
-            inner_joins += usize::from(matches!(node, LogicalPlan::Join(join) if join.join_type == JoinType::Inner));
-            Ok(TreeNodeRecursion::Continue)
-        })?;
         plan.transform_down_with_subqueries(|node| {
             let node = rewrite_named(node, |expression| expression.transform_up(keep))?;
             let node = node.transform_data(|node| Ok(distinct_on(node)))?;
-            let node = node.transform_data(|node| Ok(keep_kinds_of_equality(node, inner_joins)))?;
+            let node = node.transform_data(keep_kinds_of_equality)?;
             node.transform_data(keep_above_aggregates)
         })
         .data()
@@ -118,30 +116,53 @@ fn hide_lists(condition: Expr, op: Operator, listed: &[Expr]) -> (Expr, bool) {
     }
 }
 
-/// Hides IS NOT DISTINCT FROM of an inner join that is part of a chain: DataFusion plans such a chain anew, and makes
-/// every `=` in it an equality of NULLs too.
-fn keep_kinds_of_equality(node: LogicalPlan, inner_joins: usize) -> Transformed<LogicalPlan> {
-    let LogicalPlan::Join(mut join) = node else {
-        return Transformed::no(node);
+/// `a IS NOT DISTINCT FROM b` between rows as two equalities. DataFusion makes a join of it in which NULL equals NULL in
+/// every key, also in those of other conditions.
+fn keep_kinds_of_equality(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match node {
+        LogicalPlan::Join(_) | LogicalPlan::Filter(_) => rewrite_node(node, |expression, schema| {
+            expression.transform_up(|part| two_equalities(part, schema))
+        }),
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+fn two_equalities(part: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let Expr::BinaryExpr(BinaryExpr {
+        left,
+        op: Operator::IsNotDistinctFrom,
+        right,
+    }) = &part
+    else {
+        return Ok(Transformed::no(part));
     };
-    let Some(condition) = join.filter.take() else {
-        return Transformed::no(LogicalPlan::Join(join));
+    let is_of_rows = |side: &Expr| !side.column_refs().is_empty() || side.contains_outer();
+    if !is_of_rows(left) || !is_of_rows(right) {
+        return Ok(Transformed::no(part));
+    }
+    if left.is_volatile() || right.is_volatile() {
+        return Ok(Transformed::yes(held(vec![part])));
+    }
+    if !left.nullable(schema)? && !right.nullable(schema)? {
+        return Ok(Transformed::yes(left.as_ref().clone().eq(right.as_ref().clone())));
+    }
+    let types = (left.get_type(schema)?, right.get_type(schema)?);
+    let common = comparison_coercion(&types.0, &types.1);
+    let default = common.as_ref().and_then(|common| ScalarValue::new_default(common).ok());
+    let (Some(common), Some(default)) = (common, default) else {
+        return Ok(Transformed::yes(held(vec![part])));
     };
-    let mut is_new = false;
-    let conditions = split_conjunction_owned(condition);
-    let is_mixed = conditions.len() > 1 || inner_joins > 1;
-    let conditions = conditions.into_iter().map(|condition| match &condition {
-        Expr::BinaryExpr(BinaryExpr {
-            op: Operator::IsNotDistinctFrom,
-            ..
-        }) if is_mixed && join.join_type == JoinType::Inner => {
-            is_new = true;
-            held(vec![condition])
-        }
-        _ => condition,
-    });
-    join.filter = conjunction(conditions.collect::<Vec<_>>());
-    Transformed::new_transformed(LogicalPlan::Join(join), is_new)
+    // What stands for NULL is equal to some value, but that one is not NULL.
+    let value = |side: &Expr, own: &DataType| {
+        let side = match *own == common {
+            true => side.clone(),
+            false => cast(side.clone(), common.clone()),
+        };
+        coalesce(vec![side, lit(default.clone())])
+    };
+    let nulls = left.as_ref().clone().is_null().eq(right.as_ref().clone().is_null());
+    let values = value(left, &types.0).eq(value(right, &types.1));
+    Ok(Transformed::yes(nulls.and(values)))
 }
 
 /// Ties conditions without columns to one, so that they are not moved below an aggregate.

@@ -2,7 +2,7 @@
 //!
 //! | rule | on | what it mends |
 //! |---|---|---|
-//! | `subqueries` | SQL as it was read | subqueries in any place, with three-valued logic |
+//! | `subqueries`, `unnest` | SQL as it was read | subqueries in any place, of any shape, with three-valued logic |
 //! | `set_operations` | the same | `INTERSECT ALL`, `EXCEPT ALL` |
 //! | `conditions` | the same | conditions that the simplifier changes |
 //! | `dates` | the same | times of `DATE - INTERVAL '1 hour'` |
@@ -37,6 +37,7 @@ pub(crate) mod never;
 mod opaque;
 mod set_operations;
 mod subqueries;
+mod unnest;
 mod windows;
 
 use std::sync::Arc;

@@ -6,6 +6,7 @@
 
 mod aggregates;
 mod avro;
+mod correlated;
 mod data;
 mod formats;
 mod joins;

@@ -9,12 +9,14 @@
 //! | `count(DISTINCT a, b)` | `count(DISTINCT row_key(a, b))`, of rows without NULL |
 //! | `t SEMI JOIN u`, `t ANTI JOIN u` | `LEFT SEMI`, `LEFT ANTI` |
 //! | `x SIMILAR TO 'a%'` | [`similar_to`] |
+//! | `(a, b) < (c, d)`, `(a, b) IN (SELECT ...)` | [`rows`] |
 //! | `a FULL JOIN b USING (k)` | [`using`] |
 //! | `OVER (w ORDER BY x)` | [`windows`] |
 //! | `x::VARCHAR(2)`, `to_char(t, 'YYYY')` | [`values`] |
 //! | columns without a name, and names that come twice | [`names`] |
 
 mod names;
+mod rows;
 mod similar_to;
 pub(super) mod text;
 mod using;
@@ -85,6 +87,7 @@ impl VisitorMut for Rewrite {
         let joins = select.from.iter_mut().flat_map(|from| &mut from.joins);
         joins.for_each(name_side);
         names::name_columns(&mut select.projection);
+        rows::join_members(select);
         ControlFlow::Continue(())
     }
 
@@ -156,6 +159,9 @@ impl VisitorMut for Rewrite {
         }
         if let Some(any) = like_any(expression) {
             *expression = any;
+        }
+        if let Some(compared) = rows::compared(expression) {
+            *expression = compared;
         }
         if let Expr::Function(function) = expression {
             count_rows(function);

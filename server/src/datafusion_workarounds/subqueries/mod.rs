@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `(SELECT x FROM ...)` | planned only if it is an aggregate; never NULL where `x` is not | `(SELECT single_value(x) FROM ...)`, an error for a second row |
 //! | `(SELECT x FROM ... ORDER BY k LIMIT 1)`, correlated | refused | `(SELECT first_value(x ORDER BY k) FROM ...)` |
-//! | `EXISTS (...)` in SELECT or GROUP BY | refused | the mark of a mark join |
+//! | `EXISTS (...)` outside of WHERE | refused | the mark of a mark join |
 //! | `EXISTS (...)`, not correlated, or with OFFSET | OFFSET is dropped (apache/datafusion#25283) | `(SELECT count(*) ...) > n` |
 //! | `EXISTS` and `IN` over an aggregate of all rows, correlated | no row where there is no input (#24960) | true, and `=` |
 //! | window functions, grouping sets and inner LIMIT over a correlated condition | computed before the condition (#25284, #25519) | refused |
@@ -13,25 +13,32 @@
 //! `x IN (SELECT y ...)` is true where a `y` equals `x`; otherwise it is NULL where `x` is NULL and there is a row, or
 //! where a `y` is NULL; otherwise false. A filter drops NULL like false, so `IN` itself may stay as it is there.
 
-use std::collections::BTreeSet;
+mod conditions;
+mod joins;
+mod sorts;
+mod unions;
+
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, not_impl_err};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
+use datafusion::error::DataFusionError;
 use datafusion::functions_aggregate::count::count_all;
 use datafusion::functions_aggregate::first_last::first_value_udaf;
-use datafusion::logical_expr::expr::{AggregateFunction, Exists, InSubquery, Sort as SortKey};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::expr::{
+    AggregateFunction, Exists, InSubquery, SetComparison, SetQuantifier, Sort as SortKey,
+};
 use datafusion::logical_expr::logical_plan::{FetchType, Limit, SkipType, Subquery};
-use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
-    AggregateUDF, BinaryExpr, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, lit, not, when,
+    AggregateUDF, BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, binary_expr, lit, not,
+    when,
 };
 use datafusion::optimizer::AnalyzerRule;
-use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
 use squadron_shuffle::functions::{held, single_value};
 
+use self::conditions::Moved;
+use super::unnest::{self, Names, references};
 use crate::plan_limits::expressions::{any_expression, rewrite_node};
 
 /// Rewrites the subqueries of a plan.
@@ -50,8 +57,9 @@ impl Default for RewriteSubqueries {
 
 impl AnalyzerRule for RewriteSubqueries {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let mut marks = Marks::default();
-        plan.transform_down_with_subqueries(|node| self.rewrite(node, &mut marks))
+        let names = Names::default();
+        let plan = unions::coerced(plan)?;
+        plan.transform_up_with_subqueries(|node| self.rewrite(node, &names))
             .data()
     }
 
@@ -61,24 +69,44 @@ impl AnalyzerRule for RewriteSubqueries {
 }
 
 impl RewriteSubqueries {
-    fn rewrite(&self, node: LogicalPlan, marks: &mut Marks) -> Result<Transformed<LogicalPlan>> {
-        if let LogicalPlan::Subquery(lateral) = &node
-            && !lateral.outer_ref_columns.is_empty()
-        {
-            refuse_early_work(&lateral.subquery, false)?;
-        }
-        if !has_subquery(&node)? {
-            return Ok(Transformed::no(node));
-        }
+    /// Rewrites a node whose inputs and subqueries are rewritten.
+    fn rewrite(&self, node: LogicalPlan, names: &Names) -> Result<Transformed<LogicalPlan>> {
+        unnest::lateral(node, names)?.transform_data(|node| match has_subquery(&node)? {
+            false => Ok(Transformed::no(node)),
+            true => match conditions::moved(node)? {
+                Moved::Filter(filter) => self.rewrite_expressions(filter, names),
+                Moved::Inputs(join, inputs) => {
+                    let inputs = inputs.into_iter().map(|input| match has_subquery(&input)? {
+                        true => Ok(self.rewrite_expressions(input, names)?.data),
+                        false => Ok(input),
+                    });
+                    let join = join.with_new_exprs(join.expressions(), inputs.collect::<Result<_>>()?)?;
+                    self.rewrite_expressions(join, names)
+                        .map(|join| Transformed::yes(join.data))
+                }
+                Moved::No(node) => match sorts::widened(&node)? {
+                    Some((sort, columns)) => {
+                        let sort = self.rewrite_expressions(sort, names)?.data;
+                        let plan = LogicalPlanBuilder::from(sort).project(columns)?.build()?;
+                        Ok(Transformed::yes(plan))
+                    }
+                    None => self.rewrite_expressions(node, names),
+                },
+            },
+        })
+    }
+
+    fn rewrite_expressions(&self, node: LogicalPlan, names: &Names) -> Result<Transformed<LogicalPlan>> {
         let is_filter = matches!(node, LogicalPlan::Filter(_));
         // DataFusion makes filters of the conditions of a join where it can, and has a form for IN there.
         let is_join = matches!(node, LogicalPlan::Join(_));
         let node = rewrite_node(node, |expression, schema| {
+            let expression = expression.transform_up(|part| with_references(part, schema))?;
             if is_join {
-                return self.scalars(expression);
+                return expression.transform_data(|expression| self.scalars(expression));
             }
             let tie = schema.iter().last().filter(|_| is_filter).map(Column::from);
-            let expression = expression.transform_up(one_row)?;
+            let expression = expression.transform_data(|expression| expression.transform_up(one_row))?;
             let expression = expression.transform_data(|expression| match is_filter {
                 true => in_filter(expression, Place::Conjunct, schema),
                 false => everywhere(expression, schema),
@@ -88,7 +116,7 @@ impl RewriteSubqueries {
             })?;
             expression.transform_data(|expression| self.scalars(expression))
         })?;
-        node.transform_data(|node| marks.join(node))
+        node.transform_data(|node| joins::joined(node, names))
     }
 
     /// Gives scalar subqueries at most one row.
@@ -184,46 +212,35 @@ fn existence(part: Expr) -> Result<Transformed<Expr>> {
     if is_row_of_all(&subquery.subquery) {
         return Ok(Transformed::yes(lit(!negated)));
     }
-    let is_correlated = !subquery.outer_ref_columns.is_empty();
-    if is_correlated && has_one_row(&subquery.subquery, true) {
-        return not_impl_err!(
-            "EXISTS over an aggregate without GROUP BY and with HAVING is not supported where it is correlated; compare the \
-             aggregate: (SELECT count(*) ...) > 1"
-        );
-    }
-    let (rows, skipped) = match subquery.subquery.as_ref() {
-        LogicalPlan::Limit(limit) if is_correlated => match (limit.get_skip_type()?, limit.get_fetch_type()?) {
-            (_, FetchType::Literal(Some(0))) => return Ok(Transformed::yes(lit(negated))),
-            (SkipType::Literal(skipped), FetchType::Literal(_)) => (Arc::clone(&limit.input), skipped),
-            _ => return not_impl_err!("LIMIT and OFFSET of a correlated subquery must be numbers"),
-        },
-        _ => (Arc::clone(&subquery.subquery), 0),
-    };
-    if is_correlated {
-        refuse_early_work(&rows, true)?;
-    }
-    if is_correlated && skipped == 0 {
-        let subquery = Subquery {
-            subquery: rows,
-            ..subquery
-        };
+    if !subquery.outer_ref_columns.is_empty() {
+        let subquery = without_limit(subquery)?;
         return Ok(Transformed::yes(Expr::Exists(Exists { subquery, negated })));
     }
-    let mut rows = LogicalPlanBuilder::from(LogicalPlan::clone(&rows));
-    if !is_correlated {
-        rows = rows.limit(0, Some(1))?;
-    }
-    let count = count_all().alias("count");
+    let count = LogicalPlanBuilder::from(LogicalPlan::clone(&subquery.subquery))
+        .limit(0, Some(1))?
+        .aggregate(Vec::<Expr>::new(), vec![count_all().alias("count")])?;
     let subquery = Subquery {
-        subquery: Arc::new(rows.aggregate(Vec::<Expr>::new(), vec![count])?.build()?),
+        subquery: Arc::new(count.build()?),
         ..subquery
     };
-    let skipped = lit(i64::try_from(skipped).unwrap_or(i64::MAX));
     let count = Expr::ScalarSubquery(subquery);
     Ok(Transformed::yes(match negated {
-        true => count.lt_eq(skipped),
-        false => count.gt(skipped),
+        true => count.lt_eq(lit(0_i64)),
+        false => count.gt(lit(0_i64)),
     }))
+}
+
+/// A subquery of which only matters whether it has rows, without a LIMIT and an order that do not matter.
+fn without_limit(subquery: Subquery) -> Result<Subquery> {
+    let rows = match subquery.subquery.as_ref() {
+        LogicalPlan::Limit(limit) if takes_first(limit)? => Arc::clone(&limit.input),
+        LogicalPlan::Sort(sort) => Arc::clone(&sort.input),
+        _ => return Ok(subquery),
+    };
+    without_limit(Subquery {
+        subquery: rows,
+        ..subquery
+    })
 }
 
 /// A condition of a filter without columns, tied to one: it must not be moved below an aggregate.
@@ -250,29 +267,6 @@ fn is_row_of_all(query: &LogicalPlan) -> bool {
         LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
         _ => false,
     }
-}
-
-/// Refuses what would be computed before the correlated conditions below it apply.
-fn refuse_early_work(query: &LogicalPlan, is_existence: bool) -> Result<()> {
-    let is_sets = |expression: &Expr| matches!(expression, Expr::GroupingSet(_));
-    query.apply(|node| {
-        let is_correlated = || node.exists(|below| Ok(!below.all_out_ref_exprs().is_empty()));
-        match node {
-            LogicalPlan::Window(_) if is_correlated()? => {
-                not_impl_err!(
-                    "a window function over the rows of a correlated condition is not supported; write a join"
-                )
-            }
-            LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.iter().any(is_sets) && is_correlated()? => {
-                not_impl_err!("grouping sets over the rows of a correlated condition are not supported; write a join")
-            }
-            LogicalPlan::Limit(_) if is_existence || is_correlated()? => {
-                not_impl_err!("LIMIT within a correlated subquery is not supported; write a join with row_number()")
-            }
-            _ => Ok(TreeNodeRecursion::Continue),
-        }
-    })?;
-    Ok(())
 }
 
 /// Whether LIMIT leaves the first row.
@@ -307,12 +301,37 @@ fn first_row(limit: &Limit) -> Result<Option<(LogicalPlan, Expr)>> {
 }
 
 fn has_subquery(node: &LogicalPlan) -> Result<bool> {
-    any_expression(node, |expression| {
-        expression.exists(|part| {
-            let is_one = matches!(part, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_));
-            Ok(is_one)
-        })
-    })
+    any_expression(node, contains_subquery)
+}
+
+fn contains_subquery(expression: &Expr) -> Result<bool> {
+    expression.exists(|part| Ok(query_of(part).is_some()))
+}
+
+/// The query of a subquery.
+fn query_of(part: &Expr) -> Option<&LogicalPlan> {
+    match part {
+        Expr::ScalarSubquery(subquery) => Some(&subquery.subquery),
+        Expr::Exists(exists) => Some(&exists.subquery.subquery),
+        Expr::InSubquery(membership) => Some(&membership.subquery.subquery),
+        Expr::SetComparison(comparison) => Some(&comparison.subquery.subquery),
+        _ => None,
+    }
+}
+
+/// A subquery that tells which columns it names of the queries around, with the types that these columns have.
+fn with_references(mut part: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let subquery = match &mut part {
+        Expr::ScalarSubquery(subquery) => subquery,
+        Expr::Exists(exists) => &mut exists.subquery,
+        Expr::InSubquery(membership) => &mut membership.subquery,
+        Expr::SetComparison(comparison) => &mut comparison.subquery,
+        _ => return Ok(Transformed::no(part)),
+    };
+    let query = unions::with_types_of(LogicalPlan::clone(&subquery.subquery), schema)?;
+    subquery.outer_ref_columns = references(&query)?;
+    subquery.subquery = Arc::new(query);
+    Ok(Transformed::yes(part))
 }
 
 /// Where in a filter's predicate an expression stands.
@@ -349,12 +368,10 @@ fn in_filter(expression: Expr, place: Place, schema: &DFSchema) -> Result<Transf
             let negated = !membership.negated;
             in_filter(Expr::InSubquery(InSubquery { negated, ..membership }), place, schema)
         }
-        Expr::InSubquery(membership) if !membership.negated => {
-            if !membership.subquery.outer_ref_columns.is_empty() {
-                refuse_early_work(&membership.subquery.subquery, false)?;
-            }
-            Ok(Transformed::no(Expr::InSubquery(membership)))
-        }
+        Expr::InSubquery(membership) if !membership.negated => match is_planned_membership(&membership, schema)? {
+            true => Ok(Transformed::no(Expr::InSubquery(membership))),
+            false => any_equal(membership, schema).map(Transformed::yes),
+        },
         // DataFusion has a join of its own for this.
         Expr::InSubquery(membership)
             if place == Place::Conjunct
@@ -364,8 +381,23 @@ fn in_filter(expression: Expr, place: Place, schema: &DFSchema) -> Result<Transf
             Ok(Transformed::no(Expr::InSubquery(membership)))
         }
         Expr::Exists(exists) => Ok(Transformed::no(Expr::Exists(exists))),
+        // DataFusion has a form for this.
+        Expr::SetComparison(comparison) if joins::is_planned(&comparison.subquery, schema)? => {
+            Ok(Transformed::no(Expr::SetComparison(comparison)))
+        }
         other => everywhere(other, schema),
     }
+}
+
+/// Whether DataFusion joins the members of the subquery. It gives one that is correlated a second column of the same name
+/// where types differ.
+fn is_planned_membership(membership: &InSubquery, schema: &DFSchema) -> Result<bool> {
+    let subquery = &membership.subquery;
+    let is_of_type = || {
+        let member = subquery.subquery.schema().field(0).data_type();
+        Ok::<_, DataFusionError>(membership.expr.get_type(schema)? == *member)
+    };
+    Ok(joins::is_planned(subquery, schema)? && (subquery.outer_ref_columns.is_empty() || is_of_type()?))
 }
 
 fn is_column(expression: &Expr) -> bool {
@@ -376,6 +408,7 @@ fn is_column(expression: &Expr) -> bool {
 fn everywhere(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     expression.transform_up(|part| match part {
         Expr::InSubquery(membership) => three_valued(membership, schema).map(Transformed::yes),
+        Expr::SetComparison(comparison) => quantified(comparison, schema).map(Transformed::yes),
         other => Ok(Transformed::no(other)),
     })
 }
@@ -387,36 +420,64 @@ fn three_valued(membership: InSubquery, schema: &DFSchema) -> Result<Expr> {
         subquery,
         negated,
     } = membership;
-    let query = &subquery.subquery;
-    let member = Expr::Column(Column::from(query.schema().qualified_field(0)));
+    let member = member(&subquery);
     let outer = as_outer(value.as_ref().clone(), schema)?;
-    let own = subquery.outer_ref_columns.clone();
-    let mut all = own.clone();
-    outer.apply(|part| {
-        if matches!(part, Expr::OuterReferenceColumn(..)) && !all.contains(part) {
-            all.push(part.clone());
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    let exists = |condition: Option<Expr>, references: Vec<Expr>| -> Result<Expr> {
-        let mut plan = LogicalPlanBuilder::from(LogicalPlan::clone(query));
-        if let Some(condition) = condition {
-            plan = plan.filter(condition)?;
-        }
-        Ok(Expr::Exists(Exists {
-            subquery: Subquery {
-                subquery: Arc::new(plan.build()?),
-                outer_ref_columns: references,
-                spans: subquery.spans.clone(),
-            },
-            negated: false,
-        }))
-    };
     let null = || lit(ScalarValue::Boolean(None));
-    let mut cases = when(exists(Some(outer.eq(member.clone())), all)?, lit(!negated));
-    cases = cases.when(value.is_null().and(exists(None, own.clone())?), null());
-    cases = cases.when(exists(Some(member.is_null()), own)?, null());
+    let mut cases = when(exists_where(&subquery, Some(outer.eq(member.clone())))?, lit(!negated));
+    cases = cases.when(value.is_null().and(exists_where(&subquery, None)?), null());
+    cases = cases.when(exists_where(&subquery, Some(member.is_null()))?, null());
     cases.otherwise(lit(negated))
+}
+
+/// `x IN (SELECT y ...)` where NULL means the same as false.
+fn any_equal(membership: InSubquery, schema: &DFSchema) -> Result<Expr> {
+    let outer = as_outer(*membership.expr, schema)?;
+    let equal = outer.eq(member(&membership.subquery));
+    exists_where(&membership.subquery, Some(equal))
+}
+
+/// `x > ANY (SELECT y ...)` or `x > ALL (...)` as conditions that are true or false each.
+fn quantified(comparison: SetComparison, schema: &DFSchema) -> Result<Expr> {
+    let SetComparison {
+        expr: value,
+        subquery,
+        op,
+        quantifier,
+    } = comparison;
+    let compared = binary_expr(as_outer(*value, schema)?, op, member(&subquery));
+    // One row decides: with ANY where it is true, with ALL where it is false.
+    let (decides, decided) = match quantifier {
+        SetQuantifier::Any => (compared.clone(), true),
+        SetQuantifier::All => (not(compared.clone()), false),
+    };
+    when(exists_where(&subquery, Some(decides))?, lit(decided))
+        .when(
+            exists_where(&subquery, Some(compared.is_null()))?,
+            lit(ScalarValue::Boolean(None)),
+        )
+        .otherwise(lit(!decided))
+}
+
+/// The column of a subquery.
+fn member(subquery: &Subquery) -> Expr {
+    Expr::Column(Column::from(subquery.subquery.schema().qualified_field(0)))
+}
+
+/// Whether the subquery has a row that meets the condition, or any.
+fn exists_where(subquery: &Subquery, condition: Option<Expr>) -> Result<Expr> {
+    let mut rows = LogicalPlanBuilder::from(LogicalPlan::clone(&subquery.subquery));
+    if let Some(condition) = condition {
+        rows = rows.filter(condition)?;
+    }
+    let rows = rows.build()?;
+    Ok(Expr::Exists(Exists {
+        subquery: Subquery {
+            outer_ref_columns: references(&rows)?,
+            subquery: Arc::new(rows),
+            spans: subquery.spans.clone(),
+        },
+        negated: false,
+    }))
 }
 
 /// An expression of the query around, as the subquery sees it.
@@ -426,80 +487,6 @@ fn as_outer(expression: Expr, schema: &DFSchema) -> Result<Expr> {
             Expr::Column(column) => {
                 let field = Arc::clone(schema.field_from_column(&column)?);
                 Ok(Transformed::yes(Expr::OuterReferenceColumn(field, column)))
-            }
-            other => Ok(Transformed::no(other)),
-        })
-        .data()
-}
-
-/// Mark joins for EXISTS where DataFusion makes none: outside of filters.
-#[derive(Default)]
-struct Marks {
-    made: usize,
-}
-
-impl Marks {
-    fn join(&mut self, node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-        let mut input = match &node {
-            LogicalPlan::Projection(projection) => LogicalPlan::clone(&projection.input),
-            LogicalPlan::Aggregate(aggregate) => LogicalPlan::clone(&aggregate.input),
-            _ => return Ok(Transformed::no(node)),
-        };
-        let names = NamePreserver::new(&node);
-        let mut expressions = Vec::new();
-        let mut is_marked = false;
-        for expression in node.expressions() {
-            let name = names.save(&expression);
-            let marked = expression.transform_up(|part| match part {
-                Expr::Exists(exists) => match self.mark(&mut input, &exists)? {
-                    Some(mark) if exists.negated => Ok(Transformed::yes(not(mark))),
-                    Some(mark) => Ok(Transformed::yes(mark)),
-                    None => Ok(Transformed::no(Expr::Exists(exists))),
-                },
-                other => Ok(Transformed::no(other)),
-            })?;
-            is_marked |= marked.transformed;
-            expressions.push(name.restore(marked.data));
-        }
-        if !is_marked {
-            return Ok(Transformed::no(node));
-        }
-        node.with_new_exprs(expressions, vec![input]).map(Transformed::yes)
-    }
-
-    /// Joins the subquery to `input`; gives the column that says whether it has rows. None where it is correlated in a way
-    /// that is not planned.
-    fn mark(&mut self, input: &mut LogicalPlan, exists: &Exists) -> Result<Option<Expr>> {
-        let mut pull_up = PullUpCorrelatedExpr::new().with_exists_sub_query(true);
-        let query = LogicalPlan::clone(&exists.subquery.subquery);
-        let query = query.rewrite(&mut pull_up).data()?;
-        if !pull_up.can_pull_up {
-            return Ok(None);
-        }
-        self.made += 1;
-        let alias = format!("__exists_{}", self.made);
-        let pulled: BTreeSet<Column> = pull_up.correlated_subquery_cols_map.into_values().flatten().collect();
-        let condition = match conjunction(pull_up.join_filters) {
-            Some(condition) => requalified(condition, &pulled, &alias)?,
-            None => lit(true),
-        };
-        let mut query = LogicalPlanBuilder::from(query);
-        if exists.subquery.outer_ref_columns.is_empty() {
-            query = query.limit(0, Some(1))?;
-        }
-        let query = query.alias(alias.as_str())?.build()?;
-        let joined = LogicalPlanBuilder::from(input.clone()).join_on(query, JoinType::LeftMark, Some(condition))?;
-        *input = joined.build()?;
-        Ok(Some(Expr::Column(Column::new(Some(alias), "mark"))))
-    }
-}
-
-/// The condition over the columns of the subquery under its alias.
-fn requalified(condition: Expr, columns: &BTreeSet<Column>, alias: &str) -> Result<Expr> {
-    condition
-        .transform_up(|part| match part {
-            Expr::Column(column) if columns.contains(&column) => {
-                Ok(Transformed::yes(Expr::Column(Column::new(Some(alias), column.name))))
             }
             other => Ok(Transformed::no(other)),
         })
