@@ -12,6 +12,8 @@ use datafusion::parquet::errors::ParquetError;
 use squadron_proto::failure::panic_message;
 use squadron_proto::{Failure, FailureKind};
 
+use crate::sentences::sentence;
+
 /// The failure behind `error`, by its root cause. A [`Failure`] anywhere in the chain is returned unchanged.
 pub fn of(error: &DataFusionError) -> Failure {
     use DataFusionError as E;
@@ -26,12 +28,12 @@ pub fn of(error: &DataFusionError) -> Failure {
         E::ParquetError(inner) => parquet(inner),
         E::ObjectStore(inner) => storage(inner),
         E::IoError(inner) => file(inner),
-        E::SQL(inner, _) => Failure::new(FailureKind::Invalid, inner.to_string()),
+        E::SQL(inner, _) => told(FailureKind::Invalid, &inner.to_string()),
         E::Plan(text) | E::Configuration(text) | E::Execution(text) | E::Substrait(text) => {
-            Failure::new(FailureKind::Invalid, without_backtrace(text))
+            told(FailureKind::Invalid, without_backtrace(text))
         }
         E::SchemaError(inner, _) => Failure::new(FailureKind::Invalid, inner.to_string()),
-        E::NotImplemented(text) => Failure::new(FailureKind::Unsupported, without_backtrace(text)),
+        E::NotImplemented(text) => told(FailureKind::Unsupported, without_backtrace(text)),
         E::ResourcesExhausted(text) => Failure::new(FailureKind::Exhausted, without_backtrace(text)),
         E::ExecutionJoin(inner) if inner.is_cancelled() => Failure::new(FailureKind::Cancelled, "the work was stopped"),
         E::ExecutionJoin(inner) => Failure::internal(inner),
@@ -68,7 +70,7 @@ pub(crate) fn arrow(error: &ArrowError) -> Failure {
         | E::RunEndIndexOverflowError
         | E::OffsetOverflowError(_) => FailureKind::Invalid,
     };
-    Failure::new(kind, error.to_string())
+    told(kind, &error.to_string())
 }
 
 fn parquet(error: &ParquetError) -> Failure {
@@ -132,6 +134,11 @@ fn external(error: &(dyn Error + 'static)) -> Failure {
         cause = known.source();
     }
     Failure::internal(error)
+}
+
+/// What a library says, as a sentence.
+fn told(kind: FailureKind, text: &str) -> Failure {
+    Failure::new(kind, sentence(text))
 }
 
 fn without_backtrace(text: &str) -> &str {

@@ -28,12 +28,14 @@ mod identity;
 pub mod messages;
 pub mod net;
 pub mod read;
+pub mod sentences;
 pub mod serve;
 pub mod sink;
 mod status;
 pub mod store;
 #[cfg(test)]
 mod testing;
+pub mod type_names;
 pub mod write;
 
 pub use codec::ShuffleCodec;

@@ -42,12 +42,12 @@ const WRONG: [(&str, Code, &[&str]); 29] = [
     (
         "SELECT CAST(r_name AS BIGINT) FROM region",
         Code::InvalidArgument,
-        &["Int64"],
+        &["bigint"],
     ),
     (
         "SELECT 1 BETWEEN (2 BETWEEN 1 AND 3) AND 3",
         Code::InvalidArgument,
-        &["BETWEEN", "Boolean"],
+        &["BETWEEN", "boolean"],
     ),
     (
         "SELECT array_resize([r_regionkey], -1) FROM region",
