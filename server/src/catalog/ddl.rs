@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::catalog::{SchemaProvider, TableProvider, TableProviderFactory};
 use datafusion::common::{TableReference, not_impl_err, plan_err};
 use datafusion::config::ConfigOptions;
@@ -32,8 +33,13 @@ pub(super) async fn execute(
         DdlStatement::CreateView(create) => create_view(context, create).await,
         DdlStatement::DropTable(drop) => remove(context, &drop.name, TableType::Base, drop.if_exists).await,
         DdlStatement::DropView(drop) => remove(context, &drop.name, TableType::View, drop.if_exists).await,
-        DdlStatement::DropCatalogSchema(drop) if drop.name.schema_name() == SYSTEM_SCHEMA => {
-            plan_err!("the schema {SYSTEM_SCHEMA} is the server's own and cannot be dropped")
+        DdlStatement::DropCatalogSchema(drop)
+            if [SYSTEM_SCHEMA, INFORMATION_SCHEMA].contains(&drop.name.schema_name()) =>
+        {
+            plan_err!(
+                "the schema {} is the server's own and cannot be dropped",
+                drop.name.schema_name()
+            )
         }
         other => {
             // DDL of DataFusion runs when it is planned; the frame is empty.

@@ -15,6 +15,7 @@ use futures::TryStreamExt;
 use squadron_proto::{Failure, FailureKind};
 use url::Url;
 
+use super::definition;
 use super::dialect::Dialect;
 use super::external::local_path;
 use super::format::{FORMATS, FormatKind};
@@ -51,6 +52,7 @@ pub(super) async fn open(
     let opener = TableOpener {
         name,
         state,
+        user_url: url,
         url: stores.locate(url, &[]).map_err(about)?,
     };
     opener.open().await.map_err(about)
@@ -59,6 +61,8 @@ pub(super) async fn open(
 struct TableOpener<'a> {
     name: &'a str,
     state: &'a SessionState,
+    /// The URL as the user knows it.
+    user_url: &'a Url,
     /// The URL in the object store registry.
     url: Url,
 }
@@ -80,6 +84,7 @@ impl TableOpener<'_> {
         let mut options = ListingOptions::new(reader).with_table_partition_cols(layout.partitions.clone());
         let reference = TableReference::full(DEFAULT_CATALOG, DEFAULT_SCHEMA, self.name);
         let mut location = location.with_table_ref(reference);
+        let definition = definition::statement(self.name, self.user_url, location.is_collection(), &layout, dialect);
         if location.is_collection() {
             options = options.with_file_extension(&layout.format.suffix);
             location = location
@@ -94,7 +99,8 @@ impl TableOpener<'_> {
         let statistics = self.state.runtime_env().cache_manager.get_file_statistic_cache();
         let table = ListingTable::try_new(config)
             .map_err(to_failure)?
-            .with_cache(statistics);
+            .with_cache(statistics)
+            .with_definition(Some(definition));
         if layout.are_plain {
             return Ok(Some(Arc::new(table)));
         }

@@ -13,11 +13,13 @@
 mod checked_format;
 mod csv;
 mod ddl;
+mod definition;
 mod dialect;
 mod external;
 mod file_errors;
 mod format;
 mod found;
+mod information_schema;
 mod layout;
 mod listing;
 mod names;
@@ -33,6 +35,7 @@ pub mod tpch;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider,
     TableProviderFactory,
@@ -62,9 +65,11 @@ use crate::settings::{self, SquadronOptions};
 use checked_format::check_formats;
 pub use checked_format::unchecked;
 use external::ExternalTableFactory;
+use information_schema::InformationSchema;
 pub use names::{DEFAULT_CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA};
 pub use partitions::files_of;
 use schema::SharedSchema;
+pub(crate) use schema::stored_name;
 use source::Source;
 pub use stores::StoreLease;
 use stores::Stores;
@@ -277,7 +282,8 @@ fn prepare_state(
     max_value_bytes: u64,
 ) -> Result<(SessionState, Arc<MemoryCatalogProvider>), Failure> {
     let mut config = SessionConfig::new()
-        .with_information_schema(true)
+        // Squadron has its own.
+        .with_information_schema(false)
         .with_default_catalog_and_schema(DEFAULT_CATALOG, DEFAULT_SCHEMA)
         .with_create_default_catalog_and_schema(false);
     config.options_mut().extensions.insert(SquadronOptions::default());
@@ -299,7 +305,7 @@ fn prepare_state(
     config.options_mut().optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     // A logical CASE is known not to be NULL where the physical one is not, and this is no error (#25369, #24096).
     config.options_mut().execution.skip_physical_aggregate_schema_check = true;
-    let catalogs = MemoryCatalogProviderList::new();
+    let catalogs: Arc<dyn CatalogProviderList> = Arc::new(MemoryCatalogProviderList::new());
     let catalog = Arc::new(MemoryCatalogProvider::new());
     catalogs.register_catalog(DEFAULT_CATALOG.to_string(), Arc::clone(&catalog) as _);
     let mut state = SessionStateBuilder::new()
@@ -313,7 +319,7 @@ fn prepare_state(
         .with_physical_optimizer_rules(rules::with_physical_checkpoints(
             datafusion_workarounds::physical_rules(),
         ))
-        .with_catalog_list(Arc::new(catalogs))
+        .with_catalog_list(Arc::clone(&catalogs))
         .build();
     let factories: HashMap<String, Arc<dyn TableProviderFactory>> = state
         .table_factories()
@@ -328,6 +334,10 @@ fn prepare_state(
     if let Ok(function) = state.udf(functions::JOIN_TEXTS) {
         state.add_analyzer_rule(Arc::new(BoundConcatenation { function }));
     }
+    let about_tables = InformationSchema::new(&catalogs, state.table_functions().clone());
+    catalog
+        .register_schema(INFORMATION_SCHEMA, Arc::new(about_tables))
+        .map_err(|error| squadron_shuffle::failure::of(&error))?;
     let checked = CheckArithmetic::new(&state).map_err(|error| squadron_shuffle::failure::of(&error))?;
     state.add_analyzer_rule(Arc::new(checked));
     Ok((state, catalog))

@@ -26,6 +26,8 @@ use squadron_shuffle::NULL_FOLDER;
 pub(super) struct PartitionedTable {
     files: Arc<ListingTable>,
     typed: ViewTable,
+    /// The statement that makes the table.
+    definition: Option<String>,
 }
 
 impl PartitionedTable {
@@ -34,6 +36,7 @@ impl PartitionedTable {
     /// # Errors
     /// When the columns are not those of the table.
     pub(super) fn new(files: &ListingTable, types: &[(String, DataType)]) -> Result<Self> {
+        let definition = files.get_table_definition().map(str::to_owned);
         let files = Arc::new(with_texts(files)?);
         let folders = Arc::new(Folders(Arc::clone(&files)));
         let scan = LogicalPlanBuilder::scan("files", provider_as_source(folders as _), None)?;
@@ -49,6 +52,7 @@ impl PartitionedTable {
         Ok(Self {
             files,
             typed: ViewTable::new(plan, None),
+            definition,
         })
     }
 }
@@ -136,6 +140,10 @@ impl TableProvider for PartitionedTable {
 
     fn table_type(&self) -> TableType {
         TableType::Base
+    }
+
+    fn get_table_definition(&self) -> Option<&str> {
+        self.definition.as_deref()
     }
 
     fn get_logical_plan(&self) -> Option<Cow<'_, LogicalPlan>> {

@@ -272,6 +272,13 @@ impl Tables {
     }
 }
 
+/// The name under which a schema lists the table that this name finds: unquoted names are folded.
+pub(crate) fn stored_name(schema: &dyn SchemaProvider, name: &str) -> String {
+    let shared = schema.downcast_ref::<SharedSchema>();
+    let stored = shared.and_then(|shared| shared.lock().resolve(name));
+    stored.unwrap_or_else(|| name.to_owned())
+}
+
 #[async_trait]
 impl SchemaProvider for SharedSchema {
     /// Tables that can be read, so that one broken file does not spoil `information_schema`.

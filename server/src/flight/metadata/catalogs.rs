@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow_flight::sql::{CommandGetCatalogs, CommandGetDbSchemas};
 use datafusion::catalog::SchemaProvider;
-use datafusion::catalog::information_schema::{INFORMATION_SCHEMA, InformationSchemaProvider};
+use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::logical_expr::TableType;
 use datafusion::prelude::SessionContext;
 use squadron_proto::Failure;
@@ -71,10 +71,6 @@ pub(super) fn schemas(
             continue;
         };
         let mut schemas = catalog.schema_names();
-        schemas.retain(|schema| schema != INFORMATION_SCHEMA);
-        if context.copied_config().information_schema() {
-            schemas.push(INFORMATION_SCHEMA.into());
-        }
         schemas.sort_unstable();
         let schemas = filter_names(schemas, pattern)?;
         found.extend(schemas.into_iter().map(|schema| (name.clone(), schema)));
@@ -82,12 +78,8 @@ pub(super) fn schemas(
     Ok(found)
 }
 
-/// A schema to read tables from; the information schema is made for each call, as DataFusion does.
+/// A schema to read tables from.
 pub(super) fn provider(context: &SessionContext, catalog: &str, schema: &str) -> Option<Arc<dyn SchemaProvider>> {
-    if schema == INFORMATION_SCHEMA {
-        let catalogs = Arc::clone(context.state_ref().read().catalog_list());
-        return Some(Arc::new(InformationSchemaProvider::new(catalogs)));
-    }
     context.catalog(catalog)?.schema(schema)
 }
 

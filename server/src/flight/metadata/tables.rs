@@ -91,17 +91,21 @@ async fn describe_table(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::array::{Array, AsArray};
     use arrow::datatypes::DataType;
     use arrow_flight::IpcMessage;
-    use datafusion::prelude::SessionConfig;
+    use datafusion::catalog::information_schema::{INFORMATION_SCHEMA, InformationSchemaProvider};
 
     use super::*;
-    use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 
     async fn context() -> SessionContext {
-        let config = SessionConfig::new().with_information_schema(true);
-        let context = SessionContext::new_with_config(config);
+        let context = SessionContext::new();
+        let catalogs = Arc::clone(context.state_ref().read().catalog_list());
+        let information_schema = Arc::new(InformationSchemaProvider::new(catalogs));
+        let catalog = context.catalog("datafusion").unwrap();
+        catalog.register_schema(INFORMATION_SCHEMA, information_schema).unwrap();
         for sql in [
             "CREATE TABLE orders (id BIGINT NOT NULL, total DECIMAL(15, 2), name VARCHAR)",
             "CREATE VIEW order_names AS SELECT name FROM orders",
