@@ -6,6 +6,8 @@
 
 pub(crate) mod bind;
 mod edits;
+mod hints;
+mod inserts;
 pub(crate) mod kill;
 mod limits;
 pub(crate) mod parameters;
@@ -15,6 +17,8 @@ pub(crate) mod planning_errors;
 mod recursion;
 pub(crate) mod redact;
 mod rewrite;
+mod show;
+mod spelled;
 pub mod statement;
 
 use std::sync::Arc;

@@ -6,15 +6,18 @@ use bytes::Bytes;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::LogicalPlan;
-use squadron_proto::{Failure, FailureKind};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use squadron_proto::Failure;
 use squadron_shuffle::failure;
 
+use super::hints::with_hint;
+use super::inserts::refuse_nulls;
 use super::parameters::{Parameters, infer_types, parameters_of, settle};
-use super::planning_errors::{locate, planned, unknown_table, with_end_of};
-use super::redact::redact;
+use super::planning_errors::{locate, of_names, planned, with_end_of};
+use super::redact::{as_definition, redact};
+use super::spelled::spelled;
 use super::statement::{count_schema, frozen_schema, is_write, kind_of, refuse_transaction, refuse_unserved};
-use super::{PlannedStatement, StatementKind, kill, limits};
+use super::{PlannedStatement, StatementKind, kill, limits, show};
 use crate::catalog::Catalog;
 use crate::plan_limits;
 use crate::planner::substrait;
@@ -50,7 +53,7 @@ pub(crate) async fn parse(
     source: Source,
     text: Option<Arc<str>>,
 ) -> Result<PlannedStatement, Failure> {
-    let hinted = |failure| with_hint(catalog, failure);
+    let hinted = |failure| with_hint(state, catalog, failure);
     let (plan, parameters, schema) = match source {
         Source::Sql(sql) => {
             let resolved = planned(resolve_sql(state, &sql).await);
@@ -92,9 +95,27 @@ pub async fn logical_plan(state: &SessionState, sql: &str) -> DataFusionResult<L
     let statement = limits::parse(state, sql)?;
     refuse_transaction(&statement)?;
     let statement = settings::session::normalize(statement);
-    let plan = state.statement_to_plan(statement).await.map_err(locate)?;
+    let plan = match show::plan(state, &statement).await.map_err(of_names)? {
+        Some(plan) => plan,
+        None => {
+            let planned = state.statement_to_plan(statement).await;
+            planned.map_err(|error| of_names(spelled(error, || limits::parse(state, sql).ok())))?
+        }
+    };
+    let plan = with_definition(show::described(plan)?, sql);
+    refuse_nulls(&plan)?;
     plan_limits::check_plan(&plan)?;
     Ok(plan)
+}
+
+/// What makes a table or view, as its user wrote it.
+fn with_definition(mut plan: LogicalPlan, sql: &str) -> LogicalPlan {
+    match &mut plan {
+        LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create)) => create.definition = Some(as_definition(sql)),
+        LogicalPlan::Ddl(DdlStatement::CreateView(create)) => create.definition = Some(as_definition(sql)),
+        _ => {}
+    }
+    plan
 }
 
 async fn resolve_substrait(state: &SessionState, plan: &Bytes) -> DataFusionResult<Resolved> {
@@ -133,18 +154,4 @@ fn planned_statement(
         plan,
         text,
     })
-}
-
-/// Adds the nearest name to what DataFusion says of a table it does not know.
-fn with_hint(catalog: &Catalog, mut failure: Failure) -> Failure {
-    let Some(name) = unknown_table(&failure.message) else {
-        return failure;
-    };
-    failure.kind = FailureKind::NotFound;
-    let nearest = catalog.nearest_table(&name);
-    failure.message = match nearest.filter(|nearest| *nearest != name) {
-        Some(nearest) => format!("table '{name}' not found; did you mean '{nearest}'?"),
-        None => format!("table '{name}' not found; SHOW TABLES lists what there is"),
-    };
-    failure
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use squadron_shuffle::net::object_stores;
 
 /// Characters of a statement that are kept.
 const MAX_CHARACTERS: usize = 4096;
@@ -67,6 +68,42 @@ fn without_options(sql: &str) -> Option<String> {
     Some(text)
 }
 
+/// The statement that made a table, as SHOW CREATE TABLE shows it: with its OPTIONS, but for those that may be secret.
+pub(super) fn as_definition(sql: &str) -> String {
+    let sql = sql.trim().trim_end_matches(';').trim_end();
+    if !has_options(sql) {
+        return sql.to_owned();
+    }
+    without_secrets(sql).unwrap_or_else(|| redact(sql).to_string())
+}
+
+fn without_secrets(sql: &str) -> Option<String> {
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize().ok()?;
+    let mut text = String::new();
+    let mut is_secret = false;
+    for token in tokens {
+        match &token {
+            Token::SingleQuotedString(_) if is_secret => text.push_str("'...'"),
+            Token::SingleQuotedString(value) => text.push_str(&format!("'{}'", value.replace('\'', "''"))),
+            _ => text.push_str(&token.to_string()),
+        }
+        is_secret = match &token {
+            Token::Whitespace(_) => is_secret,
+            Token::SingleQuotedString(key) => !is_secret && is_secret_key(key),
+            _ => false,
+        };
+    }
+    Some(text)
+}
+
+/// Whether an option of this name may be a credential.
+fn is_secret_key(key: &str) -> bool {
+    const SECRET: [&str; 6] = ["key", "secret", "token", "password", "sas", "credential"];
+    let key = key.to_ascii_lowercase();
+    let may_be_secret = object_stores::is_store_option(&key) || key.starts_with("format.crypto");
+    may_be_secret && SECRET.iter().any(|word| key.contains(word))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +122,18 @@ mod tests {
             "COPY (SELECT (1)) TO 's3://b/x' options(...) PARTITIONED BY (a)"
         );
         assert!(!redact("COPY t TO 'x' OPTIONS ('hush").contains("hush"));
+    }
+
+    #[test]
+    fn definitions_keep_what_is_not_secret() {
+        let sql = " CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 's3://b/it''s' OPTIONS ('aws.secret_access_key' 'hush', \
+                   'aws.region' 'eu', 'has_header' 'false'); ";
+        assert_eq!(
+            as_definition(sql),
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 's3://b/it''s' OPTIONS ('aws.secret_access_key' '...', \
+             'aws.region' 'eu', 'has_header' 'false')"
+        );
+        assert_eq!(as_definition("CREATE VIEW v AS SELECT 1;"), "CREATE VIEW v AS SELECT 1");
     }
 
     #[test]

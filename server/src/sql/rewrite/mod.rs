@@ -80,6 +80,9 @@ impl VisitorMut for Rewrite {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Failure> {
+        if !select.connect_by.is_empty() {
+            return refuse("CONNECT BY is not supported; WITH RECURSIVE walks over trees");
+        }
         if select.flavor == SelectFlavor::FromFirstNoSelect {
             select.projection = vec![SelectItem::Wildcard(WildcardAdditionalOptions::default())];
             select.flavor = SelectFlavor::FromFirst;
@@ -287,7 +290,7 @@ fn plain_argument(argument: &FunctionArg) -> Option<Expr> {
 }
 
 /// The name as DataFusion looks it up: in small letters unless it is quoted.
-fn normalized(name: &Ident) -> String {
+pub(super) fn normalized(name: &Ident) -> String {
     match name.quote_style {
         Some(_) => name.value.clone(),
         None => name.value.to_ascii_lowercase(),

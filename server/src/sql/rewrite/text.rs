@@ -20,7 +20,7 @@ const DISTINCT_TEXT: &str = "OPERATOR(squadron.distinct)";
 const NOT_DISTINCT_TEXT: &str = "OPERATOR(squadron.not_distinct)";
 
 /// The text of an expression with what this module put into it taken back.
-pub(super) fn as_written(text: String) -> String {
+pub(in crate::sql) fn as_written(text: String) -> String {
     match text.contains("OPERATOR(squadron.") {
         true => text
             .replace(DISTINCT_TEXT, "IS DISTINCT FROM")
