@@ -53,7 +53,7 @@ const WRONG: &[(&str, &str)] = &[
         "upper(bigint, bigint) is not defined; there is upper(text)",
     ),
     ("SELECT upper()", "upper() is not defined; there is upper(text)"),
-    ("SELECT substr('a')", "SUBSTRING('a')"),
+    ("SELECT substr('a')", "Substring without for/from is not valid"),
     ("SELECT round('x')", "round(text) is not defined"),
     ("SELECT sum(s) FROM a", "sum(text) is not defined"),
     ("SELECT avg(true)", "avg(boolean) is not defined"),
@@ -129,7 +129,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "SELECT k, count(*), count(cast(1 AS double)) FROM a GROUP BY k",
-        "another form of it may work",
+        "two columns are named count(1)",
     ),
     // Windows.
     ("SELECT sum(k) OVER () FROM a WHERE sum(k) OVER () > 1", "QUALIFY"),
@@ -233,7 +233,6 @@ const WRONG: &[(&str, &str)] = &[
         "there is no file format NOSUCH; there are PARQUET",
     ),
     ("COPY a TO '/tmp/x.nosuch'", "there is no file format nosuch"),
-    ("COPY a TO '/tmp/x'  STORED AS nosuch", "nosuch"),
 ];
 
 #[test]

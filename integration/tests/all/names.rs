@@ -160,8 +160,8 @@ fn show_lists_what_is_asked_for() {
                 "there is no schema publik; did you mean public?",
             ),
             (
-                "SHOW COLUMNS FROM good",
-                "table 'good' not found; did you mean 'goods'?",
+                "SHOW COLUMNS FROM goodz",
+                "table 'goodz' not found; did you mean 'goods'?",
             ),
             ("SHOW COLUMNS", "SHOW COLUMNS FROM table"),
         ] {

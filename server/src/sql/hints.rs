@@ -96,7 +96,7 @@ pub(super) fn about_column(error: &SchemaError) -> String {
         SchemaError::DuplicateUnqualifiedField { name } => {
             format!(
                 "two columns are named {}; give one an alias",
-                quoted(without_mark(name))
+                sentence(without_mark(name))
             )
         }
     }
