@@ -1,82 +1,39 @@
 //! Floats of which equal ones have equal bits.
 //!
-//! In SQL -0.0 equals 0.0, and one NaN another. DataFusion 55.2 compares bits where it sorts, and where it looks values up
-//! in lists and tables of windows (apache/datafusion#22826, #25186). A division of zero by zero gives a NaN with a sign,
-//! which then is the least of all numbers and not the greatest.
+//! In SQL -0.0 equals 0.0, and one NaN another. DataFusion 55.2 compares bits where it sorts, where it looks values up
+//! in lists and tables of windows (apache/datafusion#22826, #25186), and in nested values (#22835). A division of zero by
+//! zero gives a NaN with a sign, which then is the least of all numbers and not the greatest.
+//!
+//! Intervals are as long as PostgreSQL and DuckDB take them to be, a month being 30 days and a day 24 hours; DataFusion
+//! compares their months, days and nanoseconds in turn (apache/datafusion#8468).
 
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
-use datafusion::arrow::datatypes::{DataType, FieldRef, Float32Type, Float64Type};
-use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
-use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
-use datafusion::logical_expr::{
-    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+use datafusion::arrow::datatypes::{
+    DataType, Float32Type, Float64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
 };
+use datafusion::common::{Result, exec_err};
+use datafusion::logical_expr::ScalarUDF;
 
-use super::strict_field;
+use super::same::{same, with_parts};
 
-/// `canonical(x)` is `x`, but 0.0 for -0.0, and the one NaN for each.
+/// `canonical(x)` is `x`, but 0.0 for -0.0, and the one NaN for each, also within lists, structs and maps; and for an
+/// interval the one of the same length with whole months and days.
 pub fn canonical() -> Arc<ScalarUDF> {
-    Arc::new(ScalarUDF::new_from_impl(Canonical {
-        signature: Signature::any(1, Volatility::Immutable),
-    }))
+    same("canonical", of_array)
 }
 
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Canonical {
-    signature: Signature,
-}
-
-impl ScalarUDFImpl for Canonical {
-    fn name(&self) -> &str {
-        "canonical"
-    }
-
-    fn display_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(args.iter().map(ToString::to_string).collect())
-    }
-
-    fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(args.iter().map(|arg| arg.schema_name().to_string()).collect())
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types {
-            [data_type] if data_type.is_floating() => Ok(data_type.clone()),
-            _ => plan_err!("canonical takes a float"),
-        }
-    }
-
-    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        strict_field(self.name(), &args, |types| self.return_type(types))
-    }
-
-    fn is_strict(&self) -> bool {
-        true
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        match args.args.as_slice() {
-            [ColumnarValue::Array(values)] => Ok(ColumnarValue::Array(of_array(values)?)),
-            [ColumnarValue::Scalar(value)] => {
-                let one = of_array(&value.to_array_of_size(1)?)?;
-                Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&one, 0)?))
-            }
-            other => exec_err!("canonical takes one argument, not {}", other.len()),
-        }
-    }
-
-    // But for NaN with a sign, which files may hold, the order of values is that of their bits.
-    fn output_ordering(&self, inputs: &[ExprProperties]) -> Result<SortProperties> {
-        Ok(match inputs {
-            [input] if input.sort_properties == SortProperties::Singleton => SortProperties::Singleton,
-            _ => SortProperties::Unordered,
-        })
+/// Whether values of the type are, or contain, floats.
+pub fn has_floats(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Float64 | DataType::Float32 | DataType::Float16 => true,
+        DataType::Struct(fields) => fields.iter().any(|field| has_floats(field.data_type())),
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => has_floats(field.data_type()),
+        _ => false,
     }
 }
 
@@ -95,6 +52,64 @@ fn of_array(values: &ArrayRef) -> Result<ArrayRef> {
     match values.data_type() {
         DataType::Float64 => canonical!(Float64Type, f64::NAN, 0.0),
         DataType::Float32 => canonical!(Float32Type, f32::NAN, 0.0),
-        _ => Ok(Arc::clone(values)),
+        DataType::Interval(IntervalUnit::MonthDayNano) => {
+            let values = values.as_primitive::<IntervalMonthDayNanoType>();
+            let canonical = values.try_unary::<_, IntervalMonthDayNanoType, _>(justified)?;
+            Ok(Arc::new(canonical))
+        }
+        _ => with_parts(values, of_array),
+    }
+}
+
+const NANOSECONDS_OF_DAY: i128 = 86_400_000_000_000;
+const DAYS_OF_MONTH: i128 = 30;
+
+/// The interval of the same length whose days are below 30, and whose nanoseconds are below a day, none of them negative.
+fn justified(interval: IntervalMonthDayNano) -> Result<IntervalMonthDayNano> {
+    let days = i128::from(interval.months) * DAYS_OF_MONTH + i128::from(interval.days);
+    let length = days * NANOSECONDS_OF_DAY + i128::from(interval.nanoseconds);
+    let days = length.div_euclid(NANOSECONDS_OF_DAY);
+    let parts = (
+        i32::try_from(days.div_euclid(DAYS_OF_MONTH)),
+        i32::try_from(days.rem_euclid(DAYS_OF_MONTH)),
+        i64::try_from(length.rem_euclid(NANOSECONDS_OF_DAY)),
+    );
+    match parts {
+        (Ok(months), Ok(days), Ok(nanoseconds)) => Ok(IntervalMonthDayNano::new(months, days, nanoseconds)),
+        _ => exec_err!("an interval is too long to be compared"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{Float64Array, ListArray, StructArray};
+    use datafusion::arrow::datatypes::Field;
+
+    use super::*;
+
+    #[test]
+    fn intervals_of_equal_length_are_equal() {
+        let justified = |months, days, hours: i64| {
+            justified(IntervalMonthDayNano::new(months, days, hours * 3_600_000_000_000)).unwrap()
+        };
+        assert_eq!(justified(0, 0, 24), justified(0, 1, 0));
+        assert_eq!(justified(0, 40, 0), justified(1, 9, 24));
+        assert_eq!(justified(1, -30, 0), justified(0, 0, 0));
+        assert!(justified(0, -1, 0) < justified(0, 0, -23));
+        assert!(justified(0, 29, 23) < justified(1, 0, 0));
+    }
+
+    #[test]
+    fn zeros_within_nested_values_lose_their_sign() {
+        let lists = ListArray::from_iter_primitive::<Float64Type, _, _>([Some([Some(-0.0), Some(-f64::NAN)]), None]);
+        let field = Arc::new(Field::new("l", lists.data_type().clone(), true));
+        let rows: ArrayRef = Arc::new(StructArray::from(vec![(field, Arc::new(lists) as ArrayRef)]));
+        let canonical = of_array(&rows).unwrap();
+        let lists = canonical.as_struct().column(0).as_list::<i32>();
+        let values: &Float64Array = lists.values().as_primitive();
+        assert_eq!(values.value(0).to_bits(), 0.0_f64.to_bits());
+        assert_eq!(values.value(1).to_bits(), f64::NAN.to_bits());
+        assert!(lists.is_null(1));
+        assert!(has_floats(rows.data_type()));
     }
 }

@@ -13,16 +13,22 @@
 mod arguments;
 pub mod arithmetic;
 mod canonical;
+mod clean;
 mod extremes;
+mod fit;
 mod growth;
 mod hold;
+mod in_range;
 mod join_texts;
 mod regexp;
 mod row_key;
+mod same;
 mod single_value;
+mod sliding;
 mod sum;
 #[cfg(test)]
 mod tests;
+mod zones;
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -41,16 +47,21 @@ use datafusion::logical_expr::{
 };
 
 use self::arithmetic::{Checked, Negate};
-pub use self::canonical::canonical;
+pub use self::canonical::{canonical, has_floats};
+pub use self::clean::{clean, may_hide};
 use self::extremes::extremes;
+pub use self::fit::{fit, wide};
 use self::growth::{GROWING, Growth};
 pub use self::hold::held;
 use self::hold::hold;
+pub use self::in_range::in_range;
 pub use self::join_texts::JOIN_TEXTS;
 use self::join_texts::JoinTexts;
 use self::row_key::row_key;
 pub use self::single_value::single_value;
+use self::sliding::{SLIDING, sliding};
 use self::sum::checked_sum;
+pub use self::zones::{AT_TIME_ZONE, at_time_zone, in_zone};
 
 /// Replaces functions of `registry` by checked and bounded ones of the same names, and adds [`JOIN_TEXTS`] and
 /// [`arithmetic`].
@@ -79,11 +90,21 @@ pub fn register(registry: &mut dyn FunctionRegistry, max_value_bytes: u64, pool:
     registry.register_udaf(Arc::new(checked_sum()))?;
     registry.register_udf(hold())?;
     registry.register_udf(canonical())?;
+    registry.register_udf(clean())?;
+    registry.register_udf(fit())?;
+    registry.register_udf(in_range())?;
+    registry.register_udf(at_time_zone())?;
+    registry.register_udf(in_zone())?;
     registry.register_udf(row_key())?;
     for extreme in extremes() {
         registry.register_udaf(Arc::new(extreme))?;
     }
     registry.register_udaf(single_value())?;
+    for name in SLIDING {
+        if let Ok(function) = registry.udaf(name) {
+            registry.register_udaf(Arc::new(sliding(function)))?;
+        }
+    }
     Ok(())
 }
 

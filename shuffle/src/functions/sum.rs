@@ -33,6 +33,8 @@ use datafusion::logical_expr::{
 };
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::accumulate::NullState;
 
+use super::sliding::FloatFrame;
+
 /// A number that sums are made of, and the type in which they are made.
 trait Summed: ArrowNumericType<Native: Into<<Self::Wide as ArrowPrimitiveType>::Native>> + Debug + Send {
     /// The type of unfinished sums.
@@ -131,6 +133,9 @@ impl AggregateUDFImpl for CheckedSum {
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         match own_accumulator(&args) {
             Some(accumulator) => Ok(accumulator),
+            None if *args.return_field.data_type() == DataType::Float64 && !args.is_distinct => {
+                Ok(Box::new(FloatFrame::sum()))
+            }
             None => self.inner.inner().create_sliding_accumulator(args),
         }
     }

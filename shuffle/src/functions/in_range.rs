@@ -1,0 +1,68 @@
+//! Times that a number of nanoseconds can tell, from 1677 to 2262.
+//!
+//! DataFusion 55.2 makes 2262-04-11 of later ones in `to_timestamp`, 1970-01-01 of NaN, and NULL in `date_bin`.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit};
+use datafusion::common::{Result, exec_err};
+use datafusion::logical_expr::ScalarUDF;
+
+use super::same::same;
+
+const NANOSECONDS_OF_SECOND: i64 = 1_000_000_000;
+
+/// `in_range(x)` is `x`, a time or a number of seconds; an error for those out of range.
+pub fn in_range() -> Arc<ScalarUDF> {
+    same("in_range", of_array)
+}
+
+fn of_array(values: &ArrayRef) -> Result<ArrayRef> {
+    let is_far = match values.data_type() {
+        DataType::Timestamp(unit, _) => {
+            let units = match unit {
+                TimeUnit::Second => 1,
+                TimeUnit::Millisecond => 1_000,
+                TimeUnit::Microsecond => 1_000_000,
+                TimeUnit::Nanosecond => NANOSECONDS_OF_SECOND,
+            };
+            let last = i64::MAX / (NANOSECONDS_OF_SECOND / units);
+            let times = cast(values, &DataType::Int64)?;
+            let mut times = times.as_primitive::<Int64Type>().iter().flatten();
+            times.any(|time| time > last || time < -last)
+        }
+        number if number.is_floating() => {
+            let last = (i64::MAX / NANOSECONDS_OF_SECOND) as f64;
+            let seconds = cast(values, &DataType::Float64)?;
+            let mut seconds = seconds.as_primitive::<Float64Type>().iter().flatten();
+            seconds.any(|seconds| seconds.is_nan() || seconds.abs() > last)
+        }
+        _ => false,
+    };
+    match is_far {
+        true => exec_err!(
+            "a time is not between the years 1677 and 2262, which a TIMESTAMP in nanoseconds can tell; \
+             to_timestamp_seconds(CAST(x AS BIGINT)) and date_trunc reach further"
+        ),
+        false => Ok(Arc::clone(values)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{Float64Array, TimestampMicrosecondArray};
+
+    use super::*;
+
+    #[test]
+    fn only_times_in_range_pass() {
+        let seconds = |seconds: f64| of_array(&(Arc::new(Float64Array::from(vec![seconds])) as ArrayRef));
+        let micros = |micros: i64| of_array(&(Arc::new(TimestampMicrosecondArray::from(vec![micros])) as ArrayRef));
+        assert!(seconds(1.5e9).is_ok() && seconds(-9.2e9).is_ok());
+        assert!(seconds(1e10).is_err() && seconds(f64::NAN).is_err());
+        assert!(micros(1_700_000_000_000_000).is_ok());
+        assert!(micros(253_402_214_400_000_000).is_err());
+    }
+}
