@@ -24,15 +24,17 @@ use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::object_store::{ObjectMeta, ObjectStore};
-use datafusion::physical_expr::{LexOrdering, LexRequirement};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, LexRequirement, PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::ProjectionExec;
 use futures::FutureExt;
 use squadron_shuffle::arrow_files;
-use squadron_shuffle::fragment::json_array::scan_of_arrays;
+use squadron_shuffle::functions::{clean, may_hide};
 
 use super::csv::CsvFiles;
 use super::file_errors::checked;
-use super::parquet_statistics;
+use super::{json_numbers, parquet_statistics};
 
 /// The extensions under which DataFusion keeps its formats.
 const EXTENSIONS: [&str; 5] = ["parquet", "csv", "json", "arrow", "avro"];
@@ -224,16 +226,16 @@ impl FileFormat for CheckedFormat {
     }
 
     async fn create_physical_plan(&self, state: &dyn Session, scan: FileScanConfig) -> Result<Arc<dyn ExecutionPlan>> {
-        match self.inner.downcast_ref::<CsvFormat>() {
-            Some(format) => self.csv.scan(format, state, scan).await,
-            None => {
-                let plan = self.inner.create_physical_plan(state, scan).await?;
-                let json = self.inner.downcast_ref::<JsonFormat>();
-                Ok(match json.is_some_and(|json| !json.is_newline_delimited()) {
-                    true => scan_of_arrays(plan),
-                    false => plan,
-                })
-            }
+        if let Some(csv) = self.inner.downcast_ref::<CsvFormat>() {
+            return self.csv.scan(csv, state, scan).await;
+        }
+        if let Some(json) = self.inner.downcast_ref::<JsonFormat>() {
+            return json_numbers::scan(json, state, scan).await;
+        }
+        let plan = self.inner.create_physical_plan(state, scan).await?;
+        match self.inner.is::<ParquetFormat>() {
+            true => Ok(plan),
+            false => without_hidden_values(plan, state),
         }
     }
 
@@ -250,6 +252,30 @@ impl FileFormat for CheckedFormat {
     fn file_source(&self, table_schema: TableSchema) -> Arc<dyn FileSource> {
         self.inner.file_source(table_schema)
     }
+}
+
+/// Removes what Arrow files hold under NULL, and what readers put there, from the columns that may have it.
+fn without_hidden_values(plan: Arc<dyn ExecutionPlan>, state: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = plan.schema();
+    if !schema.fields().iter().any(|field| may_hide(field.data_type())) {
+        return Ok(plan);
+    }
+    let options = Arc::new(state.config_options().clone());
+    let columns = schema.fields().iter().enumerate().map(|(index, field)| {
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), index));
+        let value: Arc<dyn PhysicalExpr> = match may_hide(field.data_type()) {
+            true => Arc::new(ScalarFunctionExpr::try_new(
+                clean(),
+                vec![column],
+                &schema,
+                Arc::clone(&options),
+            )?),
+            false => column,
+        };
+        Ok((value, field.name().clone()))
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    Ok(Arc::new(ProjectionExec::try_new(columns, plan)?))
 }
 
 #[derive(Debug)]

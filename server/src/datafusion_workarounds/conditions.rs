@@ -9,6 +9,7 @@
 //! | `a = b` beside a join with `c IS NOT DISTINCT FROM d` | NULL equals NULL in both | the second becomes two equalities |
 //! | `array_agg(x ORDER BY t, t)`, `DISTINCT ON` with a key twice | a panic | the key once |
 //! | a condition without columns above an aggregate | moved below it (#25415), which has a row without input | holds on to a column |
+//! | a condition on `random() < 0.5` of GROUP BY | moved below the aggregate, and evaluated again (#25415) | the key is a column of a projection |
 //! | `random() BETWEEN 0 AND 1`, `coalesce(random(), 0)` | evaluated twice (#25457, #25477) | refused |
 
 use std::sync::Arc;
@@ -21,7 +22,9 @@ use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::expr::{Between, InList, Sort as SortKey};
 use datafusion::logical_expr::type_coercion::binary::comparison_coercion;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, ExprSchemable, Filter, LogicalPlan, Operator, cast, lit};
+use datafusion::logical_expr::{
+    Aggregate, BinaryExpr, Distinct, Expr, ExprSchemable, Filter, LogicalPlan, Operator, Projection, cast, lit,
+};
 use datafusion::optimizer::AnalyzerRule;
 use squadron_shuffle::functions::held;
 
@@ -37,6 +40,7 @@ impl AnalyzerRule for KeepConditions {
             let node = rewrite_named(node, |expression| expression.transform_up(keep))?;
             let node = node.transform_data(|node| Ok(distinct_on(node)))?;
             let node = node.transform_data(keep_kinds_of_equality)?;
+            let node = node.transform_data(compute_volatile_keys)?;
             node.transform_data(keep_above_aggregates)
         })
         .data()
@@ -189,6 +193,37 @@ fn keep_above_aggregates(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> 
     let predicate = conjunction(conditions).unwrap_or_else(|| lit(true));
     let filter = Filter::try_new(predicate, Arc::clone(&filter.input))?;
     Ok(Transformed::yes(LogicalPlan::Filter(filter)))
+}
+
+/// Computes the volatile keys of groups below the aggregate, where no condition on them is moved.
+fn compute_volatile_keys(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Aggregate(aggregate) = node else {
+        return Ok(Transformed::no(node));
+    };
+    let is_plain = |key: &Expr| key.is_volatile() && !matches!(key, Expr::GroupingSet(_));
+    if !aggregate.group_expr.iter().any(is_plain) {
+        return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
+    }
+    let Aggregate {
+        input,
+        group_expr,
+        aggr_expr,
+        ..
+    } = aggregate;
+    let mut columns: Vec<_> = input.schema().columns().into_iter().map(Expr::Column).collect();
+    let mut keys = Vec::new();
+    for (index, key) in group_expr.into_iter().enumerate() {
+        if !is_plain(&key) {
+            keys.push(key);
+            continue;
+        }
+        let (computed, shown) = (format!("__key_{index}"), key.schema_name().to_string());
+        columns.push(key.unalias().alias(&computed));
+        keys.push(Expr::Column(Column::new_unqualified(computed)).alias(shown));
+    }
+    let input = Arc::new(LogicalPlan::Projection(Projection::try_new(columns, input)?));
+    let aggregate = Aggregate::try_new(input, keys, aggr_expr)?;
+    Ok(Transformed::yes(LogicalPlan::Aggregate(aggregate)))
 }
 
 fn distinct_on(node: LogicalPlan) -> Transformed<LogicalPlan> {

@@ -1,17 +1,44 @@
-//! Floats are compared by their values where DataFusion 55.2 compares their bits: as keys of ORDER BY and of windows, in
-//! lists, in `CASE x WHEN`, in `nullif` and in DISTINCT aggregates. What divides makes no NaN with a sign.
+//! Floats are compared by their values where DataFusion 55.2 compares their bits: as keys of ORDER BY, of `DISTINCT ON` and
+//! of windows, in lists, in `CASE x WHEN`, in `nullif`, in DISTINCT aggregates, in functions that look for an element of an
+//! array, and as parts of lists, structs and maps that are compared or grouped. What divides makes no NaN with a sign.
+//!
+//! Intervals are compared by their length in the same places, and `min` and `max` of them are the first in that order.
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::{DataType, IntervalUnit};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{DFSchema, Result};
+use datafusion::common::{Column, DFSchema, Result};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, ScalarUDF};
+use datafusion::functions_aggregate::first_last::first_value_udaf;
+use datafusion::logical_expr::expr::{AggregateFunction, ScalarFunction, Sort as SortKey};
+use datafusion::logical_expr::{
+    Aggregate, BinaryExpr, Distinct, DistinctOn, Expr, ExprSchemable, LogicalPlan, Operator, Projection, ScalarUDF,
+};
 use datafusion::optimizer::AnalyzerRule;
-use squadron_shuffle::functions::canonical;
+use squadron_shuffle::functions::{canonical, has_floats};
 
 use crate::plan_limits::expressions::rewrite_node;
+
+/// Functions that compare the elements of arrays.
+const SEARCHING: [&str; 16] = [
+    "array_has",
+    "array_has_all",
+    "array_has_any",
+    "array_position",
+    "array_positions",
+    "array_remove",
+    "array_remove_n",
+    "array_remove_all",
+    "array_replace",
+    "array_replace_n",
+    "array_replace_all",
+    "array_distinct",
+    "array_union",
+    "array_intersect",
+    "array_except",
+    "array_sort",
+];
 
 /// Makes floats canonical where that matters.
 #[derive(Debug)]
@@ -29,7 +56,7 @@ impl AnalyzerRule for CanonicalFloats {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_down_with_subqueries(|node| {
             let is_sort = matches!(node, LogicalPlan::Sort(_));
-            rewrite_node(node, |expression, schema| {
+            let node = rewrite_node(node, |expression, schema| {
                 let within = expression.transform_up(|part| Ok(self.within(part, schema)))?;
                 within.transform_data(|expression| {
                     Ok(match is_sort {
@@ -37,7 +64,8 @@ impl AnalyzerRule for CanonicalFloats {
                         false => Transformed::no(expression),
                     })
                 })
-            })
+            })?;
+            node.transform_data(|node| self.grouped(node))
         })
         .data()
     }
@@ -51,12 +79,12 @@ impl CanonicalFloats {
     /// The expression as a key.
     fn key(&self, expression: Expr, schema: &DFSchema) -> Transformed<Expr> {
         let is_canonical = matches!(&expression, Expr::ScalarFunction(call) if call.func == self.canonical);
-        let is_float = || {
+        let has_forms = || {
             expression
                 .get_type(schema)
-                .is_ok_and(|data_type| data_type.is_floating())
+                .is_ok_and(|data_type| has_floats(&data_type) || is_interval(&data_type))
         };
-        if is_canonical || !is_float() {
+        if is_canonical || !has_forms() {
             return Transformed::no(expression);
         }
         let call = ScalarFunction::new_udf(Arc::clone(&self.canonical), vec![expression]);
@@ -88,9 +116,12 @@ impl CanonicalFloats {
                 let is_new = self.each(std::iter::once(base.as_mut()).chain(whens), schema);
                 Transformed::new_transformed(Expr::Case(case), is_new)
             }
-            Expr::ScalarFunction(mut call) if call.name() == "nullif" => {
+            Expr::ScalarFunction(mut call) if call.name() == "nullif" || SEARCHING.contains(&call.name()) => {
                 let is_new = self.each(&mut call.args, schema);
                 Transformed::new_transformed(Expr::ScalarFunction(call), is_new)
+            }
+            Expr::AggregateFunction(aggregate) if matches!(aggregate.func.name(), "min" | "max") => {
+                first_interval(aggregate, &self.canonical, schema)
             }
             Expr::AggregateFunction(mut aggregate) if aggregate.params.distinct => {
                 let is_new = self.each(&mut aggregate.params.args, schema);
@@ -106,7 +137,141 @@ impl CanonicalFloats {
                 op: Operator::Divide | Operator::Modulo,
                 ..
             }) => self.key(part, schema),
+            // Floats that are not nested are compared by their values.
+            Expr::BinaryExpr(BinaryExpr {
+                mut left,
+                op,
+                mut right,
+            }) if is_comparison(op) && (has_other_forms(&left, schema) || has_other_forms(&right, schema)) => {
+                let is_new = self.each([left.as_mut(), right.as_mut()], schema);
+                let comparison = BinaryExpr::new(left, op, right);
+                Transformed::new_transformed(Expr::BinaryExpr(comparison), is_new)
+            }
             other => Transformed::no(other),
         }
     }
+
+    /// The node with canonical keys where it makes groups of nested values, and of any floats in `DISTINCT ON`.
+    fn grouped(&self, node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+        match node {
+            LogicalPlan::Distinct(Distinct::On(on)) => self.distinct_on(on),
+            LogicalPlan::Distinct(Distinct::All(input)) => {
+                let schema = Arc::clone(input.schema());
+                let mut is_new = false;
+                let columns = schema.iter().map(|(qualifier, field)| {
+                    let column = Expr::Column(Column::from((qualifier, field)));
+                    if !is_nested(&column, &schema) {
+                        return column;
+                    }
+                    let key = self.key(column, &schema);
+                    is_new |= key.transformed;
+                    match key.transformed {
+                        true => key.data.alias_qualified(qualifier.cloned(), field.name()),
+                        false => key.data,
+                    }
+                });
+                let columns: Vec<_> = columns.collect();
+                let input = match is_new {
+                    true => Arc::new(LogicalPlan::Projection(Projection::try_new(columns, input)?)),
+                    false => input,
+                };
+                let distinct = LogicalPlan::Distinct(Distinct::All(input));
+                Ok(Transformed::new_transformed(distinct, is_new))
+            }
+            LogicalPlan::Aggregate(aggregate) => self.groups(aggregate),
+            other => Ok(Transformed::no(other)),
+        }
+    }
+
+    fn distinct_on(&self, on: DistinctOn) -> Result<Transformed<LogicalPlan>> {
+        let schema = Arc::clone(on.input.schema());
+        let DistinctOn {
+            mut on_expr,
+            select_expr,
+            mut sort_expr,
+            input,
+            ..
+        } = on;
+        let keys = sort_expr.iter_mut().flatten().map(|key| &mut key.expr);
+        let is_new = self.each(on_expr.iter_mut().chain(keys), &schema);
+        let distinct = DistinctOn::try_new(on_expr, select_expr, sort_expr, input)?;
+        Ok(Transformed::new_transformed(
+            LogicalPlan::Distinct(Distinct::On(distinct)),
+            is_new,
+        ))
+    }
+
+    fn groups(&self, aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
+        let schema = Arc::clone(aggregate.input.schema());
+        if !aggregate.group_expr.iter().any(|key| is_nested(key, &schema)) {
+            return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
+        }
+        let names: Vec<_> = aggregate
+            .schema
+            .iter()
+            .map(|(qualifier, field)| (qualifier.cloned(), field.name().clone()))
+            .collect();
+        let Aggregate {
+            input,
+            group_expr,
+            aggr_expr,
+            ..
+        } = aggregate;
+        let mut is_new = false;
+        let keys = group_expr.into_iter().zip(names).map(|(key, (qualifier, name))| {
+            if !is_nested(&key, &schema) {
+                return key;
+            }
+            let key = self.key(key, &schema);
+            is_new |= key.transformed;
+            match key.transformed {
+                true => key.data.alias_qualified(qualifier, name),
+                false => key.data,
+            }
+        });
+        let keys: Vec<_> = keys.collect();
+        let aggregate = Aggregate::try_new(input, keys, aggr_expr)?;
+        Ok(Transformed::new_transformed(LogicalPlan::Aggregate(aggregate), is_new))
+    }
+}
+
+fn is_comparison(op: Operator) -> bool {
+    op.supports_propagation() || matches!(op, Operator::IsDistinctFrom | Operator::IsNotDistinctFrom)
+}
+
+fn is_interval(data_type: &DataType) -> bool {
+    *data_type == DataType::Interval(IntervalUnit::MonthDayNano)
+}
+
+/// Whether DataFusion takes values that are equal for different ones where it compares two.
+fn has_other_forms(expression: &Expr, schema: &DFSchema) -> bool {
+    is_nested(expression, schema)
+        || expression
+            .get_type(schema)
+            .is_ok_and(|data_type| is_interval(&data_type))
+}
+
+/// `min` and `max` of an interval as the first in the order of their lengths.
+fn first_interval(
+    mut aggregate: AggregateFunction,
+    canonical: &Arc<ScalarUDF>,
+    schema: &DFSchema,
+) -> Transformed<Expr> {
+    let is_min = aggregate.func.name() == "min";
+    let interval = aggregate.params.args.first();
+    let data_type = interval.and_then(|interval| interval.get_type(schema).ok());
+    let (Some(interval), Some(true)) = (interval, data_type.as_ref().map(is_interval)) else {
+        return Transformed::no(Expr::AggregateFunction(aggregate));
+    };
+    let length = ScalarFunction::new_udf(Arc::clone(canonical), vec![interval.clone()]);
+    aggregate.params.order_by = vec![SortKey::new(Expr::ScalarFunction(length), is_min, false)];
+    aggregate.params.distinct = false;
+    aggregate.func = first_value_udaf();
+    Transformed::yes(Expr::AggregateFunction(aggregate))
+}
+
+/// Whether the value is a list, struct or map with floats.
+fn is_nested(expression: &Expr, schema: &DFSchema) -> bool {
+    let data_type = expression.get_type(schema);
+    data_type.is_ok_and(|data_type| !data_type.is_floating() && has_floats(&data_type))
 }

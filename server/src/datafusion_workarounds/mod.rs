@@ -6,10 +6,17 @@
 //! | `set_operations` | the same | `INTERSECT ALL`, `EXCEPT ALL` |
 //! | `conditions` | the same | conditions that the simplifier changes |
 //! | `dates` | the same | times of `DATE - INTERVAL '1 hour'` |
+//! | `doubles` | the same | doubles beside decimals |
+//! | `order_by` | the same | names within expressions of ORDER BY |
+//! | `keys` | the same | declared keys, which nothing checks |
 //! | `balance` | the same | long chains of AND and OR |
 //! | `arithmetic` | plans with types | overflow |
 //! | `windows` | the same | frames of narrow keys |
-//! | `floats` | the same | -0.0 and NaN as keys |
+//! | `floats` | the same | -0.0 and NaN as keys, and within arrays and structs |
+//! | `hidden_values` | the same | values under NULL |
+//! | `zones` | the same | casts between local times and instants |
+//! | `ranges` | the same | times and decimals out of range |
+//! | `grouping_sets` | the same | keys of grouping sets that seem constant |
 //! | `opaque` | the same | casts that are taken off, differences of dates |
 //! | `never` | plans that are optimized | conditions that are constantly NULL |
 //! | `filter_pushdown`, `filter_first` | physical plans | filters that move to other columns, and below what may fail |
@@ -29,16 +36,23 @@ pub(crate) mod arithmetic;
 pub(crate) mod balance;
 mod conditions;
 mod dates;
+mod doubles;
 mod filter_first;
 mod filter_pushdown;
 mod floats;
+mod grouping_sets;
+mod hidden_values;
+mod keys;
 mod nan_pruning;
 pub(crate) mod never;
 mod opaque;
+mod order_by;
+mod ranges;
 mod set_operations;
 mod subqueries;
 mod unnest;
 mod windows;
+mod zones;
 
 use std::sync::Arc;
 
@@ -70,9 +84,16 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules.insert(1, Arc::new(set_operations::CountEqualRows));
     rules.insert(2, Arc::new(conditions::KeepConditions));
     rules.insert(3, Arc::new(dates::TimesOfDates));
+    rules.insert(4, Arc::new(doubles::DoublesBesideDecimals));
+    rules.insert(5, Arc::new(keys::DistrustKeys));
+    rules.insert(6, Arc::new(order_by::OrderByColumns));
     // These read the types that DataFusion's rules found.
     rules.push(Arc::new(windows::WidenFrames));
     rules.push(Arc::new(floats::CanonicalFloats::default()));
+    rules.push(Arc::new(hidden_values::RemoveHiddenValues));
+    rules.push(Arc::new(zones::CastInZone));
+    rules.push(Arc::new(ranges::CheckRanges));
+    rules.push(Arc::new(grouping_sets::TieGroupingSets));
     rules.push(Arc::new(opaque::HideFromRules));
     rules
 }

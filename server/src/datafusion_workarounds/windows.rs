@@ -58,6 +58,7 @@ impl AnalyzerRule for WidenFrames {
 /// The type that the key of a function's frame needs, if its own is too narrow.
 fn needed_type(function: &WindowFunction, schema: &DFSchema) -> Result<Option<DataType>> {
     refuse_far_lead(function)?;
+    refuse_cut_default(function, schema)?;
     let frame = &function.params.window_frame;
     match (frame.units, function.params.order_by.as_slice()) {
         (WindowFrameUnits::Range, [key]) if has_offset(frame) => {
@@ -125,16 +126,50 @@ fn wide_type(key: &DataType) -> Result<Option<DataType>> {
     }
 }
 
-/// `lead(x, 2) IGNORE NULLS` misses rows behind a gap (apache/datafusion#25471).
+/// `lead(x, 2) IGNORE NULLS`, and `lag(x, -2)`, which is the same, miss rows behind a gap (apache/datafusion#25471).
 fn refuse_far_lead(function: &WindowFunction) -> Result<()> {
     let ignores_nulls = function.params.null_treatment == Some(NullTreatment::IgnoreNulls);
     let is_one = |offset: &Expr| matches!(offset, Expr::Literal(value, _) if value.to_string() == "1");
     let is_far = function.params.args.get(1).is_some_and(|offset| !is_one(offset));
-    if ignores_nulls && is_far && function.fun.name() == "lead" {
+    let is_ahead = match function.fun.name() {
+        "lead" => is_far,
+        "lag" => function.params.args.get(1).is_some_and(is_negative),
+        _ => false,
+    };
+    if ignores_nulls && is_ahead {
         return not_impl_err!(
-            "lead with an offset and IGNORE NULLS is not supported; nth_value(x, n) IGNORE NULLS OVER (... ROWS BETWEEN 1 FOLLOWING \
+            "lead with an offset, or lag with a negative one, and IGNORE NULLS is not supported; nth_value(x, n) IGNORE NULLS OVER (... ROWS BETWEEN 1 FOLLOWING \
              AND UNBOUNDED FOLLOWING) gives the same row"
         );
     }
     Ok(())
+}
+
+/// The default of `lag(x, 1, 2.5)` is cast to the type of `x`, and loses its fraction in an integer.
+fn refuse_cut_default(function: &WindowFunction, schema: &DFSchema) -> Result<()> {
+    let name = function.fun.name();
+    let ([value, _, default], "lag" | "lead") = (function.params.args.as_slice(), name) else {
+        return Ok(());
+    };
+    let has_fraction = |value: &ScalarValue| match value {
+        ScalarValue::Float64(Some(value)) => value.fract() != 0.0,
+        _ => false,
+    };
+    let is_cut = matches!(default, Expr::Literal(value, _) if has_fraction(value));
+    if is_cut && value.get_type(schema)?.is_integer() {
+        return plan_err!(
+            "the default of {name} has a fraction, and its values are integers; cast them: {name}(CAST(x AS DOUBLE), 1, 2.5)"
+        );
+    }
+    Ok(())
+}
+
+/// Whether a written offset is negative.
+fn is_negative(offset: &Expr) -> bool {
+    match offset {
+        Expr::Negative(_) => true,
+        Expr::Literal(value, _) => value.to_string().starts_with('-'),
+        Expr::Cast(cast) => is_negative(&cast.expr),
+        _ => false,
+    }
 }

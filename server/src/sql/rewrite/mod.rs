@@ -15,6 +15,7 @@
 //! | `x::VARCHAR(2)`, `to_char(t, 'YYYY')` | [`values`] |
 //! | columns without a name, and names that come twice | [`names`] |
 
+mod ctes;
 mod names;
 mod rows;
 mod similar_to;
@@ -70,6 +71,7 @@ impl VisitorMut for Rewrite {
 
     // Before the expressions are visited, so that columns are named by what the user wrote.
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Failure> {
+        ctes::refuse_repeated(query)?;
         windows::extend_windows(query)?;
         using::merge_columns(query)?;
         names::name_order(query);

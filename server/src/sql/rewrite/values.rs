@@ -5,24 +5,35 @@
 //! | `x::VARCHAR(2)` | all of `x` | `left(x, 2)` |
 //! | `TIMESTAMP '2024-01-01 10:00'` | refused | `... 10:00:00` |
 //! | `to_char(t, 'YYYY-MM-DD')` | the text `YYYY-MM-DD` | `to_char(t, '%Y-%m-%d')` |
+//! | `0.1::DECIMAL(38, 20)`, `'1e3'::DECIMAL` | the digits of a double; refused | `'0.1'::DECIMAL(38, 20)`, `'1000'::DECIMAL` |
+//! | `t AT TIME ZONE 'Asia/Tokyo'` | an instant, also of an instant | `at_time_zone(t, 'Asia/Tokyo')` |
+//! | `regexp_replace(x, 'a', '$1\&')` | `$1` is a group, `\&` is no match | `regexp_replace(x, 'a', '$$1\0')` |
+//! | `from_unixtime(n)` | a time without a zone | `at_time_zone(from_unixtime(n), 'UTC')` |
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    CastKind, CharacterLength, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Value,
+    CastKind, CharacterLength, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
+    UnaryOperator, Value,
 };
 use squadron_proto::{Failure, FailureKind};
 
-use super::call;
+use squadron_shuffle::functions::AT_TIME_ZONE;
+
+use super::{call, null};
 
 /// Rewrites one expression.
 pub(super) fn rewrite_value(expression: &mut Expr) -> ControlFlow<Failure> {
     match expression {
         Expr::Cast {
             kind: CastKind::Cast | CastKind::DoubleColon,
+            expr,
             data_type,
             ..
         } => {
+            if is_decimal(data_type) {
+                digits_as_text(expr);
+            }
             if let Some(length) = without_length(data_type) {
                 let text = expression.clone();
                 *expression = call(
@@ -41,9 +52,130 @@ pub(super) fn rewrite_value(expression: &mut Expr) -> ControlFlow<Failure> {
             }
             ControlFlow::Continue(())
         }
-        Expr::Function(function) => translate_format(function),
+        Expr::AtTimeZone { timestamp, time_zone } => {
+            let [time, zone] = [timestamp, time_zone].map(|part| std::mem::replace(part.as_mut(), null()));
+            *expression = call(AT_TIME_ZONE, vec![time, zone]);
+            ControlFlow::Continue(())
+        }
+        Expr::Function(function) if is_unix_time(function) => {
+            let utc = Expr::Value(Value::SingleQuotedString("UTC".to_owned()).into());
+            *expression = call(AT_TIME_ZONE, vec![expression.clone(), utc]);
+            ControlFlow::Continue(())
+        }
+        Expr::Function(function) => {
+            write_replacement(function);
+            translate_format(function)
+        }
         _ => ControlFlow::Continue(()),
     }
+}
+
+fn is_decimal(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Decimal(_) | DataType::Numeric(_) | DataType::Dec(_)
+    )
+}
+
+/// Writes a number as a text, of which no digit is lost.
+fn digits_as_text(number: &mut Expr) {
+    match number {
+        Expr::Nested(inner) => digits_as_text(inner),
+        Expr::UnaryOp {
+            op: UnaryOperator::Minus,
+            expr,
+        } => {
+            if let Expr::Value(value) = expr.as_ref()
+                && let Value::Number(digits, _) = &value.value
+                && let Some(digits) = without_exponent(digits)
+            {
+                *number = Expr::Value(Value::SingleQuotedString(format!("-{digits}")).into());
+            }
+        }
+        Expr::Value(value) => {
+            let digits = match &value.value {
+                Value::Number(digits, _) if digits.len() > EXACT_DIGITS || digits.contains(['.', 'e', 'E']) => digits,
+                Value::SingleQuotedString(digits) if digits.contains(['e', 'E']) => digits,
+                _ => return,
+            };
+            if let Some(digits) = without_exponent(digits) {
+                value.value = Value::SingleQuotedString(digits);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// So many digits are an integer in DataFusion.
+const EXACT_DIGITS: usize = 18;
+
+/// Exponents above this are left to the cast, which refuses them.
+const MAX_EXPONENT: i32 = 100;
+
+/// `1.5e2` as `150`; none for a text that is no number.
+fn without_exponent(number: &str) -> Option<String> {
+    let number = number.trim();
+    let (sign, number) = match number.strip_prefix('-') {
+        Some(number) => ("-", number),
+        None => ("", number.strip_prefix('+').unwrap_or(number)),
+    };
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let exponent: i32 = exponent
+        .parse()
+        .ok()
+        .filter(|exponent: &i32| exponent.abs() <= MAX_EXPONENT)?;
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if (whole.is_empty() && fraction.is_empty()) || !is_digits(whole) || !is_digits(fraction) {
+        return None;
+    }
+    let point = i32::try_from(whole.len()).ok()? + exponent;
+    let mut digits = format!("{whole}{fraction}");
+    if point < 0 {
+        let zeros = "0".repeat(point.unsigned_abs() as usize);
+        return Some(format!("{sign}0.{zeros}{digits}"));
+    }
+    let point = point as usize;
+    if point >= digits.len() {
+        digits.push_str(&"0".repeat(point - digits.len()));
+        return Some(format!("{sign}{digits}"));
+    }
+    let (whole, fraction) = digits.split_at(point);
+    let whole = if whole.is_empty() { "0" } else { whole };
+    Some(format!("{sign}{whole}.{fraction}"))
+}
+
+/// Writes the replacement of `regexp_replace` so that a dollar is one, and `\&` is the whole match.
+fn write_replacement(function: &mut Function) {
+    let is_replace =
+        matches!(function.name.0.as_slice(), [name] if name.to_string().eq_ignore_ascii_case("regexp_replace"));
+    let FunctionArguments::List(arguments) = &mut function.args else {
+        return;
+    };
+    let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(replacement))) = arguments.args.get_mut(2) else {
+        return;
+    };
+    if !is_replace {
+        return;
+    }
+    if let Expr::Value(value) = replacement {
+        if let Value::SingleQuotedString(text) | Value::EscapedStringLiteral(text) = &mut value.value {
+            *text = text.replace('$', "$$").replace("\\&", "\\0");
+        }
+        return;
+    }
+    for (from, to) in [("$", "$$"), ("\\&", "\\0")] {
+        let text = |text: &str| Expr::Value(Value::SingleQuotedString(text.to_owned()).into());
+        let of = std::mem::replace(replacement, null());
+        *replacement = call("replace", vec![of, text(from), text(to)]);
+    }
+}
+
+/// Whether the function is `from_unixtime` without a zone.
+fn is_unix_time(function: &Function) -> bool {
+    let has_name =
+        matches!(function.name.0.as_slice(), [name] if name.to_string().eq_ignore_ascii_case("from_unixtime"));
+    has_name && matches!(&function.args, FunctionArguments::List(arguments) if arguments.args.len() == 1)
 }
 
 /// Takes the length from a type of text.
@@ -159,6 +291,25 @@ mod tests {
             ("Q", None),
         ] {
             assert_eq!(translated(format).as_deref(), expected, "{format}");
+        }
+    }
+
+    #[test]
+    fn exponents_become_digits() {
+        for (number, expected) in [
+            ("1e3", Some("1000")),
+            ("-1.25e1", Some("-12.5")),
+            ("+12.5E-3", Some("0.0125")),
+            ("1.5e-1", Some("0.15")),
+            (".5", Some("0.5")),
+            ("7", Some("7")),
+            ("12345678901234567.89", Some("12345678901234567.89")),
+            ("1e999", None),
+            ("e3", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(without_exponent(number).as_deref(), expected, "{number}");
         }
     }
 
