@@ -11,6 +11,7 @@ use arrow::array::{
     ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch,
     StringArray, StructArray, TimestampMicrosecondArray,
 };
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::ipc::writer::FileWriter;
 use datafusion::parquet::arrow::ArrowWriter;
@@ -42,6 +43,7 @@ impl Tables {
         write_text(tables.path());
         write_hive(&tables.path().join("hive"));
         write_nested(tables.path());
+        write_hidden(&tables.path().join("hidden.arrow"));
         write_blob(tables.path());
         write_sorted(&files.path().join("sorted.parquet"));
         Self { tables, files }
@@ -379,6 +381,34 @@ fn write_nested(folder: &Path) {
         ("point", Arc::new(points)),
     ]);
     write_parquet(&folder.join("nested.parquet"), &batch, 100);
+}
+
+/// An Arrow file whose odd rows are NULL, and hold values all the same.
+fn write_hidden(path: &Path) {
+    let ids: Int64Array = (0..500).map(Some).collect();
+    let nulls = NullBuffer::from_iter((0..500).map(|row| row % 2 == 0));
+    let items = || -> ArrayRef {
+        let field = Arc::new(Field::new_list_field(DataType::Int64, true));
+        let values: Int64Array = (0..500).map(Some).collect();
+        let offsets = OffsetBuffer::from_repeated_length(1, 500);
+        Arc::new(ListArray::new(field, offsets, Arc::new(values), Some(nulls.clone())))
+    };
+    let x: Int64Array = (0..500).map(Some).collect();
+    let fields = vec![
+        Field::new("x", DataType::Int64, true),
+        Field::new("l", items().data_type().clone(), true),
+    ];
+    let points = StructArray::new(fields.into(), vec![Arc::new(x), items()], Some(nulls.clone()));
+    let batch = nullable_batch(vec![
+        ("id", Arc::new(ids)),
+        ("items", items()),
+        ("point", Arc::new(points)),
+    ]);
+    let mut writer = FileWriter::try_new(File::create(path).unwrap(), &batch.schema()).unwrap();
+    for first in (0..500).step_by(100) {
+        writer.write(&batch.slice(first, 100)).unwrap();
+    }
+    writer.finish().unwrap();
 }
 
 /// One cell of five megabytes among small ones.

@@ -5,6 +5,7 @@
 //! with literal rows where the reference itself is known to be wrong. Its schema must be the same in all answers.
 
 mod aggregates;
+mod answers;
 mod avro;
 mod correlated;
 mod data;
