@@ -9,7 +9,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::{GetExt, Statistics};
 use datafusion::datasource::file_format::arrow::ArrowFormat;
@@ -30,7 +30,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 use futures::FutureExt;
 use squadron_shuffle::arrow_files;
-use squadron_shuffle::functions::{clean, may_hide};
+use squadron_shuffle::functions::{clean, hides_required, may_hide};
 
 use super::csv::CsvFiles;
 use super::file_errors::checked;
@@ -234,8 +234,9 @@ impl FileFormat for CheckedFormat {
         }
         let plan = self.inner.create_physical_plan(state, scan).await?;
         match self.inner.is::<ParquetFormat>() {
-            true => Ok(plan),
-            false => without_hidden_values(plan, state),
+            // Fields are read without the rest of their struct where nothing has to be removed.
+            true => without_hidden_values(plan, state, hides_required),
+            false => without_hidden_values(plan, state, |field| may_hide(field.data_type())),
         }
     }
 
@@ -255,15 +256,19 @@ impl FileFormat for CheckedFormat {
 }
 
 /// Removes what Arrow files hold under NULL, and what readers put there, from the columns that may have it.
-fn without_hidden_values(plan: Arc<dyn ExecutionPlan>, state: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+fn without_hidden_values(
+    plan: Arc<dyn ExecutionPlan>,
+    state: &dyn Session,
+    hides: impl Fn(&Field) -> bool,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = plan.schema();
-    if !schema.fields().iter().any(|field| may_hide(field.data_type())) {
+    if !schema.fields().iter().any(|field| hides(field)) {
         return Ok(plan);
     }
     let options = Arc::new(state.config_options().clone());
     let columns = schema.fields().iter().enumerate().map(|(index, field)| {
         let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), index));
-        let value: Arc<dyn PhysicalExpr> = match may_hide(field.data_type()) {
+        let value: Arc<dyn PhysicalExpr> = match hides(field) {
             true => Arc::new(ScalarFunctionExpr::try_new(
                 clean(),
                 vec![column],

@@ -134,6 +134,10 @@ impl TableProvider for PartitionedTable {
         self.typed.schema()
     }
 
+    fn constraints(&self) -> Option<&Constraints> {
+        self.files.constraints()
+    }
+
     fn table_type(&self) -> TableType {
         TableType::Base
     }

@@ -11,7 +11,7 @@ use datafusion::common::{Constraints, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::datasource::listing::ListingTable;
 use datafusion::datasource::{provider_as_source, source_as_provider};
-use datafusion::logical_expr::{LogicalPlan, TableScan};
+use datafusion::logical_expr::{LogicalPlan, TableScan, TableScanBuilder};
 use datafusion::optimizer::AnalyzerRule;
 
 /// Reads tables as if they had no keys.
@@ -65,6 +65,10 @@ fn without_key(scan: TableScan) -> Result<Transformed<LogicalPlan>> {
         fetch,
         ..
     } = scan;
-    let scan = TableScan::try_new(table_name, source, projection, filters, fetch)?;
+    let scan = TableScanBuilder::new(table_name, source)
+        .with_projection(projection)
+        .with_filters(filters)
+        .with_fetch(fetch)
+        .build()?;
     Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, OffsetSizeTrait, UInt64Array};
 use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::compute::{nullif, take};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::Result;
 use datafusion::logical_expr::ScalarUDF;
 
@@ -30,6 +30,22 @@ pub fn may_hide(data_type: &DataType) -> bool {
             | DataType::FixedSizeList(..)
             | DataType::Map(..)
     )
+}
+
+/// Whether values of the type have required parts that stand below others which may be NULL. The reader of Parquet puts
+/// any value there.
+pub fn hides_required(field: &Field) -> bool {
+    let parts: Vec<&FieldRef> = match field.data_type() {
+        DataType::Struct(fields) => fields.iter().collect(),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => return hides_required(item),
+        _ => return false,
+    };
+    parts
+        .into_iter()
+        .any(|part| (field.is_nullable() && !part.is_nullable()) || hides_required(part))
 }
 
 fn of_array(array: &ArrayRef) -> Result<ArrayRef> {

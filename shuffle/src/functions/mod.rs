@@ -48,7 +48,7 @@ use datafusion::logical_expr::{
 
 use self::arithmetic::{Checked, Negate};
 pub use self::canonical::{canonical, has_floats};
-pub use self::clean::{clean, may_hide};
+pub use self::clean::{clean, hides_required, may_hide};
 use self::extremes::extremes;
 pub use self::fit::{fit, wide};
 use self::growth::{GROWING, Growth};
