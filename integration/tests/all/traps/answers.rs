@@ -223,6 +223,23 @@ fn doubles_and_decimals_keep_their_digits() {
             ]],
         ),
         exactly(
+            "a digit more",
+            "SELECT ceil(d), floor(-d) FROM (SELECT 999.9::DECIMAL(4, 1) + id * 0::DECIMAL(1, 0) AS d FROM facts WHERE id = 1)",
+            &[["1000.0", "-1000.0"]],
+        ),
+        error(
+            "a time that nanoseconds cannot tell",
+            "SELECT max(to_timestamp(id * 1e10)) FROM facts",
+            Code::InvalidArgument,
+            "1677",
+        ),
+        error(
+            "a text with too many digits",
+            "SELECT max(arrow_cast(repeat('9', 60) || id, 'Decimal256(76, 17)')) FROM facts",
+            Code::InvalidArgument,
+            "does not fit",
+        ),
+        exactly(
             "a dollar in a replacement",
             "SELECT regexp_replace('ab' || id, 'a', '$1'), regexp_replace('ab', '(a)', '\\1\\1$'), \
              regexp_replace('ab', 'a', '[\\&]') FROM facts WHERE id = 1",
@@ -253,6 +270,22 @@ fn groups_and_orders_are_those_of_the_statement() {
             "grouping() of them",
             "SELECT g, grouping(g) FROM facts WHERE g = 3 GROUP BY CUBE(g) ORDER BY grouping(g)",
             &[["3", "0"], ["", "1"]],
+        ),
+        exactly(
+            "a name in an expression of ORDER BY is a column of the table",
+            "SELECT -id AS g, g AS h FROM facts WHERE id IN (3, 5, 16) ORDER BY g + 0, id",
+            &[["-3", "3"], ["-16", "3"], ["-5", "5"]],
+        ),
+        exactly(
+            "a name alone is one of the result",
+            "SELECT -id AS g FROM facts WHERE id IN (3, 5) ORDER BY g",
+            &[["-5"], ["-3"]],
+        ),
+        error(
+            "a random query that is used twice",
+            "WITH x AS (SELECT random() AS r FROM facts) SELECT count(*) FROM x a JOIN x b ON a.r = b.r",
+            Code::Unimplemented,
+            "computed anew",
         ),
         exactly(
             "intervals have a length",
