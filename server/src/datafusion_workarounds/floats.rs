@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
     Aggregate, BinaryExpr, Distinct, DistinctOn, Expr, ExprSchemable, LogicalPlan, Operator, Projection, ScalarUDF,
 };
 use datafusion::optimizer::AnalyzerRule;
-use squadron_shuffle::functions::{canonical, has_floats};
+use squadron_shuffle::functions::{canonical, has_floats, held};
 
 use crate::plan_limits::expressions::rewrite_node;
 
@@ -144,8 +144,14 @@ impl CanonicalFloats {
                 mut right,
             }) if is_comparison(op) && (has_other_forms(&left, schema) || has_other_forms(&right, schema)) => {
                 let is_new = self.each([left.as_mut(), right.as_mut()], schema);
-                let comparison = BinaryExpr::new(left, op, right);
-                Transformed::new_transformed(Expr::BinaryExpr(comparison), is_new)
+                // As keys of a join, both sides would be columns with the names of those that they are made of.
+                let may_join = is_new && !left.column_refs().is_empty() && !right.column_refs().is_empty();
+                let comparison = Expr::BinaryExpr(BinaryExpr::new(left, op, right));
+                let comparison = match may_join {
+                    true => held(vec![comparison]),
+                    false => comparison,
+                };
+                Transformed::new_transformed(comparison, is_new)
             }
             other => Transformed::no(other),
         }
