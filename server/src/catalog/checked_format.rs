@@ -5,11 +5,10 @@
 //! that cannot be had.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Field, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::{GetExt, Statistics};
 use datafusion::datasource::file_format::arrow::ArrowFormat;
@@ -21,19 +20,21 @@ use datafusion::datasource::file_format::{FileFormat, FileFormatFactory, FileMet
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
 use datafusion::datasource::physical_plan::{FileScanConfig, FileSinkConfig, FileSource};
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
 use datafusion::object_store::{ObjectMeta, ObjectStore};
+use datafusion::parquet::file::metadata::ParquetMetaData;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, LexRequirement, PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
-use futures::FutureExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use squadron_shuffle::arrow_files;
 use squadron_shuffle::functions::{clean, hides_required, may_hide};
 
 use super::csv::CsvFiles;
 use super::file_errors::checked;
+use super::merge::{Numbers, merge};
 use super::{json_numbers, parquet_statistics};
 
 /// The extensions under which DataFusion keeps its formats.
@@ -55,8 +56,14 @@ pub fn unchecked(format: &dyn FileFormat) -> &dyn FileFormat {
     checked.map_or(format, |checked| checked.inner.as_ref())
 }
 
+/// How many files are looked at at a time.
+const CONCURRENCY: usize = 16;
+
 /// JSON files of so many bytes are looked at as a whole for their columns.
 const MAX_THOROUGH_BYTES: u64 = 1024 * 1024 * 1024;
+/// Of larger ones so many rows, shared among the files, but not fewer than that of each.
+const MAX_SAMPLED_ROWS: usize = 100_000;
+const MIN_SAMPLED_ROWS: usize = 1_000;
 
 #[derive(Debug)]
 pub(super) struct CheckedFormat {
@@ -78,30 +85,44 @@ impl CheckedFormat {
         store: &Arc<dyn ObjectStore>,
         object: &ObjectMeta,
     ) -> Result<SchemaRef> {
+        let reader = self.thorough(object.size, 1);
+        self.schema_by(reader.as_ref(), state, store, object).await
+    }
+
+    /// The columns of a file as `reader` sees them.
+    async fn schema_by(
+        &self,
+        reader: &dyn FileFormat,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        object: &ObjectMeta,
+    ) -> Result<SchemaRef> {
         let work = async {
             if self.inner.is::<ArrowFormat>() {
                 return arrow_files::schema(store, object).await;
             }
-            let reader = self.thorough(object.size);
-            reader.infer_schema(state, store, std::slice::from_ref(object)).await
+            let schema = reader.infer_schema(state, store, std::slice::from_ref(object)).await?;
+            self.check_footer(state, store, object).await?;
+            Ok(schema)
         };
         checked(object, work).await
     }
 }
 
 impl CheckedFormat {
-    /// The format as it looks at files of so many bytes for their columns. Where a field comes late, or has a fraction
+    /// The format as it looks at so many files, of so many bytes together, for their columns. Where a field comes late, or has a fraction
     /// late, JSON's reader would leave it out (apache/arrow-rs#10265), so it looks at all rows.
-    fn thorough(&self, bytes: u64) -> Arc<dyn FileFormat> {
+    fn thorough(&self, bytes: u64, files: usize) -> Arc<dyn FileFormat> {
         match self.inner.downcast_ref::<JsonFormat>() {
             Some(json) if json.options().schema_infer_max_rec.is_none() => {
                 if bytes > MAX_THOROUGH_BYTES {
+                    let rows = (MAX_SAMPLED_ROWS / files.max(1)).max(MIN_SAMPLED_ROWS);
                     tracing::warn!(
                         bytes,
-                        "the columns of JSON files are those of their first 100,000 rows, because they are larger than \
-                         {MAX_THOROUGH_BYTES} bytes; declare the columns with CREATE EXTERNAL TABLE"
+                        "the columns of JSON files are those of their first {rows} rows each, because they are larger \
+                         than {MAX_THOROUGH_BYTES} bytes; declare the columns with CREATE EXTERNAL TABLE"
                     );
-                    return Arc::new(json_with(json, 100_000));
+                    return Arc::new(json_with(json, rows));
                 }
                 Arc::new(json_with(json, usize::MAX))
             }
@@ -109,7 +130,27 @@ impl CheckedFormat {
         }
     }
 
-    /// Leaves of a Parquet file's statistics what its footer, which is in the cache by now, proves.
+    /// The footer of a Parquet file, which is in the cache by now.
+    ///
+    /// # Errors
+    /// When its numbers of rows do not agree.
+    async fn check_footer(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        object: &ObjectMeta,
+    ) -> Result<Option<Arc<ParquetMetaData>>> {
+        if !self.inner.is::<ParquetFormat>() {
+            return Ok(None);
+        }
+        let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
+        let footer = DFParquetMetadata::new(store, object).with_file_metadata_cache(Some(footers));
+        let footer = footer.fetch_metadata().await?;
+        parquet_statistics::check_rows(&footer)?;
+        Ok(Some(footer))
+    }
+
+    /// Leaves of a Parquet file's statistics what its footer proves.
     async fn keep_proven(
         &self,
         state: &dyn Session,
@@ -118,12 +159,9 @@ impl CheckedFormat {
         object: &ObjectMeta,
         statistics: &mut Statistics,
     ) -> Result<()> {
-        if !self.inner.is::<ParquetFormat>() {
-            return Ok(());
+        if let Some(footer) = self.check_footer(state, store, object).await? {
+            parquet_statistics::keep_proven(statistics, schema, &footer);
         }
-        let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
-        let footer = DFParquetMetadata::new(store, object).with_file_metadata_cache(Some(footers));
-        parquet_statistics::keep_proven(statistics, schema, footer.fetch_metadata().await?.as_ref());
         Ok(())
     }
 }
@@ -160,20 +198,20 @@ impl FileFormat for CheckedFormat {
         if let [object] = objects {
             return self.schema_of(state, store, object).await;
         }
-        if !self.inner.is::<ArrowFormat>() {
-            // Many files are read at a time.
-            let reader = self.thorough(objects.iter().map(|object| object.size).sum());
-            let work = AssertUnwindSafe(reader.infer_schema(state, store, objects));
-            if let Ok(Ok(schema)) = work.catch_unwind().await {
-                return Ok(schema);
-            }
-        }
-        // One after the other, to find the one that cannot be read.
+        let reader = &self.thorough(objects.iter().map(|object| object.size).sum(), objects.len());
         let mut schemas = Vec::with_capacity(objects.len());
         for object in objects {
-            schemas.push(Arc::unwrap_or_clone(self.schema_of(state, store, object).await?));
+            schemas.push(async move {
+                let schema = self.schema_by(reader.as_ref(), state, store, object).await?;
+                Ok::<_, DataFusionError>((object.location.to_string(), Arc::unwrap_or_clone(schema)))
+            });
         }
-        Ok(Arc::new(Schema::try_merge(schemas)?))
+        let schemas: Vec<_> = stream::iter(schemas).buffered(CONCURRENCY).try_collect().await?;
+        let numbers = match self.inner.is::<JsonFormat>() {
+            true => Numbers::Guessed,
+            false => Numbers::Declared,
+        };
+        Ok(Arc::new(merge(&schemas, numbers)?))
     }
 
     async fn infer_stats(

@@ -23,6 +23,7 @@ mod information_schema;
 mod json_numbers;
 mod layout;
 mod listing;
+mod merge;
 mod names;
 mod parquet_statistics;
 mod partitions;

@@ -4,14 +4,17 @@
 //!
 //! - NaN is in no statistics, so those of floats bound nothing (apache/datafusion#24804, #15812);
 //! - a row group without bounds, as for long texts, is left out (#25226);
-//! - a missing number of NULLs counts as none.
+//! - a missing number of NULLs counts as none;
+//! - bounds of a file whose column is narrower than that of the table become an exact NULL.
 //!
 //! Filters, `min`, `max` and columns that seem constant would then give other values than the file holds.
 
-use datafusion::arrow::datatypes::Schema;
-use datafusion::common::Statistics;
+use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::common::stats::Precision;
+use datafusion::common::{Statistics, exec_err};
+use datafusion::error::Result;
 use datafusion::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use datafusion::scalar::ScalarValue;
 
 /// Takes from `statistics`, of the columns of `schema`, what `metadata` does not prove.
 pub(super) fn keep_proven(statistics: &mut Statistics, schema: &Schema, metadata: &ParquetMetaData) {
@@ -22,9 +25,52 @@ pub(super) fn keep_proven(statistics: &mut Statistics, schema: &Schema, metadata
             column.max_value = Precision::Absent;
             column.sum_value = Precision::Absent;
         }
+        for bound in [&mut column.min_value, &mut column.max_value] {
+            let is_of_column =
+                |value: &ScalarValue| !value.is_null() && value.data_type() == *unpacked(field.data_type());
+            if !bound.get_value().is_some_and(is_of_column) {
+                *bound = Precision::Absent;
+            }
+        }
         if !told.nulls {
             column.null_count = Precision::Absent;
         }
+    }
+}
+
+/// Whether the numbers of rows in a footer agree: that of the file, those of its row groups, those of their columns.
+/// Readers believe any of them, and leave out the other rows.
+///
+/// # Errors
+/// When they do not.
+pub(super) fn check_rows(metadata: &ParquetMetaData) -> Result<()> {
+    let all = metadata.file_metadata().num_rows();
+    let mut sum = 0_i64;
+    for (number, group) in metadata.row_groups().iter().enumerate() {
+        let rows = group.num_rows();
+        sum = sum.saturating_add(rows);
+        let columns = group.columns().iter();
+        // A list may have any number of values.
+        let mut flat = columns.filter(|column| column.column_descr().max_rep_level() == 0);
+        if let Some(other) = flat.find(|column| column.num_values() != rows || rows < 0) {
+            return exec_err!(
+                "it is damaged: the row group {number} has {rows} rows, and its column {} {} values",
+                other.column_path().string(),
+                other.num_values()
+            );
+        }
+    }
+    if sum != all {
+        return exec_err!("it is damaged: it has {all} rows, and its row groups {sum}");
+    }
+    Ok(())
+}
+
+/// The type of the values of a column.
+fn unpacked(data_type: &DataType) -> &DataType {
+    match data_type {
+        DataType::Dictionary(_, values) => values,
+        other => other,
     }
 }
 
