@@ -31,7 +31,7 @@ final class JdbcSystem {
     }
 
     static void systemTables(Connection connection) throws SQLException {
-        for (String table : new String[] {"queries", "stages", "tasks", "workers", "sessions", "groups", "settings"}) {
+        for (String table : new String[] {"queries", "stages", "tasks", "workers", "sessions", "groups", "settings", "tables"}) {
             try (Statement statement = connection.createStatement();
                     ResultSet rows = statement.executeQuery("SELECT * FROM system." + table)) {
                 int columns = rows.getMetaData().getColumnCount();

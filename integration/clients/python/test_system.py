@@ -36,11 +36,13 @@ TABLES = {
     "sessions": ["session_id", "user", "created_at", "last_used_at", "queries"],
     "groups": ["name", "running", "queued", "held_slots", "reserved_memory_bytes"],
     "settings": ["name", "value", "default_value", "description"],
+    "tables": ["schema", "name", "kind", "format", "location", "files", "bytes", "rows", "warnings"],
 }
 
 TEXTS = {
     "query_id", "state", "user", "session_id", "statement", "tag", "resource_group", "failure_kind", "failure",
     "worker_id", "reason", "kind", "address", "version", "name", "value", "default_value", "description",
+    "schema", "format", "location", "warnings",
 }
 
 ENDLESS = "SELECT a.l_comment, b.l_comment FROM lineitem a CROSS JOIN lineitem b"

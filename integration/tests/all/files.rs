@@ -61,6 +61,48 @@ pub(crate) fn put(folder: &Path, name: &str, content: &str) {
     fs::write(path, content).unwrap();
 }
 
+/// In the log when the server finds it, in `system.tables` for as long as it is there.
+#[test]
+fn what_is_not_read_is_told() {
+    bounded(minutes(4), async {
+        let folder = TempDir::with_prefix("squadron-omissions-").unwrap();
+        let data = folder.path();
+        put(data, "t/a.csv", "x\n1\n");
+        put(data, "t/notes.txt", "not a table");
+        put(data, "t/old/b.csv", "x\n2\n");
+        put(data, "README.md", "not a table");
+        let mut cluster = cluster().workers(1).slots(1).data(data).start().await;
+        let client = cluster.client().await;
+        let told = async |name: &str| {
+            let sql = format!("SELECT warnings FROM system.tables WHERE {name}");
+            texts(&client.query(&sql).await.unwrap().1)
+        };
+        let warning = "notes.txt does not end in .csv as the table's files do, and is not read; \
+                       old/ is a folder within the table's and not named k=v, and is not read";
+        assert_eq!(told("name = 't'").await, [warning]);
+        let of_folder = "README.md has not the extension of a table file, and is not read";
+        assert_eq!(told("kind = 'folder'").await, [of_folder]);
+        for part in [warning, of_folder] {
+            assert!(cluster.server().log().contains(part), "{part} is not in the log");
+        }
+        let create = format!(
+            "CREATE EXTERNAL TABLE made STORED AS CSV LOCATION '{}/t/'",
+            data.display()
+        );
+        client.update(&create).await.unwrap();
+        assert_eq!(told("name = 'made'").await, [warning]);
+        assert!(
+            cluster.server().log().contains("table made: not all of"),
+            "it is not in the log"
+        );
+        fs::remove_file(data.join("t/notes.txt")).unwrap();
+        fs::remove_dir_all(data.join("t/old")).unwrap();
+        fs::remove_file(data.join("README.md")).unwrap();
+        assert_eq!(told("name IN ('t', 'made')").await, ["NULL", "NULL"]);
+        assert_eq!(told("kind = 'folder'").await, [""; 0]);
+    });
+}
+
 #[test]
 fn csv_columns_are_found_by_their_names() {
     check(

@@ -22,9 +22,10 @@ use url::Url;
 use super::dialect::Dialect;
 use super::format::Format;
 use super::layout::{folder_values, partition_type};
-use super::partitions::PartitionedTable;
+use super::partitions::{PartitionedTable, files_of};
 use super::source::refuse_special;
 use super::stores::Stores;
+use super::survey::Survey;
 
 /// Takes the options of the object store (`aws.*`, `gcp.*`, `azure.*`, `http.*`) out of the statement, registers the
 /// store under a URL of its own and leaves the rest to DataFusion.
@@ -82,9 +83,19 @@ impl ExternalTableFactory {
         let opened = async {
             let adapted = self.adapted(state, statement).await?;
             let table = self.listing.create(state, &adapted).await?;
-            typed(state, table, !statement.schema.fields().is_empty()).await
+            let table = typed(state, table, !statement.schema.fields().is_empty()).await?;
+            if let Some(files) = files_of(table.as_ref())
+                && let Some(text) = Survey::of_table(files, false, state.runtime_env())
+                    .await
+                    .omissions
+                    .text()
+            {
+                let places = self.stores.to_user_urls(&statement.locations.join(", "));
+                tracing::warn!("table {}: not all of {places} is read: {text}", statement.name);
+            }
+            Ok(table)
         };
-        opened.await.map_err(|error| {
+        opened.await.map_err(|error: DataFusionError| {
             let failure = failure::of(&error);
             let reason = self.stores.to_user_urls(&failure.message).replace('\n', " ");
             let message = format!("table {}: {reason}", statement.name);

@@ -16,6 +16,8 @@ pub(super) struct FoundTable {
     pub(super) url: Url,
     pub(super) stamp: Option<Stamp>,
     pub(super) content: Content,
+    /// What of its place was not read when it was opened.
+    pub(super) omissions: Option<String>,
 }
 
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::NULL_FOLDER;
 
 use super::format::{FORMATS, Format};
-use super::source::is_hidden;
+use super::omissions::is_hidden;
 
 /// The files of a table, with their format and partition columns.
 #[derive(Debug)]

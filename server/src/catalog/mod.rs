@@ -25,17 +25,20 @@ mod layout;
 mod listing;
 mod merge;
 mod names;
+mod omissions;
 mod parquet_statistics;
 mod partitions;
 mod schema;
 mod source;
 mod stores;
+mod survey;
+mod tables;
 #[cfg(test)]
 mod tests;
 pub mod tpch;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::catalog::{
@@ -75,6 +78,7 @@ pub(crate) use schema::stored_name;
 use source::Source;
 pub use stores::StoreLease;
 use stores::Stores;
+pub use tables::TableInfo;
 
 /// Where the tables of a catalog come from.
 #[derive(Clone, Debug)]
@@ -120,6 +124,17 @@ impl From<&ServeArgs> for CatalogOptions {
 #[derive(Clone)]
 pub struct Catalog(Arc<Inner>);
 
+/// A catalog that does not keep its tables: for what the catalog itself holds.
+#[derive(Clone)]
+pub struct WeakCatalog(Weak<Inner>);
+
+impl WeakCatalog {
+    /// The catalog, if it is still open.
+    pub fn upgrade(&self) -> Option<Catalog> {
+        self.0.upgrade().map(Catalog)
+    }
+}
+
 struct Inner {
     state: SessionState,
     catalog: Arc<MemoryCatalogProvider>,
@@ -150,13 +165,15 @@ impl Catalog {
         let stores = Arc::new(Stores::new(Arc::clone(&runtime)));
         let factory = Arc::new(ExternalTableFactory::new(Arc::clone(&stores)));
         let mut sources: Vec<Source> = options.data.iter().map(Source::from).collect();
+        let mut generated = None;
         if let Some(tpch) = &options.tpch {
-            sources.push(Source::Folder(tpch.ensure().await?));
+            generated = Some(tpch.ensure().await?);
+            sources.extend(generated.clone().map(Source::Folder));
         }
         // The schema needs a state to open tables, and the state needs the schema: so the schema gets a state of its
         // own, with the same runtime and settings and an empty catalog.
         let (opener, _) = prepare_state(Arc::clone(&runtime), &factory, options.max_value_bytes)?;
-        let schema = Arc::new(SharedSchema::new(sources, opener, Arc::clone(&stores)));
+        let schema = Arc::new(SharedSchema::new(sources, generated, opener, Arc::clone(&stores)));
         for failure in schema.rescan().await {
             if options.strict {
                 return Err(Failure::new(
@@ -258,6 +275,36 @@ impl Catalog {
     /// The runtime that sessions plan with.
     pub fn runtime(&self) -> &Arc<RuntimeEnv> {
         self.0.state.runtime_env()
+    }
+
+    /// This catalog, for what lives within it.
+    pub fn downgrade(&self) -> WeakCatalog {
+        WeakCatalog(Arc::downgrade(&self.0))
+    }
+
+    /// All tables with what their places hold now, by schema and name; each `--data` folder with something that is no
+    /// table is listed too. Lists the files anew.
+    pub async fn tables(&self) -> Vec<TableInfo> {
+        let mut rows = self.0.schema.describe().await;
+        for name in self.0.catalog.schema_names() {
+            if name == DEFAULT_SCHEMA {
+                continue;
+            }
+            let Some(schema) = self.0.catalog.schema(&name) else {
+                continue;
+            };
+            let kind = if name == SYSTEM_SCHEMA { "system" } else { "files" };
+            for table in schema.table_names() {
+                let Ok(Some(provider)) = schema.table(&table).await else {
+                    continue;
+                };
+                rows.push(
+                    tables::of_created(&name, &table, kind, provider.as_ref(), &self.0.stores, self.runtime()).await,
+                );
+            }
+        }
+        rows.sort_by(|one, other| (&one.schema, &one.name).cmp(&(&other.schema, &other.name)));
+        rows
     }
 
     /// Looks for new, changed and removed files at once, not within the next second.

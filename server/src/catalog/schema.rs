@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -28,8 +29,11 @@ use url::Url;
 use super::external::already_exists;
 use super::found::{Content, FoundTable, is_gone, stamp_of};
 use super::listing;
-use super::source::{self, Source};
+use super::names::{DEFAULT_SCHEMA, display_url};
+use super::omissions::Omissions;
+use super::source::{self, Scanned, Source};
 use super::stores::Stores;
+use super::tables::{self, TableInfo};
 
 /// How soon `SHOW TABLES` lists a new file. A query that names the new table does not wait for this.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(1);
@@ -47,6 +51,8 @@ pub(super) enum OnConflict {
 
 pub(super) struct SharedSchema {
     sources: Vec<Source>,
+    /// The folder among the sources whose tables the server generated.
+    generated: Option<PathBuf>,
     /// Opens tables; its own catalog is empty.
     opener: SessionState,
     stores: Arc<Stores>,
@@ -60,6 +66,8 @@ struct Tables {
     by_name: BTreeMap<String, Entry>,
     /// Found tables that were dropped; scans skip them until the server restarts.
     hidden: HashSet<String>,
+    /// What the folders of `--data` hold that is no table, as of the last scan.
+    omissions: BTreeMap<PathBuf, Omissions>,
 }
 
 #[derive(Clone)]
@@ -81,9 +89,15 @@ impl fmt::Debug for SharedSchema {
 }
 
 impl SharedSchema {
-    pub(super) fn new(sources: Vec<Source>, opener: SessionState, stores: Arc<Stores>) -> Self {
+    pub(super) fn new(
+        sources: Vec<Source>,
+        generated: Option<PathBuf>,
+        opener: SessionState,
+        stores: Arc<Stores>,
+    ) -> Self {
         Self {
             sources,
+            generated,
             opener,
             stores,
             tables: Mutex::default(),
@@ -96,10 +110,15 @@ impl SharedSchema {
         let _one_at_a_time = self.scanning.lock().await;
         let sources = self.sources.clone();
         let scanned = tokio::task::spawn_blocking(move || source::scan(&sources)).await;
-        let (candidates, mut failures) = match scanned {
+        let Scanned {
+            candidates,
+            mut failures,
+            omissions,
+        } = match scanned {
             Ok(scanned) => scanned,
             Err(error) => return vec![Failure::internal(error)],
         };
+        self.note_omissions(omissions);
         let mut to_open = Vec::new();
         {
             let mut tables = self.lock();
@@ -140,6 +159,57 @@ impl SharedSchema {
         failures
     }
 
+    /// Keeps what the folders of `--data` hold that is no table, and logs what is new of it.
+    fn note_omissions(&self, omissions: BTreeMap<PathBuf, Omissions>) {
+        let mut tables = self.lock();
+        for (folder, omitted) in &omissions {
+            if let Some(text) = omitted.text()
+                && tables.omissions.get(folder) != Some(omitted)
+            {
+                tracing::warn!("not all of {} is a table: {text}", folder.display());
+            }
+        }
+        tables.omissions = omissions;
+    }
+
+    /// All tables with what their places hold now, in no order.
+    pub(super) async fn describe(&self) -> Vec<TableInfo> {
+        log_failures(&self.rescan().await);
+        let (entries, omissions) = {
+            let tables = self.lock();
+            (tables.by_name.clone(), tables.omissions.clone())
+        };
+        let folders = omissions.into_iter().filter_map(|(folder, omitted)| {
+            let location = folder.display().to_string();
+            Some(TableInfo::folder(location, omitted.text()?))
+        });
+        let mut rows: Vec<_> = folders.collect();
+        let described = stream::iter(entries)
+            .map(|(name, entry)| async move { self.describe_one(&name, entry).await })
+            .buffer_unordered(OPEN_CONCURRENCY);
+        rows.extend(described.collect::<Vec<_>>().await);
+        rows
+    }
+
+    async fn describe_one(&self, name: &str, entry: Entry) -> TableInfo {
+        let runtime = self.opener.runtime_env();
+        match entry {
+            Entry::Created(table) => {
+                tables::of_created(DEFAULT_SCHEMA, name, "files", table.as_ref(), &self.stores, runtime).await
+            }
+            Entry::Conflict(failure) => TableInfo::unreadable(name, "files", &failure.message),
+            Entry::Found(found) => {
+                let path = found.url.to_file_path();
+                let is_generated = self
+                    .generated
+                    .as_ref()
+                    .is_some_and(|folder| path.is_ok_and(|path| path.starts_with(folder)));
+                let kind = if is_generated { "tpch" } else { "files" };
+                tables::of_found(name, found, kind, runtime).await
+            }
+        }
+    }
+
     /// Inserts an opened table, unless a statement was faster. Returns its failure if that is new.
     fn insert_found(&self, name: String, found: FoundTable) -> Option<Failure> {
         let mut tables = self.lock();
@@ -155,6 +225,11 @@ impl SharedSchema {
             }
             Content::Unreadable(_) | Content::Readable(_) | Content::Empty => None,
         };
+        if let Some(text) = &found.omissions
+            && before.is_none_or(|before| before.omissions != found.omissions)
+        {
+            tracing::warn!("table {name}: not all of {} is read: {text}", display_url(&found.url));
+        }
         tables.by_name.insert(name, Entry::Found(found));
         new_failure
     }
@@ -174,10 +249,12 @@ impl SharedSchema {
             Ok(None) => Content::Empty,
             Err(failure) => Content::Unreadable(failure),
         };
+        let omissions = tables::omissions_of(url, &content, self.opener.runtime_env()).await;
         FoundTable {
             url: url.clone(),
             stamp,
             content,
+            omissions,
         }
     }
 

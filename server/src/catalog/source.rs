@@ -10,6 +10,7 @@ use url::Url;
 
 use super::format::Format;
 use super::names::display_url;
+use super::omissions::{Omissions, is_hidden, is_mark, why_no_file};
 use crate::config::{DataSource, path_url};
 
 /// Where to look for tables.
@@ -61,19 +62,28 @@ impl Stamp {
 /// The location of each table name, or why it has none.
 pub(super) type Candidates = BTreeMap<String, Result<Url, Failure>>;
 
+/// What a scan found.
+#[derive(Debug, Default)]
+pub(super) struct Scanned {
+    pub(super) candidates: Candidates,
+    /// One for each folder that cannot be listed; tables of other sources are found all the same.
+    pub(super) failures: Vec<Failure>,
+    /// What is no table, by the folder that it lies in.
+    pub(super) omissions: BTreeMap<PathBuf, Omissions>,
+}
+
 /// Lists the tables of all sources. Reads directories, never files; blocks.
-///
-/// # Errors
-/// One for each folder that cannot be listed; tables of other sources are found all the same.
-pub(super) fn scan(sources: &[Source]) -> (Candidates, Vec<Failure>) {
+pub(super) fn scan(sources: &[Source]) -> Scanned {
     let mut found: BTreeMap<String, Vec<Url>> = BTreeMap::new();
     let mut failures = Vec::new();
     let mut special = Vec::new();
+    let mut omissions = BTreeMap::new();
     for source in sources {
         match source {
             Source::Single { name, url } => found.entry(table_name(name)).or_default().push(url.clone()),
             Source::Folder(path) => match list_tables(path) {
-                Ok(tables) => {
+                Ok((tables, omitted)) => {
+                    omissions.insert(path.clone(), omitted);
                     for (name, place) in tables {
                         match place {
                             Ok(url) => found.entry(name).or_default().push(url),
@@ -98,7 +108,11 @@ pub(super) fn scan(sources: &[Source]) -> (Candidates, Vec<Failure>) {
     for (name, failure) in special {
         candidates.entry(name).or_insert(Err(failure));
     }
-    (candidates, failures)
+    Scanned {
+        candidates,
+        failures,
+        omissions,
+    }
 }
 
 fn conflict(name: &str, first: &Url, second: &Url) -> Failure {
@@ -115,8 +129,8 @@ fn conflict(name: &str, first: &Url, second: &Url) -> Failure {
 /// A table's name, and where it is or why it cannot be read.
 type Place = (String, Result<Url, Failure>);
 
-/// The tables of one `--data` path, sorted by name.
-fn list_tables(path: &Path) -> Result<Vec<Place>, Failure> {
+/// The tables of one `--data` path, sorted by name, and what is none.
+fn list_tables(path: &Path) -> Result<(Vec<Place>, Omissions), Failure> {
     let unreadable = |error: std::io::Error| {
         Failure::new(
             FailureKind::Storage,
@@ -128,17 +142,21 @@ fn list_tables(path: &Path) -> Result<Vec<Place>, Failure> {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        local_table(&name, path).into_iter().collect()
+        (local_table(&name, path).into_iter().collect(), Omissions::default())
     };
     if path.is_file() {
         return Ok(itself());
     }
     let mut tables = Vec::new();
+    let mut omitted = Vec::new();
     for entry in fs::read_dir(path).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let entry = entry.path();
         if is_hidden(&name) {
+            if !is_mark(&name) {
+                omitted.push((name, "begins with . or _, and is not read"));
+            }
             continue;
         }
         if entry.is_dir() && name.contains('=') {
@@ -149,10 +167,19 @@ fn list_tables(path: &Path) -> Result<Vec<Place>, Failure> {
             tables.extend(local_table(&name, &entry));
         } else if Format::of(&name).is_some() {
             tables.push((table_name(Format::stem(&name)), Err(no_file(&entry))));
+        } else if entry.is_file() {
+            omitted.push((name, "has not the extension of a table file, and is not read"));
+        } else {
+            omitted.push((name, why_no_file(&entry)));
         }
     }
     tables.sort_by(|(left, _), (right, _)| left.cmp(right));
-    Ok(tables)
+    omitted.sort();
+    let mut omissions = Omissions::default();
+    for (name, why) in omitted {
+        omissions.note(&name, why);
+    }
+    Ok((tables, omissions))
 }
 
 /// Refuses a path of something else than a file or a folder, without opening it.
@@ -163,16 +190,9 @@ pub(super) fn refuse_special(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Reading a pipe or a device would wait for ever, or never end.
 fn no_file(path: &Path) -> Failure {
-    let what = match path.exists() {
-        true => "is a pipe, a socket or a device",
-        false => "is a link that leads nowhere or in a circle",
-    };
-    Failure::new(
-        FailureKind::Invalid,
-        format!("{} {what}, no file; it is left out", path.display()),
-    )
+    let message = format!("{} {}; it is left out", path.display(), why_no_file(path));
+    Failure::new(FailureKind::Invalid, message)
 }
 
 fn local_table(file_name: &str, path: &Path) -> Option<Place> {
@@ -180,11 +200,6 @@ fn local_table(file_name: &str, path: &Path) -> Option<Place> {
         .inspect_err(|reason| tracing::warn!("{} {reason}", path.display()))
         .ok()?;
     Some((table_name(Format::stem(file_name)), Ok(url)))
-}
-
-/// Files that tools leave beside data: `.part.crc`, `_SUCCESS`, `_delta_log`.
-pub(super) fn is_hidden(name: &str) -> bool {
-    name.starts_with(['.', '_'])
 }
 
 /// Letters, digits and underscores stay, everything else becomes an underscore.
@@ -213,9 +228,9 @@ mod tests {
     }
 
     fn names(folder: &tempfile::TempDir) -> Vec<String> {
-        let (candidates, failures) = scan(&[Source::Folder(folder.path().to_path_buf())]);
-        assert!(failures.is_empty(), "{failures:?}");
-        candidates.into_keys().collect()
+        let scanned = scan(&[Source::Folder(folder.path().to_path_buf())]);
+        assert!(scanned.failures.is_empty(), "{scanned:?}");
+        scanned.candidates.into_keys().collect()
     }
 
     #[test]
@@ -236,7 +251,7 @@ mod tests {
     #[test]
     fn partitioned_folder_is_one_table() {
         let outer = folder(&["events/day=1/x.csv", "events/day=2/x.csv"]);
-        let (candidates, _) = scan(&[Source::Folder(outer.path().join("events"))]);
+        let Scanned { candidates, .. } = scan(&[Source::Folder(outer.path().join("events"))]);
         let names: Vec<_> = candidates.keys().map(String::as_str).collect();
         assert_eq!(names, ["events"]);
     }
@@ -244,7 +259,7 @@ mod tests {
     #[test]
     fn conflict_names_both_files() {
         let folder = folder(&["a.csv", "a.parquet", "b-c.csv", "b.c.csv", "d.csv"]);
-        let (candidates, _) = scan(&[Source::Folder(folder.path().to_path_buf())]);
+        let Scanned { candidates, .. } = scan(&[Source::Folder(folder.path().to_path_buf())]);
         let failure = candidates["a"].as_ref().unwrap_err();
         assert!(
             failure.message.contains("a.csv") && failure.message.contains("a.parquet"),
@@ -257,7 +272,7 @@ mod tests {
     fn repeated_path_is_one_table() {
         let folder = folder(&["a.csv"]);
         let source = Source::Folder(folder.path().to_path_buf());
-        let (candidates, _) = scan(&[source.clone(), source]);
+        let Scanned { candidates, .. } = scan(&[source.clone(), source]);
         assert!(candidates["a"].is_ok());
     }
 }

@@ -6,15 +6,17 @@
 //! | workers, groups | worker, resource group |
 //! | sessions | open session |
 //! | settings | option of the session that reads the table |
+//! | tables | table of the catalog, and folder with what is no table |
 //!
 //! A table is a snapshot, taken while the statement that reads it is planned. A user sees only their own queries and
-//! sessions; workers and groups are visible to all users.
+//! sessions; workers, groups and tables are visible to all users.
 
 mod cluster;
 mod queries;
 mod rows;
 mod sessions;
 mod settings;
+mod tables;
 mod view;
 mod work;
 
@@ -34,7 +36,7 @@ use squadron_proto::Failure;
 
 use self::view::View;
 use crate::auth::Principal;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, WeakCatalog};
 use crate::driver::SchedulerHandle;
 use crate::query::OpenSessions;
 use crate::query::records::QueryRecords;
@@ -56,6 +58,7 @@ pub fn register(
         records: records.clone(),
         sessions: sessions.clone(),
         defaults: catalog.session_defaults(),
+        catalog: catalog.downgrade(),
     };
     SystemSchema::new(&sources)
         .and_then(|schema| catalog.add_system(Arc::new(schema)))
@@ -70,6 +73,7 @@ struct Sources {
     sessions: OpenSessions,
     /// The options of a new session.
     defaults: Arc<ConfigOptions>,
+    catalog: WeakCatalog,
 }
 
 /// All tables.
@@ -87,6 +91,7 @@ enum Kind {
     Groups,
     Sessions,
     Settings,
+    Tables,
 }
 
 struct SystemTable {
@@ -96,12 +101,13 @@ struct SystemTable {
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Groups,
         Self::Queries,
         Self::Sessions,
         Self::Settings,
         Self::Stages,
+        Self::Tables,
         Self::Tasks,
         Self::Workers,
     ];
@@ -115,6 +121,7 @@ impl Kind {
             Self::Groups => "groups",
             Self::Sessions => "sessions",
             Self::Settings => "settings",
+            Self::Tables => "tables",
         }
     }
 
@@ -127,6 +134,7 @@ impl Kind {
             Self::Groups => cluster::groups(&[]),
             Self::Sessions => sessions::batch(&[]),
             Self::Settings => settings::batch(&[]),
+            Self::Tables => tables::batch(&[]),
         }
     }
 }
@@ -151,7 +159,7 @@ impl SystemTable {
     fn is_of_queries(&self) -> bool {
         match self.kind {
             Kind::Queries | Kind::Stages | Kind::Tasks => true,
-            Kind::Workers | Kind::Groups | Kind::Sessions | Kind::Settings => false,
+            Kind::Workers | Kind::Groups | Kind::Sessions | Kind::Settings | Kind::Tables => false,
         }
     }
 
@@ -161,6 +169,7 @@ impl SystemTable {
             records,
             sessions,
             defaults,
+            catalog,
         } = &self.sources;
         match self.kind {
             Kind::Queries => queries::batch(&View::take(scheduler, records, viewer, only).await.queries),
@@ -170,6 +179,10 @@ impl SystemTable {
             Kind::Groups => cluster::groups(&cluster::group_rows(&scheduler.snapshot().await)),
             Kind::Sessions => sessions::batch(&sessions::rows(sessions, records, viewer)),
             Kind::Settings => settings::batch(&settings::rows(options, defaults)),
+            Kind::Tables => match catalog.upgrade() {
+                Some(catalog) => tables::batch(&catalog.tables().await),
+                None => tables::batch(&[]),
+            },
         }
     }
 }

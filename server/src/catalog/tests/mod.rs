@@ -1,6 +1,7 @@
 //! The catalog, as sessions use it.
 
 mod files;
+mod omissions;
 mod statements;
 
 use std::fs::{self, File};
