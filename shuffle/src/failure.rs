@@ -41,6 +41,22 @@ pub fn of(error: &DataFusionError) -> Failure {
     }
 }
 
+/// The failure behind an error that came while a file was read: what a decompressor says of its content is no bug.
+pub fn of_file(error: &DataFusionError) -> Failure {
+    let failure = of(error);
+    let is_io = match error.find_root() {
+        DataFusionError::IoError(_) => true,
+        DataFusionError::ArrowError(inner, _) => matches!(inner.as_ref(), ArrowError::IoError(..)),
+        _ => false,
+    };
+    match failure.kind {
+        FailureKind::Internal if is_io => {
+            Failure::new(FailureKind::Invalid, format!("its content is broken ({error})"))
+        }
+        _ => failure,
+    }
+}
+
 /// Wraps `failure` in an error that a plan may return and from which [`of`] gets `failure` back.
 pub fn into_datafusion(failure: Failure) -> DataFusionError {
     DataFusionError::External(Box::new(failure))
@@ -100,10 +116,19 @@ pub fn is_disk_full(error: &io::Error) -> bool {
 }
 
 fn file(error: &io::Error) -> Failure {
+    let of_content = matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof
+    );
     if let Some(inner) = error.get_ref() {
-        return external(inner);
+        let known = external(inner);
+        // A decoder says what is wrong with what it was given, in an error of its own.
+        if known.kind != FailureKind::Internal || !of_content {
+            return known;
+        }
     }
     let kind = match error.kind() {
+        _ if of_content => FailureKind::Invalid,
         io::ErrorKind::NotFound => FailureKind::NotFound,
         io::ErrorKind::PermissionDenied => FailureKind::Denied,
         _ if is_disk_full(error) => FailureKind::DiskFull,

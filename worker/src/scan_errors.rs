@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
+use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::DataFusionError;
@@ -16,6 +17,9 @@ use squadron_shuffle::failure;
 
 /// How many files an error names.
 const MAX_NAMES: usize = 3;
+
+/// Stands between the name of a file and the byte at which a piece of it begins.
+const PIECE: &str = " (read from byte ";
 
 /// The rows of a partition of `plan`, whose errors name the partition's files if it is a scan of files.
 pub(crate) fn with_file_names(
@@ -33,14 +37,12 @@ pub(crate) fn with_file_names(
     let schema = rows.schema();
     let rows = AssertUnwindSafe(rows).catch_unwind().map(move |read| {
         let names = || {
-            files
-                .iter()
-                .map(|file| file.object_meta.location.as_ref())
-                .collect::<Vec<_>>()
+            let names = files.iter().map(name_of);
+            names.collect::<Vec<_>>()
         };
         match read {
             Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) if is_of_file(error.find_root()) => Err(name_files(&failure::of(&error), &names())),
+            Ok(Err(error)) if is_of_file(error.find_root()) => Err(name_files(&failure::of_file(&error), &names())),
             Ok(Err(error)) => Err(error),
             Err(panic) => Err(name_files(&failure::of_broken_file(panic.as_ref()), &names())),
         }
@@ -48,21 +50,41 @@ pub(crate) fn with_file_names(
     Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }
 
+/// The name of a file; of a piece of one also where it begins, for readers count lines from there.
+fn name_of(file: &PartitionedFile) -> String {
+    let name = file.object_meta.location.as_ref();
+    match &file.range {
+        Some(range) if range.start > 0 => format!("{name}{PIECE}{})", range.start),
+        _ => name.to_owned(),
+    }
+}
+
 /// Whether the bytes of a file are the cause, or that they cannot be had; not an expression that the scan evaluates.
 fn is_of_file(error: &DataFusionError) -> bool {
     use ArrowError as E;
     match error {
-        DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) => true,
-        DataFusionError::ArrowError(inner, _) => matches!(
-            inner.as_ref(),
-            E::ParquetError(_) | E::IpcError(_) | E::CsvError(_) | E::JsonError(_) | E::AvroError(_)
-        ),
+        DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => true,
+        DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
+            // The only texts with lines are those of files; expressions parse texts, too.
+            E::ParseError(text) => text.contains(" at line "),
+            E::ParquetError(_)
+            | E::IpcError(_)
+            | E::CsvError(_)
+            | E::JsonError(_)
+            | E::AvroError(_)
+            | E::IoError(..) => true,
+            _ => false,
+        },
         _ => false,
     }
 }
 
-fn name_files(failure: &Failure, names: &[&str]) -> DataFusionError {
-    if names.iter().any(|name| failure.message.contains(name)) {
+fn name_files(failure: &Failure, names: &[String]) -> DataFusionError {
+    let is_named = |name: &String| {
+        let path = name.split(PIECE).next().unwrap_or(name);
+        failure.message.contains(path)
+    };
+    if names.iter().any(is_named) {
         return failure::into_datafusion(failure.clone());
     }
     let shown = names[..names.len().min(MAX_NAMES)].join(", ");
@@ -89,11 +111,27 @@ mod tests {
 
     use super::*;
 
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn value_of_a_text_file_names_file_and_byte() {
+        let value = "Error while parsing value 'x' as type 'Int64' for column 0 at line 7. Row data: '[x]'";
+        assert!(is_of_file(&ArrowError::ParseError(value.into()).into()));
+        let of_expression = "Error parsing timestamp from 'x': timestamp must contain at least 10 characters";
+        assert!(!is_of_file(&ArrowError::ParseError(of_expression.into()).into()));
+        let mut file = PartitionedFile::new("t/1.csv", 100);
+        assert_eq!(name_of(&file), "t/1.csv");
+        file = file.with_range(40, 100);
+        assert_eq!(name_of(&file), "t/1.csv (read from byte 40)");
+    }
+
     #[test]
     fn error_of_file_names_it() {
         let corrupt = || DataFusionError::ParquetError(Box::new(ParquetError::General("snappy: corrupt input".into())));
         assert!(is_of_file(&corrupt()));
-        let named = failure::of(&name_files(&failure::of(&corrupt()), &["data/a.parquet"]));
+        let named = failure::of(&name_files(&failure::of(&corrupt()), &names(&["data/a.parquet"])));
         assert!(
             named.message.starts_with("the file data/a.parquet cannot be read"),
             "{named}"
@@ -101,7 +139,7 @@ mod tests {
         assert!(named.message.contains("snappy: corrupt input"), "{named}");
         let many = failure::of(&name_files(
             &failure::of(&corrupt()),
-            &["t/1.csv", "t/2.csv", "t/3.csv", "t/4.csv", "t/5.csv"],
+            &names(&["t/1.csv", "t/2.csv", "t/3.csv", "t/4.csv", "t/5.csv"]),
         ));
         assert!(
             many.message
@@ -113,6 +151,12 @@ mod tests {
 
     #[test]
     fn error_of_expression_is_left_alone() {
+        let cut_off = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let cut_off = DataFusionError::IoError(cut_off);
+        assert!(is_of_file(&cut_off));
+        assert_eq!(failure::of_file(&cut_off).kind, FailureKind::Invalid);
+        let corrupt = DataFusionError::IoError(std::io::Error::other("corrupt stream"));
+        assert_eq!(failure::of_file(&corrupt).kind, FailureKind::Invalid);
         assert!(!is_of_file(&ArrowError::DivideByZero.into()));
         assert!(!is_of_file(&DataFusionError::ResourcesExhausted("no".into())));
     }

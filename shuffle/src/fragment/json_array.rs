@@ -1,7 +1,8 @@
 //! JSON files that are one array each: read as a whole, and only in the process that planned them.
 //!
 //! DataFusion 55.2 splits such files like those of lines, and then refuses to read the pieces; and its encoding makes files
-//! of lines of them.
+//! of lines of them. Of a file of this machine it takes an array without an end for a whole one, and so loses the rows
+//! behind a cut; of a file that comes in pieces it does not.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,10 @@ use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan};
 use object_store::ObjectStore;
+use object_store::chunked::ChunkedStore;
+
+/// How much of a file is read at a time.
+const PIECE_BYTES: usize = 1024 * 1024;
 
 /// The same scan, of arrays. Other plans stay as they are.
 pub fn scan_of_arrays(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
@@ -38,6 +43,7 @@ impl FileSource for JsonArraySource {
         config: &FileScanConfig,
         partition: usize,
     ) -> Result<Arc<dyn FileOpener>> {
+        let store = Arc::new(ChunkedStore::new(store, PIECE_BYTES));
         self.0.create_file_opener(store, config, partition)
     }
 
