@@ -18,6 +18,9 @@ use squadron_shuffle::failure;
 /// How many files an error names.
 const MAX_NAMES: usize = 3;
 
+/// DataFusion's name of the format.
+const AVRO: &str = "avro";
+
 /// Stands between the name of a file and the byte at which a piece of it begins.
 const PIECE: &str = " (read from byte ";
 
@@ -34,6 +37,7 @@ pub(crate) fn with_file_names(
     let Some(files) = config.file_groups.get(partition).cloned() else {
         return rows;
     };
+    let is_avro = config.file_source().file_type() == AVRO;
     let schema = rows.schema();
     let rows = AssertUnwindSafe(rows).catch_unwind().map(move |read| {
         let names = || {
@@ -42,7 +46,9 @@ pub(crate) fn with_file_names(
         };
         match read {
             Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) if is_of_file(error.find_root()) => Err(name_files(&failure::of_file(&error), &names())),
+            Ok(Err(error)) if is_of_file(error.find_root(), is_avro) => {
+                Err(name_files(&failure::of_file(&error), &names()))
+            }
             Ok(Err(error)) => Err(error),
             Err(panic) => Err(name_files(&failure::of_broken_file(panic.as_ref()), &names())),
         }
@@ -60,7 +66,7 @@ fn name_of(file: &PartitionedFile) -> String {
 }
 
 /// Whether the bytes of a file are the cause, or that they cannot be had; not an expression that the scan evaluates.
-fn is_of_file(error: &DataFusionError) -> bool {
+fn is_of_file(error: &DataFusionError, is_avro: bool) -> bool {
     use ArrowError as E;
     match error {
         DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => true,
@@ -73,6 +79,8 @@ fn is_of_file(error: &DataFusionError) -> bool {
             | E::JsonError(_)
             | E::AvroError(_)
             | E::IoError(..) => true,
+            // Of texts that are none.
+            E::InvalidArgumentError(_) => is_avro,
             _ => false,
         },
         _ => false,
@@ -118,9 +126,9 @@ mod tests {
     #[test]
     fn value_of_a_text_file_names_file_and_byte() {
         let value = "Error while parsing value 'x' as type 'Int64' for column 0 at line 7. Row data: '[x]'";
-        assert!(is_of_file(&ArrowError::ParseError(value.into()).into()));
+        assert!(is_of_file(&ArrowError::ParseError(value.into()).into(), false));
         let of_expression = "Error parsing timestamp from 'x': timestamp must contain at least 10 characters";
-        assert!(!is_of_file(&ArrowError::ParseError(of_expression.into()).into()));
+        assert!(!is_of_file(&ArrowError::ParseError(of_expression.into()).into(), false));
         let mut file = PartitionedFile::new("t/1.csv", 100);
         assert_eq!(name_of(&file), "t/1.csv");
         file = file.with_range(40, 100);
@@ -130,7 +138,7 @@ mod tests {
     #[test]
     fn error_of_file_names_it() {
         let corrupt = || DataFusionError::ParquetError(Box::new(ParquetError::General("snappy: corrupt input".into())));
-        assert!(is_of_file(&corrupt()));
+        assert!(is_of_file(&corrupt(), false));
         let named = failure::of(&name_files(&failure::of(&corrupt()), &names(&["data/a.parquet"])));
         assert!(
             named.message.starts_with("the file data/a.parquet cannot be read"),
@@ -150,14 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn error_of_expression_is_left_alone() {
+    fn what_decoders_say_of_a_file_is_no_bug() {
         let cut_off = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         let cut_off = DataFusionError::IoError(cut_off);
-        assert!(is_of_file(&cut_off));
+        assert!(is_of_file(&cut_off, false));
         assert_eq!(failure::of_file(&cut_off).kind, FailureKind::Invalid);
         let corrupt = DataFusionError::IoError(std::io::Error::other("corrupt stream"));
         assert_eq!(failure::of_file(&corrupt).kind, FailureKind::Invalid);
-        assert!(!is_of_file(&ArrowError::DivideByZero.into()));
-        assert!(!is_of_file(&DataFusionError::ResourcesExhausted("no".into())));
+        let text = DataFusionError::from(ArrowError::InvalidArgumentError("Encountered non UTF-8 data".into()));
+        assert!(is_of_file(&text, true) && !is_of_file(&text, false));
+    }
+
+    #[test]
+    fn error_of_expression_is_left_alone() {
+        assert!(!is_of_file(&ArrowError::DivideByZero.into(), false));
+        assert!(!is_of_file(&DataFusionError::ResourcesExhausted("no".into()), false));
     }
 }

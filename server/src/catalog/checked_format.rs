@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Field, SchemaRef};
@@ -17,8 +18,11 @@ use datafusion::datasource::file_format::file_compression_type::FileCompressionT
 use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::file_format::{FileFormat, FileFormatFactory, FileMeta};
+use datafusion::datasource::memory::DataSourceExec;
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
-use datafusion::datasource::physical_plan::{FileScanConfig, FileSinkConfig, FileSource};
+use datafusion::datasource::physical_plan::{
+    FileScanConfig, FileScanConfigBuilder, FileSinkConfig, FileSource, ParquetSource,
+};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
@@ -69,6 +73,8 @@ const MIN_SAMPLED_ROWS: usize = 1_000;
 pub(super) struct CheckedFormat {
     inner: Arc<dyn FileFormat>,
     csv: CsvFiles,
+    /// Whether a Parquet file has bounds by which no row group may be left out.
+    has_old_bounds: AtomicBool,
 }
 
 impl CheckedFormat {
@@ -76,6 +82,7 @@ impl CheckedFormat {
         Self {
             inner,
             csv: CsvFiles::default(),
+            has_old_bounds: AtomicBool::new(false),
         }
     }
 
@@ -147,6 +154,9 @@ impl CheckedFormat {
         let footer = DFParquetMetadata::new(store, object).with_file_metadata_cache(Some(footers));
         let footer = footer.fetch_metadata().await?;
         parquet_statistics::check_rows(&footer)?;
+        if parquet_statistics::has_old_bounds(&footer) {
+            self.has_old_bounds.store(true, Ordering::Relaxed);
+        }
         Ok(Some(footer))
     }
 
@@ -164,6 +174,19 @@ impl CheckedFormat {
         }
         Ok(())
     }
+}
+
+/// The same scan of Parquet files, which reads every row group.
+fn without_pruning(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    let scan = plan.downcast_ref::<DataSourceExec>();
+    let Some((config, source)) = scan.and_then(|scan| scan.downcast_to_file_source::<ParquetSource>()) else {
+        return plan;
+    };
+    let mut options = source.table_parquet_options().clone();
+    options.global.pruning = false;
+    let source = source.clone().with_table_parquet_options(options);
+    let config = FileScanConfigBuilder::from(config.clone()).with_source(Arc::new(source));
+    DataSourceExec::from_data_source(config.build())
 }
 
 fn json_with(format: &JsonFormat, records: usize) -> JsonFormat {
@@ -271,6 +294,10 @@ impl FileFormat for CheckedFormat {
             return json_numbers::scan(json, state, scan).await;
         }
         let plan = self.inner.create_physical_plan(state, scan).await?;
+        let plan = match self.has_old_bounds.load(Ordering::Relaxed) {
+            true => without_pruning(plan),
+            false => plan,
+        };
         match self.inner.is::<ParquetFormat>() {
             // Fields are read without the rest of their struct where nothing has to be removed.
             true => without_hidden_values(plan, state, hides_required),

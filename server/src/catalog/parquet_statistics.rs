@@ -5,19 +5,22 @@
 //! - NaN is in no statistics, so those of floats bound nothing (apache/datafusion#24804, #15812);
 //! - a row group without bounds, as for long texts, is left out (#25226);
 //! - a missing number of NULLs counts as none;
+//! - bounds of old writers compare bytes with their signs, so that texts lie outside of them;
 //! - bounds of a file whose column is narrower than that of the table become an exact NULL.
 //!
 //! Filters, `min`, `max` and columns that seem constant would then give other values than the file holds.
 
 use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::common::stats::Precision;
-use datafusion::common::{Statistics, exec_err};
+use datafusion::common::{self, exec_err};
 use datafusion::error::Result;
-use datafusion::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use datafusion::parquet::basic::SortOrder;
+use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use datafusion::parquet::file::statistics::Statistics;
 use datafusion::scalar::ScalarValue;
 
 /// Takes from `statistics`, of the columns of `schema`, what `metadata` does not prove.
-pub(super) fn keep_proven(statistics: &mut Statistics, schema: &Schema, metadata: &ParquetMetaData) {
+pub(super) fn keep_proven(statistics: &mut common::Statistics, schema: &Schema, metadata: &ParquetMetaData) {
     for (column, field) in statistics.column_statistics.iter_mut().zip(schema.fields()) {
         let told = Told::of(field.name(), metadata);
         if field.data_type().is_floating() || !told.bounds {
@@ -74,6 +77,18 @@ fn unpacked(data_type: &DataType) -> &DataType {
     }
 }
 
+/// Whether some column has bounds by which no row group may be left out.
+pub(super) fn has_old_bounds(metadata: &ParquetMetaData) -> bool {
+    let groups = metadata.row_groups().iter();
+    groups.flat_map(RowGroupMetaData::columns).any(is_old)
+}
+
+/// Whether the bounds of a column are in the fields that were given up, where all compared as signed numbers.
+fn is_old(column: &ColumnChunkMetaData) -> bool {
+    let statistics = column.statistics();
+    statistics.is_some_and(Statistics::is_min_max_deprecated) && column.column_descr().sort_order() != SortOrder::SIGNED
+}
+
 /// What every row group tells of a column.
 struct Told {
     bounds: bool,
@@ -110,6 +125,51 @@ fn told_by(group: &RowGroupMetaData, column: usize) -> (bool, bool) {
     };
     let nulls = statistics.null_count_opt();
     let is_all_null = nulls.is_some_and(|nulls| i64::try_from(nulls) == Ok(group.num_rows()));
-    let has_bounds = statistics.min_bytes_opt().is_some() && statistics.max_bytes_opt().is_some();
+    let has_bounds =
+        statistics.min_bytes_opt().is_some() && statistics.max_bytes_opt().is_some() && !is_old(group.column(column));
     (has_bounds || is_all_null, nulls.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::parquet::file::metadata::FileMetaData;
+    use datafusion::parquet::schema::parser::parse_message_type;
+    use datafusion::parquet::schema::types::SchemaDescriptor;
+
+    use super::*;
+
+    /// The footer of a file of `rows`, whose row groups have so many rows, and their columns so many values.
+    fn footer(rows: i64, groups: &[(i64, i64)]) -> ParquetMetaData {
+        let schema = parse_message_type("message m { required int64 id; }").unwrap();
+        let schema = Arc::new(SchemaDescriptor::new(Arc::new(schema)));
+        let groups = groups.iter().map(|(rows, values)| {
+            let column = ColumnChunkMetaData::builder(schema.column(0)).set_num_values(*values);
+            let group = RowGroupMetaData::builder(Arc::clone(&schema)).set_num_rows(*rows);
+            group
+                .set_column_metadata(vec![column.build().unwrap()])
+                .build()
+                .unwrap()
+        });
+        let groups = groups.collect();
+        ParquetMetaData::new(FileMetaData::new(1, rows, None, None, schema, None), groups)
+    }
+
+    #[test]
+    fn numbers_of_rows_must_agree() {
+        assert!(check_rows(&footer(6, &[(2, 2), (4, 4)])).is_ok());
+        assert!(check_rows(&footer(0, &[])).is_ok());
+        for (wrong, part) in [
+            (footer(6, &[(2, 2), (3, 3)]), "it has 6 rows, and its row groups 5"),
+            (
+                footer(6, &[(2, 1), (4, 4)]),
+                "row group 0 has 2 rows, and its column id 1 values",
+            ),
+            (footer(-1, &[(-1, -1)]), "row group 0 has -1 rows"),
+        ] {
+            let error = check_rows(&wrong).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
 }
