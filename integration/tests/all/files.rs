@@ -2,6 +2,7 @@
 //! all its fields, folders of NULL, Parquet whose statistics do not prove what they seem to. On two workers and on an
 //! embedded one, with splits as small as possible.
 
+mod damaged;
 mod foreign;
 mod widened;
 
