@@ -1,6 +1,6 @@
 //! The expressions of a plan's nodes: what they refer to, and how a rule rewrites them.
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
@@ -69,4 +69,25 @@ pub(crate) fn any_expression(node: &LogicalPlan, mut is_one: impl FnMut(&Expr) -
         })
     })?;
     Ok(found)
+}
+
+/// Whether an expression of `node` has a subquery.
+pub(crate) fn has_subquery(node: &LogicalPlan) -> Result<bool> {
+    any_expression(node, contains_subquery)
+}
+
+/// Whether there is a subquery in the expression.
+pub(crate) fn contains_subquery(expression: &Expr) -> Result<bool> {
+    expression.exists(|part| Ok(query_of(part).is_some()))
+}
+
+/// The query of an expression that is a subquery.
+pub(crate) fn query_of(expression: &Expr) -> Option<&LogicalPlan> {
+    match expression {
+        Expr::ScalarSubquery(subquery) => Some(&subquery.subquery),
+        Expr::Exists(exists) => Some(&exists.subquery.subquery),
+        Expr::InSubquery(membership) => Some(&membership.subquery.subquery),
+        Expr::SetComparison(comparison) => Some(&comparison.subquery.subquery),
+        _ => None,
+    }
 }

@@ -9,7 +9,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 
 use super::super::unnest::references;
-use super::query_of;
+use crate::plan_limits::expressions::query_of;
 
 /// Where the conditions of a join went.
 pub(super) enum Moved {

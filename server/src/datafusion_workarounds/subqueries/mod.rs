@@ -39,7 +39,7 @@ use squadron_shuffle::functions::{held, single_value};
 
 use self::conditions::Moved;
 use super::unnest::{self, Names, references};
-use crate::plan_limits::expressions::{any_expression, rewrite_node};
+use crate::plan_limits::expressions::{has_subquery, rewrite_node};
 
 /// Rewrites the subqueries of a plan.
 #[derive(Debug)]
@@ -298,25 +298,6 @@ fn first_row(limit: &Limit) -> Result<Option<(LogicalPlan, Expr)>> {
         }
         other => (other.clone(), aggregate(&first_value_udaf(), value, Vec::new())),
     }))
-}
-
-fn has_subquery(node: &LogicalPlan) -> Result<bool> {
-    any_expression(node, contains_subquery)
-}
-
-fn contains_subquery(expression: &Expr) -> Result<bool> {
-    expression.exists(|part| Ok(query_of(part).is_some()))
-}
-
-/// The query of a subquery.
-fn query_of(part: &Expr) -> Option<&LogicalPlan> {
-    match part {
-        Expr::ScalarSubquery(subquery) => Some(&subquery.subquery),
-        Expr::Exists(exists) => Some(&exists.subquery.subquery),
-        Expr::InSubquery(membership) => Some(&membership.subquery.subquery),
-        Expr::SetComparison(comparison) => Some(&comparison.subquery.subquery),
-        _ => None,
-    }
 }
 
 /// A subquery that tells which columns it names of the queries around, with the types that these columns have.

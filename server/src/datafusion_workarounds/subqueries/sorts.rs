@@ -8,7 +8,7 @@ use datafusion::logical_expr::logical_plan::{Projection, Sort};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::super::unnest::references;
-use super::query_of;
+use crate::plan_limits::expressions::query_of;
 
 /// The sort with the columns that its subqueries name of the rows below the select list, and the columns that it gives;
 /// none where nothing is missing.

@@ -11,7 +11,7 @@ use datafusion::logical_expr::expr_rewriter::coerce_plan_expr_for_schema;
 use datafusion::logical_expr::{Expr, LogicalPlan, Union};
 use datafusion::optimizer::analyzer::type_coercion::coerce_union_schema;
 
-use super::has_subquery;
+use crate::plan_limits::expressions::has_subquery;
 
 /// `plan` with casts where the inputs of a UNION have different types, if it has subqueries.
 pub(super) fn coerced(plan: LogicalPlan) -> Result<LogicalPlan> {

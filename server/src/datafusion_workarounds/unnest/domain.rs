@@ -8,7 +8,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator, binary_expr};
 
 use super::repeatable::require_repeatable;
-use super::simple::has_subquery;
+use crate::plan_limits::expressions::contains_subquery;
 
 /// Makes names that no other part of a plan has.
 #[derive(Debug, Default)]
@@ -104,13 +104,15 @@ fn with_columns(rows: &LogicalPlan, columns: &[Column]) -> Result<LogicalPlan> {
             if part.schema().fields().len() == filter.input.schema().fields().len() {
                 return Ok(rows.clone());
             }
-            let is_of_part = |condition: &Expr| {
-                let names = condition.column_refs();
-                names.iter().all(|column| part.schema().has_column(column)) && !has_subquery(condition)
-            };
-            let conditions = split_conjunction(&filter.predicate).into_iter();
-            match conjunction(conditions.filter(|condition| is_of_part(condition)).cloned()) {
-                Some(condition) => LogicalPlanBuilder::from(part.clone()).filter(condition)?.build(),
+            let mut conditions = Vec::new();
+            for condition in split_conjunction(&filter.predicate) {
+                let mut names = condition.column_refs().into_iter();
+                if names.all(|column| part.schema().has_column(column)) && !contains_subquery(condition)? {
+                    conditions.push(condition.clone());
+                }
+            }
+            match conjunction(conditions) {
+                Some(condition) => LogicalPlanBuilder::from(part).filter(condition)?.build(),
                 None => Ok(part),
             }
         }

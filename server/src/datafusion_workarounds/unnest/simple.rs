@@ -10,7 +10,7 @@ use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, LogicalPlan, Operator
 use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
 
 use super::references;
-use crate::plan_limits::expressions::any_expression;
+use crate::plan_limits::expressions::{any_expression, contains_subquery};
 
 /// What stands above a node of a subquery.
 #[derive(Clone, Copy, Default)]
@@ -40,14 +40,16 @@ fn is_simple_below(node: &LogicalPlan, above: Above) -> Result<bool> {
         LogicalPlan::SubqueryAlias(_) => Ok(false),
         LogicalPlan::Filter(filter) => {
             let conditions = split_conjunction(&filter.predicate);
-            let mut outer = conditions.into_iter().filter(|condition| condition.contains_outer());
-            let are_simple =
-                outer.all(|condition| !has_subquery(condition) && (!above.is_aggregated || equals_outer(condition)));
+            for condition in conditions.into_iter().filter(|condition| condition.contains_outer()) {
+                if contains_subquery(condition)? || (above.is_aggregated && !equals_outer(condition)) {
+                    return Ok(false);
+                }
+            }
             let above = Above {
                 is_filtered: true,
                 ..above
             };
-            Ok(are_simple && is_simple_below(&filter.input, above)?)
+            is_simple_below(&filter.input, above)
         }
         _ if has_outer(node)? => Ok(false),
         LogicalPlan::Projection(projection) => is_simple_below(&projection.input, above),
@@ -75,17 +77,6 @@ fn aggregated() -> Above {
         is_aggregated: true,
         is_filtered: false,
     }
-}
-
-pub(super) fn has_subquery(condition: &Expr) -> bool {
-    condition
-        .exists(|part| {
-            Ok(matches!(
-                part,
-                Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_)
-            ))
-        })
-        .unwrap_or(true)
 }
 
 /// Whether the condition is that something of the subquery equals something from around it.
