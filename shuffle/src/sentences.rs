@@ -210,7 +210,8 @@ fn values(message: &str) -> Option<String> {
         let (got, rest) = rest.split_once(" values in row ")?;
         let (row, wanted) = rest.split_once(" but expected ")?;
         let row = number(row)? + 1;
-        return Some(format!("row {row} of VALUES has {got} values, and not {wanted}"));
+        let values = if got == "1" { "value" } else { "values" };
+        return Some(format!("row {row} of VALUES has {got} {values}, and not {wanted}"));
     }
     let rest = message.strip_prefix("Inconsistent data type across values list at row ")?;
     let (row, rest) = rest.split_once(" column ")?;

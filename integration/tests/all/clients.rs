@@ -59,7 +59,7 @@ fn run_python_suite(file: &'static str) {
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn generated_queries_agree_with_duckdb() {
     let environment = python_environment();
-    bounded(minutes(6), async move {
+    bounded(minutes(8), async move {
         let main = || {
             let mut main = Command::new(environment.join("bin/python"));
             main.arg(suites().join("differential/main.py"));
@@ -71,7 +71,7 @@ fn generated_queries_agree_with_duckdb() {
         make.arg("--make").arg(folder.path());
         run_suite(make).await;
         let cluster = two_workers().data(folder.path()).start().await;
-        for of_form in [&["--queries", "150"][..], &["--form", "correlated", "--queries", "60"]] {
+        for of_form in [&["--queries", "120"][..], &["--form", "correlated", "--queries", "25"]] {
             let mut compare = main();
             compare.arg(cluster.url()).arg(folder.path()).args(of_form);
             run_suite(compare).await;

@@ -25,7 +25,11 @@ const REFUSED: [(&str, Code, &[&str]); 20] = [
         &["only some of its folder"],
     ),
     ("INSERT OVERWRITE t VALUES (1, 'x')", Code::Unimplemented, &["COPY"]),
-    ("INSERT INTO t VALUES (1)", Code::InvalidArgument, &["expected 2"]),
+    (
+        "INSERT INTO t VALUES (1)",
+        Code::InvalidArgument,
+        &["row 1 of VALUES has 1 value, and not 2"],
+    ),
     ("INSERT INTO t (nope) VALUES (1)", Code::InvalidArgument, &["nope"]),
     ("INSERT INTO t VALUES ('x', 'y')", Code::InvalidArgument, &["x"]),
     ("UPDATE t SET id = 1", Code::Unimplemented, &["INSERT INTO", "COPY"]),

@@ -23,7 +23,6 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
-use datafusion::error::DataFusionError;
 use datafusion::functions_aggregate::count::count_all;
 use datafusion::functions_aggregate::first_last::first_value_udaf;
 use datafusion::logical_expr::expr::{
@@ -349,10 +348,12 @@ fn in_filter(expression: Expr, place: Place, schema: &DFSchema) -> Result<Transf
             let negated = !membership.negated;
             in_filter(Expr::InSubquery(InSubquery { negated, ..membership }), place, schema)
         }
-        Expr::InSubquery(membership) if !membership.negated => match is_planned_membership(&membership, schema)? {
-            true => Ok(Transformed::no(Expr::InSubquery(membership))),
-            false => any_equal(membership, schema).map(Transformed::yes),
-        },
+        Expr::InSubquery(membership) if !membership.negated => {
+            match is_planned_condition(&membership.expr, &membership.subquery, schema)? {
+                true => Ok(Transformed::no(Expr::InSubquery(membership))),
+                false => any_equal(membership, schema).map(Transformed::yes),
+            }
+        }
         // DataFusion has a join of its own for this.
         Expr::InSubquery(membership)
             if place == Place::Conjunct
@@ -363,22 +364,21 @@ fn in_filter(expression: Expr, place: Place, schema: &DFSchema) -> Result<Transf
         }
         Expr::Exists(exists) => Ok(Transformed::no(Expr::Exists(exists))),
         // DataFusion has a form for this.
-        Expr::SetComparison(comparison) if joins::is_planned(&comparison.subquery, schema)? => {
+        Expr::SetComparison(comparison) if is_planned_condition(&comparison.expr, &comparison.subquery, schema)? => {
             Ok(Transformed::no(Expr::SetComparison(comparison)))
         }
         other => everywhere(other, schema),
     }
 }
 
-/// Whether DataFusion joins the members of the subquery. It gives one that is correlated a second column of the same name
-/// where types differ.
-fn is_planned_membership(membership: &InSubquery, schema: &DFSchema) -> Result<bool> {
-    let subquery = &membership.subquery;
-    let is_of_type = || {
-        let member = subquery.subquery.schema().field(0).data_type();
-        Ok::<_, DataFusionError>(membership.expr.get_type(schema)? == *member)
-    };
-    Ok(joins::is_planned(subquery, schema)? && (subquery.outer_ref_columns.is_empty() || is_of_type()?))
+/// Whether DataFusion joins a subquery whose column is compared with `value`. It gives one that is correlated a second
+/// column of the same name where types differ.
+fn is_planned_condition(value: &Expr, subquery: &Subquery, schema: &DFSchema) -> Result<bool> {
+    if subquery.outer_ref_columns.is_empty() {
+        return Ok(true);
+    }
+    let member = subquery.subquery.schema().field(0).data_type();
+    Ok(value.get_type(schema)? == *member && joins::is_planned(subquery, schema)?)
 }
 
 fn is_column(expression: &Expr) -> bool {

@@ -168,6 +168,16 @@ impl VisitorMut for Rewrite {
         if let Some(compared) = rows::compared(expression) {
             *expression = compared;
         }
+        if let Expr::BinaryOp {
+            op: BinaryOperator::BitwiseXor,
+            ..
+        } = expression
+        {
+            return refuse(
+                "^ is not supported, for it means powers in PostgreSQL and DuckDB and exclusive or elsewhere; power(x, y) \
+                 computes powers, x # y the exclusive or of integers",
+            );
+        }
         if let Expr::Function(function) = expression {
             count_rows(function);
         }
