@@ -34,7 +34,7 @@ use datafusion::logical_expr::logical_plan::{Join, Subquery};
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, lit};
 
 pub(super) use domain::Names;
-use domain::{Domain, arranged, same_values};
+use domain::{Domain, Pushed, arranged, same_values};
 use push::Pushing;
 pub(super) use simple::is_simple;
 
@@ -88,14 +88,8 @@ pub(super) fn join_value(
     let domain = Domain::of(around, bound(&references(query)?, around.schema()), names)?;
     let pushed = Pushing::new(&domain).at_most_one_row(query)?;
     let alias = names.next("__subquery");
-    let outer = pushed.outer.iter().map(|column| column.name.clone());
-    let outer: Vec<_> = outer.map(|name| Column::new(Some(alias.clone()), name)).collect();
     let value = pushed.plan.schema().field(0).name().clone();
-    let right = LogicalPlanBuilder::from(pushed.plan).alias(alias.as_str())?.build()?;
-    let condition = same_values(&domain.columns, &outer, input.schema()).unwrap_or_else(|| lit(true));
-    *input = LogicalPlanBuilder::from(input.clone())
-        .join_on(right, JoinType::Left, Some(condition))?
-        .build()?;
+    join_rows(input, &domain, pushed, &alias, JoinType::Left)?;
     Ok(Expr::Column(Column::new(Some(alias), value)))
 }
 
@@ -117,14 +111,30 @@ pub(super) fn join_mark(
             .project(pushed.outer.iter().cloned().map(Expr::Column))?
             .distinct()?,
     };
-    let outer = pushed.outer.iter().map(|column| column.name.clone());
-    let outer: Vec<_> = outer.map(|name| Column::new(Some(alias.clone()), name)).collect();
-    let rows = rows.alias(alias.as_str())?.build()?;
+    let found = Pushed {
+        plan: rows.build()?,
+        outer: pushed.outer,
+    };
+    join_rows(input, &domain, found, &alias, JoinType::LeftMark)?;
+    Ok(Expr::Column(Column::new(Some(alias), "mark")))
+}
+
+/// Joins rows, under `alias`, to those rows of `input` that have the values that they were computed for.
+fn join_rows(
+    input: &mut LogicalPlan,
+    domain: &Domain<'_>,
+    rows: Pushed,
+    alias: &str,
+    join_type: JoinType,
+) -> Result<()> {
+    let outer = rows.outer.into_iter();
+    let outer: Vec<_> = outer.map(|column| Column::new(Some(alias), column.name)).collect();
+    let rows = LogicalPlanBuilder::from(rows.plan).alias(alias)?.build()?;
     let condition = same_values(&domain.columns, &outer, input.schema()).unwrap_or_else(|| lit(true));
     *input = LogicalPlanBuilder::from(input.clone())
-        .join_on(rows, JoinType::LeftMark, Some(condition))?
+        .join_on(rows, join_type, Some(condition))?
         .build()?;
-    Ok(Expr::Column(Column::new(Some(alias), "mark")))
+    Ok(())
 }
 
 /// A join with a LATERAL subquery that DataFusion has no right plan for, as a join of tables.
