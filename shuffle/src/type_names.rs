@@ -99,6 +99,11 @@ pub fn quoted(name: &str) -> String {
     }
 }
 
+/// A text as SQL writes it, in quotes.
+pub fn text_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// Whether the word means something else where a name may stand.
 fn is_reserved(word: &str) -> bool {
     let upper = word.to_ascii_uppercase();
@@ -163,7 +168,7 @@ fn literal_at(message: &str, start: usize, end: usize) -> Option<(String, usize)
     }
     let value = &message[end + 1..whole - 1];
     let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
-    let value = quoted.map_or_else(|| value.to_owned(), |text| format!("'{}'", text.replace('\'', "''")));
+    let value = quoted.map_or_else(|| value.to_owned(), text_literal);
     Some((value, whole))
 }
 

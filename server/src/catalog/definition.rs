@@ -2,7 +2,7 @@
 
 use datafusion::common::parsers::CompressionTypeVariant;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use squadron_shuffle::type_names::quoted;
+use squadron_shuffle::type_names::{quoted, text_literal};
 use url::Url;
 
 use super::dialect::Dialect;
@@ -29,20 +29,16 @@ pub(super) fn statement(name: &str, url: &Url, is_folder: bool, layout: &Layout,
         let columns: Vec<_> = layout.partitions.iter().map(|(column, _)| quoted(column)).collect();
         text += &format!(" PARTITIONED BY ({})", columns.join(", "));
     }
-    text += &format!(" LOCATION {}", literal(&location));
+    text += &format!(" LOCATION {}", text_literal(&location));
     let options = options_of(format, dialect);
     if !options.is_empty() {
         let options: Vec<_> = options
             .iter()
-            .map(|(key, value)| format!("{} {}", literal(key), literal(value)))
+            .map(|(key, value)| format!("{} {}", text_literal(key), text_literal(value)))
             .collect();
         text += &format!(" OPTIONS ({})", options.join(", "));
     }
     text
-}
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// What the format is called in SQL, and at the end of file names.

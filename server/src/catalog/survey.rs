@@ -66,7 +66,7 @@ impl Survey {
                 suffix: suffix.to_owned(),
                 partitions: partitions.clone(),
                 reads: true,
-                // Whoever writes a pattern has asked for its files alone.
+                // A statement whose LOCATION has a pattern names the files that it wants: others are no omission.
                 is_pattern: !is_found && pattern.is_some() && of_folder.is_none(),
             };
             survey = survey.with(reader, runtime).await;

@@ -5,13 +5,13 @@
 //! stays a date, which files are pruned by.
 
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, cast};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::plan_limits::expressions::rewrite_node;
+use crate::plan_limits::expressions::{rewrite_node, rewrite_types};
 
 /// Makes timestamps of dates that intervals with hours are added to.
 #[derive(Debug)]
@@ -19,22 +19,11 @@ pub(crate) struct TimesOfDates;
 
 impl AnalyzerRule for TimesOfDates {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let mut changed = false;
-        plan.transform_up_with_subqueries(|node| {
-            let node = rewrite_node(node, |expression, schema| {
+        rewrite_types(plan, |node| {
+            rewrite_node(node, |expression, schema| {
                 expression.transform_up(|part| Ok(with_time(part, schema)))
-            })?;
-            changed |= node.transformed;
-            if !changed {
-                return Ok(node);
-            }
-            // Types follow from those of the nodes below.
-            node.transform_data(|node| match &node {
-                LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Values(_) => Ok(Transformed::no(node)),
-                _ => Ok(Transformed::yes(node.recompute_schema()?)),
             })
         })
-        .data()
     }
 
     fn name(&self) -> &'static str {

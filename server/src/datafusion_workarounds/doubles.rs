@@ -9,14 +9,14 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, Result, ScalarValue, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{Between, InList, ScalarFunction};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, Projection, Union, cast};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::plan_limits::expressions::rewrite_node;
+use crate::plan_limits::expressions::{rewrite_node, rewrite_types};
 
 /// Functions whose result is one of their arguments, or that compare them.
 const CHOOSING: [&str; 6] = ["coalesce", "nvl", "nullif", "greatest", "least", "nvl2"];
@@ -27,23 +27,12 @@ pub(crate) struct DoublesBesideDecimals;
 
 impl AnalyzerRule for DoublesBesideDecimals {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let mut changed = false;
-        plan.transform_up_with_subqueries(|node| {
+        rewrite_types(plan, |node| {
             let node = rewrite_node(node, |expression, schema| {
                 expression.transform_up(|part| with_doubles(part, schema))
             })?;
-            let node = node.transform_data(union_of_doubles)?;
-            changed |= node.transformed;
-            if !changed {
-                return Ok(node);
-            }
-            // Types follow from those of the nodes below.
-            node.transform_data(|node| match &node {
-                LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Values(_) => Ok(Transformed::no(node)),
-                _ => Ok(Transformed::yes(node.recompute_schema()?)),
-            })
+            node.transform_data(union_of_doubles)
         })
-        .data()
     }
 
     fn name(&self) -> &'static str {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Constraints, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::datasource::listing::ListingTable;
@@ -14,29 +14,19 @@ use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::{LogicalPlan, TableScan, TableScanBuilder};
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::plan_limits::expressions::rewrite_types;
+
 /// Reads tables as if they had no keys.
 #[derive(Debug)]
 pub(crate) struct DistrustKeys;
 
 impl AnalyzerRule for DistrustKeys {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let mut changed = false;
-        plan.transform_up_with_subqueries(|node| {
-            let node = match node {
-                LogicalPlan::TableScan(scan) => without_key(scan)?,
-                other => Transformed::no(other),
-            };
-            changed |= node.transformed;
-            if !changed {
-                return Ok(node);
-            }
-            // What depends on a key is part of the schemas above.
-            node.transform_data(|node| match &node {
-                LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Values(_) => Ok(Transformed::no(node)),
-                _ => Ok(Transformed::yes(node.recompute_schema()?)),
-            })
+        // What depends on a key is part of the schemas above.
+        rewrite_types(plan, |node| match node {
+            LogicalPlan::TableScan(scan) => without_key(scan),
+            other => Ok(Transformed::no(other)),
         })
-        .data()
     }
 
     fn name(&self) -> &'static str {

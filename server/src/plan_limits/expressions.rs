@@ -28,6 +28,27 @@ pub(crate) fn rewrite_plan(
         .data()
 }
 
+/// Rewrites every node, also of subqueries, from the bottom up. Once one is new, the schemas above follow from those
+/// below.
+pub(crate) fn rewrite_types(
+    plan: LogicalPlan,
+    mut rewrite: impl FnMut(LogicalPlan) -> Result<Transformed<LogicalPlan>>,
+) -> Result<LogicalPlan> {
+    let mut changed = false;
+    plan.transform_up_with_subqueries(|node| {
+        let node = rewrite(node)?;
+        changed |= node.transformed;
+        if !changed {
+            return Ok(node);
+        }
+        node.transform_data(|node| match &node {
+            LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Values(_) => Ok(Transformed::no(node)),
+            _ => Ok(Transformed::yes(node.recompute_schema()?)),
+        })
+    })
+    .data()
+}
+
 /// Rewrites the expressions of one node.
 pub(crate) fn rewrite_node(
     node: LogicalPlan,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use squadron_shuffle::net::object_stores;
+use squadron_shuffle::type_names::text_literal;
 
 /// Characters of a statement that are kept.
 const MAX_CHARACTERS: usize = 4096;
@@ -84,7 +85,7 @@ fn without_secrets(sql: &str) -> Option<String> {
     for token in tokens {
         match &token {
             Token::SingleQuotedString(_) if is_secret => text.push_str("'...'"),
-            Token::SingleQuotedString(value) => text.push_str(&format!("'{}'", value.replace('\'', "''"))),
+            Token::SingleQuotedString(value) => text.push_str(&text_literal(value)),
             _ => text.push_str(&token.to_string()),
         }
         is_secret = match &token {

@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure::into_datafusion;
-use squadron_shuffle::type_names::{quoted, sql_name};
+use squadron_shuffle::type_names::{quoted, sql_name, text_literal};
 
 use super::rewrite::normalized;
 use crate::catalog::stored_name;
@@ -73,13 +73,9 @@ fn filtered(query: &str, column: &str, filter: Option<&ShowStatementFilter>, ord
             ShowStatementFilter::Like(pattern)
             | ShowStatementFilter::ILike(pattern)
             | ShowStatementFilter::NoKeyword(pattern),
-        ) => format!(" WHERE {column} ILIKE {}", text(pattern)),
+        ) => format!(" WHERE {column} ILIKE {}", text_literal(pattern)),
     };
     format!("SELECT * FROM ({query}) AS shown{condition} ORDER BY {order}")
-}
-
-fn text(value: &str) -> String {
-    format!("'{}'", value.replace('\'', "''"))
 }
 
 fn filter_of(options: &ShowStatementOptions) -> DataFusionResult<Option<&ShowStatementFilter>> {
@@ -100,7 +96,7 @@ fn tables(state: &SessionState, options: &ShowStatementOptions, kind: &str) -> D
         Some(Place { catalog, schema: None }) => {
             format!(
                 "table_catalog = {} AND table_schema NOT IN {OWN_SCHEMAS}",
-                text(&catalog)
+                text_literal(&catalog)
             )
         }
         Some(Place {
@@ -109,8 +105,8 @@ fn tables(state: &SessionState, options: &ShowStatementOptions, kind: &str) -> D
         }) => {
             format!(
                 "table_catalog = {} AND table_schema = {}",
-                text(&catalog),
-                text(&schema)
+                text_literal(&catalog),
+                text_literal(&schema)
             )
         }
     };
@@ -120,7 +116,7 @@ fn tables(state: &SessionState, options: &ShowStatementOptions, kind: &str) -> D
 
 fn schemas(state: &SessionState, options: &ShowStatementOptions) -> DataFusionResult<String> {
     let place = match place_of(state, options)? {
-        Some(place) => format!(" WHERE catalog_name = {}", text(&place.catalog)),
+        Some(place) => format!(" WHERE catalog_name = {}", text_literal(&place.catalog)),
         None => String::new(),
     };
     // `schemata` does not list its own schema.
@@ -153,9 +149,9 @@ async fn columns(state: &SessionState, options: &ShowStatementOptions, full: boo
     };
     let query = format!(
         "SELECT {shown} FROM information_schema.columns WHERE table_catalog = {} AND table_schema = {} AND table_name = {}",
-        text(&table.catalog),
-        text(&table.schema),
-        text(&table.name)
+        text_literal(&table.catalog),
+        text_literal(&table.schema),
+        text_literal(&table.name)
     );
     Ok(filtered(&query, "column_name", filter_of(options)?, "ordinal_position"))
 }

@@ -6,12 +6,12 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DFSchema, JoinType, Result};
 use datafusion::logical_expr::expr::Exists;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::logical_plan::{Projection, Subquery};
+use datafusion::logical_expr::logical_plan::Subquery;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, LogicalPlanBuilder, lit, not};
 use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
 
-use super::super::unnest::{self, Names, are_bound, is_simple};
+use super::super::unnest::{self, Names};
 
 /// Joins the subqueries of a node to its input that DataFusion has no plan for.
 pub(super) fn joined(node: LogicalPlan, names: &Names) -> Result<Transformed<LogicalPlan>> {
@@ -82,7 +82,7 @@ impl Joins<'_> {
         let around = self.around.schema();
         match part {
             Expr::ScalarSubquery(subquery) => {
-                if let Some(value) = constant(&subquery.subquery, around)? {
+                if let Some(value) = unnest::constant(&subquery.subquery, around)? {
                     return Ok(Transformed::yes(value));
                 }
                 let is_planned = match self.has_values {
@@ -143,27 +143,7 @@ impl Joins<'_> {
 /// Whether DataFusion plans the subquery where it stands.
 pub(super) fn is_planned(subquery: &Subquery, around: &DFSchema) -> Result<bool> {
     let references = &subquery.outer_ref_columns;
-    Ok(references.is_empty() || (are_bound(references, around) && is_simple(&subquery.subquery)?))
-}
-
-/// The value of `(SELECT a.x + 1)`, which reads no rows.
-fn constant(query: &LogicalPlan, around: &DFSchema) -> Result<Option<Expr>> {
-    let LogicalPlan::Projection(Projection { input, expr, .. }) = query else {
-        return Ok(None);
-    };
-    let (LogicalPlan::EmptyRelation(empty), [value]) = (input.as_ref(), expr.as_slice()) else {
-        return Ok(None);
-    };
-    if !empty.produce_one_row || unnest::references(query)?.is_empty() {
-        return Ok(None);
-    }
-    let value = value.clone().unalias().transform_up(|part| match part {
-        Expr::OuterReferenceColumn(_, column) if around.has_column(&column) => {
-            Ok(Transformed::yes(Expr::Column(column)))
-        }
-        other => Ok(Transformed::no(other)),
-    })?;
-    Ok(Some(value.data))
+    Ok(references.is_empty() || unnest::is_planned(&subquery.subquery, references, around)?)
 }
 
 /// The condition over the columns of the subquery under its alias.

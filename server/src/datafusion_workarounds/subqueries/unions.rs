@@ -11,7 +11,7 @@ use datafusion::logical_expr::expr_rewriter::coerce_plan_expr_for_schema;
 use datafusion::logical_expr::{Expr, LogicalPlan, Union};
 use datafusion::optimizer::analyzer::type_coercion::coerce_union_schema;
 
-use crate::plan_limits::expressions::has_subquery;
+use crate::plan_limits::expressions::{has_subquery, rewrite_types};
 
 /// `plan` with casts where the inputs of a UNION have different types, if it has subqueries.
 pub(super) fn coerced(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -19,13 +19,12 @@ pub(super) fn coerced(plan: LogicalPlan) -> Result<LogicalPlan> {
     if !plan.exists(is_concerned)? {
         return Ok(plan);
     }
-    plan.transform_up_with_subqueries(coerce_union).data()
+    rewrite_types(plan, coerce_union)
 }
 
 fn coerce_union(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let LogicalPlan::Union(union) = &node else {
-        // Also above a union with new types.
-        return node.recompute_schema().map(Transformed::yes);
+        return Ok(Transformed::no(node));
     };
     let first = union.inputs[0].schema();
     let is_same = |input: &Arc<LogicalPlan>| {
@@ -36,7 +35,7 @@ fn coerce_union(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         types(input.schema()) == types(first)
     };
     if union.inputs.iter().all(is_same) {
-        return node.recompute_schema().map(Transformed::yes);
+        return Ok(Transformed::no(node));
     }
     let schema = coerce_union_schema(&union.inputs)?;
     let inputs = union.inputs.iter().map(|input| {

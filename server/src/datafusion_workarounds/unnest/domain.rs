@@ -84,16 +84,12 @@ fn with_columns(rows: &LogicalPlan, columns: &[Column]) -> Result<LogicalPlan> {
     let has_all = |side: &LogicalPlan| columns.iter().all(|column| side.schema().has_column(column));
     match rows {
         LogicalPlan::Join(join) => {
-            let (gives_left, gives_right) = match join.join_type {
-                JoinType::Inner => (true, true),
-                JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => (true, false),
-                JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => (false, true),
-                JoinType::Full => (false, false),
-            };
+            // Beside rows that are kept, those of the other side may be NULL, which that side by itself does not have.
+            let (keeps_left, keeps_right) = kept_sides(join.join_type);
             match () {
-                () if gives_left && has_all(&join.left) => with_columns(&join.left, columns),
+                () if !keeps_right && has_all(&join.left) => with_columns(&join.left, columns),
                 // A LATERAL subquery is no table by itself.
-                () if gives_right && has_all(&join.right) && !has_lateral(&join.right)? => {
+                () if !keeps_left && has_all(&join.right) && !has_lateral(&join.right)? => {
                     with_columns(&join.right, columns)
                 }
                 () => Ok(rows.clone()),
@@ -117,6 +113,16 @@ fn with_columns(rows: &LogicalPlan, columns: &[Column]) -> Result<LogicalPlan> {
             }
         }
         _ => Ok(rows.clone()),
+    }
+}
+
+/// The sides whose rows a join keeps where no row matches, or of which alone it gives rows.
+pub(super) fn kept_sides(join_type: JoinType) -> (bool, bool) {
+    match join_type {
+        JoinType::Inner => (false, false),
+        JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => (true, false),
+        JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => (false, true),
+        JoinType::Full => (true, true),
     }
 }
 

@@ -30,13 +30,13 @@ mod simple;
 
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, Result, plan_datafusion_err};
-use datafusion::logical_expr::logical_plan::{Join, Subquery};
+use datafusion::logical_expr::logical_plan::{Join, Projection, Subquery};
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, lit};
 
 pub(super) use domain::Names;
 use domain::{Domain, Pushed, arranged, same_values};
 use push::Pushing;
-pub(super) use simple::is_simple;
+use simple::is_simple;
 
 /// The columns of the queries around that `query` names, but for those that its own subqueries take from it.
 pub(super) fn references(query: &LogicalPlan) -> Result<Vec<Expr>> {
@@ -72,9 +72,25 @@ fn bound(references: &[Expr], schema: &DFSchema) -> Vec<Column> {
     references.iter().filter_map(column).collect()
 }
 
-/// Whether all references are columns of `schema`, and not of queries further out.
-pub(super) fn are_bound(references: &[Expr], schema: &DFSchema) -> bool {
-    bound(references, schema).len() == references.len()
+/// Whether DataFusion joins a subquery with these references to rows of `around`: they name no queries further out.
+pub(super) fn is_planned(query: &LogicalPlan, references: &[Expr], around: &DFSchema) -> Result<bool> {
+    Ok(bound(references, around).len() == references.len() && is_simple(query)?)
+}
+
+/// The value of `(SELECT a.x + 1)`, which reads no rows, for each row of `around`.
+pub(super) fn constant(query: &LogicalPlan, around: &DFSchema) -> Result<Option<Expr>> {
+    let LogicalPlan::Projection(Projection { input, expr, .. }) = query else {
+        return Ok(None);
+    };
+    let (LogicalPlan::EmptyRelation(empty), [value]) = (input.as_ref(), expr.as_slice()) else {
+        return Ok(None);
+    };
+    let references = references(query)?;
+    if !empty.produce_one_row || references.is_empty() {
+        return Ok(None);
+    }
+    let columns = bound(&references, around);
+    replaced(value.clone().unalias(), &columns, &columns).map(Some)
 }
 
 /// Joins the value of a subquery with at most one row for each row of `around` to `input`, which is `around` with what was
@@ -146,7 +162,7 @@ pub(super) fn lateral(node: LogicalPlan, names: &Names) -> Result<Transformed<Lo
         return Ok(Transformed::no(node));
     };
     let references = references(query)?;
-    if are_bound(&references, join.left.schema()) && is_simple(query)? {
+    if is_planned(query, &references, join.left.schema())? {
         // DataFusion's join has columns of its own, which nodes above may not know.
         let columns = node.schema().columns().into_iter().map(Expr::Column);
         let plan = LogicalPlanBuilder::from(node).project(columns)?.build()?;

@@ -200,8 +200,6 @@ fn rows_of(values: &Values) -> Result<LogicalPlan> {
 fn name_of(node: &LogicalPlan) -> &'static str {
     match node {
         LogicalPlan::RecursiveQuery(_) => "WITH RECURSIVE",
-        LogicalPlan::Sort(_) => "ORDER BY with a limit",
-        LogicalPlan::TableScan(_) => "a condition of a table",
         _ => "this operation",
     }
 }

@@ -7,7 +7,7 @@ use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::logical_plan::Join;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
-use super::domain::{Pushed, arranged, same_values};
+use super::domain::{Pushed, arranged, kept_sides, same_values};
 use super::push::Pushing;
 
 impl Pushing<'_> {
@@ -90,16 +90,6 @@ impl Pushing<'_> {
         let columns: Vec<_> = own.chain(values).collect();
         let plan = LogicalPlanBuilder::from(joined).project(columns)?.build()?;
         Ok(self.last_columns(plan))
-    }
-}
-
-/// The sides whose rows a join keeps where no row matches, or of which alone it gives rows.
-fn kept_sides(join_type: JoinType) -> (bool, bool) {
-    match join_type {
-        JoinType::Inner => (false, false),
-        JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => (true, false),
-        JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => (false, true),
-        JoinType::Full => (true, true),
     }
 }
 

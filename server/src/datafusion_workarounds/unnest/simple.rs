@@ -21,7 +21,7 @@ struct Above {
 }
 
 /// Whether DataFusion's rules join the subquery as SQL means it.
-pub(in super::super) fn is_simple(query: &LogicalPlan) -> Result<bool> {
+pub(super) fn is_simple(query: &LogicalPlan) -> Result<bool> {
     if !is_simple_below(query, Above::default())? {
         return Ok(false);
     }
