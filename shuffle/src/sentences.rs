@@ -265,7 +265,17 @@ fn window(message: &str) -> Option<String> {
     }
     if let Some(rest) = message.strip_prefix("There is only support Literal types for field at idx: ") {
         let index: u64 = rest.split(' ').next()?.parse().ok()?;
-        return Some(format!("argument {} of a window function must be a literal", index + 1));
+        return Some(format!(
+            "argument {} of a window function must be a literal; CASE WHEN row_number() OVER w > 2 THEN lag(x, 2) OVER w ELSE y END \
+             gives another column of the row in place of what is not there",
+            index + 1
+        ));
+    }
+    if message.ends_with("Expected: ), found: EXCLUDE") {
+        return Some(
+            "EXCLUDE of a window frame is not supported; count(x) OVER w - 1 and sum(x) OVER w - x leave the row itself out"
+                .to_owned(),
+        );
     }
     let data_type = message.strip_prefix("Cannot run range queries on datatype: ")?;
     Some(format!(
@@ -302,6 +312,13 @@ fn word(message: &str) -> Option<String> {
         return Some(format!(
             "SHOW knows no {name}; SHOW ALL lists the options, and SHOW takes TABLES, VIEWS, COLUMNS FROM t, CREATE TABLE t, \
              SCHEMAS and FUNCTIONS"
+        ));
+    }
+    if let Some(rest) = message.strip_prefix("Cannot access field at argument 1: type ") {
+        let data_type = rest.split(" is not ").next().unwrap_or(rest);
+        return Some(format!(
+            "a field is taken of a value of type {data_type}, which has none; where a column has the name of a table, x.y is field y of \
+             column x: give the table another alias"
         ));
     }
     if let Some(table) = message.strip_prefix("Invalid qualifier ") {

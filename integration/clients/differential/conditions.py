@@ -1,6 +1,7 @@
 """Conditions: comparisons, lists, patterns, three-valued logic and subqueries."""
 
 import expressions
+import known
 import relations
 from scope import PLAIN
 
@@ -27,6 +28,7 @@ def _leaf(make, depth):
     form = make.weighted(
         (6, "compare"), (2, "null"), (3, "in"), (2, "between"), (2, "distinct"), (3 if kind == "text" else 0, "like"),
         (2 if kind == "bool" else 0, "is"), (1, "mixed"), (1 if make.columns else 0, "row"),
+        (2 if kind == "int" and make.columns else 0, "guard"),
     )
     match form:
         case "null":
@@ -45,12 +47,24 @@ def _leaf(make, depth):
         case "mixed" if kind in expressions.NUMBERS:
             other = expressions.value(make, make.pick(("int", "double")), 0)
             return f"{tested.sql} {make.pick(COMPARISONS)} {other.sql}"
+        case "guard" if (guarded := _guarded(make)) is not None:
+            return guarded
         case "row":
             first, second, third, fourth = parts = [make.column(of).sql for of in _row_kinds(make) for _ in range(2)]
             known = " AND ".join(f"{part} IS NOT NULL" for part in dict.fromkeys(parts))
             return f"(({first}, {third}) {make.pick(('=', '<>', '<', '>='))} ({second}, {fourth}) AND {known})"
         case _:
             return f"{tested.sql} {make.pick(COMPARISONS)} {expressions.value(make, kind, depth).sql}"
+
+
+def _guarded(make):
+    """A division that fails unless another condition keeps it from the rows whose divisor is zero."""
+    column = make.column("int")
+    if column is None or column.wild:
+        return None
+    number = known.bigint(column)
+    test = f"{make.pick((7, 10, 100))} % {number} {make.pick(COMPARISONS)} {make.pick((0, 1, 3))}"
+    return make.pick((f"({number} <> 0 AND {test})", f"({number} = 0 OR {test})", f"({test} AND {number} > 0)"))
 
 
 def _row_kinds(make):

@@ -37,11 +37,6 @@ DIFFERENCES = (
         "`double`: operands are cast to DOUBLE",
     ),
     Difference(
-        "casts that lose a fraction",
-        "DuckDB and PostgreSQL round to the nearest integer; Squadron cuts. The standard leaves it to the product",
-        "`integer`: values are truncated before they are cast to integers",
-    ),
-    Difference(
         "narrow and unsigned arithmetic",
         "DuckDB keeps the type of a column beside a literal, Squadron widens it to that of the literal",
         "`bigint`: operands of arithmetic are cast to BIGINT, or both have one type",
@@ -113,11 +108,6 @@ def double(value):
 def divisor(sql, zero="0"):
     """A divisor that is never zero."""
     return f"NULLIF({sql}, {zero})"
-
-
-def integer(sql):
-    """A number cut to a BIGINT."""
-    return f"CAST(trunc({sql}) AS BIGINT)"
 
 
 def timestamp(sql):

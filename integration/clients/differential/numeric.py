@@ -38,7 +38,7 @@ def tame(make, kind, depth, value, bits):
 def _integer(make, depth, value):
     form = make.weighted(
         (5, "arithmetic"), (2, "divide"), (1, "bits"), (1, "abs"), (1, "length"), (2, "part"), (1, "cast"),
-        (1, "position"), (1, "gcd"), (1, "bool"), (1, "days"), (1, "cut"),
+        (1, "position"), (1, "gcd"), (1, "bool"), (1, "days"), (1, "round"),
     )
     if form in ("arithmetic", "divide", "bits", "abs", "gcd"):
         left, right = tame(make, "int", depth, value, 30), tame(make, "int", depth, value, 28)
@@ -49,9 +49,9 @@ def _integer(make, depth, value):
         return Value(f"CAST({part.sql} AS {whole})", "int", 16, raw=True)
     if form == "bool":
         return Value(f"CAST({value(make, 'bool', depth).sql} AS INTEGER)", "int", 1, raw=True)
-    if form == "cut":
+    if form == "round":
         part = tame(make, "double", depth, value, MOST_BITS)
-        return Value(known.integer(part.sql), "int", max(part.bits, 4))
+        return Value(f"CAST({part.sql} AS BIGINT)", "int", max(part.bits, 4))
     if form == "days":
         days = [value(make, "date", depth) for _ in range(2)]
         if any(day.wild for day in days):

@@ -117,31 +117,14 @@ const WRONG: &[(&str, &str)] = &[
         "SELECT k FROM a HAVING count(*) > 1",
         "the column a.k must stand in GROUP BY",
     ),
-    (
-        "SELECT k, x, count(*) FROM a GROUP BY GROUPING SETS ((1), (2))",
-        "the column a.k must stand in GROUP BY",
-    ),
     ("SELECT count(*) FROM a WHERE count(*) > 1", "HAVING"),
     ("SELECT sum(sum(k)) FROM a", "nested"),
-    (
-        "SELECT k, cast(k AS bigint), count(*) FROM a GROUP BY k, cast(k AS bigint)",
-        "the planner gives one name to a.k and CAST(a.k AS bigint)",
-    ),
-    (
-        "SELECT k, count(*), count(cast(1 AS double)) FROM a GROUP BY k",
-        "two columns are named count(1)",
-    ),
     // Windows.
     ("SELECT sum(k) OVER () FROM a WHERE sum(k) OVER () > 1", "QUALIFY"),
     ("SELECT sum(k) OVER w FROM a", "window w"),
     (
         "SELECT lag(k, 2, x) OVER (ORDER BY k) FROM a",
         "argument 3 of a window function must be a literal",
-    ),
-    (
-        "SELECT count(*) OVER (ORDER BY t RANGE BETWEEN interval '1' hour PRECEDING AND CURRENT ROW) \
-         FROM (VALUES (time '01:00')) x(t)",
-        "RANGE cannot be computed over time without time zone",
     ),
     // Subqueries.
     (

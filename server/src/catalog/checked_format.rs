@@ -39,7 +39,7 @@ use squadron_shuffle::functions::{clean, hides_required, may_hide};
 use super::csv::CsvFiles;
 use super::file_errors::checked;
 use super::merge::{Numbers, merge};
-use super::{json_numbers, parquet_statistics};
+use super::{json_integers, json_numbers, parquet_statistics};
 
 /// The extensions under which DataFusion keeps its formats.
 const EXTENSIONS: [&str; 5] = ["parquet", "csv", "json", "arrow", "avro"];
@@ -110,7 +110,12 @@ impl CheckedFormat {
             }
             let schema = reader.infer_schema(state, store, std::slice::from_ref(object)).await?;
             self.check_footer(state, store, object).await?;
-            Ok(schema)
+            match reader.downcast_ref::<JsonFormat>() {
+                Some(json) if object.size <= MAX_THOROUGH_BYTES => {
+                    json_integers::widen(schema, json, store, object).await
+                }
+                _ => Ok(schema),
+            }
         };
         checked(object, work).await
     }

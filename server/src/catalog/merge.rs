@@ -95,6 +95,11 @@ fn common(one: &DataType, other: &DataType, numbers: Numbers) -> Option<DataType
             let is_exact = Integer::of(integer)?.bits <= 32;
             (is_exact || numbers == Numbers::Guessed).then_some(T::Float64)?
         }
+        (float, decimal) | (decimal, float)
+            if numbers == Numbers::Guessed && float.is_floating() && decimal.is_decimal() =>
+        {
+            T::Float64
+        }
         (one, other) if one.is_decimal() || other.is_decimal() => common_decimal(one, other)?,
         (T::Date32, T::Timestamp(unit, None)) | (T::Timestamp(unit, None), T::Date32)
             if *unit != TimeUnit::Nanosecond =>

@@ -20,6 +20,7 @@ mod file_errors;
 mod format;
 mod found;
 mod information_schema;
+mod json_integers;
 mod json_numbers;
 mod layout;
 mod listing;

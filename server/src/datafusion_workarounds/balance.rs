@@ -100,7 +100,7 @@ fn measure(chain: &Expr, op: Operator) -> (usize, usize) {
 }
 
 /// The conditions of the chain, from left to right.
-fn conditions_of(chain: Expr, op: Operator) -> Vec<Expr> {
+pub(super) fn conditions_of(chain: Expr, op: Operator) -> Vec<Expr> {
     let mut conditions = Vec::new();
     let mut open = vec![chain];
     while let Some(expression) = open.pop() {
@@ -112,8 +112,8 @@ fn conditions_of(chain: Expr, op: Operator) -> Vec<Expr> {
     conditions
 }
 
-/// Joins neighbours until one expression is left.
-fn tree(mut expressions: Vec<Expr>, op: Operator) -> Expr {
+/// Joins neighbours until one expression is left. There must be one.
+pub(super) fn tree(mut expressions: Vec<Expr>, op: Operator) -> Expr {
     while expressions.len() > 1 {
         let mut rest = expressions.into_iter();
         let mut joined = Vec::with_capacity(rest.len().div_ceil(2));

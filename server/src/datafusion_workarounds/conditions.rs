@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `x IN (1, NULL)` beside other lists of `x` | a list without the NULL (apache/datafusion#24246) | `x IN (1) OR NULL` |
 //! | two lists of one nullable `x` | true or false where `x` is NULL (#24246) | the second `x` is hidden |
+//! | `array_has([i, 1], 2)` | `2 IN (i, 1)`, which is NULL where `i` is | the list is hidden |
 //! | `x ^ x` | 0, also for NULL (#24246) | one `x` is hidden |
 //! | `x ~ '.*'` | `x IS NOT NULL`, which is false, not NULL (#24379) | another pattern of the same meaning |
 //! | `a = b` beside a join with `c IS NOT DISTINCT FROM d` | NULL equals NULL in both | the second becomes two equalities |
@@ -67,6 +68,14 @@ fn keep(part: Expr) -> Result<Transformed<Expr>> {
                 refuse_volatile(value, "coalesce")?;
             }
             Ok(Transformed::no(part))
+        }
+        Expr::ScalarFunction(mut call) if call.name() == "array_has" => {
+            let is_list =
+                matches!(call.args.first(), Some(Expr::ScalarFunction(list)) if list.func.name() == "make_array");
+            if is_list {
+                call.args[0] = held(vec![std::mem::take(&mut call.args[0])]);
+            }
+            Ok(Transformed::new_transformed(Expr::ScalarFunction(call), is_list))
         }
         Expr::AggregateFunction(mut aggregate) => {
             let is_new = keep_first(&mut aggregate.params.order_by);

@@ -1,14 +1,18 @@
-//! `DATE ± INTERVAL` that has hours.
+//! `DATE ± INTERVAL` that has hours, and comparisons with years that no number of nanoseconds reaches.
 //!
 //! DataFusion 55.2 gives a date, and drops the time (apache/datafusion#19527). PostgreSQL and DuckDB give a timestamp; here
 //! the result is one where the interval is not known to be of whole days, so that `DATE '1998-12-01' - INTERVAL '90' DAY`
 //! stays a date, which files are pruned by.
+//!
+//! It compares timestamps and dates with times that are written down as numbers of nanoseconds, which end in the year 2262:
+//! `t < '9999-12-31'` is an error, and so is a date of that year in a file. Here those are compared in microseconds.
 
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, cast};
+use datafusion::logical_expr::expr::Cast;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, cast, lit};
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::plan_limits::expressions::{rewrite_node, rewrite_types};
@@ -21,7 +25,10 @@ impl AnalyzerRule for TimesOfDates {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         rewrite_types(plan, |node| {
             rewrite_node(node, |expression, schema| {
-                expression.transform_up(|part| Ok(with_time(part, schema)))
+                expression.transform_up(|part| {
+                    let part = with_time(part, schema);
+                    part.transform_data(|part| Ok(in_microseconds(part, schema)))
+                })
             })
         })
     }
@@ -46,6 +53,81 @@ fn with_time(part: Expr, schema: &DFSchema) -> Transformed<Expr> {
         _ => (left, right, false),
     };
     Transformed::new_transformed(Expr::BinaryExpr(BinaryExpr::new(left, op, right)), is_new)
+}
+
+/// Comparisons of what is no number of nanoseconds with times that are written down.
+fn in_microseconds(part: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    match part {
+        Expr::BinaryExpr(BinaryExpr {
+            mut left,
+            op,
+            mut right,
+        }) if op.supports_propagation() || matches!(op, Operator::IsDistinctFrom | Operator::IsNotDistinctFrom) => {
+            let is_new = compare_in_microseconds(&mut left, &mut [right.as_mut()], schema)
+                || compare_in_microseconds(&mut right, &mut [left.as_mut()], schema);
+            Transformed::new_transformed(Expr::BinaryExpr(BinaryExpr { left, op, right }), is_new)
+        }
+        Expr::Between(mut between) => {
+            let bounds = &mut [between.low.as_mut(), between.high.as_mut()];
+            let is_new = compare_in_microseconds(&mut between.expr, bounds, schema);
+            Transformed::new_transformed(Expr::Between(between), is_new)
+        }
+        Expr::InList(mut list) => {
+            let mut items: Vec<_> = list.list.iter_mut().collect();
+            let is_new = compare_in_microseconds(&mut list.expr, &mut items, schema);
+            Transformed::new_transformed(Expr::InList(list), is_new)
+        }
+        other => Transformed::no(other),
+    }
+}
+
+/// Casts `value` and the times it is compared with to microseconds, where that loses nothing.
+fn compare_in_microseconds(value: &mut Expr, times: &mut [&mut Expr], schema: &DFSchema) -> bool {
+    let Ok(data_type) = value.get_type(schema) else {
+        return false;
+    };
+    let zone = match &data_type {
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => return false,
+        DataType::Timestamp(_, zone) => zone.clone(),
+        DataType::Date32 | DataType::Date64 => None,
+        _ => return false,
+    };
+    let microseconds = DataType::Timestamp(TimeUnit::Microsecond, zone);
+    let written: Option<Vec<_>> = times.iter().map(|time| written(time, &data_type)).collect();
+    let Some(written) = written else {
+        return false;
+    };
+    for (time, text) in times.iter_mut().zip(written) {
+        **time = cast(lit(text), microseconds.clone());
+    }
+    if data_type != microseconds {
+        *value = cast(std::mem::take(value), microseconds);
+    }
+    true
+}
+
+/// The text of a time that is compared with values of a type in nanoseconds, if it has no more than microseconds.
+fn written(time: &Expr, compared: &DataType) -> Option<String> {
+    let text = |time: &Expr| match time {
+        Expr::Literal(value, _) => value.try_as_str().flatten().map(str::to_owned),
+        _ => None,
+    };
+    let is_local = matches!(compared, DataType::Timestamp(_, None));
+    let is_date = matches!(compared, DataType::Date32 | DataType::Date64);
+    let text = match time {
+        Expr::Cast(Cast { expr, field }) => match field.data_type() {
+            DataType::Timestamp(TimeUnit::Nanosecond, None) if is_local || is_date => text(expr),
+            DataType::Date32 if is_local => text(expr),
+            _ => None,
+        },
+        _ if is_date => None,
+        plain => text(plain),
+    };
+    let is_short = |text: &String| {
+        let fraction = text.rsplit_once('.').map_or("", |(_, fraction)| fraction);
+        fraction.bytes().take_while(u8::is_ascii_digit).count() <= 6
+    };
+    text.filter(is_short)
 }
 
 /// Whether the interval is written down and has no hours.

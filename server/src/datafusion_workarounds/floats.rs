@@ -6,18 +6,19 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, IntervalUnit};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::first_last::first_value_udaf;
-use datafusion::logical_expr::expr::{AggregateFunction, ScalarFunction, Sort as SortKey};
+use datafusion::logical_expr::expr::{AggregateFunction, InSubquery, ScalarFunction, Sort as SortKey};
 use datafusion::logical_expr::{
-    Aggregate, BinaryExpr, Distinct, DistinctOn, Expr, ExprSchemable, LogicalPlan, Operator, Projection, ScalarUDF,
+    Aggregate, BinaryExpr, Distinct, DistinctOn, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan, Operator,
+    Projection, ScalarUDF, Subquery,
 };
 use datafusion::optimizer::AnalyzerRule;
-use squadron_shuffle::functions::{canonical, has_floats, held};
+use squadron_shuffle::functions::{canonical, has_floats, held, row_key};
 
+use super::intervals::is_interval;
 use crate::plan_limits::expressions::rewrite_node;
 
 /// Functions that compare the elements of arrays.
@@ -57,7 +58,10 @@ impl AnalyzerRule for CanonicalFloats {
         plan.transform_down_with_subqueries(|node| {
             let is_sort = matches!(node, LogicalPlan::Sort(_));
             let node = rewrite_node(node, |expression, schema| {
-                let within = expression.transform_up(|part| Ok(self.within(part, schema)))?;
+                let within = expression.transform_up(|part| match part {
+                    Expr::InSubquery(membership) => self.member(membership, schema),
+                    other => Ok(self.within(other, schema)),
+                })?;
                 within.transform_data(|expression| {
                     Ok(match is_sort {
                         true => self.key(expression, schema),
@@ -185,8 +189,53 @@ impl CanonicalFloats {
                 Ok(Transformed::new_transformed(distinct, is_new))
             }
             LogicalPlan::Aggregate(aggregate) => self.groups(aggregate),
+            LogicalPlan::Join(join) => Ok(self.joined(join)),
             other => Ok(Transformed::no(other)),
         }
+    }
+
+    /// Membership in the rows of a subquery, of which a join on its column is made.
+    fn member(&self, membership: InSubquery, schema: &DFSchema) -> Result<Transformed<Expr>> {
+        let rows = &membership.subquery.subquery;
+        let column = Expr::Column(Column::from(rows.schema().qualified_field(0)));
+        if !has_other_forms(&membership.expr, schema) || !has_other_forms(&column, rows.schema()) {
+            return Ok(Transformed::no(Expr::InSubquery(membership)));
+        }
+        let key = self.by_value(column, rows.schema());
+        let rows = Projection::try_new(vec![key], Arc::clone(rows))?;
+        let subquery = Subquery {
+            subquery: Arc::new(LogicalPlan::Projection(rows)),
+            ..membership.subquery
+        };
+        let operand = self.by_value(*membership.expr, schema);
+        let membership = InSubquery::new(Box::new(operand), subquery, membership.negated);
+        Ok(Transformed::yes(Expr::InSubquery(membership)))
+    }
+
+    /// The value as bytes that are equal where it is, under another name.
+    fn by_value(&self, value: Expr, schema: &DFSchema) -> Expr {
+        let value = self.key(value, schema).data;
+        Expr::ScalarFunction(ScalarFunction::new_udf(row_key(), vec![value]))
+    }
+
+    /// The join with keys that are compared by their values: set operations, USING and IN join on columns.
+    fn joined(&self, mut join: Join) -> Transformed<LogicalPlan> {
+        let mut is_new = false;
+        let keys = std::mem::take(&mut join.on).into_iter().map(|(left, right)| {
+            if !has_other_forms(&left, join.left.schema()) || !has_other_forms(&right, join.right.schema()) {
+                return (left, right);
+            }
+            is_new = true;
+            // The join's output has the columns of both sides, so its keys have other names.
+            let left = self.by_value(left, join.left.schema());
+            (left, self.by_value(right, join.right.schema()))
+        });
+        join.on = keys.collect();
+        if is_new {
+            // The columns of USING are merged by now.
+            join.join_constraint = JoinConstraint::On;
+        }
+        Transformed::new_transformed(LogicalPlan::Join(join), is_new)
     }
 
     fn distinct_on(&self, on: DistinctOn) -> Result<Transformed<LogicalPlan>> {
@@ -243,10 +292,6 @@ impl CanonicalFloats {
 
 fn is_comparison(op: Operator) -> bool {
     op.supports_propagation() || matches!(op, Operator::IsDistinctFrom | Operator::IsNotDistinctFrom)
-}
-
-fn is_interval(data_type: &DataType) -> bool {
-    *data_type == DataType::Interval(IntervalUnit::MonthDayNano)
 }
 
 /// Whether DataFusion takes values that are equal for different ones where it compares two.

@@ -5,7 +5,7 @@
 //! | `subqueries`, `unnest` | SQL as it was read | subqueries in any place, of any shape, with three-valued logic |
 //! | `set_operations` | the same | `INTERSECT ALL`, `EXCEPT ALL` |
 //! | `conditions` | the same | conditions that the simplifier changes |
-//! | `dates` | the same | times of `DATE - INTERVAL '1 hour'` |
+//! | `dates` | the same | times of `DATE - INTERVAL '1 hour'`, comparisons with years such as 9999 |
 //! | `doubles` | the same | doubles beside decimals |
 //! | `order_by` | the same | names within expressions of ORDER BY |
 //! | `keys` | the same | declared keys, which nothing checks |
@@ -13,13 +13,18 @@
 //! | `arithmetic` | plans with types | overflow |
 //! | `windows` | the same | frames of narrow keys |
 //! | `floats` | the same | -0.0 and NaN as keys, and within arrays and structs |
+//! | `intervals` | the same | groups of intervals |
 //! | `hidden_values` | the same | values under NULL |
 //! | `zones` | the same | casts between local times and instants |
 //! | `ranges` | the same | times and decimals out of range |
+//! | `values` | the same | casts to integers and other values that differ |
 //! | `grouping_sets` | the same | keys of grouping sets that seem constant |
 //! | `opaque` | the same | casts that are taken off, differences of dates |
 //! | `never` | plans that are optimized | conditions that are constantly NULL |
+//! | `guards` | plans that were optimized | conditions that fail on rows which another one excludes |
 //! | `filter_pushdown`, `filter_first` | physical plans | filters that move to other columns, and below what may fail |
+//! | `lost_orders` | the same | orders that a union loses |
+//! | `statistics` | the same | aggregates that statistics answer for another one |
 //! | `nan_pruning` | the same | row groups with NaN |
 //! | `SeparateLimitFromSort`, `OneProbePartition` | the same | below |
 //!
@@ -41,16 +46,21 @@ mod filter_first;
 mod filter_pushdown;
 mod floats;
 mod grouping_sets;
+pub(crate) mod guards;
 mod hidden_values;
+mod intervals;
 mod keys;
+mod lost_orders;
 mod nan_pruning;
 pub(crate) mod never;
 mod opaque;
 mod order_by;
 mod ranges;
 mod set_operations;
+mod statistics;
 mod subqueries;
 mod unnest;
+mod values;
 mod windows;
 mod zones;
 
@@ -87,12 +97,15 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules.insert(4, Arc::new(doubles::DoublesBesideDecimals));
     rules.insert(5, Arc::new(keys::DistrustKeys));
     rules.insert(6, Arc::new(order_by::OrderByColumns));
+    rules.insert(7, Arc::new(windows::TimesAsTimestamps));
     // These read the types that DataFusion's rules found.
     rules.push(Arc::new(windows::WidenFrames));
     rules.push(Arc::new(floats::CanonicalFloats::default()));
     rules.push(Arc::new(hidden_values::RemoveHiddenValues));
+    rules.push(Arc::new(intervals::GroupIntervals));
     rules.push(Arc::new(zones::CastInZone));
     rules.push(Arc::new(ranges::CheckRanges));
+    rules.push(Arc::new(values::ComputeValues));
     rules.push(Arc::new(grouping_sets::TieGroupingSets));
     rules.push(Arc::new(opaque::HideFromRules));
     rules
@@ -105,6 +118,8 @@ pub fn physical_rules() -> Vec<Rule> {
         let inner = Arc::clone(rule);
         if rule.name().starts_with("FilterPushdown") {
             *rule = Arc::new(filter_pushdown::PushDownByUniqueNames { inner });
+        } else if rule.name() == "aggregate_statistics" {
+            *rule = Arc::new(statistics::AnswerFromStatistics { inner });
         } else if rule.name() == "ProjectionPushdown" {
             *rule = Arc::new(filter_first::ComputeAboveFilters { inner });
         }
@@ -117,6 +132,7 @@ pub fn physical_rules() -> Vec<Rule> {
     let last = rules.len().saturating_sub(1);
     rules.insert(last, Arc::new(OneProbePartition));
     rules.insert(last, Arc::new(nan_pruning::PruneWithoutNan));
+    rules.insert(last, Arc::new(lost_orders::SortAgain));
     rules
 }
 

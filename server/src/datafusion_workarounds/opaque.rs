@@ -86,7 +86,7 @@ fn is_date(expression: &Expr, schema: &DFSchema) -> bool {
 }
 
 /// Whether a value of one numeric type may be no value of the other.
-fn is_narrower(from: &DataType, to: &DataType) -> bool {
+pub(super) fn is_narrower(from: &DataType, to: &DataType) -> bool {
     if !from.is_numeric() || !to.is_numeric() {
         return false;
     }

@@ -1,9 +1,10 @@
 //! Window functions whose frames DataFusion 55.2 gets wrong.
 //!
 //! A `RANGE` frame with an offset is found by adding the offset to the key. Keys of narrow and unsigned types overflow, and
-//! the frame then ends at a row that exists, or takes the NULLs in; so keys are compared in a wider type.
+//! the frame then ends at a row that exists, or takes the NULLs in; so keys are compared in a wider type. Over times of a
+//! day it finds no frame; those of the first day of 1970 have the same order.
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, not_impl_err, plan_err};
 use datafusion::config::ConfigOptions;
@@ -14,7 +15,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::scalar::ScalarValue;
 
-use crate::plan_limits::expressions::{input_schema, rewrite_named};
+use crate::plan_limits::expressions::{input_schema, rewrite_named, rewrite_plan};
 
 /// Widens the keys of frames, and refuses what has no right frame.
 #[derive(Debug)]
@@ -53,6 +54,48 @@ impl AnalyzerRule for WidenFrames {
     fn name(&self) -> &'static str {
         "widen_frames"
     }
+}
+
+/// Makes timestamps of times that `RANGE` frames with an offset are ordered by, before types are looked at.
+#[derive(Debug)]
+pub(crate) struct TimesAsTimestamps;
+
+impl AnalyzerRule for TimesAsTimestamps {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        rewrite_plan(plan, |expression, schema| {
+            expression.transform_up(|part| match part {
+                Expr::WindowFunction(function) => order_by_timestamp(function, schema),
+                other => Ok(Transformed::no(other)),
+            })
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        "times_as_timestamps"
+    }
+}
+
+fn order_by_timestamp(mut function: Box<WindowFunction>, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let is_affected = function.params.window_frame.units == WindowFrameUnits::Range
+        && has_offset(&function.params.window_frame)
+        && matches!(function.params.order_by.as_slice(), [key] if is_time(&key.expr.get_type(schema)?));
+    if is_affected {
+        for key in &mut function.params.order_by {
+            let time = cast(std::mem::take(&mut key.expr), DataType::Time64(TimeUnit::Nanosecond));
+            key.expr = cast(
+                cast(time, DataType::Int64),
+                DataType::Timestamp(TimeUnit::Nanosecond, None),
+            );
+        }
+    }
+    Ok(Transformed::new_transformed(
+        Expr::WindowFunction(function),
+        is_affected,
+    ))
+}
+
+fn is_time(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Time32(_) | DataType::Time64(_))
 }
 
 /// The type that the key of a function's frame needs, if its own is too narrow.
@@ -119,9 +162,6 @@ fn wide_type(key: &DataType) -> Result<Option<DataType>> {
             Ok(Some(DataType::Int64))
         }
         DataType::Int64 | DataType::UInt64 => Ok(Some(DataType::Decimal128(38, 0))),
-        DataType::Time32(_) | DataType::Time64(_) => not_impl_err!(
-            "a RANGE frame with an offset over a TIME is not supported; order by a TIMESTAMP, e.g. date '1970-01-01' + t"
-        ),
         _ => Ok(None),
     }
 }

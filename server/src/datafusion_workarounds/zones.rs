@@ -72,7 +72,7 @@ fn is_utc(zone: &str) -> bool {
 }
 
 /// Whether the clocks of the zone may have been changed: it is no offset.
-fn has_changes(zone: &str) -> bool {
+pub(super) fn has_changes(zone: &str) -> bool {
     !is_utc(zone) && !zone.starts_with(['+', '-'])
 }
 

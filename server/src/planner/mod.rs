@@ -33,6 +33,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 
+use crate::datafusion_workarounds::guards;
 use crate::plan_limits;
 pub use size::{ClusterShape, SizeOptions};
 pub use stages::StagedPlan;
@@ -67,7 +68,7 @@ impl Planner {
         write: Option<&FileWrite>,
     ) -> Result<StagedPlan> {
         plan_limits::check_plan(logical)?;
-        let logical = state.optimize(logical)?;
+        let logical = guards::guard(state.optimize(logical)?)?;
         let mut state = with_partitions(state, shape.slots.max(1));
         if shape.workers > 1 {
             state = with_broadcast(state, shape.workers);

@@ -13,8 +13,9 @@ use squadron_shuffle::failure;
 use super::hints::with_hint;
 use super::inserts::refuse_nulls;
 use super::parameters::{Parameters, infer_types, parameters_of, settle};
-use super::planning_errors::{locate, of_names, planned, with_end_of};
+use super::planning_errors::{locate, of_names, planned, says_equal_names, with_end_of};
 use super::redact::{as_definition, redact};
+use super::rewrite::casts::name_casts;
 use super::spelled::spelled;
 use super::statement::{count_schema, frozen_schema, is_write, kind_of, refuse_transaction, refuse_unserved};
 use super::{PlannedStatement, StatementKind, kill, limits, show};
@@ -98,7 +99,10 @@ pub async fn logical_plan(state: &SessionState, sql: &str) -> DataFusionResult<L
     let plan = match show::plan(state, &statement).await.map_err(of_names)? {
         Some(plan) => plan,
         None => {
-            let planned = state.statement_to_plan(statement).await;
+            let planned = match state.statement_to_plan(statement).await {
+                Err(error) if says_equal_names(&error) => plan_with_named_casts(state, sql).await.map_err(|_| error),
+                planned => planned,
+            };
             planned.map_err(|error| of_names(spelled(error, || limits::parse(state, sql).ok())))?
         }
     };
@@ -106,6 +110,13 @@ pub async fn logical_plan(state: &SessionState, sql: &str) -> DataFusionResult<L
     refuse_nulls(&plan)?;
     plan_limits::check_plan(&plan)?;
     Ok(plan)
+}
+
+/// Plans a statement again in which two expressions may be one but for a cast.
+async fn plan_with_named_casts(state: &SessionState, sql: &str) -> DataFusionResult<LogicalPlan> {
+    let mut statement = settings::session::normalize(limits::parse(state, sql)?);
+    name_casts(&mut statement);
+    state.statement_to_plan(statement).await
 }
 
 /// What makes a table or view, as its user wrote it.

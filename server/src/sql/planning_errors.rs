@@ -1,6 +1,6 @@
 //! Errors of planning, said so that a user can mend the statement: what is wrong, and where.
 
-use datafusion::common::Location;
+use datafusion::common::{Location, SchemaError};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use squadron_proto::{Failure, FailureKind};
 use squadron_shuffle::failure;
@@ -34,6 +34,18 @@ pub(crate) fn of_names(error: DataFusionError) -> DataFusionError {
             failure::into_datafusion(failure_of(&error))
         }
         error => error,
+    }
+}
+
+/// Whether the planner found one name for two expressions.
+pub(crate) fn says_equal_names(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::SchemaError(about, _) => matches!(
+            about.as_ref(),
+            SchemaError::DuplicateQualifiedField { .. } | SchemaError::DuplicateUnqualifiedField { .. }
+        ),
+        DataFusionError::Plan(message) => message.contains("require unique expression names"),
+        _ => false,
     }
 }
 

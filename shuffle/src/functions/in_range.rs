@@ -1,6 +1,7 @@
-//! Times that a number of nanoseconds can tell, from 1677 to 2262.
+//! Times that a number of nanoseconds can tell, from 1677 to 2262, and times of a day.
 //!
-//! DataFusion 55.2 makes 2262-04-11 of later ones in `to_timestamp`, 1970-01-01 of NaN, and NULL in `date_bin`.
+//! DataFusion 55.2 makes 2262-04-11 of later ones in `to_timestamp`, 1970-01-01 of NaN, NULL in `date_bin`, and a time that
+//! cannot be shown of `'23:59:60'`.
 
 use std::sync::Arc;
 
@@ -14,21 +15,39 @@ use super::same::same;
 
 const NANOSECONDS_OF_SECOND: i64 = 1_000_000_000;
 
-/// `in_range(x)` is `x`, a time or a number of seconds; an error for those out of range.
+const SECONDS_OF_DAY: i64 = 86_400;
+
+/// `in_range(x)` is `x`, a timestamp, a time or a number of seconds; an error for those out of range.
 pub fn in_range() -> Arc<ScalarUDF> {
     same("in_range", of_array)
 }
 
+fn units_of_second(unit: TimeUnit) -> i64 {
+    match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => NANOSECONDS_OF_SECOND,
+    }
+}
+
 fn of_array(values: &ArrayRef) -> Result<ArrayRef> {
+    if let DataType::Time32(unit) | DataType::Time64(unit) = values.data_type() {
+        let day = SECONDS_OF_DAY * units_of_second(*unit);
+        let number = match unit {
+            TimeUnit::Second | TimeUnit::Millisecond => DataType::Int32,
+            _ => DataType::Int64,
+        };
+        let times = cast(&cast(values, &number)?, &DataType::Int64)?;
+        let mut times = times.as_primitive::<Int64Type>().iter().flatten();
+        return match times.any(|time| time >= day) {
+            true => exec_err!("a time is beyond 23:59:59.999999999, the last of a day"),
+            false => Ok(Arc::clone(values)),
+        };
+    }
     let is_far = match values.data_type() {
         DataType::Timestamp(unit, _) => {
-            let units = match unit {
-                TimeUnit::Second => 1,
-                TimeUnit::Millisecond => 1_000,
-                TimeUnit::Microsecond => 1_000_000,
-                TimeUnit::Nanosecond => NANOSECONDS_OF_SECOND,
-            };
-            let last = i64::MAX / (NANOSECONDS_OF_SECOND / units);
+            let last = i64::MAX / (NANOSECONDS_OF_SECOND / units_of_second(*unit));
             let times = cast(values, &DataType::Int64)?;
             let mut times = times.as_primitive::<Int64Type>().iter().flatten();
             times.any(|time| time > last || time < -last)
@@ -52,7 +71,7 @@ fn of_array(values: &ArrayRef) -> Result<ArrayRef> {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{Float64Array, TimestampMicrosecondArray};
+    use datafusion::arrow::array::{Float64Array, Time64NanosecondArray, TimestampMicrosecondArray};
 
     use super::*;
 
@@ -64,5 +83,12 @@ mod tests {
         assert!(seconds(1e10).is_err() && seconds(f64::NAN).is_err());
         assert!(micros(1_700_000_000_000_000).is_ok());
         assert!(micros(253_402_214_400_000_000).is_err());
+    }
+
+    #[test]
+    fn a_day_ends() {
+        let time = |time: i64| of_array(&(Arc::new(Time64NanosecondArray::from(vec![time])) as ArrayRef));
+        assert!(time(86_399_999_999_999).is_ok());
+        assert!(time(86_400_000_000_000).is_err());
     }
 }

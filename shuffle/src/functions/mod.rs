@@ -20,6 +20,7 @@ mod growth;
 mod hold;
 mod in_range;
 mod join_texts;
+mod nearest;
 mod regexp;
 mod row_key;
 mod same;
@@ -28,6 +29,7 @@ mod sliding;
 mod sum;
 #[cfg(test)]
 mod tests;
+mod written;
 mod zones;
 
 use std::hash::{Hash, Hasher};
@@ -57,11 +59,13 @@ use self::hold::hold;
 pub use self::in_range::in_range;
 pub use self::join_texts::JOIN_TEXTS;
 use self::join_texts::JoinTexts;
-use self::row_key::row_key;
+pub use self::nearest::nearest;
+pub use self::row_key::row_key;
 pub use self::single_value::single_value;
 use self::sliding::{SLIDING, sliding};
 use self::sum::checked_sum;
-pub use self::zones::{AT_TIME_ZONE, at_time_zone, in_zone};
+pub use self::written::{WRITTEN, written};
+pub use self::zones::{AT_TIME_ZONE, at_time_zone, in_zone, start_of_minute};
 
 /// Replaces functions of `registry` by checked and bounded ones of the same names, and adds [`JOIN_TEXTS`] and
 /// [`arithmetic`].
@@ -95,7 +99,10 @@ pub fn register(registry: &mut dyn FunctionRegistry, max_value_bytes: u64, pool:
     registry.register_udf(in_range())?;
     registry.register_udf(at_time_zone())?;
     registry.register_udf(in_zone())?;
+    registry.register_udf(nearest())?;
     registry.register_udf(row_key())?;
+    registry.register_udf(start_of_minute())?;
+    registry.register_udf(written())?;
     for extreme in extremes() {
         registry.register_udaf(Arc::new(extreme))?;
     }

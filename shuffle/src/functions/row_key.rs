@@ -1,4 +1,4 @@
-//! Rows as keys, for `count(DISTINCT a, b)`.
+//! Rows as keys, for `count(DISTINCT a, b)` and for joins on values that DataFusion 55.2 does not compare by their value.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use datafusion::common::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
 /// `row_key(a, b, ...)` gives equal bytes for equal rows, and NULL for a row with a NULL.
-pub(super) fn row_key() -> Arc<ScalarUDF> {
+pub fn row_key() -> Arc<ScalarUDF> {
     Arc::new(ScalarUDF::new_from_impl(RowKey {
         signature: Signature::variadic_any(Volatility::Immutable),
     }))

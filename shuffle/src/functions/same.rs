@@ -128,7 +128,8 @@ impl ScalarUDFImpl for Same {
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
         match args.arg_fields {
-            [field] => Ok(Arc::clone(field)),
+            // Without the name of its column: calls of columns that are equal are equal too, as sorts and windows need it.
+            [field] => Ok(Arc::new(field.as_ref().clone().with_name(self.name))),
             _ => plan_err!("{} takes one argument", self.name),
         }
     }

@@ -14,7 +14,7 @@ use datafusion::arrow::datatypes::{
     ArrowTimestampType, DataType, FieldRef, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
     TimestampNanosecondType, TimestampSecondType,
 };
-use datafusion::common::{Result, ScalarValue, exec_datafusion_err, exec_err, not_impl_err, plan_err};
+use datafusion::common::{DataFusionError, Result, ScalarValue, exec_datafusion_err, exec_err, not_impl_err, plan_err};
 use datafusion::config::ConfigOptions;
 use datafusion::functions::datetime::to_local_time::adjust_to_local_time;
 use datafusion::logical_expr::{
@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
 };
 
 use super::arguments::array;
+use super::same::same;
 use super::strict_field;
 
 /// `$body` with `$type` for the unit of a timestamp.
@@ -66,6 +67,32 @@ pub fn at_time_zone() -> Arc<ScalarUDF> {
 pub fn in_zone() -> Arc<ScalarUDF> {
     Arc::new(ScalarUDF::new_from_impl(InZone {
         signature: Signature::any(3, Volatility::Immutable),
+    }))
+}
+
+/// `start_of_minute(t)` is the instant at which the local minute of `t` began. DataFusion 55.2 takes the minute in UTC, which
+/// differs where the offset of a zone has seconds, as before 1900.
+pub fn start_of_minute() -> Arc<ScalarUDF> {
+    same("start_of_minute", minutes)
+}
+
+fn minutes(times: &ArrayRef) -> Result<ArrayRef> {
+    let DataType::Timestamp(unit, Some(zone)) = times.data_type() else {
+        return Ok(Arc::clone(times));
+    };
+    let minute = match unit {
+        TimeUnit::Second => 60,
+        TimeUnit::Millisecond => 60_000,
+        TimeUnit::Microsecond => 60_000_000,
+        TimeUnit::Nanosecond => 60_000_000_000,
+    };
+    let zone: Tz = zone.parse()?;
+    Ok(by_unit!(times.data_type(), T => {
+        let started = times.as_primitive::<T>().try_unary::<_, T, DataFusionError>(|time| {
+            let local = adjust_to_local_time::<T>(time, zone)?;
+            Ok(time - local.rem_euclid(minute))
+        })?;
+        started.with_data_type(times.data_type().clone())
     }))
 }
 

@@ -178,6 +178,17 @@ fn columns_of_other_formats_are_widened() {
             put(folder, "json/2.json", "{\"v\": 2.5, \"w\": \"x\"}\n");
             put(folder, "json/3.json", "{\"w\": \"y\"}\n");
             put(folder, "json/4.json", "{\"v\": null}\n");
+            put(
+                folder,
+                "hashes.json",
+                "{\"b\": 18446744073709551615, \"c\": -1}\n{\"b\": 1, \"c\": 18446744073709551615}\n",
+            );
+            put(folder, "parts/1.json", "[{\"b\": 18446744073709551615, \"f\": 0.5}]");
+            put(
+                folder,
+                "parts/2.json",
+                "[{\"b\": -9223372036854775808, \"f\": 18446744073709551615}]",
+            );
             put(folder, "mixed/1.json", "{\"v\": 1}\n");
             put(folder, "mixed/2.json", "{\"v\": \"x\"}\n");
             ipc(folder, "ipc/1.arrow", Int32Array::from(vec![1, 2]));
@@ -190,6 +201,16 @@ fn columns_of_other_formats_are_widened() {
             ("SELECT v FROM json WHERE v > 1 ORDER BY v", &["2.0", "2.5"]),
             ("SELECT count(*) FROM json WHERE v IS NULL", &["2"]),
             ("SELECT count(*) FROM json WHERE w IS NOT NULL", &["2"]),
+            ("SELECT b FROM hashes ORDER BY b", &["1", "18446744073709551615"]),
+            (
+                "SELECT c FROM hashes WHERE c > 9223372036854775807 OR c < 0 ORDER BY c",
+                &["-1", "18446744073709551615"],
+            ),
+            (
+                "SELECT b FROM parts ORDER BY b",
+                &["-9223372036854775808", "18446744073709551615"],
+            ),
+            ("SELECT f FROM parts WHERE f < 1", &["0.5"]),
             ("SELECT v FROM mixed", &[ERROR, "column v", "1.json", "2.json"]),
             ("SELECT v FROM ipc WHERE v > 1 ORDER BY v", &["2", "5000000000"]),
             ("SELECT count(*) FROM ipc WHERE v IS NULL", &["1"]),

@@ -10,12 +10,14 @@ mod avro;
 mod correlated;
 mod data;
 mod formats;
+mod guards;
 mod joins;
 mod limits;
 mod sets;
 mod shapes;
 mod standard;
 mod subqueries;
+mod valid;
 mod windows;
 
 use std::collections::HashMap;

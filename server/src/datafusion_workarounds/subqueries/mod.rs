@@ -142,7 +142,10 @@ impl RewriteSubqueries {
             return Ok(None);
         };
         if has_one_row(query, is_correlated) {
-            return Ok(None);
+            return match is_correlated {
+                true => under_own_name(query),
+                false => Ok(None),
+            };
         }
         let (input, value) = match query {
             LogicalPlan::Limit(limit) if has_one_row(&limit.input, is_correlated) && takes_first(limit)? => {
@@ -160,8 +163,30 @@ impl RewriteSubqueries {
         let name = value.schema_name().to_string();
         let single = LogicalPlanBuilder::from(input)
             .aggregate(Vec::<Expr>::new(), vec![value])?
-            .project(vec![Expr::Column(Column::new_unqualified(name)).alias(field.name())])?;
+            .project(vec![
+                Expr::Column(Column::new_unqualified(name)).alias(own_name(field.name())),
+            ])?;
         single.build().map(Some)
+    }
+}
+
+/// The name of a subquery's value, which no column of its condition has. DataFusion takes both up to its join.
+fn own_name(name: &str) -> String {
+    format!("__value_{name}")
+}
+
+/// The query with a value of its own name, if it has that of a column.
+fn under_own_name(query: &LogicalPlan) -> Result<Option<LogicalPlan>> {
+    let LogicalPlan::Projection(projection) = query else {
+        return Ok(None);
+    };
+    match projection.expr.as_slice() {
+        [Expr::Alias(value)] if !value.name.starts_with("__value_") => {
+            let value = value.expr.as_ref().clone().alias(own_name(&value.name));
+            let named = LogicalPlanBuilder::from(LogicalPlan::clone(&projection.input)).project(vec![value])?;
+            named.build().map(Some)
+        }
+        _ => Ok(None),
     }
 }
 

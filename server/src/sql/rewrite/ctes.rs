@@ -1,11 +1,16 @@
-//! `WITH` queries that would be computed anew, with other values, where they are used twice.
+//! `WITH` queries that DataFusion 55.2 refuses, or would compute anew with other values.
 //!
-//! DataFusion 55.2 puts the query in each place that names it, so that `random()` differs between them; PostgreSQL computes
+//! It takes no query whose name one around it has: `WITH x AS (...) SELECT * FROM (WITH x AS (...) SELECT * FROM x)`. Here the
+//! inner one gets another name.
+//!
+//! It puts the query in each place that names it, so that `random()` differs between them; PostgreSQL computes
 //! it once.
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Ident, Query, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, ObjectName, Query, TableAlias, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
+};
 use squadron_proto::Failure;
 
 use super::{normalized, refuse};
@@ -13,7 +18,107 @@ use super::{normalized, refuse};
 /// Functions that give another value for each call.
 const VOLATILE: [&str; 4] = ["random", "uuid", "gen_random_uuid", "rand"];
 
-/// Refuses such queries.
+/// The names of the `WITH` queries around a query.
+#[derive(Default)]
+pub(super) struct Names {
+    around: Vec<String>,
+}
+
+impl Names {
+    /// Goes into a query, and renames those of its own `WITH` that hide one around it.
+    pub(super) fn enter(&mut self, query: &mut Query) {
+        let mut names = Vec::new();
+        let ctes = query.with.as_ref().map_or(&[][..], |with| &with.cte_tables);
+        names.extend(ctes.iter().map(|cte| normalized(&cte.alias.name)));
+        for (index, name) in names.iter_mut().enumerate() {
+            if self.around.contains(name) {
+                let new = format!("{name}__{}", self.around.len());
+                rename(query, index, name, &new);
+                *name = new;
+            }
+        }
+        self.around.extend(names);
+    }
+
+    /// Goes out of a query that was entered.
+    pub(super) fn leave(&mut self, query: &Query) {
+        let own = query.with.as_ref().map_or(0, |with| with.cte_tables.len());
+        self.around.truncate(self.around.len().saturating_sub(own));
+    }
+}
+
+/// Gives the query of this number in `WITH` another name, also where it is used.
+fn rename(query: &mut Query, index: usize, name: &str, new: &str) {
+    let mut uses = Rename { name, new, hidden: 0 };
+    if let Some(with) = &mut query.with {
+        let sees_itself = with.recursive;
+        for cte in with
+            .cte_tables
+            .iter_mut()
+            .skip(if sees_itself { index } else { index + 1 })
+        {
+            // The visitor never breaks.
+            let _ = VisitMut::visit(&mut cte.query, &mut uses);
+        }
+        with.cte_tables[index].alias.name = Ident::with_quote('"', new);
+    }
+    let _ = VisitMut::visit(&mut query.body, &mut uses);
+    let _ = VisitMut::visit(&mut query.order_by, &mut uses);
+}
+
+struct Rename<'a> {
+    name: &'a str,
+    new: &'a str,
+    /// How many of the queries around have one of this name of their own.
+    hidden: usize,
+}
+
+impl Rename<'_> {
+    fn is_hidden_by(&self, query: &Query) -> bool {
+        let ctes = query.with.as_ref().map_or(&[][..], |with| &with.cte_tables);
+        ctes.iter().any(|cte| normalized(&cte.alias.name) == self.name)
+    }
+}
+
+impl VisitorMut for Rename<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        self.hidden += usize::from(self.is_hidden_by(query));
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        self.hidden -= usize::from(self.is_hidden_by(query));
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, alias, .. } = factor
+            && self.hidden == 0
+            && is_named(name, self.name)
+        {
+            // Its columns keep the name of the table that the user wrote.
+            let written = name.0.first().and_then(|part| part.as_ident()).cloned();
+            if let (None, Some(written)) = (&alias, written) {
+                *alias = Some(TableAlias {
+                    explicit: true,
+                    name: written,
+                    columns: Vec::new(),
+                    at: None,
+                });
+            }
+            *name = ObjectName::from(vec![Ident::with_quote('"', self.new)]);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn is_named(table: &ObjectName, name: &str) -> bool {
+    matches!(table.0.as_slice(), [part] if part.as_ident().is_some_and(|ident| normalized(ident) == name))
+}
+
+/// Refuses queries of `WITH` that would have other values in each use.
 pub(super) fn refuse_repeated(query: &Query) -> ControlFlow<Failure> {
     let Some(with) = &query.with else {
         return ControlFlow::Continue(());
@@ -61,8 +166,7 @@ fn uses(query: &Query, name: &Ident) -> usize {
 
         fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
             if let TableFactor::Table { name, .. } = factor
-                && let [part] = name.0.as_slice()
-                && part.as_ident().is_some_and(|ident| normalized(ident) == self.name)
+                && is_named(name, &self.name)
             {
                 self.count += 1;
             }

@@ -8,6 +8,8 @@
 //! | `x LIKE ANY (a, b)` | `x LIKE a OR x LIKE b` |
 //! | `count(DISTINCT a, b)` | `count(DISTINCT row_key(a, b))`, of rows without NULL |
 //! | `t SEMI JOIN u`, `t ANTI JOIN u` | `LEFT SEMI`, `LEFT ANTI` |
+//! | `GROUP BY GROUPING SETS (ROLLUP (a), (1))` | [`groups`] |
+//! | `WITH x ... (WITH x ...)` | [`ctes`] |
 //! | `x SIMILAR TO 'a%'` | [`similar_to`] |
 //! | `(a, b) < (c, d)`, `(a, b) IN (SELECT ...)` | [`rows`] |
 //! | `a FULL JOIN b USING (k)` | [`using`] |
@@ -15,7 +17,9 @@
 //! | `x::VARCHAR(2)`, `to_char(t, 'YYYY')` | [`values`] |
 //! | columns without a name, and names that come twice | [`names`] |
 
+pub(super) mod casts;
 mod ctes;
+mod groups;
 mod names;
 mod rows;
 mod similar_to;
@@ -39,22 +43,35 @@ use squadron_proto::{Failure, FailureKind};
 /// # Errors
 /// `Unsupported`, with what works instead, for what DataFusion would leave out without a word.
 pub(super) fn rewrite(statement: &mut DfStatement) -> Result<(), Failure> {
-    let rewritten = match statement {
-        DfStatement::Statement(statement) => statement.visit(&mut Rewrite),
+    let mut rewrite = Rewrite::default();
+    if let ControlFlow::Break(failure) = visit(statement, &mut rewrite) {
+        return Err(failure);
+    }
+    if rewrite.names_casts {
+        casts::name_casts(statement);
+    }
+    Ok(())
+}
+
+/// Lets `visitor` see all that a statement says of queries.
+fn visit<V: VisitorMut>(statement: &mut DfStatement, visitor: &mut V) -> ControlFlow<V::Break> {
+    match statement {
+        DfStatement::Statement(statement) => statement.visit(visitor),
         DfStatement::CopyTo(copy) => match &mut copy.source {
-            CopyToSource::Query(query) => query.visit(&mut Rewrite),
+            CopyToSource::Query(query) => query.visit(visitor),
             CopyToSource::Relation(_) => ControlFlow::Continue(()),
         },
-        DfStatement::Explain(explain) => return rewrite(&mut explain.statement),
+        DfStatement::Explain(explain) => visit(&mut explain.statement, visitor),
         DfStatement::CreateExternalTable(_) | DfStatement::Reset(_) => ControlFlow::Continue(()),
-    };
-    match rewritten {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(failure) => Err(failure),
     }
 }
 
-struct Rewrite;
+#[derive(Default)]
+struct Rewrite {
+    ctes: ctes::Names,
+    /// Whether casts must be part of names.
+    names_casts: bool,
+}
 
 impl VisitorMut for Rewrite {
     type Break = Failure;
@@ -71,6 +88,7 @@ impl VisitorMut for Rewrite {
 
     // Before the expressions are visited, so that columns are named by what the user wrote.
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Failure> {
+        self.ctes.enter(query);
         ctes::refuse_repeated(query)?;
         windows::extend_windows(query)?;
         using::merge_columns(query)?;
@@ -79,6 +97,11 @@ impl VisitorMut for Rewrite {
             Some(fetch) => limit_by_fetch(query, fetch),
             None => ControlFlow::Continue(()),
         }
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Failure> {
+        self.ctes.leave(query);
+        ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Failure> {
@@ -91,6 +114,8 @@ impl VisitorMut for Rewrite {
         }
         let joins = select.from.iter_mut().flat_map(|from| &mut from.joins);
         joins.for_each(name_side);
+        groups::rewrite_groups(select)?;
+        self.names_casts |= groups::has_keys_that_differ_by_casts(select);
         names::name_columns(&mut select.projection);
         rows::join_members(select);
         ControlFlow::Continue(())
@@ -279,6 +304,7 @@ fn like_any(expression: &mut Expr) -> Option<Expr> {
 /// `count(DISTINCT a, b)` counts the different rows in which neither is NULL.
 fn count_rows(function: &mut Function) {
     let is_count = matches!(function.name.0.as_slice(), [name] if name.to_string().eq_ignore_ascii_case("count"));
+    let columns = plain_arguments(function);
     let FunctionArguments::List(arguments) = &mut function.args else {
         return;
     };
@@ -286,7 +312,6 @@ fn count_rows(function: &mut Function) {
     if !is_count || !is_distinct || arguments.args.len() < 2 {
         return;
     }
-    let columns: Option<Vec<_>> = arguments.args.iter().map(plain_argument).collect();
     let Some(columns) = columns else {
         return;
     };
@@ -294,11 +319,16 @@ fn count_rows(function: &mut Function) {
     arguments.args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(row))];
 }
 
-fn plain_argument(argument: &FunctionArg) -> Option<Expr> {
-    match argument {
+/// The arguments of a call, if none of them has a name or is `*`.
+fn plain_arguments(function: &Function) -> Option<Vec<Expr>> {
+    let FunctionArguments::List(arguments) = &function.args else {
+        return None;
+    };
+    let plain = arguments.args.iter().map(|argument| match argument {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(column)) => Some(column.clone()),
         _ => None,
-    }
+    });
+    plain.collect()
 }
 
 /// The name as DataFusion looks it up: in small letters unless it is quoted.
