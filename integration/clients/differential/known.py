@@ -9,6 +9,8 @@ from dataclasses import dataclass
 DUCKDB_SETTINGS = (
     # `7 / 2` is 3.
     "SET integer_division = true",
+    # It evaluates conditions in its own order: what another condition excludes must be no error.
+    "SET error_on_division_by_zero = false",
     # Timestamps with a zone are shown and taken apart in UTC, Squadron's default.
     "SET TimeZone = 'UTC'",
 )

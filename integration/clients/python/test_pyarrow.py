@@ -196,6 +196,19 @@ def test_errors(url):
         )
 
 
+def test_reader_is_there_while_the_query_computes(url):
+    sql = "SELECT count(*) AS n FROM orders a, orders b, orders c WHERE a.o_comment || b.o_comment < c.o_comment"
+    with connect(url) as client:
+        info = client.get_flight_info(statement(sql))
+        reader = client.do_get(info.endpoints[0].ticket, flight.FlightCallOptions(timeout=120))
+        assert reader.schema.equals(info.schema, check_metadata=True)
+        reader.cancel()
+        suite.raises(pyarrow.lib.ArrowException, reader.read_chunk)
+        states = statement(f"SELECT state FROM system.queries WHERE query_id = '{info.app_metadata.decode()}'")
+        while rows(client, client.get_flight_info(states)).column("state").to_pylist() != ["cancelled"]:
+            pass
+
+
 def test_disconnected_client_leaves_server_usable(url):
     sql = "SELECT a.o_comment, b.o_comment FROM orders a CROSS JOIN orders b"
     for _ in range(3):

@@ -117,6 +117,14 @@ const WRONG: &[(&str, &str)] = &[
         "SELECT k FROM a HAVING count(*) > 1",
         "the column a.k must stand in GROUP BY",
     ),
+    (
+        "SELECT k, x, count(*) FROM a GROUP BY GROUPING SETS ((1), (7))",
+        "GROUP BY 7 is no expression of the select list",
+    ),
+    (
+        "SELECT i FROM (VALUES (INTERVAL '1 day')) t(i) GROUP BY ROLLUP (i)",
+        "group by a number: extract(epoch FROM x)",
+    ),
     ("SELECT count(*) FROM a WHERE count(*) > 1", "HAVING"),
     ("SELECT sum(sum(k)) FROM a", "nested"),
     // Windows.
@@ -124,9 +132,17 @@ const WRONG: &[(&str, &str)] = &[
     ("SELECT sum(k) OVER w FROM a", "window w"),
     (
         "SELECT lag(k, 2, x) OVER (ORDER BY k) FROM a",
-        "argument 3 of a window function must be a literal",
+        "argument 3 of a window function must be a literal; CASE WHEN",
+    ),
+    (
+        "SELECT count(*) OVER (ORDER BY k ROWS BETWEEN 1 PRECEDING AND CURRENT ROW EXCLUDE CURRENT ROW) FROM a",
+        "EXCLUDE of a window frame is not supported",
     ),
     // Subqueries.
+    (
+        "SELECT count(*) FROM a t WHERE EXISTS (SELECT 1 FROM (SELECT k, x AS t FROM a) s WHERE s.k = t.k)",
+        "give the table another alias",
+    ),
     (
         "SELECT k FROM a WHERE EXISTS (SELECT y FROM b WHERE b.k = a.k GROUP BY ROLLUP (y))",
         "grouping sets over the rows of a correlated condition are not supported; write a join",

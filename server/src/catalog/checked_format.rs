@@ -111,7 +111,8 @@ impl CheckedFormat {
             let schema = reader.infer_schema(state, store, std::slice::from_ref(object)).await?;
             self.check_footer(state, store, object).await?;
             match reader.downcast_ref::<JsonFormat>() {
-                Some(json) if object.size <= MAX_THOROUGH_BYTES => {
+                // Of samples the rest may be anything.
+                Some(json) if json.options().schema_infer_max_rec == Some(usize::MAX) => {
                     json_integers::widen(schema, json, store, object).await
                 }
                 _ => Ok(schema),

@@ -7,11 +7,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::file_format::json::JsonFormat;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
@@ -34,30 +36,31 @@ pub(super) async fn widen(
     if !schema.fields().iter().any(|field| has_double(field.data_type())) {
         return Ok(schema);
     }
-    let compression = FileCompressionType::from(format.options().compression);
-    let bytes = store.get(&object.location).await?.into_stream().map_err(Into::into);
-    let mut chunks = compression.convert_stream(bytes.boxed())?;
-    let (mut text, mut scan) = (Vec::new(), Scan::default());
+    let mut scan = Scan::default();
+    let mut chunks = text(format, store, object).await?;
     while let Some(chunk) = chunks.try_next().await? {
         scan.look(&chunk);
-        text.extend_from_slice(&chunk);
     }
     if !scan.is_found() {
         return Ok(schema);
     }
-    let mut numbers = Numbers::default();
-    for value in serde_json::Deserializer::from_slice(&text).into_iter::<Value>() {
-        // What is no JSON is told where it is read.
-        let Ok(value) = value else {
-            break;
-        };
-        match value {
-            Value::Array(rows) => rows.iter().for_each(|row| numbers.look(row, "")),
-            row => numbers.look(&row, ""),
-        }
-    }
+    let chunks: Vec<Bytes> = text(format, store, object).await?.try_collect().await?;
+    let parsed = tokio::task::spawn_blocking(move || Numbers::of(&chunks.concat()));
+    let numbers = parsed
+        .await
+        .map_err(|error| DataFusionError::External(Box::new(error)))?;
     let fields = schema.fields().iter().map(|field| numbers.widened(field, ""));
     Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+}
+
+async fn text(
+    format: &JsonFormat,
+    store: &Arc<dyn ObjectStore>,
+    object: &ObjectMeta,
+) -> Result<BoxStream<'static, Result<Bytes>>> {
+    let compression = FileCompressionType::from(format.options().compression);
+    let bytes = store.get(&object.location).await?.into_stream().map_err(Into::into);
+    compression.convert_stream(bytes.boxed())
 }
 
 fn has_double(data_type: &DataType) -> bool {
@@ -122,6 +125,21 @@ struct Kind {
 }
 
 impl Numbers {
+    fn of(text: &[u8]) -> Self {
+        let mut numbers = Self::default();
+        for value in serde_json::Deserializer::from_slice(text).into_iter::<Value>() {
+            // What is no JSON is told where it is read.
+            let Ok(value) = value else {
+                break;
+            };
+            match value {
+                Value::Array(rows) => rows.iter().for_each(|row| numbers.look(row, "")),
+                row => numbers.look(&row, ""),
+            }
+        }
+        numbers
+    }
+
     fn look(&mut self, value: &Value, path: &str) {
         match value {
             Value::Number(number) => {
@@ -167,9 +185,9 @@ impl Numbers {
     }
 }
 
-/// The path of a field, which no name can have.
+/// The path of a field. The lengths keep names apart whatever they are.
 fn below(path: &str, name: &str) -> String {
-    format!("{path}\0{name}")
+    format!("{path}{}:{name}", name.len())
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! Arithmetic that can overflow becomes calls of [`squadron_shuffle::functions::arithmetic`].
 //!
-//! It runs after the coercion of types, whose result says which operators compute with integers.
+//! It runs after the coercion of types, whose result says which operators compute with integers. Decimals whose result has a
+//! digit to spare cannot overflow, and stay as they are.
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
@@ -15,6 +17,9 @@ use datafusion::optimizer::AnalyzerRule;
 use squadron_shuffle::functions::arithmetic::{CALCULATE, NEGATE, checked_name, is_checked, is_negation_checked};
 
 use crate::plan_limits::expressions::rewrite_plan;
+
+/// Longer chains are one call.
+const MAX_NESTED_STEPS: usize = 8;
 
 /// Replaces the operators of a plan.
 #[derive(Debug)]
@@ -57,8 +62,8 @@ impl CheckArithmetic {
         }
     }
 
-    /// Makes calls of a chain such as `a + b - c`: one for all operators in a row that are checked, so that the
-    /// expression is not deeper than it needs to be.
+    /// Makes calls of a chain such as `a + b - c`: where it is long one for all operators in a row that are checked, so that
+    /// the expression is not deeper than it needs to be.
     fn replace_chain(&self, expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         let (first, steps) = steps_of(expression);
         // A part without a type belongs to a query around this one, whose own plan is rewritten too.
@@ -71,7 +76,8 @@ impl CheckArithmetic {
             known = types
                 .as_ref()
                 .and_then(|(left, right)| BinaryTypeCoercer::new(left, &op, right).get_result_type().ok());
-            if types.is_some_and(|(left, right)| is_checked(&left, &right)) {
+            let may_overflow = !known.as_ref().is_some_and(has_room);
+            if may_overflow && types.is_some_and(|(left, right)| is_checked(&left, &right)) {
                 checked.push((op, right));
                 is_new = true;
                 continue;
@@ -82,8 +88,19 @@ impl CheckArithmetic {
         Ok(Transformed::new_transformed(self.checked(done, checked), is_new))
     }
 
-    /// A call that takes `steps` from `first`.
+    /// Calls that take `steps` from `first`. Of short chains the beginnings stay expressions of their own, which several
+    /// chains may have in common.
     fn checked(&self, first: Expr, steps: Vec<(Operator, Expr)>) -> Expr {
+        match steps.len() {
+            0..=MAX_NESTED_STEPS => steps
+                .into_iter()
+                .fold(first, |done, step| self.one_call(done, vec![step])),
+            _ => self.one_call(first, steps),
+        }
+    }
+
+    /// One call for all of `steps`.
+    fn one_call(&self, first: Expr, steps: Vec<(Operator, Expr)>) -> Expr {
         let Some((op, _)) = steps.first() else {
             return first;
         };
@@ -100,6 +117,15 @@ impl CheckArithmetic {
         };
         let operands = steps.into_iter().map(|(_, operand)| operand);
         call(function, [first].into_iter().chain(operands).collect())
+    }
+}
+
+/// Whether every result of decimal arithmetic has the digits of its type.
+fn has_room(result: &DataType) -> bool {
+    match result {
+        DataType::Decimal128(precision, _) => *precision < DECIMAL128_MAX_PRECISION,
+        DataType::Decimal256(precision, _) => *precision < DECIMAL256_MAX_PRECISION,
+        _ => false,
     }
 }
 

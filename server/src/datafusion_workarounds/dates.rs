@@ -14,7 +14,9 @@ use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, cast, lit};
 use datafusion::optimizer::AnalyzerRule;
+use squadron_shuffle::functions::held;
 
+use super::floats::is_comparison;
 use crate::plan_limits::expressions::{rewrite_node, rewrite_types};
 
 /// Makes timestamps of dates that intervals with hours are added to.
@@ -62,7 +64,7 @@ fn in_microseconds(part: Expr, schema: &DFSchema) -> Transformed<Expr> {
             mut left,
             op,
             mut right,
-        }) if op.supports_propagation() || matches!(op, Operator::IsDistinctFrom | Operator::IsNotDistinctFrom) => {
+        }) if is_comparison(op) => {
             let is_new = compare_in_microseconds(&mut left, &mut [right.as_mut()], schema)
                 || compare_in_microseconds(&mut right, &mut [left.as_mut()], schema);
             Transformed::new_transformed(Expr::BinaryExpr(BinaryExpr { left, op, right }), is_new)
@@ -81,7 +83,7 @@ fn in_microseconds(part: Expr, schema: &DFSchema) -> Transformed<Expr> {
     }
 }
 
-/// Casts `value` and the times it is compared with to microseconds, where that loses nothing.
+/// Casts `value` and the times it is compared with to microseconds; to nanoseconds where such a time needs them.
 fn compare_in_microseconds(value: &mut Expr, times: &mut [&mut Expr], schema: &DFSchema) -> bool {
     let Ok(data_type) = value.get_type(schema) else {
         return false;
@@ -92,21 +94,47 @@ fn compare_in_microseconds(value: &mut Expr, times: &mut [&mut Expr], schema: &D
         DataType::Date32 | DataType::Date64 => None,
         _ => return false,
     };
-    let microseconds = DataType::Timestamp(TimeUnit::Microsecond, zone);
     let written: Option<Vec<_>> = times.iter().map(|time| written(time, &data_type)).collect();
     let Some(written) = written else {
         return false;
     };
+    let unit = match written.iter().any(|text| fraction_digits(text) > 6) {
+        true => TimeUnit::Nanosecond,
+        false => TimeUnit::Microsecond,
+    };
+    let common = DataType::Timestamp(unit, zone);
+    let is_finer = written.iter().any(|text| is_finer(text, &data_type));
     for (time, text) in times.iter_mut().zip(written) {
-        **time = cast(lit(text), microseconds.clone());
+        **time = cast(lit(text), common.clone());
     }
-    if data_type != microseconds {
-        *value = cast(std::mem::take(value), microseconds);
+    if data_type != common {
+        let wide = cast(std::mem::take(value), common);
+        // DataFusion takes the cast off, and what the value cannot have off the time with it.
+        *value = match is_finer {
+            true => held(vec![wide]),
+            false => wide,
+        };
     }
     true
 }
 
-/// The text of a time that is compared with values of a type in nanoseconds, if it has no more than microseconds.
+/// The digits of a second's fraction.
+fn fraction_digits(time: &str) -> usize {
+    let fraction = time.rsplit_once('.').map_or("", |(_, fraction)| fraction);
+    fraction.bytes().take_while(u8::is_ascii_digit).count()
+}
+
+/// Whether the time has parts that no value of the type has.
+fn is_finer(time: &str, data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Date32 | DataType::Date64 => time.contains(':'),
+        DataType::Timestamp(TimeUnit::Second, _) => fraction_digits(time) > 0,
+        DataType::Timestamp(TimeUnit::Millisecond, _) => fraction_digits(time) > 3,
+        _ => fraction_digits(time) > 6,
+    }
+}
+
+/// The text of a time that is written down, which DataFusion compares with values of a type in nanoseconds.
 fn written(time: &Expr, compared: &DataType) -> Option<String> {
     let text = |time: &Expr| match time {
         Expr::Literal(value, _) => value.try_as_str().flatten().map(str::to_owned),
@@ -114,7 +142,7 @@ fn written(time: &Expr, compared: &DataType) -> Option<String> {
     };
     let is_local = matches!(compared, DataType::Timestamp(_, None));
     let is_date = matches!(compared, DataType::Date32 | DataType::Date64);
-    let text = match time {
+    match time {
         Expr::Cast(Cast { expr, field }) => match field.data_type() {
             DataType::Timestamp(TimeUnit::Nanosecond, None) if is_local || is_date => text(expr),
             DataType::Date32 if is_local => text(expr),
@@ -122,12 +150,7 @@ fn written(time: &Expr, compared: &DataType) -> Option<String> {
         },
         _ if is_date => None,
         plain => text(plain),
-    };
-    let is_short = |text: &String| {
-        let fraction = text.rsplit_once('.').map_or("", |(_, fraction)| fraction);
-        fraction.bytes().take_while(u8::is_ascii_digit).count() <= 6
-    };
-    text.filter(is_short)
+    }
 }
 
 /// Whether the interval is written down and has no hours.

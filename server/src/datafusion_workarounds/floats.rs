@@ -290,8 +290,19 @@ impl CanonicalFloats {
     }
 }
 
-fn is_comparison(op: Operator) -> bool {
-    op.supports_propagation() || matches!(op, Operator::IsDistinctFrom | Operator::IsNotDistinctFrom)
+/// Whether the operator compares values; DataFusion counts patterns too.
+pub(super) fn is_comparison(op: Operator) -> bool {
+    matches!(
+        op,
+        Operator::Eq
+            | Operator::NotEq
+            | Operator::Lt
+            | Operator::LtEq
+            | Operator::Gt
+            | Operator::GtEq
+            | Operator::IsDistinctFrom
+            | Operator::IsNotDistinctFrom
+    )
 }
 
 /// Whether DataFusion takes values that are equal for different ones where it compares two.

@@ -10,14 +10,16 @@
 //! | elsewhere | `safe AND risky` | `CASE WHEN safe IS FALSE THEN false ELSE safe AND risky END` |
 //! | everywhere | `safe OR risky` | `CASE WHEN safe IS TRUE THEN true ELSE safe OR risky END` |
 //!
-//! In the first form `safe` stays a condition of its own, by which scans prune. The rule runs once, after the optimizer,
-//! which would take such a `CASE` apart.
+//! In the first form `safe` stays a condition of its own, by which scans prune. What comes first among risky parts guards
+//! the others. No part with AND or OR in it is copied, so that nested conditions do not grow. The rule runs once, after the
+//! optimizer, which would take such a `CASE` apart.
 
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Case, Cast, ScalarFunction};
-use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, lit};
+use datafusion::logical_expr::utils::{merge_schema, split_conjunction_owned};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, TableScan, lit};
 
 use super::balance::{conditions_of, tree};
 use super::opaque::is_narrower;
@@ -27,7 +29,7 @@ use crate::plan_limits::expressions::{contains_subquery, rewrite_node};
 const GUARDED_PARTS: usize = 8;
 
 /// Functions of which no value of their types is refused.
-const NEVER_FAIL: [&str; 35] = [
+const NEVER_FAIL: [&str; 36] = [
     "array_has",
     "array_length",
     "btrim",
@@ -45,25 +47,29 @@ const NEVER_FAIL: [&str; 35] = [
     "floor",
     "get_field",
     "hold",
-    "in_zone",
     "isnan",
     "left",
     "lower",
     "ltrim",
     "make_array",
     "named_struct",
+    "nearest",
     "nullif",
     "octet_length",
-    "regexp_like",
     "reverse",
     "right",
     "row_key",
     "rtrim",
+    "start_of_minute",
     "starts_with",
     "strpos",
     "struct",
+    "translate",
     "upper",
 ];
+
+/// Functions that fail for their later arguments alone: lengths, places and patterns.
+const FAIL_BY_ARGUMENTS: [&str; 7] = ["lpad", "regexp_like", "repeat", "replace", "round", "rpad", "substr"];
 
 /// The optimized plan with guarded conditions.
 ///
@@ -71,8 +77,7 @@ const NEVER_FAIL: [&str; 35] = [
 /// Those of DataFusion about types.
 pub(crate) fn guard(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_down_with_subqueries(|node| match node {
-        // What a scan is asked to leave out is a condition above it too.
-        LogicalPlan::TableScan(_) => Ok(Transformed::no(node)),
+        LogicalPlan::TableScan(scan) => guard_scan(scan),
         LogicalPlan::Filter(_) => rewrite_node(node, condition),
         LogicalPlan::Join(mut join) => {
             let Some(filter) = join.filter.take() else {
@@ -90,22 +95,42 @@ pub(crate) fn guard(plan: LogicalPlan) -> Result<LogicalPlan> {
     .data()
 }
 
+/// A scan may evaluate its filters for the values of partition folders, one by one.
+fn guard_scan(mut scan: TableScan) -> Result<Transformed<LogicalPlan>> {
+    let schema = DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?;
+    let filters = std::mem::take(&mut scan.filters);
+    let predicate = filters.iter().cloned().reduce(Expr::and);
+    let guarded = match predicate {
+        Some(predicate) => condition(predicate, &schema)?,
+        None => Transformed::no(lit(true)),
+    };
+    scan.filters = match guarded.transformed {
+        true => split_conjunction_owned(guarded.data),
+        false => filters,
+    };
+    Ok(Transformed::new_transformed(
+        LogicalPlan::TableScan(scan),
+        guarded.transformed,
+    ))
+}
+
 /// A condition that rows pass where it is true: false and NULL are one.
 fn condition(predicate: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let parts = Parts::of(predicate, Operator::And, schema)?;
-    if !parts.need_guards()? {
+    if !parts.need_guards() {
         return Ok(parts.together());
     }
-    let (safe, risky) = parts.split();
+    let Split { single, guard, risky } = parts.split();
     let otherwise = || lit(false);
     let risky = risky
         .into_iter()
         .rev()
         .reduce(|then, first| when(first, then, otherwise()));
-    Ok(Transformed::yes(match (safe, risky) {
-        (Some(safe), Some(risky)) => safe.clone().and(when(safe, risky, otherwise())),
-        (all, None) | (None, all) => all.unwrap_or_else(|| lit(true)),
-    }))
+    let guarded = match (guard, risky) {
+        (Some(guard), Some(risky)) => Some(guard.clone().and(when(guard, risky, otherwise()))),
+        (all, None) | (None, all) => all,
+    };
+    Ok(Transformed::yes(joined(single, guarded, Operator::And)))
 }
 
 /// The expression with the chains of AND and OR in it guarded.
@@ -124,20 +149,41 @@ fn within(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
 
 fn chain(expression: Expr, op: Operator, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let parts = Parts::of(expression, op, schema)?;
-    if !parts.need_guards()? {
+    if !parts.need_guards() {
         return Ok(parts.together());
     }
     let decided = |first: Expr, then: Expr| match op {
         Operator::And => when(first.clone().is_false(), lit(false), first.and(then)),
         _ => when(first.clone().is_true(), lit(true), first.or(then)),
     };
-    let (safe, risky) = parts.split();
-    let guarded = safe
-        .into_iter()
-        .chain(risky)
-        .rev()
-        .reduce(|then, first| decided(first, then));
-    Ok(Transformed::yes(guarded.unwrap_or_else(|| lit(op == Operator::And))))
+    let Split { single, guard, risky } = parts.split();
+    let (leaves, nested): (Vec<_>, Vec<_>) = risky.into_iter().partition(is_leaf);
+    let nested = (!nested.is_empty()).then(|| tree(nested, op));
+    let guarded = guard.into_iter().chain(leaves).chain(nested).rev();
+    let guarded = guarded.reduce(|then, first| decided(first, then));
+    Ok(Transformed::yes(joined(single, guarded, op)))
+}
+
+/// Whether the condition may be copied: it is repeatable and has no other conditions in it.
+fn is_leaf(condition: &Expr) -> bool {
+    let is_nested = condition.exists(|part| {
+        Ok(matches!(
+            part,
+            Expr::Case(_)
+                | Expr::ScalarSubquery(_)
+                | Expr::BinaryExpr(BinaryExpr {
+                    op: Operator::And | Operator::Or,
+                    ..
+                })
+        ))
+    });
+    !is_nested.unwrap_or(true) && !condition.is_volatile()
+}
+
+/// A chain of these parts, of which there is one.
+fn joined(mut parts: Vec<Expr>, last: Option<Expr>, op: Operator) -> Expr {
+    parts.extend(last);
+    tree(parts, op)
 }
 
 fn when(condition: Expr, then: Expr, otherwise: Expr) -> Expr {
@@ -148,11 +194,28 @@ fn when(condition: Expr, then: Expr, otherwise: Expr) -> Expr {
     })
 }
 
-/// The operands of a chain of one operator, what is in them guarded, and whether they may fail.
+/// The operands of a chain of one operator, what is in them guarded.
 struct Parts {
     op: Operator,
-    parts: Vec<(Expr, bool)>,
+    parts: Vec<Part>,
     is_new: bool,
+}
+
+struct Part {
+    condition: Expr,
+    may_fail: bool,
+    /// Whether it may be evaluated twice: a guard is.
+    is_repeatable: bool,
+}
+
+/// The operands by what becomes of them.
+struct Split {
+    /// Neither guards nor guarded.
+    single: Vec<Expr>,
+    /// All that cannot fail.
+    guard: Option<Expr>,
+    /// All that may fail, in order.
+    risky: Vec<Expr>,
 }
 
 impl Parts {
@@ -162,40 +225,42 @@ impl Parts {
         for part in conditions_of(chain, op) {
             let part = within(part, schema)?;
             is_new |= part.transformed;
-            let may_fail = may_fail(&part.data, schema)?;
-            parts.push((part.data, may_fail));
+            parts.push(Part {
+                may_fail: may_fail(&part.data, schema)?,
+                is_repeatable: !part.data.is_volatile() && !contains_subquery(&part.data)?,
+                condition: part.data,
+            });
         }
         Ok(Self { op, parts, is_new })
     }
 
-    /// Whether one part can guard another. It is evaluated twice then, which must not be seen.
-    fn need_guards(&self) -> Result<bool> {
-        if self.parts.len() < 2 || !self.parts.iter().any(|(_, may_fail)| *may_fail) {
-            return Ok(false);
-        }
-        for (part, _) in &self.parts {
-            if part.is_volatile() || contains_subquery(part)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    /// Whether one part can guard another.
+    fn need_guards(&self) -> bool {
+        let guards = self.parts.iter().filter(|part| part.is_repeatable).count();
+        let risky = self.parts.iter().filter(|part| part.may_fail).count();
+        self.parts.len() > 1 && guards > 0 && risky > 0
     }
 
     /// The chain as it was.
     fn together(self) -> Transformed<Expr> {
-        let parts = self.parts.into_iter().map(|(part, _)| part).collect();
+        let parts = self.parts.into_iter().map(|part| part.condition).collect();
         Transformed::new_transformed(tree(parts, self.op), self.is_new)
     }
 
-    /// Those that cannot fail in one, and the others: one by one where they are few.
-    fn split(self) -> (Option<Expr>, Vec<Expr>) {
-        let (risky, safe): (Vec<_>, Vec<_>) = self.parts.into_iter().partition(|(_, may_fail)| *may_fail);
-        let parts = |parts: Vec<(Expr, bool)>| parts.into_iter().map(|(part, _)| part).collect::<Vec<_>>();
-        let (safe, mut risky) = (parts(safe), parts(risky));
-        if risky.len() > GUARDED_PARTS {
+    fn split(self) -> Split {
+        let (risky, safe): (Vec<_>, Vec<_>) = self.parts.into_iter().partition(|part| part.may_fail);
+        let (guards, single): (Vec<_>, Vec<_>) = safe.into_iter().partition(|part| part.is_repeatable);
+        let is_one = risky.len() > GUARDED_PARTS;
+        let conditions = |parts: Vec<Part>| parts.into_iter().map(|part| part.condition).collect::<Vec<_>>();
+        let (guards, mut risky) = (conditions(guards), conditions(risky));
+        if is_one {
             risky = vec![tree(risky, self.op)];
         }
-        ((!safe.is_empty()).then(|| tree(safe, self.op)), risky)
+        Split {
+            single: conditions(single),
+            guard: (!guards.is_empty()).then(|| tree(guards, self.op)),
+            risky,
+        }
     }
 }
 
@@ -203,22 +268,45 @@ impl Parts {
 fn may_fail(expression: &Expr, schema: &DFSchema) -> Result<bool> {
     expression.exists(|part| {
         Ok(match part {
-            Expr::BinaryExpr(BinaryExpr {
-                op: Operator::Divide | Operator::Modulo,
-                right,
-                ..
-            }) => !is_divisor(right) && !part.get_type(schema)?.is_floating(),
-            Expr::Cast(Cast { expr, field }) => {
-                let (from, to) = (expr.get_type(schema)?, field.data_type());
-                (from.is_string() && !to.is_string()) || is_narrower(&from, to)
-            }
-            Expr::ScalarFunction(ScalarFunction { func, args }) => {
-                let is_constant = args.iter().all(|arg| matches!(arg, Expr::Literal(..)));
-                !is_constant && !NEVER_FAIL.contains(&func.name())
-            }
+            Expr::BinaryExpr(BinaryExpr { op, right, .. }) => match op {
+                Operator::Divide | Operator::Modulo => !is_divisor(right) && !part.get_type(schema)?.is_floating(),
+                // Those of numbers that may overflow are calls by now; others move times.
+                Operator::Plus | Operator::Minus | Operator::Multiply => !part.get_type(schema)?.is_numeric(),
+                Operator::RegexMatch | Operator::RegexIMatch | Operator::RegexNotMatch | Operator::RegexNotIMatch => {
+                    !is_literal(right)
+                }
+                _ => false,
+            },
+            Expr::Cast(Cast { expr, field }) => cast_may_fail(&expr.get_type(schema)?, field.data_type()),
+            Expr::ScalarFunction(call) => call_may_fail(call),
             _ => false,
         })
     })
+}
+
+fn cast_may_fail(from: &DataType, to: &DataType) -> bool {
+    match (from, to) {
+        (DataType::Dictionary(_, values), to) => cast_may_fail(values, to),
+        (from, to) if from.is_floating() && to.is_floating() => false,
+        (from, to) if from.is_string() => !to.is_string(),
+        (from, to) if from.is_binary() => to.is_string(),
+        // A finer unit reaches less far.
+        (DataType::Date32 | DataType::Date64, DataType::Timestamp(unit, _)) => *unit == TimeUnit::Nanosecond,
+        (DataType::Timestamp(coarse, _), DataType::Timestamp(fine, _)) => coarse < fine,
+        (from, to) => is_narrower(from, to),
+    }
+}
+
+fn call_may_fail(call: &ScalarFunction) -> bool {
+    match call.name() {
+        name if NEVER_FAIL.contains(&name) => false,
+        name if FAIL_BY_ARGUMENTS.contains(&name) => !call.args.iter().skip(1).all(is_literal),
+        _ => !call.args.iter().all(is_literal),
+    }
+}
+
+fn is_literal(expression: &Expr) -> bool {
+    matches!(expression, Expr::Literal(..))
 }
 
 /// Whether the literal divides every number.
@@ -235,7 +323,8 @@ fn is_divisor(expression: &Expr) -> bool {
 mod tests {
     use std::collections::HashMap;
 
-    use datafusion::arrow::datatypes::{DataType, Field};
+    use datafusion::arrow::datatypes::Field;
+    use datafusion::functions::expr_fn::{random, substr};
     use datafusion::logical_expr::{cast, col};
 
     use super::*;
@@ -257,6 +346,7 @@ mod tests {
             (col("n") % col("n")).eq(lit(1_i64)),
             cast(col("t"), DataType::Int64).eq(lit(1_i64)),
             cast(col("n"), DataType::Int8).eq(lit(1_i8)),
+            substr(col("t"), col("n")).eq(lit("x")),
         ];
         let safe = [
             col("n").not_eq(lit(0_i64)),
@@ -264,6 +354,7 @@ mod tests {
             (lit(1.0) / col("x")).gt(lit(1.0)),
             cast(col("n"), DataType::Float64).eq(col("x")),
             col("t").like(lit("1%")),
+            substr(col("t"), lit(1_i64)).eq(lit("x")),
         ];
         for expression in risky {
             assert!(may_fail(&expression, &schema()).unwrap(), "{expression}");
@@ -286,6 +377,44 @@ mod tests {
             chains.data.to_string(),
             "CASE WHEN n = Int64(0) IS TRUE THEN Boolean(true) ELSE n = Int64(0) OR Int64(10) / n > Int64(4) END"
         );
+    }
+
+    #[test]
+    fn only_what_may_be_evaluated_twice_is_a_guard() {
+        let coin = random().lt(lit(0.5));
+        let guarded = condition(coin.clone().and(quotient()), &schema()).unwrap();
+        assert!(!guarded.transformed, "{}", guarded.data);
+        let safe = col("n").not_eq(lit(0_i64));
+        let guarded = condition(coin.clone().and(quotient()).and(safe.clone()), &schema()).unwrap();
+        let expected = tree(
+            vec![coin, safe.clone().and(when(safe, quotient(), lit(false)))],
+            Operator::And,
+        );
+        assert_eq!(guarded.data, expected);
+    }
+
+    #[test]
+    fn nested_conditions_grow_by_their_guards_alone() {
+        let count = |expression: &Expr| {
+            let mut count = 0;
+            expression
+                .apply(|_| {
+                    count += 1;
+                    Ok(TreeNodeRecursion::Continue)
+                })
+                .unwrap();
+            count
+        };
+        let mut nested = quotient();
+        for level in 0..40_i64 {
+            let (safe, risky) = (col("n").not_eq(lit(level)), (lit(level) / col("n")).gt(lit(1_i64)));
+            nested = match level % 2 {
+                0 => nested.or(safe).or(risky),
+                _ => nested.and(safe).and(risky),
+            };
+        }
+        let guarded = within(nested.clone(), &schema()).unwrap();
+        assert!(guarded.transformed && count(&guarded.data) < 4 * count(&nested));
     }
 
     #[test]

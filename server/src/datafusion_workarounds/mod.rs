@@ -2,7 +2,8 @@
 //!
 //! | rule | on | what it mends |
 //! |---|---|---|
-//! | `subqueries`, `unnest` | SQL as it was read | subqueries in any place, of any shape, with three-valued logic |
+//! | `named_casts` | SQL as it was read | casts that are parts of names |
+//! | `subqueries`, `unnest` | the same | subqueries in any place, of any shape, with three-valued logic |
 //! | `set_operations` | the same | `INTERSECT ALL`, `EXCEPT ALL` |
 //! | `conditions` | the same | conditions that the simplifier changes |
 //! | `dates` | the same | times of `DATE - INTERVAL '1 hour'`, comparisons with years such as 9999 |
@@ -51,6 +52,7 @@ mod hidden_values;
 mod intervals;
 mod keys;
 mod lost_orders;
+mod named_casts;
 mod nan_pruning;
 pub(crate) mod never;
 mod opaque;
@@ -87,17 +89,20 @@ pub type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
 /// DataFusion's analyzer, with the workarounds before the first rule.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    let mut rules = Analyzer::new().rules;
-    rules.insert(0, Arc::new(balance::BalanceChains));
     // These read what the SQL says, before the types of its parts are known.
-    rules.insert(0, Arc::new(subqueries::RewriteSubqueries::default()));
-    rules.insert(1, Arc::new(set_operations::CountEqualRows));
-    rules.insert(2, Arc::new(conditions::KeepConditions));
-    rules.insert(3, Arc::new(dates::TimesOfDates));
-    rules.insert(4, Arc::new(doubles::DoublesBesideDecimals));
-    rules.insert(5, Arc::new(keys::DistrustKeys));
-    rules.insert(6, Arc::new(order_by::OrderByColumns));
-    rules.insert(7, Arc::new(windows::TimesAsTimestamps));
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
+        Arc::new(named_casts::KeepNamesOfCasts),
+        Arc::new(subqueries::RewriteSubqueries::default()),
+        Arc::new(set_operations::CountEqualRows),
+        Arc::new(conditions::KeepConditions),
+        Arc::new(dates::TimesOfDates),
+        Arc::new(doubles::DoublesBesideDecimals),
+        Arc::new(keys::DistrustKeys),
+        Arc::new(order_by::OrderByColumns),
+        Arc::new(windows::TimesAsTimestamps),
+        Arc::new(balance::BalanceChains),
+    ];
+    rules.extend(Analyzer::new().rules);
     // These read the types that DataFusion's rules found.
     rules.push(Arc::new(windows::WidenFrames));
     rules.push(Arc::new(floats::CanonicalFloats::default()));

@@ -3,7 +3,7 @@
 //! | expression | in DataFusion | here |
 //! |---|---|---|
 //! | `2.7::int` | 2: the fraction is cut off | 3: the nearest; of two the even one for floats, and the one further from zero for decimals |
-//! | `'23:59:60'::time` | a time that cannot be shown | an error |
+//! | `'23:59:60'::time` | a time that cannot be shown | an error, and NULL for TRY_CAST |
 //! | `date_trunc('minute', t)` in a zone whose offset has seconds | no full local minute | the local minute |
 //! | `make_array(n)` of a column that is only NULL | an internal error (apache/datafusion#21841) | a NULL in each row's list |
 
@@ -18,7 +18,7 @@ use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, ScalarUDF, cast, lit};
 use datafusion::optimizer::AnalyzerRule;
-use squadron_shuffle::functions::{in_range, nearest, start_of_minute};
+use squadron_shuffle::functions::{in_range, nearest, start_of_minute, within_day};
 
 use super::zones::has_changes;
 use crate::plan_limits::expressions::rewrite_plan;
@@ -43,25 +43,27 @@ fn computed(part: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     match part {
         Expr::Cast(Cast { expr, field }) => {
             let from = expr.get_type(schema)?;
-            let is_text_as_time =
-                from.is_string() && matches!(field.data_type(), DataType::Time32(_) | DataType::Time64(_));
-            if is_text_as_time {
-                let time = Expr::Cast(Cast { expr, field });
-                return Ok(Transformed::yes(call(in_range(), time)));
-            }
-            let rounded = rounded(*expr, &from, field.data_type());
-            Ok(rounded.update_data(|expr| {
+            let is_time = is_text_as_time(&from, field.data_type());
+            let cast = rounded(*expr, &from, field.data_type()).update_data(|expr| {
                 let expr = Box::new(expr);
                 Expr::Cast(Cast { expr, field })
-            }))
+            });
+            Ok(match is_time {
+                true => Transformed::yes(call(in_range(), cast.data)),
+                false => cast,
+            })
         }
         Expr::TryCast(TryCast { expr, field }) => {
             let from = expr.get_type(schema)?;
-            let rounded = rounded(*expr, &from, field.data_type());
-            Ok(rounded.update_data(|expr| {
+            let is_time = is_text_as_time(&from, field.data_type());
+            let cast = rounded(*expr, &from, field.data_type()).update_data(|expr| {
                 let expr = Box::new(expr);
                 Expr::TryCast(TryCast { expr, field })
-            }))
+            });
+            Ok(match is_time {
+                true => Transformed::yes(call(within_day(), cast.data)),
+                false => cast,
+            })
         }
         Expr::ScalarFunction(function) => match (function.name(), function.args.as_slice()) {
             ("date_trunc", [unit, time]) if is_minute(unit) && is_in_zone_with_changes(time, schema)? => {
@@ -118,6 +120,10 @@ fn decimal_literal(number: &Expr) -> Option<f64> {
 /// The digits before the point, with the one that 9.9 gains.
 fn whole_digits(precision: u8, scale: i8) -> u8 {
     precision.saturating_sub(scale.unsigned_abs()) + 1
+}
+
+fn is_text_as_time(from: &DataType, to: &DataType) -> bool {
+    from.is_string() && matches!(to, DataType::Time32(_) | DataType::Time64(_))
 }
 
 fn is_minute(unit: &Expr) -> bool {

@@ -15,7 +15,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::scalar::ScalarValue;
 
-use crate::plan_limits::expressions::{input_schema, rewrite_named, rewrite_plan};
+use crate::plan_limits::expressions::{input_schema, rewrite_named};
 
 /// Widens the keys of frames, and refuses what has no right frame.
 #[derive(Debug)]
@@ -62,12 +62,36 @@ pub(crate) struct TimesAsTimestamps;
 
 impl AnalyzerRule for TimesAsTimestamps {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_plan(plan, |expression, schema| {
-            expression.transform_up(|part| match part {
-                Expr::WindowFunction(function) => order_by_timestamp(function, schema),
-                other => Ok(Transformed::no(other)),
+        plan.transform_down_with_subqueries(|node| {
+            let LogicalPlan::Window(window) = &node else {
+                return Ok(Transformed::no(node));
+            };
+            let schema = input_schema(&node);
+            let is_affected = window.window_expr.iter().any(|expression| {
+                let found = expression.exists(|part| match part {
+                    Expr::WindowFunction(function) => {
+                        let frame = &function.params.window_frame;
+                        let has_range = frame.units == WindowFrameUnits::Range && has_offset(frame);
+                        Ok(has_range && is_ordered_by_time(function, &schema))
+                    }
+                    _ => Ok(false),
+                });
+                found.unwrap_or(false)
+            });
+            if !is_affected {
+                return Ok(Transformed::no(node));
+            }
+            // The functions of one node have one order.
+            rewrite_named(node, |expression| {
+                expression.transform_up(|part| match part {
+                    Expr::WindowFunction(function) if is_ordered_by_time(&function, &schema) => {
+                        Ok(Transformed::yes(order_by_timestamp(function)))
+                    }
+                    other => Ok(Transformed::no(other)),
+                })
             })
         })
+        .data()
     }
 
     fn name(&self) -> &'static str {
@@ -75,23 +99,22 @@ impl AnalyzerRule for TimesAsTimestamps {
     }
 }
 
-fn order_by_timestamp(mut function: Box<WindowFunction>, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let is_affected = function.params.window_frame.units == WindowFrameUnits::Range
-        && has_offset(&function.params.window_frame)
-        && matches!(function.params.order_by.as_slice(), [key] if is_time(&key.expr.get_type(schema)?));
-    if is_affected {
-        for key in &mut function.params.order_by {
-            let time = cast(std::mem::take(&mut key.expr), DataType::Time64(TimeUnit::Nanosecond));
-            key.expr = cast(
-                cast(time, DataType::Int64),
-                DataType::Timestamp(TimeUnit::Nanosecond, None),
-            );
-        }
+fn is_ordered_by_time(function: &WindowFunction, schema: &DFSchema) -> bool {
+    match function.params.order_by.as_slice() {
+        [key] => key.expr.get_type(schema).is_ok_and(|data_type| is_time(&data_type)),
+        _ => false,
     }
-    Ok(Transformed::new_transformed(
-        Expr::WindowFunction(function),
-        is_affected,
-    ))
+}
+
+fn order_by_timestamp(mut function: Box<WindowFunction>) -> Expr {
+    for key in &mut function.params.order_by {
+        let time = cast(std::mem::take(&mut key.expr), DataType::Time64(TimeUnit::Nanosecond));
+        key.expr = cast(
+            cast(time, DataType::Int64),
+            DataType::Timestamp(TimeUnit::Nanosecond, None),
+        );
+    }
+    Expr::WindowFunction(function)
 }
 
 fn is_time(data_type: &DataType) -> bool {

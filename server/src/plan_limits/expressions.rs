@@ -68,10 +68,15 @@ pub(crate) fn rewrite_named(
     mut rewrite: impl FnMut(Expr) -> Result<Transformed<Expr>>,
 ) -> Result<Transformed<LogicalPlan>> {
     let names = NamePreserver::new(&node);
-    node.map_expressions(|expression| {
+    let mut rewrite = |expression: Expr| {
         let name = names.save(&expression);
         let rewritten = rewrite(expression)?;
         Ok(rewritten.update_data(|expression| name.restore(expression)))
+    };
+    node.map_expressions(|expression| match expression {
+        // An aggregate knows it without a name alone.
+        Expr::GroupingSet(_) => expression.map_children(&mut rewrite),
+        other => rewrite(other),
     })
 }
 

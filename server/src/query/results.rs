@@ -63,20 +63,19 @@ impl OpenResult {
 }
 
 impl ResultReader {
-    /// All frames of a result: the schema message first, then the rows. Dropping the stream cancels the query.
-    ///
-    /// # Errors
-    /// The query's own failure, when it comes before the first row can be read.
-    pub(super) async fn frames(&self, result: OpenResult) -> Result<Frames, Failure> {
+    /// All frames of a result: the schema message at once, then the rows as they come, or the query's own failure. A client
+    /// has its reader while the query computes, and can cancel it. Dropping the stream cancels the query.
+    pub(super) fn frames(&self, result: OpenResult) -> Frames {
         match result {
             OpenResult::Ready { schema, batches } => {
                 let batches = stream::iter(batches.into_iter().map(Ok));
-                Ok(encode::frames(schema, batches).boxed())
+                encode::frames(schema, batches).boxed()
             }
             OpenResult::Running { schema, events } => {
-                let rows = RunningRows::open(self.clone(), Arc::clone(&schema), events).await?;
+                let rows = RunningRows::open(self.clone(), Arc::clone(&schema), events);
+                let rows = stream::once(rows).map_ok(RunningRows::into_stream).try_flatten();
                 let schema_message = encode::frames(schema, stream::empty());
-                Ok(schema_message.chain(rows.into_stream()).boxed())
+                schema_message.chain(rows).boxed()
             }
         }
     }

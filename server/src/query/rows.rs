@@ -114,7 +114,7 @@ impl Queries {
     /// of another principal, else the query's own failure.
     pub async fn stream(&self, principal: &Principal, ticket: &[u8]) -> Result<Frames, Failure> {
         match self.opened(ticket)? {
-            Subject::Result(id) => self.frames_of(principal, id).await,
+            Subject::Result(id) => self.frames_of(principal, id),
             Subject::Endpoint(rows) => self.retained_frames(principal, &rows).await,
             Subject::Poll(_) | Subject::Fetch(_) => Err(Failure::new(
                 FailureKind::Invalid,
@@ -132,9 +132,9 @@ impl Queries {
         }
     }
 
-    pub(super) async fn frames_of(&self, principal: &Principal, id: QueryId) -> Result<Frames, Failure> {
+    pub(super) fn frames_of(&self, principal: &Principal, id: QueryId) -> Result<Frames, Failure> {
         let (result, guard) = self.parts.records.take(id, principal)?;
-        let frames = self.parts.reader.frames(result).await?;
+        let frames = self.parts.reader.frames(result);
         Ok(frames
             .inspect(move |_| {
                 let _held = &guard;

@@ -116,7 +116,7 @@ impl Queries {
             self.parts.records.discard_result(started.id);
             return Ok(started.total_records);
         }
-        let mut frames = self.frames_of(&session.principal, started.id).await?;
+        let mut frames = self.frames_of(&session.principal, started.id)?;
         while frames.try_next().await?.is_some() {}
         Ok(-1)
     }

@@ -22,6 +22,7 @@ use squadron_shuffle::failure::into_datafusion;
 use super::placeholders;
 use super::planning_errors::locate;
 use super::recursion::refuse_recursion;
+use super::rewrite::groups::sets_of;
 use super::rewrite::rewrite;
 use super::rewrite::text::rewrite_text;
 use crate::plan_limits::{MAX_EXPRESSION_DEPTH, plan_bytes, too_deep_failure};
@@ -285,7 +286,7 @@ fn grouping_sets(group_by: &GroupByExpr) -> u64 {
     let sets = elements.iter().map(|element| match element {
         Expr::Cube(columns) => 1_u64.checked_shl(columns.len() as u32).unwrap_or(u64::MAX),
         Expr::Rollup(columns) => columns.len() as u64 + 1,
-        Expr::GroupingSets(sets) => sets.len() as u64,
+        Expr::GroupingSets(sets) => sets.iter().map(|set| sets_of(set)).fold(0, u64::saturating_add),
         _ => 1,
     });
     sets.fold(1, u64::saturating_mul)

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
+use datafusion::arrow::compute::kernels::cmp::gt_eq;
+use datafusion::arrow::compute::{cast, nullif};
 use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit};
 use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::ScalarUDF;
@@ -22,6 +23,25 @@ pub fn in_range() -> Arc<ScalarUDF> {
     same("in_range", of_array)
 }
 
+/// `within_day(x)` is the time `x`, and NULL for one beyond its day.
+pub fn within_day() -> Arc<ScalarUDF> {
+    same("within_day", |values| Ok(nullif(values, &beyond_day(values)?)?))
+}
+
+/// Which times are none of a day.
+fn beyond_day(times: &ArrayRef) -> Result<BooleanArray> {
+    let (DataType::Time32(unit) | DataType::Time64(unit)) = times.data_type() else {
+        return exec_err!("a day has times, and no {}", times.data_type());
+    };
+    let day = SECONDS_OF_DAY * units_of_second(*unit);
+    let number = match unit {
+        TimeUnit::Second | TimeUnit::Millisecond => DataType::Int32,
+        _ => DataType::Int64,
+    };
+    let times = cast(&cast(times, &number)?, &DataType::Int64)?;
+    Ok(gt_eq(&times, &Int64Array::new_scalar(day))?)
+}
+
 fn units_of_second(unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::Second => 1,
@@ -32,15 +52,8 @@ fn units_of_second(unit: TimeUnit) -> i64 {
 }
 
 fn of_array(values: &ArrayRef) -> Result<ArrayRef> {
-    if let DataType::Time32(unit) | DataType::Time64(unit) = values.data_type() {
-        let day = SECONDS_OF_DAY * units_of_second(*unit);
-        let number = match unit {
-            TimeUnit::Second | TimeUnit::Millisecond => DataType::Int32,
-            _ => DataType::Int64,
-        };
-        let times = cast(&cast(values, &number)?, &DataType::Int64)?;
-        let mut times = times.as_primitive::<Int64Type>().iter().flatten();
-        return match times.any(|time| time >= day) {
+    if matches!(values.data_type(), DataType::Time32(_) | DataType::Time64(_)) {
+        return match beyond_day(values)?.has_true() {
             true => exec_err!("a time is beyond 23:59:59.999999999, the last of a day"),
             false => Ok(Arc::clone(values)),
         };
@@ -90,5 +103,14 @@ mod tests {
         let time = |time: i64| of_array(&(Arc::new(Time64NanosecondArray::from(vec![time])) as ArrayRef));
         assert!(time(86_399_999_999_999).is_ok());
         assert!(time(86_400_000_000_000).is_err());
+        let times: ArrayRef = Arc::new(Time64NanosecondArray::from(vec![
+            Some(1),
+            Some(86_400_000_000_000),
+            None,
+        ]));
+        assert_eq!(
+            beyond_day(&times).unwrap(),
+            BooleanArray::from(vec![Some(false), Some(true), None])
+        );
     }
 }

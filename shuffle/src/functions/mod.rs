@@ -56,7 +56,7 @@ pub use self::fit::{fit, wide};
 use self::growth::{GROWING, Growth};
 pub use self::hold::held;
 use self::hold::hold;
-pub use self::in_range::in_range;
+pub use self::in_range::{in_range, within_day};
 pub use self::join_texts::JOIN_TEXTS;
 use self::join_texts::JoinTexts;
 pub use self::nearest::nearest;
@@ -97,6 +97,7 @@ pub fn register(registry: &mut dyn FunctionRegistry, max_value_bytes: u64, pool:
     registry.register_udf(clean())?;
     registry.register_udf(fit())?;
     registry.register_udf(in_range())?;
+    registry.register_udf(within_day())?;
     registry.register_udf(at_time_zone())?;
     registry.register_udf(in_zone())?;
     registry.register_udf(nearest())?;

@@ -22,6 +22,16 @@ fn what_may_fail_is_evaluated_of_the_rows_that_are_left() {
         counted("NOT", "NOT (n = 0 OR 6 / n > 2)", "100"),
         counted("a cast", "t <> 'x' AND t::INT >= 2", "200"),
         counted("two that fail", "6 / n > 2 AND t::INT >= 2 AND n > 0", "100"),
+        counted(
+            "beside a subquery",
+            "n <= (SELECT max(id) FROM facts) AND 6 / n > 2 AND n <> 0",
+            "200",
+        ),
+        counted(
+            "with a subquery",
+            "n <> 0 AND 6 / n > (SELECT min(id) + 2 FROM facts)",
+            "200",
+        ),
         counted("a remainder", "(n = 0 OR 6 % n = 0) AND n < 3", "300"),
         exactly(
             "a narrow cast",
@@ -60,6 +70,11 @@ fn what_may_fail_is_evaluated_of_the_rows_that_are_left() {
             "a filter of an aggregate",
             "SELECT count(*) FILTER (WHERE id % 4 <> 0 AND 6 / (id % 4) > 2) FROM facts WHERE id < 400",
             &[["200"]],
+        ),
+        exactly(
+            "partition columns",
+            "SELECT count(*) FROM hive WHERE 10 / (month - 1) > 1 AND month <> 1",
+            &[["48"]],
         ),
         error(
             "a row that no condition excludes",

@@ -41,6 +41,11 @@ fn groups_of_every_form() {
             "SELECT id % 2, count(*) FROM facts WHERE id < 4 GROUP BY ROLLUP (1) ORDER BY 1 NULLS LAST",
             &[["0", "2"], ["1", "2"], ["", "4"]],
         ),
+        exactly(
+            "a condition that may fail as a key",
+            "SELECT count(*) FROM facts WHERE id < 8 GROUP BY ROLLUP (id + 1 > 4 AND 8 / (id + 1) > 0) ORDER BY 1",
+            &[["4"], ["4"], ["8"]],
+        ),
         error(
             "a number that is no column",
             "SELECT count(*) FROM facts GROUP BY ROLLUP (3)",
@@ -56,6 +61,18 @@ fn groups_of_every_form() {
             "the same by number",
             "SELECT g, CAST(g AS DOUBLE), count(*) FROM facts WHERE g = 3 GROUP BY 1, 2",
             &[["3", "3.0", "923"]],
+        ),
+        exactly(
+            "the same within ROLLUP",
+            "SELECT g, g::BIGINT, count(*) FROM facts WHERE g = 3 GROUP BY ROLLUP (g, g::BIGINT) \
+             ORDER BY 1 NULLS LAST, 2 NULLS LAST",
+            &[["3", "3", "923"], ["3", "", "923"], ["", "", "923"]],
+        ),
+        exactly(
+            "a cast that is compared beside such keys",
+            "SELECT g, g::BIGINT, count(*) FROM (SELECT 3 AS g, (1 + id * 0.01)::DECIMAL(8, 2) AS x FROM facts WHERE id < 3) \
+             WHERE x::DECIMAL(8, 1) = 1.0 GROUP BY g, g::BIGINT",
+            &[["3", "3", "3"]],
         ),
         exactly(
             "aggregates that differ by a cast",
@@ -111,6 +128,12 @@ fn subqueries_and_names_of_every_form() {
             "WITH x AS (SELECT 1 AS v) SELECT (WITH x AS (SELECT v + 1 AS v FROM x), y AS (SELECT v FROM x) \
              SELECT (WITH x AS (SELECT v + 1 AS v FROM y) SELECT x.v FROM x) FROM x), v FROM x",
             &[["3", "1"]],
+        ),
+        exactly(
+            "one within another",
+            "WITH x AS (SELECT 1 AS v) SELECT v, (WITH y AS (SELECT v FROM x), x AS (SELECT v + 5 AS v FROM y) SELECT x.v FROM x) FROM \
+             (WITH x AS (SELECT v + 1 AS v FROM x) SELECT * FROM (WITH x AS (SELECT v + 10 AS v FROM x) SELECT v FROM x) a) b",
+            &[["12", "6"]],
         ),
         exactly(
             "a recursive one",
@@ -177,10 +200,29 @@ fn times_and_lists_of_every_form() {
             &[["1", "2", "3", "3"]],
         ),
         exactly(
+            "two functions, one with a frame over times of a day",
+            "SELECT row_number() OVER (ORDER BY t), count(*) OVER (ORDER BY t RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND \
+             CURRENT ROW) FROM (SELECT ('0' || id || ':00')::TIME AS t FROM facts WHERE id IN (1, 2, 4)) ORDER BY t",
+            &[["1", "1"], ["2", "2"], ["3", "1"]],
+        ),
+        exactly(
+            "times with more digits than the column has",
+            "SELECT count(*) FILTER (WHERE t = '2024-05-06 07:08:09.5'), count(*) FILTER (WHERE t < '2024-05-06 07:08:09.5'), \
+             count(*) FILTER (WHERE t > TIMESTAMP '2024-05-06 07:08:08.123456789'), count(*) FILTER (WHERE d < TIMESTAMP \
+             '2024-05-06 07:08:09') FROM (SELECT arrow_cast('2024-05-06 07:08:09', 'Timestamp(Second, None)') AS t, \
+             DATE '2024-05-06' AS d FROM facts WHERE id < 3)",
+            &[["0", "3", "3", "3"]],
+        ),
+        exactly(
             "dates of the year 9999",
             "SELECT count(*) FROM (SELECT CASE id WHEN 0 THEN DATE '9999-12-31' ELSE DATE '2024-05-06' END AS d FROM facts \
              WHERE id < 3) WHERE d > TIMESTAMP '2024-05-06 00:00:00'",
             &[["1"]],
+        ),
+        exactly(
+            "TRY_CAST of a time beyond its day",
+            "SELECT try_cast('23:59:6' || id AS TIME), try_cast('23:59:5' || id AS TIME) FROM facts WHERE id = 0",
+            &[["", "23:59:50"]],
         ),
         error(
             "a time beyond its day",

@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 use squadron_proto::Failure;
 
 use super::{normalized, refuse};
+use crate::planner::schema::DUPLICATE_MARK;
 
 /// Functions that give another value for each call.
 const VOLATILE: [&str; 4] = ["random", "uuid", "gen_random_uuid", "rand"];
@@ -32,7 +33,7 @@ impl Names {
         names.extend(ctes.iter().map(|cte| normalized(&cte.alias.name)));
         for (index, name) in names.iter_mut().enumerate() {
             if self.around.contains(name) {
-                let new = format!("{name}__{}", self.around.len());
+                let new = format!("{name}{DUPLICATE_MARK}{}", self.around.len());
                 rename(query, index, name, &new);
                 *name = new;
             }
@@ -51,19 +52,15 @@ impl Names {
 fn rename(query: &mut Query, index: usize, name: &str, new: &str) {
     let mut uses = Rename { name, new, hidden: 0 };
     if let Some(with) = &mut query.with {
-        let sees_itself = with.recursive;
-        for cte in with
-            .cte_tables
-            .iter_mut()
-            .skip(if sees_itself { index } else { index + 1 })
-        {
-            // The visitor never breaks.
-            let _ = VisitMut::visit(&mut cte.query, &mut uses);
+        // Those before it, and itself unless it is recursive, mean the one around.
+        let first = if with.recursive { index } else { index + 1 };
+        for cte in with.cte_tables.iter_mut().skip(first) {
+            uses.replace(&mut cte.query);
         }
         with.cte_tables[index].alias.name = Ident::with_quote('"', new);
     }
-    let _ = VisitMut::visit(&mut query.body, &mut uses);
-    let _ = VisitMut::visit(&mut query.order_by, &mut uses);
+    uses.replace(&mut query.body);
+    uses.replace(&mut query.order_by);
 }
 
 struct Rename<'a> {
@@ -74,9 +71,15 @@ struct Rename<'a> {
 }
 
 impl Rename<'_> {
-    fn is_hidden_by(&self, query: &Query) -> bool {
+    fn replace(&mut self, part: &mut impl VisitMut) {
+        // The visitor never breaks.
+        let _ = VisitMut::visit(part, self);
+    }
+
+    /// The place of the query of `WITH` that has the name.
+    fn hiding(&self, query: &Query) -> Option<usize> {
         let ctes = query.with.as_ref().map_or(&[][..], |with| &with.cte_tables);
-        ctes.iter().any(|cte| normalized(&cte.alias.name) == self.name)
+        ctes.iter().position(|cte| normalized(&cte.alias.name) == self.name)
     }
 }
 
@@ -84,12 +87,24 @@ impl VisitorMut for Rename<'_> {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        self.hidden += usize::from(self.is_hidden_by(query));
+        let Some(index) = self.hiding(query) else {
+            return ControlFlow::Continue(());
+        };
+        if self.hidden == 0
+            && let Some(with) = &mut query.with
+        {
+            // Up to here the name still means the renamed one.
+            let last = if with.recursive { index } else { index + 1 };
+            for cte in with.cte_tables.iter_mut().take(last) {
+                self.replace(&mut cte.query);
+            }
+        }
+        self.hidden += 1;
         ControlFlow::Continue(())
     }
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        self.hidden -= usize::from(self.is_hidden_by(query));
+        self.hidden -= usize::from(self.hiding(query).is_some());
         ControlFlow::Continue(())
     }
 

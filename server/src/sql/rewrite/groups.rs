@@ -13,8 +13,9 @@ use squadron_proto::{Failure, FailureKind};
 
 use super::plain_arguments;
 
-/// The columns of a CUBE within GROUPING SETS, which makes two to that number of sets.
+/// The columns of a CUBE within GROUPING SETS, which makes two to that number of sets, and of a ROLLUP there.
 const MAX_CUBE: usize = 10;
+const MAX_ROLLUP: usize = 64;
 
 /// Rewrites the groups of one SELECT.
 pub(super) fn rewrite_groups(select: &mut Select) -> ControlFlow<Failure> {
@@ -46,12 +47,25 @@ pub(super) fn rewrite_groups(select: &mut Select) -> ControlFlow<Failure> {
     ControlFlow::Continue(())
 }
 
+/// How many sets an element of GROUPING SETS stands for.
+pub(in super::super) fn sets_of(set: &[Expr]) -> u64 {
+    match nested(set) {
+        Some((Nested::Rollup, columns)) => columns.len() as u64 + 1,
+        Some((Nested::Cube, columns)) => 1_u64.checked_shl(columns.len() as u32).unwrap_or(u64::MAX),
+        None => 1,
+    }
+}
+
 /// Whether two keys are one but for a cast, which DataFusion's names leave out.
 pub(super) fn has_keys_that_differ_by_casts(select: &Select) -> bool {
     let GroupByExpr::Expressions(keys, _) = &select.group_by else {
         return false;
     };
-    let keys = keys.iter().map(|key| match number_of(key) {
+    let keys = keys.iter().flat_map(|key| match key {
+        Expr::GroupingSets(sets) | Expr::Rollup(sets) | Expr::Cube(sets) => sets.iter().flatten().collect(),
+        key => vec![key],
+    });
+    let keys = keys.map(|key| match number_of(key) {
         Some(number) => column_of(number, &select.projection).unwrap_or(key),
         None => key,
     });
@@ -88,36 +102,54 @@ fn calls(part: &impl Visit) -> bool {
     part.visit(&mut Calls).is_break()
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nested {
+    Rollup,
+    Cube,
+}
+
+/// A ROLLUP or CUBE in the place of a set, which the parser takes for a call, and its columns.
+fn nested(set: &[Expr]) -> Option<(Nested, Vec<Expr>)> {
+    let [Expr::Function(function)] = set else {
+        return None;
+    };
+    let kind = match function.name.to_string().to_ascii_lowercase().as_str() {
+        "rollup" => Nested::Rollup,
+        "cube" => Nested::Cube,
+        _ => return None,
+    };
+    Some((kind, plain_arguments(function)?))
+}
+
 /// Adds a set, or those that a ROLLUP or CUBE in its place stands for.
 fn extend(flat: &mut Vec<Vec<Expr>>, set: Vec<Expr>) -> ControlFlow<Failure> {
-    let [Expr::Function(function)] = set.as_slice() else {
-        flat.push(set);
-        return ControlFlow::Continue(());
-    };
-    let name = function.name.to_string().to_ascii_lowercase();
-    let columns = match name.as_str() {
-        "rollup" | "cube" => plain_arguments(function),
-        _ => None,
-    };
-    let Some(columns) = columns else {
+    let Some((kind, columns)) = nested(&set) else {
         flat.push(set);
         return ControlFlow::Continue(());
     };
     let columns: Vec<Vec<Expr>> = columns.into_iter().map(as_set).collect();
-    let together = |columns: &[Vec<Expr>]| columns.iter().flatten().cloned().collect::<Vec<_>>();
-    if name == "rollup" {
-        flat.extend((0..=columns.len()).rev().map(|length| together(&columns[..length])));
-        return ControlFlow::Continue(());
-    }
-    if columns.len() > MAX_CUBE {
-        return invalid(format!("a CUBE within GROUPING SETS takes at most {MAX_CUBE} columns"));
-    }
-    for members in (0..1_usize << columns.len()).rev() {
-        let chosen = columns
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| members >> index & 1 == 1);
-        flat.push(chosen.flat_map(|(_, column)| column.clone()).collect());
+    match kind {
+        Nested::Rollup if columns.len() > MAX_ROLLUP => {
+            return invalid(format!(
+                "a ROLLUP within GROUPING SETS takes at most {MAX_ROLLUP} columns"
+            ));
+        }
+        Nested::Rollup => {
+            let lengths = (0..=columns.len()).rev();
+            flat.extend(lengths.map(|length| columns[..length].concat()));
+        }
+        Nested::Cube if columns.len() > MAX_CUBE => {
+            return invalid(format!("a CUBE within GROUPING SETS takes at most {MAX_CUBE} columns"));
+        }
+        Nested::Cube => {
+            for members in (0..1_usize << columns.len()).rev() {
+                let chosen = columns
+                    .iter()
+                    .enumerate()
+                    .filter(|(index, _)| members >> index & 1 == 1);
+                flat.push(chosen.flat_map(|(_, column)| column.clone()).collect());
+            }
+        }
     }
     ControlFlow::Continue(())
 }
@@ -158,11 +190,14 @@ fn number_of(key: &Expr) -> Option<usize> {
     }
 }
 
+/// The expression of this number; none behind a `*`, whose columns are not known here.
 fn column_of(number: usize, columns: &[SelectItem]) -> Option<&Expr> {
-    match columns.get(number.checked_sub(1)?)? {
-        SelectItem::UnnamedExpr(column) | SelectItem::ExprWithAlias { expr: column, .. } => Some(column),
+    let expression = |item| match item {
+        &SelectItem::UnnamedExpr(ref column) | &SelectItem::ExprWithAlias { expr: ref column, .. } => Some(column),
         _ => None,
-    }
+    };
+    let before: Option<Vec<_>> = columns.iter().take(number).map(expression).collect();
+    before?.get(number.checked_sub(1)?).copied()
 }
 
 fn invalid(message: String) -> ControlFlow<Failure> {

@@ -19,7 +19,7 @@
 
 pub(super) mod casts;
 mod ctes;
-mod groups;
+pub(super) mod groups;
 mod names;
 mod rows;
 mod similar_to;
