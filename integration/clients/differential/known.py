@@ -39,6 +39,11 @@ DIFFERENCES = (
         "`double`: operands are cast to DOUBLE",
     ),
     Difference(
+        "texts with a fraction as integers",
+        "DuckDB rounds the text '12.5' to 13; PostgreSQL and Squadron refuse it",
+        "`whole`: texts with a point are NULL before they are cast to integers",
+    ),
+    Difference(
         "narrow and unsigned arithmetic",
         "DuckDB keeps the type of a column beside a literal, Squadron widens it to that of the literal",
         "`bigint`: operands of arithmetic are cast to BIGINT, or both have one type",
@@ -110,6 +115,11 @@ def double(value):
 def divisor(sql, zero="0"):
     """A divisor that is never zero."""
     return f"NULLIF({sql}, {zero})"
+
+
+def whole(sql):
+    """A text that is cast to an integer, without those that have a fraction."""
+    return f"CASE WHEN {sql} NOT LIKE '%.%' THEN {sql} END"
 
 
 def timestamp(sql):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import known
 import relations
 import selects
 from scope import Value
@@ -68,4 +69,7 @@ def _cast(make):
         target = make.pick(_TEXTS)
         return Value(f"{make.pick(('CAST', 'TRY_CAST'))}('{make.pick(_TEXTS[target])}' AS {target})", "text")
     column = make.pick(make.columns)
-    return Value(f"{make.pick(('CAST', 'CAST', 'TRY_CAST'))}({column.sql} AS {make.pick(_CASTS[column.kind])})", "text")
+    value, target = column.sql, make.pick(_CASTS[column.kind])
+    if column.kind == "text" and target in ("INTEGER", "BIGINT"):
+        value = known.whole(value)
+    return Value(f"{make.pick(('CAST', 'CAST', 'TRY_CAST'))}({value} AS {target})", "text")

@@ -21,7 +21,7 @@
 //! | `values` | the same | casts to integers and other values that differ |
 //! | `grouping_sets` | the same | keys of grouping sets that seem constant |
 //! | `opaque` | the same | casts that are taken off, differences of dates |
-//! | `never` | plans that are optimized | conditions that are constantly NULL |
+//! | `never` | plans that are optimized | conditions without columns above aggregates |
 //! | `guards` | plans that were optimized | conditions that fail on rows which another one excludes |
 //! | `filter_pushdown`, `filter_first` | physical plans | filters that move to other columns, and below what may fail |
 //! | `lost_orders` | the same | orders that a union loses |

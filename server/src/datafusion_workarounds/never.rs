@@ -1,16 +1,18 @@
-//! A filter that lets no row pass is no rows.
+//! A condition without columns stays above aggregates.
 //!
-//! DataFusion 55.2 moves a condition that is constantly NULL or false below an aggregate of all rows, which makes a row of
-//! no input (apache/datafusion#25415). Here it becomes an empty relation before filters are moved.
+//! DataFusion 55.2 moves it below an aggregate of all rows, or of a grouping set without keys, which makes a row of no input
+//! (apache/datafusion#25415). A condition may lose its columns while it is moved, where they are constants below. Here one
+//! that is constantly NULL or false becomes an empty relation before filters are moved, and others hold on to a column of the
+//! aggregate once they stand above it.
 
 use std::sync::Arc;
 
-use datafusion::common::Result;
-use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::Transformed;
-use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan};
+use datafusion::common::{Column, Result, ScalarValue};
+use datafusion::logical_expr::utils::{conjunction, split_conjunction, split_conjunction_owned};
+use datafusion::logical_expr::{EmptyRelation, Expr, Filter, LogicalPlan, lit};
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+use squadron_shuffle::functions::held;
 
 /// Replaces such filters.
 #[derive(Debug)]
@@ -46,13 +48,58 @@ fn is_never_true(condition: &Expr) -> bool {
     )
 }
 
-/// `rules` with this one before filters are moved.
-pub(crate) fn with_empty_filters(
-    rules: Vec<Arc<dyn OptimizerRule + Send + Sync>>,
-) -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    let rules = rules.into_iter().flat_map(|rule| {
-        let before = (rule.name() == "push_down_filter").then(|| Arc::new(NeverTrue) as Arc<_>);
-        before.into_iter().chain([rule])
+type Rule = Arc<dyn OptimizerRule + Send + Sync>;
+
+/// DataFusion's rule that moves filters, which takes a node at a time.
+#[derive(Debug)]
+struct MoveByColumns {
+    inner: Rule,
+}
+
+impl OptimizerRule for MoveByColumns {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        self.inner.apply_order()
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        let plan = match plan {
+            LogicalPlan::Filter(filter) if matches!(*filter.input, LogicalPlan::Aggregate(_)) => tied(filter)?,
+            other => other,
+        };
+        self.inner.rewrite(plan, config)
+    }
+}
+
+/// The filter with its conditions without columns tied to the last one of its input.
+fn tied(filter: Filter) -> Result<LogicalPlan> {
+    let Some(column) = filter.input.schema().iter().last().map(Column::from) else {
+        return Ok(LogicalPlan::Filter(filter));
+    };
+    if !split_conjunction(&filter.predicate).into_iter().any(has_no_column) {
+        return Ok(LogicalPlan::Filter(filter));
+    }
+    let conditions = split_conjunction_owned(filter.predicate).into_iter();
+    let conditions = conditions.map(|condition| match has_no_column(&condition) {
+        true => held(vec![condition, Expr::Column(column.clone())]),
+        false => condition,
+    });
+    let predicate = conjunction(conditions).unwrap_or_else(|| lit(true));
+    Filter::try_new(predicate, filter.input).map(LogicalPlan::Filter)
+}
+
+fn has_no_column(condition: &Expr) -> bool {
+    condition.column_refs().is_empty()
+}
+
+/// `rules` with these before and around the one that moves filters.
+pub(crate) fn with_empty_filters(rules: Vec<Rule>) -> Vec<Rule> {
+    let rules = rules.into_iter().flat_map(|rule| match rule.name() {
+        "push_down_filter" => vec![Arc::new(NeverTrue) as Rule, Arc::new(MoveByColumns { inner: rule })],
+        _ => vec![rule],
     });
     rules.collect()
 }

@@ -72,6 +72,17 @@ fn what_may_fail_is_evaluated_of_the_rows_that_are_left() {
             &[["200"]],
         ),
         exactly(
+            "a condition that has no column once it is moved, above grouping sets",
+            "SELECT count(*) FROM (SELECT CAST((CAST(NULL AS DATE) + INTERVAL '1 day')::DATE - CASE WHEN c >= -1 THEN DATE \
+             '1950-03-01' END AS VARCHAR) AS d FROM (SELECT grouping(g) AS c FROM facts GROUP BY CUBE (g))) WHERE d <= 'a'",
+            &[["0"]],
+        ),
+        exactly(
+            "the same above an aggregate of all rows",
+            "SELECT count(*) FROM (SELECT n, nullif(1, 1) + n AS x FROM (SELECT count(*) AS n FROM facts)) WHERE x > 0",
+            &[["0"]],
+        ),
+        exactly(
             "partition columns",
             "SELECT count(*) FROM hive WHERE 10 / (month - 1) > 1 AND month <> 1",
             &[["48"]],
