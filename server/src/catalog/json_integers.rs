@@ -41,7 +41,7 @@ pub(super) async fn widen(
     while let Some(chunk) = chunks.try_next().await? {
         scan.look(&chunk);
     }
-    if !scan.is_found() {
+    if !scan.ended() {
         return Ok(schema);
     }
     let chunks: Vec<Bytes> = text(format, store, object).await?.try_collect().await?;
@@ -105,7 +105,8 @@ impl Scan {
         self.has_fraction = false;
     }
 
-    fn is_found(mut self) -> bool {
+    /// Whether the text, which ends here, has such a number.
+    fn ended(mut self) -> bool {
         self.end_number();
         self.found
     }
@@ -201,7 +202,7 @@ mod tests {
         for chunk in text.as_bytes().chunks(3) {
             scan.look(chunk);
         }
-        scan.is_found()
+        scan.ended()
     }
 
     #[test]
