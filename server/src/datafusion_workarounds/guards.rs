@@ -214,7 +214,7 @@ struct Split {
     single: Vec<Expr>,
     /// All that cannot fail.
     guard: Option<Expr>,
-    /// All that may fail, in order.
+    /// All that may fail, in order, but divisions last.
     risky: Vec<Expr>,
 }
 
@@ -248,7 +248,9 @@ impl Parts {
     }
 
     fn split(self) -> Split {
-        let (risky, safe): (Vec<_>, Vec<_>) = self.parts.into_iter().partition(|part| part.may_fail);
+        let (mut risky, safe): (Vec<_>, Vec<_>) = self.parts.into_iter().partition(|part| part.may_fail);
+        // `x::INT > 0` guards `10 / x::INT > 4`, whichever comes first.
+        risky.sort_by_key(|part| divides(&part.condition));
         let (guards, single): (Vec<_>, Vec<_>) = safe.into_iter().partition(|part| part.is_repeatable);
         let is_one = risky.len() > GUARDED_PARTS;
         let conditions = |parts: Vec<Part>| parts.into_iter().map(|part| part.condition).collect::<Vec<_>>();
@@ -262,6 +264,19 @@ impl Parts {
             risky,
         }
     }
+}
+
+fn divides(condition: &Expr) -> bool {
+    let is_division = |part: &Expr| {
+        matches!(
+            part,
+            Expr::BinaryExpr(BinaryExpr {
+                op: Operator::Divide | Operator::Modulo,
+                ..
+            })
+        )
+    };
+    condition.exists(|part| Ok(is_division(part))).unwrap_or(false)
 }
 
 /// Whether the expression may be an error for values of its columns.

@@ -32,6 +32,11 @@ fn what_may_fail_is_evaluated_of_the_rows_that_are_left() {
             "n <> 0 AND 6 / n > (SELECT min(id) + 2 FROM facts)",
             "200",
         ),
+        counted(
+            "a cast and a division by it",
+            "(n < 0 OR 6 / t::INT > 2 AND t::INT > 1) AND t <> 'x'",
+            "100",
+        ),
         counted("a remainder", "(n = 0 OR 6 % n = 0) AND n < 3", "300"),
         exactly(
             "a narrow cast",
