@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
 use squadron_shuffle::functions::WRITTEN;
 
-use crate::plan_limits::expressions::rewrite_named;
+use crate::plan_limits::expressions::{any_expression, rewrite_named};
 
 /// Takes such calls away.
 #[derive(Debug)]
@@ -19,6 +19,9 @@ pub(crate) struct KeepNamesOfCasts;
 impl AnalyzerRule for KeepNamesOfCasts {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_down_with_subqueries(|node| {
+            if !any_expression(&node, has_call)? {
+                return Ok(Transformed::no(node));
+            }
             rewrite_named(node, |expression| expression.transform_up(|part| Ok(plain(part))))
         })
         .data()
@@ -27,6 +30,10 @@ impl AnalyzerRule for KeepNamesOfCasts {
     fn name(&self) -> &'static str {
         "keep_names_of_casts"
     }
+}
+
+fn has_call(expression: &Expr) -> Result<bool> {
+    expression.exists(|part| Ok(matches!(part, Expr::ScalarFunction(call) if call.name() == WRITTEN)))
 }
 
 fn plain(part: Expr) -> Transformed<Expr> {

@@ -36,7 +36,7 @@ pub(super) fn entries() -> Vec<Entry> {
         served(
             "TicketStatementQuery",
             &[Rpc::DoGet],
-            "the rows, once; the ticket is opaque, signed and expires",
+            "the schema at once, the rows as they come, once; the ticket is opaque, signed and expires",
         )
         .used_by("every driver, as the ticket of a FlightInfo")
         .example(|world| Box::pin(fresh_ticket(world)))
