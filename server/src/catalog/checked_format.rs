@@ -63,6 +63,8 @@ pub fn unchecked(format: &dyn FileFormat) -> &dyn FileFormat {
 /// How many files are looked at at a time.
 const CONCURRENCY: usize = 16;
 
+/// That JSON files are looked at as a whole, as an option of their format says it.
+const ALL_ROWS: usize = usize::MAX;
 /// JSON files of so many bytes are looked at as a whole for their columns.
 const MAX_THOROUGH_BYTES: u64 = 1024 * 1024 * 1024;
 /// Of larger ones so many rows, shared among the files, but not fewer than that of each.
@@ -112,7 +114,7 @@ impl CheckedFormat {
             self.check_footer(state, store, object).await?;
             match reader.downcast_ref::<JsonFormat>() {
                 // Of samples the rest may be anything.
-                Some(json) if json.options().schema_infer_max_rec == Some(usize::MAX) => {
+                Some(json) if json.options().schema_infer_max_rec == Some(ALL_ROWS) => {
                     json_integers::widen(schema, json, store, object).await
                 }
                 _ => Ok(schema),
@@ -137,7 +139,7 @@ impl CheckedFormat {
                     );
                     return Arc::new(json_with(json, rows));
                 }
-                Arc::new(json_with(json, usize::MAX))
+                Arc::new(json_with(json, ALL_ROWS))
             }
             _ => Arc::clone(&self.inner),
         }

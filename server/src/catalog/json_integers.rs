@@ -2,7 +2,7 @@
 //!
 //! The reader of DataFusion 55.2 makes a DOUBLE of a column with a number beyond 9223372036854775807, and rounds it to 16
 //! digits: identifiers of 64 bits then become others. Here such a column is BIGINT UNSIGNED, or a DECIMAL where it has
-//! negative numbers too, as in DuckDB. Numbers with a fraction, and those beyond 18446744073709551615, are doubles.
+//! negative numbers too, as in DuckDB. FieldNumbers with a fraction, and those beyond 18446744073709551615, are doubles.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub(super) async fn widen(
         return Ok(schema);
     }
     let chunks: Vec<Bytes> = text(format, store, object).await?.try_collect().await?;
-    let parsed = tokio::task::spawn_blocking(move || Numbers::of(&chunks.concat()));
+    let parsed = tokio::task::spawn_blocking(move || FieldNumbers::of(&chunks.concat()));
     let numbers = parsed
         .await
         .map_err(|error| DataFusionError::External(Box::new(error)))?;
@@ -114,7 +114,7 @@ impl Scan {
 
 /// What the numbers of each field are, by its path.
 #[derive(Default)]
-struct Numbers {
+struct FieldNumbers {
     fields: HashMap<String, Kind>,
 }
 
@@ -125,7 +125,7 @@ struct Kind {
     has_fraction: bool,
 }
 
-impl Numbers {
+impl FieldNumbers {
     fn of(text: &[u8]) -> Self {
         let mut numbers = Self::default();
         for value in serde_json::Deserializer::from_slice(text).into_iter::<Value>() {
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn fields_get_types_that_hold_their_numbers() {
-        let mut numbers = Numbers::default();
+        let mut numbers = FieldNumbers::default();
         numbers.look(&json!({"u": 1, "s": -1, "d": 0.5, "n": {"l": [u64::MAX, 1]}}), "");
         numbers.look(
             &json!({"u": u64::MAX, "s": u64::MAX, "d": u64::MAX, "n": {"l": []}}),

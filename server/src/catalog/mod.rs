@@ -364,7 +364,7 @@ fn prepare_state(
         .with_default_features()
         .with_analyzer_rules(rules::with_analyzer_checkpoints(analyzer_rules))
         .with_optimizer_rules(rules::with_optimizer_checkpoints(balance::balanced(
-            never::with_empty_filters(Optimizer::new().rules),
+            never::with_conditions_above_aggregates(Optimizer::new().rules),
         )))
         .with_physical_optimizer_rules(rules::with_physical_checkpoints(
             datafusion_workarounds::physical_rules(),

@@ -9,7 +9,6 @@
 //! | `x ~ '.*'` | `x IS NOT NULL`, which is false, not NULL (#24379) | another pattern of the same meaning |
 //! | `a = b` beside a join with `c IS NOT DISTINCT FROM d` | NULL equals NULL in both | the second becomes two equalities |
 //! | `array_agg(x ORDER BY t, t)`, `DISTINCT ON` with a key twice | a panic | the key once |
-//! | a condition without columns above an aggregate | moved below it (#25415), which has a row without input | holds on to a column |
 //! | a condition on `random() < 0.5` of GROUP BY | moved below the aggregate, and evaluated again (#25415) | the key is a column of a projection |
 //! | `random() BETWEEN 0 AND 1`, `coalesce(random(), 0)` | evaluated twice (#25457, #25477) | refused |
 
@@ -22,9 +21,8 @@ use datafusion::config::ConfigOptions;
 use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::expr::{Between, InList, Sort as SortKey};
 use datafusion::logical_expr::type_coercion::binary::comparison_coercion;
-use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Aggregate, BinaryExpr, Distinct, Expr, ExprSchemable, Filter, LogicalPlan, Operator, Projection, cast, lit,
+    Aggregate, BinaryExpr, Distinct, Expr, ExprSchemable, LogicalPlan, Operator, Projection, cast, lit,
 };
 use datafusion::optimizer::AnalyzerRule;
 use squadron_shuffle::functions::held;
@@ -41,8 +39,7 @@ impl AnalyzerRule for KeepConditions {
             let node = rewrite_named(node, |expression| expression.transform_up(keep))?;
             let node = node.transform_data(|node| Ok(distinct_on(node)))?;
             let node = node.transform_data(keep_kinds_of_equality)?;
-            let node = node.transform_data(compute_volatile_keys)?;
-            node.transform_data(keep_above_aggregates)
+            node.transform_data(compute_volatile_keys)
         })
         .data()
     }
@@ -178,32 +175,6 @@ fn two_equalities(part: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(Transformed::yes(nulls.and(values)))
 }
 
-/// Ties conditions without columns to one, so that they are not moved below an aggregate.
-fn keep_above_aggregates(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let LogicalPlan::Filter(filter) = node else {
-        return Ok(Transformed::no(node));
-    };
-    let is_free = |condition: &Expr| !matches!(condition, Expr::Literal(..)) && !has_columns(condition);
-    let conditions = split_conjunction_owned(filter.predicate.clone());
-    let Some(last) = filter
-        .input
-        .schema()
-        .iter()
-        .last()
-        .filter(|_| conditions.iter().any(is_free))
-    else {
-        return Ok(Transformed::no(LogicalPlan::Filter(filter)));
-    };
-    let column = Expr::Column(Column::from(last));
-    let conditions = conditions.into_iter().map(|condition| match is_free(&condition) {
-        true => held(vec![condition, column.clone()]),
-        false => condition,
-    });
-    let predicate = conjunction(conditions).unwrap_or_else(|| lit(true));
-    let filter = Filter::try_new(predicate, Arc::clone(&filter.input))?;
-    Ok(Transformed::yes(LogicalPlan::Filter(filter)))
-}
-
 /// Computes the volatile keys of groups below the aggregate, where no condition on them is moved.
 fn compute_volatile_keys(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let LogicalPlan::Aggregate(aggregate) = node else {
@@ -255,17 +226,6 @@ fn keep_first(keys: &mut Vec<SortKey>) -> bool {
         }
     }
     keys.len() < count
-}
-
-/// Whether the condition speaks of rows, or DataFusion makes a join of it that does.
-fn has_columns(condition: &Expr) -> bool {
-    let found = condition.exists(|part| {
-        Ok(matches!(
-            part,
-            Expr::Column(_) | Expr::OuterReferenceColumn(..) | Expr::Exists(_) | Expr::InSubquery(_)
-        ))
-    });
-    found.unwrap_or(true)
 }
 
 /// The operands of the lists among the conditions of a chain.

@@ -170,14 +170,18 @@ fn is_leaf(condition: &Expr) -> bool {
         Ok(matches!(
             part,
             Expr::Case(_)
-                | Expr::ScalarSubquery(_)
                 | Expr::BinaryExpr(BinaryExpr {
                     op: Operator::And | Operator::Or,
                     ..
                 })
         ))
     });
-    !is_nested.unwrap_or(true) && !condition.is_volatile()
+    !is_nested.unwrap_or(true) && is_repeatable(condition).unwrap_or(false)
+}
+
+/// Whether it is not seen that the condition is evaluated twice.
+fn is_repeatable(condition: &Expr) -> Result<bool> {
+    Ok(!condition.is_volatile() && !contains_subquery(condition)?)
 }
 
 /// A chain of these parts, of which there is one.
@@ -227,7 +231,7 @@ impl Parts {
             is_new |= part.transformed;
             parts.push(Part {
                 may_fail: may_fail(&part.data, schema)?,
-                is_repeatable: !part.data.is_volatile() && !contains_subquery(&part.data)?,
+                is_repeatable: is_repeatable(&part.data)?,
                 condition: part.data,
             });
         }

@@ -96,7 +96,7 @@ fn has_no_column(condition: &Expr) -> bool {
 }
 
 /// `rules` with these before and around the one that moves filters.
-pub(crate) fn with_empty_filters(rules: Vec<Rule>) -> Vec<Rule> {
+pub(crate) fn with_conditions_above_aggregates(rules: Vec<Rule>) -> Vec<Rule> {
     let rules = rules.into_iter().flat_map(|rule| match rule.name() {
         "push_down_filter" => vec![Arc::new(NeverTrue) as Rule, Arc::new(MoveByColumns { inner: rule })],
         _ => vec![rule],

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, new_null_array};
-use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
+use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::common::{DFSchema, Result, ScalarValue};
@@ -42,28 +42,12 @@ impl AnalyzerRule for ComputeValues {
 fn computed(part: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     match part {
         Expr::Cast(Cast { expr, field }) => {
-            let from = expr.get_type(schema)?;
-            let is_time = is_text_as_time(&from, field.data_type());
-            let cast = rounded(*expr, &from, field.data_type()).update_data(|expr| {
-                let expr = Box::new(expr);
-                Expr::Cast(Cast { expr, field })
-            });
-            Ok(match is_time {
-                true => Transformed::yes(call(in_range(), cast.data)),
-                false => cast,
-            })
+            let again = |expr, field| Expr::Cast(Cast { expr, field });
+            cast_of(*expr, field, again, in_range, schema)
         }
         Expr::TryCast(TryCast { expr, field }) => {
-            let from = expr.get_type(schema)?;
-            let is_time = is_text_as_time(&from, field.data_type());
-            let cast = rounded(*expr, &from, field.data_type()).update_data(|expr| {
-                let expr = Box::new(expr);
-                Expr::TryCast(TryCast { expr, field })
-            });
-            Ok(match is_time {
-                true => Transformed::yes(call(within_day(), cast.data)),
-                false => cast,
-            })
+            let again = |expr, field| Expr::TryCast(TryCast { expr, field });
+            cast_of(*expr, field, again, within_day, schema)
         }
         Expr::ScalarFunction(function) => match (function.name(), function.args.as_slice()) {
             ("date_trunc", [unit, time]) if is_minute(unit) && is_in_zone_with_changes(time, schema)? => {
@@ -78,6 +62,24 @@ fn computed(part: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         },
         other => Ok(Transformed::no(other)),
     }
+}
+
+/// The cast of a value that is rounded where that matters; of a text to a time with `check` around it.
+fn cast_of(
+    value: Expr,
+    field: FieldRef,
+    again: impl FnOnce(Box<Expr>, FieldRef) -> Expr,
+    check: fn() -> Arc<ScalarUDF>,
+    schema: &DFSchema,
+) -> Result<Transformed<Expr>> {
+    let from = value.get_type(schema)?;
+    let is_time = is_text_as_time(&from, field.data_type());
+    let rounded = rounded(value, &from, field.data_type());
+    let cast = rounded.update_data(|value| again(Box::new(value), field));
+    Ok(match is_time {
+        true => Transformed::yes(call(check(), cast.data)),
+        false => cast,
+    })
 }
 
 fn call(function: Arc<ScalarUDF>, argument: Expr) -> Expr {

@@ -40,13 +40,7 @@ impl AnalyzerRule for WidenFrames {
             let Some(wide) = wide else {
                 return Ok(Transformed::no(node));
             };
-            // The functions of one node have one order.
-            rewrite_named(node, |expression| {
-                expression.transform_up(|part| match part {
-                    Expr::WindowFunction(function) => widen(*function, &wide).map(Transformed::yes),
-                    other => Ok(Transformed::no(other)),
-                })
-            })
+            rewrite_functions(node, |function| widen(*function, &wide))
         })
         .data()
     }
@@ -81,15 +75,7 @@ impl AnalyzerRule for TimesAsTimestamps {
             if !is_affected {
                 return Ok(Transformed::no(node));
             }
-            // The functions of one node have one order.
-            rewrite_named(node, |expression| {
-                expression.transform_up(|part| match part {
-                    Expr::WindowFunction(function) if is_ordered_by_time(&function, &schema) => {
-                        Ok(Transformed::yes(order_by_timestamp(function)))
-                    }
-                    other => Ok(Transformed::no(other)),
-                })
-            })
+            rewrite_functions(node, |function| Ok(order_by_timestamp(function)))
         })
         .data()
     }
@@ -97,6 +83,19 @@ impl AnalyzerRule for TimesAsTimestamps {
     fn name(&self) -> &'static str {
         "times_as_timestamps"
     }
+}
+
+/// Rewrites all functions of a node, which have one order.
+fn rewrite_functions(
+    node: LogicalPlan,
+    rewrite: impl Fn(Box<WindowFunction>) -> Result<Expr>,
+) -> Result<Transformed<LogicalPlan>> {
+    rewrite_named(node, |expression| {
+        expression.transform_up(|part| match part {
+            Expr::WindowFunction(function) => rewrite(function).map(Transformed::yes),
+            other => Ok(Transformed::no(other)),
+        })
+    })
 }
 
 fn is_ordered_by_time(function: &WindowFunction, schema: &DFSchema) -> bool {

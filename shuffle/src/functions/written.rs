@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{Result, exec_err, plan_err};
-use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -13,7 +12,7 @@ use datafusion::logical_expr::{
 pub const WRITTEN: &str = "written";
 
 /// `written(x)` is `x`, and its name is `x` as it is written. DataFusion 55.2 leaves casts out of names, and refuses
-/// `sum(k), sum(CAST(k AS DOUBLE))` because both have one. The optimizer takes the call away.
+/// `sum(k), sum(CAST(k AS DOUBLE))` because both have one. The first rule of the analyzer takes the call away.
 pub fn written() -> Arc<ScalarUDF> {
     Arc::new(ScalarUDF::new_from_impl(Written {
         signature: Signature::any(1, Volatility::Immutable),
@@ -54,13 +53,6 @@ impl ScalarUDFImpl for Written {
 
     fn is_strict(&self) -> bool {
         true
-    }
-
-    fn simplify(&self, mut args: Vec<Expr>, _: &SimplifyContext) -> Result<ExprSimplifyResult> {
-        match args.pop() {
-            Some(value) if args.is_empty() => Ok(ExprSimplifyResult::Simplified(value)),
-            _ => plan_err!("written takes one argument"),
-        }
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -72,10 +72,8 @@ pub(super) fn has_keys_that_differ_by_casts(select: &Select) -> bool {
     let keys: Vec<&Expr> = keys.collect();
     let is_cast = |key: &&Expr| matches!(key, Expr::Cast { .. });
     keys.iter().filter(|key| is_cast(key)).any(|cast| {
-        let others = keys.iter().filter(|other| other != &cast);
-        others
-            .into_iter()
-            .any(|other| without_casts(other) == without_casts(cast))
+        let mut others = keys.iter().filter(|other| other != &cast);
+        others.any(|other| without_casts(other) == without_casts(cast))
     })
 }
 
@@ -192,12 +190,16 @@ fn number_of(key: &Expr) -> Option<usize> {
 
 /// The expression of this number; none behind a `*`, whose columns are not known here.
 fn column_of(number: usize, columns: &[SelectItem]) -> Option<&Expr> {
-    let expression = |item| match item {
-        &SelectItem::UnnamedExpr(ref column) | &SelectItem::ExprWithAlias { expr: ref column, .. } => Some(column),
+    let index = number.checked_sub(1)?;
+    let is_known = columns.iter().take(index).all(|item| expression_of(item).is_some());
+    columns.get(index).and_then(expression_of).filter(|_| is_known)
+}
+
+fn expression_of(item: &SelectItem) -> Option<&Expr> {
+    match item {
+        SelectItem::UnnamedExpr(column) | SelectItem::ExprWithAlias { expr: column, .. } => Some(column),
         _ => None,
-    };
-    let before: Option<Vec<_>> = columns.iter().take(number).map(expression).collect();
-    before?.get(number.checked_sub(1)?).copied()
+    }
 }
 
 fn invalid(message: String) -> ControlFlow<Failure> {

@@ -304,19 +304,20 @@ fn like_any(expression: &mut Expr) -> Option<Expr> {
 /// `count(DISTINCT a, b)` counts the different rows in which neither is NULL.
 fn count_rows(function: &mut Function) {
     let is_count = matches!(function.name.0.as_slice(), [name] if name.to_string().eq_ignore_ascii_case("count"));
-    let columns = plain_arguments(function);
-    let FunctionArguments::List(arguments) = &mut function.args else {
-        return;
-    };
-    let is_distinct = arguments.duplicate_treatment == Some(DuplicateTreatment::Distinct);
-    if !is_count || !is_distinct || arguments.args.len() < 2 {
+    let is_of_rows = matches!(
+        &function.args,
+        FunctionArguments::List(arguments)
+            if arguments.duplicate_treatment == Some(DuplicateTreatment::Distinct) && arguments.args.len() > 1
+    );
+    if !is_count || !is_of_rows {
         return;
     }
-    let Some(columns) = columns else {
-        return;
-    };
-    let row = call("row_key", columns);
-    arguments.args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(row))];
+    if let Some(columns) = plain_arguments(function)
+        && let FunctionArguments::List(arguments) = &mut function.args
+    {
+        let row = call("row_key", columns);
+        arguments.args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(row))];
+    }
 }
 
 /// The arguments of a call, if none of them has a name or is `*`.
