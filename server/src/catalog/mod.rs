@@ -64,6 +64,7 @@ use crate::config::{self, DataSource, ServeArgs};
 use crate::datafusion_workarounds::arithmetic::CheckArithmetic;
 use crate::datafusion_workarounds::{self, balance, never};
 use crate::plan_limits::concat::BoundConcatenation;
+use crate::plan_limits::flat_chains::FlattenChains;
 use crate::plan_limits::rules;
 use crate::plan_limits::typed_chains::TypeChains;
 use crate::settings::session::OptionError;
@@ -388,7 +389,9 @@ fn prepare_state(
     catalog
         .register_schema(INFORMATION_SCHEMA, Arc::new(about_tables))
         .map_err(|error| squadron_shuffle::failure::of(&error))?;
-    let checked = CheckArithmetic::new(&state).map_err(|error| squadron_shuffle::failure::of(&error))?;
-    state.add_analyzer_rule(Arc::new(checked));
+    state.add_analyzer_rule(Arc::new(CheckArithmetic));
+    state
+        .register_expr_planner(Arc::new(FlattenChains))
+        .map_err(|error| squadron_shuffle::failure::of(&error))?;
     Ok((state, catalog))
 }

@@ -13,6 +13,7 @@
 
 pub(crate) mod concat;
 pub(crate) mod expressions;
+pub(crate) mod flat_chains;
 pub(crate) mod rules;
 mod size;
 pub(crate) mod typed_chains;

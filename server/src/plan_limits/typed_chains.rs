@@ -3,7 +3,8 @@
 //! The type of an operator is worked out from those of its operands, down to the columns, and the rules of DataFusion 55.2
 //! ask for it at each level: a time that grows with the square of the length, 12 s for 3,000 additions. A cast tells its
 //! type without looking further. One to the type that its operand has anyway, every few operators, costs nothing later: the
-//! physical planner leaves it out.
+//! physical planner leaves it out. Where the operators are additions and the like of plain numbers, [`super::flat_chains`]
+//! does more.
 
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, Result};
@@ -14,7 +15,7 @@ use datafusion::optimizer::AnalyzerRule;
 use super::expressions::{any_expression, rewrite_node};
 
 /// How many operators there are between two casts. Shorter chains stay as they are.
-const INTERVAL: usize = 32;
+pub(super) const INTERVAL: usize = 32;
 
 /// Writes the types of a plan's long chains down.
 #[derive(Debug)]
@@ -23,7 +24,10 @@ pub(crate) struct TypeChains;
 impl AnalyzerRule for TypeChains {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_down_with_subqueries(|node| {
-            if !has_long_chain(&node)? {
+            let has_long = any_expression(&node, |expression| {
+                expression.exists(|part| Ok(is_long(part, is_typed)))
+            })?;
+            if !has_long {
                 return Ok(Transformed::no(node));
             }
             rewrite_node(node, |expression, schema| {
@@ -38,16 +42,12 @@ impl AnalyzerRule for TypeChains {
     }
 }
 
-/// Whether an expression of `node` holds a long chain.
-fn has_long_chain(node: &LogicalPlan) -> Result<bool> {
-    any_expression(node, |expression| expression.exists(|part| Ok(is_long(part))))
-}
-
-fn is_long(expression: &Expr) -> bool {
+/// Whether more than [`INTERVAL`] operators that `is_link` takes follow each other.
+pub(super) fn is_long(expression: &Expr, is_link: impl Fn(Operator) -> bool) -> bool {
     let mut next = expression;
     for _ in 0..=INTERVAL {
         match next {
-            Expr::BinaryExpr(BinaryExpr { left, op, .. }) if is_typed(*op) => next = left,
+            Expr::BinaryExpr(BinaryExpr { left, op, .. }) if is_link(*op) => next = left,
             _ => return false,
         }
     }
@@ -61,27 +61,34 @@ fn is_typed(op: Operator) -> bool {
 
 /// Puts casts into the chain that begins with this expression, if it is long.
 fn type_chain(expression: Expr, schema: &DFSchema) -> Transformed<Expr> {
-    if !is_long(&expression) {
+    if !is_long(&expression, is_typed) {
         return Transformed::no(expression);
     }
+    let (mut chain, steps) = steps_of(expression, is_typed);
+    for (number, (op, right)) in steps.into_iter().enumerate() {
+        if number % INTERVAL == INTERVAL - 1 {
+            chain = typed(chain, schema);
+        }
+        chain = Expr::BinaryExpr(BinaryExpr::new(Box::new(chain), op, Box::new(right)));
+    }
+    Transformed::yes(chain)
+}
+
+/// The first operand of a chain of operators, and what is done with each of the others.
+pub(crate) fn steps_of(expression: Expr, is_link: impl Fn(Operator) -> bool) -> (Expr, Vec<(Operator, Expr)>) {
     let mut next = expression;
-    let mut operations = Vec::new();
-    let mut chain = loop {
+    let mut steps = Vec::new();
+    let first = loop {
         match next {
-            Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_typed(op) => {
-                operations.push((op, right));
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_link(op) => {
+                steps.push((op, *right));
                 next = *left;
             }
             first => break first,
         }
     };
-    for (number, (op, right)) in operations.into_iter().rev().enumerate() {
-        if number % INTERVAL == INTERVAL - 1 {
-            chain = typed(chain, schema);
-        }
-        chain = Expr::BinaryExpr(BinaryExpr::new(Box::new(chain), op, right));
-    }
-    Transformed::yes(chain)
+    steps.reverse();
+    (first, steps)
 }
 
 /// Without a type it stays as it is: what it refers to belongs to a query around this one.

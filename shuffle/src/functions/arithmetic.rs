@@ -8,6 +8,9 @@
 //! Most batches hold values so small that no result can overflow. One pass over the bits of the operands proves that, and
 //! the faster kernels without checks do the rest; otherwise Arrow's checked kernels do.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use datafusion::arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, Datum, PrimitiveArray};
 use datafusion::arrow::compute::kernels::numeric;
 use datafusion::arrow::datatypes::{
@@ -16,18 +19,78 @@ use datafusion::arrow::datatypes::{
 };
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::interval_arithmetic::{Interval, apply_operator};
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility, lit,
 };
 use datafusion::physical_expr_common::datum::apply;
 
 use super::strict_field;
 
-/// The function that takes the place of `operator`; none for operators that cannot overflow or check for it themselves.
-pub fn checked_name(operator: Operator) -> Option<&'static str> {
+/// Whether calls take the place of `operator`; not of operators that cannot overflow or check for it themselves.
+pub fn is_operator_checked(operator: Operator) -> bool {
+    checked_name(operator).is_some()
+}
+
+/// One call that takes `steps` in turn from `first`, which is its result without any.
+///
+/// Each operator of a step is one that is checked, and has operands of the types that it computes with.
+pub fn calculation(first: Expr, steps: Vec<(Operator, Expr)>) -> Expr {
+    let Some((operator, _)) = steps.first() else {
+        return first;
+    };
+    let operator = Some(*operator).filter(|operator| steps.iter().all(|(other, _)| other == operator));
+    let mut args = Vec::with_capacity(steps.len() + 2);
+    if operator.is_none() {
+        let operators: String = steps.iter().map(|(operator, _)| operator.to_string()).collect();
+        args.push(lit(operators));
+    }
+    args.push(first);
+    args.extend(steps.into_iter().map(|(_, operand)| operand));
+    let function = Arc::new(ScalarUDF::new_from_impl(Checked::new(operator)));
+    Expr::ScalarFunction(ScalarFunction::new_udf(function, args))
+}
+
+/// The operands of a [`calculation`]; none where the call is another.
+pub fn operands_of(call: &ScalarFunction) -> Option<&[Expr]> {
+    let checked = (call.func.inner().as_ref() as &dyn Any).downcast_ref::<Checked>()?;
+    call.args.get(checked.leading()..)
+}
+
+/// A [`calculation`] with one step more.
+///
+/// It is done in place, so that long chains are made in a time that grows with their length.
+pub fn with_step(mut call: ScalarFunction, operator: Operator, operand: Expr) -> Expr {
+    let only = (call.func.inner().as_ref() as &dyn Any)
+        .downcast_ref::<Checked>()
+        .and_then(|checked| checked.operator);
+    match (only, call.args.first_mut()) {
+        (Some(only), _) if only != operator => {
+            let operators = only.to_string().repeat(call.args.len() - 1) + &operator.to_string();
+            call.args.insert(0, lit(operators));
+            call.func = Arc::new(ScalarUDF::new_from_impl(Checked::new(None)));
+        }
+        (None, Some(Expr::Literal(ScalarValue::Utf8(Some(operators)), _))) => {
+            operators.push_str(&operator.to_string());
+        }
+        _ => {}
+    }
+    call.args.push(operand);
+    Expr::ScalarFunction(call)
+}
+
+/// A call that takes the place of `-x`.
+pub fn negation(operand: Expr) -> Expr {
+    let function = Arc::new(ScalarUDF::new_from_impl(Negate::default()));
+    Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![operand]))
+}
+
+/// The name of the function that takes the place of `operator`.
+fn checked_name(operator: Operator) -> Option<&'static str> {
     match operator {
         Operator::Plus => Some("add"),
         Operator::Minus => Some("subtract"),
@@ -37,10 +100,10 @@ pub fn checked_name(operator: Operator) -> Option<&'static str> {
 }
 
 /// The function that takes the place of `-x`.
-pub const NEGATE: &str = "negate";
+const NEGATE: &str = "negate";
 
 /// The function for operators that differ: `calculate('+-', a, b, c)` is `a + b - c`.
-pub const CALCULATE: &str = "calculate";
+const CALCULATE: &str = "calculate";
 
 /// Whether the functions compute with operands of these types; others, such as a date and an interval, have rules of
 /// their own.
@@ -79,11 +142,15 @@ impl Checked {
             Some(Operator::Multiply),
             None,
         ];
-        operators.into_iter().map(|operator| Self {
+        operators.into_iter().map(Self::new)
+    }
+
+    fn new(operator: Option<Operator>) -> Self {
+        Self {
             operator,
             name: operator.and_then(checked_name).unwrap_or(CALCULATE),
             signature: Signature::user_defined(Volatility::Immutable),
-        })
+        }
     }
 
     /// The number of arguments before the operands.
@@ -408,6 +475,27 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn steps_are_added_in_place() {
+        let operands = || (0..5).map(lit);
+        let operators = [Operator::Plus, Operator::Plus, Operator::Minus, Operator::Multiply];
+        let steps: Vec<_> = operators.into_iter().zip(operands().skip(1)).collect();
+        for first_steps in 1..=steps.len() {
+            let begun = calculation(lit(0), steps[..first_steps].to_vec());
+            let done = steps[first_steps..].iter().fold(begun, |done, (operator, operand)| {
+                let Expr::ScalarFunction(call) = done else {
+                    panic!("no call: {done}")
+                };
+                with_step(call, *operator, operand.clone())
+            });
+            assert_eq!(done, calculation(lit(0), steps.clone()));
+            let Expr::ScalarFunction(call) = done else {
+                panic!("no call: {done}")
+            };
+            assert_eq!(operands_of(&call).unwrap(), operands().collect::<Vec<_>>());
+        }
+    }
 
     const OPERATORS: [Operator; 3] = [Operator::Plus, Operator::Minus, Operator::Multiply];
 

@@ -14,6 +14,7 @@
 //! | `(a, b) < (c, d)`, `(a, b) IN (SELECT ...)` | [`rows`] |
 //! | `a FULL JOIN b USING (k)` | [`using`] |
 //! | `OVER (w ORDER BY x)` | [`windows`] |
+//! | `x::int::int` | `x::int` |
 //! | `x::VARCHAR(2)`, `to_char(t, 'YYYY')` | [`values`] |
 //! | columns without a name, and names that come twice | [`names`] |
 
@@ -183,6 +184,7 @@ impl VisitorMut for Rewrite {
             };
             *expression = comparison;
         }
+        casts::cast_once(expression);
         values::rewrite_value(expression)?;
         if let Some(distinct) = distinct_from(expression) {
             *expression = distinct;
