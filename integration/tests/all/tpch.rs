@@ -31,13 +31,35 @@ fn tpch_is_exact_on_four_workers() {
     bounded(minutes(15), assert_exact(cluster().workers(4).slots(1)));
 }
 
+#[test]
+fn tpch_is_exact_without_rules_of_the_optimizer() {
+    bounded(minutes(15), async {
+        let cluster = cluster()
+            .workers(2)
+            .slots(2)
+            .tpch(SCALE_FACTOR)
+            .tiny_splits()
+            .start()
+            .await;
+        let client = cluster.client().await;
+        for rule in ["semi_join_placement", "correlated_aggregates", "not_in", "join_order"] {
+            let statement = format!("SET squadron.optimizer.{rule} = off");
+            client.update(&statement).await.unwrap();
+        }
+        assert_exact_to(&client).await;
+    });
+}
+
 async fn assert_exact(builder: ClusterBuilder) {
     let cluster = builder.tpch(SCALE_FACTOR).tiny_splits().start().await;
-    let client = cluster.client().await;
+    assert_exact_to(&cluster.client().await).await;
+}
+
+async fn assert_exact_to(client: &Client) {
     let expected = expected_results().await;
     let mut mismatches = Mismatches::default();
     for (number, expected) in (1..).zip(expected) {
-        let outcome = check(&client, &query(number, SCALE_FACTOR), expected).await;
+        let outcome = check(client, &query(number, SCALE_FACTOR), expected).await;
         mismatches.note(&format!("TPC-H query {number}"), outcome);
     }
     mismatches.assert_none();

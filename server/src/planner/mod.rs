@@ -1,10 +1,12 @@
 //! From a logical plan to stages.
 //!
 //! ```text
-//! logical plan --DataFusion--> physical plan --cut--> fragments --size--> stages --encode--> StageGraph
-//!                                   |                                        ^
-//!                                   `------ one worker: one fragment --------'
+//! logical plan --optimizer--> physical plan --cut--> fragments --size--> stages --encode--> StageGraph
+//!                                  |                                        ^
+//!                                  `------ one worker: one fragment --------'
 //! ```
+//!
+//! DataFusion optimises the logical plan first, then the rules of `optimizer` do, which know how many rows there are.
 //!
 //! For one worker the physical plan is DataFusion's own. For several it is cut at its exchanges (`cut`), each fragment
 //! gets as many partitions and tasks as its bytes justify (`size`), and two fragments that would run as one task
@@ -17,6 +19,7 @@ mod dynamic_filters;
 mod estimate;
 pub mod explain;
 mod joins;
+mod optimizer;
 pub mod schema;
 mod size;
 pub mod stages;
@@ -44,6 +47,11 @@ pub use write::FileWrite;
 const BROADCAST_BYTES: usize = 256 * 1024 * 1024;
 const BROADCAST_ROWS: usize = 8 * 1024 * 1024;
 
+/// Within one process a build side is made once, not in partitions, up to this many bytes or rows: rows of the probe side
+/// need not be exchanged, and larger tables gain from having their parts in the caches one by one.
+const COLLECTED_BYTES: usize = 64 * 1024 * 1024;
+const COLLECTED_ROWS: usize = 2 * 1024 * 1024;
+
 /// Plans queries for a cluster of a given shape.
 #[derive(Clone, Copy, Debug)]
 pub struct Planner {
@@ -68,12 +76,29 @@ impl Planner {
         write: Option<&FileWrite>,
     ) -> Result<StagedPlan> {
         plan_limits::check_plan(logical)?;
-        let logical = guards::guard(state.optimize(logical)?)?;
+        let improved = optimizer::improve(state, state.optimize(logical)?).await?;
+        let logical = guards::guard(improved.plan)?;
+        let staged = self.stages(state, &logical, shape, write).await?;
+        Ok(StagedPlan {
+            changes: improved.changes,
+            ..staged
+        })
+    }
+
+    async fn stages(
+        &self,
+        state: &SessionState,
+        logical: &LogicalPlan,
+        shape: ClusterShape,
+        write: Option<&FileWrite>,
+    ) -> Result<StagedPlan> {
         let mut state = with_partitions(state, shape.slots.max(1));
-        if shape.workers > 1 {
-            state = with_broadcast(state, shape.workers);
-        }
-        let mut physical = dynamic_filters::plan_with_safe_filters(&state, &logical).await?;
+        let (bytes, rows) = match shape.workers {
+            0 | 1 => (COLLECTED_BYTES, COLLECTED_ROWS),
+            workers => (BROADCAST_BYTES / (workers - 1), BROADCAST_ROWS / (workers - 1)),
+        };
+        state = with_build_sides(state, bytes, rows);
+        let mut physical = dynamic_filters::plan_with_safe_filters(&state, logical).await?;
         if let Some(write) = write {
             physical = write.apply(physical)?;
         }
@@ -87,7 +112,7 @@ impl Planner {
             return self.plan_one_task(&physical, shape);
         }
         let staged = stages::assemble(sized)?;
-        if let Err(reason) = check::check(&staged, &physical, &logical, state.config_options()) {
+        if let Err(reason) = check::check(&staged, &physical, logical, state.config_options()) {
             tracing::info!(%reason, "the plan cannot be cut and runs as one task");
             return self.plan_one_task(&physical, shape);
         }
@@ -99,27 +124,26 @@ impl Planner {
     }
 }
 
-/// Raises DataFusion's limits for broadcasts, unless the user set them. Broadcasting a build side saves the shuffle of
-/// the probe side and keeps a join's dynamic filter in the stage of the scan that it prunes, which justifies more bytes
-/// than inside one process.
-fn with_broadcast(mut state: SessionState, workers: usize) -> SessionState {
+/// Raises DataFusion's limits for build sides that are made once, unless the user set them. Broadcasting a build side saves
+/// the shuffle of the probe side and keeps a join's dynamic filter in the stage of the scan that it prunes, which justifies
+/// more bytes than inside one process.
+fn with_build_sides(mut state: SessionState, bytes: usize, rows: usize) -> SessionState {
     let defaults = OptimizerOptions::default();
-    let copies = workers.saturating_sub(1).max(1);
     let optimizer = &mut state.config_mut().options_mut().optimizer;
-    let raise = |limit: &mut usize, default: usize, together: usize| {
+    let raise = |limit: &mut usize, default: usize, least: usize| {
         if *limit == default {
-            *limit = default.max(together / copies);
+            *limit = default.max(least);
         }
     };
     raise(
         &mut optimizer.hash_join_single_partition_threshold,
         defaults.hash_join_single_partition_threshold,
-        BROADCAST_BYTES,
+        bytes,
     );
     raise(
         &mut optimizer.hash_join_single_partition_threshold_rows,
         defaults.hash_join_single_partition_threshold_rows,
-        BROADCAST_ROWS,
+        rows,
     );
     state
 }

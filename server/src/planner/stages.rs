@@ -31,6 +31,8 @@ const MAX_PLAN_BYTES: usize = MAX_CONTROL_MESSAGE_BYTES - 1024 * 1024;
 pub struct StagedPlan {
     /// Producers before their readers; the last one is the root.
     pub stages: Vec<PlannedStage>,
+    /// What the optimizer changed, a line each.
+    pub changes: Vec<String>,
 }
 
 /// One stage.
@@ -101,7 +103,10 @@ pub(super) fn assemble(sized: Vec<Option<SizedFragment>>) -> Result<StagedPlan> 
             bytes: stage.bytes,
         });
     }
-    Ok(StagedPlan { stages })
+    Ok(StagedPlan {
+        stages,
+        changes: Vec::new(),
+    })
 }
 
 /// Puts a cooperative node above joins and unnests: one input batch can give very many output batches, during which

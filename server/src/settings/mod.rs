@@ -39,6 +39,32 @@ pub struct SquadronOptions {
     pub reserved_memory: u64,
     /// Whether slow tasks get a second attempt on another worker.
     pub speculation: bool,
+    /// Which rules make plans better.
+    pub optimizer: OptimizerRules,
+}
+
+/// The rules of the planner's own optimizer; all are on unless a session says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptimizerRules {
+    /// Semi-joins filter tables before they are joined.
+    pub semi_join_placement: bool,
+    /// Groups are computed for the keys that a join asks for.
+    pub correlated_aggregates: bool,
+    /// `NOT IN` without NULL is a plain anti-join.
+    pub not_in: bool,
+    /// Inner joins are done in the order that makes the fewest rows.
+    pub join_order: bool,
+}
+
+impl Default for OptimizerRules {
+    fn default() -> Self {
+        Self {
+            semi_join_placement: true,
+            correlated_aggregates: true,
+            not_in: true,
+            join_order: true,
+        }
+    }
 }
 
 impl Default for SquadronOptions {
@@ -50,6 +76,7 @@ impl Default for SquadronOptions {
             tag: None,
             reserved_memory: 0,
             speculation: true,
+            optimizer: OptimizerRules::default(),
         }
     }
 }
@@ -120,6 +147,16 @@ impl ExtensionOptions for SquadronOptions {
             "tag" => self.tag = parse_tag(value)?,
             "reserved_memory" => self.reserved_memory = parse_reserved_memory(value)?,
             "speculation" => self.speculation = parse_switch("squadron.speculation", value)?,
+            "optimizer.semi_join_placement" => {
+                self.optimizer.semi_join_placement = parse_switch("squadron.optimizer.semi_join_placement", value)?;
+            }
+            "optimizer.correlated_aggregates" => {
+                self.optimizer.correlated_aggregates = parse_switch("squadron.optimizer.correlated_aggregates", value)?;
+            }
+            "optimizer.not_in" => self.optimizer.not_in = parse_switch("squadron.optimizer.not_in", value)?,
+            "optimizer.join_order" => {
+                self.optimizer.join_order = parse_switch("squadron.optimizer.join_order", value)?;
+            }
             _ => return config_err!("there is no option squadron.{key}"),
         }
         Ok(())
@@ -165,9 +202,31 @@ impl ExtensionOptions for SquadronOptions {
             ),
             entry(
                 "speculation",
-                if self.speculation { "on" } else { "off" }.to_owned(),
+                switch(self.speculation),
                 "on: a task that takes much longer than others of its stage gets a second attempt on another worker \
                  with free slots, and the first to finish wins",
+            ),
+            entry(
+                "optimizer.semi_join_placement",
+                switch(self.optimizer.semi_join_placement),
+                "on: IN and EXISTS filter a table before it is joined, where few rows are left of it",
+            ),
+            entry(
+                "optimizer.correlated_aggregates",
+                switch(self.optimizer.correlated_aggregates),
+                "on: groups of a subquery are computed only for the keys that the query around it asks for, where those \
+                 are few",
+            ),
+            entry(
+                "optimizer.not_in",
+                switch(self.optimizer.not_in),
+                "on: NOT IN is joined in partitions, where the metadata of files say that there is no NULL",
+            ),
+            entry(
+                "optimizer.join_order",
+                switch(self.optimizer.join_order),
+                "on: inner joins are done in the order that makes the fewest rows by statistics; off: as the query names \
+                 its tables",
             ),
         ]
     }
@@ -182,6 +241,10 @@ fn parse_timeout(text: &str) -> Result<Option<Duration>> {
         Ok(timeout) => Ok(Some(timeout)),
         Err(why) => config_err!("squadron.query_timeout: {text} {why}"),
     }
+}
+
+fn switch(is_on: bool) -> String {
+    if is_on { "on" } else { "off" }.to_owned()
 }
 
 fn parse_switch(option: &str, text: &str) -> Result<bool> {
@@ -296,6 +359,7 @@ mod tests {
             ("squadron.reserved_memory", "1KiB", "1024B"),
             ("squadron.speculation", "true", "on"),
             ("squadron.speculation", "OFF", "off"),
+            ("squadron.optimizer.correlated_aggregates", "off", "off"),
         ] {
             options.set(key, value).unwrap();
             let entries = options.entries();
@@ -311,6 +375,10 @@ mod tests {
                 tag: Some("etl".to_owned()),
                 reserved_memory: 1024,
                 speculation: false,
+                optimizer: OptimizerRules {
+                    correlated_aggregates: false,
+                    ..OptimizerRules::default()
+                },
             }
         );
     }

@@ -53,6 +53,9 @@ fn rows(schema: &SchemaRef, kinds: Vec<&str>, plans: Vec<String>) -> Result<Reco
 /// Describes the stages, the root first: it holds what the user asked for.
 fn describe(staged: &StagedPlan, body: impl Fn(&PlannedStage) -> String) -> String {
     let mut text = String::new();
+    for change in &staged.changes {
+        let _ = writeln!(text, "optimizer: {change}");
+    }
     let root = staged.stages.last().map(|stage| stage.id);
     for stage in staged.stages.iter().rev() {
         text.push_str(&heading(stage, Some(stage.id) == root));
