@@ -36,6 +36,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 
+use self::optimizer::Samples;
 use crate::datafusion_workarounds::guards;
 use crate::plan_limits;
 pub use size::{ClusterShape, SizeOptions};
@@ -53,15 +54,19 @@ const COLLECTED_BYTES: usize = 64 * 1024 * 1024;
 const COLLECTED_ROWS: usize = 2 * 1024 * 1024;
 
 /// Plans queries for a cluster of a given shape.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Planner {
     options: SizeOptions,
+    samples: Arc<Samples>,
 }
 
 impl Planner {
     /// A planner that sizes tasks and partitions by `options`.
     pub fn new(options: SizeOptions) -> Self {
-        Self { options }
+        Self {
+            options,
+            samples: Arc::default(),
+        }
     }
 
     /// Plans `logical`, which need not be optimised yet. With `write` its rows become files, and the result lists them.
@@ -76,7 +81,7 @@ impl Planner {
         write: Option<&FileWrite>,
     ) -> Result<StagedPlan> {
         plan_limits::check_plan(logical)?;
-        let improved = optimizer::improve(state, state.optimize(logical)?).await?;
+        let improved = optimizer::improve(state, state.optimize(logical)?, &self.samples).await?;
         let logical = guards::guard(improved.plan)?;
         let staged = self.stages(state, &logical, shape, write).await?;
         Ok(StagedPlan {

@@ -18,6 +18,8 @@ mod aggregates;
 mod cardinality;
 mod join_order;
 mod not_in;
+mod relation;
+mod samples;
 mod selectivity;
 mod semi_joins;
 mod statistics;
@@ -34,6 +36,7 @@ use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 
 use self::cardinality::Estimator;
+pub(super) use self::samples::Samples;
 use self::statistics::Tables;
 use crate::settings::SquadronOptions;
 
@@ -52,13 +55,13 @@ pub(super) struct Improved {
 ///
 /// # Errors
 /// Those of the tables' providers, and of building plans.
-pub(super) async fn improve(state: &SessionState, plan: LogicalPlan) -> Result<Improved> {
+pub(super) async fn improve(state: &SessionState, plan: LogicalPlan, samples: &Samples) -> Result<Improved> {
     let rules = SquadronOptions::of(state.config_options()).optimizer;
     let mut changes = Vec::new();
     if !has_few_nodes_and_a_join(&plan)? {
         return Ok(Improved { plan, changes });
     }
-    let tables = Tables::of(&plan, state).await?;
+    let tables = Tables::of(&plan, samples, state).await?;
     let estimator = Estimator { tables: &tables };
     let mut plan = plan;
     if rules.not_in {

@@ -9,8 +9,7 @@ use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Like, Operator};
 
-use super::cardinality::Relation;
-use super::statistics::as_number;
+use super::relation::{Relation, as_number};
 
 /// One value of a column of which nothing is known.
 const EQUAL: f64 = 0.03;
@@ -37,6 +36,33 @@ pub(super) fn selectivity(condition: &Expr, rows: &Relation) -> f64 {
         _ => OTHER,
     };
     part.clamp(0.0, 1.0)
+}
+
+/// Whether metadata tell what [`selectivity`] asks.
+pub(super) fn is_known(condition: &Expr, rows: &Relation) -> bool {
+    let column = |expression: &Expr| rows.column(expression);
+    let has_range = |expression: &Expr| column(expression).is_some_and(|column| column.range.is_some());
+    let has_distinct = |expression: &Expr| column(expression).is_some_and(|column| column.distinct.is_some());
+    match condition {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+            Operator::And | Operator::Or => is_known(left, rows) && is_known(right, rows),
+            Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq => {
+                bound(condition).is_some_and(|(column, _)| has_range(column))
+            }
+            Operator::Eq | Operator::NotEq => match (constant(left), constant(right)) {
+                (None, Some(_)) => has_distinct(left),
+                (Some(_), None) => has_distinct(right),
+                _ => false,
+            },
+            _ => false,
+        },
+        Expr::Not(inner) => is_known(inner, rows),
+        Expr::Between(between) => has_range(&between.expr),
+        Expr::InList(list) => has_distinct(&list.expr),
+        Expr::IsNull(inner) | Expr::IsNotNull(inner) => column(inner).is_some(),
+        Expr::Literal(..) => true,
+        _ => false,
+    }
 }
 
 fn negate(part: f64, is_negated: bool) -> f64 {

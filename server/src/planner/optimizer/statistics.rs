@@ -1,36 +1,24 @@
 //! What is known of the tables of a query before it runs.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::Schema;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics};
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
-/// A column of rows that are estimated.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Column {
-    /// The least and the greatest value, as numbers of the column's unit.
-    pub(super) range: Option<(f64, f64)>,
-    /// How many different values there are, where it is known or follows from the range.
-    pub(super) distinct: Option<f64>,
-    /// The part of the rows that is NULL, from 0 to 1.
-    pub(super) nulls: f64,
-    /// Whether it is known for certain that no value is NULL.
-    pub(super) never_null: bool,
-}
-
-/// A table as a query scans it.
-#[derive(Clone, Debug)]
-pub(super) struct Table {
-    pub(super) rows: f64,
-    /// By name.
-    pub(super) columns: HashMap<String, Column>,
-}
+use super::relation::{Column, Relation, Table, as_number};
+use super::samples::Samples;
+use super::selectivity::is_known;
+use crate::plan_limits;
+use crate::plan_limits::expressions::contains_subquery;
 
 /// The tables that a query scans.
 #[derive(Debug, Default)]
@@ -40,17 +28,33 @@ pub(super) struct Tables(HashMap<ScanKey, Table>);
 type ScanKey = (usize, Vec<Expr>);
 
 impl Tables {
-    /// Asks the providers of all tables that `plan` scans. They answer from metadata that they keep.
+    /// Asks the providers of all tables that `plan` scans, which answer from metadata that they keep, and tries conditions
+    /// of which metadata say nothing on samples.
     ///
     /// # Errors
-    /// Those of the providers.
-    pub(super) async fn of(plan: &LogicalPlan, state: &SessionState) -> Result<Self> {
-        let mut tables = HashMap::new();
-        for scan in scans(plan)? {
-            if let std::collections::hash_map::Entry::Vacant(place) = tables.entry(key(&scan))
-                && let Some(table) = table(&scan, state).await?
-            {
-                place.insert(table);
+    /// Those of the providers, and the limits of planning.
+    pub(super) async fn of(plan: &LogicalPlan, samples: &Samples, state: &SessionState) -> Result<Self> {
+        let mut tables: HashMap<ScanKey, Table> = HashMap::new();
+        for Scan { scan, conditions } in scans(plan)? {
+            plan_limits::check()?;
+            // What is not of files has no metadata, and a scan of it may have an effect.
+            let Ok(provider) = source_as_provider(&scan.source) else {
+                continue;
+            };
+            let files = provider.scan(state, None, &scan.filters, None).await?;
+            let statistics = StatisticsContext::new().compute(files.as_ref(), &StatisticsArgs::new())?;
+            let Some(mut table) = described(&statistics, &scan.source.schema()) else {
+                continue;
+            };
+            let unknown = unknown_conditions(&scan, &table, conditions)?;
+            if !unknown.is_empty() {
+                table.tried = samples.try_conditions(&scan, &files, unknown, state).await;
+            }
+            match tables.entry(key(&scan)) {
+                Entry::Vacant(place) => {
+                    place.insert(table);
+                }
+                Entry::Occupied(mut known) => known.get_mut().tried.extend(table.tried),
             }
         }
         Ok(Self(tables))
@@ -65,34 +69,56 @@ fn key(scan: &TableScan) -> ScanKey {
     (Arc::as_ptr(&scan.source).cast::<()>() as usize, scan.filters.clone())
 }
 
-fn scans(plan: &LogicalPlan) -> Result<Vec<TableScan>> {
+/// A scan, and the conditions that a filter above it has.
+struct Scan {
+    scan: TableScan,
+    conditions: Vec<Expr>,
+}
+
+fn scans(plan: &LogicalPlan) -> Result<Vec<Scan>> {
     let mut found = Vec::new();
     plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            found.push(scan.clone());
+        match node {
+            LogicalPlan::Filter(filter) => {
+                if let LogicalPlan::TableScan(scan) = filter.input.as_ref() {
+                    found.push(Scan {
+                        scan: scan.clone(),
+                        conditions: split_conjunction(&filter.predicate).into_iter().cloned().collect(),
+                    });
+                }
+            }
+            LogicalPlan::TableScan(scan) => found.push(Scan {
+                scan: scan.clone(),
+                conditions: Vec::new(),
+            }),
+            _ => {}
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(found)
 }
 
-async fn table(scan: &TableScan, state: &SessionState) -> Result<Option<Table>> {
-    // What is not of files has no metadata, and a scan of it may have an effect.
-    let Ok(provider) = source_as_provider(&scan.source) else {
-        return Ok(None);
-    };
-    let physical = provider.scan(state, None, &scan.filters, None).await?;
-    let statistics = StatisticsContext::new().compute(physical.as_ref(), &StatisticsArgs::new())?;
-    Ok(described(&statistics, &scan.source.schema()))
+/// The conditions whose part of the rows metadata do not tell, and rows do.
+fn unknown_conditions(scan: &TableScan, table: &Table, conditions: Vec<Expr>) -> Result<Vec<Expr>> {
+    let all = Relation::of_table(scan, table);
+    let mut unknown: Vec<Expr> = Vec::new();
+    for condition in conditions.into_iter().chain(scan.filters.iter().cloned()) {
+        let is_answered = is_known(&condition, &all) || unknown.contains(&condition);
+        if !is_answered && !condition.is_volatile() && !contains_subquery(&condition)? {
+            unknown.push(condition);
+        }
+    }
+    Ok(unknown)
 }
 
-fn described(statistics: &Statistics, schema: &datafusion::arrow::datatypes::Schema) -> Option<Table> {
+fn described(statistics: &Statistics, schema: &Schema) -> Option<Table> {
     let rows = number(&statistics.num_rows)?;
     let names = schema.fields().iter().map(|field| field.name().clone());
     let columns = statistics.column_statistics.iter().map(|column| describe(column, rows));
     Some(Table {
         rows,
         columns: names.zip(columns).collect(),
+        tried: HashMap::new(),
     })
 }
 
@@ -122,28 +148,4 @@ fn number(precision: &Precision<usize>) -> Option<f64> {
 /// Whether values of the type are whole numbers of a unit that neighbours differ by.
 fn is_discrete(value: &ScalarValue) -> bool {
     value.data_type().is_integer() || matches!(value, ScalarValue::Date32(_) | ScalarValue::Boolean(_))
-}
-
-/// A value on the scale of its type; none of types without one.
-pub(super) fn as_number(value: &ScalarValue) -> Option<f64> {
-    use ScalarValue::*;
-    Some(match value {
-        Int8(Some(value)) => f64::from(*value),
-        Int16(Some(value)) => f64::from(*value),
-        Int32(Some(value)) | Date32(Some(value)) => f64::from(*value),
-        Int64(Some(value)) | Date64(Some(value)) => *value as f64,
-        UInt8(Some(value)) => f64::from(*value),
-        UInt16(Some(value)) => f64::from(*value),
-        UInt32(Some(value)) => f64::from(*value),
-        UInt64(Some(value)) => *value as f64,
-        Float32(Some(value)) => f64::from(*value),
-        Float64(Some(value)) => *value,
-        Boolean(Some(value)) => f64::from(u8::from(*value)),
-        Decimal128(Some(value), _, scale) => *value as f64 / 10_f64.powi(i32::from(*scale)),
-        TimestampSecond(Some(value), _) => *value as f64,
-        TimestampMillisecond(Some(value), _) => *value as f64 / 1e3,
-        TimestampMicrosecond(Some(value), _) => *value as f64 / 1e6,
-        TimestampNanosecond(Some(value), _) => *value as f64 / 1e9,
-        _ => return None,
-    })
 }

@@ -14,6 +14,7 @@ use super::*;
 /// could be NULL by their type, and are not.
 struct Star {
     context: SessionContext,
+    samples: Samples,
     _folder: TempDir,
 }
 
@@ -48,6 +49,7 @@ impl Star {
             .build();
         let star = Self {
             context: SessionContext::new_with_state(state),
+            samples: Samples::default(),
             _folder: TempDir::new().unwrap(),
         };
         for (name, rows) in TABLES {
@@ -76,7 +78,9 @@ impl Star {
     async fn improved(&self, sql: &str, rules: &[&str]) -> Improved {
         let state = self.state(rules);
         let plan = state.create_logical_plan(sql).await.unwrap();
-        improve(&state, state.optimize(&plan).unwrap()).await.unwrap()
+        improve(&state, state.optimize(&plan).unwrap(), &self.samples)
+            .await
+            .unwrap()
     }
 
     /// The plan as it was and as the rules leave it, and what they say.
@@ -263,6 +267,28 @@ async fn joins_are_ordered_by_rows() {
 #[tokio::test]
 async fn not_in_without_null_is_a_plain_anti_join() {
     snapshot("not_in", "not_in", &NOT_INS).await;
+}
+
+#[tokio::test]
+async fn conditions_on_texts_are_tried_on_samples() {
+    let star = Star::new().await;
+    let state = star.state(&ALL);
+    for (condition, rows) in [
+        ("brand = 'brand 3'", 40.0),
+        ("brand LIKE '% 1_'", 400.0),
+        ("length(brand) = 7 AND size < 25", 200.0),
+        ("brand = 'no brand'", 1.0),
+    ] {
+        let sql = format!("SELECT id FROM item WHERE {condition}");
+        let plan = state.optimize(&state.create_logical_plan(&sql).await.unwrap()).unwrap();
+        let tables = Tables::of(&plan, &star.samples, &state).await.unwrap();
+        let estimator = Estimator { tables: &tables };
+        let estimate = estimator.relation(&plan).unwrap().rows;
+        assert!(
+            (rows * 0.8..=rows * 1.25).contains(&estimate),
+            "{condition}: {estimate}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use datafusion::common::{Column, JoinType, NullEquality};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, ExprSchemable, Join, LogicalPlan};
 
-use super::super::cardinality::{Estimator, Relation};
+use super::super::cardinality::Estimator;
+use super::super::relation::Relation;
 use super::super::selectivity::selectivity;
 
 /// Leaves as bits, the first one being the least.
@@ -114,7 +115,7 @@ impl Graph {
         }
         let owners = owners(&parts.leaves)?;
         let members = |expression: &Expr| members(expression, &owners);
-        let mut all = Relation::empty();
+        let mut all = Relation::new(0.0, 0.0, []);
         let mut leaves = Vec::new();
         for leaf in &parts.leaves {
             let relation = estimator.relation(leaf)?;
