@@ -17,7 +17,7 @@ use crate::support::{bounded, minutes, two_workers};
 use crate::types::TypesTable;
 
 /// How long one suite may take.
-const SUITE_LIMIT: Duration = Duration::from_secs(240);
+const SUITE_LIMIT: Duration = Duration::from_secs(360);
 
 async fn start() -> Cluster {
     two_workers().start().await
@@ -59,7 +59,7 @@ fn run_python_suite(file: &'static str) {
 #[cfg_attr(not(has_python), ignore = "skipped: there is no python3 with venv on this machine")]
 fn generated_queries_agree_with_duckdb() {
     let environment = python_environment();
-    bounded(minutes(8), async move {
+    bounded(minutes(10), async move {
         let main = || {
             let mut main = Command::new(environment.join("bin/python"));
             main.arg(suites().join("differential/main.py"));

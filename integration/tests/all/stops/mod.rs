@@ -16,7 +16,7 @@ use squadron_integration::client::{Client, ticket};
 use squadron_integration::cluster::{Cluster, ClusterBuilder, cluster};
 use tempfile::TempDir;
 use tokio::time::timeout;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use self::victim::{Outcome, Phase, Victim, Work};
 use self::watcher::{Watcher, check_repeated_stop};
@@ -108,7 +108,16 @@ impl Scene {
             Phase::Queued => Some(self.occupy_group().await),
             _ => None,
         };
-        let mut victim = self.start_victim(way, phase, work).await?;
+        let mut victim = match self.start_victim(way, phase, work).await {
+            Ok(victim) => victim,
+            // On a busy machine its time may be over before its first row.
+            Err(status) if way.is_timeout() && work == Work::Tpch && way.accepts(phase, &status) => {
+                drop(occupant);
+                let end = Instant::now();
+                return self.watcher.check_nothing_left(&self.cluster, &before, end).await;
+            }
+            Err(status) => return Err(format!("it does not start: {status}")),
+        };
         if !(way.is_timeout() && phase == Phase::Planning) {
             victim.wait_for_phase(phase, work, &self.watcher).await;
         }
@@ -126,7 +135,7 @@ impl Scene {
         }
     }
 
-    async fn start_victim(&self, way: Way, phase: Phase, work: Work) -> Result<Victim, String> {
+    async fn start_victim(&self, way: Way, phase: Phase, work: Work) -> Result<Victim, Status> {
         let prefix = match phase {
             Phase::Queued => "narrow",
             _ => "victim",
@@ -137,9 +146,7 @@ impl Scene {
             _ => Vec::new(),
         };
         let deadline = (way == Way::Deadline).then_some(TIME);
-        Victim::start(&self.cluster, tag, &options, (phase, work), deadline)
-            .await
-            .map_err(|status| format!("it does not start: {status}"))
+        Victim::start(&self.cluster, tag, &options, (phase, work), deadline).await
     }
 
     /// Stops the query, and a second time where a client does it. Gives the time of the stop, and the victim unless its
