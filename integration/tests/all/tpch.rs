@@ -23,7 +23,7 @@ fn tpch_is_exact_on_embedded_worker() {
 
 #[test]
 fn tpch_is_exact_on_two_workers() {
-    bounded(minutes(15), assert_exact(cluster().workers(2).slots(2)));
+    bounded(minutes(15), assert_exact(two_workers()));
 }
 
 #[test]
@@ -34,13 +34,7 @@ fn tpch_is_exact_on_four_workers() {
 #[test]
 fn tpch_is_exact_without_rules_of_the_optimizer() {
     bounded(minutes(15), async {
-        let cluster = cluster()
-            .workers(2)
-            .slots(2)
-            .tpch(SCALE_FACTOR)
-            .tiny_splits()
-            .start()
-            .await;
+        let cluster = two_workers().tpch(SCALE_FACTOR).tiny_splits().start().await;
         let client = cluster.client().await;
         for rule in ["semi_join_placement", "correlated_aggregates", "not_in", "join_order"] {
             let statement = format!("SET squadron.optimizer.{rule} = off");
@@ -48,6 +42,10 @@ fn tpch_is_exact_without_rules_of_the_optimizer() {
         }
         assert_exact_to(&client).await;
     });
+}
+
+fn two_workers() -> ClusterBuilder {
+    cluster().workers(2).slots(2)
 }
 
 async fn assert_exact(builder: ClusterBuilder) {
@@ -111,13 +109,7 @@ pub(crate) fn tpch_path(table: &str) -> PathBuf {
 #[test]
 fn tiny_splits_force_distribution() {
     bounded(minutes(5), async {
-        let cluster = cluster()
-            .workers(2)
-            .slots(2)
-            .tpch(SCALE_FACTOR)
-            .tiny_splits()
-            .start()
-            .await;
+        let cluster = two_workers().tpch(SCALE_FACTOR).tiny_splits().start().await;
         let client = cluster.client().await;
         let sql = "EXPLAIN SELECT l_returnflag, count(*) FROM lineitem JOIN orders ON l_orderkey = o_orderkey \
                    GROUP BY l_returnflag";

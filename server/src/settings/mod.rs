@@ -56,6 +56,18 @@ pub struct OptimizerRules {
     pub join_order: bool,
 }
 
+impl OptimizerRules {
+    fn switch(&mut self, key: &str) -> Option<&mut bool> {
+        match key {
+            "optimizer.semi_join_placement" => Some(&mut self.semi_join_placement),
+            "optimizer.correlated_aggregates" => Some(&mut self.correlated_aggregates),
+            "optimizer.not_in" => Some(&mut self.not_in),
+            "optimizer.join_order" => Some(&mut self.join_order),
+            _ => None,
+        }
+    }
+}
+
 impl Default for OptimizerRules {
     fn default() -> Self {
         Self {
@@ -147,17 +159,10 @@ impl ExtensionOptions for SquadronOptions {
             "tag" => self.tag = parse_tag(value)?,
             "reserved_memory" => self.reserved_memory = parse_reserved_memory(value)?,
             "speculation" => self.speculation = parse_switch("squadron.speculation", value)?,
-            "optimizer.semi_join_placement" => {
-                self.optimizer.semi_join_placement = parse_switch("squadron.optimizer.semi_join_placement", value)?;
-            }
-            "optimizer.correlated_aggregates" => {
-                self.optimizer.correlated_aggregates = parse_switch("squadron.optimizer.correlated_aggregates", value)?;
-            }
-            "optimizer.not_in" => self.optimizer.not_in = parse_switch("squadron.optimizer.not_in", value)?,
-            "optimizer.join_order" => {
-                self.optimizer.join_order = parse_switch("squadron.optimizer.join_order", value)?;
-            }
-            _ => return config_err!("there is no option squadron.{key}"),
+            _ => match self.optimizer.switch(key) {
+                Some(switch) => *switch = parse_switch(&format!("squadron.{key}"), value)?,
+                None => return config_err!("there is no option squadron.{key}"),
+            },
         }
         Ok(())
     }

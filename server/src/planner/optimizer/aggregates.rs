@@ -16,12 +16,12 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Column, JoinType, NullEquality, Result};
-use datafusion::logical_expr::{Aggregate, Expr, Join, JoinConstraint, LogicalPlan, Projection, SubqueryAlias};
+use datafusion::logical_expr::{Aggregate, Expr, Join, JoinConstraint, LogicalPlan, Projection};
 
 use super::cardinality::Estimator;
-use super::semi_joins::condition;
+use super::joins::{kept_sides, rewrite_joins};
 
 /// The keys are at most this part of the groups.
 const MOST_KEYS: f64 = 0.1;
@@ -35,19 +35,15 @@ pub(super) fn reduce_aggregates(
     estimator: Estimator<'_>,
     changes: &mut Vec<String>,
 ) -> Result<LogicalPlan> {
-    plan.transform_up_with_subqueries(|node| {
-        let LogicalPlan::Join(join) = &node else {
-            return Ok(Transformed::no(node));
-        };
-        let Some(right) = reduced_side(join, estimator)? else {
-            return Ok(Transformed::no(node));
-        };
-        changes.push(format!("correlated_aggregates: groups for {} alone", condition(join)));
-        let mut join = join.clone();
-        join.right = Arc::new(right);
-        Ok(Transformed::yes(LogicalPlan::Join(join)))
+    let say = |condition| format!("correlated_aggregates: groups for {condition} alone");
+    rewrite_joins(plan, changes, say, |join| {
+        let right = reduced_side(join, estimator)?;
+        Ok(right.map(|right| {
+            let mut join = join.clone();
+            join.right = Arc::new(right);
+            LogicalPlan::Join(join)
+        }))
     })
-    .data()
 }
 
 /// The right side with fewer groups, where that pays.
@@ -175,10 +171,8 @@ fn sources<'a>(plan: &'a LogicalPlan, column: &Column) -> Vec<(&'a LogicalPlan, 
 /// [`sources`] of the sides whose values are those of the join's rows, and not NULL in their place.
 fn of_sides<'a>(join: &'a Join, column: &Column) -> Vec<(&'a LogicalPlan, Column)> {
     let (from_left, from_right) = match join.join_type {
-        JoinType::Inner => (true, true),
-        JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => (true, false),
-        JoinType::Right => (false, true),
-        _ => (false, false),
+        JoinType::LeftMark => (true, false),
+        other => kept_sides(other),
     };
     let sides = [(&join.left, from_left), (&join.right, from_right)];
     let side = sides
@@ -238,29 +232,13 @@ fn replace_input(
                 Arc::clone(&aggregate.schema),
             )?))
         }
-        LogicalPlan::Projection(projection) => match replace_input(&projection.input, replace)? {
-            Some(input) => Some(LogicalPlan::Projection(Projection::try_new_with_schema(
-                projection.expr.clone(),
-                Arc::new(input),
-                Arc::clone(&projection.schema),
-            )?)),
-            None => None,
-        },
-        LogicalPlan::SubqueryAlias(alias) => match replace_input(&alias.input, replace)? {
-            Some(input) => Some(LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(
-                Arc::new(input),
-                alias.alias.clone(),
-            )?)),
-            None => None,
-        },
-        LogicalPlan::Filter(filter) => match replace_input(&filter.input, replace)? {
-            Some(input) => {
-                let mut filter = filter.clone();
-                filter.input = Arc::new(input);
-                Some(LogicalPlan::Filter(filter))
+        LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Filter(_) => {
+            let input = plan.inputs().first().map(|input| replace_input(input, replace));
+            match input.transpose()?.flatten() {
+                Some(input) => Some(plan.with_new_exprs(plan.expressions(), vec![input])?),
+                None => None,
             }
-            None => None,
-        },
+        }
         _ => None,
     })
 }

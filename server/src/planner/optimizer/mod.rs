@@ -17,6 +17,7 @@
 mod aggregates;
 mod cardinality;
 mod join_order;
+mod joins;
 mod not_in;
 mod relation;
 mod samples;

@@ -5,11 +5,10 @@
 //! NULL, nothing of this can happen, and the join may be hashed in partitions.
 
 use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TransformedResult};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Join, LogicalPlan};
 
 use super::cardinality::Estimator;
-use super::semi_joins::condition;
+use super::joins::rewrite_joins;
 
 /// Frees the anti-joins of `plan` from NULL where there is none.
 pub(super) fn free_not_in(
@@ -17,24 +16,23 @@ pub(super) fn free_not_in(
     estimator: Estimator<'_>,
     changes: &mut Vec<String>,
 ) -> Result<LogicalPlan> {
-    plan.transform_up_with_subqueries(|node| {
-        let LogicalPlan::Join(join) = &node else {
-            return Ok(Transformed::no(node));
-        };
-        if !join.null_aware {
-            return Ok(Transformed::no(node));
+    let say = |condition| format!("not_in: no NULL in {condition}");
+    rewrite_joins(plan, changes, say, |join| {
+        if !join.null_aware || !has_no_null(join, estimator) {
+            return Ok(None);
         }
-        let (Some(left), Some(right)) = (estimator.relation(&join.left), estimator.relation(&join.right)) else {
-            return Ok(Transformed::no(node));
-        };
-        let is_free = |(left_key, right_key)| left.is_never_null(left_key) && right.is_never_null(right_key);
-        if join.filter.is_some() || !join.on.iter().map(|(left, right)| (left, right)).all(is_free) {
-            return Ok(Transformed::no(node));
-        }
-        changes.push(format!("not_in: no NULL in {}", condition(join)));
         let mut join = join.clone();
         join.null_aware = false;
-        Ok(Transformed::yes(LogicalPlan::Join(join)))
+        Ok(Some(LogicalPlan::Join(join)))
     })
-    .data()
+}
+
+/// Whether it is certain that no key of the join is NULL, and keys are all that it compares.
+fn has_no_null(join: &Join, estimator: Estimator<'_>) -> bool {
+    let (Some(left), Some(right)) = (estimator.relation(&join.left), estimator.relation(&join.right)) else {
+        return false;
+    };
+    let mut keys = join.on.iter();
+    join.filter.is_none()
+        && keys.all(|(left_key, right_key)| left.is_never_null(left_key) && right.is_never_null(right_key))
 }

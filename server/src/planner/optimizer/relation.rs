@@ -160,8 +160,7 @@ pub(super) fn joined(left: &Relation, right: &Relation, on: &[(Expr, Expr)]) -> 
         let right_keys = right.domain_of_all(on.iter().map(|(_, key)| key));
         rows /= left_keys.min(right_keys).max(most_distinct);
     }
-    let mut columns = left.columns.clone();
-    columns.extend(right.columns.iter().map(|(name, column)| (name.clone(), *column)));
+    let mut columns = left.clone().beside(right).columns;
     for (left_key, right_key) in on {
         let distinct = left.domain(left_key).min(right.domain(right_key));
         for key in [left_key, right_key] {

@@ -15,11 +15,11 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult};
-use datafusion::common::{Column, DFSchema, JoinType, Result};
-use datafusion::logical_expr::{Expr, Filter, Join, LogicalPlan, Projection};
+use datafusion::common::{DFSchema, JoinType, Result};
+use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 
 use super::cardinality::{Estimator, has_aggregate};
+use super::joins::{is_columns, kept_sides, rewrite_joins};
 
 /// The rows that the semi-join leaves of A are at most this part of those that it would be asked for above the join.
 const MOST_LEFT: f64 = 0.5;
@@ -30,23 +30,13 @@ pub(super) fn place_semi_joins(
     estimator: Estimator<'_>,
     changes: &mut Vec<String>,
 ) -> Result<LogicalPlan> {
-    plan.transform_up_with_subqueries(|node| {
-        let LogicalPlan::Join(join) = &node else {
-            return Ok(Transformed::no(node));
-        };
-        if !is_movable(join) || !pays(join, estimator) {
-            return Ok(Transformed::no(node));
-        }
-        let moved = sink(&join.left, join)?;
-        match moved {
-            Some(moved) => {
-                changes.push(format!("semi_join_placement: {} earlier", condition(join)));
-                Ok(Transformed::yes(moved))
-            }
-            None => Ok(Transformed::no(node)),
+    let say = |condition| format!("semi_join_placement: {condition} earlier");
+    rewrite_joins(plan, changes, say, |join| {
+        match is_movable(join) && pays(join, estimator) {
+            true => sink(&join.left, join),
+            false => Ok(None),
         }
     })
-    .data()
 }
 
 fn is_movable(join: &Join) -> bool {
@@ -55,7 +45,7 @@ fn is_movable(join: &Join) -> bool {
 
 /// Whether fewer rows go into the join below when the semi-join comes first.
 fn pays(join: &Join, estimator: Estimator<'_>) -> bool {
-    let Some((first, above)) = target(&join.left, &join.on, join).zip(estimator.relation(&join.left)) else {
+    let Some((first, above)) = target(&join.left, join).zip(estimator.relation(&join.left)) else {
         return false;
     };
     if is_having(&join.right) {
@@ -79,9 +69,9 @@ fn is_having(plan: &LogicalPlan) -> bool {
 }
 
 /// The plan below the joins of `plan` that has all columns which the semi-join compares; none if that is `plan`.
-fn target<'a>(plan: &'a LogicalPlan, on: &[(Expr, Expr)], join: &Join) -> Option<&'a LogicalPlan> {
+fn target<'a>(plan: &'a LogicalPlan, join: &Join) -> Option<&'a LogicalPlan> {
     let (mut next, mut found) = (plan, None);
-    while let Some(below) = below(next, on, join) {
+    while let Some(below) = below(next, join) {
         if matches!(next, LogicalPlan::Join(_)) {
             found = Some(below);
         }
@@ -91,7 +81,7 @@ fn target<'a>(plan: &'a LogicalPlan, on: &[(Expr, Expr)], join: &Join) -> Option
 }
 
 /// The input of `plan` that the semi-join may filter in the place of `plan`.
-fn below<'a>(plan: &'a LogicalPlan, on: &[(Expr, Expr)], join: &Join) -> Option<&'a LogicalPlan> {
+fn below<'a>(plan: &'a LogicalPlan, join: &Join) -> Option<&'a LogicalPlan> {
     match plan {
         LogicalPlan::Projection(projection) if is_columns(projection) => Some(&projection.input),
         LogicalPlan::Filter(filter) => Some(&filter.input),
@@ -99,46 +89,25 @@ fn below<'a>(plan: &'a LogicalPlan, on: &[(Expr, Expr)], join: &Join) -> Option<
             let (from_left, from_right) = kept_sides(inner.join_type);
             [(&inner.left, from_left), (&inner.right, from_right)]
                 .into_iter()
-                .find(|(side, is_kept)| *is_kept && has_columns(side.schema(), on, join))
+                .find(|(side, is_kept)| *is_kept && has_columns(side.schema(), join))
                 .map(|(side, _)| side.as_ref())
         }
         _ => None,
     }
 }
 
-/// Whether a semi-join by columns of the left, or of the right, side may come before a join.
-fn kept_sides(join_type: JoinType) -> (bool, bool) {
-    match join_type {
-        JoinType::Inner => (true, true),
-        JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti => (true, false),
-        JoinType::Right => (false, true),
-        _ => (false, false),
-    }
-}
-
-fn is_columns(projection: &Projection) -> bool {
-    projection
-        .expr
-        .iter()
-        .all(|expression| matches!(expression, Expr::Column(_)))
-}
-
-fn has_columns(schema: &DFSchema, on: &[(Expr, Expr)], join: &Join) -> bool {
-    let keys = on.iter().flat_map(|(left, _)| left.column_refs());
+/// Whether all that the semi-join compares with its right side is in `schema`.
+fn has_columns(schema: &DFSchema, join: &Join) -> bool {
+    let keys = join.on.iter().flat_map(|(left, _)| left.column_refs());
     let right = join.right.schema();
     let filter = join.filter.iter().flat_map(Expr::column_refs);
-    let compared = filter.filter(|column| !has(right, column));
-    keys.chain(compared).all(|column| has(schema, column))
-}
-
-/// Exactly this column: with its qualifier.
-fn has(schema: &DFSchema, column: &Column) -> bool {
-    schema.has_column(column)
+    let compared = filter.filter(|column| !right.has_column(column));
+    keys.chain(compared).all(|column| schema.has_column(column))
 }
 
 /// `plan` with the semi-join as far below as it goes; none if it stays on top.
 fn sink(plan: &LogicalPlan, join: &Join) -> Result<Option<LogicalPlan>> {
-    let Some(next) = below(plan, &join.on, join) else {
+    let Some(next) = below(plan, join) else {
         return Ok(None);
     };
     let sunk = match sink(next, join)? {
@@ -147,10 +116,6 @@ fn sink(plan: &LogicalPlan, join: &Join) -> Result<Option<LogicalPlan>> {
         None => return Ok(None),
     };
     Ok(Some(match plan {
-        LogicalPlan::Projection(projection) => {
-            LogicalPlan::Projection(Projection::try_new(projection.expr.clone(), Arc::new(sunk))?)
-        }
-        LogicalPlan::Filter(filter) => LogicalPlan::Filter(Filter::try_new(filter.predicate.clone(), Arc::new(sunk))?),
         LogicalPlan::Join(inner) => {
             let mut inner = inner.clone();
             match std::ptr::eq(inner.left.as_ref(), next) {
@@ -159,7 +124,7 @@ fn sink(plan: &LogicalPlan, join: &Join) -> Result<Option<LogicalPlan>> {
             }
             LogicalPlan::Join(inner)
         }
-        _ => return Ok(None),
+        other => other.with_new_exprs(other.expressions(), vec![sunk])?,
     }))
 }
 
@@ -175,10 +140,4 @@ fn with_left(join: &Join, left: Arc<LogicalPlan>) -> Result<LogicalPlan> {
         join.null_equality,
         join.null_aware,
     )?))
-}
-
-/// The condition of a join as people read it.
-pub(super) fn condition(join: &Join) -> String {
-    let pairs = join.on.iter().map(|(left, right)| format!("{left} = {right}"));
-    pairs.collect::<Vec<_>>().join(" AND ")
 }

@@ -1,13 +1,12 @@
 //! What is known of the tables of a query before it runs.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics};
+use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics, TableReference};
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::utils::split_conjunction;
@@ -17,6 +16,7 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use super::relation::{Column, Relation, Table, as_number};
 use super::samples::Samples;
 use super::selectivity::is_known;
+use crate::catalog::files_of;
 use crate::plan_limits;
 use crate::plan_limits::expressions::contains_subquery;
 
@@ -24,23 +24,26 @@ use crate::plan_limits::expressions::contains_subquery;
 #[derive(Debug, Default)]
 pub(super) struct Tables(HashMap<ScanKey, Table>);
 
-/// Scans of one source with equal filters read the same files.
-type ScanKey = (usize, Vec<Expr>);
+/// Scans of one source under one name with equal filters read the same files.
+type ScanKey = (usize, TableReference, Vec<Expr>);
 
 impl Tables {
-    /// Asks the providers of all tables that `plan` scans, which answer from metadata that they keep, and tries conditions
-    /// of which metadata say nothing on samples.
+    /// Asks the providers of all tables of files that `plan` scans, which answer from metadata that they keep, and tries
+    /// conditions of which metadata say nothing on samples.
     ///
     /// # Errors
     /// Those of the providers, and the limits of planning.
     pub(super) async fn of(plan: &LogicalPlan, samples: &Samples, state: &SessionState) -> Result<Self> {
-        let mut tables: HashMap<ScanKey, Table> = HashMap::new();
-        for Scan { scan, conditions } in scans(plan)? {
+        let mut tables = HashMap::new();
+        for (key, Scan { scan, conditions }) in scans(plan)? {
             plan_limits::check()?;
-            // What is not of files has no metadata, and a scan of it may have an effect.
             let Ok(provider) = source_as_provider(&scan.source) else {
                 continue;
             };
+            // Other tables have no metadata, and a scan of them may take as long as the query.
+            if files_of(provider.as_ref()).is_none() {
+                continue;
+            }
             let files = provider.scan(state, None, &scan.filters, None).await?;
             let statistics = StatisticsContext::new().compute(files.as_ref(), &StatisticsArgs::new())?;
             let Some(mut table) = described(&statistics, &scan.source.schema()) else {
@@ -50,12 +53,7 @@ impl Tables {
             if !unknown.is_empty() {
                 table.tried = samples.try_conditions(&scan, &files, unknown, state).await;
             }
-            match tables.entry(key(&scan)) {
-                Entry::Vacant(place) => {
-                    place.insert(table);
-                }
-                Entry::Occupied(mut known) => known.get_mut().tried.extend(table.tried),
-            }
+            tables.insert(key, table);
         }
         Ok(Self(tables))
     }
@@ -66,33 +64,33 @@ impl Tables {
 }
 
 fn key(scan: &TableScan) -> ScanKey {
-    (Arc::as_ptr(&scan.source).cast::<()>() as usize, scan.filters.clone())
+    let source = Arc::as_ptr(&scan.source).cast::<()>() as usize;
+    (source, scan.table_name.clone(), scan.filters.clone())
 }
 
-/// A scan, and the conditions that a filter above it has.
+/// A scan, and the conditions of filters right above it.
 struct Scan {
     scan: TableScan,
     conditions: Vec<Expr>,
 }
 
-fn scans(plan: &LogicalPlan) -> Result<Vec<Scan>> {
-    let mut found = Vec::new();
+/// The different scans of `plan`.
+fn scans(plan: &LogicalPlan) -> Result<HashMap<ScanKey, Scan>> {
+    let mut found: HashMap<ScanKey, Scan> = HashMap::new();
     plan.apply_with_subqueries(|node| {
-        match node {
-            LogicalPlan::Filter(filter) => {
-                if let LogicalPlan::TableScan(scan) = filter.input.as_ref() {
-                    found.push(Scan {
-                        scan: scan.clone(),
-                        conditions: split_conjunction(&filter.predicate).into_iter().cloned().collect(),
-                    });
-                }
-            }
-            LogicalPlan::TableScan(scan) => found.push(Scan {
-                scan: scan.clone(),
-                conditions: Vec::new(),
-            }),
-            _ => {}
-        }
+        let (scan, conditions) = match node {
+            LogicalPlan::TableScan(scan) => (scan, Vec::new()),
+            LogicalPlan::Filter(filter) => match filter.input.as_ref() {
+                LogicalPlan::TableScan(scan) => (scan, split_conjunction(&filter.predicate)),
+                _ => return Ok(TreeNodeRecursion::Continue),
+            },
+            _ => return Ok(TreeNodeRecursion::Continue),
+        };
+        let known = found.entry(key(scan)).or_insert_with(|| Scan {
+            scan: scan.clone(),
+            conditions: Vec::new(),
+        });
+        known.conditions.extend(conditions.into_iter().cloned());
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(found)

@@ -7,6 +7,7 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, ExprSchemable, Join, LogicalPlan};
 
 use super::super::cardinality::Estimator;
+use super::super::joins;
 use super::super::relation::Relation;
 use super::super::selectivity::selectivity;
 
@@ -61,11 +62,8 @@ pub(super) fn is_inner_join(plan: &LogicalPlan) -> bool {
 
 /// Whether the node drops columns of a join and does nothing else.
 pub(super) fn is_columns(plan: &LogicalPlan) -> bool {
-    let LogicalPlan::Projection(projection) = plan else {
-        return false;
-    };
-    let is_column = |expression: &Expr| matches!(expression, Expr::Column(_));
-    is_inner_join(&projection.input) && projection.expr.iter().all(is_column)
+    matches!(plan, LogicalPlan::Projection(projection)
+        if is_inner_join(&projection.input) && joins::is_columns(projection))
 }
 
 /// The joins of a tree while it is taken apart.

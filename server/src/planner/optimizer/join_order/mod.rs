@@ -9,7 +9,7 @@ mod search;
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, NullEquality, Result};
 use datafusion::logical_expr::{Expr, Join, JoinConstraint, LogicalPlan, Projection};
 
@@ -33,8 +33,6 @@ pub(super) fn order_joins(
         let Some(graph) = Graph::of(&node, estimator) else {
             return Ok(Transformed::no(node));
         };
-        // The orders within what is joined are their own.
-        let jump = |plan, is_new| Transformed::new(plan, is_new, TreeNodeRecursion::Jump);
         let (plan, is_new) = match reordered(&node, &graph)? {
             Some((plan, change)) => {
                 changes.push(change);
@@ -42,8 +40,13 @@ pub(super) fn order_joins(
             }
             None => (node, false),
         };
-        let inner = order_within(plan, estimator, changes)?;
-        Ok(jump(inner.data, is_new || inner.transformed))
+        // The tree has its order now; what is joined may have joins of its own.
+        let within = order_within(plan, estimator, changes)?;
+        Ok(Transformed::new(
+            within.data,
+            is_new || within.transformed,
+            TreeNodeRecursion::Jump,
+        ))
     })
     .data()
 }
@@ -54,7 +57,6 @@ fn order_within(
     estimator: Estimator<'_>,
     changes: &mut Vec<String>,
 ) -> Result<Transformed<LogicalPlan>> {
-    use datafusion::common::tree_node::TreeNode;
     if graph::is_inner_join(&plan) || graph::is_columns(&plan) {
         return plan.map_children(|child| order_within(child, estimator, changes));
     }

@@ -1,0 +1,51 @@
+//! What the rules about joins have in common.
+
+use datafusion::common::tree_node::{Transformed, TransformedResult};
+use datafusion::common::{JoinType, Result};
+use datafusion::logical_expr::{Expr, Join, LogicalPlan, Projection};
+
+/// Replaces joins of `plan`, those of subqueries too, from the bottom up. `rewrite` gives the plan in a join's place, if
+/// there is a better one, and what is said of it, to which the join's condition is added: `"rule: {} earlier"`.
+pub(super) fn rewrite_joins(
+    plan: LogicalPlan,
+    changes: &mut Vec<String>,
+    say: impl Fn(String) -> String,
+    rewrite: impl Fn(&Join) -> Result<Option<LogicalPlan>>,
+) -> Result<LogicalPlan> {
+    plan.transform_up_with_subqueries(|node| {
+        let LogicalPlan::Join(join) = &node else {
+            return Ok(Transformed::no(node));
+        };
+        Ok(match rewrite(join)? {
+            Some(better) => {
+                changes.push(say(condition(join)));
+                Transformed::yes(better)
+            }
+            None => Transformed::no(node),
+        })
+    })
+    .data()
+}
+
+/// The condition of a join as people read it.
+fn condition(join: &Join) -> String {
+    let pairs = join.on.iter().map(|(left, right)| format!("{left} = {right}"));
+    pairs.collect::<Vec<_>>().join(" AND ")
+}
+
+/// Whether rows of the left, and of the right, side of a join come out of it unchanged and with no other partner than
+/// those of the join, so that a filter by their columns may come before it.
+pub(super) fn kept_sides(join_type: JoinType) -> (bool, bool) {
+    match join_type {
+        JoinType::Inner => (true, true),
+        JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti => (true, false),
+        JoinType::Right => (false, true),
+        _ => (false, false),
+    }
+}
+
+/// Whether the node keeps or drops columns and does nothing else.
+pub(super) fn is_columns(projection: &Projection) -> bool {
+    let is_column = |expression: &Expr| matches!(expression, Expr::Column(_));
+    projection.expr.iter().all(is_column)
+}
