@@ -5,12 +5,14 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use arrow::util::pretty::pretty_format_batches;
-use arrow_flight::FlightInfo;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::client::FlightSqlServiceClient;
+use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
+use arrow_flight::{FlightDescriptor, FlightInfo};
 use futures::StreamExt;
+use prost::Message;
 use squadron_integration::client::{self, Rows};
 use tonic::Status;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -38,6 +40,30 @@ pub(super) async fn connect(url: &str) -> Result<Connection> {
         .map_err(|error| format!("no connection to {url}: {error}"))?;
     let flight = FlightServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     Ok(FlightSqlServiceClient::new_from_inner(flight))
+}
+
+/// Connects to a session of its own in which `options`, each NAME=VALUE, are set.
+pub(super) async fn connect_with(url: &str, options: &[String]) -> Result<Connection> {
+    let mut connection = connect(url).await?;
+    let statement = CommandStatementQuery {
+        query: "SELECT 1".to_owned(),
+        transaction_id: None,
+    };
+    let descriptor = FlightDescriptor::new_cmd(statement.as_any().encode_to_vec());
+    let answer = connection.inner_mut().get_flight_info(descriptor).await?;
+    let cookie = answer
+        .metadata()
+        .get("set-cookie")
+        .ok_or("the server opened no session")?;
+    let cookie = cookie.to_str()?.split(';').next().unwrap_or_default().to_owned();
+    connection.set_header("cookie", cookie);
+    for option in options {
+        let (name, value) = option
+            .split_once('=')
+            .ok_or_else(|| format!("--set {option}: NAME=VALUE is expected"))?;
+        query(&mut connection, &format!("SET {name} = '{value}'")).await?;
+    }
+    Ok(connection)
 }
 
 /// Starts `sql`; its rows are read with [`for_each_batch`] or [`streams`].

@@ -1,7 +1,8 @@
 //! The benchmark harness behind `squadron-bench`; `docs/benchmarks.md` says what each command measures, and how.
 //!
 //! ```text
-//! tpch      22 queries, checked against single-process DataFusion and timed beside it
+//! tpch      22 queries, checked against single-process DataFusion and timed beside it and DuckDB
+//! tpcds     the same for 99 queries
 //! latency   SELECT 1, prepared and not, for 1 and 16 clients
 //! stream    one large scan through DoGet, beside a plain Flight server
 //! mixed     short and long queries arrive at random, policies side by side: slowdowns
@@ -22,6 +23,7 @@ mod cancel;
 mod chaos;
 mod connection;
 mod dispatch;
+mod duckdb;
 mod isolated;
 mod latency;
 mod machine;
@@ -29,16 +31,18 @@ mod memory;
 mod mixed;
 mod plain;
 mod policies;
-mod reference;
 mod simulate;
 mod slowdowns;
 mod soak;
 pub mod stats;
 mod stream;
+mod suite;
 mod system;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod timing;
+mod tpcds;
 mod tpch;
 mod usage;
 
@@ -68,8 +72,10 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// The 22 TPC-H queries: each result is checked, each time stands beside DataFusion's.
+    /// The 22 TPC-H queries: each result is checked, each time stands beside those of DataFusion and DuckDB.
     Tpch(tpch::TpchArgs),
+    /// The 99 TPC-DS queries, as `tpch`; DuckDB's extension generates tables and texts.
+    Tpcds(tpcds::TpcdsArgs),
     /// SELECT 1, prepared and not: percentiles and queries per second.
     Latency(latency::LatencyArgs),
     /// One large scan through DoGet, beside a plain Flight server that sends the same batches from memory.
@@ -144,6 +150,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> Result<Verdict> {
     match command {
         Command::Tpch(args) => tpch::run(&args).await,
+        Command::Tpcds(args) => tpcds::run(&args).await,
         Command::Latency(args) => latency::run(&args).await,
         Command::Stream(args) => stream::run(&args).await,
         Command::Memory(args) => memory::run(&args).await,

@@ -24,6 +24,31 @@ pub(super) const ARROW_TABLE: &str = "scan_arrow";
 /// The same rows in Parquet files.
 pub(super) const PARQUET_TABLE: &str = "scan_parquet";
 
+/// Parquet tables: `TABLE.parquet`, or a folder of files `TABLE/`.
+pub(super) struct Tables {
+    pub(super) folder: PathBuf,
+    pub(super) names: Vec<String>,
+}
+
+impl Tables {
+    /// All tables of a folder that are one file each.
+    pub(super) fn below(folder: PathBuf) -> Result<Self> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&folder)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            names.extend(name.strip_suffix(".parquet").map(str::to_owned));
+        }
+        names.sort();
+        Ok(Self { folder, names })
+    }
+
+    /// The file of a table, or the folder of its files.
+    pub(super) fn path(&self, table: &str) -> PathBuf {
+        let file = self.folder.join(format!("{table}.parquet"));
+        if file.exists() { file } else { self.folder.join(table) }
+    }
+}
+
 /// Characters of each string.
 const TEXT_BYTES: usize = 37;
 

@@ -24,6 +24,7 @@ fn keys(value: &Value, found: &mut BTreeSet<String>) {
 fn report_keys(benchmark: &'static str, figures: impl Serialize) -> BTreeSet<String> {
     let options = match Cli::parse_from(["squadron-bench", benchmark]).command {
         Command::Tpch(args) => serde_json::to_value(args),
+        Command::Tpcds(args) => serde_json::to_value(args),
         Command::Latency(args) => serde_json::to_value(args),
         Command::Stream(args) => serde_json::to_value(args),
         Command::Memory(args) => serde_json::to_value(args),
@@ -53,7 +54,8 @@ fn report_keys(benchmark: &'static str, figures: impl Serialize) -> BTreeSet<Str
 #[test]
 fn every_json_key_is_documented() {
     let mut found = BTreeSet::new();
-    found.extend(report_keys("tpch", tpch::figures::tests::sample()));
+    found.extend(report_keys("tpch", suite::figures::tests::sample()));
+    found.extend(report_keys("tpcds", suite::figures::tests::sample()));
     found.extend(report_keys("latency", latency::tests::sample()));
     found.extend(report_keys("stream", stream::tests::sample()));
     found.extend(report_keys("memory", memory::tests::sample()));
@@ -64,7 +66,7 @@ fn every_json_key_is_documented() {
     found.extend(report_keys("chaos", chaos::tests::sample()));
     found.extend(report_keys("dispatch", dispatch::tests::sample()));
     found.extend(report_keys("simulate", simulate::tests::sample()));
-    assert!(found.contains("total_ratio") && found.contains("p99_ms") && found.contains("cache_dir"));
+    assert!(found.contains("total_duckdb") && found.contains("p99_ms") && found.contains("cache_dir"));
     let missing: Vec<_> = found
         .iter()
         .filter(|key| !DOCUMENT.contains(&format!("`{key}`")))
@@ -99,5 +101,6 @@ fn documented_command_lines_parse() {
         assert!(Cli::try_parse_from(words).is_ok(), "{line}");
     }
     assert!(Cli::try_parse_from(["squadron-bench", "tpch", "--queries", "23"]).is_err());
+    assert!(Cli::try_parse_from(["squadron-bench", "tpcds", "--queries", "100"]).is_err());
     assert!(Cli::try_parse_from(["squadron-bench", "tpch", "--slots", "0"]).is_err());
 }

@@ -4,19 +4,17 @@
 //! Exactness and timing use different references: DataFusion 55.2 loses rows in rare plans through dynamic filters, so
 //! the exact reference runs without them; the timed reference keeps every default.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use squadron_integration::client::Rows;
 use squadron_integration::compare;
-use squadron_integration::tpch::TABLES;
 use tokio::runtime::Runtime;
 
-use crate::Result;
-use crate::tpch::figures::Timing;
-use crate::usage;
+use crate::tables::Tables;
+use crate::timing::Timing;
+use crate::{Result, usage};
 
 /// The expected result of a query.
 pub(super) struct Expected {
@@ -63,16 +61,16 @@ impl Drop for Threads {
 }
 
 impl Reference {
-    /// Opens the TPC-H tables in `folder` with `threads` threads and partitions.
-    pub(super) async fn open(folder: &Path, threads: usize) -> Result<Self> {
+    /// Opens the tables with `threads` threads and partitions.
+    pub(super) async fn open(tables: &Tables, threads: usize) -> Result<Self> {
         let timed = SessionConfig::new().with_target_partitions(threads);
         let mut exact = timed.clone();
         exact
             .options_mut()
             .set("datafusion.optimizer.enable_dynamic_filter_pushdown", "false")?;
         let threads = Threads::start(threads)?;
-        let timed = threads.run(open(folder.to_owned(), timed)).await?;
-        let exact = threads.run(open(folder.to_owned(), exact)).await?;
+        let timed = threads.run(open(paths(tables), timed)).await?;
+        let exact = threads.run(open(paths(tables), exact)).await?;
         Ok(Self { threads, timed, exact })
     }
 
@@ -97,22 +95,20 @@ impl Reference {
     }
 }
 
-async fn open(folder: PathBuf, config: SessionConfig) -> Result<SessionContext> {
+/// The name and the path of each table.
+fn paths(tables: &Tables) -> Vec<(String, String)> {
+    let path = |table: &String| (table.clone(), tables.path(table).display().to_string());
+    tables.names.iter().map(path).collect()
+}
+
+async fn open(tables: Vec<(String, String)>, config: SessionConfig) -> Result<SessionContext> {
     let context = SessionContext::new_with_config(config);
-    for table in TABLES {
-        let path = table_path(&folder, table);
+    for (table, path) in tables {
         context
             .register_parquet(table, path, ParquetReadOptions::default())
             .await?;
     }
     Ok(context)
-}
-
-/// A table is a file or a folder of files.
-fn table_path(folder: &Path, table: &str) -> String {
-    let file = folder.join(format!("{table}.parquet"));
-    let path = if file.exists() { file } else { folder.join(table) };
-    path.display().to_string()
 }
 
 async fn run_expected(context: SessionContext, sql: String) -> Result<Expected> {
