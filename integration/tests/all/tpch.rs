@@ -36,12 +36,24 @@ fn tpch_is_exact_without_rules_of_the_optimizer() {
     bounded(minutes(15), async {
         let cluster = two_workers().tpch(SCALE_FACTOR).tiny_splits().start().await;
         let client = cluster.client().await;
-        for rule in ["semi_join_placement", "correlated_aggregates", "not_in", "join_order"] {
-            let statement = format!("SET squadron.optimizer.{rule} = off");
-            client.update(&statement).await.unwrap();
-        }
+        without_optimizer(&client).await;
         assert_exact_to(&client).await;
     });
+}
+
+/// Switches off the rules of the planner's own optimizer.
+pub(crate) async fn without_optimizer(client: &Client) {
+    for rule in [
+        "semi_join_placement",
+        "correlated_aggregates",
+        "not_in",
+        "join_order",
+        "join_sides",
+        "equal_subplans",
+    ] {
+        let statement = format!("SET squadron.optimizer.{rule} = off");
+        client.update(&statement).await.unwrap();
+    }
 }
 
 fn two_workers() -> ClusterBuilder {

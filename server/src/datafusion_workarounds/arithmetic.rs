@@ -1,9 +1,10 @@
 //! Arithmetic that can overflow becomes calls of [`squadron_shuffle::functions::arithmetic`].
 //!
-//! It runs after the coercion of types, whose result says which operators compute with integers. Decimals whose result has a
-//! digit to spare cannot overflow, and stay as they are.
+//! It runs after the coercion of types, whose result says which operators compute with integers. Decimals of 128 bits are
+//! called where they cannot overflow too, for their functions are faster than DataFusion's operators; those of 256 bits whose
+//! result has a digit to spare stay as they are.
 
-use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType};
+use datafusion::arrow::datatypes::{DECIMAL256_MAX_PRECISION, DataType};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
@@ -79,7 +80,6 @@ fn calls(first: Expr, steps: Vec<(Operator, Expr)>) -> Expr {
 /// Whether every result of decimal arithmetic has the digits of its type.
 fn has_room(result: &DataType) -> bool {
     match result {
-        DataType::Decimal128(precision, _) => *precision < DECIMAL128_MAX_PRECISION,
         DataType::Decimal256(precision, _) => *precision < DECIMAL256_MAX_PRECISION,
         _ => false,
     }

@@ -23,7 +23,9 @@
 //! | `opaque` | the same | casts that are taken off, differences of dates |
 //! | `never` | plans that are optimized | conditions without columns above aggregates |
 //! | `guards` | plans that were optimized | conditions that fail on rows which another one excludes |
+//! | `patterns` | the same | `LIKE` with several texts, compiled for each batch |
 //! | `filter_pushdown`, `filter_first` | physical plans | filters that move to other columns, and below what may fail |
+//! | `join_sides` | the same | sides of joins, which are chosen without the optimizer's estimates |
 //! | `lost_orders` | the same | orders that a union loses |
 //! | `statistics` | the same | aggregates that statistics answer for another one |
 //! | `nan_pruning` | the same | row groups with NaN |
@@ -50,6 +52,7 @@ mod grouping_sets;
 pub(crate) mod guards;
 mod hidden_values;
 mod intervals;
+pub(crate) mod join_sides;
 mod keys;
 mod lost_orders;
 mod named_casts;
@@ -57,6 +60,7 @@ mod nan_pruning;
 pub(crate) mod never;
 mod opaque;
 mod order_by;
+pub(crate) mod patterns;
 mod ranges;
 mod set_operations;
 mod statistics;
@@ -134,6 +138,11 @@ pub fn physical_rules() -> Vec<Rule> {
         .position(|rule| rule.name() == "EnsureRequirements")
         .unwrap_or(0);
     rules.insert(place, Arc::new(SeparateLimitFromSort));
+    let sides_chosen = rules.iter().position(|rule| rule.name() == "join_selection");
+    rules.insert(
+        sides_chosen.map_or(0, |rule| rule + 1),
+        Arc::new(join_sides::ForgetEstimates),
+    );
     let last = rules.len().saturating_sub(1);
     rules.insert(last, Arc::new(OneProbePartition));
     rules.insert(last, Arc::new(nan_pruning::PruneWithoutNan));

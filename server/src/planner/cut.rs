@@ -10,13 +10,14 @@
 //! ```
 //!
 //! The cuts are at hash repartitions, at nodes that merge or coalesce several partitions, and at the side of a join
-//! that every task needs whole. Round-robin repartitions are dropped: the partitions of a fragment already run in
+//! that every task needs whole, and at what several places share. Round-robin repartitions are dropped: the partitions of a fragment already run in
 //! different tasks. Nodes that are not known to be safe keep everything below them in one fragment (see
 //! [`partition_safety`]).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
 use datafusion::logical_expr::physical_planning_context::ScalarSubqueryResults;
 use datafusion::physical_expr::PhysicalExpr;
@@ -28,13 +29,14 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{
-    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, Partitioning, ReplaceChildrenOptions,
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, Partitioning, ReplaceChildrenOptions, displayable,
 };
 use squadron_proto::StageId;
 use squadron_shuffle::ShuffleReadExec;
 use squadron_shuffle::fragment::partition_safety::{ChildShare, PartitionSafety, child_shares, partition_safety};
 
 use super::estimate::Estimator;
+use super::marks::SharedExec;
 
 /// Beyond this many fragments the rest of a plan is not cut.
 const MAX_FRAGMENTS: usize = 1000;
@@ -65,6 +67,7 @@ pub(crate) enum Output {
 pub(crate) fn cut(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Fragment>> {
     let mut cutter = Cutter {
         fragments: Vec::new(),
+        shared: SharedParts::default(),
         subqueries: None,
         estimator: Estimator::new(),
     };
@@ -73,14 +76,69 @@ pub(crate) fn cut(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Fragment>> {
     Ok(cutter.fragments)
 }
 
-/// All of `plan` as one fragment, which runs as one task.
-pub(crate) fn one_fragment(plan: &Arc<dyn ExecutionPlan>) -> Vec<Fragment> {
-    vec![Fragment {
+/// `plan` in as few fragments as it can have, each of which runs as one task: what several places share, and the rest.
+pub(crate) fn cut_shared(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Fragment>> {
+    let mut fragments = Vec::new();
+    let estimator = Estimator::new();
+    let fragment = |plan: &Arc<dyn ExecutionPlan>| Fragment {
         plan: Arc::clone(plan),
         partition_safety: PartitionSafety::OneTask,
         output: Output::Identity,
-        output_bytes: Estimator::new().bytes(plan),
-    }]
+        output_bytes: estimator.bytes(plan),
+    };
+    let mut parts = SharedParts::default();
+    // Upwards: a part may hold other parts.
+    let rest = Arc::clone(plan).transform_up(|node| {
+        let Some(shared) = node.downcast_ref::<SharedExec>() else {
+            return Ok(Transformed::no(node));
+        };
+        if let Some(read) = parts.read(shared) {
+            return Ok(Transformed::yes(read));
+        }
+        let stage = StageId(u32::try_from(fragments.len()).unwrap_or(u32::MAX));
+        fragments.push(fragment(shared.input()));
+        Ok(Transformed::yes(parts.add(shared, read_whole(stage, shared.input()))))
+    });
+    fragments.push(fragment(&rest.data()?));
+    Ok(fragments)
+}
+
+/// The shared parts that were cut, by their numbers.
+#[derive(Default)]
+struct SharedParts(HashMap<usize, SharedPart>);
+
+struct SharedPart {
+    plan: Arc<dyn ExecutionPlan>,
+    read: Arc<dyn ExecutionPlan>,
+}
+
+impl SharedParts {
+    /// What reads the stage of `shared`, if that was cut before and computes the same.
+    fn read(&self, shared: &SharedExec) -> Option<Arc<dyn ExecutionPlan>> {
+        let text = |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).indent(true).to_string();
+        let part = self.0.get(&shared.number())?;
+        (text(&part.plan) == text(shared.input())).then(|| Arc::clone(&part.read))
+    }
+
+    /// Remembers what reads the stage of `shared`, and gives it back.
+    fn add(&mut self, shared: &SharedExec, read: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        let part = SharedPart {
+            plan: Arc::clone(shared.input()),
+            read: Arc::clone(&read),
+        };
+        self.0.insert(shared.number(), part);
+        read
+    }
+}
+
+/// Reads all partitions of a fragment that ends with `plan`, one stream for each.
+fn read_whole(stage: StageId, plan: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    Arc::new(ShuffleReadExec::new(
+        stage,
+        plan.schema(),
+        Partitioning::UnknownPartitioning(plan.output_partitioning().partition_count()),
+        plan.output_ordering().cloned(),
+    ))
 }
 
 /// A fragment whose root is not reached yet.
@@ -98,6 +156,7 @@ struct Subqueries {
 
 struct Cutter {
     fragments: Vec<Fragment>,
+    shared: SharedParts,
     subqueries: Option<Subqueries>,
     estimator: Estimator,
 }
@@ -106,6 +165,9 @@ impl Cutter {
     fn cut(&mut self, node: &Arc<dyn ExecutionPlan>) -> Result<OpenFragment> {
         if let Some(repartition) = node.downcast_ref::<RepartitionExec>() {
             return self.cut_repartition(node, repartition);
+        }
+        if let Some(shared) = node.downcast_ref::<SharedExec>() {
+            return self.cut_shared(shared);
         }
         if partition_safety(node.as_ref()) == PartitionSafety::Opaque || self.fragments.len() > MAX_FRAGMENTS {
             return Ok(OpenFragment {
@@ -159,6 +221,22 @@ impl Cutter {
                 partition_safety: PartitionSafety::Opaque,
             }),
         }
+    }
+
+    /// Makes a shared part a stage when it is met first; every place gets its own reader of that stage.
+    fn cut_shared(&mut self, shared: &SharedExec) -> Result<OpenFragment> {
+        let plan = match self.shared.read(shared) {
+            Some(read) => read,
+            None => {
+                let open = self.cut(shared.input())?;
+                let read = self.close_and_read(open, shared.input())?;
+                self.shared.add(shared, read)
+            }
+        };
+        Ok(OpenFragment {
+            plan,
+            partition_safety: PartitionSafety::Independent,
+        })
     }
 
     /// Cuts below a node that gathers all partitions, and so runs in one task, while its input may run in many.
@@ -255,16 +333,9 @@ impl Cutter {
         open: OpenFragment,
         original: &Arc<dyn ExecutionPlan>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = open.plan.schema();
-        let ordering = open.plan.output_ordering().cloned();
-        let partitions = open.plan.output_partitioning().partition_count();
+        let plan = Arc::clone(&open.plan);
         let stage = self.close(open, Output::Identity, original)?;
-        Ok(Arc::new(ShuffleReadExec::new(
-            stage,
-            schema,
-            Partitioning::UnknownPartitioning(partitions),
-            ordering,
-        )))
+        Ok(read_whole(stage, &plan))
     }
 }
 

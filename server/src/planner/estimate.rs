@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::Schema;
 use datafusion::common::stats::Precision;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
@@ -28,7 +29,7 @@ impl Estimator {
     pub(crate) fn bytes(&self, plan: &Arc<dyn ExecutionPlan>) -> u64 {
         self.rows(plan).map_or_else(
             || scan_bytes(plan.as_ref()),
-            |rows| rows.saturating_mul(row_bytes(plan)),
+            |rows| rows.saturating_mul(u64::try_from(row_bytes(&plan.schema())).unwrap_or(u64::MAX)),
         )
     }
 
@@ -71,12 +72,11 @@ fn config_bytes(config: &FileScanConfig) -> u64 {
         .sum()
 }
 
-fn row_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-    let width: usize = plan
-        .schema()
-        .fields()
-        .iter()
+/// The assumed bytes of a row.
+pub(super) fn row_bytes(schema: &Schema) -> usize {
+    let fields = schema.fields().iter();
+    let width: usize = fields
         .map(|field| field.data_type().primitive_width().unwrap_or(VARIABLE_WIDTH_BYTES))
         .sum();
-    u64::try_from(width.max(1)).unwrap_or(u64::MAX)
+    width.max(1)
 }

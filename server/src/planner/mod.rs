@@ -3,22 +3,23 @@
 //! ```text
 //! logical plan --optimizer--> physical plan --cut--> fragments --size--> stages --encode--> StageGraph
 //!                                  |                                        ^
-//!                                  `------ one worker: one fragment --------'
+//!                                  `------ one worker: not cut ------------'
 //! ```
 //!
 //! DataFusion optimises the logical plan first, then the rules of `optimizer` do, which know how many rows there are.
 //!
-//! For one worker the physical plan is DataFusion's own. For several it is cut at its exchanges (`cut`), each fragment
+//! For one worker the physical plan is DataFusion's own, with partitions by the bytes that it reads, except that a part which
+//! several places read is a stage. For several it is cut at its exchanges (`cut`), each fragment
 //! gets as many partitions and tasks as its bytes justify (`size`), and two fragments that would run as one task
 //! are merged.
 
 mod check;
 pub mod columns;
 mod cut;
-mod dynamic_filters;
 mod estimate;
 pub mod explain;
 mod joins;
+mod marks;
 mod optimizer;
 pub mod schema;
 mod size;
@@ -34,10 +35,13 @@ use datafusion::config::OptimizerOptions;
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
+use self::estimate::scan_bytes;
 use self::optimizer::Samples;
+use self::size::whole_partitions;
 use crate::datafusion_workarounds::guards;
+use crate::datafusion_workarounds::patterns::call_like;
 use crate::plan_limits;
 pub use size::{ClusterShape, SizeOptions};
 pub use stages::StagedPlan;
@@ -81,11 +85,14 @@ impl Planner {
         write: Option<&FileWrite>,
     ) -> Result<StagedPlan> {
         plan_limits::check_plan(logical)?;
-        let improved = optimizer::improve(state, state.optimize(logical)?, &self.samples).await?;
-        let logical = guards::guard(improved.plan)?;
-        let staged = self.stages(state, &logical, shape, write).await?;
+        let mut improved = optimizer::improve(state, state.optimize(logical)?, &self.samples).await?;
+        let logical = optimizer::share(state, call_like(guards::guard(improved.plan)?)?, &mut improved.changes)?;
+        let staged = self
+            .stages(state, &logical, improved.scanned_bytes, shape, write)
+            .await?;
         Ok(StagedPlan {
             changes: improved.changes,
+            expected: improved.expected,
             ..staged
         })
     }
@@ -94,16 +101,19 @@ impl Planner {
         &self,
         state: &SessionState,
         logical: &LogicalPlan,
+        scanned_bytes: Option<u64>,
         shape: ClusterShape,
         write: Option<&FileWrite>,
     ) -> Result<StagedPlan> {
-        let mut state = with_partitions(state, shape.slots.max(1));
         let (bytes, rows) = match shape.workers {
             0 | 1 => (COLLECTED_BYTES, COLLECTED_ROWS),
             workers => (BROADCAST_BYTES / (workers - 1), BROADCAST_ROWS / (workers - 1)),
         };
-        state = with_build_sides(state, bytes, rows);
-        let mut physical = dynamic_filters::plan_with_safe_filters(&state, logical).await?;
+        let state = with_build_sides(state.clone(), bytes, rows);
+        let mut physical = match (shape.workers, write) {
+            (0 | 1, None) => plan_whole(&state, logical, scanned_bytes, shape).await?,
+            _ => plan_with(&state, logical, shape.slots.max(1)).await?,
+        };
         if let Some(write) = write {
             physical = write.apply(physical)?;
         }
@@ -125,7 +135,7 @@ impl Planner {
     }
 
     fn plan_one_task(&self, physical: &Arc<dyn ExecutionPlan>, shape: ClusterShape) -> Result<StagedPlan> {
-        stages::assemble(size::size(cut::one_fragment(physical), shape, &self.options)?)
+        stages::assemble(size::size(cut::cut_shared(physical)?, shape, &self.options)?)
     }
 }
 
@@ -151,6 +161,32 @@ fn with_build_sides(mut state: SessionState, bytes: usize, rows: usize) -> Sessi
         rows,
     );
     state
+}
+
+/// Plans for one worker, with as many partitions as the bytes that are read justify; `scanned_bytes` where they are known
+/// before. A result that is streamed from its partitions has one for each slot: rows of each wait for the client.
+async fn plan_whole(
+    state: &SessionState,
+    logical: &LogicalPlan,
+    scanned_bytes: Option<u64>,
+    shape: ClusterShape,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let slots = shape.slots.max(1);
+    let guess = scanned_bytes.map_or(slots, |bytes| whole_partitions(bytes, shape));
+    let physical = plan_with(state, logical, guess).await?;
+    let bytes = scanned_bytes.unwrap_or_else(|| scan_bytes(physical.as_ref()));
+    let partitions = match physical.output_partitioning().partition_count() {
+        0 | 1 => whole_partitions(bytes, shape),
+        _ => slots,
+    };
+    match partitions == guess {
+        true => Ok(physical),
+        false => plan_with(state, logical, partitions).await,
+    }
+}
+
+async fn plan_with(state: &SessionState, logical: &LogicalPlan, partitions: usize) -> Result<Arc<dyn ExecutionPlan>> {
+    marks::create_physical_plan(&with_partitions(state, partitions), logical).await
 }
 
 fn with_partitions(state: &SessionState, partitions: usize) -> SessionState {

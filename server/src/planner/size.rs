@@ -65,6 +65,20 @@ pub(crate) fn exchange_partitions(bytes: u64, shape: ClusterShape, options: &Siz
     shape.slots.max(1) * rounds.clamp(1, most_rounds)
 }
 
+/// Bytes of files for each slot that justify one more partition, and the most partitions for each slot, of a plan that runs
+/// whole in one process. More partitions than slots keep all slots busy to the end, and each of a larger query's hash tables
+/// smaller.
+const BYTES_PER_ROUND: u64 = 32 * 1024 * 1024;
+const MOST_ROUNDS: u64 = 4;
+
+/// The number of partitions of a plan for one worker that reads so many bytes.
+pub(crate) fn whole_partitions(bytes: u64, shape: ClusterShape) -> usize {
+    let slots = shape.slots.max(1);
+    let per_slot = bytes / u64::try_from(slots).unwrap_or(u64::MAX);
+    let rounds = per_slot.div_ceil(BYTES_PER_ROUND).clamp(1, MOST_ROUNDS);
+    slots * usize::try_from(rounds).unwrap_or(1)
+}
+
 /// Gives every fragment its partitions and tasks. The result has the same order, with `None` for a fragment that was
 /// merged into its reader.
 pub(crate) fn size(
@@ -286,6 +300,14 @@ mod tests {
         assert_eq!(exchange_partitions(1000, SHAPE, &options()), 4);
         assert_eq!(exchange_partitions(50_000, SHAPE, &options()), 8);
         assert_eq!(exchange_partitions(u64::MAX, SHAPE, &options()), 16);
+    }
+
+    #[test]
+    fn plans_of_one_worker_have_partitions_by_their_bytes() {
+        let shape = ClusterShape { workers: 1, slots: 2 };
+        for (bytes, partitions) in [(0, 2), (64 << 20, 2), (65 << 20, 4), (190 << 20, 6), (u64::MAX, 8)] {
+            assert_eq!(whole_partitions(bytes, shape), partitions, "{bytes}");
+        }
     }
 
     #[test]

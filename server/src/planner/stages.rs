@@ -21,6 +21,7 @@ use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WriteP
 
 use super::cut::Output;
 use super::estimate::scans;
+use super::optimizer::Expected;
 use super::size::{SizedFragment, map_reads, reads};
 
 /// The largest stage plan that is sent, in bytes: a control message, less the other fields of the message.
@@ -33,6 +34,8 @@ pub struct StagedPlan {
     pub stages: Vec<PlannedStage>,
     /// What the optimizer changed, a line each.
     pub changes: Vec<String>,
+    /// What it expected of joins and groups.
+    pub(super) expected: Vec<Expected>,
 }
 
 /// One stage.
@@ -106,6 +109,7 @@ pub(super) fn assemble(sized: Vec<Option<SizedFragment>>) -> Result<StagedPlan> 
     Ok(StagedPlan {
         stages,
         changes: Vec::new(),
+        expected: Vec::new(),
     })
 }
 

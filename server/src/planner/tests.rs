@@ -6,6 +6,7 @@ use datafusion::config::ConfigNonZeroUsize;
 use datafusion::dataframe::DataFrameWriteOptions;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use squadron_proto::QueryId;
 use squadron_proto::control::PlanRef;
@@ -174,6 +175,26 @@ staged_plan!(
     distinct_aggregate_hashes_its_argument,
     "SELECT count(DISTINCT customer) FROM orders"
 );
+staged_plan!(
+    equal_groups_are_one_stage,
+    "WITH g AS (SELECT customer, sum(total) AS total FROM orders GROUP BY customer) \
+     SELECT customer FROM g WHERE total = (SELECT max(total) FROM g)"
+);
+
+#[tokio::test]
+async fn equal_groups_are_one_stage_on_one_worker() {
+    let fixture = Fixture::new().await;
+    let sql = "WITH g AS (SELECT customer, count(*) AS n FROM orders GROUP BY customer) \
+               SELECT a.n, b.n FROM g a JOIN g b ON a.customer = b.customer + 1";
+    let staged = fixture.plan(sql, ONE_WORKER).await;
+    assert_eq!(staged.stages.len(), 2);
+    assert_eq!(super::size::reads(staged.stages[1].plan.as_ref()).len(), 2);
+    assert!(
+        staged.changes[0].starts_with("equal_subplans: "),
+        "{:?}",
+        staged.changes
+    );
+}
 
 #[tokio::test]
 async fn one_worker_gets_one_task() {
@@ -236,23 +257,36 @@ async fn scan_stage_is_sent_without_files() {
     assert_eq!(partitions, [0, 1, 2, 3]);
 }
 
-async fn uses_dynamic_filters(fixture: &Fixture, sql: &str) -> bool {
-    let staged = fixture.plan(sql, ONE_WORKER).await;
-    fn produces(plan: &dyn ExecutionPlan) -> bool {
-        !plan.dynamic_expressions_produced().is_empty()
-            || plan.children().into_iter().any(|child| produces(child.as_ref()))
+/// The joins that fill dynamic filters, by the columns that they join by.
+async fn filtering_joins(fixture: &Fixture, sql: &str) -> Vec<String> {
+    fn collect(plan: &dyn ExecutionPlan, found: &mut Vec<String>) {
+        if let Some(join) = plan.downcast_ref::<HashJoinExec>()
+            && !plan.dynamic_expressions_produced().is_empty()
+        {
+            found.extend(join.on().iter().map(|(left, right)| format!("{left} = {right}")));
+        }
+        for child in plan.children() {
+            collect(child.as_ref(), found);
+        }
     }
-    produces(staged.stages[0].plan.as_ref())
+    let mut found = Vec::new();
+    collect(fixture.plan(sql, ONE_WORKER).await.stages[0].plan.as_ref(), &mut found);
+    found
 }
 
 #[tokio::test]
-async fn ambiguous_names_disable_dynamic_filters() {
+async fn dynamic_filters_stay_below_ambiguous_names() {
     let fixture = Fixture::new().await;
     let clear = "SELECT name FROM customer c JOIN orders o ON c.id = o.customer";
-    assert!(uses_dynamic_filters(&fixture, clear).await);
-    let twice = "SELECT a.id, b.id FROM orders a JOIN orders b ON a.customer = b.customer \
-                 JOIN customer c ON b.id = c.id";
-    assert!(!uses_dynamic_filters(&fixture, twice).await);
+    assert_eq!(filtering_joins(&fixture, clear).await, ["id@0 = customer@0"]);
+    // The outer join has `total` of both sides, and one of its inputs is a join without such names.
+    let outer = "SELECT a.total, b.total FROM (SELECT total, name FROM customer c JOIN orders o ON c.id = o.customer) a \
+                 FULL JOIN orders b ON a.total = b.id";
+    assert_eq!(filtering_joins(&fixture, outer).await, ["id@0 = customer@0"]);
+    // The filter on `o.total` would be one on `x.total` on the other side, which is no key of the semi-join.
+    let semi = "SELECT id FROM orders o WHERE EXISTS \
+                (SELECT 1 FROM orders x WHERE x.customer = o.total AND x.total > o.id)";
+    assert_eq!(filtering_joins(&fixture, semi).await, Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -294,7 +328,7 @@ async fn join_with_single_probe_stays_unspread() {
     let sql = "SELECT count(*) FROM few f FULL JOIN few g ON f.id = g.id";
     let logical = state.create_logical_plan(sql).await.unwrap();
     let logical = state.optimize(&logical).unwrap();
-    let physical = dynamic_filters::create_physical_plan(&state, &logical).await.unwrap();
+    let physical = marks::create_physical_plan(&state, &logical).await.unwrap();
     let shown = |plan: &dyn ExecutionPlan| datafusion::physical_plan::displayable(plan).indent(false).to_string();
     let before = shown(physical.as_ref());
     assert!(before.contains("mode=CollectLeft, join_type=Full"), "{before}");

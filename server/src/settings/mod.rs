@@ -41,6 +41,8 @@ pub struct SquadronOptions {
     pub speculation: bool,
     /// Which rules make plans better.
     pub optimizer: OptimizerRules,
+    /// By how much the optimizer takes tables for larger or smaller than they are, to test what its mistakes cost.
+    pub misestimate: u32,
 }
 
 /// The rules of the planner's own optimizer; all are on unless a session says otherwise.
@@ -54,6 +56,10 @@ pub struct OptimizerRules {
     pub not_in: bool,
     /// Inner joins are done in the order that makes the fewest rows.
     pub join_order: bool,
+    /// The side of a join that becomes a table is chosen by the optimizer's estimates.
+    pub join_sides: bool,
+    /// Equal parts of a query are computed once.
+    pub equal_subplans: bool,
 }
 
 impl OptimizerRules {
@@ -63,6 +69,8 @@ impl OptimizerRules {
             "optimizer.correlated_aggregates" => Some(&mut self.correlated_aggregates),
             "optimizer.not_in" => Some(&mut self.not_in),
             "optimizer.join_order" => Some(&mut self.join_order),
+            "optimizer.join_sides" => Some(&mut self.join_sides),
+            "optimizer.equal_subplans" => Some(&mut self.equal_subplans),
             _ => None,
         }
     }
@@ -75,6 +83,8 @@ impl Default for OptimizerRules {
             correlated_aggregates: true,
             not_in: true,
             join_order: true,
+            join_sides: true,
+            equal_subplans: true,
         }
     }
 }
@@ -89,6 +99,7 @@ impl Default for SquadronOptions {
             reserved_memory: 0,
             speculation: true,
             optimizer: OptimizerRules::default(),
+            misestimate: 1,
         }
     }
 }
@@ -158,6 +169,7 @@ impl ExtensionOptions for SquadronOptions {
             "priority" => self.priority = parse_priority(value)?,
             "tag" => self.tag = parse_tag(value)?,
             "reserved_memory" => self.reserved_memory = parse_reserved_memory(value)?,
+            "optimizer.misestimate" => self.misestimate = parse_misestimate(value)?,
             "speculation" => self.speculation = parse_switch("squadron.speculation", value)?,
             _ => match self.optimizer.switch(key) {
                 Some(switch) => *switch = parse_switch(&format!("squadron.{key}"), value)?,
@@ -233,7 +245,31 @@ impl ExtensionOptions for SquadronOptions {
                 "on: inner joins are done in the order that makes the fewest rows by statistics; off: as the query names \
                  its tables",
             ),
+            entry(
+                "optimizer.join_sides",
+                switch(self.optimizer.join_sides),
+                "on: the side of a join that becomes a table is the smaller one by the estimates of the join order; off: by \
+                 DataFusion's own",
+            ),
+            entry(
+                "optimizer.equal_subplans",
+                switch(self.optimizer.equal_subplans),
+                "on: groups, distinct rows and windows that occur twice in a query are computed once",
+            ),
+            entry(
+                "optimizer.misestimate",
+                self.misestimate.to_string(),
+                "For tests: the optimizer takes tables for so many times more or fewer rows than they have, by their \
+                 names; 1 is off",
+            ),
         ]
+    }
+}
+
+fn parse_misestimate(text: &str) -> Result<u32> {
+    match text.trim().parse() {
+        Ok(factor) if factor >= 1 => Ok(factor),
+        _ => config_err!("squadron.optimizer.misestimate is a whole number from 1, not '{text}'"),
     }
 }
 
@@ -365,6 +401,7 @@ mod tests {
             ("squadron.speculation", "true", "on"),
             ("squadron.speculation", "OFF", "off"),
             ("squadron.optimizer.correlated_aggregates", "off", "off"),
+            ("squadron.optimizer.misestimate", "1000", "1000"),
         ] {
             options.set(key, value).unwrap();
             let entries = options.entries();
@@ -384,6 +421,7 @@ mod tests {
                     correlated_aggregates: false,
                     ..OptimizerRules::default()
                 },
+                misestimate: 1000,
             }
         );
     }
@@ -397,6 +435,7 @@ mod tests {
             ("squadron.priority", "101", "from -100 to 100"),
             ("squadron.reserved_memory", "much", "squadron.reserved_memory"),
             ("squadron.speculation", "maybe", "on or off"),
+            ("squadron.optimizer.misestimate", "0", "from 1"),
             ("squadron.colour", "red", "squadron.colour"),
         ] {
             let error = options.set(key, value).unwrap_err().to_string();

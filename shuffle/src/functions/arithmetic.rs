@@ -6,7 +6,7 @@
 //! reader.
 //!
 //! Most batches hold values so small that no result can overflow. One pass over the bits of the operands proves that, and
-//! the faster kernels without checks do the rest; otherwise Arrow's checked kernels do.
+//! the faster kernels without checks do the rest (`decimals` has those of decimals); otherwise Arrow's checked kernels do.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_expr_common::datum::apply;
 
-use super::strict_field;
+use super::{decimals, strict_field};
 
 /// Whether calls take the place of `operator`; not of operators that cannot overflow or check for it themselves.
 pub fn is_operator_checked(operator: Operator) -> bool {
@@ -357,6 +357,9 @@ impl ScalarUDFImpl for Negate {
 
 /// `left operator right`, or `ArithmeticOverflow` for a row whose result does not fit.
 fn compute(operator: Operator, left: &dyn Datum, right: &dyn Datum) -> Result<ArrayRef, ArrowError> {
+    if let Some(result) = decimals::unchecked(operator, left, right) {
+        return Ok(result);
+    }
     let may_overflow = may_overflow(operator, left.get().0, right.get().0);
     let result = match (operator, may_overflow) {
         (Operator::Plus, true) => numeric::add(left, right),
@@ -370,8 +373,7 @@ fn compute(operator: Operator, left: &dyn Datum, right: &dyn Datum) -> Result<Ar
     Ok(result)
 }
 
-/// Whether a result can lie outside of the type, judged by the bits that the operands use. Decimals are checked by their
-/// kernels at no cost.
+/// Whether a result can lie outside of the type, judged by the bits that the operands use.
 fn may_overflow(operator: Operator, left: &dyn Array, right: &dyn Array) -> bool {
     let Some((left, right, signed, width)) = used_bits(left, right) else {
         return true;
@@ -434,16 +436,10 @@ fn used_bits(left: &dyn Array, right: &dyn Array) -> Option<(u32, u32, bool, u32
 
 /// A decimal of the largest precision has bits for more digits than it may have.
 fn check_precision(result: &ArrayRef) -> Result<(), ArrowError> {
-    /// 2^126 is less than 10^38.
-    const SAFE_BITS: u32 = 126;
     match result.data_type() {
         DataType::Decimal128(DECIMAL128_MAX_PRECISION, _) => {
             let result = result.as_primitive::<Decimal128Type>();
-            let used = result
-                .values()
-                .iter()
-                .fold(0, |used, value| used | (value ^ (value >> 127)));
-            if i128::BITS - used.leading_zeros() <= SAFE_BITS {
+            if decimals::used_bits(result) <= decimals::SAFE_BITS {
                 return Ok(());
             }
             validated(result, |result| {

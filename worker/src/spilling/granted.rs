@@ -19,6 +19,8 @@
 //! count bytes of texts as often as there are batches of sorted rows.
 //!
 //! That the merge of what went to disk is refused is right: it then reads fewer files at a time.
+//!
+//! The table of a partial aggregate is refused more than a cap too, if it then hands on fewer rows than it reads ([`cap`](super::cap)).
 
 use std::fmt;
 use std::path::Path;
@@ -28,7 +30,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 
 use bytes::Bytes;
+use datafusion::arrow::array::RecordBatch;
 use datafusion::common::Result;
+use datafusion::error::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -41,6 +45,7 @@ use futures::{Stream, StreamExt, stream};
 use squadron_shuffle::AttemptContext;
 
 use super::adapted::{Adaptation, AdaptedExec};
+use super::cap::Cap;
 use crate::engine::running_context;
 use crate::memory::consumers::{is_partial_table, is_sort, is_table};
 
@@ -66,14 +71,18 @@ fn execute_granted(
 ) -> Result<SendableRecordBatchStream> {
     let phase = Arc::new(Phase::default());
     let granting = granting(&context, &phase)?;
-    operator.run(partition, granting, context, |rows| observed(rows, phase))
+    let reading = Arc::clone(&phase);
+    let output = operator.run(partition, granting, context, |rows| observed(rows, reading))?;
+    let schema = output.schema();
+    let output = output.inspect(move |batch| phase.cap.hands_on(batch.as_ref().map_or(0, RecordBatch::num_rows)));
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, output)))
 }
 
 /// `rows`, of which `phase` hears.
 fn observed(rows: SendableRecordBatchStream, phase: Arc<Phase>) -> SendableRecordBatchStream {
     let schema = rows.schema();
     let reading = Arc::clone(&phase);
-    let rows = rows.inspect(move |_| reading.reads_on());
+    let rows = rows.inspect(move |batch| reading.reads_on(batch.as_ref().map_or(0, RecordBatch::num_rows)));
     let end = stream::poll_fn(move |_| {
         phase.input_ended.store(true, Ordering::Relaxed);
         Poll::Ready(None)
@@ -117,6 +126,8 @@ struct Phase {
     uncharged: AtomicUsize,
     /// It reads what went to disk, and writes no file meanwhile: the last step of a merge, which asks for nothing more.
     merges: AtomicBool,
+    /// Of a partial aggregate.
+    cap: Cap,
 }
 
 impl Phase {
@@ -145,7 +156,8 @@ impl Phase {
         before.min(bytes)
     }
 
-    fn reads_on(&self) {
+    fn reads_on(&self, rows: usize) {
+        self.cap.reads(rows);
         self.gives_way.store(false, Ordering::Relaxed);
     }
 }
@@ -189,6 +201,16 @@ impl MemoryPool for GrantingPool {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let consumer = reservation.consumer();
+        if is_partial_table(consumer)
+            && !self.phase.has_no_choice(consumer)
+            && self.phase.cap.refuses(reservation.size() + additional)
+        {
+            self.phase.refused();
+            return Err(DataFusionError::ResourcesExhausted(
+                "the table hands its groups on".to_owned(),
+            ));
+        }
         let Err(refused) = self.inner.try_grow(reservation, additional) else {
             return Ok(());
         };
@@ -274,9 +296,9 @@ mod tests {
         table.try_grow(90).unwrap();
         table.try_grow(20).expect_err("it can give way");
         table.try_grow(20).expect("it has given way");
-        phase.reads_on();
+        phase.reads_on(1);
         table.try_grow(20).expect_err("it can give way again");
-        phase.reads_on();
+        phase.reads_on(1);
         phase.input_ended.store(true, Ordering::Relaxed);
         table.try_grow(50).expect_err("the merge can do with less");
         phase.merges.store(true, Ordering::Relaxed);
@@ -304,9 +326,9 @@ mod tests {
         let sorted = sort.split(40);
         sorted.try_grow(20).expect("its rows are on their way to disk");
         merge.try_grow(20).expect_err("it can merge fewer files");
-        phase.reads_on();
+        phase.reads_on(1);
         sort.try_grow(20).expect_err("it can go to disk again");
-        phase.reads_on();
+        phase.reads_on(1);
         phase.input_ended.store(true, Ordering::Relaxed);
         sort.try_grow(20).expect("it has all its rows");
         assert_eq!(pool.reserved(), 90, "what it was granted was charged before");

@@ -28,6 +28,7 @@
 mod adapted;
 mod build;
 mod candidates;
+mod cap;
 mod granted;
 mod input;
 mod join;

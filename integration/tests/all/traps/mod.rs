@@ -15,6 +15,7 @@ mod joins;
 mod limits;
 mod sets;
 mod shapes;
+mod shared;
 mod standard;
 mod subqueries;
 mod valid;

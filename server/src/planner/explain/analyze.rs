@@ -8,7 +8,8 @@
 //!         4  0.1 ms  0                 SortExec: ...
 //! ```
 //!
-//! An operator's time is that of its own work, summed over the threads of all tasks, and its share is of all work of the
+//! Where the optimizer expected another number of rows, a column shows it, and a line above names the estimate that was off
+//! most. An operator's time is that of its own work, summed over the threads of all tasks, and its share is of all work of the
 //! query. Its skew is how many times the average the partition with the most rows has.
 
 use std::borrow::Cow;
@@ -21,9 +22,11 @@ use datafusion::error::Result;
 use squadron_proto::control::{OperatorMetrics, TaskMetrics};
 use squadron_scheduler::{QuerySummary, StageSummary};
 
+use super::expected::{rows_expected, worst_estimate};
 use super::numbers::{count, size, time};
 use super::{describe, format_count, rows};
 use crate::planner::StagedPlan;
+use crate::planner::optimizer::Expected;
 
 /// The rows of `EXPLAIN ANALYZE`: each stage with its time, its rows and its operators. With `is_verbose`, also each
 /// task, and all that the operators of the slowest one have counted.
@@ -36,9 +39,14 @@ pub fn analyze(
     schema: &SchemaRef,
     is_verbose: bool,
 ) -> Result<RecordBatch> {
-    let computed = summary.stages.iter().flat_map(|stage| operators(stage).operators);
+    let computed: Vec<_> = summary
+        .stages
+        .iter()
+        .flat_map(|stage| operators(stage).operators)
+        .collect();
     let query = Shown {
-        computed_ns: computed.map(|operator| operator.busy_ns).sum(),
+        computed_ns: computed.iter().map(|operator| operator.busy_ns).sum(),
+        expected: &staged.expected,
         is_verbose,
     };
     let stages = describe(staged, |stage| {
@@ -47,7 +55,9 @@ pub fn analyze(
     });
     let lost = summary.recoveries.iter();
     let lost: String = lost.map(|lost| format!("computed again: {lost}\n")).collect();
-    let text = format!("{}\n{lost}{stages}", totals(summary, query.computed_ns));
+    let worst = worst_estimate(&staged.expected, &computed);
+    let worst = worst.map_or_else(String::new, |worst| worst + "\n");
+    let text = format!("{}\n{lost}{worst}{stages}", totals(summary, query.computed_ns));
     rows(schema, vec!["Distributed Plan with Metrics"], vec![text])
 }
 
@@ -129,13 +139,14 @@ fn add(sum: &mut OperatorMetrics, other: &OperatorMetrics) {
 }
 
 /// How the stages of a query are shown.
-struct Shown {
+struct Shown<'a> {
     /// The time of all operators.
     computed_ns: u64,
+    expected: &'a [Expected],
     is_verbose: bool,
 }
 
-impl Shown {
+impl Shown<'_> {
     fn stage(&self, stage: &StageSummary) -> String {
         let mut text = stage_line(stage);
         if stage.second_attempts > 0 {
@@ -182,7 +193,7 @@ impl Shown {
     }
 
     /// What an operator does, cut where lists of values would hide the other operators.
-    fn shortened<'a>(&self, operator: &'a str) -> Cow<'a, str> {
+    fn shortened<'t>(&self, operator: &'t str) -> Cow<'t, str> {
         match operator.char_indices().nth(OPERATOR_CHARS) {
             Some((end, _)) if !self.is_verbose => Cow::Owned(format!("{}...", &operator[..end])),
             _ => Cow::Borrowed(operator),
@@ -193,6 +204,7 @@ impl Shown {
         let share = operator.busy_ns as f64 * 100.0 / self.computed_ns.max(1) as f64;
         [
             count(operator.rows),
+            rows_expected(self.expected, &operator.operator).map_or_else(String::new, count),
             time(Duration::from_nanos(operator.busy_ns)),
             format!("{share:.0}"),
             some(operator.read_bytes, size),
@@ -205,8 +217,8 @@ impl Shown {
 /// How many characters of an operator are shown, but for VERBOSE.
 const OPERATOR_CHARS: usize = 200;
 
-const COLUMNS: usize = 6;
-const HEADINGS: [&str; COLUMNS] = ["rows", "time", "%", "read", "spilled", "skew"];
+const COLUMNS: usize = 7;
+const HEADINGS: [&str; COLUMNS] = ["rows", "expected", "time", "%", "read", "spilled", "skew"];
 
 /// Writes the figures before an operator, each to the right of its column.
 fn push_cells(text: &mut String, widths: &[Option<usize>; COLUMNS], cells: &[String; COLUMNS]) {
@@ -320,6 +332,7 @@ mod tests {
     fn shown(stage: &StageSummary, is_verbose: bool) -> Vec<String> {
         let query = Shown {
             computed_ns: 10_000_000,
+            expected: &[],
             is_verbose,
         };
         query.stage(stage).lines().map(ToOwned::to_owned).collect()

@@ -9,6 +9,7 @@
 //! ```
 
 mod analyze;
+mod expected;
 mod numbers;
 
 use std::fmt::Write;

@@ -10,12 +10,16 @@
 //! | [`aggregates`] | groups of a subquery are computed only for keys that the query asks for |
 //! | [`not_in`] | `NOT IN` without NULL is joined in partitions |
 //! | [`join_order`] | few rows go from join to join |
+//! | [`sides`] | the side of a join that becomes a table is the smaller one, by the same estimates |
+//! | [`equal_subplans`] | what occurs twice is computed once |
 //!
 //! Each has a switch, `squadron.optimizer.NAME`, and a condition on its estimate, below which it leaves the plan alone;
 //! it does nothing where a table has no statistics. The rows are the same with every rule on or off.
 
 mod aggregates;
 mod cardinality;
+mod equal_subplans;
+mod expected;
 mod join_order;
 mod joins;
 mod not_in;
@@ -23,6 +27,7 @@ mod relation;
 mod samples;
 mod selectivity;
 mod semi_joins;
+mod sides;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -37,6 +42,7 @@ use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 
 use self::cardinality::Estimator;
+pub(super) use self::expected::Expected;
 pub(super) use self::samples::Samples;
 use self::statistics::Tables;
 use crate::settings::SquadronOptions;
@@ -50,6 +56,10 @@ pub(super) struct Improved {
     pub(super) plan: LogicalPlan,
     /// One line for each change, beginning with the rule's name.
     pub(super) changes: Vec<String>,
+    /// What was expected of its joins and groups, where there are estimates.
+    pub(super) expected: Vec<Expected>,
+    /// Bytes of the files that it scans, if they were asked for.
+    pub(super) scanned_bytes: Option<u64>,
 }
 
 /// Applies the rules that are on to an optimised plan.
@@ -59,8 +69,13 @@ pub(super) struct Improved {
 pub(super) async fn improve(state: &SessionState, plan: LogicalPlan, samples: &Samples) -> Result<Improved> {
     let rules = SquadronOptions::of(state.config_options()).optimizer;
     let mut changes = Vec::new();
-    if !has_few_nodes_and_a_join(&plan)? {
-        return Ok(Improved { plan, changes });
+    if !has_few_nodes(&plan)? || !has_join(&plan)? {
+        return Ok(Improved {
+            plan,
+            changes,
+            expected: Vec::new(),
+            scanned_bytes: None,
+        });
     }
     let tables = Tables::of(&plan, samples, state).await?;
     let estimator = Estimator { tables: &tables };
@@ -82,19 +97,50 @@ pub(super) async fn improve(state: &SessionState, plan: LogicalPlan, samples: &S
         let last = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
         plan = last.optimize(plan, state, |_, _| {})?;
     }
-    Ok(Improved { plan, changes })
+    let expected = expected::expectations(&plan, estimator)?;
+    if rules.join_sides {
+        plan = sides::estimate_sides(plan, estimator)?;
+    }
+    Ok(Improved {
+        plan,
+        changes,
+        expected,
+        scanned_bytes: Some(tables.scanned_bytes()),
+    })
 }
 
-fn has_few_nodes_and_a_join(plan: &LogicalPlan) -> Result<bool> {
-    let mut nodes = 0;
-    let mut has_join = false;
+/// Marks the equal parts of a plan that is otherwise final, if that rule is on.
+///
+/// # Errors
+/// Those of building plans.
+pub(super) fn share(state: &SessionState, plan: LogicalPlan, changes: &mut Vec<String>) -> Result<LogicalPlan> {
+    let is_on = SquadronOptions::of(state.config_options()).optimizer.equal_subplans;
+    match is_on && has_few_nodes(&plan)? {
+        true => equal_subplans::share_equal_subplans(plan, changes),
+        false => Ok(plan),
+    }
+}
+
+fn has_join(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
     plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::Join(_));
+        Ok(match found {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(found)
+}
+
+fn has_few_nodes(plan: &LogicalPlan) -> Result<bool> {
+    let mut nodes = 0;
+    plan.apply_with_subqueries(|_| {
         nodes += 1;
-        has_join |= matches!(node, LogicalPlan::Join(_));
         Ok(match nodes > MAX_NODES {
             true => TreeNodeRecursion::Stop,
             false => TreeNodeRecursion::Continue,
         })
     })?;
-    Ok(has_join && nodes <= MAX_NODES)
+    Ok(nodes <= MAX_NODES)
 }

@@ -19,10 +19,15 @@ use super::selectivity::is_known;
 use crate::catalog::files_of;
 use crate::plan_limits;
 use crate::plan_limits::expressions::contains_subquery;
+use crate::planner::estimate::scan_bytes;
+use crate::settings::SquadronOptions;
 
 /// The tables that a query scans.
 #[derive(Debug, Default)]
-pub(super) struct Tables(HashMap<ScanKey, Table>);
+pub(super) struct Tables {
+    tables: HashMap<ScanKey, Table>,
+    scanned_bytes: u64,
+}
 
 /// Scans of one source under one name with equal filters read the same files.
 type ScanKey = (usize, TableReference, Vec<Expr>);
@@ -34,7 +39,8 @@ impl Tables {
     /// # Errors
     /// Those of the providers, and the limits of planning.
     pub(super) async fn of(plan: &LogicalPlan, samples: &Samples, state: &SessionState) -> Result<Self> {
-        let mut tables = HashMap::new();
+        let mut found = Self::default();
+        let misestimate = f64::from(SquadronOptions::of(state.config_options()).misestimate);
         for (key, Scan { scan, conditions }) in scans(plan)? {
             plan_limits::check()?;
             let Ok(provider) = source_as_provider(&scan.source) else {
@@ -45,6 +51,7 @@ impl Tables {
                 continue;
             }
             let files = provider.scan(state, None, &scan.filters, None).await?;
+            found.scanned_bytes += scan_bytes(files.as_ref());
             let statistics = StatisticsContext::new().compute(files.as_ref(), &StatisticsArgs::new())?;
             let Some(mut table) = described(&statistics, &scan.source.schema()) else {
                 continue;
@@ -53,13 +60,28 @@ impl Tables {
             if !unknown.is_empty() {
                 table.tried = samples.try_conditions(&scan, &files, unknown, state).await;
             }
-            tables.insert(key, table);
+            table.rows *= wrong_factor(&scan.table_name, misestimate);
+            found.tables.insert(key, table);
         }
-        Ok(Self(tables))
+        Ok(found)
+    }
+
+    /// Bytes of all files that are scanned, those of a table that is scanned twice in the same way once.
+    pub(super) fn scanned_bytes(&self) -> u64 {
+        self.scanned_bytes
     }
 
     pub(super) fn get(&self, scan: &TableScan) -> Option<&Table> {
-        self.0.get(&key(scan))
+        self.tables.get(&key(scan))
+    }
+}
+
+/// By what the rows of a table are multiplied to be wrong by `misestimate`: for half of all names they are too many.
+fn wrong_factor(table: &TableReference, misestimate: f64) -> f64 {
+    let letters: u32 = table.table().bytes().map(u32::from).sum();
+    match letters % 2 {
+        0 => misestimate,
+        _ => misestimate.recip(),
     }
 }
 

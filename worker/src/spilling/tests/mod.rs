@@ -1,3 +1,5 @@
+mod aggregates;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,108 @@
+//! Equal parts of a query are computed once.
+//!
+//! ```text
+//! Join                              Join
+//!   Aggregate(x)                      Shared 0
+//!   Filter                 becomes      Aggregate(x)
+//!     Aggregate(x)                    Filter
+//!                                       Shared 0
+//!                                         Aggregate(x)
+//! ```
+//!
+//! A view or a `WITH` query that is read twice is planned twice. Where both parts stay equal after optimising, one stage
+//! computes them, and both places read its rows (Finkelstein, "Common Expression Analysis in Database Applications",
+//! 1982). Sums of floats then agree in both places too.
+//!
+//! Shared are groups, distinct rows and windows: they have to read all of their input before their first row, and rarely
+//! have more rows than it. Not shared is what volatile functions make differ each time, and what depends on a subquery in an
+//! expression, whose result belongs to one place.
+
+use std::collections::HashMap;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNodeRecursion};
+use datafusion::logical_expr::LogicalPlan;
+
+use crate::plan_limits::expressions::contains_subquery;
+use crate::planner::marks::Shared;
+
+/// A part of a plan that occurs several times.
+struct Part {
+    occurrences: usize,
+    /// Given when the first occurrence is marked.
+    number: Option<usize>,
+}
+
+/// Marks the largest equal parts of `plan`, and tells which.
+pub(super) fn share_equal_subplans(plan: LogicalPlan, changes: &mut Vec<String>) -> Result<LogicalPlan> {
+    let mut parts = repeated_parts(&plan)?;
+    if parts.is_empty() {
+        return Ok(plan);
+    }
+    let mut numbers = 0;
+    let marked = plan.transform_down_with_subqueries(|node| {
+        let Some(part) = parts.get_mut(&node) else {
+            return Ok(Transformed::no(node));
+        };
+        let number = *part.number.get_or_insert_with(|| {
+            let occurrences = part.occurrences;
+            changes.push(format!(
+                "equal_subplans: {} once, not {occurrences} times",
+                node.display()
+            ));
+            numbers += 1;
+            numbers - 1
+        });
+        let marked = Shared::mark(number, node);
+        // What is in it is computed once already.
+        Ok(Transformed::new(marked, true, TreeNodeRecursion::Jump))
+    });
+    marked.data()
+}
+
+/// The parts that occur more than once and may be shared.
+fn repeated_parts(plan: &LogicalPlan) -> Result<HashMap<LogicalPlan, Part>> {
+    let mut parts = HashMap::new();
+    plan.apply_with_subqueries(|node| {
+        if is_worth_a_stage(node) && stands_alone(node)? {
+            let part = parts.entry(node.clone()).or_insert(Part {
+                occurrences: 0,
+                number: None,
+            });
+            part.occurrences += 1;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    parts.retain(|_, part| part.occurrences > 1);
+    Ok(parts)
+}
+
+fn is_worth_a_stage(plan: &LogicalPlan) -> bool {
+    matches!(
+        computed(plan),
+        LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) | LogicalPlan::Window(_)
+    )
+}
+
+/// What `plan` was before it was renamed, filtered or sorted.
+fn computed(plan: &LogicalPlan) -> &LogicalPlan {
+    match plan {
+        LogicalPlan::Projection(projection) => computed(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => computed(&alias.input),
+        LogicalPlan::Filter(filter) => computed(&filter.input),
+        LogicalPlan::Sort(sort) => computed(&sort.input),
+        other => other,
+    }
+}
+
+/// Whether `plan` gives the same rows wherever it stands.
+fn stands_alone(plan: &LogicalPlan) -> Result<bool> {
+    let mut depends = false;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            depends |= expr.is_volatile() || expr.contains_outer() || contains_subquery(expr)?;
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(!depends)
+}
