@@ -30,6 +30,7 @@ pub mod driver;
 pub mod error;
 pub mod flight;
 mod plan_limits;
+mod plan_marks;
 pub mod planner;
 pub mod query;
 pub mod settings;

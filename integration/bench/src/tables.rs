@@ -15,6 +15,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use squadron::catalog::tpch::Tpch;
 use squadron::config::default_cache_dir;
 use squadron_integration::process::squadron;
+use tempfile::TempDir;
 
 use crate::Result;
 
@@ -67,6 +68,43 @@ pub(super) fn cache_folder(given: Option<&Path>) -> Result<PathBuf> {
     Ok(std::path::absolute(folder)?)
 }
 
+/// A folder that is being written. It gets its name when it is complete, so that half-written tables are never read, and is
+/// removed when it is dropped before.
+pub(super) struct NewFolder {
+    unfinished: TempDir,
+    folder: PathBuf,
+}
+
+impl NewFolder {
+    /// None where the folder is there already.
+    pub(super) fn unless_exists(folder: &Path) -> Result<Option<Self>> {
+        if folder.exists() {
+            return Ok(None);
+        }
+        let parent = folder.parent().ok_or("a folder of tables has a name")?;
+        fs::create_dir_all(parent)?;
+        Ok(Some(Self {
+            unfinished: TempDir::with_prefix_in("unfinished-", parent)?,
+            folder: folder.to_owned(),
+        }))
+    }
+
+    /// Where to write.
+    pub(super) fn path(&self) -> &Path {
+        self.unfinished.path()
+    }
+
+    pub(super) fn complete(self) -> Result<()> {
+        match fs::rename(self.path(), &self.folder) {
+            Ok(()) => drop(self.unfinished.keep()),
+            // Another run has written it meanwhile.
+            Err(_) if self.folder.exists() => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
 /// Makes sure that `squadron` has generated the TPC-H tables, and gives their folder.
 pub(super) async fn ensure_tpch(scale: f64, cache: Option<&Path>) -> Result<PathBuf> {
     let tables = Tpch {
@@ -91,18 +129,9 @@ pub(super) fn ensure_scan(cache: &Path, bytes: u64) -> Result<Scan> {
     let batches = (bytes / (ROW_BYTES * BATCH_ROWS)).max(FILES) / FILES * FILES;
     let rows = batches * BATCH_ROWS;
     let folder = cache.join("stream").join(format!("v{LAYOUT_VERSION}-{rows}"));
-    if !folder.exists() {
-        let parent = folder.parent().unwrap_or(cache);
-        fs::create_dir_all(parent)?;
-        // The folder is renamed when complete, so that a half-written table is never read.
-        let unfinished = tempfile::TempDir::with_prefix_in("unfinished-", parent)?;
-        write_scan(unfinished.path(), batches)?;
-        match fs::rename(unfinished.path(), &folder) {
-            Ok(()) => drop(unfinished.keep()),
-            // Another run has written it meanwhile.
-            Err(_) if folder.exists() => {}
-            Err(error) => return Err(error.into()),
-        }
+    if let Some(new) = NewFolder::unless_exists(&folder)? {
+        write_scan(new.path(), batches)?;
+        new.complete()?;
     }
     let rows_signed = i64::try_from(rows)?;
     Ok(Scan {

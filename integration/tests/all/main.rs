@@ -22,6 +22,7 @@ mod endpoints;
 mod faults;
 mod files;
 mod fuzz;
+mod generated;
 mod limits;
 mod load;
 mod memory;

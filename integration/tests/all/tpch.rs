@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use squadron::catalog::tpch::generate;
+use squadron::settings::OptimizerRules;
 use squadron_integration::client::Client;
 use squadron_integration::cluster::{ClusterBuilder, cache_folder, cluster};
 use squadron_integration::compare::compare;
@@ -43,14 +44,7 @@ fn tpch_is_exact_without_rules_of_the_optimizer() {
 
 /// Switches off the rules of the planner's own optimizer.
 pub(crate) async fn without_optimizer(client: &Client) {
-    for rule in [
-        "semi_join_placement",
-        "correlated_aggregates",
-        "not_in",
-        "join_order",
-        "join_sides",
-        "equal_subplans",
-    ] {
+    for rule in OptimizerRules::NAMES {
         let statement = format!("SET squadron.optimizer.{rule} = off");
         client.update(&statement).await.unwrap();
     }

@@ -79,10 +79,7 @@ fn calls(first: Expr, steps: Vec<(Operator, Expr)>) -> Expr {
 
 /// Whether every result of decimal arithmetic has the digits of its type.
 fn has_room(result: &DataType) -> bool {
-    match result {
-        DataType::Decimal256(precision, _) => *precision < DECIMAL256_MAX_PRECISION,
-        _ => false,
-    }
+    matches!(result, DataType::Decimal256(precision, _) if *precision < DECIMAL256_MAX_PRECISION)
 }
 
 impl AnalyzerRule for CheckArithmetic {

@@ -25,7 +25,7 @@
 //! | `guards` | plans that were optimized | conditions that fail on rows which another one excludes |
 //! | `patterns` | the same | `LIKE` with several texts, compiled for each batch |
 //! | `filter_pushdown`, `filter_first` | physical plans | filters that move to other columns, and below what may fail |
-//! | `join_sides` | the same | sides of joins, which are chosen without the optimizer's estimates |
+//! | [`ForgetEstimates`] | the same | sides of joins, which are chosen without the optimizer's estimates |
 //! | `lost_orders` | the same | orders that a union loses |
 //! | `statistics` | the same | aggregates that statistics answer for another one |
 //! | `nan_pruning` | the same | row groups with NaN |
@@ -52,7 +52,6 @@ mod grouping_sets;
 pub(crate) mod guards;
 mod hidden_values;
 mod intervals;
-pub(crate) mod join_sides;
 mod keys;
 mod lost_orders;
 mod named_casts;
@@ -87,6 +86,8 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
 };
 use squadron_shuffle::fragment::partition_safety::build_side_is_read_only;
+
+use crate::plan_marks::ForgetEstimates;
 
 /// A rule of the physical optimizer, as sessions take it.
 pub type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
@@ -139,10 +140,7 @@ pub fn physical_rules() -> Vec<Rule> {
         .unwrap_or(0);
     rules.insert(place, Arc::new(SeparateLimitFromSort));
     let sides_chosen = rules.iter().position(|rule| rule.name() == "join_selection");
-    rules.insert(
-        sides_chosen.map_or(0, |rule| rule + 1),
-        Arc::new(join_sides::ForgetEstimates),
-    );
+    rules.insert(sides_chosen.map_or(0, |rule| rule + 1), Arc::new(ForgetEstimates));
     let last = rules.len().saturating_sub(1);
     rules.insert(last, Arc::new(OneProbePartition));
     rules.insert(last, Arc::new(nan_pruning::PruneWithoutNan));

@@ -13,16 +13,9 @@ use squadron_shuffle::functions::like::{is_faster, like};
 /// # Errors
 /// Those of rewriting plans.
 pub(crate) fn call_like(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let called = plan.transform_down_with_subqueries(|node| {
-        let LogicalPlan::Filter(mut filter) = node else {
-            return Ok(Transformed::no(node));
-        };
-        let predicate = filter.predicate.clone().transform_up(|part| Ok(call(part)))?;
-        if !predicate.transformed {
-            return Ok(Transformed::no(LogicalPlan::Filter(filter)));
-        }
-        filter.predicate = predicate.data;
-        Ok(Transformed::yes(LogicalPlan::Filter(filter)))
+    let called = plan.transform_down_with_subqueries(|node| match node {
+        LogicalPlan::Filter(_) => node.map_expressions(|condition| condition.transform_up(|part| Ok(call(part)))),
+        other => Ok(Transformed::no(other)),
     });
     called.data()
 }

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! The cuts are at hash repartitions, at nodes that merge or coalesce several partitions, and at the side of a join
-//! that every task needs whole, and at what several places share. Round-robin repartitions are dropped: the partitions of a fragment already run in
-//! different tasks. Nodes that are not known to be safe keep everything below them in one fragment (see
-//! [`partition_safety`]).
+//! that every task needs whole, and at what several places share. Round-robin repartitions are dropped: the partitions
+//! of a fragment already run in different tasks. Nodes that are not known to be safe keep everything below them in one
+//! fragment (see [`partition_safety`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use squadron_shuffle::ShuffleReadExec;
 use squadron_shuffle::fragment::partition_safety::{ChildShare, PartitionSafety, child_shares, partition_safety};
 
 use super::estimate::Estimator;
-use super::marks::SharedExec;
+use crate::plan_marks::MarkedExec;
 
 /// Beyond this many fragments the rest of a plan is not cut.
 const MAX_FRAGMENTS: usize = 1000;
@@ -89,15 +89,15 @@ pub(crate) fn cut_shared(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Fragment>>
     let mut parts = SharedParts::default();
     // Upwards: a part may hold other parts.
     let rest = Arc::clone(plan).transform_up(|node| {
-        let Some(shared) = node.downcast_ref::<SharedExec>() else {
+        let Some((number, part)) = MarkedExec::shared(node.as_ref()) else {
             return Ok(Transformed::no(node));
         };
-        if let Some(read) = parts.read(shared) {
+        if let Some(read) = parts.read(number, part) {
             return Ok(Transformed::yes(read));
         }
         let stage = StageId(u32::try_from(fragments.len()).unwrap_or(u32::MAX));
-        fragments.push(fragment(shared.input()));
-        Ok(Transformed::yes(parts.add(shared, read_whole(stage, shared.input()))))
+        fragments.push(fragment(part));
+        Ok(Transformed::yes(parts.add(number, part, read_whole(stage, part))))
     });
     fragments.push(fragment(&rest.data()?));
     Ok(fragments)
@@ -113,20 +113,25 @@ struct SharedPart {
 }
 
 impl SharedParts {
-    /// What reads the stage of `shared`, if that was cut before and computes the same.
-    fn read(&self, shared: &SharedExec) -> Option<Arc<dyn ExecutionPlan>> {
+    /// What reads the stage of the part with this number, if that was cut before and computes the same as `plan`.
+    fn read(&self, number: usize, plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
         let text = |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).indent(true).to_string();
-        let part = self.0.get(&shared.number())?;
-        (text(&part.plan) == text(shared.input())).then(|| Arc::clone(&part.read))
+        let part = self.0.get(&number)?;
+        (text(&part.plan) == text(plan)).then(|| Arc::clone(&part.read))
     }
 
-    /// Remembers what reads the stage of `shared`, and gives it back.
-    fn add(&mut self, shared: &SharedExec, read: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    /// Remembers what reads the stage of `plan`, and gives it back.
+    fn add(
+        &mut self,
+        number: usize,
+        plan: &Arc<dyn ExecutionPlan>,
+        read: Arc<dyn ExecutionPlan>,
+    ) -> Arc<dyn ExecutionPlan> {
         let part = SharedPart {
-            plan: Arc::clone(shared.input()),
+            plan: Arc::clone(plan),
             read: Arc::clone(&read),
         };
-        self.0.insert(shared.number(), part);
+        self.0.insert(number, part);
         read
     }
 }
@@ -166,14 +171,14 @@ impl Cutter {
         if let Some(repartition) = node.downcast_ref::<RepartitionExec>() {
             return self.cut_repartition(node, repartition);
         }
-        if let Some(shared) = node.downcast_ref::<SharedExec>() {
-            return self.cut_shared(shared);
+        if self.fragments.len() > MAX_FRAGMENTS {
+            return keep_whole(node);
         }
-        if partition_safety(node.as_ref()) == PartitionSafety::Opaque || self.fragments.len() > MAX_FRAGMENTS {
-            return Ok(OpenFragment {
-                plan: Arc::clone(node),
-                partition_safety: PartitionSafety::Opaque,
-            });
+        if let Some((number, part)) = MarkedExec::shared(node.as_ref()) {
+            return self.cut_shared(number, part);
+        }
+        if partition_safety(node.as_ref()) == PartitionSafety::Opaque {
+            return keep_whole(node);
         }
         if node.is::<CoalescePartitionsExec>() || node.is::<SortPreservingMergeExec>() {
             return self.cut_gather(node);
@@ -216,21 +221,18 @@ impl Cutter {
                     partition_safety: PartitionSafety::Independent,
                 })
             }
-            Partitioning::Range(_) | Partitioning::UnknownPartitioning(_) => Ok(OpenFragment {
-                plan: Arc::clone(node),
-                partition_safety: PartitionSafety::Opaque,
-            }),
+            Partitioning::Range(_) | Partitioning::UnknownPartitioning(_) => keep_whole(node),
         }
     }
 
     /// Makes a shared part a stage when it is met first; every place gets its own reader of that stage.
-    fn cut_shared(&mut self, shared: &SharedExec) -> Result<OpenFragment> {
-        let plan = match self.shared.read(shared) {
+    fn cut_shared(&mut self, number: usize, part: &Arc<dyn ExecutionPlan>) -> Result<OpenFragment> {
+        let plan = match self.shared.read(number, part) {
             Some(read) => read,
             None => {
-                let open = self.cut(shared.input())?;
-                let read = self.close_and_read(open, shared.input())?;
-                self.shared.add(shared, read)
+                let open = self.cut(part)?;
+                let read = self.close_and_read(open, part)?;
+                self.shared.add(number, part, read)
             }
         };
         Ok(OpenFragment {
@@ -337,6 +339,20 @@ impl Cutter {
         let stage = self.close(open, Output::Identity, original)?;
         Ok(read_whole(stage, &plan))
     }
+}
+
+/// All of `node` in one task, which computes the shared parts in it itself.
+fn keep_whole(node: &Arc<dyn ExecutionPlan>) -> Result<OpenFragment> {
+    let without_marks = Arc::clone(node).transform_up(|node| {
+        Ok(match MarkedExec::shared(node.as_ref()) {
+            Some((_, part)) => Transformed::yes(Arc::clone(part)),
+            None => Transformed::no(node),
+        })
+    });
+    Ok(OpenFragment {
+        plan: without_marks.data()?,
+        partition_safety: PartitionSafety::Opaque,
+    })
 }
 
 pub(crate) fn rebuild(

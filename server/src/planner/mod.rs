@@ -9,9 +9,8 @@
 //! DataFusion optimises the logical plan first, then the rules of `optimizer` do, which know how many rows there are.
 //!
 //! For one worker the physical plan is DataFusion's own, with partitions by the bytes that it reads, except that a part which
-//! several places read is a stage. For several it is cut at its exchanges (`cut`), each fragment
-//! gets as many partitions and tasks as its bytes justify (`size`), and two fragments that would run as one task
-//! are merged.
+//! several places read is a stage. For several it is cut at its exchanges (`cut`), each fragment gets as many partitions and
+//! tasks as its bytes justify (`size`), and two fragments that would run as one task are merged.
 
 mod check;
 pub mod columns;
@@ -19,7 +18,6 @@ mod cut;
 mod estimate;
 pub mod explain;
 mod joins;
-mod marks;
 mod optimizer;
 pub mod schema;
 mod size;
@@ -43,6 +41,7 @@ use self::size::whole_partitions;
 use crate::datafusion_workarounds::guards;
 use crate::datafusion_workarounds::patterns::call_like;
 use crate::plan_limits;
+use crate::plan_marks::create_physical_plan;
 pub use size::{ClusterShape, SizeOptions};
 pub use stages::StagedPlan;
 pub use write::FileWrite;
@@ -109,10 +108,10 @@ impl Planner {
             0 | 1 => (COLLECTED_BYTES, COLLECTED_ROWS),
             workers => (BROADCAST_BYTES / (workers - 1), BROADCAST_ROWS / (workers - 1)),
         };
-        let state = with_build_sides(state.clone(), bytes, rows);
+        let mut state = with_build_sides(state.clone(), bytes, rows);
         let mut physical = match (shape.workers, write) {
-            (0 | 1, None) => plan_whole(&state, logical, scanned_bytes, shape).await?,
-            _ => plan_with(&state, logical, shape.slots.max(1)).await?,
+            (0 | 1, None) => plan_whole(&mut state, logical, scanned_bytes, shape).await?,
+            _ => plan_with(&mut state, logical, shape.slots.max(1)).await?,
         };
         if let Some(write) = write {
             physical = write.apply(physical)?;
@@ -166,7 +165,7 @@ fn with_build_sides(mut state: SessionState, bytes: usize, rows: usize) -> Sessi
 /// Plans for one worker, with as many partitions as the bytes that are read justify; `scanned_bytes` where they are known
 /// before. A result that is streamed from its partitions has one for each slot: rows of each wait for the client.
 async fn plan_whole(
-    state: &SessionState,
+    state: &mut SessionState,
     logical: &LogicalPlan,
     scanned_bytes: Option<u64>,
     shape: ClusterShape,
@@ -185,12 +184,11 @@ async fn plan_whole(
     }
 }
 
-async fn plan_with(state: &SessionState, logical: &LogicalPlan, partitions: usize) -> Result<Arc<dyn ExecutionPlan>> {
-    marks::create_physical_plan(&with_partitions(state, partitions), logical).await
-}
-
-fn with_partitions(state: &SessionState, partitions: usize) -> SessionState {
-    let mut state = state.clone();
+async fn plan_with(
+    state: &mut SessionState,
+    logical: &LogicalPlan,
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
     state.config_mut().options_mut().execution.target_partitions = partitions;
-    state
+    create_physical_plan(state, logical).await
 }

@@ -322,13 +322,14 @@ async fn fetch_stays_above_a_grouping() {
 async fn join_with_single_probe_stays_unspread() {
     let fixture = Fixture::new().await;
     fixture.table("few", "SELECT value AS id FROM range(5)").await;
-    let mut state = with_partitions(&fixture.context.state(), 4);
+    let mut state = fixture.context.state();
+    state.config_mut().options_mut().execution.target_partitions = 4;
     // So that a small file is neither split nor distributed by rows.
     state.config_mut().options_mut().execution.batch_size = ConfigNonZeroUsize::try_new(8192).unwrap();
     let sql = "SELECT count(*) FROM few f FULL JOIN few g ON f.id = g.id";
     let logical = state.create_logical_plan(sql).await.unwrap();
     let logical = state.optimize(&logical).unwrap();
-    let physical = marks::create_physical_plan(&state, &logical).await.unwrap();
+    let physical = create_physical_plan(&state, &logical).await.unwrap();
     let shown = |plan: &dyn ExecutionPlan| datafusion::physical_plan::displayable(plan).indent(false).to_string();
     let before = shown(physical.as_ref());
     assert!(before.contains("mode=CollectLeft, join_type=Full"), "{before}");

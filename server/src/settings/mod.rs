@@ -63,6 +63,16 @@ pub struct OptimizerRules {
 }
 
 impl OptimizerRules {
+    /// The rules by the names of their options, `squadron.optimizer.NAME`.
+    pub const NAMES: [&'static str; 6] = [
+        "semi_join_placement",
+        "correlated_aggregates",
+        "not_in",
+        "join_order",
+        "join_sides",
+        "equal_subplans",
+    ];
+
     fn switch(&mut self, key: &str) -> Option<&mut bool> {
         match key {
             "optimizer.semi_join_placement" => Some(&mut self.semi_join_placement),
@@ -424,6 +434,14 @@ mod tests {
                 misestimate: 1000,
             }
         );
+    }
+
+    #[test]
+    fn every_rule_has_its_switch() {
+        let entries = SquadronOptions::default().entries();
+        let switches = entries.iter().filter(|entry| entry.value.as_deref() == Some("on"));
+        let switches = switches.filter_map(|entry| entry.key.strip_prefix("squadron.optimizer."));
+        assert_eq!(switches.collect::<Vec<_>>(), OptimizerRules::NAMES);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Datum, Decimal128Array};
 use datafusion::arrow::compute::binary;
-use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DECIMAL128_MAX_SCALE, DataType, Decimal128Type};
+use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DECIMAL128_MAX_SCALE, DataType};
 use datafusion::logical_expr::Operator;
 
 /// 2^126 is less than 10^38, so that numbers of so many bits have at most 38 digits.
@@ -24,40 +24,57 @@ pub(super) fn unchecked(operator: Operator, left: &dyn Datum, right: &dyn Datum)
     };
     let (left_digits, right_digits) = (i16::from(*left_precision), i16::from(*right_precision));
     let (left_scale, right_scale) = (i16::from(*left_scale), i16::from(*right_scale));
-    let (left, right) = (left.as_primitive(), right.as_primitive());
-    let (left_bits, right_bits) = (used_bits(left), used_bits(right));
+    let left = Operand::new(left, left_is_constant);
+    let right = Operand::new(right, right_is_constant);
     if operator == Operator::Multiply {
         let data_type = decimal(left_digits + right_digits + 1, left_scale + right_scale)?;
-        let is_safe = left_bits + right_bits <= SAFE_BITS;
-        let product = |left: i128, right: i128| left.wrapping_mul(right);
-        return is_safe.then(|| apply(product, (left, left_is_constant), (right, right_is_constant), data_type))?;
+        return match left.bits + right.bits <= SAFE_BITS {
+            true => apply(|left, right| left.wrapping_mul(right), left, right, data_type),
+            false => None,
+        };
     }
+    let sign = match operator {
+        Operator::Plus => 1,
+        Operator::Minus => -1,
+        _ => return None,
+    };
     let scale = left_scale.max(right_scale);
     let digits = (left_digits - left_scale).max(right_digits - right_scale) + scale + 1;
     let data_type = decimal(digits, scale)?;
     let factor = |own: i16| 10_i128.checked_pow(u32::try_from(scale - own).ok()?);
     let (left_factor, right_factor) = (factor(left_scale)?, factor(right_scale)?);
-    let most_bits = (left_bits + bits(left_factor)).max(right_bits + bits(right_factor)) + 1;
-    if most_bits > SAFE_BITS {
+    if (left.bits + bits(left_factor)).max(right.bits + bits(right_factor)) + 1 > SAFE_BITS {
         return None;
     }
-    let (left, right) = ((left, left_is_constant), (right, right_is_constant));
-    match operator {
-        Operator::Plus => {
-            let sum = move |left: i128, right: i128| {
-                left.wrapping_mul(left_factor)
-                    .wrapping_add(right.wrapping_mul(right_factor))
-            };
-            apply(sum, left, right, data_type)
+    let right_factor = sign * right_factor;
+    let sum = |left: i128, right: i128| {
+        left.wrapping_mul(left_factor)
+            .wrapping_add(right.wrapping_mul(right_factor))
+    };
+    apply(sum, left, right, data_type)
+}
+
+/// One side of an operator.
+struct Operand<'a> {
+    values: &'a Decimal128Array,
+    /// Whether its one value stands for as many rows as the other side has.
+    is_constant: bool,
+    bits: u32,
+}
+
+impl<'a> Operand<'a> {
+    fn new(values: &'a dyn Array, is_constant: bool) -> Self {
+        let values = values.as_primitive();
+        Self {
+            values,
+            is_constant,
+            bits: used_bits(values),
         }
-        Operator::Minus => {
-            let difference = move |left: i128, right: i128| {
-                left.wrapping_mul(left_factor)
-                    .wrapping_sub(right.wrapping_mul(right_factor))
-            };
-            apply(difference, left, right, data_type)
-        }
-        _ => None,
+    }
+
+    /// The constant; none of NULL.
+    fn constant(&self) -> Option<i128> {
+        (self.values.len() == 1 && self.values.is_valid(0)).then(|| self.values.value(0))
     }
 }
 
@@ -70,23 +87,22 @@ fn decimal(digits: i16, scale: i16) -> Option<DataType> {
     Some(DataType::Decimal128(precision, scale))
 }
 
-/// Computes each row, where a constant stands for as many rows as the other side has; none where lengths differ.
+/// Computes each row; none where lengths differ, or a constant is NULL.
 fn apply(
     operation: impl Fn(i128, i128) -> i128,
-    (left, left_is_constant): (&Decimal128Array, bool),
-    (right, right_is_constant): (&Decimal128Array, bool),
+    left: Operand<'_>,
+    right: Operand<'_>,
     data_type: DataType,
 ) -> Option<ArrayRef> {
-    let constant = |array: &Decimal128Array| (array.len() == 1 && array.is_valid(0)).then(|| array.value(0));
-    let result: Decimal128Array = match (left_is_constant, right_is_constant) {
-        (false, false) => binary(left, right, operation).ok()?,
+    let result: Decimal128Array = match (left.is_constant, right.is_constant) {
+        (false, false) => binary(left.values, right.values, operation).ok()?,
         (true, _) => {
-            let left = constant(left)?;
-            right.unary::<_, Decimal128Type>(|right| operation(left, right))
+            let left = left.constant()?;
+            right.values.unary(|right| operation(left, right))
         }
         (false, true) => {
-            let right = constant(right)?;
-            left.unary::<_, Decimal128Type>(|left| operation(left, right))
+            let right = right.constant()?;
+            left.values.unary(|left| operation(left, right))
         }
     };
     Some(Arc::new(result.with_data_type(data_type)))
@@ -108,6 +124,7 @@ fn bits(number: i128) -> u32 {
 mod tests {
     use datafusion::arrow::array::Scalar;
     use datafusion::arrow::compute::kernels::numeric;
+    use datafusion::arrow::datatypes::Decimal128Type;
     use proptest::prelude::*;
 
     use super::*;

@@ -21,6 +21,7 @@ use crate::connection::{self, Connection, describe};
 use crate::isolated::{self, Isolated};
 use crate::machine::Machine;
 use crate::policies::{Contender, PolicyArgs};
+use crate::suite;
 use crate::system::SystemArgs;
 use crate::{JsonArgs, Result, Verdict};
 
@@ -102,10 +103,7 @@ pub(super) async fn run(args: &BurstArgs) -> Result<Verdict> {
 impl BurstArgs {
     /// The queries of a burst, each once.
     fn queries(&self) -> Result<Vec<u8>> {
-        let mut queries = match self.queries.is_empty() {
-            true => (1..=tpch::QUERIES).collect(),
-            false => self.queries.clone(),
-        };
+        let mut queries = suite::chosen(&self.queries, tpch::QUERIES);
         queries.sort_unstable();
         queries.dedup();
         let is_missing = |query: &&u8| !queries.contains(query);

@@ -28,7 +28,7 @@ use self::observe::Observer;
 use self::scenarios::{Scenario, Target, Way};
 use crate::machine::Machine;
 use crate::system::SystemArgs;
-use crate::{JsonArgs, Result, Verdict, connection, tables};
+use crate::{JsonArgs, Result, Verdict, connection, suite, tables};
 
 /// A batch runs at most this many statements for each cancel, SET and KILL included; the history must hold all of them.
 const QUERIES_PER_CANCEL: u32 = 4;
@@ -67,10 +67,7 @@ pub(super) struct CancelArgs {
 
 pub(super) async fn run(args: &CancelArgs) -> Result<Verdict> {
     let machine = Machine::detect();
-    let queries = match args.queries.is_empty() {
-        true => (1..=tpch::QUERIES).collect(),
-        false => args.queries.clone(),
-    };
+    let queries = suite::chosen(&args.queries, tpch::QUERIES);
     let ways = match args.ways.is_empty() {
         true => Way::ALL.to_vec(),
         false => args.ways.clone(),

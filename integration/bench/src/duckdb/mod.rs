@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::tables::Tables;
+use crate::tables::{NewFolder, Tables};
 use crate::timing::Timing;
 use crate::{Result, usage};
 
@@ -74,25 +72,19 @@ impl PythonArgs {
 
     /// Makes sure that `folder` holds what one of the scripts writes into the folder that is its last argument.
     async fn ensure_written(&self, folder: &Path, script: &str, argument: &str) -> Result<()> {
-        if folder.is_dir() {
+        let Some(new) = NewFolder::unless_exists(folder)? else {
             return Ok(());
-        }
-        let parent = folder.parent().ok_or("the cache folder has no name")?;
-        fs::create_dir_all(parent)?;
-        // The folder is renamed when complete, so that half-written tables are never read.
-        let unfinished = TempDir::with_prefix_in("unfinished-", parent)?;
+        };
         let mut command = self.command(script);
-        command.arg(argument).arg(unfinished.path());
+        command.arg(argument).arg(new.path());
         let status = command
             .status()
             .await
             .map_err(|error| self.explain(&error.to_string()))?;
-        if !status.success() {
-            return Err(self.explain("the tables were not written, the lines above say why"));
+        match status.success() {
+            true => new.complete(),
+            false => Err(self.explain("the tables were not written, the lines above say why")),
         }
-        fs::rename(unfinished.path(), folder)?;
-        drop(unfinished.keep());
-        Ok(())
     }
 
     /// Makes sure that TPC-DS is there: `TABLE.parquet` of each table, and `queries/qNN.sql`.

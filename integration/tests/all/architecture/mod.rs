@@ -43,7 +43,7 @@ const CRATES: [(&str, &[&str]); 7] = [
 
 /// The rooms of the server, floor by floor. A file uses only rooms on the floors below its own.
 const FLOORS: [&[&str]; 10] = [
-    &["config", "counted", "error", "plan_limits", "signals"],
+    &["config", "counted", "error", "plan_limits", "plan_marks", "signals"],
     &["auth", "datafusion_workarounds", "settings"],
     &["catalog", "shell"],
     &["driver", "planner"],

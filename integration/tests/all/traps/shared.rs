@@ -74,6 +74,18 @@ fn shared_parts_give_every_reader_all_rows() {
              SELECT count(*), min(a.least) FROM g a JOIN g b ON a.least >= b.least",
         ),
         same(
+            "within a recursion, which runs whole",
+            "WITH RECURSIVE g AS (SELECT k, count(*) AS n FROM facts WHERE k < 20 GROUP BY k), \
+             r AS (SELECT 1 AS x UNION ALL \
+             SELECT x + 1 FROM r JOIN g a ON r.x = a.k JOIN g b ON a.k = b.k AND a.n = b.n WHERE x < 5) SELECT x FROM r",
+        ),
+        same(
+            "beside a recursion and within it",
+            "WITH RECURSIVE g AS (SELECT k, count(*) AS n FROM facts WHERE k < 20 GROUP BY k), \
+             r AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM r JOIN g ON r.x = g.k AND g.n > 0 WHERE x < 5) \
+             SELECT r.x, a.n, b.k FROM r JOIN g a ON a.k = r.x JOIN g b ON b.n = a.n",
+        ),
+        same(
             "in a subquery of each branch",
             "SELECT id FROM tiny WHERE id IN (SELECT k FROM facts GROUP BY k HAVING count(*) > 10) UNION ALL \
              SELECT k FROM dims WHERE k IN (SELECT k FROM facts GROUP BY k HAVING count(*) > 10)",

@@ -24,7 +24,7 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNodeRecu
 use datafusion::logical_expr::LogicalPlan;
 
 use crate::plan_limits::expressions::contains_subquery;
-use crate::planner::marks::Shared;
+use crate::plan_marks::{Mark, mark};
 
 /// A part of a plan that occurs several times.
 struct Part {
@@ -41,6 +41,9 @@ pub(super) fn share_equal_subplans(plan: LogicalPlan, changes: &mut Vec<String>)
     }
     let mut numbers = 0;
     let marked = plan.transform_down_with_subqueries(|node| {
+        if is_repeated(&node) {
+            return Ok(Transformed::new(node, false, TreeNodeRecursion::Jump));
+        }
         let Some(part) = parts.get_mut(&node) else {
             return Ok(Transformed::no(node));
         };
@@ -53,7 +56,7 @@ pub(super) fn share_equal_subplans(plan: LogicalPlan, changes: &mut Vec<String>)
             numbers += 1;
             numbers - 1
         });
-        let marked = Shared::mark(number, node);
+        let marked = mark(Mark::Shared(number), node);
         // What is in it is computed once already.
         Ok(Transformed::new(marked, true, TreeNodeRecursion::Jump))
     });
@@ -64,6 +67,9 @@ pub(super) fn share_equal_subplans(plan: LogicalPlan, changes: &mut Vec<String>)
 fn repeated_parts(plan: &LogicalPlan) -> Result<HashMap<LogicalPlan, Part>> {
     let mut parts = HashMap::new();
     plan.apply_with_subqueries(|node| {
+        if is_repeated(node) {
+            return Ok(TreeNodeRecursion::Jump);
+        }
         if is_worth_a_stage(node) && stands_alone(node)? {
             let part = parts.entry(node.clone()).or_insert(Part {
                 occurrences: 0,
@@ -77,6 +83,12 @@ fn repeated_parts(plan: &LogicalPlan) -> Result<HashMap<LogicalPlan, Part>> {
     Ok(parts)
 }
 
+/// Whether what is in `plan` runs again and again, all of it in one task.
+fn is_repeated(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::RecursiveQuery(_))
+}
+
+/// Whether the rows of `plan` are made of all rows of its input.
 fn is_worth_a_stage(plan: &LogicalPlan) -> bool {
     matches!(
         computed(plan),

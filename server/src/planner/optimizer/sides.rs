@@ -7,8 +7,8 @@ use datafusion::common::tree_node::{Transformed, TransformedResult};
 use datafusion::logical_expr::{Join, LogicalPlan};
 
 use super::cardinality::Estimator;
+use crate::plan_marks::{Mark, mark};
 use crate::planner::estimate::row_bytes;
-use crate::planner::marks::Estimated;
 
 /// Marks both sides of each join, where both can be estimated: an estimate is only good beside another of its kind.
 pub(super) fn estimate_sides(plan: LogicalPlan, estimator: Estimator<'_>) -> Result<LogicalPlan> {
@@ -20,13 +20,13 @@ pub(super) fn estimate_sides(plan: LogicalPlan, estimator: Estimator<'_>) -> Res
         let Some((left, right)) = sides else {
             return Ok(Transformed::no(LogicalPlan::Join(join)));
         };
-        let mark = |rows, side: Arc<LogicalPlan>| {
-            let row_bytes = row_bytes(side.schema().as_arrow());
-            Arc::new(Estimated::mark(rows, row_bytes, Arc::unwrap_or_clone(side)))
+        let estimated = |rows, side: Arc<LogicalPlan>| {
+            let estimate = Mark::estimated(rows, row_bytes(side.schema().as_arrow()));
+            Arc::new(mark(estimate, Arc::unwrap_or_clone(side)))
         };
         Ok(Transformed::yes(LogicalPlan::Join(Join {
-            left: mark(left.rows, join.left),
-            right: mark(right.rows, join.right),
+            left: estimated(left.rows, join.left),
+            right: estimated(right.rows, join.right),
             ..join
         })))
     });

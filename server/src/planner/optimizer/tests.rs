@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::datafusion_workarounds::physical_rules;
-use crate::planner::marks::create_physical_plan;
+use crate::plan_marks::create_physical_plan;
+use crate::settings::OptimizerRules;
 
 /// A star: 20,000 sales of 1,000 items in 20 stores of 4 regions, with keys that are NULL, come twice or match nothing. Ids
 /// could be NULL by their type, and are not.
@@ -122,14 +123,7 @@ impl Star {
     }
 }
 
-const ALL: [&str; 6] = [
-    "semi_join_placement",
-    "correlated_aggregates",
-    "not_in",
-    "join_order",
-    "join_sides",
-    "equal_subplans",
-];
+const ALL: [&str; 6] = OptimizerRules::NAMES;
 
 const SEMI_JOINS: [&str; 12] = [
     // What HAVING chose.
