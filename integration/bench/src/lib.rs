@@ -3,6 +3,7 @@
 //! ```text
 //! tpch      22 queries, checked against single-process DataFusion and timed beside it and DuckDB
 //! tpcds     the same for 99 queries
+//! ssb       the same for 13 queries over a star, or over one wide table
 //! latency   SELECT 1, prepared and not, for 1 and 16 clients
 //! stream    one large scan through DoGet, beside a plain Flight server
 //! mixed     short and long queries arrive at random, policies side by side: slowdowns
@@ -34,6 +35,7 @@ mod policies;
 mod simulate;
 mod slowdowns;
 mod soak;
+mod ssb;
 pub mod stats;
 mod stream;
 mod suite;
@@ -76,6 +78,8 @@ enum Command {
     Tpch(tpch::TpchArgs),
     /// The 99 TPC-DS queries, as `tpch`; DuckDB's extension generates tables and texts.
     Tpcds(tpcds::TpcdsArgs),
+    /// The 13 queries of the Star Schema Benchmark, as `tpch`, over a star or over one wide table.
+    Ssb(ssb::SsbArgs),
     /// SELECT 1, prepared and not: percentiles and queries per second.
     Latency(latency::LatencyArgs),
     /// One large scan through DoGet, beside a plain Flight server that sends the same batches from memory.
@@ -150,6 +154,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> Result<Verdict> {
     match command {
         Command::Tpch(args) => tpch::run(&args).await,
+        Command::Ssb(args) => ssb::run(&args).await,
         Command::Tpcds(args) => tpcds::run(&args).await,
         Command::Latency(args) => latency::run(&args).await,
         Command::Stream(args) => stream::run(&args).await,

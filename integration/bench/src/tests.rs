@@ -25,6 +25,7 @@ fn report_keys(benchmark: &'static str, figures: impl Serialize) -> BTreeSet<Str
     let options = match Cli::parse_from(["squadron-bench", benchmark]).command {
         Command::Tpch(args) => serde_json::to_value(args),
         Command::Tpcds(args) => serde_json::to_value(args),
+        Command::Ssb(args) => serde_json::to_value(args),
         Command::Latency(args) => serde_json::to_value(args),
         Command::Stream(args) => serde_json::to_value(args),
         Command::Memory(args) => serde_json::to_value(args),

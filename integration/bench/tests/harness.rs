@@ -109,6 +109,22 @@ fn harness_measures_tpch_latency_stream_memory() {
     });
 }
 
+#[test]
+fn harness_measures_star_and_wide_table() {
+    bounded(minutes(5), async {
+        let folder = TempDir::with_prefix("squadron-bench-").expect("there is a temporary folder");
+        let json = folder.path().join("report.json");
+        for tables in ["star", "wide"] {
+            let ssb = format!("ssb --sf 0.01 --tables {tables} --queries 2,4,7,11 --workers 2 --slots 1 --runs 1");
+            let (code, report, said) = bench(&words(&ssb), &json).await;
+            assert_eq!((code, &report["exact"]), (Some(0), &Value::Bool(true)), "{said}");
+            let queries = report["queries"].as_array().expect("queries");
+            let has_rows = |query: &&Value| query["rows"].as_u64().is_some_and(|rows| rows > 0);
+            assert_eq!(queries.iter().filter(has_rows).count(), 4, "{report}");
+        }
+    });
+}
+
 /// The arguments of one small run.
 fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()

@@ -31,7 +31,8 @@ final class JdbcSystem {
     }
 
     static void systemTables(Connection connection) throws SQLException {
-        for (String table : new String[] {"queries", "stages", "tasks", "workers", "sessions", "groups", "settings", "tables"}) {
+        String[] tables = {"queries", "stages", "tasks", "workers", "sessions", "groups", "settings", "tables", "columns"};
+        for (String table : tables) {
             try (Statement statement = connection.createStatement();
                     ResultSet rows = statement.executeQuery("SELECT * FROM system." + table)) {
                 int columns = rows.getMetaData().getColumnCount();

@@ -3,6 +3,8 @@
 use arrow::array::ArrayRef;
 use arrow::util::display::array_value_to_string;
 use datafusion::common::runtime::SpawnedTask;
+use datafusion::dataframe::DataFrameWriteOptions;
+use datafusion::prelude::SessionContext;
 use squadron_integration::client::Client;
 use squadron_integration::cluster::cluster;
 use tempfile::TempDir;
@@ -326,6 +328,55 @@ fn settings_list_defaults_and_descriptions() {
         let undescribed = "SELECT count(*) FROM system.settings WHERE description = ''";
         assert_eq!(value(&client, undescribed).await, "0");
     });
+}
+
+#[test]
+fn columns_show_what_was_read_until_files_change() {
+    bounded(minutes(3), async {
+        let files = TempDir::with_prefix("squadron-columns-").expect("there is a temporary folder");
+        write_visits(&files, "3").await;
+        let cluster = cluster().slots(1).data(files.path()).start().await;
+        let client = cluster.client().await;
+        let columns = "SELECT name, rows, sampled_rows, distinct_values, null_part, common_values FROM system.columns \
+                       WHERE schema = 'public' AND table = 'visits'";
+        let join = "SELECT count(*) FROM visits a JOIN visits b ON a.store = b.id";
+        client
+            .update("SET squadron.optimizer.samples = off")
+            .await
+            .expect("set");
+        client.query(join).await.expect("it runs");
+        assert!(rows(&client, columns).await.is_empty());
+
+        client.update("RESET squadron.optimizer.samples").await.expect("reset");
+        client.query(join).await.expect("it runs");
+        let id = ["id", "1000", "1000", "1000", "0.0", ""];
+        assert_eq!(
+            rows(&client, columns).await,
+            [id, ["store", "1000", "1000", "2", "0.25", "3 (50.0 %), 0 (25.0 %)"]]
+        );
+
+        write_visits(&files, "NULL").await;
+        client.query(join).await.expect("it runs");
+        assert_eq!(
+            rows(&client, columns).await,
+            [id, ["store", "1000", "1000", "1", "0.75", "0 (25.0 %)"]]
+        );
+    });
+}
+
+/// A table of 1,000 visits, half of them to `store`, a quarter to 0 and a quarter to none.
+async fn write_visits(files: &TempDir, store: &str) {
+    let select = format!(
+        "SELECT value AS id, CASE value % 4 WHEN 0 THEN 0 WHEN 1 THEN NULL ELSE {store} END AS store FROM range(1000)"
+    );
+    let context = SessionContext::new();
+    let frame = context.sql(&select).await.expect("it can be planned");
+    let path = files.path().join("visits.parquet");
+    let options = DataFrameWriteOptions::new().with_single_file_output(true);
+    let written = frame
+        .write_parquet(path.to_str().expect("it is UTF-8"), options, None)
+        .await;
+    written.expect("it is written");
 }
 
 #[test]

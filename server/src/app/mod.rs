@@ -103,9 +103,11 @@ pub async fn serve(args: &ServeArgs, shutdown: CancellationToken) -> Result<(), 
         warn!("passwords and tokens travel unencrypted over the network; give --tls-cert and --tls-key");
     }
     let sessions = OpenSessions::default();
-    system::register(&catalog, &scheduler, &records, &sessions)?;
+    let planner = planner(args);
+    system::register(&catalog, &scheduler, &records, &sessions, &planner)?;
     let shared = SharedParts {
         catalog: catalog.clone(),
+        planner,
         scheduler,
         records,
         sessions,
@@ -297,6 +299,7 @@ async fn start_workers(args: &ServeArgs, engine: &Arc<Engine>, registry: &Regist
 /// Parts of the server that others than its queries use too.
 struct SharedParts {
     catalog: Catalog,
+    planner: Planner,
     scheduler: SchedulerHandle,
     records: QueryRecords,
     sessions: OpenSessions,
@@ -306,11 +309,7 @@ struct SharedParts {
 fn queries(args: &ServeArgs, engine: &Engine, shared: SharedParts) -> Result<Queries, Failure> {
     Ok(Queries::new(QueryParts {
         catalog: shared.catalog,
-        planner: Planner::new(SizeOptions {
-            min_task_bytes: args.min_task_bytes,
-            partition_bytes: args.partition_bytes,
-            max_partitions: args.max_partitions,
-        }),
+        planner: shared.planner,
         reader: ResultReader {
             store: engine.store.clone(),
             fetcher: engine.fetcher.clone(),
@@ -328,6 +327,14 @@ fn queries(args: &ServeArgs, engine: &Engine, shared: SharedParts) -> Result<Que
         planning: Planning::start(config::cores(), plan_limits(args))?,
         sessions: shared.sessions,
     }))
+}
+
+fn planner(args: &ServeArgs) -> Planner {
+    Planner::new(SizeOptions {
+        min_task_bytes: args.min_task_bytes,
+        partition_bytes: args.partition_bytes,
+        max_partitions: args.max_partitions,
+    })
 }
 
 fn plan_limits(args: &ServeArgs) -> PlanLimits {

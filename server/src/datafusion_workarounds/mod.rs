@@ -25,7 +25,7 @@
 //! | `guards` | plans that were optimized | conditions that fail on rows which another one excludes |
 //! | `patterns` | the same | `LIKE` with several texts, compiled for each batch |
 //! | `filter_pushdown`, `filter_first` | physical plans | filters that move to other columns, and below what may fail |
-//! | [`ForgetEstimates`] | the same | sides of joins, which are chosen without the optimizer's estimates |
+//! | `plan_marks` | the same | sides of joins, which are chosen without the optimizer's estimates |
 //! | `lost_orders` | the same | orders that a union loses |
 //! | `statistics` | the same | aggregates that statistics answer for another one |
 //! | `nan_pruning` | the same | row groups with NaN |

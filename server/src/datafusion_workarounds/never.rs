@@ -3,7 +3,7 @@
 //! DataFusion 55.2 moves it below an aggregate of all rows, or of a grouping set without keys, which makes a row of no input
 //! (apache/datafusion#25415). A condition may lose its columns while it is moved, where they are constants below. Here one
 //! that is constantly NULL or false becomes an empty relation before filters are moved, and others hold on to a column of the
-//! aggregate once they stand above it.
+//! aggregate once they stand above it; when they turn out to be constants, the next pass removes them in the same way.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{EmptyRelation, Expr, Filter, LogicalPlan, lit};
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
-use squadron_shuffle::functions::held;
+use squadron_shuffle::functions::{held, value_held};
 
-/// Replaces such filters.
+/// Replaces filters that nothing passes, and removes conditions that hold on to a column and are true.
 #[derive(Debug)]
-struct NeverTrue;
+struct Constants;
 
-impl OptimizerRule for NeverTrue {
+impl OptimizerRule for Constants {
     fn name(&self) -> &'static str {
-        "never_true"
+        "constant_conditions"
     }
 
     fn apply_order(&self) -> Option<ApplyOrder> {
@@ -31,20 +31,35 @@ impl OptimizerRule for NeverTrue {
         let LogicalPlan::Filter(filter) = &plan else {
             return Ok(Transformed::no(plan));
         };
-        if !split_conjunction(&filter.predicate).into_iter().any(is_never_true) {
+        let conditions = split_conjunction(&filter.predicate);
+        if conditions.iter().any(|condition| is_never_true(condition)) {
+            return Ok(Transformed::yes(LogicalPlan::EmptyRelation(EmptyRelation {
+                produce_one_row: false,
+                schema: Arc::clone(filter.input.schema()),
+            })));
+        }
+        if !conditions.iter().any(|condition| is_held_and_true(condition)) {
             return Ok(Transformed::no(plan));
         }
-        Ok(Transformed::yes(LogicalPlan::EmptyRelation(EmptyRelation {
-            produce_one_row: false,
-            schema: Arc::clone(filter.input.schema()),
-        })))
+        let others = conditions.into_iter().filter(|condition| !is_held_and_true(condition));
+        Ok(Transformed::yes(match conjunction(others.cloned()) {
+            Some(others) => LogicalPlan::Filter(Filter::try_new(others, Arc::clone(&filter.input))?),
+            None => filter.input.as_ref().clone(),
+        }))
     }
 }
 
 fn is_never_true(condition: &Expr) -> bool {
     matches!(
-        condition,
+        value_held(condition).unwrap_or(condition),
         Expr::Literal(ScalarValue::Boolean(None | Some(false)) | ScalarValue::Null, _)
+    )
+}
+
+fn is_held_and_true(condition: &Expr) -> bool {
+    matches!(
+        value_held(condition),
+        Some(Expr::Literal(ScalarValue::Boolean(Some(true)), _))
     )
 }
 
@@ -98,7 +113,7 @@ fn has_no_column(condition: &Expr) -> bool {
 /// `rules` with these before and around the one that moves filters.
 pub(crate) fn with_conditions_above_aggregates(rules: Vec<Rule>) -> Vec<Rule> {
     let rules = rules.into_iter().flat_map(|rule| match rule.name() {
-        "push_down_filter" => vec![Arc::new(NeverTrue) as Rule, Arc::new(MoveByColumns { inner: rule })],
+        "push_down_filter" => vec![Arc::new(Constants) as Rule, Arc::new(MoveByColumns { inner: rule })],
         _ => vec![rule],
     });
     rules.collect()

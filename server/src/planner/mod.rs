@@ -36,7 +36,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use self::estimate::scan_bytes;
-use self::optimizer::Samples;
+pub(crate) use self::optimizer::{ColumnSketch, Samples};
 use self::size::whole_partitions;
 use crate::datafusion_workarounds::guards;
 use crate::datafusion_workarounds::patterns::call_like;
@@ -72,6 +72,11 @@ impl Planner {
         }
     }
 
+    /// What it has read of tables.
+    pub(crate) fn samples(&self) -> &Arc<Samples> {
+        &self.samples
+    }
+
     /// Plans `logical`, which need not be optimised yet. With `write` its rows become files, and the result lists them.
     ///
     /// # Errors
@@ -84,7 +89,7 @@ impl Planner {
         write: Option<&FileWrite>,
     ) -> Result<StagedPlan> {
         plan_limits::check_plan(logical)?;
-        let mut improved = optimizer::improve(state, state.optimize(logical)?, &self.samples).await?;
+        let mut improved = optimizer::improve(state, state.optimize(logical)?, &self.samples, shape.workers).await?;
         let logical = optimizer::share(state, call_like(guards::guard(improved.plan)?)?, &mut improved.changes)?;
         let staged = self
             .stages(state, &logical, improved.scanned_bytes, shape, write)

@@ -41,6 +41,8 @@ pub struct SquadronOptions {
     pub speculation: bool,
     /// Which rules make plans better.
     pub optimizer: OptimizerRules,
+    /// Whether a few rows of tables are read to estimate a query before it runs.
+    pub samples: bool,
     /// By how much the optimizer takes tables for larger or smaller than they are, to test what its mistakes cost.
     pub misestimate: u32,
 }
@@ -56,6 +58,8 @@ pub struct OptimizerRules {
     pub not_in: bool,
     /// Inner joins are done in the order that makes the fewest rows.
     pub join_order: bool,
+    /// Workers exchange fewer rows for joins that keep rows of their smaller side.
+    pub semi_join_reducers: bool,
     /// The side of a join that becomes a table is chosen by the optimizer's estimates.
     pub join_sides: bool,
     /// Equal parts of a query are computed once.
@@ -64,11 +68,12 @@ pub struct OptimizerRules {
 
 impl OptimizerRules {
     /// The rules by the names of their options, `squadron.optimizer.NAME`.
-    pub const NAMES: [&'static str; 6] = [
+    pub const NAMES: [&'static str; 7] = [
         "semi_join_placement",
         "correlated_aggregates",
         "not_in",
         "join_order",
+        "semi_join_reducers",
         "join_sides",
         "equal_subplans",
     ];
@@ -79,6 +84,7 @@ impl OptimizerRules {
             "optimizer.correlated_aggregates" => Some(&mut self.correlated_aggregates),
             "optimizer.not_in" => Some(&mut self.not_in),
             "optimizer.join_order" => Some(&mut self.join_order),
+            "optimizer.semi_join_reducers" => Some(&mut self.semi_join_reducers),
             "optimizer.join_sides" => Some(&mut self.join_sides),
             "optimizer.equal_subplans" => Some(&mut self.equal_subplans),
             _ => None,
@@ -93,6 +99,7 @@ impl Default for OptimizerRules {
             correlated_aggregates: true,
             not_in: true,
             join_order: true,
+            semi_join_reducers: true,
             join_sides: true,
             equal_subplans: true,
         }
@@ -109,6 +116,7 @@ impl Default for SquadronOptions {
             reserved_memory: 0,
             speculation: true,
             optimizer: OptimizerRules::default(),
+            samples: true,
             misestimate: 1,
         }
     }
@@ -179,6 +187,7 @@ impl ExtensionOptions for SquadronOptions {
             "priority" => self.priority = parse_priority(value)?,
             "tag" => self.tag = parse_tag(value)?,
             "reserved_memory" => self.reserved_memory = parse_reserved_memory(value)?,
+            "optimizer.samples" => self.samples = parse_switch("squadron.optimizer.samples", value)?,
             "optimizer.misestimate" => self.misestimate = parse_misestimate(value)?,
             "speculation" => self.speculation = parse_switch("squadron.speculation", value)?,
             _ => match self.optimizer.switch(key) {
@@ -256,6 +265,12 @@ impl ExtensionOptions for SquadronOptions {
                  its tables",
             ),
             entry(
+                "optimizer.semi_join_reducers",
+                switch(self.optimizer.semi_join_reducers),
+                "on: for EXISTS, NOT EXISTS, IN and LEFT JOIN, workers exchange only rows with keys that the other side has, \
+                 where those are few",
+            ),
+            entry(
                 "optimizer.join_sides",
                 switch(self.optimizer.join_sides),
                 "on: the side of a join that becomes a table is the smaller one by the estimates of the join order; off: by \
@@ -265,6 +280,12 @@ impl ExtensionOptions for SquadronOptions {
                 "optimizer.equal_subplans",
                 switch(self.optimizer.equal_subplans),
                 "on: groups, distinct rows and windows that occur twice in a query are computed once",
+            ),
+            entry(
+                "optimizer.samples",
+                switch(self.samples),
+                "on: a few rows of the tables that a query joins are read before it runs, where metadata do not tell how many \
+                 rows a condition or a join keeps",
             ),
             entry(
                 "optimizer.misestimate",
@@ -411,6 +432,7 @@ mod tests {
             ("squadron.speculation", "true", "on"),
             ("squadron.speculation", "OFF", "off"),
             ("squadron.optimizer.correlated_aggregates", "off", "off"),
+            ("squadron.optimizer.samples", "off", "off"),
             ("squadron.optimizer.misestimate", "1000", "1000"),
         ] {
             options.set(key, value).unwrap();
@@ -431,6 +453,7 @@ mod tests {
                     correlated_aggregates: false,
                     ..OptimizerRules::default()
                 },
+                samples: false,
                 misestimate: 1000,
             }
         );
@@ -441,7 +464,8 @@ mod tests {
         let entries = SquadronOptions::default().entries();
         let switches = entries.iter().filter(|entry| entry.value.as_deref() == Some("on"));
         let switches = switches.filter_map(|entry| entry.key.strip_prefix("squadron.optimizer."));
-        assert_eq!(switches.collect::<Vec<_>>(), OptimizerRules::NAMES);
+        let rules = switches.filter(|switch| *switch != "samples");
+        assert_eq!(rules.collect::<Vec<_>>(), OptimizerRules::NAMES);
     }
 
     #[test]

@@ -7,11 +7,13 @@
 //! | sessions | open session |
 //! | settings | option of the session that reads the table |
 //! | tables | table of the catalog, and folder with what is no table |
+//! | columns | column of which the planner has read some rows |
 //!
 //! A table is a snapshot, taken while the statement that reads it is planned. A user sees only their own queries and
-//! sessions; workers, groups and tables are visible to all users.
+//! sessions; workers, groups, tables and columns are visible to all users.
 
 mod cluster;
+mod columns;
 mod queries;
 mod rows;
 mod sessions;
@@ -38,6 +40,7 @@ use self::view::View;
 use crate::auth::Principal;
 use crate::catalog::{Catalog, WeakCatalog};
 use crate::driver::SchedulerHandle;
+use crate::planner::{Planner, Samples};
 use crate::query::OpenSessions;
 use crate::query::records::QueryRecords;
 
@@ -52,6 +55,7 @@ pub fn register(
     scheduler: &SchedulerHandle,
     records: &QueryRecords,
     sessions: &OpenSessions,
+    planner: &Planner,
 ) -> Result<(), Failure> {
     let sources = Sources {
         scheduler: scheduler.clone(),
@@ -59,6 +63,7 @@ pub fn register(
         sessions: sessions.clone(),
         defaults: catalog.session_defaults(),
         catalog: catalog.downgrade(),
+        samples: Arc::clone(planner.samples()),
     };
     SystemSchema::new(&sources)
         .and_then(|schema| catalog.add_system(Arc::new(schema)))
@@ -74,6 +79,7 @@ struct Sources {
     /// The options of a new session.
     defaults: Arc<ConfigOptions>,
     catalog: WeakCatalog,
+    samples: Arc<Samples>,
 }
 
 /// All tables.
@@ -92,6 +98,7 @@ enum Kind {
     Sessions,
     Settings,
     Tables,
+    Columns,
 }
 
 struct SystemTable {
@@ -101,7 +108,8 @@ struct SystemTable {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
+        Self::Columns,
         Self::Groups,
         Self::Queries,
         Self::Sessions,
@@ -122,6 +130,7 @@ impl Kind {
             Self::Sessions => "sessions",
             Self::Settings => "settings",
             Self::Tables => "tables",
+            Self::Columns => "columns",
         }
     }
 
@@ -135,6 +144,7 @@ impl Kind {
             Self::Sessions => sessions::batch(&[]),
             Self::Settings => settings::batch(&[]),
             Self::Tables => tables::batch(&[]),
+            Self::Columns => columns::batch(&[]),
         }
     }
 }
@@ -159,7 +169,7 @@ impl SystemTable {
     fn is_of_queries(&self) -> bool {
         match self.kind {
             Kind::Queries | Kind::Stages | Kind::Tasks => true,
-            Kind::Workers | Kind::Groups | Kind::Sessions | Kind::Settings | Kind::Tables => false,
+            Kind::Workers | Kind::Groups | Kind::Sessions | Kind::Settings | Kind::Tables | Kind::Columns => false,
         }
     }
 
@@ -170,6 +180,7 @@ impl SystemTable {
             sessions,
             defaults,
             catalog,
+            samples,
         } = &self.sources;
         match self.kind {
             Kind::Queries => queries::batch(&View::take(scheduler, records, viewer, only).await.queries),
@@ -183,6 +194,7 @@ impl SystemTable {
                 Some(catalog) => tables::batch(&catalog.tables().await),
                 None => tables::batch(&[]),
             },
+            Kind::Columns => columns::batch(&samples.newest_sketches()),
         }
     }
 }

@@ -55,6 +55,11 @@ impl<'a, Row> Columns<'a, Row> {
         self.with(name, Arc::new(column), false)
     }
 
+    pub(super) fn maybe_fraction(self, name: &str, of: impl Fn(&Row) -> Option<f64>) -> Self {
+        let column: Float64Array = self.rows.iter().map(of).collect();
+        self.with(name, Arc::new(column), true)
+    }
+
     /// In milliseconds.
     pub(super) fn duration(self, name: &str, of: impl Fn(&Row) -> Duration) -> Self {
         self.fraction(name, |row| milliseconds(of(row)))
@@ -62,8 +67,7 @@ impl<'a, Row> Columns<'a, Row> {
 
     /// In milliseconds.
     pub(super) fn maybe_duration(self, name: &str, of: impl Fn(&Row) -> Option<Duration>) -> Self {
-        let column: Float64Array = self.rows.iter().map(|row| of(row).map(milliseconds)).collect();
-        self.with(name, Arc::new(column), true)
+        self.maybe_fraction(name, |row| of(row).map(milliseconds))
     }
 
     pub(super) fn time(self, name: &str, of: impl Fn(&Row) -> SystemTime) -> Self {

@@ -24,6 +24,14 @@ pub fn held(args: Vec<Expr>) -> Expr {
     Expr::ScalarFunction(ScalarFunction::new_udf(hold(), args))
 }
 
+/// What a call of [`held`] gives back; none where `expression` is something else.
+pub fn value_held(expression: &Expr) -> Option<&Expr> {
+    match expression {
+        Expr::ScalarFunction(call) if call.func.inner().is::<Hold>() => call.args.first(),
+        _ => None,
+    }
+}
+
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Hold {
     signature: Signature,

@@ -6,7 +6,7 @@
 mod sql;
 mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::path::Path;
 
@@ -23,9 +23,16 @@ use crate::support::{Mismatches, bounded, minutes, texts};
 use crate::tpch::without_optimizer;
 
 /// Enough for every rule to change some of them.
-const QUERIES: u64 = 60;
+const QUERIES: u64 = 48;
 
 const SEED: u64 = 2;
+
+/// Queries that every run asks first: those that are generated seldom join a few rows with many wide ones.
+const FIRST: [&str; 2] = [
+    "SELECT t0.id, t1.* FROM small t0 LEFT JOIN big t1 ON t0.id = t1.a WHERE t0.n < 30",
+    "SELECT t0.id FROM medium t0 WHERE t0.b < 5 AND NOT EXISTS \
+     (SELECT 1 FROM big i WHERE i.a = t0.id AND i.s <> t0.s AND i.n > t0.n)",
+];
 
 #[test]
 fn generated_queries_are_equal_with_rules_on_and_off() {
@@ -36,8 +43,9 @@ fn generated_queries_are_equal_with_rules_on_and_off() {
         let ways = Ways::start(folder.path()).await;
         let mut mismatches = Mismatches::default();
         let mut changed = BTreeMap::new();
-        for number in 0..queries {
-            let sql = sql::query(&mut StdRng::seed_from_u64(seed << 32 | number));
+        let generated = (0..queries).map(|number| sql::query(&mut StdRng::seed_from_u64(seed << 32 | number)));
+        let first = FIRST.map(str::to_owned).into_iter();
+        for (number, sql) in first.chain(generated).enumerate() {
             let outcome = ways.check(&sql).await;
             if outcome.is_ok() {
                 for rule in ways.changes(&sql).await {
@@ -91,9 +99,9 @@ impl Ways {
         let ways = vec![
             Way::without_rules("one worker, no rules", &one).await,
             Way::with_rules("one worker, all rules", &one).await,
-            Way::misestimating("one worker, wrong estimates", &one).await,
             Way::without_rules("two workers, no rules", &two).await,
             Way::with_rules("two workers, all rules", &two).await,
+            Way::misestimating("two workers, wrong estimates", &two).await,
         ];
         Self {
             ways,
@@ -113,21 +121,20 @@ impl Ways {
         Ok(())
     }
 
-    /// The rules that change a query on one worker.
-    async fn changes(&self, sql: &str) -> Vec<String> {
-        let explained = self.ways[1].client.query(&format!("EXPLAIN {sql}")).await;
-        let (_, batches) = explained.unwrap_or_else(|status| panic!("{sql}: {status}"));
-        let plans: Vec<_> = batches.iter().map(|batch| batch.project(&[1]).unwrap()).collect();
-        let plans = texts(&plans);
-        let changes = plans
-            .iter()
-            .flat_map(|plan| plan.lines())
-            .filter_map(|line| line.strip_prefix("optimizer: "));
-        let mut rules: Vec<_> = changes
-            .filter_map(|change| Some(change.split_once(':')?.0.to_owned()))
-            .collect();
-        rules.sort();
-        rules.dedup();
+    /// The rules that change a query in one of the ways.
+    async fn changes(&self, sql: &str) -> BTreeSet<String> {
+        let mut rules = BTreeSet::new();
+        for way in &self.ways {
+            let explained = way.client.query(&format!("EXPLAIN {sql}")).await;
+            let (_, batches) = explained.unwrap_or_else(|status| panic!("{sql}: {status}"));
+            let plans: Vec<_> = batches.iter().map(|batch| batch.project(&[1]).unwrap()).collect();
+            let plans = texts(&plans);
+            let changes = plans
+                .iter()
+                .flat_map(|plan| plan.lines())
+                .filter_map(|line| line.strip_prefix("optimizer: "));
+            rules.extend(changes.filter_map(|change| Some(change.split_once(':')?.0.to_owned())));
+        }
         rules
     }
 }

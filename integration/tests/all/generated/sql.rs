@@ -35,8 +35,17 @@ struct From {
 
 /// A query over tables, and twice over each of `parts`, which have the columns of a table.
 fn select(random: &mut StdRng, parts: &[&str]) -> String {
-    match random.random_range(0..5) {
+    match random.random_range(0..6) {
         0 => plain(random, parts),
+        5 => {
+            let from = from(random, parts);
+            format!(
+                "SELECT {}.*, {} AS x {}",
+                alias(random, &from),
+                number(random, &from),
+                from.text
+            )
+        }
         1 => {
             let rows = random.random_range(1..30);
             format!("{} ORDER BY 1, 2, 3 LIMIT {rows}", plain(random, parts))
@@ -182,6 +191,7 @@ fn add(random: &mut StdRng, from: &mut From, conditions: &mut Vec<String>, table
     let equal = format!("{other}.{other_key} = {alias}.{key}");
     let kind = ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"].choose_weighted(random, |kind| match *kind {
         "JOIN" => 5,
+        "LEFT JOIN" => 2,
         _ => 1,
     });
     match (kind.copied().unwrap(), random.random_bool(0.4)) {

@@ -113,31 +113,29 @@ impl Estimator<'_> {
     }
 
     fn join(self, join: &Join) -> Option<Relation> {
-        let (mut left, mut right) = (self.relation(&join.left)?, self.relation(&join.right)?);
-        if matches!(join.join_type, JoinType::Left | JoinType::Full) {
-            right = right.or_null();
-        }
-        if matches!(join.join_type, JoinType::Right | JoinType::Full) {
-            left = left.or_null();
-        }
+        let (left, right) = (self.relation(&join.left)?, self.relation(&join.right)?);
         let on = &join.on;
+        let swapped: Vec<_> = on.iter().map(|(left, right)| (right.clone(), left.clone())).collect();
         let mut joined = joined(&left, &right, on);
-        if let Some(filter) = &join.filter {
-            let part = selectivity(filter, &joined);
-            joined.rows *= part;
-        }
-        let kept_left = |part: f64| left.clone().filtered(part);
+        let part = join.filter.as_ref().map_or(1.0, |filter| selectivity(filter, &joined));
+        joined.rows *= part;
+        let alone = |side: &Relation, other: &Relation, on: &[(Expr, Expr)]| match on.is_empty() {
+            true => 0.0,
+            false => side.rows * (1.0 - part * matched_part(side, other, on)),
+        };
         let matched = match on.is_empty() {
             true => 0.5,
             false => matched_part(&left, &right, on),
         };
         Some(match join.join_type {
             JoinType::Inner => joined,
-            JoinType::Left => joined.at_least(left.rows),
-            JoinType::Right => joined.at_least(right.rows),
-            JoinType::Full => joined.at_least(left.rows).at_least(right.rows),
-            JoinType::LeftSemi => kept_left(matched),
-            JoinType::LeftAnti => kept_left((1.0 - matched).max(0.1)),
+            JoinType::Left => joined.and_alone(alone(&left, &right, on), &right),
+            JoinType::Right => joined.and_alone(alone(&right, &left, &swapped), &left),
+            JoinType::Full => joined
+                .and_alone(alone(&left, &right, on), &right)
+                .and_alone(alone(&right, &left, &swapped), &left),
+            JoinType::LeftSemi => left.filtered(matched),
+            JoinType::LeftAnti => left.filtered((1.0 - matched).max(0.1)),
             JoinType::LeftMark => left,
             JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => return None,
         })

@@ -1,7 +1,7 @@
 //! What the rules about joins have in common.
 
 use datafusion::common::tree_node::{Transformed, TransformedResult};
-use datafusion::common::{JoinType, Result};
+use datafusion::common::{JoinType, NullEquality, Result};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, Projection};
 
 /// Replaces joins of `plan`, those of subqueries too, from the bottom up. `rewrite` gives the plan in a join's place, if
@@ -42,6 +42,15 @@ pub(super) fn kept_sides(join_type: JoinType) -> (bool, bool) {
         JoinType::Right => (false, true),
         _ => (false, false),
     }
+}
+
+/// Whether right rows without a partner change nothing, so that they may be dropped before the join.
+pub(super) fn drops_unmatched_right(join: &Join) -> bool {
+    let drops = matches!(
+        join.join_type,
+        JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark
+    );
+    drops && !join.null_aware && join.null_equality == NullEquality::NullEqualsNothing
 }
 
 /// Whether the node keeps or drops columns and does nothing else.

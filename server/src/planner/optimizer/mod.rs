@@ -10,6 +10,7 @@
 //! | [`aggregates`] | groups of a subquery are computed only for keys that the query asks for |
 //! | [`not_in`] | `NOT IN` without NULL is joined in partitions |
 //! | [`join_order`] | few rows go from join to join |
+//! | [`reducers`] | workers exchange fewer rows for a join that cannot have a copy of a side on each of them |
 //! | [`sides`] | the side of a join that becomes a table is the smaller one, by the same estimates |
 //! | [`equal_subplans`] | what occurs twice is computed once |
 //!
@@ -22,7 +23,9 @@ mod equal_subplans;
 mod expected;
 mod join_order;
 mod joins;
+mod keys;
 mod not_in;
+mod reducers;
 mod relation;
 mod samples;
 mod selectivity;
@@ -43,7 +46,7 @@ use datafusion::optimizer::optimize_projections::OptimizeProjections;
 
 use self::cardinality::Estimator;
 pub(super) use self::expected::Expected;
-pub(super) use self::samples::Samples;
+pub(crate) use self::samples::{ColumnSketch, Samples};
 use self::statistics::Tables;
 use crate::settings::SquadronOptions;
 
@@ -62,11 +65,16 @@ pub(super) struct Improved {
     pub(super) scanned_bytes: Option<u64>,
 }
 
-/// Applies the rules that are on to an optimised plan.
+/// Applies the rules that are on to an optimised plan for so many workers.
 ///
 /// # Errors
 /// Those of the tables' providers, and of building plans.
-pub(super) async fn improve(state: &SessionState, plan: LogicalPlan, samples: &Samples) -> Result<Improved> {
+pub(super) async fn improve(
+    state: &SessionState,
+    plan: LogicalPlan,
+    samples: &Samples,
+    workers: usize,
+) -> Result<Improved> {
     let rules = SquadronOptions::of(state.config_options()).optimizer;
     let mut changes = Vec::new();
     if !has_few_nodes(&plan)? || !has_join(&plan)? {
@@ -91,6 +99,9 @@ pub(super) async fn improve(state: &SessionState, plan: LogicalPlan, samples: &S
     }
     if rules.join_order {
         plan = join_order::order_joins(plan, estimator, &mut changes)?;
+    }
+    if rules.semi_join_reducers && workers > 1 {
+        plan = reducers::reduce_exchanges(plan, estimator, &mut changes)?;
     }
     if !changes.is_empty() {
         // Joins that moved need columns elsewhere.

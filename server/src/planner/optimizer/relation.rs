@@ -1,21 +1,67 @@
 //! Rows whose number, and what is known of their columns, is estimated.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use datafusion::common::{Column as Name, ScalarValue};
 use datafusion::logical_expr::{Expr, TableScan};
 
+use super::samples::Sketch;
+
 /// A column of rows that are estimated.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Column {
     /// The least and the greatest value, as numbers of the column's unit.
     pub(super) range: Option<(f64, f64)>,
     /// How many different values there are, where it is known or follows from the range.
     pub(super) distinct: Option<f64>,
+    /// Values that are more common than others, with their part of all rows.
+    pub(super) common: Arc<[(ScalarValue, f64)]>,
     /// The part of the rows that is NULL, from 0 to 1.
     pub(super) nulls: f64,
     /// Whether it is known for certain that no value is NULL.
     pub(super) never_null: bool,
+}
+
+impl Column {
+    /// Adds what some of the rows tell. They do not tell more values apart than the range holds.
+    pub(super) fn learn(&mut self, sketch: &Sketch) {
+        if sketch.sampled == 0 {
+            return;
+        }
+        let distinct = sketch.distinct.max(1.0);
+        self.distinct = Some(self.distinct.map_or(distinct, |known| known.min(distinct)));
+        self.common = sketch.common.as_slice().into();
+    }
+
+    /// The part of the rows that has `value`, where so much is known.
+    pub(super) fn part_of(&self, value: &ScalarValue) -> Option<f64> {
+        match self.common.iter().find(|(common, _)| is_equal(common, value)) {
+            Some((_, part)) => Some(*part),
+            None => self.part_of_others(),
+        }
+    }
+
+    fn is_common(&self, value: &ScalarValue) -> bool {
+        self.common.iter().any(|(common, _)| is_equal(common, value))
+    }
+
+    /// The part of the rows that has values which are not common.
+    fn others(&self) -> f64 {
+        let common: f64 = self.common.iter().map(|(_, part)| part).sum();
+        (1.0 - self.nulls - common).max(0.0)
+    }
+
+    /// The part of the rows that has one value which is not common.
+    fn part_of_others(&self) -> Option<f64> {
+        let values = (self.distinct? - self.common.len() as f64).max(1.0);
+        Some(self.others() / values)
+    }
+}
+
+/// Whether a value is a common one, which has the type of the column.
+fn is_equal(common: &ScalarValue, value: &ScalarValue) -> bool {
+    value.cast_to(&common.data_type()).is_ok_and(|value| value == *common)
 }
 
 /// A table as a query scans it.
@@ -51,7 +97,7 @@ impl Relation {
         let schema = scan.source.schema();
         let columns = schema.fields().iter().filter_map(|field| {
             let name = Name::new(Some(scan.table_name.clone()), field.name());
-            Some((name, *table.columns.get(field.name())?))
+            Some((name, table.columns.get(field.name())?.clone()))
         });
         Self::new(table.rows, table.rows, columns)
     }
@@ -61,9 +107,9 @@ impl Relation {
         let Expr::Column(name) = unwrapped(expression) else {
             return None;
         };
-        let column = *self.columns.get(name)?;
-        let distinct = column.distinct.map(|distinct| distinct.min(self.rows.max(1.0)));
-        Some(Column { distinct, ..column })
+        let mut column = self.columns.get(name)?.clone();
+        column.distinct = column.distinct.map(|distinct| distinct.min(self.rows.max(1.0)));
+        Some(column)
     }
 
     /// Whether the expression is a column, perhaps cast, that no row has NULL in.
@@ -71,11 +117,17 @@ impl Relation {
         self.column(expression).is_some_and(|column| column.never_null)
     }
 
-    /// The relation where an outer join may put NULL in the place of its rows.
-    pub(super) fn or_null(mut self) -> Self {
-        for column in self.columns.values_mut() {
-            column.never_null = false;
+    /// The rows of an inner join, and so many of one side without a partner, with NULL in the columns of the `other` side.
+    pub(super) fn and_alone(mut self, rows: f64, other: &Self) -> Self {
+        let all = self.rows + rows;
+        for name in other.columns.keys() {
+            if let Some(column) = self.columns.get_mut(name) {
+                column.never_null = false;
+                column.nulls = (column.nulls * self.rows + rows) / all.max(1.0);
+            }
         }
+        self.rows = all;
+        self.whole = self.whole.max(all);
         self
     }
 
@@ -114,7 +166,7 @@ impl Relation {
     /// The same rows with other names of columns.
     pub(super) fn renamed(&self, names: impl IntoIterator<Item = (Name, Name)>) -> Self {
         let names = names.into_iter();
-        let columns = names.filter_map(|(old, new)| Some((new, *self.columns.get(&old)?)));
+        let columns = names.filter_map(|(old, new)| Some((new, self.columns.get(&old)?.clone())));
         Self::new(self.rows, self.whole, columns)
     }
 
@@ -122,13 +174,12 @@ impl Relation {
     pub(super) fn beside(mut self, other: &Self) -> Self {
         self.rows = self.rows.max(other.rows);
         self.whole = self.whole.max(other.whole);
-        self.columns
-            .extend(other.columns.iter().map(|(name, column)| (name.clone(), *column)));
-        self
-    }
-
-    pub(super) fn at_least(mut self, rows: f64) -> Self {
-        self.rows = self.rows.max(rows);
+        self.columns.extend(
+            other
+                .columns
+                .iter()
+                .map(|(name, column)| (name.clone(), column.clone())),
+        );
         self
     }
 
@@ -150,7 +201,9 @@ fn unwrapped(expression: &Expr) -> &Expr {
 /// The inner join of two relations.
 pub(super) fn joined(left: &Relation, right: &Relation, on: &[(Expr, Expr)]) -> Relation {
     let mut rows = left.rows * right.rows;
-    if !on.is_empty() {
+    if let [(left_key, right_key)] = on {
+        rows /= pair_domain((left, left_key), (right, right_key));
+    } else if !on.is_empty() {
         // Each side has the combinations of keys that it has rows for; the keys of one side are all on the other.
         let most_distinct = on
             .iter()
@@ -177,6 +230,34 @@ pub(super) fn joined(left: &Relation, right: &Relation, on: &[(Expr, Expr)]) -> 
         whole: rows.max(left.whole).max(right.whole),
         columns,
     }
+}
+
+/// Of how many pairs of rows one has equal keys.
+///
+/// Where both sides have common values, those make more pairs than others: "On the Propagation of Errors in the Size of Join
+/// Results" (Ioannidis and Christodoulakis, 1991) shows that they are what estimates need to know of a column.
+pub(super) fn pair_domain((left, left_key): (&Relation, &Expr), (right, right_key): (&Relation, &Expr)) -> f64 {
+    let even = left.domain(left_key).max(right.domain(right_key));
+    match (left.column(left_key), right.column(right_key)) {
+        (Some(left), Some(right)) if !left.common.is_empty() && !right.common.is_empty() => {
+            even.min(equal_part(&left, &right, even).recip())
+        }
+        _ => even,
+    }
+}
+
+/// The part of all pairs of values that are equal, where those that are not common are of a domain of `even` values.
+fn equal_part(left: &Column, right: &Column, even: f64) -> f64 {
+    let of_left: f64 = left
+        .common
+        .iter()
+        .map(|(value, part)| part * right.part_of(value).unwrap_or(0.0))
+        .sum();
+    let right_alone = right.common.iter().filter(|(value, _)| !left.is_common(value));
+    let of_right: f64 = right_alone
+        .map(|(_, part)| part * left.part_of_others().unwrap_or(0.0))
+        .sum();
+    of_left + of_right + left.others() * right.others() / even
 }
 
 /// The part of the left rows that has a partner.

@@ -159,7 +159,7 @@ fn equal(left: &Expr, right: &Expr, rows: &Relation) -> f64 {
         (_, Some(value)) => (left, value),
         (Some(value), None) => (right, value),
         (None, None) => {
-            let distinct = |side| rows.column(side).and_then(|column| column.distinct);
+            let distinct = |side: &Expr| rows.column(side).and_then(|column| column.distinct);
             return match (distinct(left), distinct(right)) {
                 (Some(left), Some(right)) => 1.0 / left.max(right).max(1.0),
                 (Some(known), None) | (None, Some(known)) => 1.0 / known.max(1.0),
@@ -175,11 +175,10 @@ fn equal(left: &Expr, right: &Expr, rows: &Relation) -> f64 {
     {
         return 0.0;
     }
-    let part = column.distinct.map_or_else(
-        || EQUAL.max(1.0 / rows.rows.max(1.0)),
-        |distinct| 1.0 / distinct.max(1.0),
-    );
-    part * (1.0 - column.nulls)
+    column.part_of(value).unwrap_or_else(|| {
+        let part = EQUAL.max(1.0 / rows.rows.max(1.0));
+        part * (1.0 - column.nulls)
+    })
 }
 
 /// `left < right`.

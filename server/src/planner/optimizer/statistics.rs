@@ -1,6 +1,6 @@
 //! What is known of the tables of a query before it runs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
@@ -12,9 +12,10 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use futures::future::try_join_all;
 
 use super::relation::{Column, Relation, Table, as_number};
-use super::samples::Samples;
+use super::samples::{Samples, TableSamples};
 use super::selectivity::is_known;
 use crate::catalog::files_of;
 use crate::plan_limits;
@@ -33,36 +34,45 @@ pub(super) struct Tables {
 type ScanKey = (usize, TableReference, Vec<Expr>);
 
 impl Tables {
-    /// Asks the providers of all tables of files that `plan` scans, which answer from metadata that they keep, and tries
-    /// conditions of which metadata say nothing on samples.
+    /// Asks the providers of all tables of files that `plan` scans, which answer from metadata that they keep. Samples tell
+    /// more of columns that rows are joined or grouped by, and of conditions of which metadata say nothing.
     ///
     /// # Errors
     /// Those of the providers, and the limits of planning.
     pub(super) async fn of(plan: &LogicalPlan, samples: &Samples, state: &SessionState) -> Result<Self> {
         let mut found = Self::default();
-        let misestimate = f64::from(SquadronOptions::of(state.config_options()).misestimate);
-        for (key, Scan { scan, conditions }) in scans(plan)? {
+        let options = SquadronOptions::of(state.config_options());
+        let misestimate = f64::from(options.misestimate);
+        let keys = key_columns(plan)?;
+        let mut described = Vec::new();
+        for (key, scan) in scans(plan)? {
             plan_limits::check()?;
-            let Ok(provider) = source_as_provider(&scan.source) else {
+            let Ok(provider) = source_as_provider(&scan.scan.source) else {
                 continue;
             };
             // Other tables have no metadata, and a scan of them may take as long as the query.
             if files_of(provider.as_ref()).is_none() {
                 continue;
             }
-            let files = provider.scan(state, None, &scan.filters, None).await?;
+            let files = provider.scan(state, None, &scan.scan.filters, None).await?;
             found.scanned_bytes += scan_bytes(files.as_ref());
             let statistics = StatisticsContext::new().compute(files.as_ref(), &StatisticsArgs::new())?;
-            let Some(mut table) = described(&statistics, &scan.source.schema()) else {
-                continue;
-            };
-            let unknown = unknown_conditions(&scan, &table, conditions)?;
-            if !unknown.is_empty() {
-                table.tried = samples.try_conditions(&scan, &files, unknown, state).await;
+            if let Some(table) = describe_table(&statistics, &scan.scan.source.schema()) {
+                described.push((key, scan, files, table));
             }
-            table.rows *= wrong_factor(&scan.table_name, misestimate);
-            found.tables.insert(key, table);
         }
+        let sampled = described
+            .into_iter()
+            .map(async |(key, scan, files, mut table)| -> Result<_> {
+                if options.samples
+                    && let Some(samples) = samples.table(&scan.scan, files.as_ref(), state)
+                {
+                    add_samples(&mut table, &scan, &keys, &samples).await?;
+                }
+                table.rows *= wrong_factor(&scan.scan.table_name, misestimate);
+                Ok((key, table))
+            });
+        found.tables = try_join_all(sampled).await?.into_iter().collect();
         Ok(found)
     }
 
@@ -118,20 +128,60 @@ fn scans(plan: &LogicalPlan) -> Result<HashMap<ScanKey, Scan>> {
     Ok(found)
 }
 
+/// The names of columns by which rows are joined or grouped, of whatever table.
+fn key_columns(plan: &LogicalPlan) -> Result<HashSet<String>> {
+    let mut keys = HashSet::new();
+    plan.apply_with_subqueries(|node| {
+        let mut add = |key: &Expr| keys.extend(key.column_refs().into_iter().map(|column| column.name.clone()));
+        match node {
+            LogicalPlan::Join(join) => join.on.iter().for_each(|(left, right)| {
+                add(left);
+                add(right);
+            }),
+            LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.iter().for_each(add),
+            _ => {}
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(keys)
+}
+
+/// Adds to a table what some of its rows tell of its columns among `keys`, and of the conditions on it.
+async fn add_samples(
+    table: &mut Table,
+    Scan { scan, conditions }: &Scan,
+    keys: &HashSet<String>,
+    samples: &TableSamples<'_>,
+) -> Result<()> {
+    let schema = scan.source.schema();
+    let is_key = |column: &usize| keys.contains(schema.field(*column).name());
+    let columns: Vec<_> = (0..schema.fields().len()).filter(is_key).collect();
+    for sketch in samples.sketches(&columns, table.rows).await {
+        if let Some(column) = table.columns.get_mut(&sketch.column) {
+            column.learn(&sketch.sketch);
+        }
+    }
+    let unknown = unknown_conditions(scan, table, conditions)?;
+    if !unknown.is_empty() {
+        table.tried = samples.try_conditions(unknown).await;
+    }
+    Ok(())
+}
+
 /// The conditions whose part of the rows metadata do not tell, and rows do.
-fn unknown_conditions(scan: &TableScan, table: &Table, conditions: Vec<Expr>) -> Result<Vec<Expr>> {
+fn unknown_conditions(scan: &TableScan, table: &Table, conditions: &[Expr]) -> Result<Vec<Expr>> {
     let all = Relation::of_table(scan, table);
     let mut unknown: Vec<Expr> = Vec::new();
-    for condition in conditions.into_iter().chain(scan.filters.iter().cloned()) {
-        let is_answered = is_known(&condition, &all) || unknown.contains(&condition);
-        if !is_answered && !condition.is_volatile() && !contains_subquery(&condition)? {
-            unknown.push(condition);
+    for condition in conditions.iter().chain(&scan.filters) {
+        let is_answered = is_known(condition, &all) || unknown.contains(condition);
+        if !is_answered && !condition.is_volatile() && !contains_subquery(condition)? {
+            unknown.push(condition.clone());
         }
     }
     Ok(unknown)
 }
 
-fn described(statistics: &Statistics, schema: &Schema) -> Option<Table> {
+fn describe_table(statistics: &Statistics, schema: &Schema) -> Option<Table> {
     let rows = number(&statistics.num_rows)?;
     let names = schema.fields().iter().map(|field| field.name().clone());
     let columns = statistics.column_statistics.iter().map(|column| describe(column, rows));
@@ -156,6 +206,7 @@ fn describe(column: &ColumnStatistics, rows: f64) -> Column {
         distinct: number(&column.distinct_count)
             .or(steps)
             .map(|distinct| distinct.clamp(1.0, most.max(1.0))),
+        common: Arc::default(),
         nulls,
         never_null: column.null_count == Precision::Exact(0),
     }

@@ -8,7 +8,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, Join, LogicalPlan};
 
 use super::super::cardinality::Estimator;
 use super::super::joins;
-use super::super::relation::Relation;
+use super::super::relation::{Relation, pair_domain};
 use super::super::selectivity::selectivity;
 
 /// Leaves as bits, the first one being the least.
@@ -40,8 +40,47 @@ pub(super) struct Filter {
 /// Expressions, of one leaf each, that are equal in all rows.
 #[derive(Debug)]
 struct Equal {
-    /// By the number of their leaf.
+    /// By the number of their leaf, the one of fewest values first.
     keys: Vec<(usize, Expr)>,
+    /// Of how many pairs of rows with two of the keys one is equal; of each key with itself, how many values it has.
+    pairs: Vec<Vec<f64>>,
+}
+
+impl Equal {
+    fn new(mut keys: Vec<(usize, Expr)>, leaves: &[Leaf]) -> Self {
+        let relation = |leaf: usize| &leaves[leaf].relation;
+        let domain = |(leaf, key): &(usize, Expr)| relation(*leaf).domain(key);
+        keys.sort_by(|left, right| domain(left).total_cmp(&domain(right)));
+        let pair = |left: &(usize, Expr), right: &(usize, Expr)| match left == right {
+            true => domain(left),
+            false => pair_domain((relation(left.0), &left.1), (relation(right.0), &right.1)),
+        };
+        let pairs = keys
+            .iter()
+            .map(|left| keys.iter().map(|right| pair(left, right)).collect());
+        Self {
+            pairs: pairs.collect(),
+            keys,
+        }
+    }
+
+    /// The place of a leaf's key.
+    fn place(&self, leaf: usize) -> Option<usize> {
+        self.keys.iter().position(|(owner, _)| *owner == leaf)
+    }
+
+    /// By what the product of the rows of `members` is divided.
+    fn factor(&self, members: Members) -> f64 {
+        let mut factor = 1.0;
+        let mut last: Option<usize> = None;
+        for (place, (leaf, _)) in self.keys.iter().enumerate() {
+            if members >> leaf & 1 == 1 {
+                factor *= last.map_or(1.0, |last| self.pairs[last][place]);
+                last = Some(place);
+            }
+        }
+        factor
+    }
 }
 
 /// Leaves and conditions.
@@ -143,9 +182,9 @@ impl Graph {
             filters.push(filter(condition.clone(), members(condition)?, &all));
         }
         Some(Self {
+            equal: equal.finish(&leaves)?,
             leaves,
             filters,
-            equal: equal.finish()?,
             original: parts.original,
         })
     }
@@ -158,14 +197,7 @@ impl Graph {
             .map(|leaf| self.leaves[leaf].relation.rows)
             .product();
         for class in &self.equal {
-            let mut distinct: Vec<f64> = class
-                .keys
-                .iter()
-                .filter(|(leaf, _)| is_member(*leaf))
-                .map(|(leaf, key)| self.leaves[*leaf].relation.domain(key))
-                .collect();
-            distinct.sort_by(f64::total_cmp);
-            rows /= distinct.iter().skip(1).product::<f64>();
+            rows /= class.factor(members);
         }
         rows *= self.correction(members);
         for filter in &self.filters {
@@ -192,13 +224,10 @@ impl Graph {
         let (mut product, mut shared) = (1.0, 0);
         let (mut largest, mut of_first, mut of_second) = (1.0_f64, 1.0, 1.0);
         for class in &self.equal {
-            let domain = |leaf: usize| {
-                let key = class.keys.iter().find(|(owner, _)| *owner == leaf)?;
-                Some(self.leaves[leaf].relation.domain(&key.1))
-            };
-            if let (Some(left), Some(right)) = (domain(first), domain(second)) {
+            if let (Some(left), Some(right)) = (class.place(first), class.place(second)) {
                 shared += 1;
-                product *= left.max(right);
+                product *= class.pairs[left][right];
+                let (left, right) = (class.pairs[left][left], class.pairs[right][right]);
                 largest = largest.max(left).max(right);
                 of_first *= left;
                 of_second *= right;
@@ -317,7 +346,7 @@ impl Classes {
     }
 
     /// None where a leaf has two keys of one class: they are equal within the leaf too, by no join.
-    fn finish(self) -> Option<Vec<Equal>> {
+    fn finish(self, leaves: &[Leaf]) -> Option<Vec<Equal>> {
         let has_each_leaf_once = |class: &Vec<(usize, Expr)>| {
             let mut leaves: Vec<_> = class.iter().map(|(leaf, _)| *leaf).collect();
             leaves.sort_unstable();
@@ -326,6 +355,6 @@ impl Classes {
         self.0
             .iter()
             .all(has_each_leaf_once)
-            .then(|| self.0.into_iter().map(|keys| Equal { keys }).collect())
+            .then(|| self.0.into_iter().map(|keys| Equal::new(keys, leaves)).collect())
     }
 }
