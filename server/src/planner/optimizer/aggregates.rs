@@ -20,7 +20,7 @@ use datafusion::common::{Column, Result};
 use datafusion::logical_expr::{Aggregate, Expr, Join, LogicalPlan};
 
 use super::cardinality::Estimator;
-use super::joins::{drops_unmatched_right, rewrite_joins};
+use super::joins::{drops_unmatched_right, replace_right_sides};
 use super::keys::{is_repeatable, sources, unaliased, with_keys};
 
 /// The keys are at most this part of the groups.
@@ -33,14 +33,7 @@ pub(super) fn reduce_aggregates(
     changes: &mut Vec<String>,
 ) -> Result<LogicalPlan> {
     let say = |condition| format!("correlated_aggregates: groups for {condition} alone");
-    rewrite_joins(plan, changes, say, |join| {
-        let right = reduced_side(join, estimator)?;
-        Ok(right.map(|right| {
-            let mut join = join.clone();
-            join.right = Arc::new(right);
-            LogicalPlan::Join(join)
-        }))
-    })
+    replace_right_sides(plan, changes, say, |join| reduced_side(join, estimator))
 }
 
 /// The right side with fewer groups, where that pays.

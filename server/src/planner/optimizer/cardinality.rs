@@ -3,11 +3,13 @@
 //! A join has as many as the product of its sides over the greater number of distinct keys, which is right where each key
 //! of one side is one of the other's. Keys of several columns have no more values than their side has rows.
 
+use std::sync::Arc;
+
 use datafusion::common::JoinType;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Aggregate, Expr, FetchType, Join, LogicalPlan, Projection, SkipType, TableScan};
 
-use super::relation::{Relation, joined, matched_part};
+use super::relation::{Column, Relation, joined, matched_part};
 use super::selectivity::{of_all, selectivity};
 use super::statistics::Tables;
 
@@ -107,33 +109,39 @@ impl Estimator<'_> {
             false => input.distinct(keys),
         };
         let names = aggregate.schema.columns();
-        let columns = keys.iter().zip(names);
-        let columns = columns.filter_map(|(key, name)| Some((name, input.column(key)?)));
+        let columns = keys.iter().zip(names).filter_map(|(key, name)| {
+            // A group has a value once.
+            let column = Column {
+                common: Arc::default(),
+                nulls: input.column(key)?.nulls.min(rows.max(1.0).recip()),
+                ..input.column(key)?
+            };
+            Some((name, column))
+        });
         Some(Relation::new(rows, rows, columns))
     }
 
     fn join(self, join: &Join) -> Option<Relation> {
         let (left, right) = (self.relation(&join.left)?, self.relation(&join.right)?);
         let on = &join.on;
-        let swapped: Vec<_> = on.iter().map(|(left, right)| (right.clone(), left.clone())).collect();
         let mut joined = joined(&left, &right, on);
         let part = join.filter.as_ref().map_or(1.0, |filter| selectivity(filter, &joined));
         joined.rows *= part;
-        let alone = |side: &Relation, other: &Relation, on: &[(Expr, Expr)]| match on.is_empty() {
-            true => 0.0,
-            false => side.rows * (1.0 - part * matched_part(side, other, on)),
+        let matched_part = |side: &Relation, other: &Relation, on: &[(Expr, Expr)], of_all: f64| match on.is_empty() {
+            true => of_all,
+            false => matched_part(side, other, on),
         };
-        let matched = match on.is_empty() {
-            true => 0.5,
-            false => matched_part(&left, &right, on),
-        };
+        let matched = matched_part(&left, &right, on, 0.5);
+        // All rows of a side that is kept come out, with a partner or alone.
+        let alone = |side: &Relation, matched: f64| (side.rows * (1.0 - part * matched)).max(side.rows - joined.rows);
+        let swapped: Vec<_> = on.iter().map(|(left, right)| (right.clone(), left.clone())).collect();
+        let left_alone = alone(&left, matched_part(&left, &right, on, 1.0));
+        let right_alone = alone(&right, matched_part(&right, &left, &swapped, 1.0));
         Some(match join.join_type {
             JoinType::Inner => joined,
-            JoinType::Left => joined.and_alone(alone(&left, &right, on), &right),
-            JoinType::Right => joined.and_alone(alone(&right, &left, &swapped), &left),
-            JoinType::Full => joined
-                .and_alone(alone(&left, &right, on), &right)
-                .and_alone(alone(&right, &left, &swapped), &left),
+            JoinType::Left => joined.and_alone(left_alone, &right),
+            JoinType::Right => joined.and_alone(right_alone, &left),
+            JoinType::Full => joined.and_alone(left_alone, &right).and_alone(right_alone, &left),
             JoinType::LeftSemi => left.filtered(matched),
             JoinType::LeftAnti => left.filtered((1.0 - matched).max(0.1)),
             JoinType::LeftMark => left,

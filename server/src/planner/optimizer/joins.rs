@@ -1,5 +1,7 @@
 //! What the rules about joins have in common.
 
+use std::sync::Arc;
+
 use datafusion::common::tree_node::{Transformed, TransformedResult};
 use datafusion::common::{JoinType, NullEquality, Result};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, Projection};
@@ -25,6 +27,23 @@ pub(super) fn rewrite_joins(
         })
     })
     .data()
+}
+
+/// Replaces right sides of joins in the same way.
+pub(super) fn replace_right_sides(
+    plan: LogicalPlan,
+    changes: &mut Vec<String>,
+    say: impl Fn(String) -> String,
+    better: impl Fn(&Join) -> Result<Option<LogicalPlan>>,
+) -> Result<LogicalPlan> {
+    rewrite_joins(plan, changes, say, |join| {
+        let right = better(join)?;
+        Ok(right.map(|right| {
+            let mut join = join.clone();
+            join.right = Arc::new(right);
+            LogicalPlan::Join(join)
+        }))
+    })
 }
 
 /// The condition of a join as people read it.

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Column, JoinType, NullEquality, Result};
-use datafusion::logical_expr::{Expr, Join, JoinConstraint, LogicalPlan, Projection};
+use datafusion::logical_expr::{
+    Aggregate, Distinct, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan, Projection,
+};
 
+use super::cardinality::Estimator;
 use super::joins::kept_sides;
 
 /// The name of the keys' column, which no table has.
@@ -81,22 +84,66 @@ fn of_sides<'a>(join: &'a Join, column: &Column) -> Vec<(&'a LogicalPlan, Column
     side.map_or_else(Vec::new, |(side, _)| sources(side, column))
 }
 
-/// Whether a second evaluation gives the same rows.
+/// Whether a second evaluation gives the same rows, in whatever order they are read.
 pub(super) fn is_repeatable(plan: &LogicalPlan) -> Result<bool> {
     let mut is_repeatable = true;
     plan.apply_with_subqueries(|node| {
-        let is_cut = match node {
-            LogicalPlan::Limit(_) => true,
+        let depends_on_order = match node {
+            LogicalPlan::Limit(_) | LogicalPlan::Window(_) | LogicalPlan::Distinct(Distinct::On(_)) => true,
+            LogicalPlan::Sort(sort) => sort.fetch.is_some(),
             LogicalPlan::TableScan(scan) => scan.fetch.is_some(),
+            LogicalPlan::Aggregate(aggregate) => !is_exact(aggregate)?,
             _ => false,
         };
-        is_repeatable &= !is_cut && !node.expressions().iter().any(Expr::is_volatile);
+        is_repeatable &= !depends_on_order && !node.expressions().iter().any(Expr::is_volatile);
         Ok(match is_repeatable {
             true => TreeNodeRecursion::Continue,
             false => TreeNodeRecursion::Stop,
         })
     })?;
     Ok(is_repeatable)
+}
+
+/// Whether the values of the groups are the same in whatever order rows come: sums of floating-point numbers are not.
+fn is_exact(aggregate: &Aggregate) -> Result<bool> {
+    for expression in &aggregate.aggr_expr {
+        let Expr::AggregateFunction(call) = unaliased(expression) else {
+            return Ok(false);
+        };
+        let is_any_order = match call.func.name() {
+            "count" | "min" | "max" | "bool_and" | "bool_or" => true,
+            "sum" | "avg" => {
+                let types = call
+                    .params
+                    .args
+                    .iter()
+                    .map(|arg| arg.get_type(aggregate.input.schema()));
+                types
+                    .collect::<Result<Vec<_>>>()?
+                    .iter()
+                    .all(|data_type| !data_type.is_floating())
+            }
+            _ => false,
+        };
+        if !is_any_order {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The rows that are read for `plan`, those of each scan; none where a table does not tell.
+pub(super) fn scanned_rows(plan: &LogicalPlan, estimator: Estimator<'_>) -> Result<Option<f64>> {
+    let mut rows = Some(0.0);
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            rows = rows
+                .zip(estimator.tables.get(scan))
+                .map(|(rows, table)| rows + table.rows);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(rows)
 }
 
 /// The rows of `input` whose `key` is a value of `column` in `keys`.

@@ -13,14 +13,12 @@
 //! with these, of which each worker may have a copy, drops most rows of the right side before they are sent (Bernstein and
 //! Chiu, "Using Semi-Joins to Solve Relational Queries", 1981). The rows that have the keys are read twice.
 
-use std::sync::Arc;
-
 use datafusion::common::{Column, JoinType, Result};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 
 use super::cardinality::Estimator;
-use super::joins::{drops_unmatched_right, rewrite_joins};
-use super::keys::{is_repeatable, sources, with_keys};
+use super::joins::{drops_unmatched_right, replace_right_sides};
+use super::keys::{is_repeatable, scanned_rows, sources, with_keys};
 use super::relation::matched_part;
 use crate::planner::estimate::row_bytes;
 
@@ -42,14 +40,7 @@ pub(super) fn reduce_exchanges(
     changes: &mut Vec<String>,
 ) -> Result<LogicalPlan> {
     let say = |condition| format!("semi_join_reducers: less is exchanged for {condition}");
-    rewrite_joins(plan, changes, say, |join| {
-        let right = reduced_side(join, estimator)?;
-        Ok(right.map(|right| {
-            let mut join = join.clone();
-            join.right = Arc::new(right);
-            LogicalPlan::Join(join)
-        }))
-    })
+    replace_right_sides(plan, changes, say, |join| reduced_side(join, estimator))
 }
 
 /// The right side with fewer rows, where that pays.
@@ -64,7 +55,7 @@ fn reduced_side(join: &Join, estimator: Estimator<'_>) -> Result<Option<LogicalP
             continue;
         };
         for (keys, column) in sources(&join.left, left) {
-            let Some(part) = kept_part(&join.right, key, keys, &column, estimator) else {
+            let Some(part) = kept_part(&join.right, key, keys, &column, estimator)? else {
                 continue;
             };
             let is_better = best.as_ref().is_none_or(|(least, _)| part < *least);
@@ -94,11 +85,14 @@ fn kept_part(
     keys: &LogicalPlan,
     column: &Column,
     estimator: Estimator<'_>,
-) -> Option<f64> {
-    let (rows, keys) = (estimator.relation(right)?, estimator.relation(keys)?);
+) -> Result<Option<f64>> {
+    let estimates = estimator.relation(right).zip(estimator.relation(keys));
+    let (Some((rows, found)), Some(read)) = (estimates, scanned_rows(keys, estimator)?) else {
+        return Ok(None);
+    };
     let pair = [(Expr::Column(key.clone()), Expr::Column(column.clone()))];
-    let part = matched_part(&rows, &keys, &pair);
+    let part = matched_part(&rows, &found, &pair);
     let row_bytes = row_bytes(right.schema().as_arrow());
     let saves = row_bytes >= LEAST_ROW_BYTES && rows.rows * (1.0 - part) * row_bytes as f64 >= LEAST_BYTES;
-    (saves && part <= MOST_LEFT && keys.whole <= MOST_READ * rows.rows).then_some(part)
+    Ok((saves && part <= MOST_LEFT && read <= MOST_READ * rows.rows).then_some(part))
 }

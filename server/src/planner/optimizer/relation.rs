@@ -17,6 +17,8 @@ pub(super) struct Column {
     pub(super) distinct: Option<f64>,
     /// Values that are more common than others, with their part of all rows.
     pub(super) common: Arc<[(ScalarValue, f64)]>,
+    /// The least part of the rows that a value has which a sample did not show.
+    pub(super) unseen: f64,
     /// The part of the rows that is NULL, from 0 to 1.
     pub(super) nulls: f64,
     /// Whether it is known for certain that no value is NULL.
@@ -32,6 +34,7 @@ impl Column {
         let distinct = sketch.distinct.max(1.0);
         self.distinct = Some(self.distinct.map_or(distinct, |known| known.min(distinct)));
         self.common = sketch.common.as_slice().into();
+        self.unseen = 0.5 / sketch.sampled as f64;
     }
 
     /// The part of the rows that has `value`, where so much is known.
@@ -55,7 +58,7 @@ impl Column {
     /// The part of the rows that has one value which is not common.
     fn part_of_others(&self) -> Option<f64> {
         let values = (self.distinct? - self.common.len() as f64).max(1.0);
-        Some(self.others() / values)
+        Some((self.others() / values).max(self.unseen))
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
+use datafusion::catalog::TableProvider;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics, TableReference};
+use datafusion::common::{Column as ColumnName, ColumnStatistics, Result, ScalarValue, Statistics, TableReference};
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::utils::split_conjunction;
@@ -22,6 +23,9 @@ use crate::plan_limits;
 use crate::plan_limits::expressions::contains_subquery;
 use crate::planner::estimate::scan_bytes;
 use crate::settings::SquadronOptions;
+
+/// How many columns of one table are sketched for a query.
+const MOST_COLUMNS: usize = 32;
 
 /// The tables that a query scans.
 #[derive(Debug, Default)]
@@ -58,14 +62,17 @@ impl Tables {
             found.scanned_bytes += scan_bytes(files.as_ref());
             let statistics = StatisticsContext::new().compute(files.as_ref(), &StatisticsArgs::new())?;
             if let Some(table) = describe_table(&statistics, &scan.scan.source.schema()) {
-                described.push((key, scan, files, table));
+                let folders = folder_conditions(&scan.scan.filters, provider.as_ref());
+                described.push((key, scan, folders, files, table));
             }
         }
         let sampled = described
             .into_iter()
-            .map(async |(key, scan, files, mut table)| -> Result<_> {
+            .map(async |(key, scan, folders, files, mut table)| -> Result<_> {
+                // The rows are those of folders that fulfil them.
+                table.tried = folders.iter().map(|condition| (condition.clone(), 1.0)).collect();
                 if options.samples
-                    && let Some(samples) = samples.table(&scan.scan, files.as_ref(), state)
+                    && let Some(samples) = samples.table(&scan.scan, &folders, files.as_ref(), state)
                 {
                     add_samples(&mut table, &scan, &keys, &samples).await?;
                 }
@@ -128,34 +135,46 @@ fn scans(plan: &LogicalPlan) -> Result<HashMap<ScanKey, Scan>> {
     Ok(found)
 }
 
-/// The names of columns by which rows are joined or grouped, of whatever table.
-fn key_columns(plan: &LogicalPlan) -> Result<HashSet<String>> {
-    let mut keys = HashSet::new();
+/// The conditions that columns of folders alone decide: what they leave out is not read.
+fn folder_conditions(conditions: &[Expr], provider: &dyn TableProvider) -> Vec<Expr> {
+    let folders = files_of(provider).map_or(&[][..], |files| &files.options().table_partition_cols);
+    let is_folder = |column: &&ColumnName| folders.iter().any(|(name, _)| *name == column.name);
+    let of_folders = conditions.iter().filter(|condition| {
+        let columns = condition.column_refs();
+        !columns.is_empty() && columns.iter().all(is_folder)
+    });
+    of_folders.cloned().collect()
+}
+
+/// The names of columns by which rows are joined, and then of those by which they are grouped, of whatever table.
+fn key_columns(plan: &LogicalPlan) -> Result<Vec<String>> {
+    let (mut joined, mut grouped) = (Vec::new(), Vec::new());
     plan.apply_with_subqueries(|node| {
-        let mut add = |key: &Expr| keys.extend(key.column_refs().into_iter().map(|column| column.name.clone()));
         match node {
-            LogicalPlan::Join(join) => join.on.iter().for_each(|(left, right)| {
-                add(left);
-                add(right);
-            }),
-            LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.iter().for_each(add),
+            LogicalPlan::Join(join) => joined.extend(join.on.iter().flat_map(|(left, right)| [left, right]).cloned()),
+            LogicalPlan::Aggregate(aggregate) => grouped.extend(aggregate.group_expr.iter().cloned()),
             _ => {}
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
-    Ok(keys)
+    let keys = joined.iter().chain(&grouped).flat_map(Expr::column_refs);
+    let mut seen = HashSet::new();
+    let names = keys
+        .map(|column| column.name.clone())
+        .filter(|name| seen.insert(name.clone()));
+    Ok(names.collect())
 }
 
 /// Adds to a table what some of its rows tell of its columns among `keys`, and of the conditions on it.
 async fn add_samples(
     table: &mut Table,
     Scan { scan, conditions }: &Scan,
-    keys: &HashSet<String>,
+    keys: &[String],
     samples: &TableSamples<'_>,
 ) -> Result<()> {
     let schema = scan.source.schema();
-    let is_key = |column: &usize| keys.contains(schema.field(*column).name());
-    let columns: Vec<_> = (0..schema.fields().len()).filter(is_key).collect();
+    let columns = keys.iter().filter_map(|key| schema.index_of(key).ok());
+    let columns: Vec<_> = columns.take(MOST_COLUMNS).collect();
     for sketch in samples.sketches(&columns, table.rows).await {
         if let Some(column) = table.columns.get_mut(&sketch.column) {
             column.learn(&sketch.sketch);
@@ -163,7 +182,7 @@ async fn add_samples(
     }
     let unknown = unknown_conditions(scan, table, conditions)?;
     if !unknown.is_empty() {
-        table.tried = samples.try_conditions(unknown).await;
+        table.tried.extend(samples.try_conditions(unknown).await);
     }
     Ok(())
 }
@@ -173,7 +192,8 @@ fn unknown_conditions(scan: &TableScan, table: &Table, conditions: &[Expr]) -> R
     let all = Relation::of_table(scan, table);
     let mut unknown: Vec<Expr> = Vec::new();
     for condition in conditions.iter().chain(&scan.filters) {
-        let is_answered = is_known(condition, &all) || unknown.contains(condition);
+        let is_answered =
+            is_known(condition, &all) || unknown.contains(condition) || table.tried.contains_key(condition);
         if !is_answered && !condition.is_volatile() && !contains_subquery(condition)? {
             unknown.push(condition.clone());
         }
@@ -207,6 +227,7 @@ fn describe(column: &ColumnStatistics, rows: f64) -> Column {
             .or(steps)
             .map(|distinct| distinct.clamp(1.0, most.max(1.0))),
         common: Arc::default(),
+        unseen: 0.0,
         nulls,
         never_null: column.null_count == Precision::Exact(0),
     }

@@ -341,13 +341,21 @@ async fn sides_of_joins_are_estimated() {
 }
 
 /// Of tables of which visits is taken for 1,000 times larger, and store for as many times smaller.
-const REDUCERS: [&str; 9] = [
+const REDUCERS: [&str; 12] = [
     "SELECT t.id, v.id, v.note FROM store t LEFT JOIN visits v ON v.store = t.id WHERE t.region = 2",
     "SELECT t.id FROM store t WHERE region < 3 AND NOT EXISTS \
      (SELECT 1 FROM visits v WHERE v.store = t.id AND v.note <> t.city AND v.id > t.region)",
     // The keys of the filtered table are those of the rows of the join.
     "SELECT t.id, v.id, v.note FROM store t JOIN region r ON t.region = r.id LEFT JOIN visits v ON v.store = t.id AND v.id > 9 \
      WHERE r.name = 'region 1' AND t.city <> 'city 3'",
+    // The keys are those that a subquery leaves,
+    "SELECT t.id, v.id, v.note FROM (SELECT id FROM store WHERE id IN (SELECT id FROM region WHERE name <> 'x')) t \
+     LEFT JOIN visits v ON v.store = t.id",
+    // unless another evaluation may choose other rows, or give another sum.
+    "SELECT t.id, v.id, v.note FROM (SELECT id FROM store WHERE id IN (SELECT region FROM store ORDER BY region LIMIT 3)) t \
+     LEFT JOIN visits v ON v.store = t.id",
+    "SELECT t.id, v.id, v.note FROM (SELECT id FROM store WHERE id IN \
+     (SELECT region FROM store GROUP BY region HAVING sum(id * 0.1e0) > 3)) t LEFT JOIN visits v ON v.store = t.id",
     // A key alone is sent as fast as it is looked up.
     "SELECT id FROM store t WHERE region = 1 AND EXISTS (SELECT 1 FROM visits v WHERE v.store = t.id)",
     // All keys are asked for.
@@ -441,6 +449,12 @@ async fn texts_and_common_keys_are_estimated_by_sketches() {
             "SELECT i.brand FROM item i JOIN store t ON i.size = t.id GROUP BY i.brand",
             400.0,
             25.0,
+        ),
+        // Each visit has one group.
+        (
+            "SELECT a.id FROM visits a JOIN (SELECT store, count(*) AS n FROM visits GROUP BY store) b ON a.store = b.store",
+            4_000.0,
+            4_000.0,
         ),
         // Half of the visits are to one store, of both kinds.
         (

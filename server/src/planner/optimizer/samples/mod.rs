@@ -25,7 +25,7 @@ use datafusion::logical_expr::{Expr, TableScan};
 use datafusion::physical_plan::ExecutionPlan;
 use moka::sync::Cache;
 
-use self::read::{read, version};
+use self::read::{Sample, read, version};
 pub(crate) use self::sketch::Sketch;
 
 /// Bytes of all rows that are kept.
@@ -37,10 +37,13 @@ const SKETCH_BYTES: u64 = 4 * 1024 * 1024;
 /// How long rows and sketches are kept that no query asks for.
 const KEPT: Duration = Duration::from_secs(3600);
 
+/// How long what was cut off by the clock is kept: a store that was slow may have become faster.
+const CUT_KEPT: Duration = Duration::from_secs(60);
+
 /// Samples of the tables that queries asked for.
 #[derive(Debug)]
 pub(crate) struct Samples {
-    rows: Cache<RowsKey, RecordBatch>,
+    rows: Cache<RowsKey, Rows>,
     sketches: Cache<SketchKey, Arc<ColumnSketch>>,
 }
 
@@ -49,6 +52,13 @@ struct RowsKey {
     /// Of the paths, sizes, times and tags of the files.
     files: u64,
     columns: Vec<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Rows {
+    rows: RecordBatch,
+    is_cut: bool,
+    read_at: SystemTime,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -66,13 +76,19 @@ pub(crate) struct ColumnSketch {
     /// How many rows the table has.
     pub(crate) rows: u64,
     pub(crate) sketch: Sketch,
+    is_cut: bool,
     /// When the rows were read.
     pub(crate) read_at: SystemTime,
 }
 
+/// Whether what was read then may be read again.
+fn is_due(is_cut: bool, read_at: SystemTime) -> bool {
+    is_cut && read_at.elapsed().is_ok_and(|age| age > CUT_KEPT)
+}
+
 impl Default for Samples {
     fn default() -> Self {
-        let row_bytes = |_: &RowsKey, batch: &RecordBatch| weight(batch.get_array_memory_size());
+        let row_bytes = |_: &RowsKey, rows: &Rows| weight(rows.rows.get_array_memory_size());
         let sketch_bytes = |_: &SketchKey, column: &Arc<ColumnSketch>| weight(column.sketch.bytes());
         Self {
             rows: Cache::builder()
@@ -94,17 +110,20 @@ fn weight(bytes: usize) -> u32 {
 }
 
 impl Samples {
-    /// What is kept of the table of `scan`; none of a table that is not of Parquet files. `files` is a scan of the same files.
+    /// What is kept of the table of `scan`; none of a table that is not of Parquet files. `files` is a scan of the same files,
+    /// which `folders`, conditions on columns of folders, leave.
     pub(super) fn table<'a>(
         &'a self,
         scan: &'a TableScan,
+        folders: &'a [Expr],
         files: &dyn ExecutionPlan,
         state: &'a SessionState,
     ) -> Option<TableSamples<'a>> {
         Some(TableSamples {
             samples: self,
             scan,
-            files: version(files)?,
+            folders,
+            files: version(files, &scan.source.schema())?,
             state,
         })
     }
@@ -128,6 +147,7 @@ impl Samples {
 pub(super) struct TableSamples<'a> {
     samples: &'a Samples,
     scan: &'a TableScan,
+    folders: &'a [Expr],
     files: u64,
     state: &'a SessionState,
 }
@@ -156,15 +176,21 @@ impl TableSamples<'_> {
             files: self.files,
             columns: columns(conditions, &schema),
         };
-        if let Some(rows) = self.samples.rows.get(&key) {
-            return rows;
+        let kept = self.samples.rows.get(&key);
+        if let Some(kept) = kept.filter(|kept| !is_due(kept.is_cut, kept.read_at)) {
+            return kept.rows;
         }
-        let batches = self.read(&key.columns).await;
+        let Sample { places, is_cut } = self.read(&key.columns).await;
         let rows = schema
             .project(&key.columns)
-            .and_then(|schema| concat_batches(&Arc::new(schema), &batches));
+            .and_then(|schema| concat_batches(&Arc::new(schema), &places));
         let rows = rows.unwrap_or_else(|_| RecordBatch::new_empty(schema));
-        self.samples.rows.insert(key, rows.clone());
+        let kept = Rows {
+            rows: rows.clone(),
+            is_cut,
+            read_at: SystemTime::now(),
+        };
+        self.samples.rows.insert(key, kept);
         rows
     }
 
@@ -176,7 +202,8 @@ impl TableSamples<'_> {
         };
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for column in columns {
-            match self.samples.sketches.get(&key(*column)) {
+            let kept = self.samples.sketches.get(&key(*column));
+            match kept.filter(|kept| !is_due(kept.is_cut, kept.read_at)) {
                 Some(sketch) => found.push(sketch),
                 None => missing.push(*column),
             }
@@ -184,19 +211,20 @@ impl TableSamples<'_> {
         if missing.is_empty() {
             return found;
         }
-        let batches = self.read(&missing).await;
+        let Sample { places, is_cut } = self.read(&missing).await;
         let names = &self.state.config_options().catalog;
         let table = self.scan.table_name.clone();
         let table = table.resolve(&names.default_catalog, &names.default_schema);
         let schema = self.scan.source.schema();
         for (place, column) in missing.into_iter().enumerate() {
-            let values: Vec<_> = batches.iter().map(|batch| Arc::clone(batch.column(place))).collect();
+            let values: Vec<_> = places.iter().map(|rows| Arc::clone(rows.column(place))).collect();
             let sketch = Arc::new(ColumnSketch {
                 schema: table.schema.to_string(),
                 table: table.table.to_string(),
                 column: schema.field(column).name().clone(),
                 rows: rows as u64,
                 sketch: Sketch::of(&values, rows).unwrap_or_default(),
+                is_cut,
                 read_at: SystemTime::now(),
             });
             self.samples.sketches.insert(key(column), Arc::clone(&sketch));
@@ -207,10 +235,11 @@ impl TableSamples<'_> {
 
     /// Rows from several places. What cannot be read has none, which is kept as well: it is not tried again by each query,
     /// and where it matters, the query will say so.
-    async fn read(&self, columns: &Vec<usize>) -> Vec<RecordBatch> {
-        read(self.scan, columns, self.state).await.unwrap_or_else(|error| {
+    async fn read(&self, columns: &Vec<usize>) -> Sample {
+        let sample = read(self.scan, columns, self.folders, self.state).await;
+        sample.unwrap_or_else(|error| {
             tracing::debug!(table = %self.scan.table_name, %error, "no sample");
-            Vec::new()
+            Sample::default()
         })
     }
 }
