@@ -176,16 +176,16 @@ fn join_difference(plan: &dyn ExecutionPlan) -> Option<Difference> {
     (plan.is::<CrossJoinExec>() || plan.is::<SortMergeJoinExec>()).then_some(Difference::None)
 }
 
-/// Whether an aggregate gives the same value in whatever order its rows come.
 fn is_exact(aggregate: &AggregateFunctionExpr) -> bool {
-    let field = aggregate.field();
-    let is_approximate = match field.data_type() {
-        DataType::Float16 | DataType::Float32 | DataType::Float64 => true,
-        other => other.is_nested(),
-    };
-    match aggregate.fun().name() {
+    is_exact_aggregate(aggregate.fun().name(), aggregate.field().data_type())
+}
+
+/// Whether the aggregate function of that name, whose values have that type, gives the same value in whatever order its rows
+/// come.
+pub fn is_exact_aggregate(function: &str, values: &DataType) -> bool {
+    match function {
         "count" | "bool_and" | "bool_or" | "bit_and" | "bit_or" | "bit_xor" | "approx_distinct" | "grouping" => true,
-        "sum" | "min" | "max" | "avg" => !is_approximate,
+        "sum" | "min" | "max" | "avg" => !values.is_floating() && !values.is_nested(),
         _ => false,
     }
 }

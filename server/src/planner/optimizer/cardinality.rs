@@ -9,7 +9,7 @@ use datafusion::common::JoinType;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Aggregate, Expr, FetchType, Join, LogicalPlan, Projection, SkipType, TableScan};
 
-use super::relation::{Column, Relation, joined, matched_part};
+use super::relation::{Relation, joined, matched_part};
 use super::selectivity::{of_all, selectivity};
 use super::statistics::Tables;
 
@@ -110,12 +110,10 @@ impl Estimator<'_> {
         };
         let names = aggregate.schema.columns();
         let columns = keys.iter().zip(names).filter_map(|(key, name)| {
+            let mut column = input.column(key)?;
             // A group has a value once.
-            let column = Column {
-                common: Arc::default(),
-                nulls: input.column(key)?.nulls.min(rows.max(1.0).recip()),
-                ..input.column(key)?
-            };
+            column.common = Arc::default();
+            column.nulls = column.nulls.min(rows.max(1.0).recip());
             Some((name, column))
         });
         Some(Relation::new(rows, rows, columns))
@@ -127,23 +125,31 @@ impl Estimator<'_> {
         let mut joined = joined(&left, &right, on);
         let part = join.filter.as_ref().map_or(1.0, |filter| selectivity(filter, &joined));
         joined.rows *= part;
-        let matched_part = |side: &Relation, other: &Relation, on: &[(Expr, Expr)], of_all: f64| match on.is_empty() {
+        let pairs = joined.rows;
+        let matched = |side: &Relation, other: &Relation, on: &[(Expr, Expr)], of_all: f64| match on.is_empty() {
             true => of_all,
             false => matched_part(side, other, on),
         };
-        let matched = matched_part(&left, &right, on, 0.5);
         // All rows of a side that is kept come out, with a partner or alone.
-        let alone = |side: &Relation, matched: f64| (side.rows * (1.0 - part * matched)).max(side.rows - joined.rows);
-        let swapped: Vec<_> = on.iter().map(|(left, right)| (right.clone(), left.clone())).collect();
-        let left_alone = alone(&left, matched_part(&left, &right, on, 1.0));
-        let right_alone = alone(&right, matched_part(&right, &left, &swapped, 1.0));
+        let alone = |side: &Relation, matched: f64| (side.rows * (1.0 - part * matched)).max(side.rows - pairs);
+        let left_alone = || alone(&left, matched(&left, &right, on, 1.0));
+        let right_alone = || {
+            let swapped: Vec<_> = on.iter().map(|(left, right)| (right.clone(), left.clone())).collect();
+            alone(&right, matched(&right, &left, &swapped, 1.0))
+        };
         Some(match join.join_type {
             JoinType::Inner => joined,
-            JoinType::Left => joined.and_alone(left_alone, &right),
-            JoinType::Right => joined.and_alone(right_alone, &left),
-            JoinType::Full => joined.and_alone(left_alone, &right).and_alone(right_alone, &left),
-            JoinType::LeftSemi => left.filtered(matched),
-            JoinType::LeftAnti => left.filtered((1.0 - matched).max(0.1)),
+            JoinType::Left => joined.and_alone(left_alone(), &right),
+            JoinType::Right => joined.and_alone(right_alone(), &left),
+            JoinType::Full => joined.and_alone(left_alone(), &right).and_alone(right_alone(), &left),
+            JoinType::LeftSemi => {
+                let part = matched(&left, &right, on, 0.5);
+                left.filtered(part)
+            }
+            JoinType::LeftAnti => {
+                let part = 1.0 - matched(&left, &right, on, 0.5);
+                left.filtered(part.max(0.1))
+            }
             JoinType::LeftMark => left,
             JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => return None,
         })

@@ -7,6 +7,7 @@ use datafusion::common::{Column, JoinType, NullEquality, Result};
 use datafusion::logical_expr::{
     Aggregate, Distinct, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan, Projection,
 };
+use squadron_shuffle::fragment::determinism::is_exact_aggregate;
 
 use super::cardinality::Estimator;
 use super::joins::kept_sides;
@@ -104,29 +105,13 @@ pub(super) fn is_repeatable(plan: &LogicalPlan) -> Result<bool> {
     Ok(is_repeatable)
 }
 
-/// Whether the values of the groups are the same in whatever order rows come: sums of floating-point numbers are not.
+/// Whether the values of the groups are the same in whatever order rows come.
 fn is_exact(aggregate: &Aggregate) -> Result<bool> {
     for expression in &aggregate.aggr_expr {
-        let Expr::AggregateFunction(call) = unaliased(expression) else {
-            return Ok(false);
-        };
-        let is_any_order = match call.func.name() {
-            "count" | "min" | "max" | "bool_and" | "bool_or" => true,
-            "sum" | "avg" => {
-                let types = call
-                    .params
-                    .args
-                    .iter()
-                    .map(|arg| arg.get_type(aggregate.input.schema()));
-                types
-                    .collect::<Result<Vec<_>>>()?
-                    .iter()
-                    .all(|data_type| !data_type.is_floating())
-            }
-            _ => false,
-        };
-        if !is_any_order {
-            return Ok(false);
+        let values = expression.get_type(aggregate.input.schema())?;
+        match unaliased(expression) {
+            Expr::AggregateFunction(call) if is_exact_aggregate(call.func.name(), &values) => {}
+            _ => return Ok(false),
         }
     }
     Ok(true)

@@ -19,7 +19,7 @@ use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 use super::cardinality::Estimator;
 use super::joins::{drops_unmatched_right, replace_right_sides};
 use super::keys::{is_repeatable, scanned_rows, sources, with_keys};
-use super::relation::matched_part;
+use super::relation::{Relation, matched_part};
 use crate::planner::estimate::row_bytes;
 
 /// At most this part of the right rows has a partner.
@@ -49,17 +49,25 @@ fn reduced_side(join: &Join, estimator: Estimator<'_>) -> Result<Option<LogicalP
     if join.join_type == JoinType::Inner || !drops_unmatched_right(join) || gains_nothing(&join.right) {
         return Ok(None);
     }
+    let row_bytes = row_bytes(join.right.schema().as_arrow());
+    if row_bytes < LEAST_ROW_BYTES {
+        return Ok(None);
+    }
+    let Some(rows) = estimator.relation(&join.right) else {
+        return Ok(None);
+    };
+    let most_kept = (1.0 - LEAST_BYTES / (rows.rows * row_bytes as f64)).min(MOST_LEFT);
     let mut best: Option<(f64, LogicalPlan)> = None;
     for (left, right) in &join.on {
         let (Expr::Column(left), Expr::Column(key)) = (left, right) else {
             continue;
         };
         for (keys, column) in sources(&join.left, left) {
-            let Some(part) = kept_part(&join.right, key, keys, &column, estimator)? else {
+            let Some(part) = kept_part(&rows, key, keys, &column, estimator)? else {
                 continue;
             };
             let is_better = best.as_ref().is_none_or(|(least, _)| part < *least);
-            if is_better && is_repeatable(keys)? {
+            if part <= most_kept && is_better && is_repeatable(keys)? {
                 best = Some((part, with_keys(&join.right, key, keys, &column)?));
             }
         }
@@ -78,21 +86,19 @@ fn gains_nothing(plan: &LogicalPlan) -> bool {
     }
 }
 
-/// The part of `right` whose `key` is a value of `column` in `keys`, if it is small enough.
+/// The part of `rows` whose `key` is a value of `column` in `keys`, if it does not take too many rows to tell.
 fn kept_part(
-    right: &LogicalPlan,
+    rows: &Relation,
     key: &Column,
     keys: &LogicalPlan,
     column: &Column,
     estimator: Estimator<'_>,
 ) -> Result<Option<f64>> {
-    let estimates = estimator.relation(right).zip(estimator.relation(keys));
-    let (Some((rows, found)), Some(read)) = (estimates, scanned_rows(keys, estimator)?) else {
+    let read = scanned_rows(keys, estimator)?;
+    if read.is_none_or(|read| read > MOST_READ * rows.rows) {
         return Ok(None);
-    };
+    }
     let pair = [(Expr::Column(key.clone()), Expr::Column(column.clone()))];
-    let part = matched_part(&rows, &found, &pair);
-    let row_bytes = row_bytes(right.schema().as_arrow());
-    let saves = row_bytes >= LEAST_ROW_BYTES && rows.rows * (1.0 - part) * row_bytes as f64 >= LEAST_BYTES;
-    Ok((saves && part <= MOST_LEFT && read <= MOST_READ * rows.rows).then_some(part))
+    let found = estimator.relation(keys);
+    Ok(found.map(|found| matched_part(rows, &found, &pair)))
 }

@@ -116,6 +116,14 @@ impl Star {
         text
     }
 
+    /// How many rows are expected.
+    async fn estimate(&self, sql: &str, state: &SessionState) -> f64 {
+        let plan = state.create_logical_plan(sql).await.unwrap();
+        let plan = state.optimize(&plan).unwrap();
+        let tables = Tables::of(&plan, &self.samples, state).await.unwrap();
+        Estimator { tables: &tables }.relation(&plan).unwrap().rows
+    }
+
     /// The rows in the order of their text.
     async fn rows(&self, sql: &str, rules: &[&str]) -> Vec<String> {
         let state = self.state(rules);
@@ -395,10 +403,7 @@ async fn conditions_on_texts_are_tried_on_samples() {
         ("brand = 'no brand'", 0.5),
     ] {
         let sql = format!("SELECT id FROM item WHERE {condition}");
-        let plan = state.optimize(&state.create_logical_plan(&sql).await.unwrap()).unwrap();
-        let tables = Tables::of(&plan, &star.samples, &state).await.unwrap();
-        let estimator = Estimator { tables: &tables };
-        let estimate = estimator.relation(&plan).unwrap().rows;
+        let estimate = star.estimate(&sql, &state).await;
         assert!(
             (rows * 0.8..=rows * 1.25).contains(&estimate),
             "{condition}: {estimate}"
@@ -429,9 +434,7 @@ async fn rows_without_a_partner_are_estimated() {
             20.0,
         ),
     ] {
-        let plan = state.optimize(&state.create_logical_plan(sql).await.unwrap()).unwrap();
-        let tables = Tables::of(&plan, &star.samples, &state).await.unwrap();
-        let estimate = Estimator { tables: &tables }.relation(&plan).unwrap().rows;
+        let estimate = star.estimate(sql, &state).await;
         assert!(
             (expected * 0.8..=expected * 1.25).contains(&estimate),
             "{sql}: {estimate}"
@@ -469,9 +472,7 @@ async fn texts_and_common_keys_are_estimated_by_sketches() {
                 .options_mut()
                 .set("squadron.optimizer.samples", samples)
                 .unwrap();
-            let plan = state.optimize(&state.create_logical_plan(sql).await.unwrap()).unwrap();
-            let tables = Tables::of(&plan, &star.samples, &state).await.unwrap();
-            let estimate = Estimator { tables: &tables }.relation(&plan).unwrap().rows;
+            let estimate = star.estimate(sql, &state).await;
             assert!(
                 (expected * 0.8..=expected * 1.25).contains(&estimate),
                 "{sql}, samples {samples}: {estimate}"
@@ -498,9 +499,7 @@ async fn estimates_are_wrong_where_a_test_wants_it() {
             let options = state.config_mut().options_mut();
             options.set("squadron.optimizer.misestimate", misestimate).unwrap();
             let sql = format!("SELECT * FROM {table}");
-            let plan = state.optimize(&state.create_logical_plan(&sql).await.unwrap()).unwrap();
-            let tables = Tables::of(&plan, &star.samples, &state).await.unwrap();
-            let estimated = Estimator { tables: &tables }.relation(&plan).unwrap().rows;
+            let estimated = star.estimate(&sql, &state).await;
             assert!(
                 (estimated - expected).abs() < 1e-6 * expected,
                 "{table} {misestimate}: {estimated}"

@@ -74,13 +74,14 @@ pub(super) async fn read(
     execution.batch_size = ConfigNonZeroUsize::try_new(ROWS)?;
     let whole = provider.scan(&state, Some(columns), folders, None).await?;
     let parts = whole.repartitioned(PLACES, state.config_options())?.unwrap_or(whole);
-    let mut batches = Vec::new();
-    let reading = read_places(parts.as_ref(), &state, &mut batches);
+    let mut places = Vec::new();
+    let reading = read_places(parts.as_ref(), &state, &mut places);
     let is_cut = match tokio::time::timeout(PATIENCE, reading).await {
         Ok(result) => result.map(|()| false)?,
         Err(_) => true,
     };
-    let places = batches.iter().map(|place| concat_batches(&parts.schema(), place));
+    places.retain(|place| !place.is_empty());
+    let places = places.iter().map(|place| concat_batches(&parts.schema(), place));
     Ok(Sample {
         places: places.collect::<Result<_, _>>()?,
         is_cut,
@@ -111,7 +112,6 @@ async fn read_places(
             }
         }
     }
-    places.retain(|place| !place.is_empty());
     Ok(())
 }
 
