@@ -12,7 +12,8 @@
 //! A correlated subquery such as `x < (SELECT avg(y) FROM g WHERE g.k = p.k)` becomes an aggregate of all of G. Where a
 //! filter leaves few keys of P, the rows of other groups are computed to be dropped by the join. A semi-join on a column
 //! of the grouping drops whole groups, of which the join would find none (the generalised magic sets of Seshadri et al.,
-//! "Cost-Based Optimization for Magic", 1996). P is scanned twice, so it must be a small part of the groups.
+//! "Cost-Based Optimization for Magic", 1996). P is scanned twice, so it must be
+//! a small part of the groups, read from a table that is small beside theirs.
 
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ use super::keys::{is_repeatable, sources, unaliased, with_keys};
 
 /// The keys are at most this part of the groups.
 const MOST_KEYS: f64 = 0.1;
+/// The keys are read from at most this part of the rows that are grouped.
+const MOST_READ: f64 = 0.5;
 
 /// Puts semi-joins below the aggregates of `plan` whose groups a join asks for few of.
 pub(super) fn reduce_aggregates(
@@ -46,18 +49,19 @@ fn reduced_side(join: &Join, estimator: Estimator<'_>) -> Result<Option<LogicalP
         let (Expr::Column(left), Expr::Column(right)) = (left, right) else {
             continue;
         };
-        let Some((groups, key)) = grouping_key(&join.right, right, estimator) else {
+        let Some(grouped) = grouping_key(&join.right, right, estimator) else {
             continue;
         };
         for (keys, column) in sources(&join.left, left) {
-            let Some(rows) = estimator.relation(keys).map(|relation| relation.rows) else {
+            let Some(relation) = estimator.relation(keys) else {
                 continue;
             };
-            let is_better = best.as_ref().is_none_or(|(least, _)| rows < *least);
-            if rows <= MOST_KEYS * groups && is_better && is_repeatable(keys)? {
-                let semi = |input: &LogicalPlan| with_keys(input, &key, keys, &column);
+            let pays = relation.rows <= MOST_KEYS * grouped.groups && relation.whole <= MOST_READ * grouped.read;
+            let is_better = best.as_ref().is_none_or(|(least, _)| relation.rows < *least);
+            if pays && is_better && is_repeatable(keys)? {
+                let semi = |input: &LogicalPlan| with_keys(input, &grouped.key, keys, &column);
                 if let Some(reduced) = replace_input(&join.right, &semi)? {
-                    best = Some((rows, reduced));
+                    best = Some((relation.rows, reduced));
                 }
             }
         }
@@ -65,8 +69,17 @@ fn reduced_side(join: &Join, estimator: Estimator<'_>) -> Result<Option<LogicalP
     Ok(best.map(|(_, reduced)| reduced))
 }
 
-/// How many groups the aggregate below `plan` has, and the column of its input that `column` is.
-fn grouping_key(plan: &LogicalPlan, column: &Column, estimator: Estimator<'_>) -> Option<(f64, Column)> {
+/// An aggregate whose groups have a key.
+struct Grouped {
+    groups: f64,
+    /// The rows that are read for them.
+    read: f64,
+    /// The column of its input.
+    key: Column,
+}
+
+/// The aggregate below `plan`, with the key that `column` is.
+fn grouping_key(plan: &LogicalPlan, column: &Column, estimator: Estimator<'_>) -> Option<Grouped> {
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
             let place = aggregate.schema.maybe_index_of_column(column)?;
@@ -78,8 +91,10 @@ fn grouping_key(plan: &LogicalPlan, column: &Column, estimator: Estimator<'_>) -
                 .group_expr
                 .iter()
                 .any(|group| matches!(group, Expr::GroupingSet(_)));
-            let groups = estimator.relation(plan)?.rows;
-            (!has_sets).then_some((groups, key))
+            let input = estimator.relation(&aggregate.input)?;
+            let read = input.whole;
+            let groups = estimator.relation_of(plan, vec![Some(input)])?.rows;
+            (!has_sets).then_some(Grouped { groups, read, key })
         }
         LogicalPlan::Projection(projection) => {
             let place = projection.schema.maybe_index_of_column(column)?;

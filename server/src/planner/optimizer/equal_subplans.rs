@@ -17,11 +17,14 @@
 //! have more rows than it. Not shared is what volatile functions make differ each time, and what depends on a subquery in an
 //! expression, whose result belongs to one place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::mem;
 
 use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::LogicalPlan;
+use foldhash::fast::{FixedState, RandomState};
 
 use crate::plan_limits::expressions::contains_subquery;
 use crate::plan_marks::{Mark, mark};
@@ -33,9 +36,16 @@ struct Part {
     number: Option<usize>,
 }
 
+/// Parts by what they are. A plan is hashed with all that is below it.
+type Parts = HashMap<LogicalPlan, Part, RandomState>;
+
 /// Marks the largest equal parts of `plan`, and tells which.
 pub(super) fn share_equal_subplans(plan: LogicalPlan, changes: &mut Vec<String>) -> Result<LogicalPlan> {
-    let mut parts = repeated_parts(&plan)?;
+    let outlines = repeated_outlines(&plan)?;
+    if outlines.is_empty() {
+        return Ok(plan);
+    }
+    let mut parts = repeated_parts(&plan, &outlines)?;
     if parts.is_empty() {
         return Ok(plan);
     }
@@ -44,7 +54,11 @@ pub(super) fn share_equal_subplans(plan: LogicalPlan, changes: &mut Vec<String>)
         if is_repeated(&node) {
             return Ok(Transformed::new(node, false, TreeNodeRecursion::Jump));
         }
-        let Some(part) = parts.get_mut(&node) else {
+        let part = match is_worth_a_stage(&node) && outlines.contains(&outline(&node)?) {
+            true => parts.get_mut(&node),
+            false => None,
+        };
+        let Some(part) = part else {
             return Ok(Transformed::no(node));
         };
         let number = *part.number.get_or_insert_with(|| {
@@ -63,24 +77,62 @@ pub(super) fn share_equal_subplans(plan: LogicalPlan, changes: &mut Vec<String>)
     marked.data()
 }
 
-/// The parts that occur more than once and may be shared.
-fn repeated_parts(plan: &LogicalPlan) -> Result<HashMap<LogicalPlan, Part>> {
-    let mut parts = HashMap::new();
-    plan.apply_with_subqueries(|node| {
-        if is_repeated(node) {
-            return Ok(TreeNodeRecursion::Jump);
+/// The outlines of parts that are worth a stage, as far as two parts have the same: most plans have none, and to compare
+/// outlines costs little beside comparing plans.
+fn repeated_outlines(plan: &LogicalPlan) -> Result<HashSet<u64>> {
+    let (mut once, mut repeated) = (HashSet::new(), HashSet::new());
+    each_part(plan, |node| {
+        let outline = outline(node)?;
+        if !once.insert(outline) {
+            repeated.insert(outline);
         }
-        if is_worth_a_stage(node) && stands_alone(node)? {
+        Ok(())
+    })?;
+    Ok(repeated)
+}
+
+/// The same for equal plans: what kinds of nodes it has, and which tables it scans.
+fn outline(plan: &LogicalPlan) -> Result<u64> {
+    let mut hasher = FixedState::default().build_hasher();
+    plan.apply(|node| {
+        mem::discriminant(node).hash(&mut hasher);
+        if let LogicalPlan::TableScan(scan) = node {
+            scan.table_name.hash(&mut hasher);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(hasher.finish())
+}
+
+/// The parts with these outlines that occur more than once and may be shared.
+fn repeated_parts(plan: &LogicalPlan, outlines: &HashSet<u64>) -> Result<Parts> {
+    let mut parts = Parts::default();
+    each_part(plan, |node| {
+        if outlines.contains(&outline(node)?) && stands_alone(node)? {
             let part = parts.entry(node.clone()).or_insert(Part {
                 occurrences: 0,
                 number: None,
             });
             part.occurrences += 1;
         }
-        Ok(TreeNodeRecursion::Continue)
+        Ok(())
     })?;
     parts.retain(|_, part| part.occurrences > 1);
     Ok(parts)
+}
+
+/// Looks at all parts that are worth a stage.
+fn each_part(plan: &LogicalPlan, mut look: impl FnMut(&LogicalPlan) -> Result<()>) -> Result<()> {
+    plan.apply_with_subqueries(|node| {
+        if is_repeated(node) {
+            return Ok(TreeNodeRecursion::Jump);
+        }
+        if is_worth_a_stage(node) {
+            look(node)?;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
 }
 
 /// Whether what is in `plan` runs again and again, all of it in one task.

@@ -1,10 +1,8 @@
 //! How many rows are expected of joins and groups, for `EXPLAIN ANALYZE` to show beside those that were found.
 
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::Result;
 use datafusion::logical_expr::{Aggregate, Expr, Join, LogicalPlan};
 
-use super::cardinality::Estimator;
+use super::relation::Relation;
 
 /// The rows that are expected of a join or of groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,29 +25,22 @@ impl Expected {
         format!("{} join on {}", kind.to_lowercase(), pairs.join(", "))
     }
 
+    /// What is expected of `node`, if it is a join or groups, and has keys.
+    pub(super) fn of(node: &LogicalPlan, relation: &Relation) -> Option<Self> {
+        let what = match node {
+            LogicalPlan::Join(join) => of_join(join)?,
+            LogicalPlan::Aggregate(aggregate) => of_groups(aggregate)?,
+            _ => return None,
+        };
+        let rows = relation.rows.round() as u64;
+        Some(Self { what, rows })
+    }
+
     /// What groups are called.
     pub(in crate::planner) fn groups(mut keys: Vec<&str>) -> String {
         keys.sort_unstable();
         format!("groups by {}", keys.join(", "))
     }
-}
-
-/// What is expected of the joins and groups of `plan`, in no order that matters.
-pub(super) fn expectations(plan: &LogicalPlan, estimator: Estimator<'_>) -> Result<Vec<Expected>> {
-    let mut expected = Vec::new();
-    plan.apply_with_subqueries(|node| {
-        let what = match node {
-            LogicalPlan::Join(join) => of_join(join),
-            LogicalPlan::Aggregate(aggregate) => of_groups(aggregate),
-            _ => None,
-        };
-        if let Some((what, relation)) = what.zip(estimator.relation(node)) {
-            let rows = relation.rows.round() as u64;
-            expected.push(Expected { what, rows });
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(expected)
 }
 
 fn of_join(join: &Join) -> Option<String> {

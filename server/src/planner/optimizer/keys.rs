@@ -27,9 +27,7 @@ pub(super) fn unaliased(expression: &Expr) -> &Expr {
 pub(super) fn sources<'a>(plan: &'a LogicalPlan, column: &Column) -> Vec<(&'a LogicalPlan, Column)> {
     match plan {
         LogicalPlan::TableScan(scan) if !scan.filters.is_empty() => vec![(plan, column.clone())],
-        LogicalPlan::Filter(filter) if matches!(*filter.input, LogicalPlan::TableScan(_)) => {
-            vec![(plan, column.clone())]
-        }
+        LogicalPlan::Filter(filter) if is_leaf(&filter.input) => vec![(plan, column.clone())],
         LogicalPlan::Filter(filter) => sources(&filter.input, column),
         LogicalPlan::Projection(projection) => {
             let place = projection.schema.maybe_index_of_column(column);
@@ -61,7 +59,6 @@ pub(super) fn sources<'a>(plan: &'a LogicalPlan, column: &Column) -> Vec<(&'a Lo
                     }
                 }
             }
-            let is_leaf = |side: &LogicalPlan| matches!(side, LogicalPlan::TableScan(_) | LogicalPlan::Projection(_));
             // Rows that a subquery filtered.
             if join.join_type == JoinType::LeftSemi && is_leaf(&join.left) && join.left.schema().has_column(column) {
                 found.push((plan, column.clone()));
@@ -69,6 +66,14 @@ pub(super) fn sources<'a>(plan: &'a LogicalPlan, column: &Column) -> Vec<(&'a Lo
             found
         }
         _ => Vec::new(),
+    }
+}
+
+/// Whether the rows are those of a table.
+fn is_leaf(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => is_leaf(&projection.input),
+        other => matches!(other, LogicalPlan::TableScan(_)),
     }
 }
 

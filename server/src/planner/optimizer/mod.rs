@@ -47,6 +47,7 @@ use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use self::cardinality::Estimator;
 pub(super) use self::expected::Expected;
 pub(crate) use self::samples::{ColumnSketch, Samples};
+use self::sides::Estimates;
 use self::statistics::Tables;
 use crate::settings::SquadronOptions;
 
@@ -108,14 +109,12 @@ pub(super) async fn improve(
         let last = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
         plan = last.optimize(plan, state, |_, _| {})?;
     }
-    let expected = expected::expectations(&plan, estimator)?;
-    if rules.join_sides {
-        plan = sides::estimate_sides(plan, estimator)?;
-    }
+    let mut estimates = Estimates::new(estimator, rules.join_sides);
+    let (plan, _) = estimates.add(plan)?;
     Ok(Improved {
         plan,
         changes,
-        expected,
+        expected: estimates.expected,
         scanned_bytes: Some(tables.scanned_bytes()),
     })
 }

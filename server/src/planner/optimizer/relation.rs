@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::common::{Column as Name, ScalarValue};
 use datafusion::logical_expr::{Expr, TableScan};
+use foldhash::fast::RandomState;
 
 use super::samples::Sketch;
 
@@ -83,7 +84,7 @@ pub(super) struct Relation {
     pub(super) rows: f64,
     /// How many there would be without the filters of its table.
     pub(super) whole: f64,
-    columns: HashMap<Name, Column>,
+    columns: HashMap<Name, Column, RandomState>,
 }
 
 impl Relation {
@@ -95,13 +96,20 @@ impl Relation {
         }
     }
 
-    /// All rows of a table.
-    pub(super) fn of_table(scan: &TableScan, table: &Table) -> Self {
-        let schema = scan.source.schema();
-        let columns = schema.fields().iter().filter_map(|field| {
-            let name = Name::new(Some(scan.table_name.clone()), field.name());
-            Some((name, table.columns.get(field.name())?.clone()))
-        });
+    /// All rows of a table, with the columns that a scan gives, or that `conditions` speak of.
+    pub(super) fn of_table<'a>(
+        scan: &TableScan,
+        table: &Table,
+        conditions: impl IntoIterator<Item = &'a Expr>,
+    ) -> Self {
+        let given = scan.projected_schema.fields().iter().map(|field| field.name().as_str());
+        let asked = conditions.into_iter().flat_map(Expr::column_refs);
+        let columns = given
+            .chain(asked.map(|column| column.name.as_str()))
+            .filter_map(|column| {
+                let name = Name::new(Some(scan.table_name.clone()), column);
+                Some((name, table.columns.get(column)?.clone()))
+            });
         Self::new(table.rows, table.rows, columns)
     }
 

@@ -189,7 +189,7 @@ async fn add_samples(
 
 /// The conditions whose part of the rows metadata do not tell, and rows do.
 fn unknown_conditions(scan: &TableScan, table: &Table, conditions: &[Expr]) -> Result<Vec<Expr>> {
-    let all = Relation::of_table(scan, table);
+    let all = Relation::of_table(scan, table, conditions.iter().chain(&scan.filters));
     let mut unknown: Vec<Expr> = Vec::new();
     for condition in conditions.iter().chain(&scan.filters) {
         let is_answered =

@@ -178,7 +178,7 @@ const SEMI_JOINS: [&str; 12] = [
      WHERE s.amount + i.size > 20 AND s.id IN (SELECT id FROM sales WHERE id BETWEEN 100 AND 200)",
 ];
 
-const AGGREGATES: [&str; 12] = [
+const AGGREGATES: [&str; 14] = [
     // TPC-H 17.
     "SELECT sum(s.amount) FROM sales s JOIN item i ON s.item = i.id WHERE i.brand = 'brand 3' AND i.size = 3 \
      AND s.amount < (SELECT 0.9 * avg(amount) FROM sales WHERE item = i.id)",
@@ -201,6 +201,11 @@ const AGGREGATES: [&str; 12] = [
     // The same with an outer join.
     "SELECT i.brand, g.total FROM item i LEFT JOIN (SELECT item, sum(amount) AS total FROM sales GROUP BY item) g \
      ON i.id = g.item WHERE i.size = 9 AND i.id < 300",
+    // The condition is on what is computed once for all of it.
+    "SELECT i.brand, g.total FROM item i JOIN (SELECT item, sum(amount) AS total FROM sales GROUP BY item) g \
+     ON i.id = g.item WHERE i.size * i.size > 5 AND i.size * i.size < 17",
+    // Keys and groups are of tables of one size: stays.
+    "SELECT a.id FROM sales a WHERE a.id < 30 AND a.amount < (SELECT avg(amount) FROM sales s WHERE s.item = a.item)",
     // Most keys are asked for: stays.
     "SELECT i.brand, g.total FROM item i JOIN (SELECT item, sum(amount) AS total FROM sales GROUP BY item) g \
      ON i.id = g.item WHERE i.size <> 9",
