@@ -30,6 +30,7 @@ mod messages;
 mod metadata;
 mod names;
 mod parameters;
+mod plan_cache;
 mod poll;
 mod s3;
 mod schemas;

@@ -17,6 +17,7 @@ pub mod columns;
 mod cut;
 mod estimate;
 pub mod explain;
+pub(crate) mod files;
 mod joins;
 mod optimizer;
 pub mod schema;
@@ -97,6 +98,7 @@ impl Planner {
         Ok(StagedPlan {
             changes: improved.changes,
             expected: improved.expected,
+            scans: files::table_scans(&logical)?,
             ..staged
         })
     }

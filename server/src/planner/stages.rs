@@ -7,6 +7,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SessionState, TaskContext};
+use datafusion::logical_expr::TableScan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::unnest::UnnestExec;
@@ -36,6 +37,8 @@ pub struct StagedPlan {
     pub changes: Vec<String>,
     /// What it expected of joins and groups.
     pub(super) expected: Vec<Expected>,
+    /// The scans of the logical plan that it came to.
+    pub(crate) scans: Vec<TableScan>,
 }
 
 /// One stage.
@@ -110,6 +113,7 @@ pub(super) fn assemble(sized: Vec<Option<SizedFragment>>) -> Result<StagedPlan> 
         stages,
         changes: Vec::new(),
         expected: Vec::new(),
+        scans: Vec::new(),
     })
 }
 

@@ -1,22 +1,17 @@
-//! From a logical plan to what the scheduler takes: stages for the workers there are, with the query's own options.
+//! From a bound statement to what is to be done for it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use squadron_proto::control::ObjectStoreSpec;
 use squadron_proto::{Failure, QueryId};
-use squadron_scheduler::{QueryOptions, StageGraph};
 use squadron_shuffle::failure;
-use squadron_shuffle::sink::staged_files_schema;
 
-use super::options::{Limit, options_of};
-use super::{Queries, Session, settings_table};
-use crate::planner::explain;
-use crate::planner::stages::GraphContext;
-use crate::planner::{ClusterShape, StagedPlan};
+use super::options::Limit;
+use super::stage_graph::PhysicalQuery;
+use super::{Queries, Session};
+use crate::planner::{StagedPlan, explain};
 use crate::settings::Endpoints;
 use crate::sql::bind::Bound;
 use crate::sql::planning_errors::planned;
@@ -29,7 +24,11 @@ pub(super) enum Lowered {
     /// Rows, to be read while they are computed.
     Query(PhysicalQuery),
     /// A query that is run for the sake of what it takes.
-    Analyze { query: PhysicalQuery, is_verbose: bool },
+    Analyze {
+        query: PhysicalQuery,
+        plan: StagedPlan,
+        is_verbose: bool,
+    },
     /// Rows that are there.
     Rows(Vec<RecordBatch>),
     /// No execution: parameters without rows were bound.
@@ -40,15 +39,6 @@ pub(super) enum Lowered {
     Write(LogicalPlan),
     /// A change of the catalog, of settings, or of what runs.
     Change(LogicalPlan),
-}
-
-/// A query that is ready for the scheduler.
-pub(super) struct PhysicalQuery {
-    pub(super) plan: StagedPlan,
-    pub(super) schema: SchemaRef,
-    pub(super) graph: StageGraph,
-    /// Whether the statement says in which order its rows come.
-    pub(super) is_ordered: bool,
 }
 
 /// What a query is planned for.
@@ -98,7 +88,7 @@ impl Queries {
                 let inner = explain.plan.as_ref().clone();
                 let plan = match is_write(&inner) {
                     true => self.explained_write(context, inner).await?,
-                    false => self.stages(context, inner, None).await?.0,
+                    false => self.explained(context, inner, None).await?,
                 };
                 let batch = explain::plan(&explain, &plan, &statement.schema);
                 Ok(Lowered::Rows(vec![batch.map_err(|error| failure::of(&error))?]))
@@ -107,8 +97,10 @@ impl Queries {
                 let inner = analyze.input.as_ref().clone();
                 let schema = planned(frozen_schema(&context.session.state(), &inner))?;
                 let context = context.clone().read_by_server();
+                let (query, plan) = self.analyzed_query(&context, inner, schema).await?;
                 Ok(Lowered::Analyze {
-                    query: self.physical_query(&context, inner, schema).await?,
+                    query,
+                    plan,
                     is_verbose: analyze.verbose,
                 })
             }
@@ -122,32 +114,10 @@ impl Queries {
         }
     }
 
-    /// Plans a query and encodes its stages. Runs on a planning thread.
-    pub(super) async fn physical_query(
-        &self,
-        context: &PlanContext,
-        plan: LogicalPlan,
-        schema: SchemaRef,
-    ) -> Result<PhysicalQuery, Failure> {
-        let is_ordered = is_ordered(&plan);
-        self.encode(context, plan, None, schema, is_ordered).await
-    }
-
-    /// Plans the rows of a write, whose result is the list of files. Runs on a planning thread.
-    pub(super) async fn physical_write(
-        &self,
-        context: &PlanContext,
-        rows: LogicalPlan,
-        destination: &Destination,
-    ) -> Result<PhysicalQuery, Failure> {
-        let schema = staged_files_schema();
-        self.encode(context, rows, Some(destination), schema, false).await
-    }
-
     /// The plan of a write, without doing anything.
     async fn explained_write(&self, context: &PlanContext, plan: LogicalPlan) -> Result<StagedPlan, Failure> {
         let (destination, rows) = self.destination(context, plan).await?;
-        Ok(self.stages(context, rows, Some(&destination)).await?.0)
+        self.explained(context, rows, Some(&destination)).await
     }
 
     /// Where a write goes, and the plan of its rows. Runs on a planning thread.
@@ -159,78 +129,6 @@ impl Queries {
         let state = context.session.state();
         let resolved = writes::resolve(context.id, plan, &state, &self.parts.catalog).await;
         planned(resolved.map_err(failure::into_datafusion))
-    }
-
-    async fn encode(
-        &self,
-        context: &PlanContext,
-        plan: LogicalPlan,
-        destination: Option<&Destination>,
-        schema: SchemaRef,
-        is_ordered: bool,
-    ) -> Result<PhysicalQuery, Failure> {
-        let options = options_of(&context.session, &plan);
-        let (plan, state, shape) = self.stages(context, plan, destination).await?;
-        let graph_context = GraphContext {
-            query: context.id,
-            schema: Arc::clone(&schema),
-            settings: self.worker_settings.of(state.config().options(), shape.slots),
-            stores: self.stores_of(&plan),
-            state: Arc::new(state),
-            task_context: OnceLock::new(),
-            keep_result: context.endpoints == Endpoints::Parallel,
-            in_process: self.parts.in_process,
-        };
-        let mut graph = planned(plan.graph(&graph_context))?;
-        if options.is_exempt {
-            graph.pin_to_local_worker();
-        }
-        graph.options = QueryOptions {
-            time_limit: context.limit.as_ref().map(Limit::left),
-            ..options
-        };
-        Ok(PhysicalQuery {
-            plan,
-            schema,
-            graph,
-            is_ordered,
-        })
-    }
-
-    /// Cuts a plan into stages, with what they were planned for.
-    async fn stages(
-        &self,
-        context: &PlanContext,
-        plan: LogicalPlan,
-        destination: Option<&Destination>,
-    ) -> Result<(StagedPlan, SessionState, ClusterShape), Failure> {
-        let shape = self.shape();
-        let mut state = context.session.state();
-        // SHOW tells what the session has set, not what planning makes of it.
-        let options = Arc::clone(state.config().options());
-        state.config_mut().set_extension(options);
-        let locked = self.parts.writes.lock_for_planning(&plan).await;
-        let _guard = planned(locked.map_err(failure::into_datafusion))?;
-        let plan = planned(settings_table::with_snapshot(plan, state.config_options()))?;
-        let write = destination.map(Destination::write);
-        let plan = self.parts.planner.plan(&state, &plan, shape, write).await;
-        Ok((planned(plan)?, state, shape))
-    }
-
-    /// The object stores that the plan reads, and no others: options of a store may hold secrets.
-    fn stores_of(&self, plan: &StagedPlan) -> Vec<ObjectStoreSpec> {
-        let urls = plan.store_urls();
-        let specs = urls.iter().filter_map(|url| self.parts.catalog.object_store_spec(url));
-        specs.collect()
-    }
-
-    /// The workers that take tasks now. Without any, a query is planned for one, and waits for it.
-    fn shape(&self) -> ClusterShape {
-        let capacity = self.parts.scheduler.capacity();
-        ClusterShape {
-            workers: capacity.workers.max(1),
-            slots: usize::try_from(capacity.slots).unwrap_or(usize::MAX).max(1),
-        }
     }
 }
 
@@ -246,14 +144,4 @@ pub(super) fn bound_schema(
     }
     let own = planned(frozen_schema(&session.state(), plan))?;
     Ok(as_announced(&statement.schema, own))
-}
-
-/// Whether the statement says in which order its rows come.
-fn is_ordered(plan: &LogicalPlan) -> bool {
-    match plan {
-        LogicalPlan::Sort(_) => true,
-        LogicalPlan::Projection(projection) => is_ordered(&projection.input),
-        LogicalPlan::Limit(limit) => is_ordered(&limit.input),
-        _ => false,
-    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use squadron_proto::ticket::ClusterKey;
 use squadron_proto::{Failure, FailureKind};
 
+use super::plan_cache::PlanCache;
 use super::planning::Planning;
 use super::records::QueryRecords;
 use super::result_endpoints::Locations;
@@ -56,6 +57,7 @@ pub struct QueryParts {
 pub struct Queries {
     pub(super) parts: Arc<QueryParts>,
     pub(super) worker_settings: Arc<WorkerSettings>,
+    pub(super) plans: Arc<PlanCache>,
     closed: Arc<AtomicBool>,
 }
 
@@ -65,6 +67,7 @@ impl Queries {
         Self {
             parts: Arc::new(parts),
             worker_settings: Arc::default(),
+            plans: Arc::default(),
             closed: Arc::default(),
         }
     }

@@ -18,17 +18,18 @@ use datafusion::logical_expr::LogicalPlan;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
 use squadron_proto::{Failure, QueryId};
-use squadron_scheduler::StageGraph;
+use squadron_scheduler::{QuerySummary, StageGraph};
 use squadron_shuffle::failure;
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span, info, info_span};
 
 use super::history::QueryRequest;
 use super::options::{Limit, options, wanted_endpoints, within};
-use super::physical_plan::{Lowered, PhysicalQuery, PlanContext, bound_schema};
+use super::physical_plan::{Lowered, PlanContext, bound_schema};
 use super::records::Starting;
 use super::results::OpenResult;
 use super::retained::{RetainAs, RetainedResult};
+use super::stage_graph::PhysicalQuery;
 use super::started::{Offer, Started};
 use super::{Queries, Session};
 use crate::driver::QueryEvents;
@@ -312,14 +313,20 @@ impl Queries {
                 return self.retain_result(context, query).await;
             }
             Lowered::Query(query) => {
-                let (schema, stages) = (Arc::clone(&query.schema), query.plan.stages.len());
+                let (stages, reused) = (query.graph.stages.len(), query.is_reused);
                 let events = self.submit(query.graph).await?;
-                info!(stages, "query started");
+                info!(stages, reused, "query started");
+                let schema = query.schema;
                 (-1, OpenResult::Running { schema, events })
             }
-            Lowered::Analyze { query, is_verbose } => {
-                let batch = self.analyze(query, &schema, is_verbose).boxed().await?;
-                (-1, ready(schema, vec![batch]))
+            Lowered::Analyze {
+                query,
+                plan,
+                is_verbose,
+            } => {
+                let summary = self.run_to_end(query).boxed().await?;
+                let batch = explain::analyze(&plan, &summary, &schema, is_verbose);
+                (-1, ready(schema, vec![batch.map_err(|error| failure::of(&error))?]))
             }
             Lowered::Rows(batches) => (-1, ready(schema, batches)),
             Lowered::Nothing { is_write: true } => (0, ready(schema, vec![count_row(0)?])),
@@ -363,16 +370,16 @@ impl Queries {
     /// Starts a query whose result stays where it is written.
     async fn retain_result(&self, context: &PlanContext, query: PhysicalQuery) -> Result<Started, Failure> {
         let PhysicalQuery {
-            plan,
             schema,
             graph,
             is_ordered,
+            is_reused: reused,
         } = query;
         self.reserve_plan(&graph)?;
         let (tasks, partitions) = graph.result_shape();
+        let stages = graph.stages.len();
         let events = self.parts.scheduler.submit(graph).await?;
-        let stages = plan.stages.len();
-        info!(stages, partitions, "query started, its result is retained");
+        info!(stages, partitions, reused, "query started, its result is retained");
         let result = Arc::new(RetainedResult::new(RetainAs {
             schema: Arc::clone(&schema),
             // An ordered result is one partition; of several, nothing would say in which order to read them.
@@ -403,15 +410,9 @@ impl Queries {
     }
 
     /// Runs a query for the sake of what it takes.
-    async fn analyze(
-        &self,
-        query: PhysicalQuery,
-        schema: &SchemaRef,
-        is_verbose: bool,
-    ) -> Result<RecordBatch, Failure> {
+    async fn run_to_end(&self, query: PhysicalQuery) -> Result<QuerySummary, Failure> {
         let events = self.submit(query.graph).await?;
-        let summary = self.parts.reader.read_to_end(&query.schema, events).await?;
-        explain::analyze(&query.plan, &summary, schema, is_verbose).map_err(|error| failure::of(&error))
+        self.parts.reader.read_to_end(&query.schema, events).await
     }
 
     /// The rows of some queries, in their order. Each is a query of its own, with a record of its own.

@@ -33,7 +33,7 @@ impl Queries {
             queries.physical_write(&planning, rows, &destination).await
         });
         let query = within(context.limit.as_ref(), planned).await?;
-        let stages = query.plan.stages.len();
+        let stages = query.graph.stages.len();
         let events = self.submit(query.graph).await?;
         info!(stages, "write started");
         let reader = &self.parts.reader;

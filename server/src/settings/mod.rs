@@ -39,6 +39,8 @@ pub struct SquadronOptions {
     pub reserved_memory: u64,
     /// Whether slow tasks get a second attempt on another worker.
     pub speculation: bool,
+    /// Whether the plan of an equal statement before is used again.
+    pub plan_cache: bool,
     /// Which rules make plans better.
     pub optimizer: OptimizerRules,
     /// Whether a few rows of tables are read to estimate a query before it runs.
@@ -115,6 +117,7 @@ impl Default for SquadronOptions {
             tag: None,
             reserved_memory: 0,
             speculation: true,
+            plan_cache: true,
             optimizer: OptimizerRules::default(),
             samples: true,
             misestimate: 1,
@@ -190,6 +193,7 @@ impl ExtensionOptions for SquadronOptions {
             "optimizer.samples" => self.samples = parse_switch("squadron.optimizer.samples", value)?,
             "optimizer.misestimate" => self.misestimate = parse_misestimate(value)?,
             "speculation" => self.speculation = parse_switch("squadron.speculation", value)?,
+            "plan_cache" => self.plan_cache = parse_switch("squadron.plan_cache", value)?,
             _ => match self.optimizer.switch(key) {
                 Some(switch) => *switch = parse_switch(&format!("squadron.{key}"), value)?,
                 None => return config_err!("there is no option squadron.{key}"),
@@ -241,6 +245,11 @@ impl ExtensionOptions for SquadronOptions {
                 switch(self.speculation),
                 "on: a task that takes much longer than others of its stage gets a second attempt on another worker \
                  with free slots, and the first to finish wins",
+            ),
+            entry(
+                "plan_cache",
+                switch(self.plan_cache),
+                "on: a statement that came before is not planned again while its tables have the same files",
             ),
             entry(
                 "optimizer.semi_join_placement",
@@ -431,6 +440,7 @@ mod tests {
             ("squadron.reserved_memory", "1KiB", "1024B"),
             ("squadron.speculation", "true", "on"),
             ("squadron.speculation", "OFF", "off"),
+            ("squadron.plan_cache", "off", "off"),
             ("squadron.optimizer.correlated_aggregates", "off", "off"),
             ("squadron.optimizer.samples", "off", "off"),
             ("squadron.optimizer.misestimate", "1000", "1000"),
@@ -449,6 +459,7 @@ mod tests {
                 tag: Some("etl".to_owned()),
                 reserved_memory: 1024,
                 speculation: false,
+                plan_cache: false,
                 optimizer: OptimizerRules {
                     correlated_aggregates: false,
                     ..OptimizerRules::default()

@@ -37,7 +37,9 @@ impl<'a> Estimates<'a> {
     /// # Errors
     /// Those of building plans.
     pub(super) fn add(&mut self, plan: LogicalPlan) -> Result<(LogicalPlan, Option<Relation>)> {
-        let plan = plan.map_subqueries(|subquery| Ok(Transformed::yes(self.add(subquery)?.0))).data()?;
+        let plan = plan
+            .map_subqueries(|subquery| Ok(Transformed::yes(self.add(subquery)?.0)))
+            .data()?;
         let mut inputs = Vec::new();
         let plan = match is_filtered_scan(&plan) {
             true => plan,
