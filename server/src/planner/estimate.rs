@@ -47,6 +47,33 @@ pub(crate) fn scan_bytes(plan: &dyn ExecutionPlan) -> u64 {
     scans(plan).into_iter().map(config_bytes).fold(0, u64::saturating_add)
 }
 
+/// Bytes of the columns that the scans at and below `plan` read.
+pub(crate) fn read_bytes(plan: &dyn ExecutionPlan) -> u64 {
+    let read = |scan: &FileScanConfig| (config_bytes(scan) as f64 * column_part(scan)) as u64;
+    scans(plan).into_iter().map(read).fold(0, u64::saturating_add)
+}
+
+/// The part that the columns which are read have of the bytes of all columns; all where that is not known: of Parquet
+/// files, others are read whole.
+fn column_part(scan: &FileScanConfig) -> f64 {
+    let statistics = scan.statistics();
+    let columns = statistics
+        .column_statistics
+        .iter()
+        .take(scan.file_schema().fields().len());
+    let sizes: Option<Vec<usize>> = columns.map(|column| column.byte_size.get_value().copied()).collect();
+    let (Some(sizes), Some(projection)) = (sizes, scan.file_source().projection()) else {
+        return 1.0;
+    };
+    let all: usize = sizes.iter().sum();
+    let places = projection.column_indices().into_iter();
+    let read: usize = places.filter_map(|place| sizes.get(place)).sum();
+    match all {
+        0 => 1.0,
+        all => read as f64 / all as f64,
+    }
+}
+
 /// The file scans at and below `plan`.
 pub(crate) fn scans(plan: &dyn ExecutionPlan) -> Vec<&FileScanConfig> {
     let mut found: Vec<_> = plan

@@ -11,7 +11,7 @@ use squadron_shuffle::ShuffleReadExec;
 use squadron_shuffle::fragment::partition_safety::PartitionSafety;
 
 use super::cut::{Fragment, Output, rebuild};
-use super::estimate::scan_bytes;
+use super::estimate::read_bytes;
 
 /// The bytes that justify a task and a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +193,7 @@ impl Sizer<'_> {
             .iter()
             .map(|read| self.output_bytes[read.stage().0 as usize])
             .fold(0, u64::saturating_add);
-        read.saturating_add(scan_bytes(plan))
+        read.saturating_add(read_bytes(plan))
     }
 }
 

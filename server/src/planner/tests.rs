@@ -15,6 +15,7 @@ use squadron_shuffle::fragment::determinism::FIXED_FILES;
 use squadron_shuffle::fragment::lossy;
 use tempfile::TempDir;
 
+use super::estimate::read_bytes;
 use super::explain::describe_plan;
 use super::schema::client_schema;
 use super::stages::GraphContext;
@@ -194,6 +195,23 @@ async fn equal_groups_are_one_stage_on_one_worker() {
         "{:?}",
         staged.changes
     );
+}
+
+#[tokio::test]
+async fn columns_that_are_not_read_have_no_bytes() {
+    let fixture = Fixture::new().await;
+    let mut bytes = Vec::new();
+    for columns in ["*", "id", "name", "count(*)"] {
+        let sql = format!("SELECT {columns} FROM customer WHERE true");
+        let staged = fixture.plan(&sql, TWO_WORKERS).await;
+        let plans = staged.stages.iter().map(|stage| stage.plan.as_ref());
+        bytes.push(plans.map(read_bytes).sum::<u64>());
+    }
+    let [all, id, name, none] = bytes[..] else {
+        panic!("{bytes:?}");
+    };
+    assert!(id > 0 && name > id && all.abs_diff(id + name) <= 1, "{bytes:?}");
+    assert_eq!(none, 0);
 }
 
 #[tokio::test]

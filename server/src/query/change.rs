@@ -3,7 +3,7 @@
 use datafusion::logical_expr::{LogicalPlan, Statement};
 use squadron_proto::Failure;
 
-use super::physical_plan::PlanContext;
+use super::plan_context::PlanContext;
 use super::{Queries, Session};
 use crate::settings;
 use crate::sql::kill;

@@ -18,6 +18,7 @@ mod lifecycle;
 mod options;
 mod physical_plan;
 mod plan_cache;
+mod plan_context;
 mod plan_memory;
 mod planning;
 mod poll;

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::LogicalPlan;
-use squadron_proto::{Failure, QueryId};
+use squadron_proto::Failure;
 use squadron_shuffle::failure;
 
-use super::options::Limit;
+use super::plan_context::PlanContext;
 use super::stage_graph::PhysicalQuery;
 use super::{Queries, Session};
 use crate::planner::{StagedPlan, explain};
-use crate::settings::Endpoints;
 use crate::sql::bind::Bound;
 use crate::sql::planning_errors::planned;
 use crate::sql::statement::{as_announced, frozen_schema, is_write};
@@ -39,26 +38,6 @@ pub(super) enum Lowered {
     Write(LogicalPlan),
     /// A change of the catalog, of settings, or of what runs.
     Change(LogicalPlan),
-}
-
-/// What a query is planned for.
-#[derive(Clone)]
-pub(super) struct PlanContext {
-    pub(super) id: QueryId,
-    pub(super) session: Session,
-    pub(super) endpoints: Endpoints,
-    /// When the query ends at the latest; none for changes, and for writes until their rows are planned.
-    pub(super) limit: Option<Limit>,
-}
-
-impl PlanContext {
-    /// For a query that the server reads itself, once: what `squadron.endpoints` says is for the rows of clients.
-    pub(super) fn read_by_server(self) -> Self {
-        Self {
-            endpoints: Endpoints::One,
-            ..self
-        }
-    }
 }
 
 impl Queries {

@@ -12,8 +12,8 @@ use squadron_shuffle::failure;
 use squadron_shuffle::sink::staged_files_schema;
 
 use super::options::{Limit, options_of};
-use super::physical_plan::PlanContext;
 use super::plan_cache::{KeptPlan, Statement, Target};
+use super::plan_context::PlanContext;
 use super::{Queries, settings_table};
 use crate::planner::stages::GraphContext;
 use crate::planner::{ClusterShape, StagedPlan};

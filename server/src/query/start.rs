@@ -25,7 +25,8 @@ use tracing::{Instrument, Span, info, info_span};
 
 use super::history::QueryRequest;
 use super::options::{Limit, options, wanted_endpoints, within};
-use super::physical_plan::{Lowered, PlanContext, bound_schema};
+use super::physical_plan::{Lowered, bound_schema};
+use super::plan_context::PlanContext;
 use super::records::Starting;
 use super::results::OpenResult;
 use super::retained::{RetainAs, RetainedResult};

@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::Queries;
 use super::options::within;
-use super::physical_plan::PlanContext;
+use super::plan_context::PlanContext;
 
 /// Bytes of the list of files that one statement wrote; some hundred thousand files.
 const MAX_FILE_LIST_BYTES: usize = 64 * 1024 * 1024;
