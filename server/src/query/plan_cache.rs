@@ -38,9 +38,11 @@ use crate::planner::{ClusterShape, StagedPlan};
 const MOST_BYTES: u64 = 32 * 1024 * 1024;
 /// How many statements are remembered.
 const MOST_SEEN: u64 = 10_000;
+/// What a plan takes beside its stages and files: the options of a session that has set some.
+const OPTIONS_BYTES: u64 = 16 * 1024;
 /// A plan of more files is not kept.
 const MOST_FILES: usize = 10_000;
-/// How long a plan is kept that no statement asks for.
+/// How long a plan is kept that no statement asks for, and how long a statement is remembered.
 const KEPT: Duration = Duration::from_secs(600);
 /// How long a plan is used at most: what the optimizer knew of the tables may have been little.
 const USED: Duration = Duration::from_secs(3600);
@@ -100,7 +102,7 @@ impl Default for PlanCache {
                 .time_to_idle(KEPT)
                 .time_to_live(USED)
                 .build(),
-            seen: Cache::builder().max_capacity(MOST_SEEN).time_to_idle(KEPT).build(),
+            seen: Cache::builder().max_capacity(MOST_SEEN).time_to_live(KEPT).build(),
         }
     }
 }
@@ -154,8 +156,9 @@ impl PlanCache {
             self.give_up(&statement);
             return false;
         }
+        let file_bytes: u64 = files.iter().map(FileVersion::bytes).sum();
         let kept = KeptPlan {
-            bytes: graph.bytes() + kept_bytes(&statement.plan) + files.iter().map(FileVersion::bytes).sum::<u64>(),
+            bytes: graph.bytes() + kept_bytes(&statement.plan) + file_bytes + OPTIONS_BYTES,
             stages: graph.stages.clone(),
             root: graph.root,
             store_urls: plan.store_urls(),
