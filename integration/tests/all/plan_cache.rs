@@ -78,23 +78,18 @@ impl Folders {
     }
 
     async fn serve(&self, workers: usize) -> Cluster {
-        let tables = ["flat", "deep", "other"].map(|table| self.path(table).display().to_string());
         let builder = match workers {
             1 => cluster().slots(2),
             workers => cluster().workers(workers).slots(1).tiny_splits(),
         };
-        tables
+        ["flat", "deep", "other"]
             .into_iter()
             .fold(builder, |builder, table| {
-                builder.data(format!("{}={table}", name(&table)))
+                builder.data(format!("{table}={}", self.path(table).display()))
             })
             .start()
             .await
     }
-}
-
-fn name(path: &str) -> String {
-    Path::new(path).file_name().unwrap().to_str().unwrap().to_owned()
 }
 
 async fn write_file(path: &Path, rows: &str) {

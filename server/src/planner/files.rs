@@ -10,11 +10,10 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, TableScan};
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::StagedPlan;
 use super::estimate::scans;
 
 /// A file as it was listed: another time, size or tag is another file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FileVersion {
     store: String,
     path: String,
@@ -55,12 +54,6 @@ impl FileVersion {
     }
 }
 
-/// The files that the stages read, each once, in order.
-pub(crate) fn planned_files(plan: &StagedPlan) -> Vec<FileVersion> {
-    let plans = plan.stages.iter().map(|stage| stage.plan.as_ref());
-    sorted(plans.flat_map(files).collect())
-}
-
 /// The files that scans of a logical plan would read now, each once, in order.
 ///
 /// # Errors
@@ -75,7 +68,8 @@ pub(crate) async fn scanned_files(tables: &[TableScan], state: &SessionState) ->
     Ok(sorted(found))
 }
 
-fn files(plan: &dyn ExecutionPlan) -> Vec<FileVersion> {
+/// The files that the scans at and below `plan` read, as often and in the order that they do.
+pub(super) fn files(plan: &dyn ExecutionPlan) -> Vec<FileVersion> {
     let scans = scans(plan).into_iter();
     let files = scans.flat_map(|scan| {
         let files = scan.file_groups.iter().flat_map(|group| group.files());
@@ -84,7 +78,8 @@ fn files(plan: &dyn ExecutionPlan) -> Vec<FileVersion> {
     files.collect()
 }
 
-fn sorted(mut files: Vec<FileVersion>) -> Vec<FileVersion> {
+/// Each file once, in order.
+pub(super) fn sorted(mut files: Vec<FileVersion>) -> Vec<FileVersion> {
     files.sort_unstable();
     files.dedup();
     files

@@ -22,6 +22,7 @@ use squadron_shuffle::{ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WriteP
 
 use super::cut::Output;
 use super::estimate::scans;
+use super::files::{FileVersion, files, sorted};
 use super::optimizer::Expected;
 use super::size::{SizedFragment, map_reads, reads};
 
@@ -158,6 +159,12 @@ impl StagedPlan {
             .map(|scan| scan.object_store_url.as_str().to_owned());
         let written = plans().flat_map(written_stores);
         read.chain(written).collect()
+    }
+
+    /// The files that the stages read, each once, in order.
+    pub(crate) fn files(&self) -> Vec<FileVersion> {
+        let plans = self.stages.iter().map(|stage| stage.plan.as_ref());
+        sorted(plans.flat_map(files).collect())
     }
 
     /// The graph that the scheduler runs.

@@ -31,7 +31,7 @@ use squadron_scheduler::{StageGraph, StageSpec};
 
 use crate::catalog::files_of;
 use crate::plan_limits::kept_bytes;
-use crate::planner::files::{FileVersion, planned_files, scanned_files};
+use crate::planner::files::{FileVersion, scanned_files};
 use crate::planner::{ClusterShape, StagedPlan};
 
 /// Bytes of all plans that are kept.
@@ -143,7 +143,7 @@ impl PlanCache {
             .stages
             .iter()
             .all(|stage| matches!(stage.plan, PlanRef::Encoded(_)));
-        let files = planned_files(plan);
+        let files = plan.files();
         if !is_sent || files.is_empty() || files.len() > MOST_FILES {
             self.give_up(&statement);
             return false;

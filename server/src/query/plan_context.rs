@@ -17,6 +17,11 @@ pub(super) struct PlanContext {
 }
 
 impl PlanContext {
+    /// Whether the result stays where it is written, instead of being streamed to one reader.
+    pub(super) fn keeps_result(&self) -> bool {
+        self.endpoints == Endpoints::Parallel
+    }
+
     /// For a query that the server reads itself, once: what `squadron.endpoints` says is for the rows of clients.
     pub(super) fn read_by_server(self) -> Self {
         Self {

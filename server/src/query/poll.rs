@@ -24,8 +24,8 @@ use squadron_scheduler::QueryProgress;
 use tokio::sync::watch;
 use tracing::Instrument;
 
+use super::lowering::bound_schema;
 use super::options::wanted_endpoints;
-use super::physical_plan::bound_schema;
 use super::polled::{Phase, PolledQuery};
 use super::records::Starting;
 use super::result_endpoints::ResultEndpoints;

@@ -17,9 +17,9 @@ use super::plan_context::PlanContext;
 use super::{Queries, settings_table};
 use crate::planner::stages::GraphContext;
 use crate::planner::{ClusterShape, StagedPlan};
-use crate::settings::{Endpoints, SquadronOptions};
+use crate::settings::SquadronOptions;
 use crate::sql::planning_errors::planned;
-use crate::writes::Destination;
+use crate::writes::{Destination, ReadGuard};
 
 /// A query that is ready for the scheduler.
 pub(super) struct PhysicalQuery {
@@ -31,7 +31,7 @@ pub(super) struct PhysicalQuery {
     pub(super) is_reused: bool,
 }
 
-/// What is planned, and for what.
+/// What is planned, and for what. While it lives, nothing is published in the folders of its tables.
 struct Unplanned<'a> {
     context: &'a PlanContext,
     plan: LogicalPlan,
@@ -40,6 +40,7 @@ struct Unplanned<'a> {
     options: QueryOptions,
     state: Arc<SessionState>,
     shape: ClusterShape,
+    _guard: ReadGuard,
 }
 
 impl Queries {
@@ -53,7 +54,7 @@ impl Queries {
         plan: LogicalPlan,
         schema: SchemaRef,
     ) -> Result<PhysicalQuery, Failure> {
-        let unplanned = self.unplanned(context, plan, None, schema);
+        let unplanned = self.unplanned(context, plan, None, schema).await?;
         let statement = match SquadronOptions::of(unplanned.state.config_options()).plan_cache {
             true => planned(unplanned.statement())?,
             false => None,
@@ -62,7 +63,7 @@ impl Queries {
             let staged = self.stages(&unplanned).await?;
             return self.query(unplanned, &staged);
         };
-        if let Some(kept) = self.kept_plan(&unplanned, &statement).await? {
+        if let Some(kept) = self.plans.find(&statement, &unplanned.state).await {
             return Ok(self.query_of_kept(unplanned, &kept));
         }
         let staged = self.stages(&unplanned).await?;
@@ -82,7 +83,7 @@ impl Queries {
         plan: LogicalPlan,
         schema: SchemaRef,
     ) -> Result<(PhysicalQuery, StagedPlan), Failure> {
-        let unplanned = self.unplanned(context, plan, None, schema);
+        let unplanned = self.unplanned(context, plan, None, schema).await?;
         let staged = self.stages(&unplanned).await?;
         Ok((self.query(unplanned, &staged)?, staged))
     }
@@ -97,7 +98,9 @@ impl Queries {
         rows: LogicalPlan,
         destination: &Destination,
     ) -> Result<PhysicalQuery, Failure> {
-        let unplanned = self.unplanned(context, rows, Some(destination), staged_files_schema());
+        let unplanned = self
+            .unplanned(context, rows, Some(destination), staged_files_schema())
+            .await?;
         let staged = self.stages(&unplanned).await?;
         self.query(unplanned, &staged)
     }
@@ -113,21 +116,24 @@ impl Queries {
         destination: Option<&Destination>,
     ) -> Result<StagedPlan, Failure> {
         let schema = Arc::clone(plan.schema().inner());
-        self.stages(&self.unplanned(context, plan, destination, schema)).await
+        let unplanned = self.unplanned(context, plan, destination, schema).await?;
+        self.stages(&unplanned).await
     }
 
-    fn unplanned<'a>(
+    async fn unplanned<'a>(
         &self,
         context: &'a PlanContext,
         plan: LogicalPlan,
         destination: Option<&'a Destination>,
         schema: SchemaRef,
-    ) -> Unplanned<'a> {
+    ) -> Result<Unplanned<'a>, Failure> {
         let mut state = context.session.state();
         // SHOW tells what the session has set, not what planning makes of it.
         let options = Arc::clone(state.config().options());
         state.config_mut().set_extension(options);
-        Unplanned {
+        let locked = self.parts.writes.lock_for_planning(&plan).await;
+        Ok(Unplanned {
+            _guard: planned(locked.map_err(failure::into_datafusion))?,
             options: options_of(&context.session, &plan),
             context,
             plan,
@@ -135,25 +141,12 @@ impl Queries {
             schema,
             state: Arc::new(state),
             shape: self.shape(),
-        }
-    }
-
-    /// The plan of an equal statement before, while nothing is published in the folders of its tables.
-    async fn kept_plan(
-        &self,
-        unplanned: &Unplanned<'_>,
-        statement: &Statement,
-    ) -> Result<Option<Arc<KeptPlan>>, Failure> {
-        let locked = self.parts.writes.lock_for_planning(&unplanned.plan).await;
-        let _guard = planned(locked.map_err(failure::into_datafusion))?;
-        Ok(self.plans.find(statement, &unplanned.state).await)
+        })
     }
 
     /// Cuts a plan into stages.
     async fn stages(&self, unplanned: &Unplanned<'_>) -> Result<StagedPlan, Failure> {
         let Unplanned { plan, state, shape, .. } = unplanned;
-        let locked = self.parts.writes.lock_for_planning(plan).await;
-        let _guard = planned(locked.map_err(failure::into_datafusion))?;
         let plan = planned(settings_table::with_snapshot(plan.clone(), state.config_options()))?;
         let write = unplanned.destination.map(Destination::write);
         planned(self.parts.planner.plan(state, &plan, *shape, write).await)
@@ -212,7 +205,7 @@ impl Queries {
             stores: self.stores(&staged.store_urls()),
             state: Arc::clone(state),
             task_context: OnceLock::new(),
-            keep_result: context.endpoints == Endpoints::Parallel,
+            keep_result: context.keeps_result(),
             in_process,
         }))
     }
@@ -241,7 +234,7 @@ impl Unplanned<'_> {
         let target = Target {
             schema: Arc::clone(&self.schema),
             shape: self.shape,
-            keeps_result: self.context.endpoints == Endpoints::Parallel,
+            keeps_result: self.context.keeps_result(),
         };
         let fingerprint = self.options.fingerprint.unwrap_or_default();
         Statement::of(&self.plan, fingerprint, self.state.config().options(), target)

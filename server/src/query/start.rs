@@ -24,8 +24,8 @@ use tokio::sync::oneshot;
 use tracing::{Instrument, Span, info, info_span};
 
 use super::history::QueryRequest;
+use super::lowering::{Lowered, bound_schema};
 use super::options::{Limit, options, wanted_endpoints, within};
-use super::physical_plan::{Lowered, bound_schema};
 use super::plan_context::PlanContext;
 use super::records::Starting;
 use super::results::OpenResult;
@@ -310,7 +310,7 @@ impl Queries {
     ) -> Result<Started, Failure> {
         let schema = Arc::clone(&statement.schema);
         let (total_records, result) = match lowered {
-            Lowered::Query(query) if context.endpoints == Endpoints::Parallel => {
+            Lowered::Query(query) if context.keeps_result() => {
                 return self.retain_result(context, query).await;
             }
             Lowered::Query(query) => {

@@ -12,8 +12,8 @@
 //! A correlated subquery such as `x < (SELECT avg(y) FROM g WHERE g.k = p.k)` becomes an aggregate of all of G. Where a
 //! filter leaves few keys of P, the rows of other groups are computed to be dropped by the join. A semi-join on a column
 //! of the grouping drops whole groups, of which the join would find none (the generalised magic sets of Seshadri et al.,
-//! "Cost-Based Optimization for Magic", 1996). P is scanned twice, so it must be
-//! a small part of the groups, read from a table that is small beside theirs.
+//! "Cost-Based Optimization for Magic", 1996). P is scanned twice, so it must be a small part of the groups, read from a
+//! table that is small beside theirs.
 
 use std::sync::Arc;
 

@@ -27,7 +27,7 @@ pub(super) fn unaliased(expression: &Expr) -> &Expr {
 pub(super) fn sources<'a>(plan: &'a LogicalPlan, column: &Column) -> Vec<(&'a LogicalPlan, Column)> {
     match plan {
         LogicalPlan::TableScan(scan) if !scan.filters.is_empty() => vec![(plan, column.clone())],
-        LogicalPlan::Filter(filter) if is_leaf(&filter.input) => vec![(plan, column.clone())],
+        LogicalPlan::Filter(filter) if is_table(&filter.input) => vec![(plan, column.clone())],
         LogicalPlan::Filter(filter) => sources(&filter.input, column),
         LogicalPlan::Projection(projection) => {
             let place = projection.schema.maybe_index_of_column(column);
@@ -59,6 +59,7 @@ pub(super) fn sources<'a>(plan: &'a LogicalPlan, column: &Column) -> Vec<(&'a Lo
                     }
                 }
             }
+            let is_leaf = |side: &LogicalPlan| matches!(side, LogicalPlan::TableScan(_) | LogicalPlan::Projection(_));
             // Rows that a subquery filtered.
             if join.join_type == JoinType::LeftSemi && is_leaf(&join.left) && join.left.schema().has_column(column) {
                 found.push((plan, column.clone()));
@@ -70,9 +71,9 @@ pub(super) fn sources<'a>(plan: &'a LogicalPlan, column: &Column) -> Vec<(&'a Lo
 }
 
 /// Whether the rows are those of a table.
-fn is_leaf(plan: &LogicalPlan) -> bool {
+fn is_table(plan: &LogicalPlan) -> bool {
     match plan {
-        LogicalPlan::Projection(projection) => is_leaf(&projection.input),
+        LogicalPlan::Projection(projection) => is_table(&projection.input),
         other => matches!(other, LogicalPlan::TableScan(_)),
     }
 }

@@ -16,6 +16,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::StreamExt;
 
 use super::super::super::estimate::scans;
+use super::super::super::files::files;
 
 /// From how many places of a table rows are read, where its files can be divided into so many.
 const PLACES: usize = 8;
@@ -33,19 +34,13 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Parquet.
 pub(super) fn version(plan: &dyn ExecutionPlan, columns: &Schema) -> Option<u64> {
     let scans = scans(plan);
+    if scans.is_empty() || scans.iter().any(|scan| scan.file_source().file_type() != "parquet") {
+        return None;
+    }
     let mut hasher = DefaultHasher::new();
     columns.hash(&mut hasher);
-    for scan in &scans {
-        if scan.file_source().file_type() != "parquet" {
-            return None;
-        }
-        for file in scan.file_groups.iter().flat_map(|group| group.files()) {
-            let object = &file.object_meta;
-            (scan.object_store_url.as_str(), object.location.as_ref(), object.size).hash(&mut hasher);
-            (object.last_modified, &object.e_tag, &object.version).hash(&mut hasher);
-        }
-    }
-    (!scans.is_empty()).then(|| hasher.finish())
+    files(plan).hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 /// Some rows of a table.
