@@ -24,6 +24,7 @@ mod data;
 mod dial;
 mod embedded;
 mod engine;
+mod filters;
 mod guard;
 mod lanes;
 mod memory;

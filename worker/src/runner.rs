@@ -34,6 +34,7 @@ use tracing::Instrument;
 
 use crate::attempts::Phase;
 use crate::engine::Engine;
+use crate::filters::with_fast_conditions;
 use crate::memory::{AttemptPool, START_TIME, Start};
 use crate::metrics;
 use crate::spilling::{with_bounded_memory, with_external_sorts};
@@ -178,6 +179,7 @@ impl Attempt {
             usage: Arc::clone(&self.usage),
             memory,
             plan: arrow_files::with_checked_scans(plan)
+                .and_then(with_fast_conditions)
                 .and_then(with_yields)
                 .and_then(with_bounded_memory)
                 .map_err(|error| failure::of(&error))?,
