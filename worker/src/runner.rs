@@ -37,6 +37,7 @@ use crate::engine::Engine;
 use crate::filters::with_fast_conditions;
 use crate::memory::{AttemptPool, START_TIME, Start};
 use crate::metrics;
+use crate::ranges::with_small_ranges;
 use crate::spilling::{with_bounded_memory, with_external_sorts};
 use crate::stage::StagePlan;
 use crate::usage::{Usage, measure};
@@ -179,6 +180,7 @@ impl Attempt {
             usage: Arc::clone(&self.usage),
             memory,
             plan: arrow_files::with_checked_scans(plan)
+                .and_then(|plan| with_small_ranges(plan, context.session_config().options()))
                 .and_then(with_fast_conditions)
                 .and_then(with_yields)
                 .and_then(with_bounded_memory)

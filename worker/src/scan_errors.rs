@@ -1,11 +1,12 @@
 //! Names the files of a scan in its errors and panics: decoders tell what is wrong with the bytes, not whose bytes they are.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
@@ -18,8 +19,9 @@ use squadron_shuffle::failure;
 /// How many files an error names.
 const MAX_NAMES: usize = 3;
 
-/// DataFusion's name of the format.
+/// DataFusion's names of the formats.
 const AVRO: &str = "avro";
+const PARQUET: &str = "parquet";
 
 /// Stands between the name of a file and the byte at which a piece of it begins.
 const PIECE: &str = " (read from byte ";
@@ -30,23 +32,18 @@ pub(crate) fn with_file_names(
     partition: usize,
     rows: SendableRecordBatchStream,
 ) -> SendableRecordBatchStream {
-    let scan = plan.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
-    let Some(config) = scan.and_then(|source| source.downcast_ref::<FileScanConfig>()) else {
+    if scan_of(plan.as_ref()).is_none() {
         return rows;
-    };
-    let Some(files) = config.file_groups.get(partition).cloned() else {
-        return rows;
-    };
-    let is_avro = config.file_source().file_type() == AVRO;
+    }
+    // Names are looked for only when they are needed: a scan may have very many files.
+    let plan = Arc::clone(plan);
     let schema = rows.schema();
     let rows = AssertUnwindSafe(rows).catch_unwind().map(move |read| {
-        let names = || {
-            let names = files.iter().map(name_of);
-            names.collect::<Vec<_>>()
-        };
+        let names = || scan_of(plan.as_ref()).map_or_else(Vec::new, |scan| names_of(scan, partition));
+        let is_avro = || scan_of(plan.as_ref()).is_some_and(|scan| scan.file_source().file_type() == AVRO);
         match read {
             Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) if is_of_file(error.find_root(), is_avro) => {
+            Ok(Err(error)) if is_of_file(error.find_root(), is_avro()) => {
                 Err(name_files(&failure::of_file(&error), &names()))
             }
             Ok(Err(error)) => Err(error),
@@ -56,11 +53,31 @@ pub(crate) fn with_file_names(
     Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }
 
-/// The name of a file; of a piece of one also where it begins, for readers count lines from there.
-fn name_of(file: &PartitionedFile) -> String {
+fn scan_of(plan: &dyn ExecutionPlan) -> Option<&FileScanConfig> {
+    let source = plan.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
+    source.and_then(|source| source.downcast_ref())
+}
+
+/// The names of the files that a partition of `scan` may read, each once: also those of other partitions, where partitions
+/// take files from each other.
+fn names_of(scan: &FileScanConfig, partition: usize) -> Vec<String> {
+    let groups = match scan.preserve_order || scan.output_partitioning.is_some() {
+        true => scan.file_groups.get(partition).map_or(&[][..], std::slice::from_ref),
+        false => &scan.file_groups[..],
+    };
+    let format = scan.file_source().file_type();
+    let names = groups
+        .iter()
+        .flat_map(FileGroup::iter)
+        .map(|file| name_of(file, format));
+    names.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The name of a file; of a piece of one also where it begins, where readers count lines from there.
+fn name_of(file: &PartitionedFile, format: &str) -> String {
     let name = file.object_meta.location.as_ref();
     match &file.range {
-        Some(range) if range.start > 0 => format!("{name}{PIECE}{})", range.start),
+        Some(range) if range.start > 0 && format != PARQUET => format!("{name}{PIECE}{})", range.start),
         _ => name.to_owned(),
     }
 }
@@ -114,6 +131,9 @@ fn name_files(failure: &Failure, names: &[String]) -> DataFusionError {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::arrow::datatypes::Schema;
+    use datafusion::datasource::object_store::ObjectStoreUrl;
+    use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
     use datafusion::parquet::errors::ParquetError;
     use squadron_proto::FailureKind;
 
@@ -130,9 +150,26 @@ mod tests {
         let of_expression = "Error parsing timestamp from 'x': timestamp must contain at least 10 characters";
         assert!(!is_of_file(&ArrowError::ParseError(of_expression.into()).into(), false));
         let mut file = PartitionedFile::new("t/1.csv", 100);
-        assert_eq!(name_of(&file), "t/1.csv");
+        assert_eq!(name_of(&file, "csv"), "t/1.csv");
         file = file.with_range(40, 100);
-        assert_eq!(name_of(&file), "t/1.csv (read from byte 40)");
+        assert_eq!(name_of(&file, "csv"), "t/1.csv (read from byte 40)");
+        assert_eq!(name_of(&file, PARQUET), "t/1.csv");
+    }
+
+    #[test]
+    fn partitions_that_share_files_name_all_of_them_once() {
+        let file = |name: &str, start, end| PartitionedFile::new(name, 100).with_range(start, end);
+        let groups = vec![
+            FileGroup::new(vec![file("1", 0, 50), file("1", 50, 100)]),
+            FileGroup::new(vec![file("2", 0, 100)]),
+        ];
+        let source = Arc::new(ParquetSource::new(Arc::new(Schema::empty())));
+        let scan = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source).with_file_groups(groups);
+        let shared = scan.build();
+        assert_eq!(names_of(&shared, 0), names(&["1", "2"]));
+        let ordered = FileScanConfigBuilder::from(shared).with_preserve_order(true).build();
+        assert_eq!(names_of(&ordered, 0), names(&["1"]));
+        assert_eq!(names_of(&ordered, 1), names(&["2"]));
     }
 
     #[test]

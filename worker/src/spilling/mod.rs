@@ -45,33 +45,25 @@ use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::joins::HashJoinExec;
 
 pub(crate) use input::LateInputExec;
 pub(crate) use join::SpillingJoinExec;
 pub(crate) use top::with_external_sorts;
 
+use crate::replace::replace_nodes;
+
 /// `plan` with joins that may go to disk, windows whose memory is charged, and first rows that are copied.
 pub(crate) fn with_bounded_memory(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let children = plan.children();
-    if children.is_empty() {
-        return Ok(plan);
-    }
-    let children = children.into_iter().cloned().map(with_bounded_memory);
-    let children = children.collect::<Result<Vec<_>>>()?;
-    // A node's properties are those of what it stands for, so nothing has to be derived anew.
-    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
-    let plan = plan.replace_children(children, options)?;
-    match plan.downcast_ref::<HashJoinExec>() {
+    replace_nodes(plan, &|node| match node.downcast_ref::<HashJoinExec>() {
         Some(join) if can_spill(join) => Ok(Arc::new(SpillingJoinExec::new(join)?)),
-        Some(_) => Ok(plan),
+        Some(_) => Ok(node),
         None => {
-            let plan = window::bounded(&plan)?.unwrap_or(plan);
-            let plan = granted::granted(&plan)?.unwrap_or(plan);
-            Ok(candidates::of_first_rows(&plan)?.unwrap_or(plan))
+            let node = window::bounded(&node)?.unwrap_or(node);
+            let node = granted::granted(&node)?.unwrap_or(node);
+            Ok(candidates::of_first_rows(&node)?.unwrap_or(node))
         }
-    }
+    })
 }
 
 /// `NOT IN` with a further condition asks for nulls row by row, which pieces cannot answer.
