@@ -17,15 +17,16 @@ use object_store::path::Path;
 use prost::Message;
 use squadron_proto::StageId;
 
+use crate::nested::NestedExec;
 use crate::{FileEncoding, FileTarget, ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WritePartitioning};
 
-/// Encodes [`ShuffleReadExec`], [`ShuffleWriteExec`] and [`WriteFilesExec`]; functions travel by their names.
+/// Encodes [`ShuffleReadExec`], [`ShuffleWriteExec`], [`WriteFilesExec`] and [`NestedExec`]; functions travel by their names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ShuffleCodec;
 
 #[derive(Clone, PartialEq, Message)]
 struct NodeMessage {
-    #[prost(oneof = "Node", tags = "1, 2, 3")]
+    #[prost(oneof = "Node", tags = "1, 2, 3, 4")]
     node: Option<Node>,
 }
 
@@ -38,6 +39,9 @@ enum Node {
     Read(ReadMessage),
     #[prost(message, tag = "3")]
     Files(FilesMessage),
+    /// A plan, encoded.
+    #[prost(bytes, tag = "4")]
+    Nested(Vec<u8>),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -99,6 +103,7 @@ impl PhysicalExtensionCodec for ShuffleCodec {
             (Some(Node::Write(message)), [input]) => decode_write(message, input, &context, proto_converter),
             (Some(Node::Read(message)), []) => decode_read(message, &context, proto_converter),
             (Some(Node::Files(message)), [input]) => decode_files(message, input, &context, proto_converter),
+            (Some(Node::Nested(plan)), []) => decode_nested(&plan, &context, proto_converter),
             _ => internal_err!("a shuffle node with {} inputs", inputs.len()),
         }
     }
@@ -115,6 +120,9 @@ impl PhysicalExtensionCodec for ShuffleCodec {
             Node::Read(encode_read(read, self, proto_converter)?)
         } else if let Some(files) = node.downcast_ref::<WriteFilesExec>() {
             Node::Files(encode_files(files.target(), self, proto_converter)?)
+        } else if let Some(nested) = node.downcast_ref::<NestedExec>() {
+            let plan = proto_converter.execution_plan_to_proto(nested.plan(), self)?;
+            Node::Nested(plan.encode_to_vec())
         } else {
             return not_impl_err!("{} cannot be sent to a worker", node.name());
         };
@@ -237,6 +245,16 @@ fn decode_files(
         encoding: FileEncoding::from_proto(encoding, context, converter)?,
     };
     Ok(Arc::new(WriteFilesExec::new(Arc::clone(input), Arc::new(target))))
+}
+
+fn decode_nested(
+    plan: &[u8],
+    context: &PhysicalPlanDecodeContext<'_>,
+    converter: &dyn PhysicalProtoConverterExtension,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = protobuf::PhysicalPlanNode::decode(plan)
+        .map_err(|error| internal_datafusion_err!("a malformed part of a plan: {error}"))?;
+    converter.proto_to_execution_plan(&plan, context)
 }
 
 fn require<T>(field: Option<T>, name: &str) -> Result<T> {

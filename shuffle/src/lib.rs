@@ -26,6 +26,7 @@ pub mod fragment;
 pub mod functions;
 mod identity;
 pub mod messages;
+mod nested;
 pub mod net;
 pub mod read;
 pub mod sentences;

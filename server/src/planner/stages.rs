@@ -4,13 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::TableScan;
-use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
-use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use squadron_proto::control::{ObjectStoreSpec, PlanRef, ScanSplits};
 use squadron_proto::{Failure, FailureKind, MAX_CONTROL_MESSAGE_BYTES, QueryId, StageId};
@@ -96,7 +92,7 @@ pub(super) fn assemble(sized: Vec<Option<SizedFragment>>) -> Result<StagedPlan> 
         let Some(stage) = stage else { continue };
         let id = StageId(u32::try_from(stages.len()).unwrap_or(u32::MAX));
         numbers.insert(index, id);
-        let plan = add_yield_points(renumber(&stage.plan, &numbers)?)?;
+        let plan = renumber(&stage.plan, &numbers)?;
         let mut inputs: Vec<StageId> = reads(plan.as_ref()).into_iter().map(ShuffleReadExec::stage).collect();
         inputs.sort_unstable();
         inputs.dedup();
@@ -116,24 +112,6 @@ pub(super) fn assemble(sized: Vec<Option<SizedFragment>>) -> Result<StagedPlan> 
         expected: Vec::new(),
         scans: Vec::new(),
     })
-}
-
-/// Puts a cooperative node above joins and unnests: one input batch can give very many output batches, during which
-/// these nodes never yield. A cancel would not be noticed, and the worker's other tasks would wait.
-fn add_yield_points(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    plan.transform_up(|node| {
-        let multiplies = node.is::<HashJoinExec>()
-            || node.is::<NestedLoopJoinExec>()
-            || node.is::<CrossJoinExec>()
-            || node.is::<SortMergeJoinExec>()
-            || node.is::<UnnestExec>();
-        Ok(if multiplies {
-            Transformed::yes(Arc::new(CooperativeExec::new(node)))
-        } else {
-            Transformed::no(node)
-        })
-    })
-    .data()
 }
 
 fn renumber(plan: &Arc<dyn ExecutionPlan>, numbers: &BTreeMap<usize, StageId>) -> Result<Arc<dyn ExecutionPlan>> {

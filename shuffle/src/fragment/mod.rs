@@ -12,6 +12,8 @@ pub mod json_array;
 pub mod lossy;
 pub mod partition_safety;
 pub mod slice;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -26,6 +28,7 @@ use datafusion_proto::bytes::{
 use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
 
 use crate::codec::ShuffleCodec;
+use crate::nested::in_parts;
 pub use slice::{slice, strip_scans};
 
 /// The content of `PlanRef::InProcess`: a stage plan, root [`crate::ShuffleWriteExec`], that runs once and whole.
@@ -40,6 +43,7 @@ const CHECKSUM_BYTES: usize = 4;
 /// # Errors
 /// When a node of it has no encoding. [`lossy::reason`] finds plans that can be encoded but lose their meaning.
 pub fn encode(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
+    let plan = in_parts(plan)?;
     let plan = physical_plan_to_bytes_with_proto_converter(plan, &ShuffleCodec, &DeduplicatingProtoConverter {})?;
     let mut bytes = Vec::with_capacity(plan.len() + CHECKSUM_BYTES);
     bytes.extend_from_slice(&plan);
