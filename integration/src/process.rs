@@ -201,6 +201,19 @@ impl Process {
         ticks() + ticks()
     }
 
+    /// How many threads run, or would if they got a processor. Linux only: it is read from `/proc`.
+    ///
+    /// # Panics
+    /// When the process is gone or the system has no `/proc`.
+    pub fn runnable_threads(&self) -> usize {
+        let path = format!("/proc/{}/task", self.id());
+        let threads = fs::read_dir(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        // A thread may end meanwhile.
+        let stats = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+        let states = stats.filter_map(|stat| Some(stat.rsplit_once(')')?.1.trim_start().starts_with('R')));
+        states.filter(|is_runnable| *is_runnable).count()
+    }
+
     /// Peak resident memory, in bytes. Linux only: it is read from `/proc`.
     ///
     /// # Panics

@@ -142,6 +142,11 @@ impl Engine {
         }))
     }
 
+    /// How many partitions run at once in each lane.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots
+    }
+
     /// Where plans of a lane run: `slots` threads of its own, which give way to those of shorter lanes.
     pub fn lane(&self, lane: Lane) -> &Handle {
         self.lanes.handle(lane)

@@ -17,8 +17,9 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use crate::replace::replace_nodes;
 
-/// Ranges for each partition. At the end of a scan others wait for one range at most, an eighth of the scan on two threads.
-const RANGES: u64 = 4;
+/// Ranges of a scan for each slot: at its end others wait for one of them at most. Where a scan has as many partitions, the
+/// threads take turns at them, and more ranges would only be opened.
+const RANGES: usize = 4;
 
 /// Bytes of the smallest range that is worth opening a file for.
 const LEAST_BYTES: u64 = 1024 * 1024;
@@ -26,33 +27,34 @@ const LEAST_BYTES: u64 = 1024 * 1024;
 /// DataFusion's name of the format that is read in any order without looking for the ends of lines.
 const PARQUET: &str = "parquet";
 
-/// `plan` with smaller ranges in scans whose partitions may take files from each other.
+/// `plan`, which runs in so many slots, with smaller ranges in scans whose partitions may take files from each other.
 ///
 /// # Errors
 /// Those of building plans.
 pub(crate) fn with_small_ranges(
     plan: Arc<dyn ExecutionPlan>,
+    slots: usize,
     options: &ConfigOptions,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     replace_nodes(plan, &|node| {
         let source = node.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
         let scan = source.and_then(|source| source.downcast_ref::<FileScanConfig>());
-        Ok(match scan.and_then(|scan| small_ranges(scan, options)) {
+        Ok(match scan.and_then(|scan| small_ranges(scan, slots, options)) {
             Some(scan) => DataSourceExec::from_data_source(scan),
             None => node,
         })
     })
 }
 
-fn small_ranges(scan: &FileScanConfig, options: &ConfigOptions) -> Option<FileScanConfig> {
+fn small_ranges(scan: &FileScanConfig, slots: usize, options: &ConfigOptions) -> Option<FileScanConfig> {
     let is_shared = || scan.create_sibling_state(options).is_some();
     if scan.file_groups.len() < 2 || scan.file_source().file_type() != PARQUET || !is_shared() {
         return None;
     }
     let files = || scan.file_groups.iter().flat_map(FileGroup::iter);
     let bytes: u64 = files().map(PartitionedFile::effective_size).sum();
-    let ranges = RANGES * u64::try_from(scan.file_groups.len()).ok()?;
-    let most = bytes.div_ceil(ranges).max(LEAST_BYTES);
+    let ranges = (RANGES * slots).max(scan.file_groups.len());
+    let most = bytes.div_ceil(u64::try_from(ranges).ok()?).max(LEAST_BYTES);
     if files().all(|file| file.effective_size() <= most) {
         return None;
     }
@@ -130,7 +132,7 @@ mod tests {
 
     #[test]
     fn each_partition_has_some_ranges_that_follow_each_other() {
-        let cut = small_ranges(&halves(), &ConfigOptions::default()).unwrap();
+        let cut = small_ranges(&halves(), 2, &ConfigOptions::default()).unwrap();
         let cut = ranges(&cut);
         assert!(cut.iter().all(|group| group.len() == 4), "{cut:?}");
         let all: Vec<_> = cut.into_iter().flatten().collect();
@@ -141,21 +143,29 @@ mod tests {
     #[test]
     fn small_files_and_ranges_stay_whole() {
         let small = scan(vec![vec![file("a", 0, MIB)], vec![file("b", 7, MIB + 7)]]);
-        assert!(small_ranges(&small, &ConfigOptions::default()).is_none());
+        assert!(small_ranges(&small, 2, &ConfigOptions::default()).is_none());
         let uneven = scan(vec![vec![file("a", 0, MIB)], vec![file("b", 0, 3 * MIB)]]);
-        let cut = small_ranges(&uneven, &ConfigOptions::default()).unwrap();
+        let cut = small_ranges(&uneven, 2, &ConfigOptions::default()).unwrap();
         let thirds = vec![(0, MIB), (MIB, 2 * MIB), (2 * MIB, 3 * MIB)];
         assert_eq!(ranges(&cut), [vec![(0, MIB)], thirds]);
+    }
+
+    #[test]
+    fn scans_of_many_partitions_stay_as_they_are() {
+        let eighths = (0..8).map(|part| vec![file("a", part * 12 * MIB, (part + 1) * 12 * MIB)]);
+        let eighths = scan(eighths.collect());
+        assert!(small_ranges(&eighths, 2, &ConfigOptions::default()).is_none());
+        assert!(small_ranges(&eighths, 4, &ConfigOptions::default()).is_some());
     }
 
     #[test]
     fn ranges_that_nobody_may_take_stay_whole() {
         let mut fixed = ConfigOptions::default();
         fixed.set(FIXED_FILES.0, FIXED_FILES.1).unwrap();
-        assert!(small_ranges(&halves(), &fixed).is_none());
+        assert!(small_ranges(&halves(), 2, &fixed).is_none());
         let ordered = FileScanConfigBuilder::from(halves()).with_preserve_order(true).build();
-        assert!(small_ranges(&ordered, &ConfigOptions::default()).is_none());
+        assert!(small_ranges(&ordered, 2, &ConfigOptions::default()).is_none());
         let alone = scan(vec![vec![file("a", 0, 100 * MIB)]]);
-        assert!(small_ranges(&alone, &ConfigOptions::default()).is_none());
+        assert!(small_ranges(&alone, 2, &ConfigOptions::default()).is_none());
     }
 }

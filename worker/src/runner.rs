@@ -180,7 +180,7 @@ impl Attempt {
             usage: Arc::clone(&self.usage),
             memory,
             plan: arrow_files::with_checked_scans(plan)
-                .and_then(|plan| with_small_ranges(plan, context.session_config().options()))
+                .and_then(|plan| with_small_ranges(plan, self.engine.slots(), context.session_config().options()))
                 .and_then(with_fast_conditions)
                 .and_then(with_yields)
                 .and_then(with_bounded_memory)
