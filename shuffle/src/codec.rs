@@ -20,7 +20,7 @@ use squadron_proto::StageId;
 use crate::nested::NestedExec;
 use crate::{FileEncoding, FileTarget, ShuffleReadExec, ShuffleWriteExec, WriteFilesExec, WritePartitioning};
 
-/// Encodes [`ShuffleReadExec`], [`ShuffleWriteExec`], [`WriteFilesExec`] and [`NestedExec`]; functions travel by their names.
+/// Encodes [`ShuffleReadExec`], [`ShuffleWriteExec`], [`WriteFilesExec`] and the parts of deep plans; functions travel by their names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ShuffleCodec;
 
