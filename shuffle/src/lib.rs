@@ -28,6 +28,7 @@ mod identity;
 pub mod messages;
 mod nested;
 pub mod net;
+pub mod plan_nodes;
 pub mod read;
 pub mod sentences;
 pub mod serve;

@@ -12,9 +12,11 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
 use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+
+use crate::plan_nodes::map_inputs;
 
 /// Nodes from the root of a part to the next: with the deepest expressions of most plans, half of what may nest.
 pub(crate) const DEPTH: usize = 12;
@@ -50,13 +52,7 @@ fn below(plan: Arc<dyn ExecutionPlan>, left: usize) -> Result<Arc<dyn ExecutionP
         let plan = below(plan, DEPTH)?;
         return Ok(Arc::new(NestedExec { plan }));
     }
-    let old: Vec<_> = plan.children().into_iter().cloned().collect();
-    let new = old.iter().map(|input| below(Arc::clone(input), left - 1));
-    let new = new.collect::<Result<Vec<_>>>()?;
-    match old.iter().zip(&new).all(|(old, new)| Arc::ptr_eq(old, new)) {
-        true => Ok(plan),
-        false => plan.replace_children(new, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep)),
-    }
+    map_inputs(plan, |input| below(input, left - 1))
 }
 
 /// Stands for a part of a plan in the one above it.

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use datafusion::datasource::physical_plan::FileScanConfig;
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::metrics::{MetricValue, MetricsSet};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use squadron_proto::control::OperatorMetrics;
 use squadron_shuffle::FETCHED_BYTES;
+use squadron_shuffle::plan_nodes::file_scan;
 
 use crate::meter::Meter;
 use crate::spilling::{LateInputExec, SpillingJoinExec};
@@ -138,10 +138,6 @@ fn scanned_bytes(plan: &dyn ExecutionPlan, counted: &MetricsSet) -> u64 {
 /// The metric called `name`, summed over all partitions.
 fn count(set: &MetricsSet, name: &str) -> Option<u64> {
     set.sum_by_name(name).map(|sum| sum.as_usize() as u64)
-}
-
-fn file_scan(plan: &dyn ExecutionPlan) -> Option<&FileScanConfig> {
-    plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref()
 }
 
 /// What an operator does. Scans name the format, the folder, the columns and the condition; their files are a detail.

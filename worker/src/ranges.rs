@@ -14,6 +14,7 @@ use datafusion::datasource::listing::{FileRange, PartitionedFile};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::{DataSource, DataSourceExec};
 use datafusion::physical_plan::ExecutionPlan;
+use squadron_shuffle::plan_nodes::file_scan;
 
 use crate::replace::replace_nodes;
 
@@ -37,9 +38,8 @@ pub(crate) fn with_small_ranges(
     options: &ConfigOptions,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     replace_nodes(plan, &|node| {
-        let source = node.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
-        let scan = source.and_then(|source| source.downcast_ref::<FileScanConfig>());
-        Ok(match scan.and_then(|scan| small_ranges(scan, slots, options)) {
+        let cut = file_scan(node.as_ref()).and_then(|scan| small_ranges(scan, slots, options));
+        Ok(match cut {
             Some(scan) => DataSourceExec::from_data_source(scan),
             None => node,
         })

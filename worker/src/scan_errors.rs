@@ -7,7 +7,6 @@ use std::sync::Arc;
 use datafusion::arrow::error::ArrowError;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::ExecutionPlan;
@@ -15,6 +14,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use squadron_proto::Failure;
 use squadron_shuffle::failure;
+use squadron_shuffle::plan_nodes::file_scan;
 
 /// How many files an error names.
 const MAX_NAMES: usize = 3;
@@ -32,15 +32,15 @@ pub(crate) fn with_file_names(
     partition: usize,
     rows: SendableRecordBatchStream,
 ) -> SendableRecordBatchStream {
-    if scan_of(plan.as_ref()).is_none() {
+    if file_scan(plan.as_ref()).is_none() {
         return rows;
     }
     // Names are looked for only when they are needed: a scan may have very many files.
     let plan = Arc::clone(plan);
     let schema = rows.schema();
     let rows = AssertUnwindSafe(rows).catch_unwind().map(move |read| {
-        let names = || scan_of(plan.as_ref()).map_or_else(Vec::new, |scan| names_of(scan, partition));
-        let is_avro = || scan_of(plan.as_ref()).is_some_and(|scan| scan.file_source().file_type() == AVRO);
+        let names = || file_scan(plan.as_ref()).map_or_else(Vec::new, |scan| names_of(scan, partition));
+        let is_avro = || file_scan(plan.as_ref()).is_some_and(|scan| scan.file_source().file_type() == AVRO);
         match read {
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(error)) if is_of_file(error.find_root(), is_avro()) => {
@@ -51,11 +51,6 @@ pub(crate) fn with_file_names(
         }
     });
     Box::pin(RecordBatchStreamAdapter::new(schema, rows))
-}
-
-fn scan_of(plan: &dyn ExecutionPlan) -> Option<&FileScanConfig> {
-    let source = plan.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
-    source.and_then(|source| source.downcast_ref())
 }
 
 /// The names of the files that a partition of `scan` may read, each once: also those of other partitions, where partitions

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::stats::Precision;
 use datafusion::datasource::physical_plan::FileScanConfig;
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use squadron_shuffle::plan_nodes::file_scan;
 
 /// The assumed bytes of a value of variable width.
 const VARIABLE_WIDTH_BYTES: usize = 24;
@@ -76,11 +76,7 @@ fn column_part(scan: &FileScanConfig) -> f64 {
 
 /// The file scans at and below `plan`.
 pub(crate) fn scans(plan: &dyn ExecutionPlan) -> Vec<&FileScanConfig> {
-    let mut found: Vec<_> = plan
-        .downcast_ref::<DataSourceExec>()
-        .and_then(|source| source.data_source().downcast_ref::<FileScanConfig>())
-        .into_iter()
-        .collect();
+    let mut found: Vec<_> = file_scan(plan).into_iter().collect();
     for child in plan.children() {
         found.extend(scans(child.as_ref()));
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::datasource::physical_plan::{ArrowSource, FileScanConfig, FileScanConfigBuilder};
+use datafusion::datasource::physical_plan::{ArrowSource, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result;
 use datafusion::object_store::{ObjectMeta, ObjectStore};
@@ -28,6 +28,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use self::layout::ArrowFile;
 use self::source::CheckedArrowSource;
+use crate::plan_nodes::file_scan;
 
 /// The columns of an Arrow file, in either form.
 ///
@@ -43,8 +44,7 @@ pub async fn schema(store: &Arc<dyn ObjectStore>, object: &ObjectMeta) -> Result
 /// None unless a node does not take its new children.
 pub fn with_checked_scans(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let replaced = plan.transform_up(|node| {
-        let source = node.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
-        let Some(scan) = source.and_then(|source| source.downcast_ref::<FileScanConfig>()) else {
+        let Some(scan) = file_scan(node.as_ref()) else {
             return Ok(Transformed::no(node));
         };
         if !scan.file_source().is::<ArrowSource>() {

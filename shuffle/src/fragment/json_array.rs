@@ -19,13 +19,14 @@ use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan};
 use object_store::ObjectStore;
 use object_store::chunked::ChunkedStore;
 
+use crate::plan_nodes::file_scan;
+
 /// How much of a file is read at a time.
 const PIECE_BYTES: usize = 1024 * 1024;
 
 /// The same scan, of arrays. Other plans stay as they are.
 pub fn scan_of_arrays(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-    let scan = plan.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
-    let Some(config) = scan.and_then(|source| source.downcast_ref::<FileScanConfig>()) else {
+    let Some(config) = file_scan(plan.as_ref()) else {
         return plan;
     };
     let source = Arc::new(JsonArraySource(Arc::clone(config.file_source())));

@@ -28,6 +28,7 @@ use squadron_proto::control::ScanSplits;
 
 use super::partition_safety::{ChildShare, child_shares};
 use crate::ShuffleReadExec;
+use crate::plan_nodes::file_scan;
 
 /// The part of a node that a task needs.
 #[derive(Clone, Debug)]
@@ -206,12 +207,6 @@ fn union_shares(node: &dyn ExecutionPlan, partitions: &[u32]) -> Vec<Share> {
             Share::Partitions(own)
         })
         .collect()
-}
-
-fn file_scan(node: &dyn ExecutionPlan) -> Option<&FileScanConfig> {
-    node.downcast_ref::<DataSourceExec>()?
-        .data_source()
-        .downcast_ref::<FileScanConfig>()
 }
 
 fn count_scans(node: &dyn ExecutionPlan) -> u32 {
