@@ -336,11 +336,12 @@ fn open_results_are_counted_and_released() {
 async fn lose_result(cluster: &mut Cluster, client: &Client, sql: &str) -> (FlightInfo, FlightEndpoint) {
     let info = client.info(sql).await.expect("it starts");
     client.fetch_all(&info).await.expect("rows");
-    cluster.worker(0).kill();
-    let lost = cluster.worker_url(0).to_owned();
-    cluster.forget_worker(0);
-    let of_lost = |endpoint: &&FlightEndpoint| endpoint.location[0].uri == lost;
-    let endpoint = info.endpoint.iter().find(of_lost).expect("it held rows").clone();
+    let endpoint = info.endpoint.first().expect("rows lie somewhere").clone();
+    let holder = &endpoint.location[0].uri;
+    let lost = [0, 1].into_iter().find(|worker| cluster.worker_url(*worker) == holder);
+    let lost = lost.expect("a worker holds them");
+    cluster.worker(lost).kill();
+    cluster.forget_worker(lost);
     (info, endpoint)
 }
 
